@@ -1,0 +1,31 @@
+# `make run` and `make test` do everything on a fresh machine with Python 3.11 and make.
+PYTHON ?= python3
+VENV := .venv
+STAMP := $(VENV)/installed
+BIN := $(VENV)/bin
+
+.PHONY: run test test-all check setup clean
+run: $(STAMP)
+	$(BIN)/numerate run
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(STAMP)
+	$(BIN)/python -m pytest
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+setup: $(STAMP)
+
+# The stamp is written last: an installation that was cut off is done again.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[development]"
+	@touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) build *.egg-info

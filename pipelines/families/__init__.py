@@ -1,0 +1,1 @@
+"""Problem families: each turns row numbers into blocks of problems."""

@@ -1,0 +1,1 @@
+"""Where data lies and how it is read: locations, shards, manifests, SQL and the elastic reader."""

@@ -1,0 +1,176 @@
+"""Where a workspace's files lie, and the only place that writes them: whole, synced, or not at all.
+
+Every other module names files by `Location`; a file appears under its final name in one
+rename, after its bytes have reached the disk.
+"""
+
+import errno
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from storage.errors import RunFailure, UserError
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+
+
+def checked_name(name: str, what: str) -> str:
+    """Return `name` if it can name a folder and a SQL view; raises `UserError` otherwise."""
+    if not _NAME.fullmatch(name):
+        raise UserError(
+            f"{what} name {name!r} is not usable: take lower-case letters, digits, '-' and '_', "
+            "64 at most, beginning with a letter or a digit"
+        )
+    return name
+
+
+@dataclass(frozen=True)
+class Location:
+    """One file or folder of a workspace."""
+
+    path: Path
+
+    @classmethod
+    def parse(cls, uri: str) -> "Location":
+        """Read a path or a `file://` URI; raises `UserError` for any other scheme."""
+        scheme, separator, rest = uri.partition("://")
+        if separator and scheme != "file":
+            raise UserError(
+                f"workspace {uri!r}: the scheme {scheme!r} is not supported, use a local path or file://"
+            )
+        if not (rest if separator else uri).strip():
+            raise UserError("workspace '': the path is empty, name a folder")
+        return cls(Path(rest if separator else uri).expanduser().absolute())
+
+    def __truediv__(self, part: str) -> "Location":
+        return Location(self.path / part)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return self.path.name
+
+    def exists(self) -> bool:
+        """Whether a file or folder lies here."""
+        return self.path.exists()
+
+    def size(self) -> int:
+        """Bytes of the file; -1 where there is none."""
+        try:
+            return self.path.stat().st_size
+        except OSError:
+            return -1
+
+    def read(self) -> bytes:
+        """The whole file; raises `RunFailure` where there is none."""
+        try:
+            return self.path.read_bytes()
+        except OSError as error:
+            raise RunFailure(f"{self} can't be read: {error.strerror}") from error
+
+    def write(self, data: bytes) -> None:
+        """Replace the file by `data` in one step."""
+        with self.staged() as path:
+            path.write_bytes(data)
+
+    def remove(self) -> None:
+        """Delete the file or folder, if it is there."""
+        if self.path.is_dir():
+            shutil.rmtree(self.path)
+        else:
+            self.path.unlink(missing_ok=True)
+
+    def children(self) -> list[str]:
+        """Names of what lies in this folder, sorted; empty where there is no folder."""
+        try:
+            return sorted(entry.name for entry in self.path.iterdir() if not entry.name.startswith("."))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    @contextmanager
+    def staged(self) -> Iterator[Path]:
+        """Yield a path beside this one; on success its bytes are synced and take this name, else they go."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        beside = self.path.parent / f".{self.path.name}.{uuid.uuid4().hex}.partial"
+        try:
+            yield beside
+            _sync(beside)
+            os.replace(beside, self.path)
+            _sync(self.path.parent)
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise RunFailure(
+                    f"the disk is full while writing {self}: free some space and run the same command again"
+                ) from error
+            raise
+        finally:
+            beside.unlink(missing_ok=True)
+
+    def free_bytes(self) -> int:
+        """Free bytes on the disk that holds, or would hold, this location."""
+        path = self.path
+        while not path.exists():
+            path = path.parent
+        return shutil.disk_usage(path).free
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folder that holds everything: corpora, tokenizers, runs and the SQL catalog."""
+
+    root: Location
+
+    @classmethod
+    def open(cls, uri: str = "./workspace") -> "Workspace":
+        """Name a workspace without touching it."""
+        return cls(Location.parse(uri))
+
+    @classmethod
+    def create(cls, uri: str = "./workspace") -> "Workspace":
+        """Name a workspace and make sure that it can be written; raises `UserError` otherwise."""
+        workspace = cls.open(uri)
+        try:
+            (workspace.root / ".writable").write(b"")
+        except OSError as error:
+            raise UserError(
+                f"workspace {workspace.root} can't be written ({error.strerror}): name another with --workspace"
+            ) from error
+        (workspace.root / ".writable").remove()
+        return workspace
+
+    def corpus(self, name: str) -> Location:
+        """Folder of a corpus."""
+        return self.root / "corpora" / checked_name(name, "corpus")
+
+    def tokenizer(self, name: str) -> Location:
+        """Folder of a tokenizer."""
+        return self.root / "tokenizers" / checked_name(name, "tokenizer")
+
+    def tokens(self, corpus: str, tokenizer: str) -> Location:
+        """Folder of a corpus's token rows."""
+        return self.corpus(corpus) / "tokens" / checked_name(tokenizer, "tokenizer")
+
+    def run(self, name: str) -> Location:
+        """Folder of a training run."""
+        return self.root / "runs" / checked_name(name, "run")
+
+    @property
+    def catalog(self) -> Location:
+        """The DuckDB file with views over the workspace."""
+        return self.root / "catalog.duckdb"

@@ -1,0 +1,178 @@
+"""What a dataset is and which shards hold it: written last, in one step, and the only truth.
+
+A folder without a manifest holds nothing; a manifest names every shard with its size and
+hashes. Two runs of one spec write the same bytes, so there is no time and no path in it.
+"""
+
+import hashlib
+import io
+import json
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from storage.errors import RunFailure, UserError
+from storage.location import Location
+
+SCHEMA_VERSION = 1
+SPLITS = ("train", "validation", "test")
+
+_SHARD_SCHEMA = pa.schema(
+    [
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("stratum", pa.string(), nullable=False),
+        pa.field("rows", pa.int64(), nullable=False),
+        pa.field("bytes", pa.int64(), nullable=False),
+        pa.field("sha256", pa.string(), nullable=False),
+        pa.field("content", pa.string(), nullable=False),
+    ]
+)
+
+
+class ShardRecord(BaseModel):
+    """One line of the manifest: a Parquet file of one split and one stratum."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    path: str = Field(description="Path below the dataset's folder.")
+    split: str
+    stratum: str
+    rows: int
+    bytes: int
+    sha256: str = Field(description="Hash of the file, for the writer named in the manifest.")
+    content: str = Field(description="Hash of the values, the same for any Parquet writer.")
+
+
+class Manifest(BaseModel):
+    """The head of a dataset; `shards` are kept beside it as Parquet."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: str = Field(description="'corpus' or 'tokens'.")
+    name: str
+    schema_version: int = SCHEMA_VERSION
+    generator_version: int
+    spec: dict[str, Any] = Field(description="Everything from which the rows follow.")
+    spec_hash: str
+    rows: int
+    bytes: int
+    split_rows: dict[str, int]
+    writer: str = Field(description="Library that wrote the shards; file hashes hold for it alone.")
+    shards_sha256: str
+
+    @property
+    def identity(self) -> str:
+        """Hash of the whole manifest; a checkpoint carries it."""
+        return hashlib.sha256(self.encoded()).hexdigest()
+
+    def encoded(self) -> bytes:
+        """The bytes of `manifest.json`."""
+        return json.dumps(self.model_dump(), indent=2, sort_keys=True).encode() + b"\n"
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A committed dataset: its folder, its manifest and its shards in order."""
+
+    location: Location
+    manifest: Manifest
+    shards: tuple[ShardRecord, ...]
+
+    def of_split(self, split: str) -> tuple[ShardRecord, ...]:
+        """The shards of one split in order; raises `UserError` for an unknown split."""
+        if split not in SPLITS:
+            raise UserError(f"split {split!r} is unknown: take one of {', '.join(SPLITS)}")
+        return tuple(shard for shard in self.shards if shard.split == split)
+
+    def paths(self, split: str) -> list[str]:
+        """Paths of one split's shards, each checked to be there in full; raises `RunFailure`."""
+        return [str(self.checked(shard)) for shard in self.of_split(split)]
+
+    def checked(self, shard: ShardRecord) -> Location:
+        """Where a shard lies, checked by its size alone; raises `RunFailure` if it is missing or cut."""
+        place = self.location / shard.path
+        size = place.size()
+        if size != shard.bytes:
+            state = "is missing" if size < 0 else f"has {size:,} bytes instead of {shard.bytes:,}"
+            raise RunFailure(
+                f"shard {place} {state}: delete {self.location / 'manifest.json'} and run "
+                f"'{self._remedy}' again, it makes only what is missing"
+            )
+        return place
+
+    @property
+    def _remedy(self) -> str:
+        return "numerate corpus generate" if self.manifest.kind == "corpus" else "numerate encode"
+
+
+def hash_of(value: Any) -> str:
+    """SHA-256 of a JSON value's canonical text."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def commit(
+    location: Location,
+    *,
+    kind: str,
+    name: str,
+    generator_version: int,
+    spec: dict[str, Any],
+    shards: list[ShardRecord],
+) -> Dataset:
+    """Write `shards.parquet` and then `manifest.json`; from then on the dataset exists."""
+    table = pa.Table.from_pylist([shard.model_dump() for shard in shards], schema=_SHARD_SCHEMA)
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    encoded = sink.getvalue()
+    rows: Counter[str] = Counter({split: 0 for split in SPLITS})
+    for shard in shards:
+        rows[shard.split] += shard.rows
+    manifest = Manifest(
+        kind=kind,
+        name=name,
+        generator_version=generator_version,
+        spec=spec,
+        spec_hash=hash_of(spec),
+        rows=rows.total(),
+        bytes=sum(shard.bytes for shard in shards),
+        split_rows=dict(rows),
+        writer=f"pyarrow {pa.__version__}",
+        shards_sha256=hashlib.sha256(encoded).hexdigest(),
+    )
+    (location / "shards.parquet").write(encoded)
+    (location / "manifest.json").write(manifest.encoded())
+    return Dataset(location, manifest, tuple(shards))
+
+
+def committed(location: Location) -> bool:
+    """Whether a whole dataset lies here."""
+    return (location / "manifest.json").exists()
+
+
+def load(location: Location, what: str) -> Dataset:
+    """Open a committed dataset; raises `UserError` where there is none, `RunFailure` where it is damaged."""
+    if not committed(location):
+        raise UserError(f"{what} is not there ({location}): make it first, 'numerate run' does all of it")
+    try:
+        manifest = Manifest.model_validate_json((location / "manifest.json").read())
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise RunFailure(
+            f"{location / 'manifest.json'} is damaged ({'.'.join(map(str, first['loc']))}: {first['msg']}): "
+            "delete it and run the same command again"
+        ) from error
+    if manifest.schema_version != SCHEMA_VERSION:
+        raise UserError(
+            f"{what} has schema version {manifest.schema_version}, this Numerate reads {SCHEMA_VERSION}: "
+            "make it again under another name"
+        )
+    encoded = (location / "shards.parquet").read()
+    if hashlib.sha256(encoded).hexdigest() != manifest.shards_sha256:
+        raise RunFailure(f"{location / 'shards.parquet'} doesn't match its manifest: delete both and run again")
+    table = pq.read_table(io.BytesIO(encoded))
+    return Dataset(location, manifest, tuple(ShardRecord(**row) for row in table.to_pylist()))

@@ -1,0 +1,152 @@
+"""One Parquet file of rows: written whole or not at all, with a hash of its bytes and one of its values.
+
+The file's hash holds for one version of the writer; the content hash is taken over the
+values alone, so any later writer can be checked against it.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from storage.location import Location
+from storage.manifest import ShardRecord
+
+_HASH_CHUNK = 1 << 22
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a kind of shard is written: its Arrow schema and Parquet's choices for each column."""
+
+    schema: pa.Schema
+    dictionary: tuple[str, ...] = ()
+    encodings: Mapping[str, str] = field(default_factory=dict)
+    statistics: tuple[str, ...] = ("id",)
+    level: int = 1
+    page_bytes: int = 1 << 20
+
+    def options(self) -> dict[str, Any]:
+        """Keyword arguments of `pyarrow.parquet.ParquetWriter`."""
+        return {
+            "compression": "zstd",
+            "compression_level": self.level,
+            "use_dictionary": list(self.dictionary) or False,
+            "column_encoding": dict(self.encodings) or None,
+            "write_statistics": list(self.statistics) or False,
+            "data_page_size": self.page_bytes,
+            "store_schema": True,
+        }
+
+
+class ShardWriter:
+    """Collects row groups of one open shard; made by `open_shard`."""
+
+    def __init__(self, writer: pq.ParquetWriter, schema: pa.Schema) -> None:
+        self.rows = 0
+        self._writer = writer
+        self._content = ContentHash(schema)
+
+    def write(self, table: pa.Table) -> None:
+        """Append `table` as one row group."""
+        self._writer.write_table(table, row_group_size=max(1, table.num_rows))
+        self._content.update(table)
+        self.rows += table.num_rows
+
+    def content(self) -> str:
+        """Hash of all values so far."""
+        return self._content.hexdigest()
+
+
+class Shard:
+    """What `open_shard` yields: a writer, and after the block the shard's record."""
+
+    def __init__(self, writer: ShardWriter) -> None:
+        self.writer = writer
+        self._record: ShardRecord | None = None
+
+    @property
+    def record(self) -> ShardRecord:
+        """The manifest's line for this shard; only after it has been closed."""
+        assert self._record is not None, "the shard is still open"
+        return self._record
+
+
+@contextmanager
+def open_shard(folder: Location, path: str, *, split: str, stratum: str, layout: Layout) -> Iterator[Shard]:
+    """Write a shard at `folder / path`; it appears, synced, only when the block ends well."""
+    with (folder / path).staged() as staged:
+        with pq.ParquetWriter(staged, layout.schema, **layout.options()) as parquet:
+            shard = Shard(ShardWriter(parquet, layout.schema))
+            yield shard
+        shard._record = ShardRecord(
+            path=path,
+            split=split,
+            stratum=stratum,
+            rows=shard.writer.rows,
+            bytes=staged.stat().st_size,
+            sha256=file_hash(Location(staged)),
+            content=shard.writer.content(),
+        )
+
+
+def file_hash(location: Location) -> str:
+    """SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with open(location.path, "rb") as file:
+        while chunk := file.read(_HASH_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+class ContentHash:
+    """SHA-256 over the values of a table given in any number of pieces, column by column.
+
+    A string column counts as its lengths (int32) and its bytes; numbers count as they lie in
+    memory, little-endian. Null values are not supported and raise `ValueError`.
+    """
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self._columns = {name: (hashlib.sha256(), hashlib.sha256()) for name in schema.names}
+
+    def update(self, table: pa.Table) -> None:
+        """Add the rows of `table`."""
+        for name, (values, lengths) in self._columns.items():
+            for chunk in table.column(name).chunks:
+                if chunk.null_count:
+                    raise ValueError(f"column {name} holds nulls, which a content hash doesn't cover")
+                if pa.types.is_string(chunk.type) or pa.types.is_binary(chunk.type):
+                    data, offsets = string_buffers(chunk)
+                    values.update(data)
+                    lengths.update(np.diff(offsets))
+                else:
+                    values.update(fixed_width_values(chunk))
+
+    def hexdigest(self) -> str:
+        """Hash of everything added so far."""
+        total = hashlib.sha256()
+        for name, (values, lengths) in self._columns.items():
+            total.update(name.encode() + b"\0" + values.digest() + lengths.digest())
+        return total.hexdigest()
+
+
+def string_buffers(array: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Bytes, uint8 [total], and offsets, int32 [n + 1] beginning at 0, of a string or binary array."""
+    _, offsets_buffer, data_buffer = array.buffers()
+    offsets = np.frombuffer(offsets_buffer, np.int32, len(array) + 1, array.offset * 4)
+    if data_buffer is None:
+        return np.zeros(0, np.uint8), offsets
+    data = np.frombuffer(data_buffer, np.uint8)[offsets[0] : offsets[-1]]
+    return data, offsets - offsets[0] if offsets[0] else offsets
+
+
+def fixed_width_values(array: pa.Array) -> np.ndarray:
+    """The raw bytes, uint8 [n · width], of a number or fixed-size binary array."""
+    width = array.type.bit_width // 8
+    start = array.offset * width
+    return np.frombuffer(array.buffers()[1], np.uint8)[start : start + len(array) * width]
