@@ -5,9 +5,11 @@ rename, after its bytes have reached the disk.
 """
 
 import errno
+import fcntl
 import os
 import re
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -113,6 +115,32 @@ class Location:
             raise
         finally:
             beside.unlink(missing_ok=True)
+
+    @contextmanager
+    def exclusive(self, what: str, *, wait_seconds: float = 0.0) -> Iterator[None]:
+        """Hold this folder alone; the hold ends with the process, however that ends.
+
+        Raises `UserError` if another process still holds it after `wait_seconds`.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        until = time.monotonic() + wait_seconds
+        with open(self.path / ".lock", "w") as file:
+            while True:
+                try:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    if time.monotonic() >= until:
+                        raise UserError(
+                            f"{what} is being written by another process: wait for it to end, or choose another name"
+                        ) from None
+                    time.sleep(0.2)
+            yield
+
+    def sweep(self) -> None:
+        """Delete what writers that were killed left beside their files; only while holding the folder."""
+        for path in self.path.rglob(".*.partial"):
+            path.unlink(missing_ok=True)
 
     def free_bytes(self) -> int:
         """Free bytes on the disk that holds, or would hold, this location."""

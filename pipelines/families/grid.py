@@ -83,6 +83,11 @@ class Grid:
             encodings={"id": "DELTA_BINARY_PACKED", "problem": "DELTA_LENGTH_BYTE_ARRAY"},
         )
 
+    def widest_text(self) -> tuple[int, int]:
+        """Characters of the longest problem, and digits of the longest answer without its sign."""
+        largest = max(abs(self._answer_low), abs(self._answer_high))
+        return self.spec.terms * (len(str(self.spec.high)) + 1) - 1, len(str(largest))
+
     def problems(self, indices: UInt64s) -> Problems:
         """The problems at grid positions `indices` [n]."""
         rest = indices if self.spec.size > 1 << 32 else indices.astype(np.uint32)

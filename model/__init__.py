@@ -1,0 +1,1 @@
+"""The learning side: tokenizer, encoder, masking, training, decoding and evaluation."""

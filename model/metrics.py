@@ -1,0 +1,55 @@
+"""A row a step, as Parquet parts that can be read while the run goes on; a resume drops later steps."""
+
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from storage.location import Location
+
+SCHEMA = pa.schema(
+    [
+        pa.field("run", pa.string(), nullable=False),
+        pa.field("step", pa.int64(), nullable=False),
+        pa.field("epoch", pa.float64(), nullable=False),
+        pa.field("problems", pa.int64(), nullable=False),
+        pa.field("loss", pa.float64(), nullable=False),
+        pa.field("learning_rate", pa.float64(), nullable=False),
+        pa.field("seconds", pa.float64(), nullable=False),
+        pa.field("data_seconds", pa.float64(), nullable=False),
+        pa.field("validation_exact_match", pa.float64()),
+    ]
+)
+
+
+@dataclass
+class MetricsWriter:
+    """Collects rows and writes them as `part-<first>-<last>.parquet`; steps count from 1."""
+
+    folder: Location
+    rows: list[dict[str, object]] = field(default_factory=list)
+
+    def add(self, row: dict[str, object]) -> None:
+        """Take one step's row."""
+        self.rows.append(row)
+
+    def flush(self) -> None:
+        """Write what was collected as one part."""
+        if not self.rows:
+            return
+        name = f"part-{self.rows[0]['step']:09d}-{self.rows[-1]['step']:09d}.parquet"
+        table = pa.Table.from_pylist(self.rows, schema=SCHEMA)
+        with (self.folder / name).staged() as path:
+            pq.write_table(table, path, compression="zstd")
+        self.rows.clear()
+
+    def drop_after(self, step: int) -> None:
+        """Delete parts that hold later steps than `step`; parts end at every checkpoint."""
+        for name in self.folder.children():
+            if name.startswith("part-") and int(name.removesuffix(".parquet").split("-")[2]) > step:
+                (self.folder / name).remove()
+
+
+def metric_parts(folder: Location) -> list[str]:
+    """Paths of a run's metrics in the order of their steps."""
+    return [str(folder / name) for name in folder.children() if name.startswith("part-")]

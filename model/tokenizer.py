@@ -1,0 +1,143 @@
+"""Text to token ids and back: SentencePiece's own model, and what a row of tokens looks like.
+
+Special pieces: `[PAD]` before a short problem, `[MASK]` over a slot to be filled, `[BLANK]` in
+a slot that the answer doesn't need.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+
+import sentencepiece
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from storage.errors import RunFailure, UserError
+from storage.location import Location
+
+PAD, UNKNOWN, MASK, BLANK = "[PAD]", "[UNK]", "[MASK]", "[BLANK]"
+EQUALS = "="
+
+
+class TokenLayout(BaseModel):
+    """One row of tokens: the problem right-aligned after padding, `=`, and the answer's slots.
+
+    The first slot holds the sign (`-` or blank), the others the digits, right-aligned after
+    blanks; so a slot's place value is its position, and the answer's length is not given away.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    problem: int = Field(ge=1, description="Tokens of the longest problem.")
+    answer: int = Field(ge=2, description="Slots of the answer, the sign's included.")
+
+    @property
+    def width(self) -> int:
+        """Tokens in a row."""
+        return self.problem + 1 + self.answer
+
+
+class TokenizerCard(BaseModel):
+    """What is known of a tokenizer besides its model."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: str
+    corpus: str = Field(description="Name of the corpus that it was trained on.")
+    corpus_identity: str = Field(description="Hash of that corpus's manifest.")
+    spec_hash: str
+    pieces: int
+    sample_rows: int
+    model_sha256: str
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """A SentencePiece model; equal bytes are equal tokenizers."""
+
+    model: bytes
+
+    @property
+    def identity(self) -> str:
+        """SHA-256 of the model's bytes."""
+        return hashlib.sha256(self.model).hexdigest()
+
+    @cached_property
+    def processor(self) -> sentencepiece.SentencePieceProcessor:
+        """The library's own encoder and decoder."""
+        return sentencepiece.SentencePieceProcessor(model_proto=self.model)
+
+    @property
+    def size(self) -> int:
+        """Number of pieces."""
+        return int(self.processor.get_piece_size())
+
+    def id_of(self, piece: str) -> int:
+        """Id of one piece; raises `UserError` where the tokenizer has none."""
+        number = int(self.processor.piece_to_id(piece))
+        if number == self.processor.unk_id() and piece != UNKNOWN:
+            raise UserError(f"the tokenizer has no piece for {piece!r}: train one on a corpus that holds it")
+        return number
+
+    def encode(self, text: str) -> list[int]:
+        """SentencePiece's ids of `text`."""
+        return list(self.processor.encode(text))
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of `ids`, special pieces included by name."""
+        return "".join(self.processor.id_to_piece([int(number) for number in ids]))
+
+    def character_ids(self) -> bytes:
+        """For each of the 256 byte values its id, where every character is a piece of its own.
+
+        A row of text is then encoded by one table look-up; a test and every shard compare the
+        result with SentencePiece's. Bytes without a piece map to the unknown piece. Raises
+        `UserError` where pieces span characters or ids leave a byte.
+        """
+        if self.size > 256 or any(len(piece) > 1 for piece in self.pieces() if not piece.startswith("[")):
+            raise UserError("this tokenizer's pieces span several characters, one token a digit is needed here")
+        ids = bytearray([self.processor.unk_id()]) * 256
+        for number, piece in enumerate(self.pieces()):
+            if len(piece) == 1 and ord(piece) < 128:
+                ids[ord(piece)] = number
+        return bytes(ids)
+
+    def pieces(self) -> list[str]:
+        """All pieces in the order of their ids."""
+        return [self.processor.id_to_piece(number) for number in range(self.size)]
+
+    def slots(self, answer: str, layout: TokenLayout) -> list[int]:
+        """Token ids of an answer's slots: sign, blanks, digits."""
+        sign, digits = ("-", answer[1:]) if answer.startswith("-") else (BLANK, answer)
+        ids = self.encode(digits)
+        return [self.id_of(sign), *[self.id_of(BLANK)] * (layout.answer - 1 - len(ids)), *ids]
+
+    def row(self, problem: str, layout: TokenLayout) -> list[int]:
+        """Token ids of a problem with all answer slots masked; raises `UserError` if it doesn't fit."""
+        ids = self.encode(problem)
+        if not problem or self.processor.unk_id() in ids:
+            raise UserError(f"problem {problem!r} can't be read: write numbers with + - * between them, like 12+34")
+        if len(ids) > layout.problem:
+            raise UserError(
+                f"problem {problem!r} has {len(ids)} tokens, the model holds {layout.problem}: ask a shorter one"
+            )
+        padding = [self.id_of(PAD)] * (layout.problem - len(ids))
+        return [*padding, *ids, self.id_of(EQUALS), *[self.id_of(MASK)] * layout.answer]
+
+
+def load_tokenizer(folder: Location) -> tuple[Tokenizer, TokenizerCard]:
+    """Open a tokenizer; raises `UserError` where there is none and `RunFailure` where it is damaged."""
+    if not (folder / "card.json").exists():
+        raise UserError(
+            f"tokenizer {folder.name!r} is not there ({folder}): run 'numerate tokenizer train' first, "
+            "or 'numerate run' for everything"
+        )
+    model = (folder / "tokenizer.model").read()
+    try:
+        card = TokenizerCard.model_validate(json.loads((folder / "card.json").read()))
+    except (ValidationError, json.JSONDecodeError) as error:
+        raise RunFailure(f"{folder / 'card.json'} is damaged: delete {folder} and train it again") from error
+    tokenizer = Tokenizer(model)
+    if tokenizer.identity != card.model_sha256:
+        raise RunFailure(f"{folder / 'tokenizer.model'} doesn't match its card: delete {folder} and train it again")
+    return tokenizer, card

@@ -1,0 +1,300 @@
+"""The step loop: the same in a plain process, under DDP and on a GPU, and exact across a resume.
+
+`python -m model.training SPEC.json` trains without Ray or Prefect. The rows, masks and rates
+of a step follow from (seed, step) alone; the loss divides by the masked slots of the whole
+batch; so only the order of additions depends on the number of workers.
+"""
+
+import json
+import math
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.nn.parallel import DistributedDataParallel
+
+from model.checkpoint import CheckpointEntry, Checkpoints, restore
+from model.config import TrainingSpec
+from model.encoder import Encoder
+from model.masking import slot_masks
+from model.metrics import MetricsWriter
+from model.optimizer import bfloat16_pays, build_optimizers, rate_factor, set_rates
+from model.run import RunConfig, run_tokenizer
+from model.tokenizer import MASK
+from storage.errors import RunFailure, UserError
+from storage.lanes import LANES, LanePlan, lanes_of
+from storage.location import Location
+from storage.manifest import Dataset, load
+from storage.order import derive_key
+from storage.reader import ElasticReader
+
+# Steps between the moments when the ranks agree whether to stop and the loss is looked at.
+_AGREE_EVERY = 10
+_LOCK_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """What a worker needs; picklable."""
+
+    run: Location
+    tokens: Location
+    config: RunConfig
+    threads: int = 0
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a training is."""
+
+    step: int
+    steps: int
+    loss: float
+    exact_match: float
+    problems_per_second: float
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """How a training ended; `finished` is False where it was stopped before its last step."""
+
+    step: int
+    finished: bool
+    exact_match: float
+
+
+def plan_of(tokens: Dataset, split: str, batch_size: int, seed: int) -> LanePlan:
+    """The order of one split's batches; raises `UserError` if the split is too small."""
+    return LanePlan(tuple(shard.rows for shard in tokens.of_split(split)), batch_size, derive_key(seed, split))
+
+
+def check_data(tokens: Dataset, spec: TrainingSpec) -> None:
+    """Raise, before any work, what training on these tokens would raise."""
+    for split in ("train", "validation"):
+        tokens.paths(split)
+        plan_of(tokens, split, spec.batch_size if split == "train" else LANES, spec.seed)
+
+
+def train(
+    job: TrainingJob,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> TrainingResult:
+    """Train until the last step or until `stop()`; a checkpoint is left in both cases.
+
+    Called by every rank where `torch.distributed` is initialised. `stop` and `report` are
+    called on rank 0. Raises `RunFailure` for a loss that isn't finite and for damaged files.
+    """
+    if job.threads:
+        torch.set_num_threads(job.threads)
+    with ExitStack() as stack:
+        if _rank() == 0:
+            stack.enter_context(job.run.exclusive(f"run {job.config.name!r}", wait_seconds=_LOCK_SECONDS))
+        _barrier()
+        return _Trainer(job).run(stop, report)
+
+
+class _Trainer:
+    def __init__(self, job: TrainingJob) -> None:
+        self.job, self.spec, self.layout = job, job.config.training, job.config.layout
+        self.rank, self.ranks = _rank(), dist.get_world_size() if dist.is_initialized() else 1
+        self.device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+        tokenizer = run_tokenizer(job.run, job.config)
+        self.mask_id = tokenizer.id_of(MASK)
+        self.tokens = load(job.tokens, "the encoded corpus")
+        if self.tokens.manifest.identity != job.config.tokens_identity:
+            raise UserError(f"the tokens at {job.tokens} are not those of run {job.config.name!r}: choose another run name")
+        self.encoder = Encoder(self.spec.encoder, tokenizer, self.layout)
+        self.encoder.initialise(derive_key(self.spec.seed, "weights"))
+        self.encoder.to(self.device)
+        self.optimizers = build_optimizers(self.encoder, self.spec)
+        self.checkpoints = Checkpoints(job.run / "checkpoints")
+        self.metrics = MetricsWriter(job.run / "metrics")
+        self.step = self._resume()
+        self.model = self._distributed()
+        self.precision = _precision(self.spec, self.device)
+        self.validation = self._validation_rows()
+        self.exact_match = 0.0
+        self.waiting: list[tuple[dict[str, Any], Tensor]] = []
+
+    def run(self, stop: Callable[[], bool], report: Callable[[Progress], None]) -> TrainingResult:
+        plan = plan_of(self.tokens, "train", self.spec.batch_size, self.spec.seed)
+        reader = ElasticReader(tuple(self.tokens.paths("train")), plan, self.layout.width)
+        batches = reader.batches(self.step, rank=self.rank, ranks=self.ranks)
+        stopped, checked, began = False, self.step, time.perf_counter()
+        while self.step < self.spec.steps and not stopped:
+            self._one_step(batches, plan, began)
+            last = self.step == self.spec.steps
+            if last or self.step % _AGREE_EVERY == 0:
+                stopped = self._agree(stop)
+            validated = last or stopped or self.step % self.spec.validate_every == 0
+            if validated:
+                self._settle()
+                self.exact_match = self._validate()
+                self._record_validation()
+            if last or stopped or self.step % self.spec.checkpoint_every == 0:
+                self._save()
+            if self.rank == 0 and (validated or self.step % _AGREE_EVERY == 0):
+                rate = (self.step - checked) * self.spec.batch_size / (time.perf_counter() - began)
+                report(Progress(self.step, self.spec.steps, self.loss, self.exact_match, rate))
+        return TrainingResult(self.step, self.step == self.spec.steps, self.exact_match)
+
+    def _one_step(self, batches: Iterator[np.ndarray], plan: LanePlan, began: float) -> None:
+        asked = time.perf_counter()
+        rows = next(batches)
+        waited = time.perf_counter() - asked
+        loss = self._loss(rows)
+        loss.backward()
+        set_rates(self.optimizers, self.step, self.spec)
+        for optimizer in self.optimizers.values():
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        factor = rate_factor(self.step, self.spec)
+        self.step += 1
+        row = {
+            "run": self.job.config.name,
+            "step": self.step,
+            "epoch": self.step / plan.steps_per_epoch,
+            "problems": self.step * self.spec.batch_size,
+            "learning_rate": self.spec.learning_rate * factor,
+            "seconds": time.perf_counter() - began,
+            "data_seconds": waited,
+            "validation_exact_match": None,
+        }
+        self.waiting.append((row, loss.detach()))
+
+    def _loss(self, rows: np.ndarray) -> Tensor:
+        """This rank's share of the mean loss over all hidden slots of the global batch, times the ranks."""
+        masks = slot_masks(
+            self.spec.seed, self.step, self.spec.batch_size, self.layout.answer, self.spec.full_mask_share
+        )
+        first = lanes_of(self.rank, self.ranks)[0] * (self.spec.batch_size // LANES)
+        hidden = torch.from_numpy(masks[first : first + len(rows)]).to(self.device)
+        ids = torch.from_numpy(rows).to(self.device).long()
+        answers = ids[:, -self.layout.answer :]
+        shown = ids.clone()
+        shown[:, -self.layout.answer :] = torch.where(hidden, self.mask_id, answers)
+        with torch.autocast(self.device.type, self.precision, enabled=self.precision is not torch.float32):
+            logits = self.model(shown)
+        total = cross_entropy(logits.float()[hidden], answers[hidden], reduction="sum")
+        return total * (self.ranks / int(masks.sum()))
+
+    def _agree(self, stop: Callable[[], bool]) -> bool:
+        """Settle the losses of the last steps over all ranks; True if rank 0 was told to stop."""
+        asked = torch.tensor([float(self.rank == 0 and stop())], device=self.device)
+        if self.ranks > 1:
+            dist.all_reduce(asked)
+        self._settle()
+        return bool(asked.item() > 0)
+
+    def _settle(self) -> None:
+        if not self.waiting:
+            return
+        losses = torch.stack([loss for _, loss in self.waiting]).double() / self.ranks
+        if self.ranks > 1:
+            dist.all_reduce(losses)
+        for (row, _), loss in zip(self.waiting, losses.tolist(), strict=True):
+            if not math.isfinite(loss):
+                self._refuse(int(row["step"]), loss)
+            self.metrics.add({**row, "loss": loss})
+        self.loss = losses[-1].item()
+        self.waiting.clear()
+
+    def _refuse(self, step: int, loss: float) -> None:
+        kept = self.checkpoints.index().last
+        where = f"the last good checkpoint is of step {kept.step}" if kept else "there is no checkpoint yet"
+        raise RunFailure(f"the loss is {loss} at step {step}: {where}; lower learning_rate or matrix_learning_rate")
+
+    def _validation_rows(self) -> Tensor:
+        held = self.tokens.manifest.split_rows["validation"]
+        size = min(self.spec.validation_rows, max(held, LANES)) // LANES * LANES
+        plan = plan_of(self.tokens, "validation", size, self.spec.seed)
+        reader = ElasticReader(tuple(self.tokens.paths("validation")), plan, self.layout.width)
+        batches = reader.batches(0, rank=self.rank, ranks=self.ranks)
+        rows = torch.from_numpy(next(batches).copy()).to(self.device)
+        batches.close()
+        self.validation_rows = size
+        return rows
+
+    def _validate(self) -> float:
+        """Exact match on the validation rows, all slots masked, one pass."""
+        correct = torch.zeros((), dtype=torch.float64, device=self.device)
+        self.encoder.eval()
+        with torch.no_grad(), torch.autocast(self.device.type, self.precision, enabled=self.precision is not torch.float32):
+            for rows in self.validation.split(1024):
+                shown = rows.clone()
+                shown[:, -self.layout.answer :] = self.mask_id
+                right = self.encoder(shown).argmax(-1) == rows[:, -self.layout.answer :]
+                correct += right.all(1).sum()
+        self.encoder.train()
+        if self.ranks > 1:
+            dist.all_reduce(correct)
+        return correct.item() / self.validation_rows
+
+    def _record_validation(self) -> None:
+        if self.rank == 0 and self.metrics.rows:
+            self.metrics.rows[-1]["validation_exact_match"] = self.exact_match
+
+    def _save(self) -> None:
+        if self.rank == 0:
+            self.metrics.flush()
+            entry = CheckpointEntry(
+                step=self.step, exact_match=self.exact_match, file=f"step-{self.step:09d}.safetensors"
+            )
+            self.checkpoints.save(entry, self.job.config, self.encoder, self.optimizers, self.spec.keep)
+        else:
+            self.metrics.rows.clear()
+        _barrier()
+
+    def _resume(self) -> int:
+        entry = self.checkpoints.index().last
+        step = 0
+        if entry:
+            restore(self.checkpoints.load(entry, self.job.config), self.encoder, self.optimizers)
+            step = entry.step
+        if self.rank == 0:
+            self.metrics.drop_after(step)
+            self.job.run.sweep()
+        self.loss = 0.0
+        return step
+
+    def _distributed(self) -> nn.Module:
+        if self.ranks == 1:
+            return self.encoder
+        devices = [self.device.index] if self.device.type == "cuda" else None
+        # Without this flag DDP rebuilds its buckets after the first step, and a resumed run adds
+        # its gradients in another order than an undisturbed one.
+        return DistributedDataParallel(self.encoder, device_ids=devices, find_unused_parameters=True)
+
+
+def _rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def _barrier() -> None:
+    if dist.is_initialized():
+        dist.barrier()
+
+
+def _precision(spec: TrainingSpec, device: torch.device) -> torch.dtype:
+    if spec.precision == "auto":
+        return torch.bfloat16 if bfloat16_pays(device) else torch.float32
+    return torch.bfloat16 if spec.precision == "bfloat16" else torch.float32
+
+
+def main() -> int:
+    """Train in this process from a JSON file with the fields of `TrainingJob`: run, tokens, threads."""
+    if len(sys.argv) != 2:
+        print("usage: python -m model.training JOB.json  (run, tokens: folders; threads: number)", file=sys.stderr)
+        return 2
+    return 0

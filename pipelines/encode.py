@@ -1,0 +1,139 @@
+"""A corpus's text to fixed-width rows of token ids, shard by shard, as Parquet that DuckDB streams.
+
+The ids are looked up in one table; on a sample of every shard they are compared with
+SentencePiece's own, and a difference stops the work.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from model.tokenizer import BLANK, EQUALS, PAD, TokenLayout, Tokenizer
+from storage.errors import RunFailure
+from storage.location import Location
+from storage.manifest import ShardRecord
+from storage.shard import Layout, file_hash, open_shard
+
+ENCODER_VERSION = 1
+TOKENS = "tokens"
+
+_TEXT = ("problem", "answer")
+_SAMPLE_ROWS = 200
+_ROW_GROUP = 1 << 16
+
+# Bytes that no problem holds stand for the special pieces while a row is still text.
+_PAD_BYTE, _BLANK_BYTE = b"\x01", b"\x02"
+
+
+@dataclass(frozen=True)
+class EncodeTask:
+    """One corpus shard to encode."""
+
+    number: int
+    shard: ShardRecord
+    shard_path: str
+
+    @property
+    def rows(self) -> int:
+        """Rows of the shard."""
+        return self.shard.rows
+
+
+@dataclass(frozen=True)
+class EncodeJob:
+    """What all tasks of one encoding share."""
+
+    corpus: Location
+    folder: Location
+    tokenizer: Tokenizer
+    layout: TokenLayout
+
+
+def encode_tasks(shards: tuple[ShardRecord, ...]) -> list[EncodeTask]:
+    """One task a shard, in the manifest's order."""
+    return [
+        EncodeTask(number, shard, shard.path.removeprefix("data/")) for number, shard in enumerate(shards)
+    ]
+
+
+def encode_shard(job: EncodeJob, task: EncodeTask) -> list[ShardRecord]:
+    """Encode one shard; raises `RunFailure` if it is damaged or the ids differ from SentencePiece's."""
+    pa.set_cpu_count(1)
+    source = job.corpus / task.shard.path
+    if source.size() != task.shard.bytes or file_hash(source) != task.shard.sha256:
+        raise RunFailure(
+            f"shard {source} is missing or damaged: delete {job.corpus / 'manifest.json'} and the shard, "
+            "and run 'numerate corpus generate' again"
+        )
+    with pq.ParquetFile(source.path) as parquet:
+        layout = shard_layout(parquet.schema_arrow, job.layout)
+        with open_shard(
+            job.folder, task.shard_path, split=task.shard.split, stratum=task.shard.stratum, layout=layout
+        ) as shard:
+            for group in range(parquet.num_row_groups):
+                table = parquet.read_row_group(group, use_threads=False)
+                tokens = encode_rows(table, job.tokenizer, job.layout)
+                _compare(table, tokens, job)
+                array = pa.FixedSizeBinaryArray.from_buffers(
+                    pa.binary(job.layout.width), len(tokens), [None, pa.py_buffer(tokens)]
+                )
+                encoded = table.drop_columns(list(_TEXT)).append_column(layout.schema.field(TOKENS), array)
+                for first in range(0, len(tokens), _ROW_GROUP):
+                    shard.writer.write(encoded.slice(first, _ROW_GROUP))
+    return [shard.record]
+
+
+def shard_layout(source: pa.Schema, tokens: TokenLayout) -> Layout:
+    """Schema and Parquet choices of a token shard: all columns but text, and the row of tokens."""
+    kept = [field for field in source if field.name not in _TEXT]
+    return Layout(
+        pa.schema([*kept, pa.field(TOKENS, pa.binary(tokens.width), nullable=False)]),
+        dictionary=tuple(field.name for field in kept if field.name != "id"),
+        encodings={"id": "DELTA_BINARY_PACKED"},
+        page_bytes=1 << 18,
+    )
+
+
+def encode_rows(table: pa.Table, tokenizer: Tokenizer, layout: TokenLayout) -> np.ndarray:
+    """Token ids, uint8 [n, width], of a table with the columns `problem` and `answer`.
+
+    Raises `RunFailure` where a row is wider than the layout.
+    """
+    problem, answer = (table.column(name).combine_chunks() for name in _TEXT)
+    negative = pc.starts_with(answer, "-")
+    if pc.any(negative).as_py():
+        sign = np.where(negative.to_numpy(zero_copy_only=False), ord("-"), _BLANK_BYTE[0])
+        answer = pc.ascii_ltrim(answer, characters="-")
+    else:
+        sign = _BLANK_BYTE[0]
+    characters = np.empty((table.num_rows, layout.width), np.uint8)
+    characters[:, : layout.problem] = _right_aligned(problem, layout.problem, _PAD_BYTE)
+    characters[:, layout.problem] = ord(EQUALS)
+    characters[:, layout.problem + 1] = sign
+    characters[:, layout.problem + 2 :] = _right_aligned(answer, layout.answer - 1, _BLANK_BYTE)
+    ids = bytearray(tokenizer.character_ids())
+    ids[_PAD_BYTE[0]] = tokenizer.id_of(PAD)
+    ids[_BLANK_BYTE[0]] = tokenizer.id_of(BLANK)
+    encoded = characters.tobytes().translate(bytes(ids))
+    return np.frombuffer(encoded, np.uint8).reshape(characters.shape)
+
+
+def _right_aligned(text: pa.Array, width: int, filler: bytes) -> np.ndarray:
+    padded = pc.ascii_lpad(text, width, filler.decode())
+    data = np.frombuffer(padded.buffers()[2], np.uint8)
+    if pc.max(pc.binary_length(padded)).as_py() != width:
+        raise RunFailure(f"a text is longer than the {width} tokens that the layout gives it")
+    return data[: len(text) * width].reshape(len(text), width)
+
+
+def _compare(table: pa.Table, tokens: np.ndarray, job: EncodeJob) -> None:
+    rows = np.unique(np.linspace(0, len(tokens) - 1, _SAMPLE_ROWS).astype(np.intp))
+    sample = table.take(rows)
+    for row, problem, answer in zip(rows, *(sample.column(name).to_pylist() for name in _TEXT), strict=True):
+        expected = [*job.tokenizer.row(problem, job.layout)[: job.layout.problem + 1]]
+        expected += job.tokenizer.slots(answer, job.layout)
+        if expected != tokens[row].tolist():
+            raise RunFailure(f"the ids of {problem}={answer} differ from SentencePiece's: report this as a bug")

@@ -1,0 +1,120 @@
+"""Trains a tokenizer on a sample that DuckDB draws from a corpus's train split, the same one every time."""
+
+import io
+import json
+from typing import Literal
+
+import sentencepiece
+from pydantic import BaseModel, ConfigDict, Field
+
+from model.tokenizer import BLANK, MASK, PAD, UNKNOWN, Tokenizer, TokenizerCard, load_tokenizer
+from storage.database import connect, parquet_source
+from storage.errors import RunFailure, UserError
+from storage.location import Location
+from storage.manifest import Dataset, hash_of
+
+# Every tokenizer has a piece for each of these, whether its corpus holds them or not.
+_ALPHABET = "0123456789+-*()="
+
+
+class TokenizerSpec(BaseModel):
+    """How a tokenizer is trained."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["digit"] = Field(
+        "digit", description="What a token is: 'digit' gives one token a character.", json_schema_extra={"position": 0}
+    )
+    sample_rows: int = Field(
+        200_000,
+        ge=1_000,
+        le=2_000_000,
+        description="Problems to train on, drawn from the train split.",
+        json_schema_extra={"position": 1},
+    )
+    proof_rows: int = Field(
+        20_000,
+        ge=100,
+        le=1_000_000,
+        description="Problems whose exact round trip is proven.",
+        json_schema_extra={"position": 2},
+    )
+
+
+def train_tokenizer(spec: TokenizerSpec, corpus: Dataset, folder: Location) -> tuple[Tokenizer, bool]:
+    """The tokenizer at `folder`, and whether it was trained now rather than found.
+
+    Raises `UserError` where another one lies there, `RunFailure` where a round trip is not exact.
+    """
+    spec_hash = hash_of(spec.model_dump(mode="json"))
+    if (folder / "card.json").exists():
+        tokenizer, card = load_tokenizer(folder)
+        if (card.corpus_identity, card.spec_hash) != (corpus.manifest.identity, spec_hash):
+            raise UserError(
+                f"tokenizer {folder.name!r} exists with another configuration (trained on corpus {card.corpus!r}): "
+                f"choose another name, or delete {folder}"
+            )
+        return tokenizer, False
+    sample = sample_problems(corpus, spec.sample_rows)
+    tokenizer = Tokenizer(_train(sample))
+    _prove_round_trip(tokenizer, sample[: spec.proof_rows])
+    card = TokenizerCard(
+        kind=spec.kind,
+        corpus=corpus.manifest.name,
+        corpus_identity=corpus.manifest.identity,
+        spec_hash=spec_hash,
+        pieces=tokenizer.size,
+        sample_rows=len(sample),
+        model_sha256=tokenizer.identity,
+    )
+    (folder / "tokenizer.model").write(tokenizer.model)
+    (folder / "card.json").write(json.dumps(card.model_dump(), indent=2).encode() + b"\n")
+    return tokenizer, True
+
+
+def sample_problems(corpus: Dataset, rows: int) -> list[str]:
+    """The first `rows` problems of the train split as `problem=answer`.
+
+    The order is a keyed permutation, so the first rows are a random sample, and only the
+    shards that hold them are read.
+    """
+    paths, held = [], 0
+    for shard in corpus.of_split("train"):
+        if held >= rows:
+            break
+        paths.append(str(corpus.checked(shard)))
+        held += shard.rows
+    query = f"SELECT problem || '=' || answer FROM {parquet_source(paths)} LIMIT {int(rows)}"
+    with connect() as connection:
+        return [line for (line,) in connection.sql(query).fetchall()]
+
+
+def _train(sample: list[str]) -> bytes:
+    sink = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter([*sample, _ALPHABET]),
+        model_writer=sink,
+        model_type="char",
+        vocab_size=256,
+        hard_vocab_limit=False,
+        character_coverage=1.0,
+        add_dummy_prefix=False,
+        remove_extra_whitespaces=False,
+        normalization_rule_name="identity",
+        pad_id=0,
+        pad_piece=PAD,
+        unk_id=1,
+        unk_piece=UNKNOWN,
+        bos_id=-1,
+        eos_id=-1,
+        user_defined_symbols=[MASK, BLANK],
+        num_threads=1,
+        minloglevel=2,
+    )
+    return sink.getvalue()
+
+
+def _prove_round_trip(tokenizer: Tokenizer, lines: list[str]) -> None:
+    for line, ids in zip(lines, tokenizer.processor.encode(lines), strict=True):
+        if tokenizer.decode(ids) != line or tokenizer.processor.unk_id() in ids:
+            raise RunFailure(f"the tokenizer doesn't give {line!r} back exactly: train it on a larger sample")

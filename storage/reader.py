@@ -1,0 +1,84 @@
+"""Streams a rank's rows of every batch out of Parquet shards through DuckDB, from any step on."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import duckdb
+import numpy as np
+from numpy.typing import NDArray
+
+from storage.database import connect, parquet_source
+from storage.errors import RunFailure
+from storage.lanes import LanePlan, lanes_of
+from storage.shard import string_buffers
+
+_STREAM_ROWS = 1 << 16
+
+
+@dataclass(frozen=True)
+class ElasticReader:
+    """Rows of fixed-size binary column `column`, `width` bytes each, in the plan's order."""
+
+    paths: tuple[str, ...]
+    plan: LanePlan
+    width: int
+    column: str = "tokens"
+
+    def batches(self, first_step: int, *, rank: int = 0, ranks: int = 1) -> Iterator[NDArray[np.uint8]]:
+        """This rank's part of batch `first_step` and of all that follow, without end: uint8 [rows, width].
+
+        The row at index i has position `lanes_of(rank, ranks)[0] * plan.rows_per_lane + i` in
+        the batch. The next window is read while the current one is used.
+        """
+        lanes = lanes_of(rank, ranks)
+        step, take = first_step, self.plan.rows_per_lane
+        connection = connect()
+        with ThreadPoolExecutor(1) as pool:
+            coming = pool.submit(self._window, connection, step, lanes)
+            while True:
+                rows, offset = coming.result()
+                upcoming = step + (rows.shape[1] - offset) // take
+                coming = pool.submit(self._window, connection, upcoming, lanes)
+                while step < upcoming:
+                    yield rows[:, offset : offset + take].reshape(-1, self.width)
+                    step, offset = step + 1, offset + take
+
+    def _window(
+        self, connection: duckdb.DuckDBPyConnection, step: int, lanes: range
+    ) -> tuple[NDArray[np.uint8], int]:
+        """The window that holds batch `step`, uint8 [lanes, rows, width], and where in it the batch begins."""
+        epoch, inside = divmod(step, self.plan.steps_per_epoch)
+        epoch_rows = self.plan.steps_per_epoch * self.plan.rows_per_lane
+        number, offset = divmod(inside * self.plan.rows_per_lane, self.plan.window_rows(self.width))
+        first = number * self.plan.window_rows(self.width)
+        rows = min(self.plan.window_rows(self.width), epoch_rows - first)
+        window = np.empty((len(lanes), rows, self.width), np.uint8)
+        for place, lane in enumerate(lanes):
+            filled = 0
+            read = np.empty((rows, self.width), np.uint8)
+            for segment in self.plan.segments(epoch, lane, first, rows):
+                self._read(connection, segment.shard, segment.first, read[filled : filled + segment.rows])
+                filled += segment.rows
+            window[place] = read[self.plan.shuffle(epoch, lane, number, rows)]
+        return window, offset
+
+    def _read(
+        self, connection: duckdb.DuckDBPyConnection, shard: int, first: int, target: NDArray[np.uint8]
+    ) -> None:
+        source = parquet_source([self.paths[shard]], options=", file_row_number=true")
+        query = (
+            f"SELECT {self.column} FROM {source} "
+            f"WHERE file_row_number >= {first} AND file_row_number < {first + len(target)}"
+        )
+        filled = 0
+        try:
+            for batch in connection.sql(query).to_arrow_reader(_STREAM_ROWS):
+                data, _ = string_buffers(batch.column(0))
+                rows = data.reshape(-1, self.width)
+                target[filled : filled + len(rows)] = rows
+                filled += len(rows)
+        except (duckdb.Error, ValueError) as error:
+            raise RunFailure(f"shard {self.paths[shard]} can't be read ({str(error).splitlines()[0]}): encode it again") from error
+        if filled != len(target):
+            raise RunFailure(f"shard {self.paths[shard]} ended early: encode it again")
