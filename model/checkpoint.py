@@ -103,7 +103,9 @@ class Checkpoints:
             found = RunConfig.model_validate_json(metadata["run"])
             tensors = load(data)
         except (SafetensorError, ValidationError, json.JSONDecodeError, UnicodeDecodeError, KeyError) as error:
-            raise RunFailure(f"checkpoint {place} is damaged: delete it, its line in index.json, and train on") from error
+            raise RunFailure(
+                f"checkpoint {place} is damaged: delete it, its line in index.json, and train on"
+            ) from error
         if found.decides() != config.decides():
             raise RunFailure(f"checkpoint {place} belongs to another corpus, tokenizer or configuration: move it away")
         return tensors
@@ -112,7 +114,9 @@ class Checkpoints:
 def restore(tensors: dict[str, Tensor], model: nn.Module, optimizers: dict[str, Optimizer] | None = None) -> None:
     """Put a checkpoint's values back; raises `RunFailure` where a tensor is missing or has another shape."""
     try:
-        model.load_state_dict({name.removeprefix("model."): v for name, v in tensors.items() if name.startswith("model.")})
+        model.load_state_dict(
+            {name.removeprefix("model."): v for name, v in tensors.items() if name.startswith("model.")}
+        )
         for kind, optimizer in (optimizers or {}).items():
             for name, weight in model.named_parameters():
                 if any(weight is other for group in optimizer.param_groups for other in group["params"]):

@@ -42,7 +42,11 @@ class TrainingSpec(BaseModel):
     )
     steps: int = Field(2_000, ge=1, le=10**8, description="Optimizer steps.", json_schema_extra={"position": 1})
     batch_size: int = Field(
-        512, ge=LANES, le=1 << 20, multiple_of=LANES, description="Problems in a step, over all workers.",
+        512,
+        ge=LANES,
+        le=1 << 20,
+        multiple_of=LANES,
+        description="Problems in a step, over all workers.",
         json_schema_extra={"position": 2},
     )
     matrix_learning_rate: float = Field(
@@ -55,23 +59,37 @@ class TrainingSpec(BaseModel):
         0.05, ge=0, lt=1, description="Share of the steps in which the rates rise.", json_schema_extra={"position": 5}
     )
     full_mask_share: float = Field(
-        0.5, ge=0, le=1, description="Share of problems whose whole answer is masked; others at random.",
+        0.5,
+        ge=0,
+        le=1,
+        description="Share of problems whose whole answer is masked; others at random.",
         json_schema_extra={"position": 6},
     )
     precision: Literal["auto", "bfloat16", "float32"] = Field(
-        "auto", description="Arithmetic; auto takes bfloat16 where the machine has it.", json_schema_extra={"position": 7}
+        "auto",
+        description="Arithmetic; auto takes bfloat16 where the machine has it.",
+        json_schema_extra={"position": 7},
     )
     workers: int = Field(
-        0, ge=0, le=LANES, description="DDP workers; 0 takes one a GPU, or two without a GPU.",
+        0,
+        ge=0,
+        le=LANES,
+        description="DDP workers; 0 takes one a GPU, or two without a GPU.",
         json_schema_extra={"position": 8},
     )
     validate_every: int = Field(200, ge=1, description="Steps between validations.", json_schema_extra={"position": 9})
     validation_rows: int = Field(
         2_048, ge=LANES, le=1 << 20, description="Problems in a validation.", json_schema_extra={"position": 10}
     )
-    checkpoint_every: int = Field(500, ge=1, description="Steps between checkpoints.", json_schema_extra={"position": 11})
-    keep: int = Field(2, ge=0, le=100, description="Older checkpoints kept besides best and last.", json_schema_extra={"position": 12})
-    seed: int = Field(0, ge=0, lt=2**63, description="Seed of weights, order and masks.", json_schema_extra={"position": 13})
+    checkpoint_every: int = Field(
+        500, ge=1, description="Steps between checkpoints.", json_schema_extra={"position": 11}
+    )
+    keep: int = Field(
+        2, ge=0, le=100, description="Older checkpoints kept besides best and last.", json_schema_extra={"position": 12}
+    )
+    seed: int = Field(
+        0, ge=0, lt=2**63, description="Seed of weights, order and masks.", json_schema_extra={"position": 13}
+    )
 
     def identity(self) -> dict[str, Any]:
         """What decides the weights, as JSON values; the number of workers is not part of it."""
@@ -81,3 +99,22 @@ class TrainingSpec(BaseModel):
     def spec_hash(self) -> str:
         """Hash of `identity`."""
         return hash_of(self.identity())
+
+
+class EvaluationSpec(BaseModel):
+    """What is evaluated."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    split: Literal["test", "validation", "train"] = Field(
+        "test", description="Split that is asked.", json_schema_extra={"position": 0}
+    )
+    limit: int = Field(
+        100_000,
+        ge=0,
+        description="Problems, from the first of the split on; 0 takes all.",
+        json_schema_extra={"position": 1},
+    )
+    checkpoint: Literal["best", "last"] = Field(
+        "best", description="Checkpoint that answers.", json_schema_extra={"position": 2}
+    )

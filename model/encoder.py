@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from model.config import EncoderConfig
 from model.positions import Positions
-from model.tokenizer import PAD, TokenLayout, Tokenizer
+from model.tokenizer import PAD, Tokenizer, TokenLayout
 
 
 class SelfAttention(nn.Module):

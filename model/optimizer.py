@@ -39,8 +39,14 @@ def set_rates(optimizers: dict[str, Optimizer], step: int, spec: TrainingSpec) -
             group["lr"] = base * factor
 
 
-def bfloat16_pays(device: torch.device) -> bool:
-    """Whether this machine multiplies bfloat16 in hardware."""
+def precision_of(spec: TrainingSpec, device: torch.device) -> torch.dtype:
+    """The arithmetic of a training on this machine: bfloat16 on request or where the hardware multiplies it."""
+    if spec.precision == "auto":
+        return torch.bfloat16 if _multiplies_bfloat16(device) else torch.float32
+    return torch.bfloat16 if spec.precision == "bfloat16" else torch.float32
+
+
+def _multiplies_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
-    return bool(torch.backends.cpu.get_cpu_capability() in ("AVX512", "AMX") and torch.cpu._is_avx512_bf16_supported())
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

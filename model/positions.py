@@ -7,7 +7,7 @@ slot; everything else has place 0. Place ids follow Abacus (arXiv 2405.17399).
 import torch
 from torch import Tensor, nn
 
-from model.tokenizer import TokenLayout, Tokenizer
+from model.tokenizer import Tokenizer, TokenLayout
 
 DIGITS, OPERATORS = "0123456789", "+-*"
 

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from model.config import TrainingSpec
-from model.tokenizer import TokenLayout, Tokenizer
+from model.tokenizer import Tokenizer, TokenLayout
 from storage.errors import RunFailure, UserError
 from storage.location import Location
 from storage.manifest import Dataset
@@ -87,7 +87,9 @@ def run_tokenizer(folder: Location, config: RunConfig) -> Tokenizer:
     """The run's own copy of its tokenizer; raises `RunFailure` if it isn't the one it was trained with."""
     tokenizer = Tokenizer((folder / "tokenizer.model").read())
     if tokenizer.identity != config.tokenizer_identity:
-        raise RunFailure(f"{folder / 'tokenizer.model'} is not the tokenizer of this run: delete {folder} and train again")
+        raise RunFailure(
+            f"{folder / 'tokenizer.model'} is not the tokenizer of this run: delete {folder} and train again"
+        )
     return tokenizer
 
 

@@ -5,7 +5,6 @@ of a step follow from (seed, step) alone; the loss divides by the masked slots o
 batch; so only the order of additions depends on the number of workers.
 """
 
-import json
 import math
 import signal
 import sys
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+import yaml
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
@@ -27,12 +27,12 @@ from model.config import TrainingSpec
 from model.encoder import Encoder
 from model.masking import slot_masks
 from model.metrics import MetricsWriter
-from model.optimizer import bfloat16_pays, build_optimizers, rate_factor, set_rates
-from model.run import RunConfig, run_tokenizer
-from model.tokenizer import MASK
+from model.optimizer import build_optimizers, precision_of, rate_factor, set_rates
+from model.run import RunConfig, claim_run, run_tokenizer
+from model.tokenizer import MASK, load_tokenizer
 from storage.errors import RunFailure, UserError
 from storage.lanes import LANES, LanePlan, lanes_of
-from storage.location import Location
+from storage.location import Location, Workspace
 from storage.manifest import Dataset, load
 from storage.order import derive_key
 from storage.reader import ElasticReader
@@ -108,12 +108,16 @@ class _Trainer:
     def __init__(self, job: TrainingJob) -> None:
         self.job, self.spec, self.layout = job, job.config.training, job.config.layout
         self.rank, self.ranks = _rank(), dist.get_world_size() if dist.is_initialized() else 1
-        self.device = torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+        self.device = (
+            torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+        )
         tokenizer = run_tokenizer(job.run, job.config)
         self.mask_id = tokenizer.id_of(MASK)
         self.tokens = load(job.tokens, "the encoded corpus")
         if self.tokens.manifest.identity != job.config.tokens_identity:
-            raise UserError(f"the tokens at {job.tokens} are not those of run {job.config.name!r}: choose another run name")
+            raise UserError(
+                f"the tokens at {job.tokens} are not those of run {job.config.name!r}: choose another run name"
+            )
         self.encoder = Encoder(self.spec.encoder, tokenizer, self.layout)
         self.encoder.initialise(derive_key(self.spec.seed, "weights"))
         self.encoder.to(self.device)
@@ -122,7 +126,7 @@ class _Trainer:
         self.metrics = MetricsWriter(job.run / "metrics")
         self.step = self._resume()
         self.model = self._distributed()
-        self.precision = _precision(self.spec, self.device)
+        self.precision = precision_of(self.spec, self.device)
         self.validation = self._validation_rows()
         self.exact_match = 0.0
         self.waiting: list[tuple[dict[str, Any], Tensor]] = []
@@ -230,7 +234,10 @@ class _Trainer:
         """Exact match on the validation rows, all slots masked, one pass."""
         correct = torch.zeros((), dtype=torch.float64, device=self.device)
         self.encoder.eval()
-        with torch.no_grad(), torch.autocast(self.device.type, self.precision, enabled=self.precision is not torch.float32):
+        with (
+            torch.no_grad(),
+            torch.autocast(self.device.type, self.precision, enabled=self.precision is not torch.float32),
+        ):
             for rows in self.validation.split(1024):
                 shown = rows.clone()
                 shown[:, -self.layout.answer :] = self.mask_id
@@ -286,15 +293,42 @@ def _barrier() -> None:
         dist.barrier()
 
 
-def _precision(spec: TrainingSpec, device: torch.device) -> torch.dtype:
-    if spec.precision == "auto":
-        return torch.bfloat16 if bfloat16_pays(device) else torch.float32
-    return torch.bfloat16 if spec.precision == "bfloat16" else torch.float32
+def prepare(workspace: Workspace, name: str, corpus: str, tokenizer: str, spec: TrainingSpec) -> TrainingJob:
+    """Claim a run's folder for training on a corpus as a tokenizer encoded it.
+
+    Raises `UserError` or `RunFailure` for anything that doesn't fit, before any work.
+    """
+    source = load(workspace.corpus(corpus), f"corpus {corpus!r}")
+    pieces, _ = load_tokenizer(workspace.tokenizer(tokenizer))
+    tokens = load(workspace.tokens(corpus, tokenizer), f"corpus {corpus!r} encoded by {tokenizer!r}")
+    check_data(tokens, spec)
+    config = RunConfig.of(name, spec, source, tokens, (tokenizer, pieces))
+    claim_run(workspace.run(name), config, pieces)
+    return TrainingJob(workspace.run(name), tokens.location, config)
 
 
 def main() -> int:
-    """Train in this process from a JSON file with the fields of `TrainingJob`: run, tokens, threads."""
+    """Train in this process, by a YAML or JSON file with workspace, name, corpus, tokenizer and training."""
     if len(sys.argv) != 2:
-        print("usage: python -m model.training JOB.json  (run, tokens: folders; threads: number)", file=sys.stderr)
+        print("usage: python -m model.training SPEC  (workspace, name, corpus, tokenizer, training)", file=sys.stderr)
         return 2
-    return 0
+    asked: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda received, frame: asked.append(received))
+    try:
+        values = yaml.safe_load(Location.parse(sys.argv[1]).read())
+        spec = TrainingSpec.model_validate(values.pop("training", {}))
+        job = prepare(Workspace.create(values.pop("workspace", "./workspace")), spec=spec, **values)
+        result = train(job, stop=lambda: bool(asked), report=lambda progress: print(progress, flush=True))
+    except (UserError, RunFailure) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+        print(f"error: {sys.argv[1]}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    print(f"step {result.step} of {spec.steps}, exact match on validation {result.exact_match:.4%}")
+    return 0 if result.finished else 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -9,10 +9,18 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from model.tokenizer import TokenLayout, Tokenizer, TokenizerCard
-from pipelines.encode import ENCODER_VERSION, EncodeJob, encode_rows, encode_shard, encode_tasks, shard_layout
-from pipelines.fanout import Notes, Progress, make_shards
+from model.tokenizer import Tokenizer, TokenizerCard, TokenLayout
+from pipelines.encode import (
+    ENCODER_VERSION,
+    EncodeJob,
+    encode_rows,
+    encode_shard,
+    encode_tasks,
+    shard_layout,
+    with_tokens,
+)
 from pipelines.families.grid import Grid
+from pipelines.fanout import Notes, Progress, make_shards
 from pipelines.generate import GENERATOR_VERSION, generate_range, range_tasks, regenerate
 from pipelines.spec import CorpusSpec
 from storage.errors import RunFailure, UserError
@@ -86,15 +94,15 @@ def build_tokens(
         return found, False
     with folder.exclusive(f"the tokens of corpus {name!r}"):
         folder.sweep()
-        _check_disk(folder, "the tokens", lambda: corpus.manifest.rows * _token_bytes_per_row(corpus, tokenizer, layout))
+        _check_disk(
+            folder, "the tokens", lambda: corpus.manifest.rows * _token_bytes_per_row(corpus, tokenizer, layout)
+        )
         notes = Notes(folder, hash_of(spec))
         job = EncodeJob(corpus.location, folder, tokenizer, layout)
         shards = make_shards(
             partial(encode_shard, job), encode_tasks(corpus.shards), notes, in_flight=in_flight, progress=progress
         )
-        dataset = commit(
-            folder, kind="tokens", name=name, generator_version=ENCODER_VERSION, spec=spec, shards=shards
-        )
+        dataset = commit(folder, kind="tokens", name=name, generator_version=ENCODER_VERSION, spec=spec, shards=shards)
         notes.clear()
     return dataset, True
 
@@ -119,11 +127,8 @@ def corpus_bytes_per_row(spec: CorpusSpec) -> float:
 
 def _token_bytes_per_row(corpus: Dataset, tokenizer: Tokenizer, layout: TokenLayout) -> float:
     _, table = _sample(spec_of(corpus))
-    ids = encode_rows(table, tokenizer, layout)
-    tokens = pa.FixedSizeBinaryArray.from_buffers(pa.binary(layout.width), len(ids), [None, pa.py_buffer(ids)])
-    form = shard_layout(table.schema, layout)
-    columns = table.drop_columns(["problem", "answer"]).append_column(form.schema.field("tokens"), tokens)
-    return _encoded_bytes(columns, form) / table.num_rows
+    columns = with_tokens(table, encode_rows(table, tokenizer, layout))
+    return _encoded_bytes(columns, shard_layout(table.schema, layout)) / table.num_rows
 
 
 def _sample(spec: CorpusSpec) -> tuple[Grid, pa.Table]:

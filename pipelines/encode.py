@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from model.tokenizer import BLANK, EQUALS, PAD, TokenLayout, Tokenizer
+from model.tokenizer import BLANK, EQUALS, PAD, Tokenizer, TokenLayout
+from storage.columns import fixed_width_array
 from storage.errors import RunFailure
 from storage.location import Location
 from storage.manifest import ShardRecord
@@ -54,9 +55,7 @@ class EncodeJob:
 
 def encode_tasks(shards: tuple[ShardRecord, ...]) -> list[EncodeTask]:
     """One task a shard, in the manifest's order."""
-    return [
-        EncodeTask(number, shard, shard.path.removeprefix("data/")) for number, shard in enumerate(shards)
-    ]
+    return [EncodeTask(number, shard, shard.path.removeprefix("data/")) for number, shard in enumerate(shards)]
 
 
 def encode_shard(job: EncodeJob, task: EncodeTask) -> list[ShardRecord]:
@@ -77,13 +76,16 @@ def encode_shard(job: EncodeJob, task: EncodeTask) -> list[ShardRecord]:
                 table = parquet.read_row_group(group, use_threads=False)
                 tokens = encode_rows(table, job.tokenizer, job.layout)
                 _compare(table, tokens, job)
-                array = pa.FixedSizeBinaryArray.from_buffers(
-                    pa.binary(job.layout.width), len(tokens), [None, pa.py_buffer(tokens)]
-                )
-                encoded = table.drop_columns(list(_TEXT)).append_column(layout.schema.field(TOKENS), array)
+                encoded = with_tokens(table, tokens)
                 for first in range(0, len(tokens), _ROW_GROUP):
                     shard.writer.write(encoded.slice(first, _ROW_GROUP))
     return [shard.record]
+
+
+def with_tokens(table: pa.Table, tokens: np.ndarray) -> pa.Table:
+    """The table's columns without its text, and its rows of tokens behind them."""
+    field = pa.field(TOKENS, pa.binary(tokens.shape[1]), nullable=False)
+    return table.drop_columns(list(_TEXT)).append_column(field, fixed_width_array(tokens))
 
 
 def shard_layout(source: pa.Schema, tokens: TokenLayout) -> Layout:

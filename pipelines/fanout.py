@@ -116,5 +116,7 @@ def _result(reference: ray.ObjectRef) -> list[ShardRecord]:
     except RayTaskError as error:
         raise error.cause from None
     except RayError as error:
-        raise RunFailure(f"a worker was lost and retries failed ({type(error).__name__}): run the command again") from error
+        raise RunFailure(
+            f"a worker was lost and retries failed ({type(error).__name__}): run the command again"
+        ) from error
     return shards

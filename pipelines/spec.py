@@ -53,11 +53,15 @@ class CorpusSpec(BaseModel):
         if len(set(self.operators)) != len(self.operators):
             raise ValueError(f"operators {list(self.operators)} name one twice: name each once")
         if self.size > LARGEST_SIZE:
-            raise ValueError(f"the grid has {self.size:,} problems, at most {LARGEST_SIZE:,} are possible: lower terms or high")
+            raise ValueError(
+                f"the grid has {self.size:,} problems, at most {LARGEST_SIZE:,} are possible: lower terms or high"
+            )
         if max(self.high**self.terms, 1) > LARGEST_SIZE and "*" in self.operators:
             raise ValueError(f"products of {self.terms} numbers up to {self.high} leave 62 bits: lower terms or high")
         if self.rows > self.size:
-            raise ValueError(f"rows is {self.rows:,}, but the grid has {self.size:,} problems: lower rows, or 0 for all")
+            raise ValueError(
+                f"rows is {self.rows:,}, but the grid has {self.size:,} problems: lower rows, or 0 for all"
+            )
         return self
 
     @property
@@ -80,7 +84,25 @@ class CorpusSpec(BaseModel):
         return hash_of(self.identity())
 
 
-PRESETS: dict[str, CorpusSpec] = {
-    "notebook": CorpusSpec(),
-    "quick": CorpusSpec(name="quick", terms=2, rows_per_shard=4_000, validation=0.05, test=0.05),
-}
+class TokenizerSpec(BaseModel):
+    """How a tokenizer is trained."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["digit"] = Field(
+        "digit", description="What a token is: 'digit' gives one token a character.", json_schema_extra={"position": 0}
+    )
+    sample_rows: int = Field(
+        200_000,
+        ge=1_000,
+        le=2_000_000,
+        description="Problems to train on, drawn from the train split.",
+        json_schema_extra={"position": 1},
+    )
+    proof_rows: int = Field(
+        20_000,
+        ge=100,
+        le=1_000_000,
+        description="Problems whose exact round trip is proven.",
+        json_schema_extra={"position": 2},
+    )

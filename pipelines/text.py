@@ -1,13 +1,12 @@
 """Numbers to text, a block at a time: character matrices in which a zero byte means 'nothing here'.
 
-Dropping the zero bytes of a matrix in one pass gives the text of all its rows, so problems of
-any lengths are written without a Python object a row.
+`storage.columns.to_strings` drops the zero bytes in one pass, so problems of any lengths are
+written without a Python object a row.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 Bytes = NDArray[np.uint8]
@@ -70,16 +69,3 @@ def _four_digits() -> Bytes:
 
 
 _FOUR_DIGITS = _four_digits()
-
-
-def to_strings(matrix: NDArray[np.unsignedinteger], lengths: NDArray[np.integer]) -> pa.Array:
-    """Arrow strings [n] from a C-ordered matrix [n, …] of characters or words; zero bytes are left out.
-
-    `lengths` [n] are the characters of each row; that they add up is checked, `ValueError` otherwise.
-    """
-    offsets = np.zeros(len(matrix) + 1, np.int32)
-    np.cumsum(lengths, out=offsets[1:])
-    data = matrix.tobytes().translate(None, b"\0")
-    if len(data) != offsets[-1]:
-        raise ValueError(f"{len(data)} characters stand where the lengths add up to {offsets[-1]}")
-    return pa.StringArray.from_buffers(len(matrix), pa.py_buffer(offsets), pa.py_buffer(data))

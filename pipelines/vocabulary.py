@@ -2,12 +2,11 @@
 
 import io
 import json
-from typing import Literal
 
 import sentencepiece
-from pydantic import BaseModel, ConfigDict, Field
 
 from model.tokenizer import BLANK, MASK, PAD, UNKNOWN, Tokenizer, TokenizerCard, load_tokenizer
+from pipelines.spec import TokenizerSpec
 from storage.database import connect, parquet_source
 from storage.errors import RunFailure, UserError
 from storage.location import Location
@@ -15,30 +14,6 @@ from storage.manifest import Dataset, hash_of
 
 # Every tokenizer has a piece for each of these, whether its corpus holds them or not.
 _ALPHABET = "0123456789+-*()="
-
-
-class TokenizerSpec(BaseModel):
-    """How a tokenizer is trained."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    kind: Literal["digit"] = Field(
-        "digit", description="What a token is: 'digit' gives one token a character.", json_schema_extra={"position": 0}
-    )
-    sample_rows: int = Field(
-        200_000,
-        ge=1_000,
-        le=2_000_000,
-        description="Problems to train on, drawn from the train split.",
-        json_schema_extra={"position": 1},
-    )
-    proof_rows: int = Field(
-        20_000,
-        ge=100,
-        le=1_000_000,
-        description="Problems whose exact round trip is proven.",
-        json_schema_extra={"position": 2},
-    )
 
 
 def train_tokenizer(spec: TokenizerSpec, corpus: Dataset, folder: Location) -> tuple[Tokenizer, bool]:

@@ -42,9 +42,7 @@ class Location:
         """Read a path or a `file://` URI; raises `UserError` for any other scheme."""
         scheme, separator, rest = uri.partition("://")
         if separator and scheme != "file":
-            raise UserError(
-                f"workspace {uri!r}: the scheme {scheme!r} is not supported, use a local path or file://"
-            )
+            raise UserError(f"workspace {uri!r}: the scheme {scheme!r} is not supported, use a local path or file://")
         if not (rest if separator else uri).strip():
             raise UserError("workspace '': the path is empty, name a folder")
         return cls(Path(rest if separator else uri).expanduser().absolute())

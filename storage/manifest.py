@@ -129,7 +129,7 @@ def commit(
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd")
     encoded = sink.getvalue()
-    rows: Counter[str] = Counter({split: 0 for split in SPLITS})
+    rows: Counter[str] = Counter(dict.fromkeys(SPLITS, 0))
     for shard in shards:
         rows[shard.split] += shard.rows
     manifest = Manifest(

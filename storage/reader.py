@@ -8,10 +8,10 @@ import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
+from storage.columns import string_buffers
 from storage.database import connect, parquet_source
 from storage.errors import RunFailure
 from storage.lanes import LanePlan, lanes_of
-from storage.shard import string_buffers
 
 _STREAM_ROWS = 1 << 16
 
@@ -44,9 +44,7 @@ class ElasticReader:
                     yield rows[:, offset : offset + take].reshape(-1, self.width)
                     step, offset = step + 1, offset + take
 
-    def _window(
-        self, connection: duckdb.DuckDBPyConnection, step: int, lanes: range
-    ) -> tuple[NDArray[np.uint8], int]:
+    def _window(self, connection: duckdb.DuckDBPyConnection, step: int, lanes: range) -> tuple[NDArray[np.uint8], int]:
         """The window that holds batch `step`, uint8 [lanes, rows, width], and where in it the batch begins."""
         epoch, inside = divmod(step, self.plan.steps_per_epoch)
         epoch_rows = self.plan.steps_per_epoch * self.plan.rows_per_lane
@@ -63,9 +61,7 @@ class ElasticReader:
             window[place] = read[self.plan.shuffle(epoch, lane, number, rows)]
         return window, offset
 
-    def _read(
-        self, connection: duckdb.DuckDBPyConnection, shard: int, first: int, target: NDArray[np.uint8]
-    ) -> None:
+    def _read(self, connection: duckdb.DuckDBPyConnection, shard: int, first: int, target: NDArray[np.uint8]) -> None:
         source = parquet_source([self.paths[shard]], options=", file_row_number=true")
         query = (
             f"SELECT {self.column} FROM {source} "
@@ -79,6 +75,8 @@ class ElasticReader:
                 target[filled : filled + len(rows)] = rows
                 filled += len(rows)
         except (duckdb.Error, ValueError) as error:
-            raise RunFailure(f"shard {self.paths[shard]} can't be read ({str(error).splitlines()[0]}): encode it again") from error
+            raise RunFailure(
+                f"shard {self.paths[shard]} can't be read ({str(error).splitlines()[0]}): encode it again"
+            ) from error
         if filled != len(target):
             raise RunFailure(f"shard {self.paths[shard]} ended early: encode it again")

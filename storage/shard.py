@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from storage.columns import fixed_width_values, string_buffers
 from storage.location import Location
 from storage.manifest import ShardRecord
 
@@ -133,20 +134,3 @@ class ContentHash:
         for name, (values, lengths) in self._columns.items():
             total.update(name.encode() + b"\0" + values.digest() + lengths.digest())
         return total.hexdigest()
-
-
-def string_buffers(array: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """Bytes, uint8 [total], and offsets, int32 [n + 1] beginning at 0, of a string or binary array."""
-    _, offsets_buffer, data_buffer = array.buffers()
-    offsets = np.frombuffer(offsets_buffer, np.int32, len(array) + 1, array.offset * 4)
-    if data_buffer is None:
-        return np.zeros(0, np.uint8), offsets
-    data = np.frombuffer(data_buffer, np.uint8)[offsets[0] : offsets[-1]]
-    return data, offsets - offsets[0] if offsets[0] else offsets
-
-
-def fixed_width_values(array: pa.Array) -> np.ndarray:
-    """The raw bytes, uint8 [n · width], of a number or fixed-size binary array."""
-    width = array.type.bit_width // 8
-    start = array.offset * width
-    return np.frombuffer(array.buffers()[1], np.uint8)[start : start + len(array) * width]

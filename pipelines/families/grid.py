@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from pipelines.spec import CorpusSpec
 from pipelines.split import Canonical
-from pipelines.text import CharacterTable, decimal_characters, to_strings
+from pipelines.text import CharacterTable, decimal_characters
+from storage.columns import to_strings
 from storage.order import UInt64s
 from storage.shard import Layout
 
@@ -94,7 +95,7 @@ class Grid:
         operands = []
         for _ in range(self.spec.terms):
             quotient = rest // rest.dtype.type(self._radix)
-            operands.append((rest - quotient * rest.dtype.type(self._radix) + rest.dtype.type(self.spec.low)))
+            operands.append(rest - quotient * rest.dtype.type(self._radix) + rest.dtype.type(self.spec.low))
             rest = quotient
         operators = []
         if self._mixed:
@@ -102,9 +103,7 @@ class Grid:
                 quotient = rest // rest.dtype.type(len(self.spec.operators))
                 operators.append((rest - quotient * rest.dtype.type(len(self.spec.operators))).astype(np.uint8))
                 rest = quotient
-        return Problems(
-            tuple(x.astype(self._operand_type) for x in reversed(operands)), tuple(reversed(operators))
-        )
+        return Problems(tuple(x.astype(self._operand_type) for x in reversed(operands)), tuple(reversed(operators)))
 
     def canonical(self, problems: Problems) -> UInt64s:
         """Hashes of the canonical forms, uint64 [n]; equal for all orders of a sum or a product."""
@@ -152,6 +151,23 @@ class Grid:
             value += np.where(times, 0, term)
             term = np.where(times, term * number, np.where(minus, -number, number))
         return (value + term).astype(self._answer_type)
+
+    def carries(self, problems: Problems) -> NDArray[np.uint8]:
+        """Longest run of neighbouring columns that carry into the next, uint8 [n]; for pure addition only."""
+        assert self.spec.operators == ("+",), "carries are defined for sums"
+        size = len(problems.operands[0])
+        rest = [operand.astype(np.uint32) for operand in problems.operands]
+        carry = np.zeros(size, np.uint32)
+        run, longest = np.zeros(size, np.uint8), np.zeros(size, np.uint8)
+        for _ in range(len(str(self.spec.high))):
+            column = carry
+            for position, operand in enumerate(rest):
+                rest[position] = operand // np.uint32(10)
+                column = column + (operand - rest[position] * np.uint32(10))
+            carry = column // np.uint32(10)
+            run = np.where(carry > 0, run + np.uint8(1), np.uint8(0)).astype(np.uint8)
+            longest = np.maximum(longest, run)
+        return longest
 
     def table(self, ids: UInt64s, problems: Problems) -> pa.Table:
         """The corpus's columns for a block, `ids` [n]."""

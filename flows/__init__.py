@@ -1,0 +1,1 @@
+"""The faces: Prefect flows, the command line, progress and reports."""

@@ -1,0 +1,211 @@
+"""The command `numerate`: one verb a flow, and `solve` and `sql` beside them.
+
+Exit codes: 0 done, 1 failed, 2 a mistake in what was asked, 130 interrupted. A failure is one
+line on standard error. Engines are imported by the verb that needs them.
+"""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from types import FrameType
+from typing import Annotated, Any
+
+from cyclopts import App, CycloptsError, Parameter
+from pydantic import BaseModel, ValidationError
+
+from flows.options import one_line, options_of, resolve
+from flows.requests import (
+    PRESETS,
+    WORKSPACE,
+    EncodeRequest,
+    EndToEndRequest,
+    EvaluateRequest,
+    GenerateRequest,
+    TokenizerRequest,
+    TrainRequest,
+)
+from storage.errors import RunFailure, UserError
+from storage.location import Workspace
+
+_HELP = """Learn integer arithmetic from tokens alone: corpus, tokenizer, encoder, evaluation.
+
+Three things to try:
+
+- `numerate run` makes the notebook's 100 million sums, trains an encoder on them and reports
+- `numerate solve "12+34+5+99"` asks the encoder
+- `numerate sql "SELECT sum, count(*) FROM corpus_notebook GROUP BY ALL"` asks the corpus
+"""
+_INTERRUPTED = 130
+
+_Json = Annotated[bool, Parameter(name="--json", negative="", help="Print the result as JSON.")]
+_Verbose = Annotated[bool, Parameter(name="--verbose", negative="", help="Show Prefect's own log.")]
+_Place = Annotated[str, Parameter(name="--workspace", help="Folder that holds corpora, tokenizers and runs.")]
+
+app = App(name="numerate", help=_HELP, help_format="markdown", version_flags=["--version"])
+corpus_app = App(name="corpus", help="Corpora of arithmetic problems.")
+tokenizer_app = App(name="tokenizer", help="Tokenizers.")
+app.command(corpus_app)
+app.command(tokenizer_app)
+
+
+def _flow_verb(
+    parent: App, verb: str, flow: str, model: type[BaseModel], part: Callable[[EndToEndRequest], BaseModel], text: str
+) -> None:
+    """Add a verb that runs the flow `module:function`; `part` picks its piece of a preset."""
+
+    def command(spec: str = "notebook", /, *, options: Any = None, as_json: Any = False, verbose: Any = False) -> None:
+        presets = {name: part(preset) for name, preset in PRESETS.items()}
+        request = resolve(model, spec, presets, options)
+        result = _run_flow(flow, request, verbose)
+        if as_json:
+            print(json.dumps(result, indent=2))
+
+    command.__doc__ = (
+        f"{text}\n\nParameters\n----------\nspec\n    A preset ({', '.join(PRESETS)}) or a YAML or JSON file with these "
+        "parameters; options change single ones."
+    )
+    command.__annotations__.update(
+        options=Annotated[options_of(model) | None, Parameter(name="*")], as_json=_Json, verbose=_Verbose
+    )
+    parent.command(command, name=verb)
+
+
+_flow_verb(
+    app,
+    "run",
+    "end_to_end:end_to_end",
+    EndToEndRequest,
+    lambda preset: preset,
+    "Do everything that is missing: corpus, tokenizer, encoding, training, evaluation.\n\n"
+    "Example: `numerate run quick --workspace /tmp/try`",
+)
+_flow_verb(
+    corpus_app,
+    "generate",
+    "corpus:generate_corpus",
+    GenerateRequest,
+    EndToEndRequest.generate_request,
+    "Generate a corpus as sharded Parquet.\n\nExample: `numerate corpus generate --name pairs --terms 2`",
+)
+_flow_verb(
+    tokenizer_app,
+    "train",
+    "tokens:train_tokenizer_flow",
+    TokenizerRequest,
+    EndToEndRequest.tokenizer_request,
+    "Train a tokenizer on a corpus's train split.\n\nExample: `numerate tokenizer train --corpus pairs`",
+)
+_flow_verb(
+    app,
+    "encode",
+    "tokens:encode_corpus",
+    EncodeRequest,
+    EndToEndRequest.encode_request,
+    "Turn a corpus into rows of token ids.\n\nExample: `numerate encode --corpus pairs`",
+)
+_flow_verb(
+    app,
+    "train",
+    "training:train_encoder",
+    TrainRequest,
+    EndToEndRequest.train_request,
+    "Train an encoder by DDP, or go on where a run ended.\n\nExample: `numerate train --corpus pairs --steps 500`",
+)
+_flow_verb(
+    app,
+    "evaluate",
+    "evaluation:evaluate_encoder",
+    EvaluateRequest,
+    EndToEndRequest.evaluate_request,
+    "Ask a trained encoder the test split, and write a report.\n\nExample: `numerate evaluate --limit 0`",
+)
+
+
+@app.command
+def solve(
+    problem: str = "",
+    /,
+    *,
+    run: Annotated[str, Parameter(help="Name of the run; empty takes 'notebook', or the only one.")] = "",
+    workspace: _Place = WORKSPACE,
+    as_json: _Json = False,
+) -> None:
+    """Answer problems by a trained encoder, in one pass over its logits.
+
+    Without a problem it reads them from standard input, one a line, and answers one a line.
+
+    Example: `numerate solve "12+34+5+99"`
+
+    Parameters
+    ----------
+    problem
+        Numbers with operators between them, like those that the encoder was trained on.
+    """
+    from flows.solving import answer_one, answer_stream, open_run
+
+    model = open_run(Workspace.open(workspace), run)
+    if problem:
+        answer_one(model, problem, as_json)
+    else:
+        answer_stream(model, as_json)
+
+
+@app.command
+def sql(query: str = "", /, *, workspace: _Place = WORKSPACE, as_json: _Json = False) -> None:
+    """Ask the workspace one SELECT: corpus_<name>, shards, runs, metrics, predictions.
+
+    Without a query it is read from standard input.
+
+    Example: `numerate sql "SELECT split, count(*) FROM corpus_notebook GROUP BY ALL"`
+    """
+    from flows.querying import answer
+
+    answer(Workspace.open(workspace), query or sys.stdin.read(), as_json)
+
+
+def main() -> None:
+    """Entry point of the command; never returns."""
+    signal.signal(signal.SIGTERM, _terminated)
+    code = 0
+    try:
+        app(sys.argv[1:] or ["--help"], exit_on_error=False, print_error=False)
+    except (UserError, RunFailure) as error:
+        code = _complain(str(error), error.exit_code)
+    except ValidationError as error:
+        code = _complain(one_line(error), UserError.exit_code)
+    except CycloptsError as error:
+        code = _complain(" ".join(str(error).split()), UserError.exit_code)
+    except KeyboardInterrupt:
+        code = _complain("interrupted: the same command goes on where this one ended", _INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = RunFailure.exit_code
+    except OSError as error:
+        code = _complain(f"{error.filename or 'the system'}: {error.strerror or error}", RunFailure.exit_code)
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+def _run_flow(flow: str, request: BaseModel, verbose: bool) -> Any:
+    from flows.session import configure_prefect
+
+    workspace = Workspace.create(request.workspace)  # type: ignore[attr-defined]
+    configure_prefect(workspace.root.path / ".prefect", verbose=verbose)
+    module, function = flow.split(":")
+    return getattr(import_module(f"flows.{module}"), function)(request)
+
+
+def _complain(text: str, code: int) -> int:
+    print(f"error: {text}", file=sys.stderr)
+    return code
+
+
+def _terminated(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""The flow `generate-corpus`."""
+
+import time
+from typing import Any
+
+from prefect import flow
+
+from flows.progress import human, metered, say
+from flows.requests import GenerateRequest
+from flows.session import ray_session
+from flows.timing import note_seconds
+from pipelines.build import build_corpus
+from storage.catalog import refresh_catalog
+from storage.location import Workspace
+
+
+@flow(name="generate-corpus", flow_run_name="corpus {request.name}", persist_result=False)
+def generate_corpus(request: GenerateRequest) -> dict[str, Any]:
+    """Make a corpus of arithmetic problems, or find it made."""
+    workspace, spec = Workspace.create(request.workspace), request.corpus_spec()
+    folder = workspace.corpus(spec.name)
+    began = time.monotonic()
+    with ray_session() as cpus, metered("generate-corpus", f"corpus {spec.name}", spec.total_rows) as meter:
+        dataset, made = build_corpus(spec, folder, in_flight=cpus, progress=meter.add)
+    seconds = time.monotonic() - began
+    rows, size = dataset.manifest.rows, dataset.manifest.bytes
+    if made:
+        note_seconds(folder, seconds)
+        refresh_catalog(workspace)
+        say(
+            f"corpus {spec.name}: {rows:,} rows in {seconds:.1f} s, {human(rows / seconds)} rows/s, "
+            f"{size / rows:.2f} bytes a row"
+        )
+    else:
+        say(f"corpus {spec.name}: found, {rows:,} rows")
+    return {
+        "corpus": spec.name,
+        "location": str(folder),
+        "identity": dataset.manifest.identity,
+        "rows": rows,
+        "bytes": size,
+    }

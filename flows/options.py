@@ -1,0 +1,87 @@
+"""From a pydantic model to command-line options and back: a preset or a file, and what the options change."""
+
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, create_model
+
+from storage.errors import UserError
+
+AnyModel = TypeVar("AnyModel", bound=BaseModel)
+
+
+def options_of(model: type[BaseModel]) -> Any:
+    """A model with the same fields, none of them required or checked: what was given on the command line.
+
+    Bounds are checked once, on the merged request, so that an option is judged together with
+    the preset that it changes.
+    """
+    fields: dict[str, Any] = {}
+    for name, field in model.model_fields.items():
+        kind: Any = field.annotation
+        shown = ""
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            kind = options_of(kind)
+        else:
+            default = field.get_default(call_default_factory=True)
+            shown = (
+                f" Default: {', '.join(default) if isinstance(default, tuple) else default}." if default != "" else ""
+            )
+        text = f"{field.description or name}{shown}"
+        fields[name] = (Annotated[kind | None, Field(description=text)], None)
+    return create_model(f"{model.__name__}Options", **fields)
+
+
+def resolve(model: type[AnyModel], source: str, presets: dict[str, AnyModel], options: BaseModel | None) -> AnyModel:
+    """The request that `source` (a preset's name, or a YAML or JSON file) and the options make together.
+
+    Raises `UserError`, in one line that names the field, for anything that doesn't fit.
+    """
+    if source in presets:
+        values = presets[source].model_dump()
+    else:
+        values = _read_file(source, presets)
+    given = options.model_dump(exclude_unset=True) if options else {}
+    try:
+        return model.model_validate(_merged(values, given))
+    except ValidationError as error:
+        raise UserError(one_line(error)) from error
+
+
+def one_line(error: ValidationError) -> str:
+    """The first mistake of a validation, with its place, its value and its bound."""
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    text = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        return f"{place} is not a parameter: remove it, or see --help for those that are"
+    value = "" if first["type"] == "value_error" else f" is {first['input']!r}"
+    return f"{place}{value}: {text[0].lower() + text[1:]}" if place else text
+
+
+def _read_file(source: str, presets: dict[str, AnyModel]) -> dict[str, Any]:
+    path = Path(source).expanduser()
+    if path.suffix not in (".yaml", ".yml", ".json"):
+        raise UserError(
+            f"preset {source!r} is unknown: take one of {', '.join(presets)}, or name a .yaml or .json file"
+        )
+    try:
+        values = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise UserError(f"{source} can't be read ({error.strerror}): name a YAML or JSON file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{source} is not YAML or JSON: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{source} holds no parameters: write one 'name: value' a line")
+    return values
+
+
+def _merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(values)
+    for name, change in changes.items():
+        if isinstance(change, dict) and isinstance(merged.get(name), dict):
+            merged[name] = _merged(merged[name], change)
+        elif change is not None:
+            merged[name] = change
+    return merged

@@ -1,0 +1,76 @@
+"""How long work shows itself: a bar on a terminal, and an artifact on the flow run's page."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from uuid import UUID
+
+from prefect.artifacts import create_progress_artifact, update_progress_artifact
+from prefect.context import FlowRunContext
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+_ARTIFACT_SECONDS = 2.0
+
+
+class Meter:
+    """Counts what is done of `total` and shows it."""
+
+    def __init__(self, title: str, total: int, unit: str, bar: Progress | None, artifact: UUID | None) -> None:
+        self.title, self.total, self.unit = title, total, unit
+        self.done, self._began, self._shown = 0, time.monotonic(), 0.0
+        self._bar, self._artifact = bar, artifact
+        self._task: Any = bar.add_task(title, total=total, rate="") if bar else None
+
+    def add(self, amount: int) -> None:
+        """Count `amount` more."""
+        self.set(self.done + amount)
+
+    def set(self, done: int, note: str = "") -> None:
+        """Set the count; `note` stands beside the rate."""
+        self.done = done
+        rate = done / max(1e-9, time.monotonic() - self._began)
+        text = f"{human(rate)} {self.unit}/s {note}".strip()
+        if self._bar:
+            self._bar.update(self._task, completed=done, rate=text)
+        if self._artifact and (time.monotonic() - self._shown > _ARTIFACT_SECONDS or done >= self.total):
+            left = (self.total - done) / max(rate, 1e-9)
+            update_progress_artifact(
+                self._artifact,
+                progress=min(100.0, 100 * done / self.total),
+                description=f"{self.title}: {done:,} of {self.total:,} {self.unit}, {text}, {left:.0f} s left",
+            )
+            self._shown = time.monotonic()
+
+
+@contextmanager
+def metered(key: str, title: str, total: int, unit: str = "rows") -> Iterator[Meter]:
+    """A meter for the block; `key` names the Prefect artifact, lower-case with dashes."""
+    artifact = create_progress_artifact(0.0, key=key, description=title) if FlowRunContext.get() else None
+    if not sys.stderr.isatty():
+        yield Meter(title, total, unit, None, artifact)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        yield Meter(title, total, unit, bar, artifact)
+
+
+def say(text: str) -> None:
+    """One line to the person who waits."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def human(value: float) -> str:
+    """A number with three figures: 5.94 M, 12.3 k, 87."""
+    for size, suffix in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if value >= size:
+            return f"{value / size:.3g}{suffix}"
+    return f"{value:.3g}"

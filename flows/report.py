@@ -1,0 +1,134 @@
+"""The HTML report of a run: one self-contained page, made by SQL over the catalog."""
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import jinja2
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from model.evaluation import Evaluation
+from model.run import RunConfig
+from storage.catalog import open_catalog
+from storage.location import Location, Workspace
+
+matplotlib.use("svg")
+matplotlib.rcParams["svg.hashsalt"] = "numerate"
+
+_WRONG_ANSWERS = 20
+_INK, _SECOND = "#3566a8", "#c2571a"
+_TEMPLATE = Path(__file__).with_name("report.html")
+
+
+def write_report(
+    workspace: Workspace, config: RunConfig, outcome: Evaluation, seconds: dict[str, float | None]
+) -> Location:
+    """Write `report/index.html` of a run."""
+    run = workspace.run(config.name)
+    with open_catalog(workspace) as connection:
+        asked = connection.execute(
+            "SELECT * FROM predictions WHERE run = ? AND split = ?", [config.name, outcome.split]
+        ).to_arrow_table()
+        connection.register("asked", asked)
+        figures = [
+            ("Learning curve", _learning_curve(connection, config.name)),
+            ("Exact match by answer", _by_answer(connection)),
+        ]
+        if "carries" in asked.column_names:
+            figures.append(("Exact match by carries", _by_carries(connection)))
+        wrong = connection.sql(
+            f"SELECT problem, answer, prediction, confidence FROM asked WHERE NOT correct ORDER BY id LIMIT {_WRONG_ANSWERS}"
+        ).fetchall()
+        rows = connection.execute(
+            "SELECT split, sum(rows)::BIGINT, count(*) FROM shards WHERE corpus = ? GROUP BY ALL ORDER BY 2 DESC",
+            [config.corpus],
+        ).fetchall()
+    page = jinja2.Template(_TEMPLATE.read_text(), autoescape=True).render(
+        config=config, outcome=outcome, seconds=seconds, figures=figures, wrong=wrong, splits=rows
+    )
+    place = run / "report" / "index.html"
+    place.write(page.encode())
+    return place
+
+
+def _svg(draw: Callable[[Axes], None], label: str) -> str:
+    figure = Figure(figsize=(7.2, 3.0), layout="constrained")
+    axes = figure.subplots()
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    draw(axes)
+    sink = io.StringIO()
+    figure.savefig(sink, format="svg", transparent=True, metadata={"Date": None})
+    text = sink.getvalue()
+    return text[text.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
+
+
+def _rows(connection: duckdb.DuckDBPyConnection, query: str, values: list[Any] | None = None) -> list[tuple[Any, ...]]:
+    return connection.execute(query, values or []).fetchall()
+
+
+def _learning_curve(connection: duckdb.DuckDBPyConnection, run: str) -> str:
+    losses = _rows(
+        connection,
+        "WITH mine AS (SELECT step, loss FROM metrics WHERE run = ?), "
+        "size AS (SELECT greatest(1, max(step) // 200) AS bin FROM mine) "
+        "SELECT max(step), avg(loss) FROM mine, size GROUP BY (step - 1) // bin ORDER BY 1",
+        [run],
+    )
+    matches = _rows(
+        connection,
+        "SELECT step, validation_exact_match FROM metrics WHERE run = ? AND validation_exact_match IS NOT NULL ORDER BY 1",
+        [run],
+    )
+
+    def draw(axes: Axes) -> None:
+        axes.plot(*zip(*losses, strict=True), color=_INK)
+        axes.set(xlabel="step", ylabel="loss on hidden slots", yscale="log")
+        axes.yaxis.label.set_color(_INK)
+        other = axes.twinx()
+        other.spines["top"].set_visible(False)
+        other.plot([s for s, _ in matches], [100 * m for _, m in matches], color=_SECOND, marker="o", markersize=3)
+        other.set_ylabel("exact match on validation, %", color=_SECOND)
+        other.set_ylim(-2, 102)
+
+    return _svg(draw, "Loss and exact match against training steps")
+
+
+def _by_answer(connection: duckdb.DuckDBPyConnection) -> str:
+    rows = _rows(
+        connection,
+        "WITH span AS (SELECT min(answer::BIGINT) AS low, greatest(1, (max(answer::BIGINT) - min(answer::BIGINT)) // 40) "
+        "AS bin FROM asked) SELECT low + bin * ((answer::BIGINT - low) // bin) + bin / 2 AS middle, "
+        "100 * avg(correct::INT), count(*), any_value(bin) FROM asked, span GROUP BY 1 ORDER BY 1",
+    )
+
+    def draw(axes: Axes) -> None:
+        axes.bar([r[0] for r in rows], [r[2] for r in rows], width=rows[0][3] * 0.95, color="#8888", label="problems")
+        axes.set(xlabel="answer", ylabel="problems")
+        other = axes.twinx()
+        other.spines["top"].set_visible(False)
+        other.plot([r[0] for r in rows], [r[1] for r in rows], color=_SECOND, marker="o", markersize=3)
+        other.set_ylabel("exact match, %", color=_SECOND)
+        other.set_ylim(_floor(r[1] for r in rows), 100.5)
+
+    return _svg(draw, "Exact match and number of problems by the answer's size")
+
+
+def _by_carries(connection: duckdb.DuckDBPyConnection) -> str:
+    rows = _rows(connection, "SELECT carries, 100 * avg(correct::INT), count(*) FROM asked GROUP BY 1 ORDER BY 1")
+
+    def draw(axes: Axes) -> None:
+        bars = axes.bar([str(r[0]) for r in rows], [r[1] for r in rows], color=_INK, width=0.6)
+        axes.bar_label(bars, [f"{r[1]:.2f} %\n{r[2]:,} problems" for r in rows], padding=3, fontsize=8)
+        axes.set(xlabel="longest run of carries", ylabel="exact match, %", ylim=(0, 125), yticks=range(0, 101, 25))
+
+    return _svg(draw, "Exact match by the longest run of carries")
+
+
+def _floor(values: Any) -> float:
+    lowest = min(values)
+    return 0.0 if lowest < 90 else (90.0 if lowest < 99 else 99.0)

@@ -1,0 +1,131 @@
+"""What each flow is asked for: one pydantic model a flow, from which form, options and spec file are made."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from model.config import EncoderConfig, EvaluationSpec, TrainingSpec
+from pipelines.spec import CorpusSpec, TokenizerSpec
+
+WORKSPACE = "./workspace"
+
+
+class InWorkspace(BaseModel):
+    """Anything that happens in a workspace."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    workspace: str = Field(
+        WORKSPACE, description="Folder that holds corpora, tokenizers and runs.", json_schema_extra={"position": 90}
+    )
+
+
+class GenerateRequest(InWorkspace, CorpusSpec):
+    """Generate a corpus."""
+
+    def corpus_spec(self) -> CorpusSpec:
+        """The corpus without its place."""
+        return CorpusSpec(**self.model_dump(include=set(CorpusSpec.model_fields)))
+
+
+class OfCorpus(InWorkspace):
+    """Anything that is done with one corpus and one tokenizer."""
+
+    corpus: str = Field("notebook", description="Name of the corpus.", json_schema_extra={"position": 80})
+    tokenizer: str = Field(
+        "", description="Name of the tokenizer; empty takes <corpus>-digit.", json_schema_extra={"position": 81}
+    )
+
+    @property
+    def tokenizer_name(self) -> str:
+        """The tokenizer's name, spelt out."""
+        return self.tokenizer or f"{self.corpus}-digit"
+
+
+class TokenizerRequest(OfCorpus, TokenizerSpec):
+    """Train a tokenizer."""
+
+    def tokenizer_spec(self) -> TokenizerSpec:
+        """The tokenizer without its place."""
+        return TokenizerSpec(**self.model_dump(include=set(TokenizerSpec.model_fields)))
+
+
+class EncodeRequest(OfCorpus):
+    """Encode a corpus."""
+
+
+class TrainRequest(OfCorpus, TrainingSpec):
+    """Train an encoder."""
+
+    name: str = Field("", description="Name of the run; empty takes the corpus's.", json_schema_extra={"position": 82})
+
+    @property
+    def run_name(self) -> str:
+        """The run's name, spelt out."""
+        return self.name or self.corpus
+
+    def training_spec(self) -> TrainingSpec:
+        """The training without its place."""
+        return TrainingSpec(**self.model_dump(include=set(TrainingSpec.model_fields)))
+
+
+class EvaluateRequest(InWorkspace, EvaluationSpec):
+    """Evaluate an encoder."""
+
+    name: str = Field("notebook", description="Name of the run.", json_schema_extra={"position": 80})
+
+    def evaluation_spec(self) -> EvaluationSpec:
+        """The evaluation without its place."""
+        return EvaluationSpec(**self.model_dump(include=set(EvaluationSpec.model_fields)))
+
+
+class EndToEndRequest(InWorkspace):
+    """Everything: corpus, tokenizer, encoding, training, evaluation."""
+
+    name: str = Field("", description="Name of the run; empty takes the corpus's.", json_schema_extra={"position": 0})
+    corpus: CorpusSpec = Field(CorpusSpec(), description="Corpus.", json_schema_extra={"position": 1})
+    tokenizer: TokenizerSpec = Field(TokenizerSpec(), description="Tokenizer.", json_schema_extra={"position": 2})
+    training: TrainingSpec = Field(TrainingSpec(), description="Training.", json_schema_extra={"position": 3})
+    evaluation: EvaluationSpec = Field(EvaluationSpec(), description="Evaluation.", json_schema_extra={"position": 4})
+
+    @property
+    def run_name(self) -> str:
+        """The run's name, spelt out."""
+        return self.name or self.corpus.name
+
+    def generate_request(self) -> GenerateRequest:
+        """The first stage's part."""
+        return GenerateRequest(workspace=self.workspace, **self.corpus.model_dump())
+
+    def tokenizer_request(self) -> TokenizerRequest:
+        """The second stage's part."""
+        return TokenizerRequest(workspace=self.workspace, corpus=self.corpus.name, **self.tokenizer.model_dump())
+
+    def encode_request(self) -> EncodeRequest:
+        """The third stage's part."""
+        return EncodeRequest(workspace=self.workspace, corpus=self.corpus.name)
+
+    def train_request(self) -> TrainRequest:
+        """The fourth stage's part."""
+        return TrainRequest(
+            workspace=self.workspace, corpus=self.corpus.name, name=self.run_name, **self.training.model_dump()
+        )
+
+    def evaluate_request(self) -> EvaluateRequest:
+        """The fifth stage's part."""
+        return EvaluateRequest(workspace=self.workspace, name=self.run_name, **self.evaluation.model_dump())
+
+
+PRESETS: dict[str, EndToEndRequest] = {
+    "notebook": EndToEndRequest(),
+    # Two numbers 0–99, in a minute: to try the whole chain, not to be proud of the accuracy.
+    "quick": EndToEndRequest(
+        corpus=CorpusSpec(name="quick", terms=2, rows_per_shard=4_000, validation=0.05, test=0.05),
+        training=TrainingSpec(
+            steps=600,
+            batch_size=256,
+            encoder=EncoderConfig(width=64, feedforward=256),
+            validation_rows=256,
+            validate_every=100,
+            checkpoint_every=200,
+        ),
+    ),
+}

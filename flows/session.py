@@ -1,0 +1,67 @@
+"""The engines around a flow: Prefect's settings before its import, and a Ray instance of our own."""
+
+import os
+import signal
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_OBJECT_STORE_BYTES = 256 << 20
+
+
+def configure_prefect(home: Path, *, verbose: bool = False) -> None:
+    """Set Prefect up, before it is imported; what the environment says already is kept.
+
+    Without a configured API the runs are kept in a Prefect home of the workspace, by a
+    temporary server on the loopback interface.
+    """
+    if not _api_is_configured():
+        os.environ.setdefault("PREFECT_HOME", str(home))
+    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+    os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO" if verbose else "ERROR")
+    if not verbose:
+        # A failure is one line of ours, not Prefect's traceback; the API keeps the traceback.
+        os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+
+
+def _api_is_configured() -> bool:
+    if any(os.environ.get(name) for name in ("PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_HOME")):
+        return True
+    try:
+        profiles = tomllib.loads((Path.home() / ".prefect" / "profiles.toml").read_text())
+    except (OSError, tomllib.TOMLDecodeError):
+        return False
+    active = profiles.get("profiles", {}).get(profiles.get("active", ""), {})
+    return bool(active.get("PREFECT_API_URL"))
+
+
+@contextmanager
+def ray_session(cpus: int = 0) -> Iterator[int]:
+    """A private Ray instance for the block, or the one that is already there; yields its CPUs."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+
+    if ray.is_initialized():
+        yield int(ray.cluster_resources().get("CPU", 1))
+        return
+    # ray.init replaces the handler by which a cancelled flow ends in order.
+    handler = signal.getsignal(signal.SIGTERM)
+    ray.init(
+        address="local",
+        num_cpus=cpus or os.cpu_count() or 1,
+        include_dashboard=False,
+        object_store_memory=_OBJECT_STORE_BYTES,
+        logging_level="ERROR",
+        log_to_driver=False,
+    )
+    signal.signal(signal.SIGTERM, handler)
+    try:
+        yield int(ray.cluster_resources().get("CPU", 1))
+    finally:
+        ray.shutdown()

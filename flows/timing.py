@@ -1,0 +1,19 @@
+"""How long each stage took, noted beside what it made: manifests themselves hold no time."""
+
+import json
+
+from storage.location import Location
+
+
+def note_seconds(folder: Location, seconds: float, *, add: bool = False) -> None:
+    """Write the seconds of a stage to `made.json`; `add` counts what an earlier, interrupted call took."""
+    before = seconds_of(folder) or 0.0 if add else 0.0
+    (folder / "made.json").write(json.dumps({"seconds": round(before + seconds, 2)}).encode() + b"\n")
+
+
+def seconds_of(folder: Location) -> float | None:
+    """The seconds noted there, or None."""
+    try:
+        return float(json.loads((folder / "made.json").read())["seconds"])
+    except (RuntimeError, ValueError, KeyError):
+        return None

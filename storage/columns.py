@@ -1,0 +1,40 @@
+"""Arrow arrays to numpy buffers and back, without a Python object a row."""
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+
+def to_strings(characters: NDArray[np.unsignedinteger], lengths: NDArray[np.integer]) -> pa.Array:
+    """Arrow strings [n] from a C-ordered matrix [n, …] of characters or words; zero bytes are left out.
+
+    `lengths` [n] are the characters of each row; that they add up is checked, `ValueError` otherwise.
+    """
+    offsets = np.zeros(len(characters) + 1, np.int32)
+    np.cumsum(lengths, out=offsets[1:])
+    data = characters.tobytes().translate(None, b"\0")
+    if len(data) != offsets[-1]:
+        raise ValueError(f"{len(data)} characters stand where the lengths add up to {offsets[-1]}")
+    return pa.StringArray.from_buffers(len(characters), pa.py_buffer(offsets), pa.py_buffer(data))
+
+
+def string_buffers(array: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Bytes, uint8 [total], and offsets, int32 [n + 1] beginning at 0, of a string or binary array."""
+    _, offsets_buffer, data_buffer = array.buffers()
+    offsets = np.frombuffer(offsets_buffer, np.int32, len(array) + 1, array.offset * 4)
+    if data_buffer is None:
+        return np.zeros(0, np.uint8), offsets
+    data = np.frombuffer(data_buffer, np.uint8)[offsets[0] : offsets[-1]]
+    return data, offsets - offsets[0] if offsets[0] else offsets
+
+
+def fixed_width_values(array: pa.Array) -> np.ndarray:
+    """The raw bytes, uint8 [n · width], of a number or fixed-size binary array."""
+    width = array.type.bit_width // 8
+    start = array.offset * width
+    return np.frombuffer(array.buffers()[1], np.uint8)[start : start + len(array) * width]
+
+
+def fixed_width_array(rows: NDArray[np.uint8]) -> pa.Array:
+    """Fixed-size binary array [n] of the rows of a C-ordered matrix, uint8 [n, width]."""
+    return pa.FixedSizeBinaryArray.from_buffers(pa.binary(rows.shape[1]), len(rows), [None, pa.py_buffer(rows)])

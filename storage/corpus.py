@@ -1,0 +1,33 @@
+"""A corpus by its name: Arrow batches and DuckDB relations over one split, streamed from the shards."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import duckdb
+import pyarrow as pa
+
+from storage.database import connect, parquet_source
+from storage.location import Workspace
+from storage.manifest import Dataset, load
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """A committed corpus of a workspace."""
+
+    workspace: Workspace
+    dataset: Dataset
+
+    @classmethod
+    def open(cls, name: str, workspace: str = "./workspace") -> "Corpus":
+        """Open a corpus; raises `UserError` where there is none."""
+        place = Workspace.open(workspace)
+        return cls(place, load(place.corpus(name), f"corpus {name!r}"))
+
+    def relation(self, split: str = "train") -> duckdb.DuckDBPyRelation:
+        """A lazy DuckDB relation over one split, on a connection of its own."""
+        return connect(threads=2, memory="1GB").sql(f"SELECT * FROM {parquet_source(self.dataset.paths(split))}")
+
+    def batches(self, split: str = "train", rows: int = 1 << 16) -> Iterator[pa.RecordBatch]:
+        """Record batches of at most `rows` rows, in the corpus's order."""
+        yield from self.relation(split).to_arrow_reader(rows)
