@@ -4,6 +4,7 @@ Exit codes: 0 done, 1 failed, 2 a mistake in what was asked, 130 interrupted. A 
 line on standard error. Engines are imported by the verb that needs them.
 """
 
+import atexit
 import json
 import os
 import signal
@@ -64,8 +65,8 @@ def _flow_verb(
             print(json.dumps(result, indent=2))
 
     command.__doc__ = (
-        f"{text}\n\nParameters\n----------\nspec\n    A preset ({', '.join(PRESETS)}) or a YAML or JSON file with these "
-        "parameters; options change single ones."
+        f"{text}\n\nParameters\n----------\nspec\n    A preset ({', '.join(PRESETS)}) "
+        "or a YAML or JSON file with these parameters; options change single ones."
     )
     command.__annotations__.update(
         options=Annotated[options_of(model) | None, Parameter(name="*")], as_json=_Json, verbose=_Verbose
@@ -168,6 +169,8 @@ def sql(query: str = "", /, *, workspace: _Place = WORKSPACE, as_json: _Json = F
 
 def main() -> None:
     """Entry point of the command; never returns."""
+    # Runs last of all exit functions: DuckDB's bindings then complain about objects that Prefect still holds.
+    atexit.register(lambda: os.dup2(os.open(os.devnull, os.O_WRONLY), 2))
     signal.signal(signal.SIGTERM, _terminated)
     code = 0
     try:
@@ -185,6 +188,11 @@ def main() -> None:
         code = RunFailure.exit_code
     except OSError as error:
         code = _complain(f"{error.filename or 'the system'}: {error.strerror or error}", RunFailure.exit_code)
+    except Exception as error:
+        if "--verbose" in sys.argv:
+            raise
+        text = " ".join(str(error).split()) or "no message"
+        code = _complain(f"{type(error).__name__}: {text} (a bug; --verbose shows where)", RunFailure.exit_code)
     sys.stdout.flush()
     sys.exit(code)
 

@@ -38,10 +38,7 @@ def resolve(model: type[AnyModel], source: str, presets: dict[str, AnyModel], op
 
     Raises `UserError`, in one line that names the field, for anything that doesn't fit.
     """
-    if source in presets:
-        values = presets[source].model_dump()
-    else:
-        values = _read_file(source, presets)
+    values = presets[source].model_dump() if source in presets else _read_file(source, presets)
     given = options.model_dump(exclude_unset=True) if options else {}
     try:
         return model.model_validate(_merged(values, given))

@@ -48,7 +48,7 @@ class Meter:
 @contextmanager
 def metered(key: str, title: str, total: int, unit: str = "rows") -> Iterator[Meter]:
     """A meter for the block; `key` names the Prefect artifact, lower-case with dashes."""
-    artifact = create_progress_artifact(0.0, key=key, description=title) if FlowRunContext.get() else None
+    artifact: Any = create_progress_artifact(0.0, key=key, description=title) if FlowRunContext.get() else None
     if not sys.stderr.isatty():
         yield Meter(title, total, unit, None, artifact)
         return

@@ -25,10 +25,11 @@ def answer(workspace: Workspace, query: str, as_json: bool) -> None:
         relation = select(connection, query)
         names = relation.columns
         try:
-            rows = relation.fetchmany(_MOST_ROWS)
-            more = bool(rows) and relation.fetchone() is not None
+            rows = relation.limit(_MOST_ROWS + 1).fetchall()
         except duckdb.Error as error:
             raise UserError(f"SQL: {' '.join(str(error).split())}") from error
+    more = len(rows) > _MOST_ROWS
+    rows = rows[:_MOST_ROWS]
     if as_json:
         print(json.dumps([dict(zip(names, row, strict=True)) for row in rows], default=_plain))
     else:

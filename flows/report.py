@@ -30,8 +30,8 @@ def write_report(
     """Write `report/index.html` of a run."""
     run = workspace.run(config.name)
     with open_catalog(workspace) as connection:
-        asked = connection.execute(
-            "SELECT * FROM predictions WHERE run = ? AND split = ?", [config.name, outcome.split]
+        asked = connection.sql(
+            "SELECT * FROM predictions WHERE run = ? AND split = ?", params=[config.name, outcome.split]
         ).to_arrow_table()
         connection.register("asked", asked)
         figures = [
@@ -41,7 +41,8 @@ def write_report(
         if "carries" in asked.column_names:
             figures.append(("Exact match by carries", _by_carries(connection)))
         wrong = connection.sql(
-            f"SELECT problem, answer, prediction, confidence FROM asked WHERE NOT correct ORDER BY id LIMIT {_WRONG_ANSWERS}"
+            "SELECT problem, answer, prediction, confidence FROM asked WHERE NOT correct "
+            f"ORDER BY id LIMIT {_WRONG_ANSWERS}"
         ).fetchall()
         rows = connection.execute(
             "SELECT split, sum(rows)::BIGINT, count(*) FROM shards WHERE corpus = ? GROUP BY ALL ORDER BY 2 DESC",
@@ -81,7 +82,8 @@ def _learning_curve(connection: duckdb.DuckDBPyConnection, run: str) -> str:
     )
     matches = _rows(
         connection,
-        "SELECT step, validation_exact_match FROM metrics WHERE run = ? AND validation_exact_match IS NOT NULL ORDER BY 1",
+        "SELECT step, validation_exact_match FROM metrics "
+        "WHERE run = ? AND validation_exact_match IS NOT NULL ORDER BY 1",
         [run],
     )
 
@@ -101,8 +103,9 @@ def _learning_curve(connection: duckdb.DuckDBPyConnection, run: str) -> str:
 def _by_answer(connection: duckdb.DuckDBPyConnection) -> str:
     rows = _rows(
         connection,
-        "WITH span AS (SELECT min(answer::BIGINT) AS low, greatest(1, (max(answer::BIGINT) - min(answer::BIGINT)) // 40) "
-        "AS bin FROM asked) SELECT low + bin * ((answer::BIGINT - low) // bin) + bin / 2 AS middle, "
+        "WITH ends AS (SELECT min(answer::BIGINT) AS low, max(answer::BIGINT) AS high FROM asked), "
+        "span AS (SELECT low, greatest(1, (high - low) // 40) AS bin FROM ends) "
+        "SELECT low + bin * ((answer::BIGINT - low) // bin) + bin / 2 AS middle, "
         "100 * avg(correct::INT), count(*), any_value(bin) FROM asked, span GROUP BY 1 ORDER BY 1",
     )
 

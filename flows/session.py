@@ -42,7 +42,6 @@ def _api_is_configured() -> bool:
 def ray_session(cpus: int = 0) -> Iterator[int]:
     """A private Ray instance for the block, or the one that is already there; yields its CPUs."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray

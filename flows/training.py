@@ -49,5 +49,6 @@ def _conclude(name: str, steps: int, result: TrainingResult, seconds: float, wor
             f"run {name!r} was stopped at step {result.step:,} of {steps:,}: run the same command to go on"
         )
     say(
-        f"run {name}: {steps:,} steps in {seconds:.1f} s on {workers}, exact match on validation {result.exact_match:.2%}"
+        f"run {name}: {steps:,} steps in {seconds:.1f} s on {workers}, "
+        f"exact match on validation {result.exact_match:.2%}"
     )

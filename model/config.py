@@ -40,7 +40,7 @@ class TrainingSpec(BaseModel):
     encoder: EncoderConfig = Field(
         EncoderConfig(), description="Shape of the encoder.", json_schema_extra={"position": 0}
     )
-    steps: int = Field(2_000, ge=1, le=10**8, description="Optimizer steps.", json_schema_extra={"position": 1})
+    steps: int = Field(1_800, ge=1, le=10**8, description="Optimizer steps.", json_schema_extra={"position": 1})
     batch_size: int = Field(
         512,
         ge=LANES,
@@ -53,7 +53,7 @@ class TrainingSpec(BaseModel):
         0.02, gt=0, le=1, description="Muon's rate, for the matrices of the layers.", json_schema_extra={"position": 3}
     )
     learning_rate: float = Field(
-        2e-3, gt=0, le=1, description="AdamW's rate, for everything else.", json_schema_extra={"position": 4}
+        6e-3, gt=0, le=1, description="AdamW's rate, for everything else.", json_schema_extra={"position": 4}
     )
     warmup: float = Field(
         0.05, ge=0, lt=1, description="Share of the steps in which the rates rise.", json_schema_extra={"position": 5}

@@ -13,7 +13,8 @@ from model.config import TrainingSpec
 
 def build_optimizers(model: nn.Module, spec: TrainingSpec) -> dict[str, Optimizer]:
     """`muon` and `adamw` over all parameters of the encoder."""
-    matrices, others = [], []
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
     for name, weight in model.named_parameters():
         inner = name.split("module.")[-1]
         (matrices if weight.ndim == 2 and inner.startswith("layers.") else others).append(weight)

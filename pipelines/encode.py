@@ -107,7 +107,7 @@ def encode_rows(table: pa.Table, tokenizer: Tokenizer, layout: TokenLayout) -> n
     problem, answer = (table.column(name).combine_chunks() for name in _TEXT)
     negative = pc.starts_with(answer, "-")
     if pc.any(negative).as_py():
-        sign = np.where(negative.to_numpy(zero_copy_only=False), ord("-"), _BLANK_BYTE[0])
+        sign: np.ndarray | int = np.where(negative.to_numpy(zero_copy_only=False), ord("-"), _BLANK_BYTE[0])
         answer = pc.ascii_ltrim(answer, characters="-")
     else:
         sign = _BLANK_BYTE[0]

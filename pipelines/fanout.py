@@ -101,9 +101,9 @@ def make_shards(
                 break
             ready, _ = ray.wait(list(running), timeout=_POLL_SECONDS)
             for reference in ready:
-                task = running.pop(reference)
-                done[task.number] = _result(reference)
-                progress(task.rows)
+                ended = running.pop(reference)
+                done[ended.number] = _result(reference)
+                progress(ended.rows)
     finally:
         for reference in running:
             ray.cancel(reference, force=True)

@@ -13,20 +13,22 @@ from storage.errors import UserError
 from storage.location import Location, Workspace
 from storage.manifest import Dataset, committed, load
 
-_EMPTY = {
-    "shards": "SELECT NULL::VARCHAR AS corpus, NULL::VARCHAR AS path, NULL::VARCHAR AS split, NULL::VARCHAR AS stratum, "
-    "NULL::BIGINT AS rows, NULL::BIGINT AS bytes WHERE false",
-    "metrics": "SELECT NULL::VARCHAR AS run, NULL::BIGINT AS step, NULL::DOUBLE AS loss WHERE false",
-    "predictions": "SELECT NULL::VARCHAR AS run, NULL::BIGINT AS id, NULL::VARCHAR AS problem, NULL::VARCHAR AS answer, "
-    "NULL::VARCHAR AS prediction, NULL::BOOLEAN AS correct WHERE false",
-    "runs": "SELECT NULL::VARCHAR AS run, NULL::VARCHAR AS corpus, NULL::VARCHAR AS tokenizer, NULL::JSON AS training "
-    "WHERE false",
+# Columns of the views while there is nothing to show, so that a query is answered with no rows.
+_COLUMNS = {
+    "shards": {"corpus": "VARCHAR", "path": "VARCHAR", "split": "VARCHAR", "rows": "BIGINT", "bytes": "BIGINT"},
+    "runs": {"run": "VARCHAR", "corpus": "VARCHAR", "tokenizer": "VARCHAR", "training": "JSON"},
+    "metrics": {"run": "VARCHAR", "step": "BIGINT", "loss": "DOUBLE"},
+    "predictions": {"run": "VARCHAR", "problem": "VARCHAR", "answer": "VARCHAR", "prediction": "VARCHAR"},
 }
 
 
 def refresh_catalog(workspace: Workspace) -> Location:
     """Write `catalog.duckdb` anew: corpus_<name>, shards, runs, metrics and predictions."""
-    views = {**_EMPTY, **_corpus_views(workspace), **_run_views(workspace)}
+    views = {
+        **{name: _empty(columns) for name, columns in _COLUMNS.items()},
+        **_corpus_views(workspace),
+        **_run_views(workspace),
+    }
     with workspace.catalog.staged() as path, duckdb.connect() as connection:
         # Older DuckDB clients read this storage version too.
         connection.execute(f"ATTACH {literal(str(path))} AS catalog (STORAGE_VERSION 'v1.0.0')")
@@ -41,9 +43,11 @@ def open_catalog(workspace: Workspace) -> Iterator[duckdb.DuckDBPyConnection]:
     """A read-only connection to a fresh catalog that reads nothing outside the workspace and installs nothing."""
     place = refresh_catalog(workspace)
     with duckdb.connect(str(place), read_only=True) as connection:
+        connection.execute("SET temp_directory = ''")
+        connection.execute("SET autoinstall_known_extensions = false")
+        connection.execute("SET autoload_known_extensions = false")
         connection.execute(f"SET allowed_directories = [{literal(str(workspace.root))}]")
         connection.execute("SET enable_external_access = false")
-        connection.execute("SET temp_directory = ''")
         connection.execute("SET lock_configuration = true")
         yield connection
 
@@ -62,6 +66,10 @@ def select(connection: duckdb.DuckDBPyConnection, query: str) -> duckdb.DuckDBPy
 def view_name(corpus: str) -> str:
     """Name of a corpus's view; a '-' in the name becomes '_', so that SQL needs no quotes."""
     return f"corpus_{corpus.replace('-', '_')}"
+
+
+def _empty(columns: dict[str, str]) -> str:
+    return f"SELECT {', '.join(f'NULL::{kind} AS {name}' for name, kind in columns.items())} WHERE false"
 
 
 def _corpora(workspace: Workspace) -> list[Dataset]:

@@ -68,11 +68,11 @@ class Manifest(BaseModel):
     @property
     def identity(self) -> str:
         """Hash of the whole manifest; a checkpoint carries it."""
-        return hashlib.sha256(self.encoded()).hexdigest()
+        return hashlib.sha256(self.text().encode()).hexdigest()
 
-    def encoded(self) -> bytes:
-        """The bytes of `manifest.json`."""
-        return json.dumps(self.model_dump(), indent=2, sort_keys=True).encode() + b"\n"
+    def text(self) -> str:
+        """The text of `manifest.json`."""
+        return json.dumps(self.model_dump(), indent=2, sort_keys=True) + "\n"
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ def commit(
         shards_sha256=hashlib.sha256(encoded).hexdigest(),
     )
     (location / "shards.parquet").write(encoded)
-    (location / "manifest.json").write(manifest.encoded())
+    (location / "manifest.json").write(manifest.text().encode())
     return Dataset(location, manifest, tuple(shards))
 
 

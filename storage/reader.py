@@ -1,6 +1,6 @@
 """Streams a rank's rows of every batch out of Parquet shards through DuckDB, from any step on."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -25,7 +25,7 @@ class ElasticReader:
     width: int
     column: str = "tokens"
 
-    def batches(self, first_step: int, *, rank: int = 0, ranks: int = 1) -> Iterator[NDArray[np.uint8]]:
+    def batches(self, first_step: int, *, rank: int = 0, ranks: int = 1) -> Generator[NDArray[np.uint8]]:
         """This rank's part of batch `first_step` and of all that follow, without end: uint8 [rows, width].
 
         The row at index i has position `lanes_of(rank, ranks)[0] * plan.rows_per_lane + i` in

@@ -123,10 +123,10 @@ class ContentHash:
                     raise ValueError(f"column {name} holds nulls, which a content hash doesn't cover")
                 if pa.types.is_string(chunk.type) or pa.types.is_binary(chunk.type):
                     data, offsets = string_buffers(chunk)
-                    values.update(data)
-                    lengths.update(np.diff(offsets))
+                    values.update(data.data)
+                    lengths.update(np.diff(offsets).data)
                 else:
-                    values.update(fixed_width_values(chunk))
+                    values.update(fixed_width_values(chunk).data)
 
     def hexdigest(self) -> str:
         """Hash of everything added so far."""

@@ -173,8 +173,13 @@ class Grid:
         """The corpus's columns for a block, `ids` [n]."""
         answers = self.answers(problems)
         return pa.Table.from_arrays(
-            [pa.array(ids.view(np.int64)), *(pa.array(x.astype(np.int32)) for x in problems.operands)]
-            + [pa.array(answers), self._problem_text(problems), self._answer_text(answers)],
+            [
+                pa.array(ids.view(np.int64)),
+                *(pa.array(operand.astype(np.int32)) for operand in problems.operands),
+                pa.array(answers),
+                self._problem_text(problems),
+                self._answer_text(answers),
+            ],
             schema=self.layout.schema,
         )
 
