@@ -93,6 +93,7 @@ def make_shards(
     remote = ray.remote(num_cpus=1, max_retries=3)(work)
     running: dict[ray.ObjectRef, AnyTask] = {}
     queue = iter(missing)
+    task: AnyTask | None
     try:
         while True:
             while len(running) < in_flight and (task := next(queue, None)) is not None:

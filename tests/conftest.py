@@ -1,0 +1,40 @@
+"""Nothing in the tests touches the user's home: Prefect, Ray and matplotlib keep their files in a folder of their own."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+_HOME = tempfile.mkdtemp(prefix="numerate-tests-")
+os.environ["HOME"] = _HOME
+for _name in [name for name in os.environ if name.startswith(("PREFECT_", "RAY_"))]:
+    del os.environ[_name]
+os.environ["PREFECT_HOME"] = f"{_HOME}/prefect"
+os.environ["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] = "120"
+os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
+os.environ["DO_NOT_TRACK"] = "1"
+
+from tests.builders import Built, build_small  # noqa: E402  (after the environment is set)
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """A small corpus with its tokenizer and tokens, made without Ray; not to be changed by a test."""
+    return build_small(tmp_path_factory.mktemp("small"))
+
+
+@pytest.fixture
+def own_small(tmp_path: Path) -> Built:
+    """The same, for a test that damages it."""
+    return build_small(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def ray_instance() -> Iterator[int]:
+    """A real, private Ray."""
+    from flows.session import ray_session
+
+    with ray_session(cpus=2) as cpus:
+        yield cpus

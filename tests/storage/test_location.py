@@ -1,0 +1,76 @@
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from storage.errors import RunFailure, UserError
+from storage.location import Location, Workspace
+
+
+def test_a_file_uri_and_a_path_name_the_same_place(tmp_path: Path) -> None:
+    assert Location.parse(f"file://{tmp_path}") == Location.parse(str(tmp_path))
+
+
+@pytest.mark.parametrize("uri", ["s3://bucket/x", "ftp://host/x"])
+def test_an_unknown_scheme_is_refused_by_name(uri: str) -> None:
+    with pytest.raises(UserError, match=f"scheme '{uri.split(':')[0]}' is not supported"):
+        Location.parse(uri)
+
+
+def test_a_workspace_below_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match=r"can't be written .* --workspace"):
+        Workspace.create(str(tmp_path / "file" / "workspace"))
+
+
+def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path: Path) -> None:
+    place = Location(tmp_path / "x")
+    place.write(b"old")
+
+    def fail() -> None:
+        with place.staged() as path:
+            path.write_bytes(b"new")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert place.read() == b"old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["x"]
+
+
+def test_a_missing_file_is_one_clear_line(tmp_path: Path) -> None:
+    with pytest.raises(RunFailure, match="can't be read: No such file"):
+        Location(tmp_path / "nothing").read()
+
+
+def _hold(folder: Path, ready: "multiprocessing.synchronize.Event") -> None:
+    with Location(folder).exclusive("it"):
+        ready.set()
+        signal.pause()
+
+
+def test_two_processes_never_hold_one_folder_and_a_killed_one_lets_go(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    ready = context.Event()
+    holder = context.Process(target=_hold, args=(tmp_path, ready))
+    holder.start()
+    try:
+        assert ready.wait(30)
+        with pytest.raises(UserError, match="it is being written by another process"), Location(tmp_path).exclusive("it"):
+            pass
+    finally:
+        assert holder.pid
+        os.kill(holder.pid, signal.SIGKILL)
+        holder.join()
+    with Location(tmp_path).exclusive("it"):
+        pass
+
+
+def test_a_sweep_removes_what_killed_writers_left_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / ".x.parquet.0123.partial").write_bytes(b"half")
+    (tmp_path / "deep" / "x.parquet").write_bytes(b"whole")
+    Location(tmp_path).sweep()
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["x.parquet"]

@@ -1,0 +1,67 @@
+from itertools import islice
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from storage.columns import fixed_width_values
+from storage.errors import RunFailure
+from storage.lanes import LANES, LanePlan
+from storage.reader import ElasticReader
+from tests.builders import Built
+
+
+def reader_of(built: Built, batch: int = 128, seed: int = 4) -> ElasticReader:
+    counts = tuple(shard.rows for shard in built.tokens.of_split("train"))
+    return ElasticReader(
+        tuple(built.tokens.paths("train")), LanePlan(counts, batch, seed), built.layout.width
+    )
+
+
+def batches(reader: ElasticReader, first: int, count: int, ranks: int) -> list[np.ndarray]:
+    """Whole batches, put together from what the ranks read."""
+    parts = [list(islice(reader.batches(first, rank=rank, ranks=ranks), count)) for rank in range(ranks)]
+    return [np.concatenate(part) for part in zip(*parts, strict=True)]
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 5, 64])
+def test_the_rows_of_every_batch_are_the_same_for_any_number_of_ranks(small: Built, ranks: int) -> None:
+    reader = reader_of(small)
+    alone = batches(reader, 0, 4, 1)
+    assert all(np.array_equal(one, other) for one, other in zip(alone, batches(reader, 0, 4, ranks), strict=True))
+
+
+def test_a_resume_at_any_step_reads_what_the_undisturbed_run_reads(small: Built) -> None:
+    reader = reader_of(small)
+    steps = reader.plan.steps_per_epoch + 7
+    undisturbed = batches(reader, 0, steps, 1)
+    for first in (1, 13, reader.plan.steps_per_epoch - 1, reader.plan.steps_per_epoch, steps - 1):
+        resumed = batches(reader, first, steps - first, 2)
+        assert all(np.array_equal(a, b) for a, b in zip(undisturbed[first:], resumed, strict=True))
+
+
+def test_an_epoch_holds_every_row_at_most_once_and_the_plan_says_which(small: Built) -> None:
+    reader = reader_of(small)
+    tables = [pq.read_table(path, columns=["tokens"]).column(0).combine_chunks() for path in reader.paths]
+    shards = [fixed_width_values(table).reshape(-1, reader.width) for table in tables]
+    rows = reader.plan.steps_per_epoch * reader.plan.rows_per_lane
+    window = reader.plan.window_rows(reader.width)
+    expected = np.empty((reader.plan.steps_per_epoch, LANES, reader.plan.rows_per_lane, reader.width), np.uint8)
+    for lane in range(LANES):
+        pieces = [shards[s.shard][s.first : s.first + s.rows] for s in reader.plan.segments(0, lane, 0, rows)]
+        lane_rows = np.concatenate(pieces)
+        for number, first in enumerate(range(0, rows, window)):
+            part = lane_rows[first : first + window]
+            lane_rows[first : first + window] = part[reader.plan.shuffle(0, lane, number, len(part))]
+        expected[:, lane] = lane_rows.reshape(reader.plan.steps_per_epoch, -1, reader.width)
+    read = batches(reader, 0, reader.plan.steps_per_epoch, 1)
+    assert np.array_equal(np.stack(read), expected.reshape(len(read), -1, reader.width))
+    assert len({row.tobytes() for batch in read for row in batch}) == len(read) * reader.plan.batch_size
+
+
+def test_a_shard_that_was_cut_after_the_start_ends_in_one_clear_line(own_small: Built) -> None:
+    reader = reader_of(own_small)
+    with open(reader.paths[0], "r+b") as file:
+        file.truncate(100)
+    with pytest.raises(RunFailure, match=r"can't be read .*encode it again"):
+        batches(reader, 0, 2, 1)

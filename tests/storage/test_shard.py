@@ -1,0 +1,87 @@
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from storage.location import Location
+from storage.shard import ContentHash, Layout, open_shard
+
+LAYOUT = Layout(
+    pa.schema([("id", pa.int64()), ("problem", pa.string()), ("tokens", pa.binary(3))]),
+    encodings={"id": "DELTA_BINARY_PACKED"},
+)
+
+
+def table(rows: int) -> pa.Table:
+    tokens = pa.array([bytes([n % 256] * 3) for n in range(rows)], pa.binary(3))
+    return pa.table([pa.array(range(rows)), pa.array([f"{n}+{n}" for n in range(rows)]), tokens], schema=LAYOUT.schema)
+
+
+def content(tables: list[pa.Table]) -> str:
+    total = ContentHash(LAYOUT.schema)
+    for part in tables:
+        total.update(part)
+    return total.hexdigest()
+
+
+def test_a_shard_holds_what_was_written_and_its_record_says_so(tmp_path: Path) -> None:
+    rows = table(1_000)
+    with open_shard(Location(tmp_path), "a/x.parquet", split="train", stratum="s", layout=LAYOUT) as shard:
+        shard.writer.write(rows.slice(0, 600))
+        shard.writer.write(rows.slice(600))
+    path = tmp_path / "a" / "x.parquet"
+    assert pq.read_table(path).equals(rows)
+    record = shard.record
+    assert (record.rows, record.bytes) == (1_000, path.stat().st_size)
+    assert record.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert record.content == content([pq.read_table(path)])
+
+
+def test_the_content_hash_forgets_how_the_rows_were_cut(tmp_path: Path) -> None:
+    rows = table(1_000)
+    cuts = [0, 1, 17, 500, 1_000]
+    parts = [rows.slice(a, b - a) for a, b in zip(cuts, cuts[1:], strict=False)]
+    assert content([rows]) == content(parts) == content([pa.concat_tables(parts)])
+
+
+@pytest.mark.parametrize("column", [0, 1, 2])
+def test_the_content_hash_sees_every_column(column: int) -> None:
+    rows = table(100)
+    values = rows.column(column).to_pylist()
+    values[50] = {0: 10**6, 1: "50+51", 2: b"abc"}[column]
+    changed = rows.set_column(column, rows.schema.field(column), pa.array(values, rows.schema.field(column).type))
+    assert content([rows]) != content([changed])
+
+
+def test_the_content_hash_tells_where_a_text_ends() -> None:
+    schema = pa.schema([("problem", pa.string())])
+    one, other = ContentHash(schema), ContentHash(schema)
+    one.update(pa.table({"problem": ["1+1", "2"]}))
+    other.update(pa.table({"problem": ["1+", "12"]}))
+    assert one.hexdigest() != other.hexdigest()
+
+
+def test_a_writer_that_fails_leaves_nothing(tmp_path: Path) -> None:
+    def write_half() -> None:
+        with open_shard(Location(tmp_path), "x.parquet", split="train", stratum="s", layout=LAYOUT) as shard:
+            shard.writer.write(table(10))
+            raise RuntimeError("in mid-shard")
+
+    with pytest.raises(RuntimeError, match="in mid-shard"):
+        write_half()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_nulls_are_refused_by_the_content_hash() -> None:
+    with pytest.raises(ValueError, match="nulls"):
+        ContentHash(pa.schema([("id", pa.int64())])).update(pa.table({"id": pa.array([1, None])}))
+
+
+def test_slices_hash_like_copies() -> None:
+    rows = table(50)
+    copied = pa.Table.from_pylist(rows.slice(13, 20).to_pylist(), schema=LAYOUT.schema)
+    assert content([rows.slice(13, 20)]) == content([copied])
+    assert np.array_equal(rows.slice(13, 20).column(0).to_numpy(), copied.column(0).to_numpy())
