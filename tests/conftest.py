@@ -1,4 +1,4 @@
-"""Nothing in the tests touches the user's home: Prefect, Ray and matplotlib keep their files in a folder of their own."""
+"""Nothing in the tests touches the home of whoever runs them: Prefect, Ray and matplotlib get a folder of their own."""
 
 import os
 import tempfile

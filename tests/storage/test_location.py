@@ -58,7 +58,10 @@ def test_two_processes_never_hold_one_folder_and_a_killed_one_lets_go(tmp_path: 
     holder.start()
     try:
         assert ready.wait(30)
-        with pytest.raises(UserError, match="it is being written by another process"), Location(tmp_path).exclusive("it"):
+        with (
+            pytest.raises(UserError, match="it is being written by another process"),
+            Location(tmp_path).exclusive("it"),
+        ):
             pass
     finally:
         assert holder.pid

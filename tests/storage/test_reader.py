@@ -13,9 +13,7 @@ from tests.builders import Built
 
 def reader_of(built: Built, batch: int = 128, seed: int = 4) -> ElasticReader:
     counts = tuple(shard.rows for shard in built.tokens.of_split("train"))
-    return ElasticReader(
-        tuple(built.tokens.paths("train")), LanePlan(counts, batch, seed), built.layout.width
-    )
+    return ElasticReader(tuple(built.tokens.paths("train")), LanePlan(counts, batch, seed), built.layout.width)
 
 
 def batches(reader: ElasticReader, first: int, count: int, ranks: int) -> list[np.ndarray]:

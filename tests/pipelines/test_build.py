@@ -1,0 +1,113 @@
+from pathlib import Path
+
+import pytest
+
+from pipelines.build import build_corpus, build_tokens, corpus_bytes_per_row, token_layout
+from pipelines.spec import CorpusSpec
+from storage.errors import RunFailure, UserError
+from storage.location import Location
+from storage.manifest import Dataset, committed
+from tests.builders import SMALL, Built
+
+
+def build(spec: CorpusSpec, folder: Path) -> Dataset:
+    return build_corpus(spec, Location(folder), in_flight=2)[0]
+
+
+def test_ray_makes_the_bytes_that_one_process_makes(ray_instance: int, tmp_path: Path, small: Built) -> None:
+    corpus = build(SMALL, tmp_path)
+    assert corpus.manifest == small.corpus.manifest
+    assert corpus.shards == small.corpus.shards
+    assert not (tmp_path / ".progress").exists()
+
+
+def test_what_is_committed_is_not_made_again(ray_instance: int, tmp_path: Path) -> None:
+    build(SMALL, tmp_path)
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")}
+    dataset, made = build_corpus(SMALL, Location(tmp_path), in_flight=2)
+    assert not made
+    assert dataset.manifest.rows == 10_000
+    assert times == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")}
+
+
+def test_a_run_that_was_cut_off_makes_only_what_is_missing(ray_instance: int, tmp_path: Path, small: Built) -> None:
+    rows: list[int] = []
+
+    class CutError(Exception):
+        pass
+
+    def cut(done: int) -> None:
+        rows.append(done)
+        if len(rows) == 2:
+            raise CutError
+
+    with pytest.raises(CutError):
+        build_corpus(SMALL, Location(tmp_path), in_flight=1, progress=cut)
+    assert not committed(Location(tmp_path))
+    (tmp_path / "data" / ".half.parquet.1.partial").write_bytes(b"left by a killed writer")
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "data" / "split=train").glob("*.parquet")}
+    assert len(kept) >= 2
+    corpus = build(SMALL, tmp_path)
+    assert corpus.manifest == small.corpus.manifest
+    assert all(path.stat().st_mtime_ns == time for path, time in list(kept.items())[:2])
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_notes_of_a_shard_that_is_gone_or_cut_are_not_believed(ray_instance: int, tmp_path: Path, small: Built) -> None:
+    build(SMALL, tmp_path)
+    (tmp_path / "manifest.json").unlink()
+    victim = next((tmp_path / "data" / "split=train").glob("*.parquet"))
+    victim.write_bytes(victim.read_bytes()[:50])
+    assert build(SMALL, tmp_path).shards == small.corpus.shards
+    assert victim.stat().st_size > 50
+
+
+def test_another_corpus_of_that_name_is_not_overwritten(ray_instance: int, tmp_path: Path) -> None:
+    before = build(SMALL, tmp_path).manifest
+    with pytest.raises(UserError, match="exists with another configuration"):
+        build(SMALL.model_copy(update={"seed": 1}), tmp_path)
+    assert build(SMALL, tmp_path).manifest == before
+
+
+def test_a_disk_that_is_too_small_is_noticed_before_the_first_byte(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Location, "free_bytes", lambda self: 1_000_000)
+    with pytest.raises(RunFailure, match=r"needs 1\.\d GB more .* 0\.0 GB are free"):
+        build(CorpusSpec(), tmp_path)
+    assert not list(tmp_path.rglob("*.parquet"))
+
+
+def test_the_estimate_of_bytes_is_close(small: Built) -> None:
+    estimate = corpus_bytes_per_row(CorpusSpec())
+    assert 10.3 < estimate < 11.5
+
+
+def test_a_corpus_without_a_split_is_refused(ray_instance: int, tmp_path: Path) -> None:
+    tiny = CorpusSpec(name="tiny", terms=2, high=2, rows_per_shard=1_000)
+    with pytest.raises(UserError, match="take more rows or larger shares"):
+        build(tiny, tmp_path)
+
+
+def test_ray_encodes_to_the_bytes_that_one_process_encodes(ray_instance: int, tmp_path: Path, small: Built) -> None:
+    from model.tokenizer import load_tokenizer
+
+    tokenizer, card = load_tokenizer(small.workspace.tokenizer("small-digit"))
+    tokens, made = build_tokens(small.corpus, tokenizer, card, Location(tmp_path), in_flight=2)
+    assert made
+    assert tokens.manifest == small.tokens.manifest
+    assert tokens.shards == small.tokens.shards
+
+
+def test_a_tokenizer_of_another_corpus_is_refused(tmp_path: Path, small: Built) -> None:
+    from model.tokenizer import load_tokenizer
+
+    tokenizer, card = load_tokenizer(small.workspace.tokenizer("small-digit"))
+    foreign = card.model_copy(update={"corpus_identity": "0" * 64, "corpus": "other"})
+    with pytest.raises(UserError, match=r"trained on corpus 'other' .* not on this 'small'"):
+        build_tokens(small.corpus, tokenizer, foreign, Location(tmp_path / "t"), in_flight=1)
+    assert not (tmp_path / "t").exists()
+
+
+def test_the_layout_of_the_notebook_is_sixteen_tokens() -> None:
+    assert token_layout(CorpusSpec()).width == 16

@@ -1,0 +1,90 @@
+import shutil
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from pipelines.families.grid import Grid
+from pipelines.generate import canonical_hashes, generate_range, range_tasks, regenerate
+from pipelines.spec import CorpusSpec
+from pipelines.split import split_numbers
+from storage.location import Location
+from storage.manifest import SPLITS
+from tests.builders import SMALL, Built, build_corpus_plainly
+
+
+def test_every_problem_stands_in_exactly_one_shard(small: Built) -> None:
+    paths = [str(small.corpus.location / shard.path) for shard in small.corpus.shards]
+    rows = duckdb.sql(f"SELECT a, b, sum, problem, answer, id FROM read_parquet({paths})").fetchall()
+    assert {(a, b) for a, b, *_ in rows} == {(a, b) for a in range(100) for b in range(100)}
+    assert len(rows) == 10_000
+    assert sorted(row[5] for row in rows) == list(range(10_000))
+    assert all(p == f"{a}+{b}" and s == a + b and t == str(s) for a, b, s, p, t, _ in rows)
+
+
+def test_commuted_twins_are_in_one_split(small: Built) -> None:
+    split_of = {}
+    for split in SPLITS:
+        for path in small.corpus.paths(split):
+            for a, b in zip(*(pq.read_table(path).column(name).to_pylist() for name in "ab"), strict=True):
+                split_of[a, b] = split
+    assert all(split_of[a, b] == split_of[b, a] for a, b in split_of)
+
+
+def test_ids_rise_within_a_shard_and_recompute_their_rows(small: Built) -> None:
+    for shard in small.corpus.shards:
+        table = pq.read_table((small.corpus.location / shard.path).path)
+        ids = table.column("id").to_numpy()
+        assert (np.diff(ids) > 0).all()
+        grid, problems = regenerate(SMALL, ids.view(np.uint64))
+        assert grid.table(ids.view(np.uint64), problems).equals(table)
+
+
+def test_a_spec_gives_the_same_bytes_whatever_the_order_of_its_tasks(tmp_path: Path, small: Built) -> None:
+    folder = Location(tmp_path)
+    records = {}
+    for task in reversed(range_tasks(SMALL)):
+        records.update({record.path: record for record in generate_range(SMALL, folder, task)})
+    assert records == {record.path: record for record in small.corpus.shards}
+    for path in records:
+        assert (folder / path).read() == (small.corpus.location / path).read()
+
+
+def test_a_manifest_is_the_same_for_the_same_spec(tmp_path: Path, small: Built) -> None:
+    again = build_corpus_plainly(SMALL, Location(tmp_path))
+    assert again.manifest.identity == small.corpus.manifest.identity
+
+
+def test_the_shares_of_the_notebook_hold_over_its_classes() -> None:
+    ids = np.arange(300_000, dtype=np.uint64)
+    splits = split_numbers(np.unique(canonical_hashes(CorpusSpec(), ids)), 0.01, 0.01)
+    shares = np.bincount(splits, minlength=3) / len(splits)
+    assert np.allclose(shares, [0.98, 0.01, 0.01], atol=5 * np.sqrt(0.01 / len(splits)))
+
+
+def test_the_first_rows_of_a_corpus_are_those_of_the_whole_one(tmp_path: Path, small: Built) -> None:
+    limited = build_corpus_plainly(SMALL.model_copy(update={"rows": 3_000}), Location(tmp_path))
+    assert limited.manifest.rows == 3_000
+    assert {shard.content for shard in limited.shards} < {shard.content for shard in small.corpus.shards}
+
+
+def test_row_groups_of_a_large_range_are_cut_and_complete(tmp_path: Path) -> None:
+    spec = CorpusSpec(rows=400_000, rows_per_shard=400_000)
+    (task,) = range_tasks(spec)
+    records = generate_range(spec, Location(tmp_path), task)
+    assert sum(record.rows for record in records) == 400_000
+    train = pq.ParquetFile(tmp_path / records[0].path).metadata
+    assert train.num_row_groups == 4  # three of some 128 thousand rows, and what is left
+    assert sum(record.bytes for record in records) / 400_000 < 11.5
+    shutil.rmtree(tmp_path)
+
+
+@pytest.mark.parametrize("operators", [("+",), ("+", "-", "*")])
+def test_a_corpus_is_no_sample_of_neighbours(operators: tuple) -> None:
+    spec = CorpusSpec(operators=operators)
+    grid, problems = regenerate(spec, np.arange(100_000, dtype=np.uint64))
+    first = problems.operands[0].astype(float)
+    assert abs(np.corrcoef(first[:-1], first[1:])[0, 1]) < 5 / np.sqrt(100_000)
+    assert isinstance(grid, Grid)

@@ -1,0 +1,30 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.text import CharacterTable, decimal_characters
+from storage.columns import to_strings
+
+
+@given(st.lists(st.integers(-(10**18), 10**18), min_size=1, max_size=200))
+def test_decimal_text_is_pythons_own(values: list[int]) -> None:
+    characters, lengths = decimal_characters(np.array(values, np.int64))
+    assert to_strings(characters, lengths).to_pylist() == [str(value) for value in values]
+
+
+@pytest.mark.parametrize("value", [0, 9, 10, 9_999, 10_000, -1, -9_999, -10_000, 99_999_999, 10**18])
+def test_decimal_text_is_right_where_its_length_changes(value: int) -> None:
+    for near in (value - 1, value, value + 1):
+        assert to_strings(*decimal_characters(np.array([near], np.int64))).to_pylist() == [str(near)]
+
+
+@pytest.mark.parametrize(("low", "high", "suffix"), [(0, 99, "+"), (0, 9, ""), (5, 1_234, "*"), (0, 99_999, "-")])
+def test_a_table_holds_every_number_with_its_suffix(low: int, high: int, suffix: str) -> None:
+    table = CharacterTable.of_range(low, high, suffix)
+    assert to_strings(table.words, table.lengths).to_pylist() == [f"{n}{suffix}" for n in range(low, high + 1)]
+
+
+def test_lengths_that_do_not_add_up_are_noticed() -> None:
+    with pytest.raises(ValueError, match="add up"):
+        to_strings(np.array([[49, 0, 50]], np.uint8), np.array([3]))
