@@ -53,7 +53,7 @@ class TrainingSpec(BaseModel):
         0.02, gt=0, le=1, description="Muon's rate, for the matrices of the layers.", json_schema_extra={"position": 3}
     )
     learning_rate: float = Field(
-        6e-3, gt=0, le=1, description="AdamW's rate, for everything else.", json_schema_extra={"position": 4}
+        8e-3, gt=0, le=1, description="AdamW's rate, for everything else.", json_schema_extra={"position": 4}
     )
     warmup: float = Field(
         0.05, ge=0, lt=1, description="Share of the steps in which the rates rise.", json_schema_extra={"position": 5}

@@ -1,0 +1,195 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import duckdb
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from model.checkpoint import Checkpoints
+from model.config import TrainingSpec
+from model.metrics import metric_parts
+from model.run import RunConfig, claim_run
+from model.training import TrainingJob, main, prepare, train
+from storage.errors import RunFailure, UserError
+from tests.builders import TINY_TRAINING, Built
+from tests.model.workers import Countdown, train_with
+
+LONGER = TINY_TRAINING.model_copy(update={"steps": 30, "checkpoint_every": 10, "validate_every": 10})
+
+
+def job_of(built: Built, folder: Path, spec: TrainingSpec, name: str = "run") -> TrainingJob:
+    from storage.location import Location
+
+    config = RunConfig.of(name, spec, built.corpus, built.tokens, ("small-digit", built.tokenizer))
+    run = Location(folder / name)
+    claim_run(run, config, built.tokenizer)
+    return TrainingJob(run, built.tokens.location, config, threads=1)
+
+
+def final_tensors(job: TrainingJob) -> dict[str, torch.Tensor]:
+    last = Checkpoints(job.run / "checkpoints").index().last
+    assert last
+    return load_file((job.run / "checkpoints" / last.file).path)
+
+
+def same_bits(one: TrainingJob, other: TrainingJob) -> bool:
+    a, b = final_tensors(one), final_tensors(other)
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def losses(job: TrainingJob) -> list[tuple[int, float]]:
+    return duckdb.sql(f"SELECT step, loss FROM read_parquet({metric_parts(job.run / 'metrics')}) ORDER BY 1").fetchall()
+
+
+def test_a_run_that_was_stopped_and_resumed_ends_with_the_same_bits(small: Built, tmp_path: Path) -> None:
+    whole, cut = job_of(small, tmp_path / "a", LONGER), job_of(small, tmp_path / "b", LONGER)
+    assert train(whole).finished
+    stopped = train(cut, stop=Countdown(1))
+    assert (stopped.step, stopped.finished) == (20, False)
+    assert train(cut).finished
+    assert same_bits(whole, cut)
+    assert losses(whole) == losses(cut)
+    assert [step for step, _ in losses(cut)] == list(range(1, 31))
+
+
+def test_a_killed_run_goes_on_from_its_checkpoint_and_drops_later_metrics(small: Built, tmp_path: Path) -> None:
+    class KilledError(Exception):
+        pass
+
+    def kill(progress: object) -> None:
+        if progress.step == 20:  # type: ignore[attr-defined]
+            raise KilledError
+
+    whole, cut = job_of(small, tmp_path / "a", LONGER), job_of(small, tmp_path / "b", LONGER)
+    train(whole)
+    with pytest.raises(KilledError):
+        train(cut, report=kill)
+    index = Checkpoints(cut.run / "checkpoints").index()
+    (cut.run / "checkpoints" / "index.json").write(
+        index.model_copy(update={"entries": index.entries[:1]}).model_dump_json().encode()
+    )
+    assert train(cut).finished
+    assert same_bits(whole, cut)
+    assert losses(whole) == losses(cut)
+
+
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_a_resume_on_the_same_number_of_ranks_ends_with_the_same_bits(small: Built, tmp_path: Path, ranks: int) -> None:
+    whole, cut = job_of(small, tmp_path / "a", LONGER), job_of(small, tmp_path / "b", LONGER)
+    train_with(whole, ranks)
+    train_with(cut, ranks, calls=1)
+    assert Checkpoints(cut.run / "checkpoints").index().last.step == 20  # type: ignore[union-attr]
+    train_with(cut, ranks)
+    assert same_bits(whole, cut)
+
+
+def test_the_number_of_ranks_changes_no_loss_beyond_rounding(small: Built, tmp_path: Path) -> None:
+    jobs = [job_of(small, tmp_path / str(ranks), TINY_TRAINING) for ranks in (1, 2)]
+    train(jobs[0])
+    train_with(jobs[1], 2)
+    for (step, one), (_, other) in zip(*map(losses, jobs), strict=True):
+        assert one == pytest.approx(other, rel=1e-4), step
+
+
+def test_a_run_moves_to_another_number_of_ranks(small: Built, tmp_path: Path) -> None:
+    whole, moved = job_of(small, tmp_path / "a", LONGER), job_of(small, tmp_path / "b", LONGER)
+    train(whole)
+    train(moved, stop=Countdown(0))
+    train_with(moved, 2)
+    for (_, one), (_, other) in zip(losses(whole), losses(moved), strict=True):
+        assert one == pytest.approx(other, rel=1e-3)
+
+
+def test_training_learns(small: Built, tmp_path: Path) -> None:
+    job = job_of(small, tmp_path, LONGER)
+    train(job)
+    curve = [loss for _, loss in losses(job)]
+    assert sum(curve[-5:]) < 0.7 * sum(curve[:5])
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(small: Built, tmp_path: Path) -> None:
+    job = job_of(small, tmp_path, LONGER)
+    train(job, stop=Countdown(0))
+    place = job.run / "checkpoints" / Checkpoints(job.run / "checkpoints").index().last.file  # type: ignore[union-attr]
+    before = place.read()
+    original = torch.nn.functional.cross_entropy
+    import model.training as module
+
+    module.cross_entropy = lambda *a, **k: original(*a, **k) * float("nan")  # type: ignore[assignment]
+    try:
+        with pytest.raises(RunFailure, match="loss is nan at step 11: the last good checkpoint is of step 10"):
+            train(job)
+    finally:
+        module.cross_entropy = original
+    assert place.read() == before
+    assert Checkpoints(job.run / "checkpoints").index().last.step == 10  # type: ignore[union-attr]
+
+
+def test_best_last_and_a_few_checkpoints_are_kept(small: Built, tmp_path: Path) -> None:
+    spec = LONGER.model_copy(update={"checkpoint_every": 3, "validate_every": 3, "keep": 1})
+    job = job_of(small, tmp_path, spec)
+    train(job)
+    index = Checkpoints(job.run / "checkpoints").index()
+    files = {name for name in (job.run / "checkpoints").children() if name.endswith(".safetensors")}
+    assert files == {entry.file for entry in index.entries}
+    assert {30, 27} <= {entry.step for entry in index.entries}
+    assert len(files) <= 3
+
+
+def test_a_checkpoint_of_another_run_or_a_damaged_one_is_refused(small: Built, tmp_path: Path) -> None:
+    job = job_of(small, tmp_path, TINY_TRAINING)
+    train(job)
+    checkpoints = Checkpoints(job.run / "checkpoints")
+    last = checkpoints.index().last
+    assert last
+    foreign = job.config.model_copy(update={"tokenizer_identity": "0" * 64})
+    with pytest.raises(RunFailure, match="belongs to another corpus, tokenizer or configuration"):
+        checkpoints.load(last, foreign)
+    place = job.run / "checkpoints" / last.file
+    for data in (place.read()[:-100], b"\x80\x04pickle", b""):
+        place.write(data)
+        with pytest.raises(RunFailure, match="is damaged"):
+            checkpoints.load(last, job.config)
+
+
+def test_a_run_name_in_use_with_another_configuration_is_refused(small: Built, tmp_path: Path) -> None:
+    job_of(small, tmp_path, TINY_TRAINING)
+    with pytest.raises(UserError, match=r"training.seed: 0 there, 5 asked.*choose another name"):
+        job_of(small, tmp_path, TINY_TRAINING.model_copy(update={"seed": 5}))
+    job_of(small, tmp_path, TINY_TRAINING.model_copy(update={"workers": 2}))
+
+
+def test_a_split_that_is_too_small_is_refused_before_any_work(small: Built) -> None:
+    spec = TINY_TRAINING.model_copy(update={"batch_size": 1 << 14})
+    with pytest.raises(UserError, match="less than one batch of 16,384"):
+        prepare(small.workspace, "never", "small", "small-digit", spec)
+    assert not small.workspace.run("never").exists()
+
+
+def test_the_loop_runs_from_a_file_in_a_plain_process(
+    small: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = {
+        "workspace": str(small.workspace.root),
+        "name": "plain",
+        "corpus": "small",
+        "tokenizer": "small-digit",
+        "training": TINY_TRAINING.model_dump(),
+    }
+    file = tmp_path / "spec.json"
+    file.write_text(json.dumps(spec))
+    monkeypatch.setattr("sys.argv", ["model.training", str(file)])
+    assert main() == 0
+    assert "step 12 of 12" in capsys.readouterr().out
+    small.workspace.run("plain").remove()
+
+
+def test_a_job_of_more_threads_trains_alike(small: Built, tmp_path: Path) -> None:
+    one, two = job_of(small, tmp_path / "a", TINY_TRAINING), job_of(small, tmp_path / "b", TINY_TRAINING)
+    train(one)
+    train(replace(two, threads=2))
+    torch.set_num_threads(1)
+    for (_, a), (_, b) in zip(losses(one), losses(two), strict=True):
+        assert a == pytest.approx(b, rel=1e-4)
