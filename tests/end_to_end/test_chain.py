@@ -1,0 +1,239 @@
+"""The whole chain through real Ray, real Prefect, real DuckDB and Ray Train with two workers, as a person runs it."""
+
+import json
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import duckdb
+import pytest
+from safetensors import safe_open
+
+SPEC = {
+    "name": "first",
+    "corpus": {"name": "pairs", "terms": 2, "rows_per_shard": 3_000, "validation": 0.1, "test": 0.1},
+    "tokenizer": {"sample_rows": 2_000, "proof_rows": 500},
+    "training": {
+        "steps": 60,
+        "batch_size": 128,
+        "encoder": {"width": 32, "heads": 2, "layers": 2, "feedforward": 64},
+        "validate_every": 20,
+        "validation_rows": 128,
+        "checkpoint_every": 20,
+        "workers": 2,
+    },
+}
+STAGES = ["generate", "tokenizer", "encode", "train", "evaluate"]
+
+
+@dataclass(frozen=True)
+class Home:
+    """A folder to work in, with a spec and a workspace."""
+
+    folder: Path
+
+    @property
+    def workspace(self) -> Path:
+        return self.folder / "workspace"
+
+    def command(self, *arguments: str) -> list[str]:
+        return [sys.executable, "-m", "flows.command", *arguments]
+
+    def environment(self) -> dict[str, str]:
+        kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+        return {**kept, "PYTHONPATH": str(Path(__file__).parents[2])}
+
+    def numerate(self, *arguments: str, stdin: str = "", code: int = 0) -> subprocess.CompletedProcess[str]:
+        result = subprocess.run(
+            self.command(*arguments),
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=400,
+            cwd=self.folder,
+            env=self.environment(),
+        )
+        assert result.returncode == code, result.stdout + result.stderr
+        return result
+
+    def write_spec(self, name: str, **training: object) -> str:
+        spec = {**SPEC, "training": {**SPEC["training"], **training}}  # type: ignore[dict-item]
+        (self.folder / name).write_text(json.dumps(spec))
+        return name
+
+    def sql(self, query: str) -> list[dict[str, object]]:
+        answer: list[dict[str, object]] = json.loads(self.numerate("sql", query, "--json").stdout)
+        return answer
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """A workspace after one `numerate run`."""
+    made = Home(tmp_path_factory.mktemp("chain"))
+    made.write_spec("spec.json")
+    result = made.numerate("run", "spec.json")
+    assert "60 steps" in result.stderr
+    assert "on 2 CPU workers" in result.stderr
+    assert "Traceback" not in result.stderr
+    return made
+
+
+def test_the_report_says_what_was_done(home: Home) -> None:
+    report = json.loads((home.workspace / "runs/first/report.json").read_text())
+    (held,) = home.sql("SELECT count(*) AS n FROM corpus_pairs WHERE split = 'test'")
+    assert report["problems"] == held["n"]
+    assert report["exact_match"] == report["correct"] / report["problems"]
+    assert report["interval"][0] <= report["exact_match"] <= report["interval"][1]
+    assert report["passes"] == 1
+    assert "step-" in report["checkpoint"]
+    assert list(report["seconds"]) == STAGES
+    assert all(seconds > 0 for seconds in report["seconds"].values())
+    page = (home.workspace / "runs/first/report/index.html").read_text()
+    assert page.count("<svg") == 3
+    assert re.search(r"\d \d*\.\d+|%", page)
+    assert "Wrong answers" in page
+
+
+def test_predictions_join_the_corpus_in_sql(home: Home) -> None:
+    (row,) = home.sql(
+        "SELECT count(*) AS n, sum((p.answer = c.answer AND p.problem = c.problem)::INT) AS same, "
+        "sum((p.correct = (p.prediction = p.answer))::INT) AS judged "
+        "FROM predictions p JOIN corpus_pairs c USING (id) WHERE c.split = 'test'"
+    )
+    assert row["n"] == row["same"] == row["judged"]
+
+
+def test_metrics_are_a_row_a_step(home: Home) -> None:
+    (row,) = home.sql(
+        "SELECT count(*) AS n, min(step) AS low, max(step) AS high, count(validation_exact_match) AS v FROM metrics"
+    )
+    assert row == {"n": 60, "low": 1, "high": 60, "v": 3}
+
+
+def test_the_flow_and_its_five_flows_are_in_prefect_and_completed(home: Home) -> None:
+    with sqlite3.connect(home.workspace / ".prefect" / "prefect.db") as database:
+        rows = database.execute(
+            "SELECT f.name, r.state_type FROM flow_run r JOIN flow f ON r.flow_id = f.id"
+        ).fetchall()
+        artifacts = {key for (key,) in database.execute("SELECT DISTINCT key FROM artifact WHERE type = 'progress'")}
+    names = {"end-to-end", "generate-corpus", "train-tokenizer", "encode-corpus", "train-encoder", "evaluate-encoder"}
+    assert set(rows) >= {(name, "COMPLETED") for name in names}
+    assert artifacts == {"generate-corpus", "encode-corpus", "train-encoder", "evaluate-encoder"}
+
+
+def test_the_same_command_again_does_nothing_new(home: Home) -> None:
+    files = {path: path.stat().st_mtime_ns for path in home.workspace.rglob("*.parquet")}
+    result = home.numerate("run", "spec.json", "--json")
+    assert result.stderr.count("found") == 5
+    assert json.loads(result.stdout) == json.loads((home.workspace / "runs/first/report.json").read_text())
+    assert files == {path: path.stat().st_mtime_ns for path in home.workspace.rglob("*.parquet")}
+
+
+def test_solve_answers_one_problem_and_a_stream(home: Home) -> None:
+    one = home.numerate("solve", "12+34").stdout.strip()
+    assert one == home.numerate("solve", stdin=" 12 + 34 =\n").stdout.strip()
+    stream = home.numerate("solve", stdin="1+2\n3+4\n99+99")
+    assert len(stream.stdout.splitlines()) == 3
+    described = json.loads(home.numerate("solve", "12+34", "--json").stdout)
+    assert (described["answer"], described["run"]) == (one, "first")
+
+
+@pytest.mark.parametrize(
+    ("problem", "words"), [("twelve", "can't be read"), ("1+2+3+4+5", "model holds 5"), ("7/2", "7/2")]
+)
+def test_a_problem_that_cannot_be_read_is_one_line(home: Home, problem: str, words: str) -> None:
+    result = home.numerate("solve", problem, code=2)
+    assert result.stdout == ""
+    assert len(result.stderr.splitlines()) == 1
+    assert words in result.stderr
+
+
+def test_a_line_of_a_stream_that_cannot_be_read_keeps_the_others_in_place(home: Home) -> None:
+    result = home.numerate("solve", stdin="1+2\nwhat\n3+4\n", code=2)
+    answers = result.stdout.split("\n")
+    assert (answers[1], answers[3]) == ("", "")
+    assert answers[0] != "" != answers[2]
+
+
+def test_a_run_name_in_use_with_another_configuration_is_one_line(home: Home) -> None:
+    before = (home.workspace / "runs/first/run.json").read_bytes()
+    result = home.numerate("run", "spec.json", "--training.seed", "7", code=2)
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith("error: run 'first' exists with another configuration (training.seed: 0 there, 7 asked)")
+    assert "Traceback" not in result.stderr
+    assert (home.workspace / "runs/first/run.json").read_bytes() == before
+
+
+def test_a_corpus_name_in_use_is_one_line(home: Home) -> None:
+    result = home.numerate("corpus", "generate", "--name", "pairs", "--terms", "2", code=2)
+    assert result.stderr.splitlines()[-1].startswith("error: corpus 'pairs' exists with another configuration")
+
+
+def test_a_tokenizer_of_another_corpus_is_one_line(home: Home) -> None:
+    home.numerate("corpus", "generate", "--name", "others", "--terms", "2", "--high", "120", "--rows-per-shard", "9000")
+    result = home.numerate("encode", "--corpus", "others", "--tokenizer", "pairs-digit", code=2)
+    assert "was trained on corpus 'pairs'" in result.stderr
+    assert not (home.workspace / "corpora/others/tokens").exists()
+
+
+def test_a_truncated_shard_is_one_line_and_its_remedy_works(home: Home) -> None:
+    folder = home.workspace / "corpora/pairs/tokens/pairs-digit"
+    shard = next((folder / "split=test").glob("*.parquet"))
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:100])
+    result = home.numerate("evaluate", "--name", "first", "--limit", "1000", code=1)
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error")]
+    assert f"{shard} has 100 bytes instead of {len(whole):,}" in line
+    (folder / "manifest.json").unlink()
+    home.numerate("encode", "--corpus", "pairs")
+    assert shard.read_bytes() == whole
+    home.numerate("evaluate", "--name", "first", "--limit", "1000")
+
+
+def test_an_interrupted_training_leaves_a_usable_checkpoint_and_goes_on(home: Home) -> None:
+    home.write_spec("long.json", steps=5_000, checkpoint_every=2_500, validate_every=2_500)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        process = subprocess.Popen(
+            home.command("run", "long.json", "--name", "long"),
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=home.folder,
+            env=home.environment(),
+        )
+        index = home.workspace / "runs/long/checkpoints/index.json"
+        before = index.read_text() if index.exists() else ""
+        _wait_for_steps(process, home.workspace)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 130, errors
+        assert errors.splitlines()[-1].startswith("error: interrupted"), errors
+        assert "Traceback" not in errors
+        assert index.read_text() != before
+        entry = json.loads(index.read_text())["entries"][-1]
+        assert 0 < entry["step"] < 5_000
+        with safe_open(index.parent / entry["file"], "pt") as tensors:
+            assert len(tensors.keys()) > 20
+    steps = duckdb.sql(f"SELECT step FROM read_parquet('{home.workspace}/runs/long/metrics/*.parquet') ORDER BY 1")
+    assert [step for (step,) in steps.fetchall()] == list(range(1, entry["step"] + 1))
+    assert not (home.workspace / "runs/long/report.json").exists()
+    assert not (home.workspace / "runs/long/.launch").exists()
+
+
+def _wait_for_steps(process: subprocess.Popen[str], workspace: Path) -> None:
+    """Until the progress artifact of the running training counts steps."""
+    until = time.monotonic() + 120
+    query = "SELECT description FROM artifact WHERE key = 'train-encoder' ORDER BY updated DESC LIMIT 1"
+    while time.monotonic() < until and process.poll() is None:
+        with sqlite3.connect(f"file:{workspace / '.prefect' / 'prefect.db'}?mode=ro", uri=True) as database:
+            (text,) = database.execute(query).fetchone()
+        counted = re.search(r"train long: ([\d,]+) of", text)
+        if counted and counted[1] != "0":
+            return
+        time.sleep(0.2)
+    raise AssertionError(f"training didn't start: {process.poll()}")

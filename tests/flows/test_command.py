@@ -1,0 +1,93 @@
+"""The command as a person types it, in a process of its own, where it ends before any engine starts."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.builders import Built
+
+
+def numerate(*arguments: str, stdin: str = "", cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "flows.command", *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+    )
+
+
+def assert_one_line(result: subprocess.CompletedProcess[str], code: int, *words: str) -> None:
+    assert result.returncode == code, result.stderr
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    assert lines[0].startswith("error: ")
+    assert all(word in lines[0] for word in words), lines[0]
+    assert result.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "noteboo"], ["'noteboo'", "notebook, quick"]),
+        (["corpus", "generate", "--terms", "99"], ["terms is 99", "8"]),
+        (["corpus", "generate", "--terms", "many"], ["many"]),
+        (["corpus", "generate", "--operators", "/"], ["/", "operators"]),
+        (["corpus", "generate", "--low", "50", "--high", "7"], ["high is 7", "low (50)"]),
+        (["corpus", "generate", "--name", "../x"], ["../x"]),
+        (["corpus", "generate", "--nonsense", "1"], ["--nonsense"]),
+        (["train", "--batch-size", "100"], ["batch_size is 100", "64"]),
+        (["train", "--encoder.heads", "3"], ["heads 3"]),
+        (["evaluate", "--split", "exam"], ["exam"]),
+        (["run", "--workspace", "s3://bucket/x"], ["s3"]),
+        (["run", "--workspace", "/proc/nowhere"], ["/proc/nowhere", "--workspace"]),
+        (["solve", "1+1", "--workspace", "/nowhere"], ["/nowhere", "numerate run"]),
+        (["sql", "SELECT 1", "--workspace", "/nowhere"], ["/nowhere", "numerate run"]),
+        (["dance"], ["dance"]),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_code_two(tmp_path: Path, arguments: list[str], words: list[str]) -> None:
+    assert_one_line(numerate(*arguments, cwd=tmp_path), 2, *words)
+    assert list(tmp_path.rglob("*.parquet")) == []
+
+
+def test_without_arguments_it_names_three_things_to_try() -> None:
+    result = numerate()
+    assert result.returncode == 0
+    assert all(verb in result.stdout for verb in ("numerate run", "numerate solve", "numerate sql"))
+
+
+def test_every_verb_explains_itself() -> None:
+    for verb in (["run"], ["corpus", "generate"], ["tokenizer", "train"], ["encode"], ["train"], ["evaluate"]):
+        result = numerate(*verb, "--help")
+        assert result.returncode == 0
+        assert "Example: numerate" in result.stdout.replace("`", "")
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ("DROP VIEW corpus_small", "exactly one SELECT"),
+        ("SELECT * FROM read_csv('/etc/passwd')", "Permission"),
+        ("SELECT nothing FROM corpus_small", "nothing"),
+        ("SELECT 1 / 0; SELECT 2", "exactly one SELECT"),
+    ],
+)
+def test_sql_that_is_no_harmless_select_is_one_line(small: Built, query: str, words: str) -> None:
+    assert_one_line(numerate("sql", query, "--workspace", str(small.workspace.root)), 2, words)
+
+
+def test_sql_answers_over_the_corpus_in_a_table_and_in_json(small: Built) -> None:
+    place = str(small.workspace.root)
+    query = "SELECT sum, count(*) AS rows FROM corpus_small GROUP BY ALL ORDER BY ALL"
+    table = numerate("sql", query, "--workspace", place)
+    rows = [line.split() for line in table.stdout.strip().splitlines()][2:]
+    expected = [[str(s), str(min(s + 1, 199 - s))] for s in range(199)]
+    assert rows == expected
+    as_json = numerate("sql", "--json", "--workspace", place, stdin="SELECT count(*) AS n FROM corpus_small")
+    assert as_json.stdout == '[{"n": 10000}]\n'

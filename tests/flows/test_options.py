@@ -1,0 +1,68 @@
+from pathlib import Path
+
+import pytest
+
+from flows.options import options_of, resolve
+from flows.requests import PRESETS, EndToEndRequest
+from storage.errors import UserError
+
+Options = options_of(EndToEndRequest)
+
+
+def asked(source: str, **options: object) -> EndToEndRequest:
+    return resolve(EndToEndRequest, source, PRESETS, Options(**options))
+
+
+def test_an_option_changes_a_preset_and_nothing_else() -> None:
+    request = asked("quick", training={"steps": 7})
+    assert request.training.steps == 7
+    assert request.training.model_copy(update={"steps": 600}) == PRESETS["quick"].training
+    assert request.corpus == PRESETS["quick"].corpus
+
+
+@pytest.mark.parametrize("name", ["spec.yaml", "spec.json"])
+def test_a_file_says_what_a_preset_says(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    path.write_text('{"corpus": {"name": "mine", "terms": 3}}')
+    request = asked(str(path), corpus={"terms": 2})
+    assert (request.corpus.name, request.corpus.terms) == ("mine", 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "holds no parameters"),
+        ("- 1", "holds no parameters"),
+        ("a: [", "is not YAML or JSON"),
+        ("corpus: {terms: 99}", "corpus.terms is 99: input should be less than or equal to 8"),
+        ("corpus: {term: 2}", "corpus.term is not a parameter"),
+        ("training: {batch_size: 100}", "training.batch_size is 100: input should be a multiple of 64"),
+        ("corpus: {low: 9, high: 3}", "corpus is .*: high is 3, below low|corpus: high is 3|high is 3"),
+        ("corpus: !!python/object:os.system {}", "is not YAML or JSON"),
+    ],
+)
+def test_a_bad_file_is_one_clear_line(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=words) as failure:
+        asked(str(path))
+    assert "\n" not in str(failure.value)
+
+
+def test_an_unknown_preset_is_named_with_those_that_are_known() -> None:
+    with pytest.raises(UserError, match=r"preset 'noteboo' is unknown: take one of notebook, quick"):
+        asked("noteboo")
+
+
+def test_a_missing_file_is_named() -> None:
+    with pytest.raises(UserError, match=r"/no/such.yaml can't be read"):
+        asked("/no/such.yaml")
+
+
+def test_the_parts_of_a_preset_agree_on_their_names() -> None:
+    request = PRESETS["quick"].model_copy(update={"workspace": "/w", "name": "mine"})
+    assert request.generate_request().corpus_spec() == request.corpus
+    assert request.train_request().training_spec() == request.training
+    assert request.train_request().tokenizer_name == request.tokenizer_request().tokenizer_name == "quick-digit"
+    assert request.train_request().run_name == request.evaluate_request().name == "mine"
+    assert {part.workspace for part in (request.encode_request(), request.evaluate_request())} == {"/w"}

@@ -1,0 +1,127 @@
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from model.checkpoint import CheckpointEntry, Checkpoints
+from model.config import EvaluationSpec
+from model.decoding import spell
+from model.encoder import Encoder
+from model.evaluation import evaluate, exact_match_interval
+from model.optimizer import build_optimizers
+from model.tokenizer import MASK
+from model.trained import TrainedEncoder
+from pipelines.generate import canonical_hashes
+from storage.errors import UserError
+from storage.location import Location
+from tests.builders import TINY_TRAINING, Built
+from tests.model.test_training import job_of
+
+
+def untrained(small: Built, folder: Path) -> TrainedEncoder:
+    """A run whose only checkpoint holds random weights."""
+    job = job_of(small, folder, TINY_TRAINING)
+    encoder = Encoder(job.config.training.encoder, small.tokenizer, small.layout)
+    encoder.initialise(1)
+    entry = CheckpointEntry(step=0, exact_match=0.0, file="step-0.safetensors")
+    Checkpoints(job.run / "checkpoints").save(
+        entry, job.config, encoder, build_optimizers(encoder, job.config.training), keep=1
+    )
+    return TrainedEncoder.open(job.run)
+
+
+def test_a_model_with_random_weights_scores_zero(small: Built, tmp_path: Path) -> None:
+    outcome = evaluate(
+        untrained(small, tmp_path),
+        small.corpus,
+        small.tokens,
+        EvaluationSpec(limit=0),
+        Location(tmp_path / "predictions.parquet"),
+        lambda ids: {"canonical": canonical_hashes(small.spec, ids)},
+    )
+    held = small.corpus.manifest.split_rows["test"]
+    assert (outcome.problems, outcome.correct, outcome.exact_match, outcome.passes) == (held, 0, 0.0, 1)
+    table = pq.read_table(tmp_path / "predictions.parquet")
+    text = pq.read_table(small.corpus.paths("test"))
+    assert table.num_rows == held
+    assert table.column("problem").to_pylist() == text.column("problem").to_pylist()
+    assert not any(table.column("correct").to_pylist())
+
+
+def test_an_answer_that_stands_in_the_row_is_not_seen(small: Built, tmp_path: Path) -> None:
+    model = untrained(small, tmp_path)
+    row = np.array([small.tokenizer.row("12+34", small.layout)], np.uint8)
+    told = row.copy()
+    told[0, -small.layout.answer :] = small.tokenizer.slots("46", small.layout)
+    assert np.array_equal(model.fill(row).ids, model.fill(told).ids)
+    assert small.tokenizer.id_of(MASK) in row
+
+
+def test_a_limit_takes_the_first_problems(small: Built, tmp_path: Path) -> None:
+    outcome = evaluate(
+        untrained(small, tmp_path),
+        small.corpus,
+        small.tokens,
+        EvaluationSpec(limit=700),
+        Location(tmp_path / "p.parquet"),
+        lambda ids: {"canonical": canonical_hashes(small.spec, ids)},
+    )
+    assert outcome.problems == 700
+    text = pq.read_table(small.corpus.paths("test"))
+    assert pq.read_table(tmp_path / "p.parquet").column("id").to_pylist() == text.column("id").to_pylist()[:700]
+
+
+def test_a_model_of_another_corpus_is_refused(small: Built, tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    model = untrained(small, tmp_path)
+    foreign = replace(model, config=model.config.model_copy(update={"corpus_identity": "0" * 64}))
+    target = Location(tmp_path / "p.parquet")
+    with pytest.raises(UserError, match="was trained on corpus"):
+        evaluate(foreign, small.corpus, small.tokens, EvaluationSpec(), target, lambda ids: {"canonical": ids})
+    assert not target.exists()
+
+
+def test_slots_are_spelt_as_they_are_read(small: Built) -> None:
+    rows = np.array([small.tokenizer.slots(answer, small.layout) for answer in ("0", "-7", "198", "-42")], np.uint8)
+    assert spell(rows, small.tokenizer).to_pylist() == ["0", "-7", "198", "-42"]
+    rows[0, -1] = small.tokenizer.id_of(MASK)
+    assert spell(rows, small.tokenizer).to_pylist()[0] == "?"
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
+    random = np.random.default_rng(0)
+    covered, trials, truth = 0, 200, 0.8
+    for _ in range(trials):
+        # 300 classes of 1 to 24 problems; a class is right or wrong as a whole.
+        sizes = random.integers(1, 25, 300)
+        classes = np.repeat(np.arange(300), sizes)
+        correct = np.repeat(random.random(300) < truth, sizes)
+        (low, high), method, count = exact_match_interval(correct, classes)
+        covered += low <= truth <= high
+        assert method.startswith("bootstrap")
+        assert count == 300
+    assert 0.89 <= covered / trials <= 0.99
+
+
+def test_the_interval_of_independent_problems_is_the_binomials() -> None:
+    correct = np.arange(10_000) % 10 > 0
+    (low, high), _, _ = exact_match_interval(correct, np.arange(10_000))
+    spread = 1.96 * np.sqrt(0.9 * 0.1 / 10_000)
+    assert (low, high) == (pytest.approx(0.9 - spread, abs=5e-4), pytest.approx(0.9 + spread, abs=5e-4))
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_without_an_error_the_interval_still_has_a_width(right: bool) -> None:
+    (low, high), method, _ = exact_match_interval(np.full(1_000, right), np.arange(1_000) // 4)
+    assert method.startswith("exact binomial over 250")
+    # The bound at which 250 classes without an error (or success) have a chance of 2.5 %.
+    assert (low if right else 1 - high) ** 250 == pytest.approx(0.025)
+    assert (high if right else low) == float(right)
+
+
+def test_confidence_is_a_probability(small: Built, tmp_path: Path) -> None:
+    rows = np.array([small.tokenizer.row(problem, small.layout) for problem in ("1+2", "99+99")], np.uint8)
+    confidence = untrained(small, tmp_path).fill(rows).confidence
+    assert ((confidence > 0) & (confidence <= 1)).all()
