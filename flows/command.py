@@ -45,7 +45,9 @@ _Json = Annotated[bool, Parameter(name="--json", negative="", help="Print the re
 _Verbose = Annotated[bool, Parameter(name="--verbose", negative="", help="Show Prefect's own log.")]
 _Place = Annotated[str, Parameter(name="--workspace", help="Folder that holds corpora, tokenizers and runs.")]
 
-app = App(name="numerate", help=_HELP, help_format="markdown", version_flags=["--version"])
+app = App(
+    name="numerate", help=_HELP, help_format="markdown", suppress_keyboard_interrupt=False, version_flags=["--version"]
+)
 corpus_app = App(name="corpus", help="Corpora of arithmetic problems.")
 tokenizer_app = App(name="tokenizer", help="Tokenizers.")
 app.command(corpus_app)

@@ -40,7 +40,7 @@ class TrainingSpec(BaseModel):
     encoder: EncoderConfig = Field(
         EncoderConfig(), description="Shape of the encoder.", json_schema_extra={"position": 0}
     )
-    steps: int = Field(1_800, ge=1, le=10**8, description="Optimizer steps.", json_schema_extra={"position": 1})
+    steps: int = Field(2_000, ge=1, le=10**8, description="Optimizer steps.", json_schema_extra={"position": 1})
     batch_size: int = Field(
         512,
         ge=LANES,

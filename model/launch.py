@@ -93,21 +93,21 @@ def launch(
         run_config=RunConfig(name=name, storage_path=str(storage), failure_config=FailureConfig(max_failures=3)),
     )
     failures: list[Exception] = []
+    # An event, not Thread.join: a signal in mid-join makes Python 3.11 take the thread for ended.
+    ended = threading.Event()
     # In a thread of its own: Ray Train then leaves this process's signal handlers alone.
-    thread = threading.Thread(target=_fit, args=(trainer, failures), daemon=True)
-    thread.start()
+    threading.Thread(target=_fit, args=(trainer, failures, ended), daemon=True).start()
     try:
-        while thread.is_alive():
-            thread.join(_POLL_SECONDS)
+        while not ended.wait(_POLL_SECONDS):
             progress, _, _ = ray.get(board.read.remote())
             if progress:
                 report(progress)
     except BaseException:
         ray.get(board.stop.remote())
-        thread.join(_STOP_SECONDS)
+        ended.wait(_STOP_SECONDS)
         raise
     finally:
-        if not thread.is_alive():
+        if ended.is_set():
             storage.remove()
     _, result, failure = ray.get(board.read.remote())
     if failure:
@@ -118,11 +118,13 @@ def launch(
     return result
 
 
-def _fit(trainer: TorchTrainer, failures: list[Exception]) -> None:
+def _fit(trainer: TorchTrainer, failures: list[Exception], ended: threading.Event) -> None:
     try:
         trainer.fit()
     except Exception as error:
         failures.append(error)
+    finally:
+        ended.set()
 
 
 def _with_threads(job: TrainingJob, workers: int, use_gpu: bool) -> TrainingJob:

@@ -5,6 +5,7 @@ what is missing. Ray has to be initialised by the caller.
 """
 
 import json
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -92,11 +93,11 @@ def make_shards(
 
     remote = ray.remote(num_cpus=1, max_retries=3)(work)
     running: dict[ray.ObjectRef, AnyTask] = {}
-    queue = iter(missing)
-    task: AnyTask | None
+    queue = deque(missing)
     try:
         while True:
-            while len(running) < in_flight and (task := next(queue, None)) is not None:
+            while queue and len(running) < in_flight:
+                task = queue.popleft()
                 running[remote.remote(task)] = task
             if not running:
                 break
