@@ -52,8 +52,9 @@ def evaluate_encoder(request: EvaluateRequest) -> dict[str, Any]:
     report = {**outcome.model_dump(), **asked, "seconds": stage_seconds(workspace, config)}
     (run / "report.json").write(json.dumps(report, indent=2).encode() + b"\n")
     refresh_catalog(workspace)
-    write_report(workspace, config, outcome, report["seconds"])
+    page = write_report(workspace, config, outcome, report["seconds"])
     say(_headline(request.name, report))
+    say(f"report: {page}")
     return report
 
 

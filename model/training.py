@@ -141,12 +141,13 @@ class _Trainer:
             last = self.step == self.spec.steps
             if last or self.step % _AGREE_EVERY == 0:
                 stopped = self._agree(stop)
-            validated = last or stopped or self.step % self.spec.validate_every == 0
+            saved = last or stopped or self.step % self.spec.checkpoint_every == 0
+            validated = saved or self.step % self.spec.validate_every == 0
             if validated:
                 self._settle()
                 self.exact_match = self._validate()
                 self._record_validation()
-            if last or stopped or self.step % self.spec.checkpoint_every == 0:
+            if saved:
                 self._save()
             if self.rank == 0 and (validated or self.step % _AGREE_EVERY == 0):
                 rate = (self.step - checked) * self.spec.batch_size / (time.perf_counter() - began)

@@ -35,21 +35,21 @@ _DISK_MARGIN = 1.05
 def build_corpus(
     spec: CorpusSpec, folder: Location, *, in_flight: int, progress: Progress = lambda rows: None
 ) -> tuple[Dataset, bool]:
-    """The corpus at `folder`, and whether it was made now rather than found.
+    """The corpus at `folder`, and whether anything of it was made now; missing or cut shards are mended.
 
     Raises `UserError` if another corpus has that place, `RunFailure` if the disk is too small.
     """
     identity = {**spec.identity(), "generator_version": GENERATOR_VERSION}
     found = _found(folder, f"corpus {spec.name!r}", hash_of(identity))
-    if found:
+    if found and found.whole():
         return found, False
     with folder.exclusive(f"corpus {spec.name!r}"):
         folder.sweep()
         _check_disk(folder, f"corpus {spec.name!r}", lambda: spec.total_rows * corpus_bytes_per_row(spec))
-        notes = Notes(folder, hash_of(identity))
-        shards = make_shards(
-            partial(generate_range, spec, folder), range_tasks(spec), notes, in_flight=in_flight, progress=progress
-        )
+        tasks, notes = range_tasks(spec), Notes(folder, hash_of(identity))
+        notes.adopt(found.shards if found else (), tasks)
+        worker = partial(generate_range, spec, folder)
+        shards = make_shards(worker, tasks, notes, in_flight=in_flight, progress=progress)
         _check_splits(spec, {shard.split for shard in shards})
         dataset = commit(
             folder,
@@ -72,7 +72,7 @@ def build_tokens(
     in_flight: int,
     progress: Progress = lambda rows: None,
 ) -> tuple[Dataset, bool]:
-    """The corpus's token rows at `folder`, and whether they were made now rather than found.
+    """The corpus's token rows at `folder`, and whether any were made now; missing or cut shards are mended.
 
     Raises `UserError` if the tokenizer doesn't belong to the corpus.
     """
@@ -90,18 +90,17 @@ def build_tokens(
         "encoder_version": ENCODER_VERSION,
     }
     found = _found(folder, f"the tokens of corpus {name!r}", hash_of(spec))
-    if found:
+    if found and found.whole():
         return found, False
     with folder.exclusive(f"the tokens of corpus {name!r}"):
         folder.sweep()
         _check_disk(
             folder, "the tokens", lambda: corpus.manifest.rows * _token_bytes_per_row(corpus, tokenizer, layout)
         )
-        notes = Notes(folder, hash_of(spec))
-        job = EncodeJob(corpus.location, folder, tokenizer, layout)
-        shards = make_shards(
-            partial(encode_shard, job), encode_tasks(corpus.shards), notes, in_flight=in_flight, progress=progress
-        )
+        tasks, notes = encode_tasks(corpus.shards), Notes(folder, hash_of(spec))
+        notes.adopt(found.shards if found else (), tasks)
+        worker = partial(encode_shard, EncodeJob(corpus.location, folder, tokenizer, layout))
+        shards = make_shards(worker, tasks, notes, in_flight=in_flight, progress=progress)
         dataset = commit(folder, kind="tokens", name=name, generator_version=ENCODER_VERSION, spec=spec, shards=shards)
         notes.clear()
     return dataset, True

@@ -38,6 +38,11 @@ class EncodeTask:
     shard_path: str
 
     @property
+    def paths(self) -> set[str]:
+        """The shard that this task writes."""
+        return {self.shard_path}
+
+    @property
     def rows(self) -> int:
         """Rows of the shard."""
         return self.shard.rows
@@ -64,8 +69,8 @@ def encode_shard(job: EncodeJob, task: EncodeTask) -> list[ShardRecord]:
     source = job.corpus / task.shard.path
     if source.size() != task.shard.bytes or file_hash(source) != task.shard.sha256:
         raise RunFailure(
-            f"shard {source} is missing or damaged: delete {job.corpus / 'manifest.json'} and the shard, "
-            "and run 'numerate corpus generate' again"
+            f"shard {source} is missing or damaged: delete it and run the 'numerate corpus generate' that made it "
+            "again, it makes that shard anew"
         )
     with pq.ParquetFile(source.path) as parquet:
         layout = shard_layout(parquet.schema_arrow, job.layout)

@@ -21,12 +21,14 @@ _POLL_SECONDS = 0.2
 
 
 class Task(Protocol):
-    """A unit of work: its number, unique in the fan-out, and its size in rows."""
+    """A unit of work: its number, unique in the fan-out, its size in rows, and the shards that it may write."""
 
     @property
     def number(self) -> int: ...
     @property
     def rows(self) -> int: ...
+    @property
+    def paths(self) -> set[str]: ...
 
 
 AnyTask = TypeVar("AnyTask", bound=Task)
@@ -62,6 +64,12 @@ class Notes:
         shards = [ShardRecord(**shard) for shard in value["shards"]]
         whole = all((self.folder / shard.path).size() == shard.bytes for shard in shards)
         return shards if whole else None
+
+    def adopt(self, shards: Sequence[ShardRecord], tasks: Sequence[Task]) -> None:
+        """Note the tasks whose shards a manifest names, so that only those that lie there no more are made again."""
+        for task in tasks:
+            if written := [shard for shard in shards if shard.path in task.paths]:
+                self.write(task.number, written)
 
     def clear(self) -> None:
         """Forget everything; done after the manifest is committed."""

@@ -34,6 +34,11 @@ class RangeTask:
     first: int
     rows: int
 
+    @property
+    def paths(self) -> set[str]:
+        """The shards that this task may write."""
+        return {self.shard_path(split) for split in SPLITS}
+
     def shard_path(self, split: str) -> str:
         """Where this range's shard of one split lies below the corpus."""
         return f"data/split={split}/{STRATUM}-{self.number:06d}.parquet"

@@ -99,15 +99,15 @@ class Dataset:
         size = place.size()
         if size != shard.bytes:
             state = "is missing" if size < 0 else f"has {size:,} bytes instead of {shard.bytes:,}"
+            verb = "corpus generate" if self.manifest.kind == "corpus" else "encode"
             raise RunFailure(
-                f"shard {place} {state}: delete {self.location / 'manifest.json'} and run "
-                f"'{self._remedy}' again, it makes only what is missing"
+                f"shard {place} {state}: run the 'numerate {verb}' that made it again, it mends that shard"
             )
         return place
 
-    @property
-    def _remedy(self) -> str:
-        return "numerate corpus generate" if self.manifest.kind == "corpus" else "numerate encode"
+    def whole(self) -> bool:
+        """Whether every shard is there with its size."""
+        return all((self.location / shard.path).size() == shard.bytes for shard in self.shards)
 
 
 def hash_of(value: Any) -> str:

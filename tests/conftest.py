@@ -1,5 +1,6 @@
 """Nothing in the tests touches the home of whoever runs them: Prefect, Ray and matplotlib get a folder of their own."""
 
+import atexit
 import os
 import tempfile
 from collections.abc import Iterator
@@ -7,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+# Runs last of all exit functions: DuckDB's bindings then report objects that others still hold.
+atexit.register(lambda: os.dup2(os.open(os.devnull, os.O_WRONLY), 2))
 _HOME = tempfile.mkdtemp(prefix="numerate-tests-")
 os.environ["HOME"] = _HOME
 for _name in [name for name in os.environ if name.startswith(("PREFECT_", "RAY_"))]:

@@ -62,6 +62,21 @@ def test_notes_of_a_shard_that_is_gone_or_cut_are_not_believed(ray_instance: int
     assert victim.stat().st_size > 50
 
 
+def test_a_committed_corpus_is_mended_shard_by_shard(ray_instance: int, tmp_path: Path) -> None:
+    before = build(SMALL, tmp_path)
+    victims = sorted((tmp_path / "data" / "split=test").glob("*.parquet"))[:2]
+    whole = [victim.read_bytes() for victim in victims]
+    victims[0].unlink()
+    victims[1].write_bytes(whole[1][:-1])
+    untouched = tmp_path / before.shards[-1].path
+    time = untouched.stat().st_mtime_ns
+    mended, made = build_corpus(SMALL, Location(tmp_path), in_flight=2)
+    assert made
+    assert mended == before
+    assert [victim.read_bytes() for victim in victims] == whole
+    assert untouched.stat().st_mtime_ns == time
+
+
 def test_another_corpus_of_that_name_is_not_overwritten(ray_instance: int, tmp_path: Path) -> None:
     before = build(SMALL, tmp_path).manifest
     with pytest.raises(UserError, match="exists with another configuration"):

@@ -4,6 +4,8 @@ import pytest
 from storage.catalog import open_catalog, refresh_catalog, select
 from storage.corpus import Corpus
 from storage.errors import UserError
+from storage.lanes import LanePlan
+from storage.reader import ElasticReader
 from tests.builders import Built
 
 
@@ -53,6 +55,20 @@ def test_a_corpus_opened_by_name_streams_batches_and_relations(small: Built) -> 
     rows = small.corpus.manifest.split_rows["test"]
     assert sum(batch.num_rows for batch in corpus.batches("test")) == rows
     assert corpus.relation("test").aggregate("count(*)").fetchall() == [(rows,)]
+
+
+def test_tensors_come_in_the_order_in_which_training_reads(small: Built) -> None:
+    from itertools import islice
+
+    from model.rows import tensors
+
+    corpus = Corpus.open("small", str(small.workspace.root))
+    plan = LanePlan(tuple(shard.rows for shard in small.tokens.of_split("train")), 128, 3)
+    reader = ElasticReader(tuple(small.tokens.paths("train")), plan, small.layout.width)
+    read = islice(tensors(corpus, "small-digit", batch_size=128, seed=3), 5)
+    for ids, rows in zip(read, reader.batches(0), strict=False):
+        assert ids.shape == (128, small.layout.width)
+        assert (ids.numpy() == rows).all()
 
 
 def test_an_unknown_corpus_is_one_clear_line(small: Built) -> None:
