@@ -223,6 +223,10 @@ def test_an_interrupted_training_leaves_a_usable_checkpoint_and_goes_on(home: Ho
     steps = duckdb.sql(f"SELECT step FROM read_parquet('{home.workspace}/runs/long/metrics/*.parquet') ORDER BY 1")
     assert [step for (step,) in steps.fetchall()] == list(range(1, entry["step"] + 1))
     assert not (home.workspace / "runs/long/report.json").exists()
+    with sqlite3.connect(home.workspace / ".prefect" / "prefect.db") as database:
+        states = database.execute("SELECT state_type FROM flow_run WHERE name = 'end to end long'").fetchall()
+    assert len(states) == 2
+    assert ("COMPLETED",) not in states
     assert not (home.workspace / "runs/long/.launch").exists()
 
 
