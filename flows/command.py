@@ -200,10 +200,11 @@ def main() -> None:
 
 
 def _run_flow(flow: str, request: BaseModel, verbose: bool) -> Any:
-    from flows.session import configure_prefect
+    from flows.session import configure_prefect, start_prefect
 
     workspace = Workspace.create(request.workspace)  # type: ignore[attr-defined]
     configure_prefect(workspace.root.path / ".prefect", verbose=verbose)
+    start_prefect()
     module, function = flow.split(":")
     return getattr(import_module(f"flows.{module}"), function)(request)
 

@@ -27,6 +27,24 @@ def configure_prefect(home: Path, *, verbose: bool = False) -> None:
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
 
 
+def start_prefect() -> None:
+    """Start the temporary server, where no API is configured, so that Ctrl-C doesn't end it.
+
+    A terminal sends SIGINT to the whole process group. The server has to outlive it, to be told
+    how the flow ended; a child inherits the signals that are blocked at its start.
+    """
+    from prefect.server.api.server import SubprocessASGIServer
+    from prefect.settings import get_current_settings
+
+    if get_current_settings().api.url:
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        SubprocessASGIServer().start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _api_is_configured() -> bool:
     if any(os.environ.get(name) for name in ("PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_HOME")):
         return True

@@ -198,6 +198,7 @@ def test_a_truncated_shard_is_one_line_and_its_remedy_works(home: Home) -> None:
 def test_an_interrupted_training_leaves_a_usable_checkpoint_and_goes_on(home: Home) -> None:
     home.write_spec("long.json", steps=5_000, checkpoint_every=2_500, validate_every=2_500)
     for number in (signal.SIGTERM, signal.SIGINT):
+        known = {artifact for artifact, _ in _meters(home.workspace)}
         process = subprocess.Popen(
             home.command("run", "long.json", "--name", "long"),
             stderr=subprocess.PIPE,
@@ -208,7 +209,7 @@ def test_an_interrupted_training_leaves_a_usable_checkpoint_and_goes_on(home: Ho
         )
         index = home.workspace / "runs/long/checkpoints/index.json"
         before = index.read_text() if index.exists() else ""
-        _wait_for_steps(process, home.workspace)
+        _wait_for_steps(process, home.workspace, known)
         # Ctrl-C on a terminal reaches the whole process group, Prefect's server and Ray's workers included.
         os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
         _, errors = process.communicate(timeout=120)
@@ -230,15 +231,18 @@ def test_an_interrupted_training_leaves_a_usable_checkpoint_and_goes_on(home: Ho
     assert not (home.workspace / "runs/long/.launch").exists()
 
 
-def _wait_for_steps(process: subprocess.Popen[str], workspace: Path) -> None:
-    """Until the progress artifact of the running training counts steps."""
+def _meters(workspace: Path) -> list[tuple[str, str]]:
+    """Progress artifacts of trainings, with what they say."""
+    with sqlite3.connect(f"file:{workspace / '.prefect' / 'prefect.db'}?mode=ro", uri=True) as database:
+        return database.execute("SELECT id, description FROM artifact WHERE key = 'train-encoder'").fetchall()
+
+
+def _wait_for_steps(process: subprocess.Popen[str], workspace: Path, known: set[str]) -> None:
+    """Until a progress artifact that isn't known yet counts steps."""
     until = time.monotonic() + 120
-    query = "SELECT description FROM artifact WHERE key = 'train-encoder' ORDER BY updated DESC LIMIT 1"
     while time.monotonic() < until and process.poll() is None:
-        with sqlite3.connect(f"file:{workspace / '.prefect' / 'prefect.db'}?mode=ro", uri=True) as database:
-            (text,) = database.execute(query).fetchone()
-        counted = re.search(r"train long: ([\d,]+) of", text)
-        if counted and counted[1] != "0":
+        counted = [re.search(r"train long: ([\d,]+) of", text) for key, text in _meters(workspace) if key not in known]
+        if any(count and count[1] != "0" for count in counted):
             return
         time.sleep(0.2)
     raise AssertionError(f"training didn't start: {process.poll()}")
