@@ -129,7 +129,7 @@ _flow_verb(
 
 @app.command
 def solve(
-    problem: str = "",
+    problem: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
     /,
     *,
     run: Annotated[str, Parameter(help="Name of the run; empty takes 'notebook', or the only one.")] = "",
@@ -150,7 +150,7 @@ def solve(
     from flows.solving import answer_one, answer_stream, open_run
 
     model = open_run(Workspace.open(workspace), run)
-    if problem:
+    if problem is not None:
         answer_one(model, problem, as_json)
     else:
         answer_stream(model, as_json)
@@ -166,7 +166,10 @@ def sql(query: str = "", /, *, workspace: _Place = WORKSPACE, as_json: _Json = F
     """
     from flows.querying import answer
 
-    answer(Workspace.open(workspace), query or sys.stdin.read(), as_json)
+    text = query or sys.stdin.read()
+    if not text.strip():
+        raise UserError("no SQL was given: write one SELECT behind 'numerate sql', or on its standard input")
+    answer(Workspace.open(workspace), text, as_json)
 
 
 def main() -> None:

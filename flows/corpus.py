@@ -25,7 +25,7 @@ def generate_corpus(request: GenerateRequest) -> dict[str, Any]:
     seconds = time.monotonic() - began
     rows, size = dataset.manifest.rows, dataset.manifest.bytes
     if made:
-        note_seconds(folder, seconds)
+        note_seconds(folder, seconds, add=True)
         refresh_catalog(workspace)
         say(
             f"corpus {spec.name}: {rows:,} rows in {seconds:.1f} s, {human(rows / seconds)} rows/s, "

@@ -30,7 +30,7 @@ def evaluate_encoder(request: EvaluateRequest) -> dict[str, Any]:
     run = workspace.run(request.name)
     model = TrainedEncoder.open(run, spec.checkpoint)
     asked = {"evaluation": spec.model_dump(), "step": model.checkpoint.step}
-    found = _found(run, asked)
+    found = _found(run, asked) if (run / "predictions" / f"{spec.split}.parquet").exists() else None
     if found:
         say(_headline(request.name, found) + " (found)")
         return found
@@ -50,9 +50,9 @@ def evaluate_encoder(request: EvaluateRequest) -> dict[str, Any]:
         outcome = evaluate(model, corpus, tokens, spec, predictions, annotate, meter.add)
     note_seconds(run / "report", time.monotonic() - began)
     report = {**outcome.model_dump(), **asked, "seconds": stage_seconds(workspace, config)}
-    (run / "report.json").write(json.dumps(report, indent=2).encode() + b"\n")
     refresh_catalog(workspace)
     page = write_report(workspace, config, outcome, report["seconds"])
+    (run / "report.json").write(json.dumps(report, indent=2).encode() + b"\n")
     say(_headline(request.name, report))
     say(f"report: {page}")
     return report

@@ -1,6 +1,7 @@
 """Prints what a SELECT over the workspace gives: a table for people, JSON for machines."""
 
 import json
+import math
 import sys
 from datetime import date
 from typing import Any
@@ -11,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from storage.catalog import open_catalog, select
-from storage.errors import UserError
+from storage.errors import RunFailure, UserError
 from storage.location import Workspace
 
 _MOST_ROWS = 10_000
@@ -26,12 +27,16 @@ def answer(workspace: Workspace, query: str, as_json: bool) -> None:
         names = relation.columns
         try:
             rows = relation.limit(_MOST_ROWS + 1).fetchall()
+        except (duckdb.IOException, duckdb.InvalidInputException) as error:
+            text = " ".join(str(error).split())
+            raise RunFailure(f"SQL: {text} (a file of the workspace may be damaged)") from error
         except duckdb.Error as error:
             raise UserError(f"SQL: {' '.join(str(error).split())}") from error
     more = len(rows) > _MOST_ROWS
     rows = rows[:_MOST_ROWS]
     if as_json:
-        print(json.dumps([dict(zip(names, row, strict=True)) for row in rows], default=_plain))
+        plain = [[None if isinstance(v, float) and not math.isfinite(v) else v for v in row] for row in rows]
+        print(json.dumps([dict(zip(names, row, strict=True)) for row in plain], default=_plain))
     else:
         _print_table(names, rows)
     if more:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from collections.abc import Iterator
 
@@ -10,6 +11,9 @@ from storage.errors import UserError
 from storage.location import Workspace
 
 _READ_BYTES = 1 << 16
+_SHOWN = 60
+_PROBLEM = re.compile(r"[0-9]+([-+*][0-9]+)+")
+_AROUND_OPERATORS = re.compile(r"\s*([-+*=])\s*")
 
 
 def open_run(workspace: Workspace, name: str) -> TrainedEncoder:
@@ -27,7 +31,7 @@ def open_run(workspace: Workspace, name: str) -> TrainedEncoder:
 
 def answer_one(model: TrainedEncoder, problem: str, as_json: bool) -> None:
     """Print the answer of one problem; raises `UserError` for one that can't be read."""
-    text = _tidied(problem)
+    text = read_problem(model, problem)
     print(_shown(model, text, model.solve([text])[0], as_json))
 
 
@@ -43,18 +47,37 @@ def answer_stream(model: TrainedEncoder, as_json: bool) -> None:
         raise UserError(f"{unread} of the lines could not be read: their answers are empty lines")
 
 
+def read_problem(model: TrainedEncoder, text: str) -> str:
+    """The problem in `text` as the model reads it, blanks around operators and a final '=' left out.
+
+    Raises `UserError` for what is no problem, for an operator that the run never saw and for
+    a problem that is longer than the model can hold.
+    """
+    known = model.config.corpus_spec["operators"]
+    problem = _AROUND_OPERATORS.sub(r"\1", text.strip()).removesuffix("=")
+    shown = repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "…")
+    if not _PROBLEM.fullmatch(problem):
+        raise UserError(f"problem {shown} can't be read: write numbers with {' '.join(known)} between them, like 12+34")
+    if unknown := set(re.findall(r"[-+*]", problem)) - set(known):
+        raise UserError(
+            f"problem {shown} holds {' '.join(sorted(unknown))}, run {model.config.name!r} learnt "
+            f"{' '.join(known)} alone: train one on a corpus with these operators"
+        )
+    model.tokenizer.row(problem, model.config.layout)
+    return problem
+
+
 def _answer_lines(model: TrainedEncoder, lines: list[str], as_json: bool) -> int:
-    problems, answers, unread = [_tidied(line) for line in lines], [""] * len(lines), 0
-    readable = []
-    for number, problem in enumerate(problems):
+    problems, answers, unread = {}, [""] * len(lines), 0
+    for number, line in enumerate(lines):
         try:
-            model.tokenizer.row(problem, model.config.layout)
-            readable.append(number)
+            if line.strip():
+                problems[number] = read_problem(model, line)
         except UserError as error:
             unread += 1
             print(f"error: {error}", file=sys.stderr)
-    for number, answer in zip(readable, model.solve([problems[n] for n in readable]), strict=True):
-        answers[number] = _shown(model, problems[number], answer, as_json)
+    for (number, problem), answer in zip(problems.items(), model.solve(list(problems.values())), strict=True):
+        answers[number] = _shown(model, problem, answer, as_json)
     print("\n".join(answers), flush=True)
     return unread
 
@@ -81,10 +104,6 @@ def _piped() -> Iterator[list[str]]:
             yield [line.decode(errors="replace") for line in lines]
     if rest:
         yield [rest.decode(errors="replace")]
-
-
-def _tidied(problem: str) -> str:
-    return "".join(problem.split()).removesuffix("=")
 
 
 def _shown(model: TrainedEncoder, problem: str, answer: str, as_json: bool) -> str:

@@ -46,7 +46,7 @@ def encode_corpus(request: EncodeRequest) -> dict[str, Any]:
     seconds = time.monotonic() - began
     rows = tokens.manifest.rows
     if made:
-        note_seconds(folder, seconds)
+        note_seconds(folder, seconds, add=True)
         say(f"encode {request.corpus}: {rows:,} rows in {seconds:.1f} s, {human(rows / seconds)} rows/s")
     else:
         say(f"encode {request.corpus}: found, {rows:,} rows")

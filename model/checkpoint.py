@@ -4,6 +4,7 @@
 file that it names has been written, so it never points at half a checkpoint.
 """
 
+import hashlib
 import json
 from dataclasses import dataclass
 
@@ -27,6 +28,7 @@ class CheckpointEntry(BaseModel):
     step: int
     exact_match: float
     file: str
+    sha256: str = ""
 
 
 class CheckpointIndex(BaseModel):
@@ -54,14 +56,15 @@ class Checkpoints:
     folder: Location
 
     def index(self) -> CheckpointIndex:
-        """What is there; raises `RunFailure` for a damaged index."""
+        """What is there, without entries whose file is gone; raises `RunFailure` for a damaged index."""
         place = self.folder / "index.json"
         if not place.exists():
             return CheckpointIndex()
         try:
-            return CheckpointIndex.model_validate_json(place.read())
+            index = CheckpointIndex.model_validate_json(place.read())
         except ValidationError as error:
             raise RunFailure(f"{place} is damaged: delete {self.folder} and train again") from error
+        return CheckpointIndex(entries=tuple(old for old in index.entries if (self.folder / old.file).exists()))
 
     def save(
         self, entry: CheckpointEntry, config: RunConfig, model: nn.Module, optimizers: dict[str, Optimizer], keep: int
@@ -75,7 +78,9 @@ class Checkpoints:
                     tensors[f"optimizer.{kind}.{key}.{names[id(weight)]}"] = torch.as_tensor(value)
         metadata = {"step": str(entry.step), "run": config.model_dump_json()}
         flat = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-        (self.folder / entry.file).write(save(flat, metadata))
+        data = save(flat, metadata)
+        (self.folder / entry.file).write(data)
+        entry = entry.model_copy(update={"sha256": hashlib.sha256(data).hexdigest()})
         entries = (*(old for old in self.index().entries if old.step < entry.step), entry)
         index = CheckpointIndex(entries=entries)
         kept = {index.best, *entries[-1 - keep :]}
@@ -97,6 +102,8 @@ class Checkpoints:
         """All tensors of a checkpoint; raises `RunFailure` if it is damaged or not of this run."""
         place = self.folder / entry.file
         data = place.read()
+        if hashlib.sha256(data).hexdigest() != entry.sha256:
+            raise RunFailure(f"checkpoint {place} is damaged: delete it, and training goes on from the one before")
         try:
             length = int.from_bytes(data[:8], "little")
             metadata = json.loads(data[8 : 8 + length])["__metadata__"]
@@ -104,7 +111,7 @@ class Checkpoints:
             tensors = load(data)
         except (SafetensorError, ValidationError, json.JSONDecodeError, UnicodeDecodeError, KeyError) as error:
             raise RunFailure(
-                f"checkpoint {place} is damaged: delete it, its line in index.json, and train on"
+                f"checkpoint {place} is damaged: delete it, and training goes on from the one before"
             ) from error
         if found.decides() != config.decides():
             raise RunFailure(f"checkpoint {place} belongs to another corpus, tokenizer or configuration: move it away")

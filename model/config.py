@@ -79,7 +79,12 @@ class TrainingSpec(BaseModel):
     )
     validate_every: int = Field(200, ge=1, description="Steps between validations.", json_schema_extra={"position": 9})
     validation_rows: int = Field(
-        2_048, ge=LANES, le=1 << 20, description="Problems in a validation.", json_schema_extra={"position": 10}
+        2_048,
+        ge=LANES,
+        le=1 << 20,
+        multiple_of=LANES,
+        description="Problems in a validation.",
+        json_schema_extra={"position": 10},
     )
     checkpoint_every: int = Field(
         500, ge=1, description="Steps between checkpoints.", json_schema_extra={"position": 11}

@@ -64,6 +64,11 @@ def evaluate(
             f"run {model.config.name!r} was trained on corpus {model.config.corpus!r} "
             f"({model.config.corpus_identity[:12]}), not on this one: name that corpus, or train a new run"
         )
+    if model.config.tokens_identity != tokens.manifest.identity:
+        raise UserError(
+            f"the tokens at {tokens.location} are not those that run {model.config.name!r} was trained on: "
+            "train a new run on them under another name"
+        )
     canonical, right = [], []
     with target.staged() as path, pq.ParquetWriter(path, _schema(annotate), compression="zstd") as writer:
         for ids, problems, answers, rows in _stream(corpus, tokens, spec):
@@ -168,6 +173,6 @@ def _stream(corpus: Dataset, tokens: Dataset, spec: EvaluationSpec):  # type: ig
 
 
 def _read(dataset: Dataset, shard, columns: str, rows: int) -> pa.Table:  # type: ignore[no-untyped-def]
-    source = parquet_source([str(dataset.checked(shard))])
+    source = parquet_source([str(dataset.verified(shard))])
     with connect() as connection:
         return connection.sql(f"SELECT {columns} FROM {source} LIMIT {rows}").to_arrow_table()

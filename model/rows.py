@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import torch
 
+from model.training import plan_of
 from storage.corpus import Corpus
-from storage.lanes import LanePlan
 from storage.manifest import load
 from storage.reader import ElasticReader
 
@@ -20,6 +20,6 @@ def tensors(
     folder = corpus.workspace.tokens(corpus.dataset.manifest.name, tokenizer)
     tokens = load(folder, f"corpus {corpus.dataset.manifest.name!r} encoded by {tokenizer!r}")
     layout = tokens.manifest.spec["layout"]
-    plan = LanePlan(tuple(shard.rows for shard in tokens.of_split(split)), batch_size, seed)
+    plan = plan_of(tokens, split, batch_size, seed)
     reader = ElasticReader(tuple(tokens.paths(split)), plan, layout["problem"] + 1 + layout["answer"])
     return (torch.from_numpy(rows) for rows in reader.batches(0))

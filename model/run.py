@@ -65,10 +65,14 @@ def claim_run(folder: Location, config: RunConfig, tokenizer: Tokenizer) -> None
         (folder / "run.json").write(config.model_dump_json(indent=2).encode() + b"\n")
         return
     found = load_run(folder)
-    if found.decides() != config.decides():
-        differing = _differences(found.decides(), config.decides())
+    refuse_other(folder, found.decides(), config.decides())
+
+
+def refuse_other(folder: Location, found: dict[str, Any], asked: dict[str, Any]) -> None:
+    """Raise `UserError`, naming the differences, if a run was made from other values than are asked for now."""
+    if differing := _differences(found, asked):
         raise UserError(
-            f"run {config.name!r} exists with another configuration ({', '.join(differing)}): "
+            f"run {folder.name!r} exists with another configuration ({', '.join(differing)}): "
             f"choose another name with --name, or delete {folder}"
         )
 

@@ -118,8 +118,9 @@ class Tokenizer:
         if not problem or self.processor.unk_id() in ids:
             raise UserError(f"problem {problem!r} can't be read: write numbers with + - * between them, like 12+34")
         if len(ids) > layout.problem:
+            shown = problem if len(problem) <= 60 else problem[:60] + "…"
             raise UserError(
-                f"problem {problem!r} has {len(ids)} tokens, the model holds {layout.problem}: ask a shorter one"
+                f"problem {shown!r} has {len(ids)} tokens, the model holds {layout.problem}: ask a shorter one"
             )
         padding = [self.id_of(PAD)] * (layout.problem - len(ids))
         return [*padding, *ids, self.id_of(EQUALS), *[self.id_of(MASK)] * layout.answer]

@@ -84,6 +84,16 @@ def check_data(tokens: Dataset, spec: TrainingSpec) -> None:
         plan_of(tokens, split, spec.batch_size if split == "train" else LANES, spec.seed)
 
 
+def check_encoder(config: RunConfig) -> None:
+    """Raise `UserError` where the encoder has fewer place or operand ids than the corpus's rows can need."""
+    encoder, layout = config.training.encoder, config.layout
+    places, operands = max(layout.problem, layout.answer - 1), layout.problem // 2 + 1
+    if encoder.places < places:
+        raise UserError(f"encoder.places is {encoder.places}, rows of this corpus can need {places}: raise it")
+    if encoder.operands < operands:
+        raise UserError(f"encoder.operands is {encoder.operands}, rows of this corpus can need {operands}: raise it")
+
+
 def train(
     job: TrainingJob,
     *,
@@ -304,6 +314,7 @@ def prepare(workspace: Workspace, name: str, corpus: str, tokenizer: str, spec: 
     tokens = load(workspace.tokens(corpus, tokenizer), f"corpus {corpus!r} encoded by {tokenizer!r}")
     check_data(tokens, spec)
     config = RunConfig.of(name, spec, source, tokens, (tokenizer, pieces))
+    check_encoder(config)
     claim_run(workspace.run(name), config, pieces)
     return TrainingJob(workspace.run(name), tokens.location, config)
 

@@ -1,7 +1,8 @@
 """Whole datasets: check, make what is missing, commit. What is committed is never made again."""
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -20,15 +21,17 @@ from pipelines.encode import (
     with_tokens,
 )
 from pipelines.families.grid import Grid
-from pipelines.fanout import Notes, Progress, make_shards
-from pipelines.generate import GENERATOR_VERSION, generate_range, range_tasks, regenerate
+from pipelines.fanout import Notes, Progress, Task, make_shards
+from pipelines.generate import GENERATOR_VERSION, canonical_hashes, generate_range, range_tasks, regenerate
 from pipelines.spec import CorpusSpec
+from pipelines.split import split_numbers
 from storage.errors import RunFailure, UserError
 from storage.location import Location
-from storage.manifest import Dataset, commit, committed, hash_of, load
+from storage.manifest import SPLITS, Dataset, commit, committed, hash_of, load
 from storage.shard import Layout
 
 _SAMPLE_ROWS = 1 << 16
+_FIRST_ROWS = 1 << 20
 _DISK_MARGIN = 1.05
 
 
@@ -43,14 +46,13 @@ def build_corpus(
     found = _found(folder, f"corpus {spec.name!r}", hash_of(identity))
     if found and found.whole():
         return found, False
-    with folder.exclusive(f"corpus {spec.name!r}"):
-        folder.sweep()
-        _check_disk(folder, f"corpus {spec.name!r}", lambda: spec.total_rows * corpus_bytes_per_row(spec))
+    _check_splits(spec)
+    with folder.exclusive(f"corpus {spec.name!r}"), _swept(folder):
         tasks, notes = range_tasks(spec), Notes(folder, hash_of(identity))
+        _check_disk(folder, f"corpus {spec.name!r}", tasks, lambda: spec.total_rows * corpus_bytes_per_row(spec))
         notes.adopt(found.shards if found else (), tasks)
         worker = partial(generate_range, spec, folder)
         shards = make_shards(worker, tasks, notes, in_flight=in_flight, progress=progress)
-        _check_splits(spec, {shard.split for shard in shards})
         dataset = commit(
             folder,
             kind="corpus",
@@ -92,12 +94,10 @@ def build_tokens(
     found = _found(folder, f"the tokens of corpus {name!r}", hash_of(spec))
     if found and found.whole():
         return found, False
-    with folder.exclusive(f"the tokens of corpus {name!r}"):
-        folder.sweep()
-        _check_disk(
-            folder, "the tokens", lambda: corpus.manifest.rows * _token_bytes_per_row(corpus, tokenizer, layout)
-        )
+    with folder.exclusive(f"the tokens of corpus {name!r}"), _swept(folder):
         tasks, notes = encode_tasks(corpus.shards), Notes(folder, hash_of(spec))
+        rows = corpus.manifest.rows
+        _check_disk(folder, "the tokens", tasks, lambda: rows * _token_bytes_per_row(corpus, tokenizer, layout))
         notes.adopt(found.shards if found else (), tasks)
         worker = partial(encode_shard, EncodeJob(corpus.location, folder, tokenizer, layout))
         shards = make_shards(worker, tasks, notes, in_flight=in_flight, progress=progress)
@@ -154,20 +154,32 @@ def _found(folder: Location, what: str, spec_hash: str) -> Dataset | None:
     return dataset
 
 
-def _check_disk(folder: Location, what: str, needed: Callable[[], float]) -> None:
-    lying = sum(path.stat().st_size for path in folder.path.rglob("*.parquet")) if folder.exists() else 0
+@contextmanager
+def _swept(folder: Location) -> Iterator[None]:
+    """Without half-written files, before the block and after it."""
+    folder.sweep()
+    try:
+        yield
+    finally:
+        folder.sweep()
+
+
+def _check_disk(folder: Location, what: str, tasks: Sequence[Task], needed: Callable[[], float]) -> None:
+    lying = sum(max(0, (folder / path).size()) for task in tasks for path in task.paths)
     missing = needed() * _DISK_MARGIN - lying
     if missing > folder.free_bytes():
         raise RunFailure(
-            f"{what} needs {missing / 1e9:,.1f} GB more at {folder}, {folder.free_bytes() / 1e9:,.1f} GB are free: "
+            f"{what} needs {missing / 1e6:,.1f} MB more at {folder}, {folder.free_bytes() / 1e6:,.1f} MB are free: "
             "free some space or name another --workspace"
         )
 
 
-def _check_splits(spec: CorpusSpec, splits: set[str]) -> None:
-    missing = {"train", "validation", "test"} - splits
+def _check_splits(spec: CorpusSpec) -> None:
+    ids = np.arange(min(_FIRST_ROWS, spec.total_rows), dtype=np.uint64)
+    found = np.unique(split_numbers(canonical_hashes(spec, ids), spec.validation, spec.test))
+    missing = [name for number, name in enumerate(SPLITS) if number not in found]
     if missing:
         raise UserError(
-            f"corpus {spec.name!r} has {spec.total_rows:,} rows and none in {', '.join(sorted(missing))}: "
-            "take more rows or larger shares"
+            f"corpus {spec.name!r} has {spec.total_rows:,} rows, and of the first {len(ids):,} none is in "
+            f"{', '.join(missing)}: take more rows or larger shares"
         )

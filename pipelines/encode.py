@@ -38,9 +38,9 @@ class EncodeTask:
     shard_path: str
 
     @property
-    def paths(self) -> set[str]:
+    def paths(self) -> list[str]:
         """The shard that this task writes."""
-        return {self.shard_path}
+        return [self.shard_path]
 
     @property
     def rows(self) -> int:

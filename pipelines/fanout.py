@@ -5,6 +5,7 @@ what is missing. Ray has to be initialised by the caller.
 """
 
 import json
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ from storage.errors import RunFailure
 from storage.location import Location
 from storage.manifest import ShardRecord
 
-_POLL_SECONDS = 0.2
+_POLL_SECONDS = 0.02
+_CANCEL_SECONDS = 5.0
 
 
 class Task(Protocol):
@@ -28,7 +30,7 @@ class Task(Protocol):
     @property
     def rows(self) -> int: ...
     @property
-    def paths(self) -> set[str]: ...
+    def paths(self) -> list[str]: ...
 
 
 AnyTask = TypeVar("AnyTask", bound=Task)
@@ -67,8 +69,9 @@ class Notes:
 
     def adopt(self, shards: Sequence[ShardRecord], tasks: Sequence[Task]) -> None:
         """Note the tasks whose shards a manifest names, so that only those that lie there no more are made again."""
-        for task in tasks:
-            if written := [shard for shard in shards if shard.path in task.paths]:
+        by_path = {shard.path: shard for shard in shards}
+        for task in tasks if by_path else ():
+            if written := [by_path[path] for path in task.paths if path in by_path]:
                 self.write(task.number, written)
 
     def clear(self) -> None:
@@ -109,14 +112,20 @@ def make_shards(
                 running[remote.remote(task)] = task
             if not running:
                 break
-            ready, _ = ray.wait(list(running), timeout=_POLL_SECONDS)
+            # Asleep most of the time: a signal that lands inside Ray's own code becomes a SystemError.
+            time.sleep(_POLL_SECONDS)
+            ready, _ = ray.wait(list(running), num_returns=len(running), timeout=0)
             for reference in ready:
                 ended = running.pop(reference)
                 done[ended.number] = _result(reference)
                 progress(ended.rows)
+    except SystemError as error:
+        raise error.__cause__ or error.__context__ or error from None
     finally:
         for reference in running:
             ray.cancel(reference, force=True)
+        if running:
+            ray.wait(list(running), num_returns=len(running), timeout=_CANCEL_SECONDS)
     return [shard for task in tasks for shard in done[task.number]]
 
 

@@ -35,9 +35,9 @@ class RangeTask:
     rows: int
 
     @property
-    def paths(self) -> set[str]:
-        """The shards that this task may write."""
-        return {self.shard_path(split) for split in SPLITS}
+    def paths(self) -> list[str]:
+        """The shards that this task may write, in the manifest's order."""
+        return [self.shard_path(split) for split in SPLITS]
 
     def shard_path(self, split: str) -> str:
         """Where this range's shard of one split lies below the corpus."""

@@ -57,7 +57,7 @@ def sample_problems(corpus: Dataset, rows: int) -> list[str]:
     for shard in corpus.of_split("train"):
         if held >= rows:
             break
-        paths.append(str(corpus.checked(shard)))
+        paths.append(str(corpus.verified(shard)))
         held += shard.rows
     query = f"SELECT problem || '=' || answer FROM {parquet_source(paths)} LIMIT {int(rows)}"
     with connect() as connection:

@@ -3,15 +3,18 @@
 The file holds no data. It is replaced in one rename, and any DuckDB client can open it.
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import duckdb
 
 from storage.database import literal, parquet_source
-from storage.errors import UserError
+from storage.errors import RunFailure, UserError
 from storage.location import Location, Workspace
 from storage.manifest import Dataset, committed, load
+
+_LOG = logging.getLogger(__name__)
 
 # Columns of the views while there is nothing to show, so that a query is answered with no rows.
 _COLUMNS = {
@@ -33,7 +36,10 @@ def refresh_catalog(workspace: Workspace) -> Location:
         # Older DuckDB clients read this storage version too.
         connection.execute(f"ATTACH {literal(str(path))} AS catalog (STORAGE_VERSION 'v1.0.0')")
         for name, query in views.items():
-            connection.execute(f'CREATE VIEW catalog."{name}" AS {query}')
+            try:
+                connection.execute(f'CREATE VIEW catalog."{name}" AS {query}')
+            except duckdb.Error as error:
+                _LOG.warning("view %s is left out of SQL: %s", name, " ".join(str(error).split()))
         connection.execute("DETACH catalog")
     return workspace.catalog
 
@@ -42,8 +48,8 @@ def refresh_catalog(workspace: Workspace) -> Location:
 def open_catalog(workspace: Workspace) -> Iterator[duckdb.DuckDBPyConnection]:
     """A read-only connection to a fresh catalog that reads nothing outside the workspace and installs nothing."""
     place = refresh_catalog(workspace)
-    with duckdb.connect(str(place), read_only=True) as connection:
-        connection.execute("SET temp_directory = ''")
+    limits = {"memory_limit": "1GB", "temp_directory": str(workspace.root / ".spill")}
+    with duckdb.connect(str(place), read_only=True, config=limits) as connection:
         connection.execute("SET autoinstall_known_extensions = false")
         connection.execute("SET autoload_known_extensions = false")
         connection.execute(f"SET allowed_directories = [{literal(str(workspace.root))}]")
@@ -73,8 +79,14 @@ def _empty(columns: dict[str, str]) -> str:
 
 
 def _corpora(workspace: Workspace) -> list[Dataset]:
-    folder = workspace.root / "corpora"
-    return [load(folder / name, f"corpus {name!r}") for name in folder.children() if committed(folder / name)]
+    folder, found = workspace.root / "corpora", []
+    for name in folder.children():
+        try:
+            if committed(folder / name):
+                found.append(load(folder / name, f"corpus {name!r}"))
+        except (UserError, RunFailure) as error:
+            _LOG.warning("corpus %s is left out of SQL: %s", name, error)
+    return found
 
 
 def _corpus_views(workspace: Workspace) -> dict[str, str]:
@@ -82,7 +94,8 @@ def _corpus_views(workspace: Workspace) -> dict[str, str]:
     for corpus in _corpora(workspace):
         name = corpus.location.name
         paths = [str(corpus.location / shard.path) for shard in corpus.shards]
-        views[view_name(name)] = f"SELECT * FROM {parquet_source(paths, options=', hive_partitioning = true')}"
+        view = view_name(name) if view_name(name) not in views else f"corpus_{name}"
+        views[view] = f"SELECT * FROM {parquet_source(paths, options=', hive_partitioning = true')}"
         table = parquet_source([str(corpus.location / "shards.parquet")])
         shards.append(f"SELECT {literal(name)} AS corpus, * FROM {table}")
     if shards:

@@ -74,7 +74,7 @@ class Location:
         try:
             return self.path.read_bytes()
         except OSError as error:
-            raise RunFailure(f"{self} can't be read: {error.strerror}") from error
+            raise RunFailure(f"{self} can't be read ({error.strerror}): run what made it again") from error
 
     def write(self, data: bytes) -> None:
         """Replace the file by `data` in one step."""

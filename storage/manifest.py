@@ -105,6 +105,14 @@ class Dataset:
             )
         return place
 
+    def verified(self, shard: ShardRecord) -> Location:
+        """Where a shard lies, checked byte for byte by its hash; raises `RunFailure` if it is damaged."""
+        place = self.checked(shard)
+        if hashlib.sha256(place.read()).hexdigest() != shard.sha256:
+            verb = "corpus generate" if self.manifest.kind == "corpus" else "encode"
+            raise RunFailure(f"shard {place} is damaged: delete it and run the 'numerate {verb}' that made it again")
+        return place
+
     def whole(self) -> bool:
         """Whether every shard is there with its size."""
         return all((self.location / shard.path).size() == shard.bytes for shard in self.shards)
@@ -171,6 +179,8 @@ def load(location: Location, what: str) -> Dataset:
             f"{what} has schema version {manifest.schema_version}, this Numerate reads {SCHEMA_VERSION}: "
             "make it again under another name"
         )
+    if hash_of(manifest.spec) != manifest.spec_hash:
+        raise RunFailure(f"{location / 'manifest.json'} is damaged (its spec was changed): delete it and run again")
     encoded = (location / "shards.parquet").read()
     if hashlib.sha256(encoded).hexdigest() != manifest.shards_sha256:
         raise RunFailure(f"{location / 'shards.parquet'} doesn't match its manifest: delete both and run again")

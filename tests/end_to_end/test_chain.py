@@ -145,7 +145,17 @@ def test_solve_answers_one_problem_and_a_stream(home: Home) -> None:
 
 
 @pytest.mark.parametrize(
-    ("problem", "words"), [("twelve", "can't be read"), ("1+2+3+4+5", "model holds 5"), ("7/2", "7/2")]
+    ("problem", "words"),
+    [
+        ("twelve", "can't be read"),
+        ("1+2+3+4+5", "model holds 5"),
+        ("7/2", "7/2"),
+        ("1+", "'1+'"),
+        ("12", "'12'"),
+        ("-5+3", "'-5+3'"),
+        ("1 2+3", "1 2+3"),
+        ("3*4", "learnt + alone"),
+    ],
 )
 def test_a_problem_that_cannot_be_read_is_one_line(home: Home, problem: str, words: str) -> None:
     result = home.numerate("solve", problem, code=2)
@@ -246,3 +256,69 @@ def _wait_for_steps(process: subprocess.Popen[str], workspace: Path, known: set[
             return
         time.sleep(0.2)
     raise AssertionError(f"training didn't start: {process.poll()}")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_interrupted_generation_leaves_nothing_half_written_and_goes_on(home: Home, number: signal.Signals) -> None:
+    arguments = ["corpus", "generate", "--name", f"cut-{number.name.lower()}", "--rows", "20000000"]
+    process = subprocess.Popen(
+        home.command(*arguments),
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=home.folder,
+        env=home.environment(),
+        start_new_session=True,
+    )
+    folder = home.workspace / "corpora" / arguments[3]
+    until = time.monotonic() + 120
+    while not list(folder.glob(".progress/*.json")) and time.monotonic() < until and process.poll() is None:
+        time.sleep(0.05)
+    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors
+    assert errors == "error: interrupted: the same command goes on where this one ended\n"
+    assert not (folder / "manifest.json").exists()
+    assert not list(folder.rglob("*.partial"))
+    kept = {path: path.stat().st_mtime_ns for path in (folder / "data").rglob("*.parquet")}
+    noted = [
+        record["path"] for note in folder.glob(".progress/*.json") for record in json.loads(note.read_text())["shards"]
+    ]
+    home.numerate(*arguments)
+    assert noted
+    assert all((folder / path).stat().st_mtime_ns == kept[folder / path] for path in noted)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--name", "Bad Name"], "'Bad Name'"),
+        (["--training.workers", "64"], "workers is 64"),
+        (["--training.batch-size", "16384"], "training.batch_size is 16,384"),
+    ],
+)
+def test_what_a_later_stage_would_refuse_is_refused_before_any_work(
+    home: Home, arguments: list[str], words: str
+) -> None:
+    result = home.numerate("run", "quick", *arguments, code=2)
+    assert len(result.stderr.splitlines()) == 1
+    assert words in result.stderr
+    assert not (home.workspace / "corpora/quick").exists()
+
+
+def test_a_damaged_checkpoint_or_token_shard_is_noticed(home: Home) -> None:
+    index = json.loads((home.workspace / "runs/first/checkpoints/index.json").read_text())
+    shards = list((home.workspace / "corpora/pairs/tokens/pairs-digit/split=test").glob("*.parquet"))
+    checkpoints = [home.workspace / "runs/first/checkpoints" / entry["file"] for entry in index["entries"]]
+    for victim, arguments in [
+        *((path, ["solve", "1+2", "--run", "first"]) for path in checkpoints[-1:]),
+        (shards[0], ["evaluate", "--name", "first", "--limit", "900"]),
+    ]:
+        whole = victim.read_bytes()
+        victim.write_bytes(
+            whole[: len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 1]) + whole[len(whole) // 2 + 1 :]
+        )
+        try:
+            result = home.numerate(*arguments, code=1)
+            assert f"{victim} is damaged" in result.stderr
+        finally:
+            victim.write_bytes(whole)

@@ -88,7 +88,7 @@ def test_a_disk_that_is_too_small_is_noticed_before_the_first_byte(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Location, "free_bytes", lambda self: 1_000_000)
-    with pytest.raises(RunFailure, match=r"needs 1\.\d GB more .* 0\.0 GB are free"):
+    with pytest.raises(RunFailure, match=r"needs 1,1\d\d\.\d MB more .* 1\.0 MB are free"):
         build(CorpusSpec(), tmp_path)
     assert not list(tmp_path.rglob("*.parquet"))
 
@@ -101,7 +101,8 @@ def test_the_estimate_of_bytes_is_close(small: Built) -> None:
 def test_a_corpus_without_a_split_is_refused(ray_instance: int, tmp_path: Path) -> None:
     tiny = CorpusSpec(name="tiny", terms=2, high=2, rows_per_shard=1_000)
     with pytest.raises(UserError, match="take more rows or larger shares"):
-        build(tiny, tmp_path)
+        build(tiny, tmp_path / "tiny")
+    assert not (tmp_path / "tiny").exists()
 
 
 def test_ray_encodes_to_the_bytes_that_one_process_encodes(ray_instance: int, tmp_path: Path, small: Built) -> None:

@@ -4,7 +4,6 @@ import pytest
 from storage.catalog import open_catalog, refresh_catalog, select
 from storage.corpus import Corpus
 from storage.errors import UserError
-from storage.lanes import LanePlan
 from storage.reader import ElasticReader
 from tests.builders import Built
 
@@ -61,9 +60,10 @@ def test_tensors_come_in_the_order_in_which_training_reads(small: Built) -> None
     from itertools import islice
 
     from model.rows import tensors
+    from model.training import plan_of
 
     corpus = Corpus.open("small", str(small.workspace.root))
-    plan = LanePlan(tuple(shard.rows for shard in small.tokens.of_split("train")), 128, 3)
+    plan = plan_of(small.tokens, "train", 128, 3)
     reader = ElasticReader(tuple(small.tokens.paths("train")), plan, small.layout.width)
     read = islice(tensors(corpus, "small-digit", batch_size=128, seed=3), 5)
     for ids, rows in zip(read, reader.batches(0), strict=False):

@@ -41,7 +41,7 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path: Path) -
 
 
 def test_a_missing_file_is_one_clear_line(tmp_path: Path) -> None:
-    with pytest.raises(RunFailure, match="can't be read: No such file"):
+    with pytest.raises(RunFailure, match=r"can't be read .No such file"):
         Location(tmp_path / "nothing").read()
 
 
