@@ -192,6 +192,7 @@ def test_a_tokenizer_of_another_corpus_is_one_line(home: Home) -> None:
     assert not (home.workspace / "corpora/others/tokens").exists()
 
 
+@pytest.mark.slow
 def test_a_truncated_shard_is_one_line_and_its_remedy_works(home: Home) -> None:
     folder = home.workspace / "corpora/pairs/tokens/pairs-digit"
     shard = next((folder / "split=test").glob("*.parquet"))
@@ -258,7 +259,7 @@ def _wait_for_steps(process: subprocess.Popen[str], workspace: Path, known: set[
     raise AssertionError(f"training didn't start: {process.poll()}")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGINT])
 def test_an_interrupted_generation_leaves_nothing_half_written_and_goes_on(home: Home, number: signal.Signals) -> None:
     arguments = ["corpus", "generate", "--name", f"cut-{number.name.lower()}", "--rows", "20000000"]
     process = subprocess.Popen(
