@@ -4,7 +4,7 @@ The interval resamples canonical classes, not problems: orders of the same numbe
 answered alike, so they are not independent trials.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pyarrow as pa
@@ -19,11 +19,12 @@ from storage.columns import string_buffers
 from storage.database import connect, parquet_source
 from storage.errors import RunFailure, UserError
 from storage.location import Location
-from storage.manifest import Dataset
+from storage.manifest import Dataset, ShardRecord
 
 _BATCH_ROWS = 1 << 15
 _RESAMPLES = 10_000
 
+Rows = tuple[NDArray[np.int64], pa.Array, pa.Array, NDArray[np.uint8]]
 Annotate = Callable[[NDArray[np.uint64]], dict[str, NDArray[np.unsignedinteger]]]
 
 
@@ -145,34 +146,28 @@ def _schema(annotate: Annotate) -> pa.Schema:
     )
 
 
-def _stream(corpus: Dataset, tokens: Dataset, spec: EvaluationSpec):  # type: ignore[no-untyped-def]
+def _stream(corpus: Dataset, tokens: Dataset, spec: EvaluationSpec) -> Iterator[Rows]:
     """Batches of ids, problems, answers and token rows; both datasets hold the same rows in the same order."""
     left = spec.limit or corpus.manifest.split_rows[spec.split]
-    width = None
     for text_shard, token_shard in zip(corpus.of_split(spec.split), tokens.of_split(spec.split), strict=True):
-        if not left:
-            return
         take = min(left, text_shard.rows)
+        if not take:
+            return
         text = _read(corpus, text_shard, "id, problem, answer", take)
         coded = _read(tokens, token_shard, "id, tokens", take)
         ids = text.column("id").to_numpy()
         if not np.array_equal(ids, coded.column("id").to_numpy()):
             raise RunFailure(f"shard {token_shard.path} doesn't hold the rows of its corpus: encode it again")
         data, _ = string_buffers(coded.column("tokens").combine_chunks())
-        width = len(data) // max(1, take)
-        rows = data.reshape(take, width)
+        rows = data.reshape(take, -1)
         for first in range(0, take, _BATCH_ROWS):
-            part = text.slice(first, _BATCH_ROWS)
-            yield (
-                ids[first : first + _BATCH_ROWS],
-                part.column("problem").combine_chunks(),
-                part.column("answer").combine_chunks(),
-                rows[first : first + _BATCH_ROWS],
-            )
+            part, batch = text.slice(first, _BATCH_ROWS), slice(first, first + _BATCH_ROWS)
+            problems, answers = (part.column(name).combine_chunks() for name in ("problem", "answer"))
+            yield ids[batch], problems, answers, rows[batch]
         left -= take
 
 
-def _read(dataset: Dataset, shard, columns: str, rows: int) -> pa.Table:  # type: ignore[no-untyped-def]
+def _read(dataset: Dataset, shard: ShardRecord, columns: str, rows: int) -> pa.Table:
     source = parquet_source([str(dataset.verified(shard))])
     with connect() as connection:
         return connection.sql(f"SELECT {columns} FROM {source} LIMIT {rows}").to_arrow_table()
