@@ -217,6 +217,7 @@ def test_an_interrupted_training_leaves_a_usable_checkpoint_and_goes_on(home: Ho
             cwd=home.folder,
             env=home.environment(),
             start_new_session=True,
+            preexec_fn=_hear_interrupts,
         )
         index = home.workspace / "runs/long/checkpoints/index.json"
         before = index.read_text() if index.exists() else ""
@@ -240,6 +241,11 @@ def test_an_interrupted_training_leaves_a_usable_checkpoint_and_goes_on(home: Ho
     assert len(states) == 2
     assert ("COMPLETED",) not in states
     assert not (home.workspace / "runs/long/.launch").exists()
+
+
+def _hear_interrupts() -> None:
+    """A background job of a shell ignores SIGINT, and its children inherit that; a person's terminal doesn't."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _meters(workspace: Path) -> list[tuple[str, str]]:
@@ -269,6 +275,7 @@ def test_an_interrupted_generation_leaves_nothing_half_written_and_goes_on(home:
         cwd=home.folder,
         env=home.environment(),
         start_new_session=True,
+        preexec_fn=_hear_interrupts,
     )
     folder = home.workspace / "corpora" / arguments[3]
     until = time.monotonic() + 120
