@@ -1,4 +1,4 @@
-"""From a spec to shards: each range of the permuted order becomes one shard a split, anywhere, in any order.
+"""From a spec to shards: each range of the permuted order becomes one shard a split and width, anywhere, in any order.
 
 A shard's bytes follow from (spec, range) alone, so a crash costs only the ranges that were
 not finished, and they come out the same on any machine.
@@ -10,111 +10,203 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
-from pipelines.families.grid import STRATUM, Grid, Problems
+from pipelines.components import Component, components
+from pipelines.families.family import Block, Family
+from pipelines.reserved import Reserved
 from pipelines.spec import CorpusSpec
-from pipelines.split import split_numbers
+from pipelines.split import Canonical, split_numbers
 from storage.location import Location
 from storage.manifest import SPLITS, ShardRecord
-from storage.order import Permutation, UInt64s, derive_key
-from storage.shard import Shard, open_shard
+from storage.order import UInt64s
+from storage.shard import ContentHash, Layout, Shard, open_shard
 
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 
-# A block's arrays fit the cache; two blocks make a row group, which queries read faster.
-_BLOCK = 1 << 16
-_ROW_GROUP = 1 << 17
+# Classes of problem length in characters; a shard holds one of them, and lies in a folder of its name.
+WIDTHS = np.array([1 << power for power in range(4, 15)])
+
+# Two blocks make a row group, which queries read faster than smaller ones.
+_GROUP_BLOCKS = 2
+
+Groups = Iterator[tuple["Stratum", pa.Table]]
+
+
+@dataclass(frozen=True, order=True)
+class Stratum:
+    """What all rows of a shard have in common: split, family and class of width."""
+
+    split: str
+    family: str
+    width: int
+
+    @property
+    def name(self) -> str:
+        """Name without the split, as it stands in the manifest."""
+        return f"{self.family}-{self.width}"
+
+    def path(self, number: int) -> str:
+        """Where the shard of range `number` lies below the corpus; DuckDB reads the columns off the folders."""
+        return f"data/split={self.split}/family={self.family}/width={self.width}/{number:06d}.parquet"
 
 
 @dataclass(frozen=True)
 class RangeTask:
-    """Rows [first, first + rows) of the permuted order, as one unit of work."""
+    """Rows [first, first + rows) of the permuted order of one component, as one unit of work."""
 
     number: int
+    component: Component
     first: int
     rows: int
 
     @property
     def paths(self) -> list[str]:
-        """The shards that this task may write, in the manifest's order."""
-        return [self.shard_path(split) for split in SPLITS]
-
-    def shard_path(self, split: str) -> str:
-        """Where this range's shard of one split lies below the corpus."""
-        return f"data/split={split}/{STRATUM}-{self.number:06d}.parquet"
+        """The shards that this task may write."""
+        family = self.component.problems.family
+        return [Stratum(split, family, int(width)).path(self.number) for split in SPLITS for width in WIDTHS]
 
 
 def range_tasks(spec: CorpusSpec) -> list[RangeTask]:
-    """The corpus as tasks of `rows_per_shard` rows, the last one shorter."""
-    total, step = spec.total_rows, spec.rows_per_shard
-    return [RangeTask(number, first, min(step, total - first)) for number, first in enumerate(range(0, total, step))]
+    """The corpus as tasks of `rows_per_shard` rows, the last one of each component shorter."""
+    step, tasks = spec.rows_per_shard, []
+    for component in components(spec):
+        for first in range(0, component.rows, step):
+            tasks.append(RangeTask(len(tasks), component, first, min(step, component.rows - first)))
+    return tasks
 
 
 def generate_range(spec: CorpusSpec, folder: Location, task: RangeTask) -> list[ShardRecord]:
-    """Write the shards of one range below `folder`; a split without rows there has no shard."""
+    """Write the shards of one range below `folder`; a stratum without rows there has no shard."""
     pa.set_cpu_count(1)
-    grid = Grid(spec)
+    family = task.component.family(spec)
+    lengths: dict[Stratum, tuple[int, int]] = {}
     with ExitStack() as stack:
-        shards: dict[int, Shard] = {}
-        for split, table in _row_groups(grid, task):
-            if split not in shards:
-                name = SPLITS[split]
-                shards[split] = stack.enter_context(
-                    open_shard(folder, task.shard_path(name), split=name, stratum=STRATUM, layout=grid.layout)
+        shards: dict[Stratum, Shard] = {}
+        for stratum, table in _row_groups(spec, task):
+            if stratum not in shards:
+                place = open_shard(
+                    folder, stratum.path(task.number), split=stratum.split, stratum=stratum.name, layout=family.layout
                 )
-            shards[split].writer.write(table)
-    return [shards[split].record for split in sorted(shards)]
+                shards[stratum], lengths[stratum] = stack.enter_context(place), (0, 0)
+            shards[stratum].writer.write(table)
+            lengths[stratum] = tuple(map(max, lengths[stratum], _longest(table)))  # type: ignore[assignment]
+    return [
+        shards[stratum].record.model_copy(
+            update={"problem_length": lengths[stratum][0], "answer_digits": lengths[stratum][1]}
+        )
+        for stratum in sorted(shards, key=_order)
+    ]
 
 
-def regenerate(spec: CorpusSpec, ids: UInt64s) -> tuple[Grid, Problems]:
-    """The problems at positions `ids` [n] of the permuted order, computed anew from the spec."""
-    grid = Grid(spec)
-    return grid, grid.problems(_permutation(spec)(ids))
+def contents_of_range(spec: CorpusSpec, task: RangeTask) -> dict[str, tuple[int, str]]:
+    """Rows and content hash of each shard of a range by its path, computed anew without writing anything."""
+    pa.set_cpu_count(1)
+    schema = task.component.family(spec).layout.schema
+    hashes: dict[str, ContentHash] = {}
+    rows: dict[str, int] = {}
+    for stratum, table in _row_groups(spec, task):
+        path = stratum.path(task.number)
+        hashes.setdefault(path, ContentHash(schema)).update(table)
+        rows[path] = rows.get(path, 0) + table.num_rows
+    return {path: (rows[path], content.hexdigest()) for path, content in hashes.items()}
+
+
+def sample_table(spec: CorpusSpec, component: Component, rows: int) -> tuple[pa.Table, Layout]:
+    """The first rows of a component's permuted order, all splits and widths together, and how they are stored."""
+    family = component.family(spec)
+    positions = np.arange(min(rows, component.rows), dtype=np.uint64)
+    return family.table(positions + np.uint64(component.first), family.problems(positions)), family.layout
 
 
 def canonical_hashes(spec: CorpusSpec, ids: UInt64s) -> UInt64s:
     """Hashes of the canonical classes of rows `ids`, uint64 [n]; equal for orders of one problem."""
-    grid, problems = regenerate(spec, ids)
-    return grid.canonical(problems)
+    hashes = np.empty(len(ids), np.uint64)
+    for component in components(spec):
+        first = np.uint64(component.first)
+        rows = np.flatnonzero((ids >= first) & (ids < first + np.uint64(component.rows)))
+        if rows.size:
+            family = component.family(spec)
+            hashes[rows] = family.canonical(family.problems(ids.take(rows) - first))
+    return hashes
 
 
-def _permutation(spec: CorpusSpec) -> Permutation:
-    return Permutation(spec.size, derive_key(spec.seed, "row order"))
+def first_splits(spec: CorpusSpec, rows: int) -> set[str]:
+    """The splits that the first rows of the components hold, looking at `rows` rows in all."""
+    found: set[str] = set()
+    for component in components(spec):
+        task = RangeTask(0, component, 0, min(component.rows, max(1, rows * component.rows // spec.total_rows)))
+        for _, _, splits in _blocks(spec, task):
+            found |= {SPLITS[split] for split in np.unique(splits)}
+            if len(found) == len(SPLITS):
+                return found
+    return found
 
 
-def _row_groups(grid: Grid, task: RangeTask) -> Iterator[tuple[int, pa.Table]]:
-    """Row groups of each split as they fill up, and what is left at the end."""
-    waiting: list[list[tuple[UInt64s, Problems]]] = [[] for _ in SPLITS]
-    tables: list[list[pa.Table]] = [[] for _ in SPLITS]
+def _order(stratum: Stratum) -> tuple[int, int]:
+    return SPLITS.index(stratum.split), stratum.width
 
-    def build(split: int) -> None:
-        ids = np.concatenate([part for part, _ in waiting[split]])
-        tables[split].append(grid.table(ids, Problems.concatenate([part for _, part in waiting[split]])))
-        waiting[split].clear()
 
-    def rows(parts: list[tuple[UInt64s, Problems]]) -> int:
+def _longest(table: pa.Table) -> tuple[int, int]:
+    """Characters of the longest problem, and digits of the longest answer."""
+    lengths = pc.max(pc.binary_length(table.column("problem")))
+    return lengths.as_py(), pc.max(table.column("answer_digits")).as_py()
+
+
+def _row_groups(spec: CorpusSpec, task: RangeTask) -> Groups:
+    """Row groups of each stratum as they fill up, and what is left at the end."""
+    family = task.component.family(spec)
+    waiting: dict[Stratum, list[tuple[UInt64s, Block]]] = {}
+    tables: dict[Stratum, list[pa.Table]] = {}
+
+    def build(stratum: Stratum) -> None:
+        ids = np.concatenate([part for part, _ in waiting[stratum]])
+        table = family.table(ids, Block.concatenate([part for _, part in waiting[stratum]]))
+        tables.setdefault(stratum, []).append(table)
+        waiting[stratum].clear()
+
+    def rows(parts: list[tuple[UInt64s, Block]]) -> int:
         return sum(len(ids) for ids, _ in parts)
 
-    for ids, problems, splits in _blocks(grid, task):
-        for split in range(len(SPLITS)):
-            chosen = np.flatnonzero(splits == split)
-            waiting[split].append((ids.take(chosen), problems.take(chosen)))
-            if rows(waiting[split]) >= _BLOCK // 2:
-                build(split)
-            if sum(table.num_rows for table in tables[split]) >= _ROW_GROUP - _BLOCK // 2:
-                yield split, pa.concat_tables(tables[split])
-                tables[split].clear()
-    for split in range(len(SPLITS)):
-        if rows(waiting[split]):
-            build(split)
-        if tables[split]:
-            yield split, pa.concat_tables(tables[split])
+    block = family.block_rows
+    for ids, problems, splits in _blocks(spec, task):
+        for stratum, chosen in _strata(family, problems, splits, task.component.problems.family):
+            waiting.setdefault(stratum, []).append((ids.take(chosen), problems.take(chosen)))
+            if rows(waiting[stratum]) >= block // 2:
+                build(stratum)
+            if sum(table.num_rows for table in tables.get(stratum, ())) >= _GROUP_BLOCKS * block - block // 2:
+                yield stratum, pa.concat_tables(tables[stratum])
+                tables[stratum].clear()
+    for stratum in sorted(waiting, key=_order):
+        if rows(waiting[stratum]):
+            build(stratum)
+        if tables[stratum]:
+            yield stratum, pa.concat_tables(tables[stratum])
 
 
-def _blocks(grid: Grid, task: RangeTask) -> Iterator[tuple[UInt64s, Problems, np.ndarray]]:
-    permutation = _permutation(grid.spec)
-    for first in range(task.first, task.first + task.rows, _BLOCK):
-        ids = np.arange(first, min(first + _BLOCK, task.first + task.rows), dtype=np.uint64)
-        problems = grid.problems(permutation(ids))
-        splits = split_numbers(grid.canonical(problems), grid.spec.validation, grid.spec.test)
-        yield ids, problems, splits
+def _strata(
+    family: Family, problems: Block, splits: NDArray[np.uint8], name: str
+) -> Iterator[tuple[Stratum, NDArray[np.intp]]]:
+    """The rows of a block by stratum."""
+    lengths = family.text_lengths(problems)
+    widths = np.searchsorted(WIDTHS, lengths)
+    for number, split in enumerate(SPLITS):
+        inside = splits == number
+        for width in np.unique(widths):
+            chosen = np.flatnonzero(inside if isinstance(lengths, int) else inside & (widths == width))
+            if chosen.size:
+                yield Stratum(split, name, int(WIDTHS[width])), chosen
+
+
+def _blocks(spec: CorpusSpec, task: RangeTask) -> Iterator[tuple[UInt64s, Block, NDArray[np.uint8]]]:
+    family = task.component.family(spec)
+    reserved = Reserved.of(Canonical(spec.split_key))
+    offset = np.uint64(task.component.first)
+    for first in range(task.first, task.first + task.rows, family.block_rows):
+        positions = np.arange(first, min(first + family.block_rows, task.first + task.rows), dtype=np.uint64)
+        problems = family.problems(positions)
+        canonical = family.canonical(problems)
+        splits = split_numbers(canonical, spec.validation, spec.test)
+        splits[reserved.rows(canonical)] = SPLITS.index("test")
+        yield positions + offset, problems, splits

@@ -1,87 +1,253 @@
-"""What a corpus is: the parameters from which every one of its rows follows, and their presets."""
+"""What a corpus is: the parameters from which every one of its rows follows."""
 
+from fractions import Fraction
+from functools import cached_property
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from storage.errors import UserError
 from storage.location import checked_name
 from storage.manifest import hash_of
 from storage.order import LARGEST_SIZE
 
 Operator = Literal["+", "-", "*"]
+FamilyName = Literal["grid", "digits", "expression"]
+
+# Which parameters a family has; the others must stay as they are.
+_FAMILY_FIELDS: dict[str, tuple[str, ...]] = {
+    "grid": ("terms", "operators", "low", "high"),
+    "digits": ("terms", "operators", "min_terms", "min_digits", "digits", "hard"),
+    "expression": ("terms", "operators", "min_terms", "min_digits", "digits", "depth"),
+}
+_LARGEST_GRID = 99_999
+_LONGEST_PROBLEM = 16_384
 
 
-class CorpusSpec(BaseModel):
-    """Every combination of a fixed number of operands from one range, and of operators from a set."""
+class ProblemSpec(BaseModel):
+    """One family of problems with its parameters."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: str = Field("notebook", description="Name of the corpus in the workspace.", json_schema_extra={"position": 0})
-    family: Literal["grid"] = Field("grid", description="Kind of problems.", json_schema_extra={"position": 1})
-    terms: int = Field(4, ge=2, le=8, description="Operands in a problem.", json_schema_extra={"position": 2})
-    low: int = Field(0, ge=0, le=99_999, description="Smallest operand.", json_schema_extra={"position": 3})
-    high: int = Field(99, ge=0, le=99_999, description="Largest operand.", json_schema_extra={"position": 4})
+    family: FamilyName = Field(
+        "grid",
+        description="Kind of problems: 'grid' takes every combination of operands from one range, 'digits' operands "
+        "of any length, 'expression' nested brackets.",
+        json_schema_extra={"position": 1},
+    )
+    terms: int = Field(
+        4,
+        ge=2,
+        le=32,
+        description="Operands in a problem; the most of them for 'digits' and 'expression'.",
+        json_schema_extra={"position": 2},
+    )
     operators: tuple[Operator, ...] = Field(
-        ("+",), min_length=1, max_length=3, description="Operators between operands.", json_schema_extra={"position": 5}
+        ("+",), min_length=1, max_length=3, description="Operators between operands.", json_schema_extra={"position": 3}
     )
-    rows: int = Field(
-        0, ge=0, description="Rows to take from the permuted order; 0 takes all.", json_schema_extra={"position": 6}
+    low: int = Field(
+        0, ge=0, le=_LARGEST_GRID, description="Grid: smallest operand.", json_schema_extra={"position": 4}
     )
-    seed: int = Field(0, ge=0, lt=2**63, description="Seed of the row order.", json_schema_extra={"position": 7})
-    split_key: str = Field(
-        "numerate",
-        min_length=1,
-        max_length=100,
-        description="Key of the split; corpora of one key share their splits.",
+    high: int = Field(
+        99, ge=0, le=_LARGEST_GRID, description="Grid: largest operand.", json_schema_extra={"position": 5}
+    )
+    min_terms: int = Field(
+        2, ge=2, le=32, description="Digits, expression: fewest operands.", json_schema_extra={"position": 6}
+    )
+    digits: int = Field(
+        2,
+        ge=1,
+        le=1_000,
+        description="Digits, expression: digits of the longest operand.",
+        json_schema_extra={"position": 7},
+    )
+    min_digits: int = Field(
+        1,
+        ge=1,
+        le=1_000,
+        description="Digits, expression: digits of the shortest operand.",
         json_schema_extra={"position": 8},
     )
-    validation: float = Field(0.01, gt=0, lt=0.5, description="Share of validation.", json_schema_extra={"position": 9})
-    test: float = Field(0.01, gt=0, lt=0.5, description="Share of test.", json_schema_extra={"position": 10})
-    rows_per_shard: int = Field(
-        1 << 21,
-        ge=1_000,
-        le=1 << 26,
-        description="Rows that one task makes; each task writes one shard a split.",
-        json_schema_extra={"position": 11},
+    hard: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Digits: share of rows with a long chain of carries or borrows, or with nines in a product.",
+        json_schema_extra={"position": 9},
+    )
+    depth: int = Field(
+        2,
+        ge=0,
+        le=15,
+        description="Expression: most brackets nested inside each other.",
+        json_schema_extra={"position": 10},
     )
 
     @model_validator(mode="after")
-    def _bounds(self) -> "CorpusSpec":
-        checked_name(self.name, "corpus")
-        if self.high < self.low:
-            raise ValueError(f"high is {self.high}, below low ({self.low}): raise high or lower low")
+    def _family(self) -> "ProblemSpec":
+        for name in sorted(set(self.model_fields_set) & _ALL_FAMILY_FIELDS - set(_FAMILY_FIELDS[self.family])):
+            if getattr(self, name) != ProblemSpec.model_fields[name].default:
+                holders = " and ".join(family for family, names in _FAMILY_FIELDS.items() if name in names)
+                raise ValueError(f"{name} belongs to {holders}, not to family {self.family!r}: leave it out")
         if len(set(self.operators)) != len(self.operators):
             raise ValueError(f"operators {list(self.operators)} name one twice: name each once")
+        if self.family == "grid":
+            self._check_grid()
+        else:
+            self._check_lengths()
+        return self
+
+    def _check_grid(self) -> None:
+        if self.terms > 8:
+            raise ValueError(f"terms is {self.terms}, a grid has at most 8: lower it, or take family 'digits'")
+        if self.high < self.low:
+            raise ValueError(f"high is {self.high}, below low ({self.low}): raise high or lower low")
         if self.size > LARGEST_SIZE:
             raise ValueError(
                 f"the grid has {self.size:,} problems, at most {LARGEST_SIZE:,} are possible: lower terms or high"
             )
         if max(self.high**self.terms, 1) > LARGEST_SIZE and "*" in self.operators:
-            raise ValueError(f"products of {self.terms} numbers up to {self.high} leave 62 bits: lower terms or high")
-        if self.rows > self.size:
             raise ValueError(
-                f"rows is {self.rows:,}, but the grid has {self.size:,} problems: lower rows, or 0 for all"
+                f"products of {self.terms} numbers up to {self.high} leave 62 bits: lower terms or high, "
+                "or take family 'digits'"
             )
+
+    def _check_lengths(self) -> None:
+        for least, most in (("min_terms", "terms"), ("min_digits", "digits")):
+            if getattr(self, least) > getattr(self, most):
+                raise ValueError(
+                    f"{least} is {getattr(self, least)}, above {most} ({getattr(self, most)}): "
+                    f"raise {most} or lower {least}"
+                )
+        longest = self.terms * (self.digits + 1 + 2 * (self.depth if self.family == "expression" else 0))
+        if longest > _LONGEST_PROBLEM:
+            raise ValueError(
+                f"problems may have {longest:,} characters, at most {_LONGEST_PROBLEM:,} are possible: "
+                "lower terms or digits"
+            )
+
+    @cached_property
+    def size(self) -> int:
+        """Different problems in the family; expressions aren't counted, there is no end to how they are drawn."""
+        choices = len(self.operators)
+        if self.family == "grid":
+            return int((self.high - self.low + 1) ** self.terms * choices ** (self.terms - 1))
+        if self.family == "digits":
+            numbers = 10**self.digits - (10 ** (self.min_digits - 1) if self.min_digits > 1 else 0)
+            return sum(int(numbers**terms * choices ** (terms - 1)) for terms in range(self.min_terms, self.terms + 1))
+        return LARGEST_SIZE
+
+    def parameters(self) -> dict[str, Any]:
+        """The family and what it takes, as JSON values."""
+        return self.model_dump(mode="json", include={"family", *_FAMILY_FIELDS[self.family]})
+
+
+_ALL_FAMILY_FIELDS = {name for names in _FAMILY_FIELDS.values() for name in names}
+
+
+class MixturePart(ProblemSpec):
+    """One of the families of a mixture."""
+
+    weight: float = Field(
+        1.0, gt=0, le=1e6, description="Its share of the rows, beside the other parts' weights.",
+        json_schema_extra={"position": 0},
+    )  # fmt: skip
+
+
+class CorpusSpec(ProblemSpec):
+    """A corpus: one family of problems, or a mixture of several; how many rows, and how they are split."""
+
+    name: str = Field("notebook", description="Name of the corpus in the workspace.", json_schema_extra={"position": 0})
+    mixture: tuple[MixturePart, ...] = Field(
+        (),
+        max_length=64,
+        description="Several families in one corpus, each with its weight; the family above is then left out.",
+        json_schema_extra={"position": 20},
+    )
+    rows: int = Field(
+        0,
+        ge=0,
+        le=LARGEST_SIZE,
+        description="Rows to take from the permuted order; 0 takes all, where they can be counted.",
+        json_schema_extra={"position": 21},
+    )
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of the row order.", json_schema_extra={"position": 22})
+    split_key: str = Field(
+        "numerate",
+        min_length=1,
+        max_length=100,
+        description="Key of the split; corpora of one key share their splits.",
+        json_schema_extra={"position": 23},
+    )
+    validation: float = Field(0.01, gt=0, lt=0.5, description="Share of validation.", json_schema_extra={"position": 24})
+    test: float = Field(0.01, gt=0, lt=0.5, description="Share of test.", json_schema_extra={"position": 25})
+    rows_per_shard: int = Field(
+        1 << 21,
+        ge=1_000,
+        le=1 << 26,
+        description="Rows that one task makes; each task writes one shard a split and width.",
+        json_schema_extra={"position": 26},
+    )
+
+    @model_validator(mode="after")
+    def _rows(self) -> "CorpusSpec":
+        checked_name(self.name, "corpus")
+        if self.mixture and (given := sorted(set(self.model_fields_set) & {"family", *_ALL_FAMILY_FIELDS})):
+            changed = [name for name in given if getattr(self, name) != CorpusSpec.model_fields[name].default]
+            if changed:
+                raise ValueError(f"{changed[0]} stands beside a mixture: give it to the mixture's parts")
+        parts = self.parts
+        if not self.rows and any(part.family == "expression" or part.size > LARGEST_SIZE for part in parts):
+            raise ValueError("rows is 0, but these problems are too many to take all: say how many rows")
+        total = sum(part.size for part in parts)
+        if self.rows > total:
+            raise ValueError(f"rows is {self.rows:,}, but there are {total:,} problems: lower rows, or 0 for all")
         return self
 
     @property
-    def size(self) -> int:
-        """Problems in the whole grid."""
-        return (self.high - self.low + 1) ** self.terms * len(self.operators) ** (self.terms - 1)
+    def parts(self) -> tuple[ProblemSpec, ...]:
+        """The families of the corpus, one or several."""
+        if self.mixture:
+            return self.mixture
+        return (ProblemSpec(**self.parameters()),)
+
+    @cached_property
+    def part_rows(self) -> tuple[int, ...]:
+        """Rows of each part: shared by weight, and what a small part can't give goes to the others."""
+        parts = self.parts
+        if not self.rows:
+            return tuple(part.size for part in parts)
+        return _shares(
+            self.rows, [part.size for part in parts], [getattr(part, "weight", 1.0) for part in parts]
+        )  # fmt: skip
 
     @property
     def total_rows(self) -> int:
         """Rows of the corpus."""
-        return self.rows or self.size
+        return sum(self.part_rows)
 
     def identity(self) -> dict[str, Any]:
         """Everything from which the rows follow, as JSON values; the name is not part of it."""
-        return self.model_dump(mode="json", exclude={"name"})
+        common = ("rows", "seed", "split_key", "validation", "test", "rows_per_shard")
+        values = self.model_dump(mode="json", include=set(common))
+        if self.mixture:
+            values["mixture"] = [{"weight": part.weight, **part.parameters()} for part in self.mixture]
+        else:
+            values |= self.parameters()
+        return values
 
     @property
     def spec_hash(self) -> str:
         """Hash of `identity`."""
         return hash_of(self.identity())
+
+    @classmethod
+    def of_identity(cls, name: str, identity: dict[str, Any]) -> "CorpusSpec":
+        """The spec that `identity` came from; raises `UserError` where it isn't one of this version's."""
+        try:
+            return cls(name=name, **identity)
+        except ValidationError as error:
+            raise UserError(f"corpus {name!r} was made by another version of Numerate: make it again") from error
 
 
 class TokenizerSpec(BaseModel):
@@ -106,3 +272,22 @@ class TokenizerSpec(BaseModel):
         description="Problems whose exact round trip is proven.",
         json_schema_extra={"position": 2},
     )
+
+
+def _shares(rows: int, sizes: list[int], weights: list[float]) -> tuple[int, ...]:
+    """`rows` divided by weight, none above its size; rounding goes to the largest remainders."""
+    shares = [0] * len(sizes)
+    takers, left = list(range(len(sizes))), rows
+    while takers:
+        total = sum(Fraction(weights[part]) for part in takers)
+        exact = {part: left * Fraction(weights[part]) / total for part in takers}
+        full = [part for part in takers if exact[part] >= sizes[part]]
+        for part in full or takers:
+            shares[part] = sizes[part] if full else int(exact[part])
+            left -= shares[part]
+        if not full:
+            for part in sorted(takers, key=lambda part: exact[part] - int(exact[part]), reverse=True)[:left]:
+                shares[part] += 1
+            break
+        takers = [part for part in takers if part not in full]
+    return tuple(shares)

@@ -1,15 +1,48 @@
 """Which split a problem belongs to: a keyed hash of its canonical form, so that leakage can't happen.
 
-Canonical: sums and products are flattened, `a-b` is read as `a+(-b)`, and the parts' hashes
-are added, which forgets their order. `3+5` and `5+3` fall together in every corpus of one key.
+Canonical: sums and products are flattened, `a-b` is read as `a+(-b)`, signs are pulled out of
+products, and the parts' hashes are added, which forgets their order. `3+5` and `5+3` fall
+together in every family and every corpus of one key.
 """
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from storage.order import UInt64s, derive_key, mix64
 
-_LIMB = np.uint64(10**9)
+Flags = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Canonical hashes of n subexpressions, each uint64 [n], in the ways in which a larger one may take them.
+
+    `plus` and `minus` count as addends, the second with all signs turned; a sum's are wrapped totals
+    over its terms. `factor` counts in a product, where `turned` says that its sign was pulled out.
+    """
+
+    plus: UInt64s
+    minus: UInt64s
+    factor: UInt64s
+    turned: Flags
+    is_sum: Flags
+
+    def negated(self, where: Flags) -> "Terms":
+        """The same subexpressions with a minus before those asked for."""
+        return Terms(
+            np.where(where, self.minus, self.plus),
+            np.where(where, self.plus, self.minus),
+            self.factor,
+            self.turned ^ where,
+            self.is_sum,
+        )
+
+    def take(self, rows: NDArray[np.integer]) -> "Terms":
+        """The subexpressions at `rows`."""
+        return Terms(*(getattr(self, name).take(rows) for name in self.__dataclass_fields__))
 
 
 class Canonical:
@@ -19,21 +52,29 @@ class Canonical:
         self._number, self._sum, self._product, self._minus = (
             np.uint64(derive_key(split_key, part)) for part in ("number", "sum", "product", "minus")
         )
+        # Odd, so that multiplying by it loses nothing.
+        self.limb_weight = np.uint64(derive_key(split_key, "limb") | 1)
 
-    def number(self, values: UInt64s) -> UInt64s:
-        """Hashes of non-negative integers, taken over limbs of nine digits so that any length can follow."""
-        low = values % _LIMB
-        high = values // _LIMB
-        hashes = mix64(low ^ self._number)
-        while high.any():
-            rows = high > 0
-            hashes = np.where(rows, mix64(hashes + high % _LIMB + np.uint64(1)), hashes)
-            high = high // _LIMB
-        return hashes
+    def number(self, limbs: Sequence[NDArray[np.unsignedinteger]]) -> UInt64s:
+        """Hashes of non-negative integers given as limbs of eight decimal digits, the lowest first."""
+        total = limbs[-1].astype(np.uint64)
+        for limb in reversed(limbs[:-1]):
+            total *= self.limb_weight
+            total += limb
+        return self.finished(total)
 
-    def minus(self, hashes: UInt64s, where: NDArray[np.bool_]) -> UInt64s:
-        """Hashes of the negated terms, where asked."""
-        return np.where(where, mix64(hashes ^ self._minus), hashes)
+    def finished(self, totals: UInt64s) -> UInt64s:
+        """Hashes of numbers from the sums of their limbs times powers of `limb_weight`."""
+        return mix64(totals ^ self._number)
+
+    def leaf(self, hashes: UInt64s) -> Terms:
+        """Numbers as subexpressions."""
+        none = np.zeros(len(hashes), np.bool_)
+        return Terms(hashes, self.minus(hashes), hashes, none, none)
+
+    def minus(self, hashes: UInt64s) -> UInt64s:
+        """Hashes of the negated terms."""
+        return mix64(hashes ^ self._minus)
 
     def sum(self, total: UInt64s) -> UInt64s:
         """Hash of a sum of two or more terms from the wrapped total of their hashes."""
@@ -42,6 +83,57 @@ class Canonical:
     def product(self, total: UInt64s) -> UInt64s:
         """Hash of a product of two or more factors from the wrapped total of their hashes."""
         return mix64(total ^ self._product)
+
+    def root(self, terms: Terms) -> UInt64s:
+        """Hashes of whole problems."""
+        return np.where(terms.is_sum, self.sum(terms.plus), terms.plus)
+
+    def added(self, left: Terms, right: Terms) -> Terms:
+        """Sums of two subexpressions each; what is a sum already is flattened."""
+        plus, minus = left.plus + right.plus, left.minus + right.minus
+        whole, turned = self.sum(plus), self.sum(minus)
+        # Of a sum and its negative the smaller hash stands for both as a factor, with the sign beside it.
+        return Terms(plus, minus, np.minimum(whole, turned), turned < whole, np.ones(len(plus), np.bool_))
+
+    def multiplied(self, left: Terms, right: Terms) -> Terms:
+        """Products of two subexpressions each; what is a product already is flattened."""
+        factor, turned = left.factor + right.factor, left.turned ^ right.turned
+        term = self.product(factor)
+        opposite = self.minus(term)
+        none = np.zeros(len(factor), np.bool_)
+        return Terms(np.where(turned, opposite, term), np.where(turned, term, opposite), factor, turned, none)
+
+    def flat(self, hashes: Sequence[UInt64s], times: Sequence[Flags | bool], minus: Sequence[Flags | bool]) -> UInt64s:
+        """Hashes of problems without brackets: `hashes` of k operands, and what stands in the k − 1 gaps.
+
+        `times[g]` and `minus[g]` [n] mark products and differences; a plain bool holds for every row.
+        """
+        size = len(hashes[0])
+        if not any(np.any(gap) for gap in times):
+            total = hashes[0].copy()
+            for part, gap in zip(hashes[1:], minus, strict=True):
+                total += part if gap is False else np.where(gap, self.minus(part), part)
+            return self.sum(total)
+        total, terms = np.zeros(size, np.uint64), np.zeros(size, np.uint8)
+        product, factors = hashes[0], np.ones(size, np.uint8)
+        negative: Flags = np.zeros(size, np.bool_)
+
+        def close(where: Flags) -> None:
+            rows = np.flatnonzero(where)
+            term = product.take(rows)
+            many = factors.take(rows) > 1
+            term = np.where(many, self.product(term), term)
+            total[rows] += np.where(negative.take(rows), self.minus(term), term)
+            terms[rows] += 1
+
+        for part, is_times, is_minus in zip(hashes[1:], times, minus, strict=True):
+            joined = np.broadcast_to(is_times, size)
+            close(~joined)
+            product = np.where(joined, product + part, part)
+            factors = np.where(joined, factors + 1, 1).astype(np.uint8)
+            negative = np.where(joined, negative, np.broadcast_to(is_minus, size))
+        close(np.ones(size, np.bool_))
+        return np.where(terms > 1, self.sum(total), total)
 
 
 def split_numbers(canonical: UInt64s, validation: float, test: float) -> NDArray[np.uint8]:

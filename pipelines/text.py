@@ -4,10 +4,13 @@
 written without a Python object a row.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pipelines.digits import LIMB_DIGITS
 
 Bytes = NDArray[np.uint8]
 
@@ -62,6 +65,24 @@ def decimal_characters(values: NDArray[np.int64]) -> tuple[Bytes, Bytes]:
     return matrix[:, width - int(lengths.max(initial=1)) :], lengths
 
 
+def number_words(
+    limbs: Sequence[NDArray[np.integer]], counts: NDArray[np.integer], words: NDArray[np.uint64]
+) -> None:
+    """Write decimal digits of numbers [n] of `counts` digits into `words` [n, limbs], eight characters a word.
+
+    What stands before a number's first digit is left zero.
+    """
+    for number, limb in enumerate(limbs):
+        value = limb.astype(np.uint32)
+        high = value // np.uint32(_LIMB)
+        word = _FOUR_WORDS.take(value - high * np.uint32(_LIMB)).astype(np.uint64)
+        word <<= np.uint64(32)
+        word |= _FOUR_WORDS.take(high)
+        shown = np.clip(counts.astype(np.int16) - np.int16(number * LIMB_DIGITS), 0, LIMB_DIGITS)
+        word &= _LAST_CHARACTERS.take(shown)
+        words[:, len(limbs) - 1 - number] = word
+
+
 def _four_digits() -> Bytes:
     numbers = np.arange(_LIMB)
     powers = 10 ** np.arange(_LIMB_DIGITS - 1, -1, -1)
@@ -69,3 +90,6 @@ def _four_digits() -> Bytes:
 
 
 _FOUR_DIGITS = _four_digits()
+# The same as words, and masks that keep the last 0 … 8 characters of a word.
+_FOUR_WORDS = _FOUR_DIGITS.view("<u4")[:, 0].copy()
+_LAST_CHARACTERS = np.array([0, *((1 << 64) - (1 << 8 * (8 - shown)) for shown in range(1, 9))], np.uint64)

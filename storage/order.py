@@ -7,6 +7,7 @@ library's random generator and any part of it can be computed anywhere.
 import hashlib
 from dataclasses import dataclass
 from math import isqrt
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,15 +70,38 @@ class Permutation:
         return images
 
     def _shuffle(self, positions: UInt64s) -> UInt64s:
-        high_modulus = isqrt(self.size - 1) + 1
-        low_modulus = -(-self.size // high_modulus)
-        quotient = positions // np.uint64(low_modulus)
-        low = (positions - quotient * np.uint64(low_modulus)).astype(np.uint32)
-        high = quotient.astype(np.uint32)
-        for number in range(0, _ROUNDS, 2):
-            high = _add_modulo(high, _round(low, derive_round(self.key, number), high_modulus), high_modulus)
-            low = _add_modulo(low, _round(high, derive_round(self.key, number + 1), low_modulus), low_modulus)
-        return high.astype(np.uint64) * np.uint64(low_modulus) + low
+        return _feistel(positions, *halves(self.size), self.key, None)
+
+
+def permuted(positions: UInt64s, sizes: UInt64s, high: UInt64s, low: UInt64s, key: int, salt: UInt32s) -> UInt64s:
+    """Images of `positions` [n] under bijections on 0 … sizes[i]−1, a different one for each `salt` [n].
+
+    `high` and `low` are the `halves` of each size.
+    """
+    images = _feistel(positions, high, low, key, salt)
+    outside = np.flatnonzero(images >= sizes)
+    while outside.size:
+        again = images.take(outside)
+        images[outside] = _feistel(again, high.take(outside), low.take(outside), key, salt.take(outside))
+        outside = outside[images.take(outside) >= sizes.take(outside)]
+    return images
+
+
+def halves(size: int) -> tuple[np.uint64, np.uint64]:
+    """Two nearly equal moduli whose product is at least `size`, and hardly more."""
+    high = isqrt(size - 1) + 1
+    return np.uint64(high), np.uint64(-(-size // high))
+
+
+def _feistel(positions: UInt64s, high_modulus: Any, low_modulus: Any, key: int, salt: UInt32s | None) -> UInt64s:
+    quotient = positions // low_modulus
+    low = (positions - quotient * low_modulus).astype(np.uint32)
+    high = quotient.astype(np.uint32)
+    for number in range(0, _ROUNDS, 2):
+        first, second = derive_round(key, number), derive_round(key, number + 1)
+        high = _add_modulo(high, _round(low, first, high_modulus, salt), high_modulus)
+        low = _add_modulo(low, _round(high, second, low_modulus, salt), low_modulus)
+    return high.astype(np.uint64) * low_modulus + low
 
 
 def derive_round(key: int, number: int) -> tuple[np.uint32, np.uint32]:
@@ -86,21 +110,23 @@ def derive_round(key: int, number: int) -> tuple[np.uint32, np.uint32]:
     return np.uint32(bits & 0xFFFFFFFF), np.uint32(bits >> 32)
 
 
-def _round(half: UInt32s, constants: tuple[np.uint32, np.uint32], modulus: int) -> UInt32s:
+def _round(half: UInt32s, constants: tuple[np.uint32, np.uint32], modulus: Any, salt: UInt32s | None) -> UInt32s:
     # The 32-bit finaliser of MurmurHash3, keyed before and between, then scaled to the modulus.
     mixed = half ^ constants[0]
+    if salt is not None:
+        mixed += salt
     mixed *= np.uint32(0x85EBCA6B)
     mixed ^= mixed >> np.uint32(13)
     mixed += constants[1]
     mixed *= np.uint32(0xC2B2AE35)
     mixed ^= mixed >> np.uint32(16)
     scaled = mixed.astype(np.uint64)
-    scaled *= np.uint64(modulus)
+    scaled *= modulus
     scaled >>= np.uint64(32)
     return scaled.astype(np.uint32)
 
 
-def _add_modulo(left: UInt32s, right: UInt32s, modulus: int) -> UInt32s:
+def _add_modulo(left: UInt32s, right: UInt32s, modulus: Any) -> UInt32s:
     # Both are below the modulus, at most 2³¹: the smaller of s and s − m (which wraps when s < m) is s mod m.
     total = left + right
-    return np.minimum(total, total - np.uint32(modulus))
+    return np.minimum(total, total - modulus.astype(np.uint32))

@@ -5,58 +5,42 @@ next. `*` binds before `+` and `-`, as usual. The notebook's corpus (section 1) 
 `terms=4, low=0, high=99, operators=('+',)`.
 """
 
-from dataclasses import dataclass
+import itertools
 from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipelines.spec import CorpusSpec
-from pipelines.split import Canonical
+from pipelines.digits import product_carries, sum_carries
+from pipelines.families.family import Arrays, Block, pattern_column, schema_of
+from pipelines.spec import ProblemSpec
+from pipelines.split import Canonical, Flags
 from pipelines.text import CharacterTable, decimal_characters
 from storage.columns import to_strings
-from storage.order import UInt64s
+from storage.order import Permutation, UInt64s
 from storage.shard import Layout
 
-STRATUM = "grid"
 _LARGEST_TABLE = 1 << 16
-
-Codes = NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Problems:
-    """A block of n problems: `operands` [terms][n], and `operators` [terms − 1][n] as codes into the spec's list."""
-
-    operands: tuple[NDArray[np.unsignedinteger], ...]
-    operators: tuple[Codes, ...]
-
-    def take(self, rows: NDArray[np.integer]) -> "Problems":
-        """The problems at `rows`, in their order."""
-        return Problems(tuple(x.take(rows) for x in self.operands), tuple(x.take(rows) for x in self.operators))
-
-    @staticmethod
-    def concatenate(parts: list["Problems"]) -> "Problems":
-        """All parts, one behind the other."""
-        return Problems(
-            tuple(np.concatenate(x) for x in zip(*(part.operands for part in parts), strict=True)),
-            tuple(np.concatenate(x) for x in zip(*(part.operators for part in parts), strict=True)),
-        )
 
 
 class Grid:
-    """Rows of one grid corpus; every method is vectorised over a block and pure."""
+    """Rows of one grid under an order `key`."""
 
-    def __init__(self, spec: CorpusSpec) -> None:
+    block_rows = 1 << 16
+
+    def __init__(self, spec: ProblemSpec, canonical: Canonical, key: int, rows: int) -> None:
         self.spec = spec
-        self._canonical = Canonical(spec.split_key)
+        self._permutation = Permutation(spec.size, key)
+        self._canonical = canonical
         self._radix = spec.high - spec.low + 1
-        self._mixed = len(spec.operators) > 1
         self._operand_type = np.min_scalar_type(spec.high)
-        low, high = self._answer_bounds()
-        self._answer_low, self._answer_high = low, high
-        self._answer_type = np.result_type(np.int32, np.min_scalar_type(low), np.min_scalar_type(high))
+        self._answer_low, self._answer_high = self._answer_bounds()
+        self._answer_type = np.result_type(
+            np.int32, np.min_scalar_type(self._answer_low), np.min_scalar_type(self._answer_high)
+        )
+        self._patterns = ["".join(gaps) for gaps in itertools.product(spec.operators, repeat=spec.terms - 1)]
+        self._pattern_type = np.min_scalar_type(len(self._patterns))
 
     @property
     def operand_columns(self) -> list[str]:
@@ -70,125 +54,130 @@ class Grid:
 
     @cached_property
     def layout(self) -> Layout:
-        """Schema and Parquet choices; measured on the notebook's corpus at 10.8 bytes a row."""
-        numbers = [*self.operand_columns, self.answer_column]
+        """Schema and Parquet choices; measured on the notebook's corpus at 11 bytes a row."""
         # Wider than the values need: SQL adds two of them in their own type, and dictionaries cost the same.
-        types = {name: pa.int32() for name in self.operand_columns}
-        types |= {"id": pa.int64(), self.answer_column: pa.from_numpy_dtype(self._answer_type)}
-        types |= {"problem": pa.string(), "answer": pa.string()}
-        order = ["id", *numbers, "problem", "answer"]
-        schema = pa.schema([pa.field(name, types[name], nullable=False) for name in order])
+        numbers = {name: pa.int32() for name in self.operand_columns}
+        numbers |= {self.answer_column: pa.from_numpy_dtype(self._answer_type)}
+        schema = schema_of(numbers)
+        few = self._answer_table is not None
+        texts = {"id": "DELTA_BINARY_PACKED", "problem": "DELTA_LENGTH_BYTE_ARRAY"}
+        texts |= {} if few else {"answer": "DELTA_LENGTH_BYTE_ARRAY", self.answer_column: "BYTE_STREAM_SPLIT"}
         return Layout(
             schema,
-            dictionary=(*numbers, "answer"),
-            encodings={"id": "DELTA_BINARY_PACKED", "problem": "DELTA_LENGTH_BYTE_ARRAY"},
+            dictionary=tuple(name for name in schema.names if name not in texts and name != "negative"),
+            encodings=texts,
         )
 
-    def widest_text(self) -> tuple[int, int]:
-        """Characters of the longest problem, and digits of the longest answer without its sign."""
-        largest = max(abs(self._answer_low), abs(self._answer_high))
-        return self.spec.terms * (len(str(self.spec.high)) + 1) - 1, len(str(largest))
-
-    def problems(self, indices: UInt64s) -> Problems:
-        """The problems at grid positions `indices` [n]."""
+    def problems(self, positions: UInt64s) -> Block:
+        """The problems at `positions` of the permuted order: operands `a`, `b`, … and `pattern`."""
+        indices = self._permutation(positions)
         rest = indices if self.spec.size > 1 << 32 else indices.astype(np.uint32)
-        operands = []
-        for _ in range(self.spec.terms):
+        arrays: Arrays = {}
+        for name in reversed(self.operand_columns):
             quotient = rest // rest.dtype.type(self._radix)
-            operands.append(rest - quotient * rest.dtype.type(self._radix) + rest.dtype.type(self.spec.low))
+            digit = rest - quotient * rest.dtype.type(self._radix) + rest.dtype.type(self.spec.low)
+            arrays[name] = digit.astype(self._operand_type)
             rest = quotient
-        operators = []
-        if self._mixed:
-            for _ in range(self.spec.terms - 1):
-                quotient = rest // rest.dtype.type(len(self.spec.operators))
-                operators.append((rest - quotient * rest.dtype.type(len(self.spec.operators))).astype(np.uint8))
-                rest = quotient
-        return Problems(tuple(x.astype(self._operand_type) for x in reversed(operands)), tuple(reversed(operators)))
+        if len(self._patterns) > 1:
+            arrays["pattern"] = rest.astype(self._pattern_type)
+        return Block(arrays)
 
-    def canonical(self, problems: Problems) -> UInt64s:
-        """Hashes of the canonical forms, uint64 [n]; equal for all orders of a sum or a product."""
-        numbers = self._operand_hashes
-        hashes = [numbers.take(x - self._operand_type.type(self.spec.low)) for x in problems.operands]
-        if self.spec.operators == ("+",):
-            total = hashes[0]
-            for part in hashes[1:]:
-                total = total + part
-            return self._canonical.sum(total)
-        return self._canonical_mixed(hashes, problems)
+    def canonical(self, problems: Block) -> UInt64s:
+        """Hashes of the canonical forms, uint64 [n]."""
+        hashes = [
+            self._operand_hashes.take(x - self._operand_type.type(self.spec.low)) for x in self._operands(problems)
+        ]
+        return self._canonical.flat(hashes, self._gaps(problems, "*"), self._gaps(problems, "-"))
 
-    def _canonical_mixed(self, hashes: list[UInt64s], problems: Problems) -> UInt64s:
-        size = len(hashes[0])
-        total, terms = np.zeros(size, np.uint64), np.zeros(size, np.uint8)
-        product, factors = hashes[0], np.ones(size, np.uint8)
-        negative = np.zeros(size, np.bool_)
-
-        def close(where: NDArray[np.bool_]) -> None:
-            term = np.where(factors > 1, self._canonical.product(product), product)
-            total[where] += self._canonical.minus(term, negative)[where]
-            terms[where] += 1
-
-        for position, part in enumerate(hashes[1:]):
-            times, minus = (self._is(problems, position, operator) for operator in "*-")
-            close(~times)
-            product = np.where(times, product + part, part)
-            factors = np.where(times, factors + 1, 1).astype(np.uint8)
-            negative = np.where(times, negative, minus)
-        close(np.ones(size, np.bool_))
-        return np.where(terms > 1, self._canonical.sum(total), total)
-
-    def answers(self, problems: Problems) -> NDArray[np.integer]:
+    def answers(self, problems: Block) -> NDArray[np.integer]:
         """Exact answers [n] in the smallest type that holds them all."""
+        first, *others = self._operands(problems)
         if self.spec.operators == ("+",):
-            total = problems.operands[0].astype(self._answer_type)
-            for operand in problems.operands[1:]:
+            total = first.astype(self._answer_type)
+            for operand in others:
                 total += operand
             return total
-        value = np.zeros(len(problems.operands[0]), np.int64)
-        term = problems.operands[0].astype(np.int64)
-        for position, operand in enumerate(problems.operands[1:]):
-            times, minus = (self._is(problems, position, operator) for operator in "*-")
+        value = np.zeros(problems.rows, np.int64)
+        term = first.astype(np.int64)
+        gaps = zip(others, self._gaps(problems, "*"), self._gaps(problems, "-"), strict=True)
+        for operand, times, minus in gaps:
             number = operand.astype(np.int64)
             value += np.where(times, 0, term)
             term = np.where(times, term * number, np.where(minus, -number, number))
         return (value + term).astype(self._answer_type)
 
-    def carries(self, problems: Problems) -> NDArray[np.uint8]:
-        """Longest run of neighbouring columns that carry into the next, uint8 [n]; for pure addition only."""
-        assert self.spec.operators == ("+",), "carries are defined for sums"
-        size = len(problems.operands[0])
-        rest = [operand.astype(np.uint32) for operand in problems.operands]
-        carry = np.zeros(size, np.uint32)
-        run, longest = np.zeros(size, np.uint8), np.zeros(size, np.uint8)
-        for _ in range(len(str(self.spec.high))):
-            column = carry
-            for position, operand in enumerate(rest):
-                rest[position] = operand // np.uint32(10)
-                column = column + (operand - rest[position] * np.uint32(10))
-            carry = column // np.uint32(10)
-            run = np.where(carry > 0, run + np.uint8(1), np.uint8(0)).astype(np.uint8)
-            longest = np.maximum(longest, run)
-        return longest
+    def carries(self, problems: Block, negative: Flags) -> pa.Array:
+        """Longest run of columns that carry or borrow [n]; null where products mix with anything else."""
+        if len(self._patterns) == 1:
+            return self._carries_of(problems, self._patterns[0], negative)
+        values, known = np.zeros(problems.rows, np.int32), np.zeros(problems.rows, np.bool_)
+        for number, pattern in enumerate(self._patterns):
+            if "*" in pattern and len(pattern) > 1:
+                continue
+            rows = np.flatnonzero(problems["pattern"] == number)
+            values[rows] = self._carries_of(problems.take(rows), pattern, negative.take(rows)).to_numpy()
+            known[rows] = True
+        return pa.array(values, mask=None if known.all() else ~known)
 
-    def table(self, ids: UInt64s, problems: Problems) -> pa.Table:
-        """The corpus's columns for a block, `ids` [n]."""
-        answers = self.answers(problems)
-        return pa.Table.from_arrays(
-            [
-                pa.array(ids.view(np.int64)),
-                *(pa.array(operand.astype(np.int32)) for operand in problems.operands),
-                pa.array(answers),
-                self._problem_text(problems),
-                self._answer_text(answers),
-            ],
-            schema=self.layout.schema,
+    def text_lengths(self, problems: Block) -> NDArray[np.integer] | int:
+        """Characters of each problem [n]; a grid of short numbers has one width class."""
+        shortest, longest = (
+            self.spec.terms * (len(str(number)) + 1) - 1 for number in (self.spec.low, self.spec.high)
         )
+        if longest <= 16 or shortest == longest:
+            return longest
+        lengths = np.full(problems.rows, 2 * self.spec.terms - 1, np.uint16)
+        for operand in self._operands(problems):
+            for digits in range(1, len(str(self.spec.high))):
+                lengths += operand >= 10**digits
+        return lengths
 
-    def _is(self, problems: Problems, position: int, operator: str) -> NDArray[np.bool_]:
-        if operator not in self.spec.operators:
-            return np.zeros(len(problems.operands[0]), np.bool_)
-        if not self._mixed:
-            return np.ones(len(problems.operands[0]), np.bool_)
-        return problems.operators[position] == self.spec.operators.index(operator)
+    def table(self, ids: UInt64s, problems: Block) -> pa.Table:
+        """The corpus's columns for a block, `ids` [n]."""
+        operands, answers = self._operands(problems), self.answers(problems)
+        negative = answers < 0
+        columns = {
+            "id": pa.array(ids.view(np.int64)),
+            **{name: pa.array(problems[name].astype(np.int32)) for name in self.operand_columns},
+            self.answer_column: pa.array(answers),
+            "problem": self._problem_text(problems),
+            "answer": self._answer_text(answers),
+            "operators": pattern_column(self._codes(problems), self._patterns, len(ids)),
+            "terms": pa.array(np.full(len(ids), self.spec.terms, np.int32)),
+            "digits": pa.array(_digits(np.maximum.reduce(operands))),
+            "answer_digits": pa.array(_digits(np.abs(answers))),
+            "carries": self.carries(problems, negative),
+            "depth": pa.array(np.zeros(len(ids), np.int32)),
+            "negative": pa.array(negative),
+        }
+        return pa.Table.from_arrays(list(columns.values()), schema=self.layout.schema)
+
+    def _operands(self, problems: Block) -> list[NDArray[np.unsignedinteger]]:
+        return [problems[name] for name in self.operand_columns]
+
+    def _codes(self, problems: Block) -> NDArray[np.integer] | int:
+        return problems["pattern"] if len(self._patterns) > 1 else 0
+
+    def _gaps(self, problems: Block, operator: str) -> list[Flags | bool]:
+        """Where each gap holds `operator`: flags [n], or one bool for all rows."""
+        if len(self.spec.operators) == 1 or operator not in self.spec.operators:
+            return [self.spec.operators == (operator,)] * (self.spec.terms - 1)
+        tables = np.array([[gap == operator for gap in pattern] for pattern in self._patterns])
+        return [tables[:, gap].take(problems["pattern"]) for gap in range(self.spec.terms - 1)]
+
+    def _carries_of(self, problems: Block, pattern: str, negative: Flags) -> pa.Array:
+        digits = len(str(self.spec.high))
+        if "*" in pattern and len(pattern) > 1:
+            return pa.nulls(problems.rows, pa.int32())
+        columns = [_columns(operand, digits) for operand in self._operands(problems)]
+        if pattern == "*":
+            return pa.array(product_carries(columns[0], columns[1]))
+        total = columns[0].astype(np.int16)
+        for operator, column in zip(pattern, columns[1:], strict=True):
+            total = total - column if operator == "-" else total + column
+        if "-" in pattern:
+            total *= np.where(negative, np.int16(-1), np.int16(1))
+        return pa.array(sum_carries(total))
 
     def _answer_bounds(self) -> tuple[int, int]:
         low, high, terms = self.spec.low, self.spec.high, self.spec.terms
@@ -197,14 +186,14 @@ class Grid:
         largest = high * terms if "*" not in self.spec.operators else max(high**terms, high * terms)
         return (-largest if "-" in self.spec.operators else 0), largest
 
-    def _problem_text(self, problems: Problems) -> pa.Array:
-        words = np.empty((len(problems.operands[0]), self.spec.terms), self._tables[0].words.dtype)
+    def _problem_text(self, problems: Block) -> pa.Array:
+        words = np.empty((problems.rows, self.spec.terms), self._tables[0].words.dtype)
         lengths = np.zeros(len(words), np.uint8)
-        for position, operand in enumerate(problems.operands):
+        for position, operand in enumerate(self._operands(problems)):
             last = position == self.spec.terms - 1
             rows = operand - self._operand_type.type(self.spec.low)
-            if self._mixed and not last:
-                rows = rows + problems.operators[position] * np.uint32(self._radix)
+            if len(self._patterns) > 1 and not last:
+                rows = rows + self._gap_offsets[position].take(problems["pattern"])
             table = self._tables[1 if last else 0]
             words[:, position] = table.words.take(rows)
             lengths += table.lengths.take(rows)
@@ -218,7 +207,13 @@ class Grid:
 
     @cached_property
     def _operand_hashes(self) -> UInt64s:
-        return self._canonical.number(np.arange(self.spec.low, self.spec.high + 1, dtype=np.uint64))
+        return self._canonical.number([np.arange(self.spec.low, self.spec.high + 1, dtype=np.uint64)])
+
+    @cached_property
+    def _gap_offsets(self) -> NDArray[np.uint32]:
+        # [gap, pattern]: where the table of operands begins whose operator the pattern has there.
+        codes = [[self.spec.operators.index(gap) for gap in pattern] for pattern in self._patterns]  # type: ignore[arg-type]
+        return np.ascontiguousarray(np.array(codes, np.uint32).T * np.uint32(self._radix))
 
     @cached_property
     def _tables(self) -> tuple[CharacterTable, CharacterTable]:
@@ -235,3 +230,22 @@ class Grid:
         if self._answer_high - self._answer_low >= _LARGEST_TABLE:
             return None
         return CharacterTable.of_range(self._answer_low, self._answer_high)
+
+
+def _digits(values: NDArray[np.integer]) -> NDArray[np.int32]:
+    """Decimal digits of non-negative integers [n]."""
+    counts = np.ones(len(values), np.uint8)
+    for digits in range(1, len(str(int(values.max(initial=0))))):
+        counts += values >= 10**digits
+    return counts.astype(np.int32)
+
+
+def _columns(values: NDArray[np.unsignedinteger], digits: int) -> NDArray[np.uint8]:
+    """Decimal digits of integers below 2³², uint8 [digits, n], the lowest first."""
+    columns = np.empty((digits, len(values)), np.uint8)
+    rest = values
+    for place in range(digits):
+        quotient = rest // rest.dtype.type(10)
+        columns[place] = rest - quotient * rest.dtype.type(10)
+        rest = quotient
+    return columns

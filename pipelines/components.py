@@ -1,0 +1,56 @@
+"""A corpus as its components: one family each, with a fixed number of rows and an order of its own."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+from pipelines.families.expression import Expressions
+from pipelines.families.family import Family
+from pipelines.families.grid import Grid
+from pipelines.families.lengths import shares_by_terms
+from pipelines.families.operands import Operands
+from pipelines.spec import CorpusSpec, ProblemSpec
+from pipelines.split import Canonical
+from storage.order import derive_key
+
+_FAMILIES = {"grid": Grid, "digits": Operands, "expression": Expressions}
+
+
+@dataclass(frozen=True)
+class Component:
+    """Rows [first, first + rows) of a corpus's ids, all of one family; `digits` has one a number of operands."""
+
+    number: int
+    problems: ProblemSpec
+    first: int
+    rows: int
+
+    def family(self, spec: CorpusSpec) -> Family:
+        """Where the component's rows come from; its tables are made once a process."""
+        return _family(self, spec.split_key, spec.seed)
+
+
+def components(spec: CorpusSpec) -> list[Component]:
+    """The components of a corpus in the order of their ids."""
+    found: list[Component] = []
+    first = 0
+    for part, part_rows in zip(spec.parts, spec.part_rows, strict=True):
+        if part.family == "digits":
+            fixed = [
+                part.model_copy(update={"terms": terms, "min_terms": terms})
+                for terms in range(part.min_terms, part.terms + 1)
+            ]
+            shares = shares_by_terms(part_rows, [problems.size for problems in fixed])
+        else:
+            fixed, shares = [part], [part_rows]
+        for problems, rows in zip(fixed, shares, strict=True):
+            if rows:
+                found.append(Component(len(found), problems, first, rows))
+                first += rows
+    return found
+
+
+@lru_cache(maxsize=64)
+def _family(component: Component, split_key: str, seed: int) -> Family:
+    key = derive_key(seed, "row order", component.number) if component.number else derive_key(seed, "row order")
+    family = _FAMILIES[component.problems.family]
+    return family(component.problems, Canonical(split_key), key, component.rows)

@@ -1,0 +1,121 @@
+"""Exact integer arithmetic on arrays of any length: numbers as limbs of eight decimal digits.
+
+A block of n numbers is a sequence of limbs, the lowest first, each an array [n] with values
+below 10⁸. No floats, and no Python integer a row. Source of the methods: Knuth, The Art of
+Computer Programming, volume 2, section 4.3.1.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+LIMB_DIGITS = 8
+BASE = 10**LIMB_DIGITS
+
+Int64s = NDArray[np.int64]
+Limbs = Sequence[NDArray[np.integer]]
+Flags = NDArray[np.bool_]
+
+_BASE = np.int64(BASE)
+_COLUMN_ROWS = 1 << 12
+
+
+def limb_count(digits: int) -> int:
+    """Limbs that hold a number of `digits` digits."""
+    return -(-digits // LIMB_DIGITS)
+
+
+def carried(limbs: Limbs) -> tuple[list[Int64s], Flags]:
+    """Magnitudes and signs of numbers whose limbs may have any sign and size up to 2⁶²: limbs, negative [n].
+
+    The last limb has to leave room for what is carried into it.
+    """
+    digits, over = _carry(limbs)
+    negative = over < 0
+    rows = np.flatnonzero(negative)
+    if rows.size:
+        turned, _ = _carry([-limb.take(rows) for limb in limbs])
+        for limb, values in zip(digits, turned, strict=True):
+            limb[rows] = values
+    return digits, negative
+
+
+def multiplied(left: Limbs, right: Limbs, size: int) -> list[Int64s]:
+    """The lowest `size` limbs of products of non-negative numbers, carried."""
+    rows = len(left[0])
+    columns = [np.zeros(rows, np.int64) for _ in range(size)]
+    wide = [limb.astype(np.int64) for limb in right]
+    # A column sums at most 900 products below 10¹⁶ before it leaves 63 bits.
+    assert min(len(left), len(right)) <= 900, "numbers of more than 7,200 digits are not possible"
+    for i, limb in enumerate(left):
+        factor = limb.astype(np.int64)
+        for j in range(min(len(wide), size - i)):
+            columns[i + j] += factor * wide[j]
+    return _carry(columns)[0]
+
+
+def digit_counts(limbs: Limbs) -> NDArray[np.int32]:
+    """Decimal digits of non-negative numbers [n]; zero has one."""
+    counts = np.ones(len(limbs[0]), np.int32)
+    for number, limb in enumerate(limbs):
+        if number:
+            counts = np.where(limb > 0, np.int32(number * LIMB_DIGITS + 1), counts)
+        values = limb.astype(np.uint32)
+        for digit in range(1, LIMB_DIGITS):
+            np.copyto(counts, np.int32(number * LIMB_DIGITS + digit + 1), where=values >= np.uint32(10**digit))
+    return counts
+
+
+def digit_columns(limbs: Limbs, digits: int) -> NDArray[np.uint8]:
+    """The lowest `digits` decimal digits, uint8 [digits, n], the lowest first."""
+    columns = np.zeros((digits, len(limbs[0])), np.uint8)
+    for number, limb in enumerate(limbs):
+        rest = limb.astype(np.uint32)
+        for place in range(number * LIMB_DIGITS, min(digits, (number + 1) * LIMB_DIGITS)):
+            quotient = rest // np.uint32(10)
+            columns[place] = rest - quotient * np.uint32(10)
+            rest = quotient
+    return columns
+
+
+def sum_carries(columns: NDArray[np.signedinteger]) -> NDArray[np.int32]:
+    """Longest run of neighbouring columns that carry or borrow, int32 [n], from signed column sums [digits, n].
+
+    The sums have to be those of a non-negative total.
+    """
+    carry = np.zeros(columns.shape[1], columns.dtype)
+    run = np.zeros(columns.shape[1], np.int16)
+    longest = np.zeros(columns.shape[1], np.int16)
+    for column in columns:
+        carry = (column + carry) // columns.dtype.type(10)
+        run += np.int16(1)
+        run *= carry != 0
+        np.maximum(longest, run, out=longest)
+    return longest.astype(np.int32)
+
+
+def product_carries(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArray[np.int32]:
+    """Longest run of carries over the column sums of the written product, from digits [digits, n] of both factors."""
+    rows = left.shape[1]
+    longest = np.empty(rows, np.int32)
+    for first in range(0, rows, _COLUMN_ROWS):
+        part = slice(first, min(rows, first + _COLUMN_ROWS))
+        a, b = left[:, part].astype(np.int16), right[:, part].astype(np.int16)
+        columns = np.zeros((len(a) + len(b), a.shape[1]), np.int32 if min(len(a), len(b)) > 400 else np.int16)
+        product = np.empty_like(b)
+        for place, digit in enumerate(a):
+            np.multiply(b, digit, out=product)
+            columns[place : place + len(b)] += product
+        longest[part] = sum_carries(columns)
+    return longest
+
+
+def _carry(limbs: Limbs) -> tuple[list[Int64s], Int64s]:
+    carry = np.zeros(len(limbs[0]), np.int64)
+    digits = []
+    for limb in limbs:
+        value = limb + carry
+        carry = value // _BASE
+        digits.append(value - carry * _BASE)
+    return digits, carry

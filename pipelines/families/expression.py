@@ -1,0 +1,308 @@
+"""Expressions: random trees of + − × and unary minus, written with no bracket that could be left out.
+
+A row's tree is drawn from the top by a hash of its number: a node covers leaves [first, last),
+takes an operator and splits them. Nodes stand in pre-order, so that their children come later:
+text goes forwards through them, values and canonical hashes backwards. Row numbers are not
+problems' numbers here, and short expressions come more than once.
+"""
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipelines.digits import LIMB_DIGITS, Flags, carried, digit_counts, limb_count, multiplied
+from pipelines.families.family import Block, random_limbs, schema_of
+from pipelines.families.operands import answer_text
+from pipelines.spec import ProblemSpec
+from pipelines.split import Canonical, Terms
+from pipelines.text import number_words
+from storage.columns import to_strings
+from storage.order import UInt64s, derive_key, mix64
+from storage.shard import Layout
+
+# One in this many leaves, and of the sums that may, has a minus before it.
+_MINUS_ONE_IN = 8
+
+Small = NDArray[np.uint8]
+Rows = NDArray[np.intp]
+
+
+class Expressions:
+    """Rows of expressions with up to `spec.terms` leaves and `spec.depth` nested brackets, under an order `key`."""
+
+    def __init__(self, spec: ProblemSpec, canonical: Canonical, key: int, rows: int) -> None:
+        self.spec = spec
+        self._canonical = canonical
+        self._key = key
+        self._limbs = limb_count(spec.digits)
+        # A sum of k numbers has at most one digit more than its longest for every ten of them, and k digits suffice.
+        self._answer_digits = spec.terms * spec.digits + 1
+        self._answer_limbs = limb_count(self._answer_digits) + 1
+        self._small = self._answer_digits <= 18
+        self._products, self._sums = "*" in spec.operators, [x for x in spec.operators if x != "*"]
+
+    @property
+    def block_rows(self) -> int:
+        """Rows of a block whose arrays fit the cache."""
+        words = self.spec.terms * (self._limbs + 4 + (1 if self._small else self._answer_limbs))
+        return max(1 << 9, min(1 << 15, 1 << ((1 << 21) // words).bit_length() - 1))
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Schema and Parquet choices; text is stored by length and compressed."""
+        schema = schema_of({}).remove(schema_of({}).names.index("carries"))
+        schema = schema.set(schema.names.index("operators"), pa.field("operators", pa.string(), nullable=False))
+        texts = {"id": "DELTA_BINARY_PACKED", "problem": "DELTA_LENGTH_BYTE_ARRAY", "answer": "DELTA_LENGTH_BYTE_ARRAY"}
+        dictionary = tuple(name for name in schema.names if name not in texts and name != "negative")
+        return Layout(schema, dictionary=dictionary, encodings=texts)
+
+    def problems(self, positions: UInt64s) -> Block:
+        """The problems at `positions`.
+
+        Of each leaf `lengths`, `limbs` and `turned` [leaves, n]; of each node in pre-order `first`, `middle`, `last`
+        (leaves), `operator`, `bracket` and `minus` [leaves − 1, n]; `gaps` are the operators' characters between
+        leaves, and `terms` and `depth` [1, n].
+        """
+        rows, leaves = len(positions), self.spec.terms
+        seeds = mix64(positions * np.uint64(0x9E3779B97F4A7C15) + np.uint64(self._key))
+        block: dict[str, NDArray[Any]] = {}
+        terms = self._spread(seeds, "terms", 0, self.spec.min_terms, leaves)
+        block["lengths"] = np.empty((leaves, rows), np.uint8 if self.spec.digits < 256 else np.uint16)
+        block["limbs"] = np.zeros((leaves * self._limbs, rows), np.uint32)
+        for leaf in range(leaves):
+            length = self._spread(seeds, "length", leaf, self.spec.min_digits, self.spec.digits)
+            block["lengths"][leaf] = length * (leaf < terms)
+            own = block["limbs"][leaf * self._limbs : (leaf + 1) * self._limbs]
+            for number, limb in enumerate(random_limbs(seeds, derive_key(self._key, "leaf", leaf), length, len(own))):
+                own[number] = limb
+        block["turned"] = np.zeros((leaves, rows), np.bool_)
+        if "-" in self.spec.operators:
+            for leaf in range(leaves):
+                block["turned"][leaf] = self._one_in(seeds, "turned", leaf) & (leaf < terms)
+        self._grow(block, seeds, terms)
+        block["terms"] = terms[None].astype(np.uint8)
+        return Block(block)
+
+    def canonical(self, problems: Block) -> UInt64s:
+        """Hashes of the canonical forms, uint64 [n]."""
+        leaves = []
+        for leaf in range(self.spec.terms):
+            limbs = problems["limbs"][leaf * self._limbs : (leaf + 1) * self._limbs]
+            leaves.append(self._canonical.leaf(self._canonical.number(limbs)).negated(problems["turned"][leaf]))
+        state = {name: np.stack([getattr(leaf, name) for leaf in leaves]) for name in Terms.__dataclass_fields__}
+
+        def at(places: Rows) -> Terms:
+            return Terms(*(state[name].take(places) for name in Terms.__dataclass_fields__))
+
+        for _, first, middle, operator, minus in self._upwards(problems):
+            times = operator == ord("*")
+            for chosen, product in ((np.flatnonzero(times), True), (np.flatnonzero(~times), False)):
+                if not chosen.size:
+                    continue
+                place = first.take(chosen)
+                left, right = at(place), at(middle.take(chosen))
+                if product:
+                    result = self._canonical.multiplied(left, right)
+                else:
+                    right = right.negated(operator.take(chosen) == ord("-"))
+                    result = self._canonical.added(left, right).negated(minus.take(chosen))
+                for name, values in state.items():
+                    values.reshape(-1)[place] = getattr(result, name)
+        return self._canonical.root(Terms(*(state[name][0] for name in Terms.__dataclass_fields__)))
+
+    def text_lengths(self, problems: Block) -> NDArray[np.integer] | int:
+        """Characters of each problem [n]."""
+        total = problems["lengths"].sum(0, dtype=np.int32) + problems["turned"].sum(0, dtype=np.int32)
+        total += problems["terms"][0] - np.int32(1)
+        return total + 2 * problems["bracket"].sum(0, dtype=np.int32) + problems["minus"].sum(0, dtype=np.int32)
+
+    def answers(self, problems: Block) -> tuple[list[NDArray[np.int64]], Flags]:
+        """Exact answers: limbs of their magnitudes, each [n], and which are negative [n]."""
+        return self._small_answers(problems) if self._small else self._large_answers(problems)
+
+    def table(self, ids: UInt64s, problems: Block) -> pa.Table:
+        """The corpus's columns for a block, `ids` [n]."""
+        magnitudes, negative = self.answers(problems)
+        counts = digit_counts(magnitudes)
+        terms = problems["terms"][0].astype(np.int32)
+        columns = {
+            "id": pa.array(ids.view(np.int64)),
+            "problem": self._problem_text(problems),
+            "answer": answer_text(magnitudes, counts, negative),
+            "operators": to_strings(np.ascontiguousarray(problems["gaps"].T), terms - 1),
+            "terms": pa.array(terms),
+            "digits": pa.array(problems["lengths"].max(0).astype(np.int32)),
+            "answer_digits": pa.array(counts),
+            "depth": pa.array(problems["depth"][0].astype(np.int32)),
+            "negative": pa.array(negative),
+        }
+        return pa.Table.from_arrays(list(columns.values()), schema=self.layout.schema)
+
+    def _grow(self, block: dict[str, NDArray[Any]], seeds: UInt64s, terms: NDArray[np.int64]) -> None:
+        """Draw the trees, node by node in pre-order; a stack a row holds the nodes still to be drawn."""
+        rows, nodes = len(seeds), self.spec.terms - 1
+        for name in ("first", "middle", "last", "operator", "gaps"):
+            block[name] = np.zeros((nodes, rows), np.uint8)
+        block["bracket"], block["minus"] = (np.zeros((nodes, rows), np.bool_) for _ in range(2))
+        depth = np.zeros(rows, np.uint8)
+        # What waits: first leaf, last leaf, brackets around it so far, and whether a sum there needs its own.
+        stack = np.zeros((self.spec.terms, 4, rows), np.uint8)
+        stack[0, 1] = terms
+        top = np.zeros(rows, np.intp)
+        for node in range(nodes):
+            active = np.flatnonzero(terms - 1 > node)
+            if not active.size:
+                break
+            place = top.take(active)
+            first, last, around, tight = (stack[place, field, active] for field in range(4))
+            seed = mix64(seeds.take(active) + np.uint64(derive_key(self._key, "node", node)))
+            operator = self._operator(seed, (tight > 0) & (around >= self.spec.depth))
+            is_sum = operator != ord("*")
+            minus = np.zeros(len(active), np.bool_)
+            if "-" in self.spec.operators:
+                minus = is_sum & (around < self.spec.depth) & (seed >> np.uint64(61) == 0)
+            bracket = is_sum & ((tight > 0) | minus)
+            around = around + bracket
+            span = (last - first - 1).astype(np.uint64)
+            middle = (first + 1 + ((seed & np.uint64(0xFFFFFF)) * span >> np.uint64(24))).astype(np.uint8)
+            if not self._products:
+                # Behind a minus only a bracket holds a sum; where none is left to open, one leaf must do.
+                middle = np.where((operator == ord("-")) & (around >= self.spec.depth), last - 1, middle)
+            for name, values in (
+                ("first", first), ("middle", middle), ("last", last), ("operator", operator),
+                ("bracket", bracket), ("minus", minus),
+            ):  # fmt: skip
+                block[name][node, active] = values
+            block["gaps"][middle.astype(np.intp) - 1, active] = operator
+            depth[active] = np.maximum(depth.take(active), around)
+            left_tight, right_tight = ~is_sum, operator != ord("+")
+            place = place - 1
+            for begin, end, needs in ((middle, last, right_tight), (first, middle, left_tight)):
+                inner = np.flatnonzero(end - begin > 1)
+                place[inner] += 1
+                target, row = place.take(inner), active.take(inner)
+                for field, values in enumerate((begin, end, around, needs)):
+                    stack[target, field, row] = values.take(inner)
+            top[active] = place
+        block["depth"] = depth[None]
+
+    def _operator(self, seed: UInt64s, no_sum: Flags) -> Small:
+        symbols = np.array([ord(operator) for operator in self.spec.operators], np.uint8)
+        operator = symbols.take((seed >> np.uint64(24) & np.uint64(0xFFFFFF)) * np.uint64(len(symbols)) >> np.uint64(24))
+        return np.where(no_sum, np.uint8(ord("*")), operator) if self._products else operator
+
+    def _spread(self, seeds: UInt64s, what: str, number: int, least: int, most: int) -> NDArray[np.int64]:
+        """Integers from `least` to `most`, each as likely, [n]."""
+        bits = mix64(seeds + np.uint64(derive_key(self._key, what, number))) >> np.uint64(32)
+        return (bits * np.uint64(most - least + 1) >> np.uint64(32)).astype(np.int64) + least
+
+    def _one_in(self, seeds: UInt64s, what: str, number: int) -> Flags:
+        return self._spread(seeds, what, number, 1, _MINUS_ONE_IN) == 1
+
+    def _upwards(self, problems: Block) -> Any:
+        """Nodes from the last to the root: rows, flat places of both operands' first leaves, operator, minus."""
+        rows = problems.rows
+        for node in reversed(range(self.spec.terms - 1)):
+            active = np.flatnonzero(problems["terms"][0] - 1 > node)
+            if active.size:
+                first, middle = (
+                    problems[name][node].take(active).astype(np.intp) * rows + active for name in ("first", "middle")
+                )
+                yield (
+                    active,
+                    first,
+                    middle,
+                    problems["operator"][node].take(active),
+                    problems["minus"][node].take(active),
+                )
+
+    def _small_answers(self, problems: Block) -> tuple[list[NDArray[np.int64]], Flags]:
+        """Answers that fit 63 bits."""
+        values = np.empty((self.spec.terms, problems.rows), np.int64)
+        for leaf in range(self.spec.terms):
+            values[leaf] = 0
+            for number in reversed(range(self._limbs)):
+                values[leaf] *= 10**LIMB_DIGITS
+                values[leaf] += problems["limbs"][leaf * self._limbs + number]
+        values *= np.where(problems["turned"], -1, 1)
+        flat = values.reshape(-1)
+        for _, first, middle, operator, minus in self._upwards(problems):
+            left, right = flat.take(first), flat.take(middle)
+            result = np.where(operator == ord("*"), left * right, left + np.where(operator == ord("-"), -right, right))
+            flat[first] = np.where(minus, -result, result)
+        negative = values[0] < 0
+        limbs, rest = [], np.abs(values[0])
+        for _ in range(self._answer_limbs):
+            quotient = rest // 10**LIMB_DIGITS
+            limbs.append(rest - quotient * 10**LIMB_DIGITS)
+            rest = quotient
+        return limbs, negative
+
+    def _large_answers(self, problems: Block) -> tuple[list[NDArray[np.int64]], Flags]:
+        """Answers of any size: magnitudes as limbs, and signs."""
+        leaves, size, rows = self.spec.terms, self._answer_limbs, problems.rows
+        values = np.zeros((size, leaves * rows), np.int64)
+        own = problems["limbs"].reshape(leaves, self._limbs, rows)
+        for number in range(self._limbs):
+            values[number] = own[:, number].reshape(-1)
+        negative = problems["turned"].reshape(-1).copy()
+        for _, first, middle, operator, minus in self._upwards(problems):
+            for times in (True, False):
+                chosen = np.flatnonzero((operator == ord("*")) == times)
+                if not chosen.size:
+                    continue
+                place, other = first.take(chosen), middle.take(chosen)
+                left, right = values.take(place, axis=1), values.take(other, axis=1)
+                turned = negative.take(other) ^ (operator.take(chosen) == ord("-"))
+                if times:
+                    result, sign = multiplied(left, right, size), negative.take(place) ^ turned
+                else:
+                    signs = (np.where(flags, -1, 1) for flags in (negative.take(place), turned))
+                    total = left * next(signs) + right * next(signs)
+                    result, sign = carried([*total])
+                    sign = sign ^ minus.take(chosen)
+                for number, limb in enumerate(result):
+                    values[number, place] = limb
+                negative[place] = sign
+        magnitudes = [limb[:rows] for limb in values]
+        some = np.zeros(rows, np.bool_)
+        for limb in magnitudes:
+            some |= limb != 0
+        return magnitudes, negative[:rows] & some
+
+    def _problem_text(self, problems: Block) -> pa.Array:
+        """A row of bytes with room for every leaf's brackets, digits and operator; what stays zero is left out."""
+        rows, leaves = problems.rows, self.spec.terms
+        before = -(-(2 * self.spec.depth + 1) // 8) * 8
+        after = -(-(self.spec.depth + 1) // 8) * 8
+        step = before + self._limbs * LIMB_DIGITS + after
+        characters = np.zeros((rows, leaves * step), np.uint8)
+        words = characters.view(np.uint64)
+        opened, closed = (np.zeros((leaves, rows), np.uint8) for _ in range(2))
+        flat = characters.reshape(-1)
+
+        def open_with(character: str, row: Rows, leaf: Rows) -> None:
+            flat[row * (leaves * step) + leaf * step + opened[leaf, row]] = ord(character)
+            opened[leaf, row] += 1
+
+        for node in range(leaves - 1):
+            minus = np.flatnonzero(problems["minus"][node])
+            open_with("-", minus, problems["first"][node].take(minus).astype(np.intp))
+            bracket = np.flatnonzero(problems["bracket"][node])
+            open_with("(", bracket, problems["first"][node].take(bracket).astype(np.intp))
+            closed[problems["last"][node].take(bracket).astype(np.intp) - 1, bracket] += 1
+        for leaf in range(leaves):
+            turned = np.flatnonzero(problems["turned"][leaf])
+            open_with("-", turned, np.full(turned.size, leaf))
+            first = (leaf * step + before) // 8
+            own = problems["limbs"][leaf * self._limbs : (leaf + 1) * self._limbs]
+            number_words(own, problems["lengths"][leaf], words[:, first : first + self._limbs])
+            behind = leaf * step + before + self._limbs * LIMB_DIGITS
+            for bracket_number in range(int(closed[leaf].max(initial=0))):
+                characters[:, behind + bracket_number] = (closed[leaf] > bracket_number) * np.uint8(ord(")"))
+            if leaf < leaves - 1:
+                characters[:, behind + self.spec.depth] = problems["gaps"][leaf]
+        return to_strings(characters, self.text_lengths(problems))  # type: ignore[arg-type]

@@ -1,0 +1,264 @@
+"""Which operands a row has, by length: every combination of lengths equally often, nothing twice.
+
+A cell is a combination of operators and of lengths. Row numbers are dealt to cells in turn; a
+cell that has no more problems is exhausted, all of it is taken, and what is left goes to the
+others. Cells of the same capacity form classes, and only exhausted classes, whose problems
+have some 19 digits at most, are ever counted: the rest is arithmetic on the row number, so
+many operands of many lengths cost the same as two.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+from storage.order import LARGEST_SIZE, Permutation, UInt64s, derive_key, keyed_hash
+
+Lengths = NDArray[np.uint16]
+Parts = tuple[Lengths, UInt64s, UInt64s, UInt64s]
+
+# Exhausted cells hold fewer problems than a corpus has rows: their digits beyond the first of each operand are few.
+_MOST_EXTRA = 18
+
+
+def capacity(length: int) -> int:
+    """Numbers of `length` digits; zero counts as one digit."""
+    return 10 if length == 1 else 9 * 10 ** (length - 1)
+
+
+@dataclass(frozen=True)
+class Deal:
+    """Where the rows of a block went: `exhausted` rows have their problem's number within its lengths as `rest`.
+
+    Arrays [n], `lengths` [terms, n]; for the other rows `rest` is the draw from the cell, and `cell` names the cell.
+    """
+
+    lengths: Lengths
+    pattern: UInt64s
+    rest: UInt64s
+    cell: UInt64s
+    exhausted: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Cells:
+    """Rows dealt over all lengths from `shortest` to `longest` of `terms` operands, times `patterns` of operators."""
+
+    terms: int
+    shortest: int
+    longest: int
+    patterns: int
+    rows: int
+    key: int
+
+    def __call__(self, positions: UInt64s) -> Deal:
+        """Lengths and draws of the rows at `positions` [n], in permuted order."""
+        rows = Permutation(self.rows, derive_key(self.key, "rows"))(positions)
+        whole = np.uint64(self._exhausted_rows)
+        exhausted = rows < whole
+        deal = Deal(
+            np.empty((self.terms, len(rows)), np.uint16), *(np.empty(len(rows), np.uint64) for _ in range(3)), exhausted
+        )
+        for flags, part, offset in ((exhausted, self._enumerated, np.uint64(0)), (~exhausted, self._dealt, whole)):
+            chosen = np.flatnonzero(flags)
+            if chosen.size:
+                parts = part(rows.take(chosen) - offset)
+                for target, values in zip((deal.lengths, deal.pattern, deal.rest, deal.cell), parts, strict=True):
+                    target[..., chosen] = values
+        return deal
+
+    def _enumerated(self, rows: UInt64s) -> Parts:
+        """Rows of exhausted cells: `rest` is the mixed-radix number of the operands, the first one highest."""
+        rest, pattern = np.divmod(rows, np.uint64(self.patterns))
+        state = np.zeros(len(rows), np.intp)
+        lengths = np.empty((self.terms, len(rows)), np.uint16)
+        number = np.zeros(len(rows), np.uint64)
+        for place in range(self.terms):
+            bounds, units, following = self._weights[place]
+            choice = (rest[:, None] >= bounds.take(state, axis=0)).sum(1) - 1
+            flat = state * bounds.shape[1] + choice
+            rest -= bounds.take(flat)
+            lengths[place] = choice + self.shortest
+            unit = units.take(flat)
+            value = rest // unit
+            rest -= value * unit
+            number = number * self._capacities.take(choice) + value
+            state = following.take(flat)
+        return lengths, pattern, number, np.zeros(len(rows), np.uint64)
+
+    def _dealt(self, rows: UInt64s) -> Parts:
+        """Rows of the other cells: each round gives every cell one row, in a permuted order of the cells."""
+        cells = self._open_cells * self.patterns
+        if cells > LARGEST_SIZE:
+            return self._drawn(rows)
+        rest = rows // np.uint64(cells)
+        cell = Permutation(cells, derive_key(self.key, "cells"))(rows - rest * np.uint64(cells))
+        left, pattern = np.divmod(cell, np.uint64(self.patterns))
+        state = np.zeros(len(rows), np.intp)
+        lengths = np.empty((self.terms, len(rows)), np.uint16)
+        for place in range(self.terms):
+            # Short lengths, after which a cell may be exhausted, have counts of their own; all others the same.
+            bounds, following = self._counts[place]
+            choice = np.zeros(len(rows), np.intp)
+            for number in range(1, bounds.shape[1]):
+                choice += left >= bounds[:, number].take(state)
+            left = left - bounds.take(state * bounds.shape[1] + choice)
+            unit = np.uint64(self._choices ** (self.terms - 1 - place))
+            many = choice == bounds.shape[1] - 1
+            more = np.where(many, left // unit, np.uint64(0))
+            left = left - more * unit
+            lengths[place] = choice + more.astype(np.intp) + self.shortest
+            state = following.take(state * bounds.shape[1] + choice)
+        return lengths, pattern, rest, cell
+
+    def _drawn(self, rows: UInt64s) -> Parts:
+        """More cells than 2⁶²: no cell comes twice anyway, so lengths and operators are drawn at random."""
+        lengths = np.empty((self.terms, len(rows)), np.uint16)
+        for place in range(self.terms):
+            bits = keyed_hash(derive_key(self.key, "length", place), rows) >> np.uint64(32)
+            lengths[place] = (bits * np.uint64(self._choices) >> np.uint64(32)) + np.uint64(self.shortest)
+        pattern = keyed_hash(derive_key(self.key, "pattern"), rows) % np.uint64(min(self.patterns, LARGEST_SIZE))
+        return lengths, pattern, rows, pattern
+
+    @property
+    def _choices(self) -> int:
+        return self.longest - self.shortest + 1
+
+    @cached_property
+    def _classes(self) -> dict[tuple[int, int], int]:
+        """Length combinations by (operands of one digit, digits beyond the first of each), where these are few."""
+        counts = {(0, 0): 1}
+        for _ in range(self.terms):
+            following: dict[tuple[int, int], int] = {}
+            for (ones, extra), count in counts.items():
+                for length in self._short_lengths(extra):
+                    state = (ones + (length == 1), extra + length - 1)
+                    following[state] = following.get(state, 0) + count
+            counts = following
+        return counts
+
+    def _short_lengths(self, extra: int) -> range:
+        return range(self.shortest, min(self.longest, _MOST_EXTRA - extra + 1) + 1)
+
+    @cached_property
+    def _exhausted(self) -> frozenset[tuple[int, int]]:
+        """Classes whose cells are taken whole."""
+        found: set[tuple[int, int]] = set()
+        rows, cells = self.rows, self._choices**self.terms * self.patterns
+        ranked = sorted((_class_capacity(self.terms, *state), state) for state in self._classes)
+        for size, state in ranked:
+            if size * cells > rows:
+                break
+            found.add(state)
+            rows -= size * self._classes[state] * self.patterns
+            cells -= self._classes[state] * self.patterns
+        return frozenset(found)
+
+    @cached_property
+    def _exhausted_rows(self) -> int:
+        sizes = (_class_capacity(self.terms, *state) * self._classes[state] for state in self._exhausted)
+        return sum(sizes) * self.patterns
+
+    @cached_property
+    def _open_cells(self) -> int:
+        return self._choices**self.terms - sum(self._classes[state] for state in self._exhausted)
+
+    @cached_property
+    def _capacities(self) -> UInt64s:
+        lengths = range(self.shortest, min(self.longest, _MOST_EXTRA + 1) + 1)
+        return np.array([capacity(length) for length in lengths], np.uint64)
+
+    def _completions(self, left: int, ones: int, extra: int, weighted: bool) -> int:
+        """Ways, or problems, in which `left` more operands end in an exhausted class."""
+        return _completions(self, left, ones, extra, weighted)
+
+    def _states(self, place: int) -> list[tuple[int, int]]:
+        """States after `place` operands from which an exhausted class can be reached, and one for all others."""
+        reached = {(0, 0)}
+        for step in range(place):
+            reached = {
+                (ones + (length == 1), extra + length - 1)
+                for ones, extra in reached
+                for length in self._short_lengths(extra)
+                if self._completions(self.terms - step - 1, ones + (length == 1), extra + length - 1, False)
+            }
+        return [*sorted(reached), (-1, -1)]
+
+    @cached_property
+    def _weights(self) -> list[tuple[UInt64s, UInt64s, NDArray[np.intp]]]:
+        """For each place [states, lengths]: where a length's problems begin, how many follow one operand, next state."""
+        tables = []
+        for place in range(self.terms):
+            before, after = self._states(place), self._states(place + 1)
+            index = {state: number for number, state in enumerate(after)}
+            width = len(self._capacities)
+            bounds = np.full((len(before), width), np.iinfo(np.uint64).max, np.uint64)
+            units = np.ones((len(before), width), np.uint64)
+            following = np.zeros((len(before), width), np.intp)
+            for row, (ones, extra) in enumerate(before[:-1]):
+                total = 0
+                for column, length in enumerate(self._short_lengths(extra)):
+                    state = (ones + (length == 1), extra + length - 1)
+                    unit = self._completions(self.terms - place - 1, *state, True)
+                    bounds[row, column] = total
+                    units[row, column] = max(1, unit)
+                    following[row, column] = index.get(state, 0)
+                    total += unit * capacity(length)
+                # A length that leads to no exhausted class begins where the next one does, and is never chosen.
+                bounds[row, len(self._short_lengths(extra)) :] = total
+            tables.append((bounds, units, following))
+        return tables
+
+    @cached_property
+    def _counts(self) -> list[tuple[UInt64s, NDArray[np.intp]]]:
+        """For each place [states, short lengths + 1]: where a length's open cells begin, and the next state."""
+        most = max((extra for _, extra in self._exhausted), default=-1)
+        short = [length for length in range(self.shortest, self.longest + 1) if length - 1 <= most]
+        tables = []
+        for place in range(self.terms):
+            before, after = self._states(place), self._states(place + 1)
+            index = {state: number for number, state in enumerate(after)}
+            everything = self._choices ** (self.terms - place - 1)
+            columns = min(len(short), self._choices - 1) + 1
+            bounds = np.zeros((len(before), columns), np.uint64)
+            following = np.full((len(before), columns), len(after) - 1, np.intp)
+            for row, (ones, extra) in enumerate(before):
+                total = 0
+                for column in range(columns):
+                    bounds[row, column] = total
+                    length = self.shortest + column
+                    state = (-1, -1) if ones < 0 else (ones + (length == 1), extra + length - 1)
+                    if state in index:
+                        following[row, column] = index[state]
+                    taken = self._completions(self.terms - place - 1, *state, False) if state in index else 0
+                    total += everything - max(0, taken)
+            tables.append((bounds, following))
+        return tables
+
+
+@lru_cache(maxsize=1 << 16)
+def _completions(cells: Cells, left: int, ones: int, extra: int, weighted: bool) -> int:
+    if ones < 0:
+        return 0
+    if not left:
+        return int((ones, extra) in cells._exhausted)
+    return sum(
+        (capacity(length) if weighted else 1)
+        * _completions(cells, left - 1, ones + (length == 1), extra + length - 1, weighted)
+        for length in cells._short_lengths(extra)
+    )
+
+
+def _class_capacity(terms: int, ones: int, extra: int) -> int:
+    return int(10 ** (ones + extra) * 9 ** (terms - ones))
+
+
+def shares_by_terms(rows: int, sizes: list[int]) -> list[int]:
+    """`rows` dealt equally over the numbers of operands; what a small one can't give goes to the others."""
+    order = sorted(range(len(sizes)), key=lambda place: sizes[place])
+    shares = [0] * len(sizes)
+    for taken, place in enumerate(order):
+        shares[place] = min(sizes[place], rows // (len(order) - taken))
+        rows -= shares[place]
+    return shares

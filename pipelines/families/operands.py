@@ -1,0 +1,335 @@
+"""Digits: a fixed number of operands of one to N digits each, with operators between them.
+
+Every combination of lengths and operators comes equally often, and no problem twice before
+all of its lengths are used up (`lengths`). Arithmetic is on limbs of eight digits (`digits`).
+A share of hard rows is rewritten to carry, or borrow, through many columns.
+"""
+
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipelines.digits import (
+    LIMB_DIGITS,
+    Flags,
+    carried,
+    digit_columns,
+    digit_counts,
+    limb_count,
+    multiplied,
+    product_carries,
+    sum_carries,
+)
+from pipelines.families.family import Arrays, Block, pattern_column, random_limbs, schema_of
+from pipelines.families.lengths import Cells, Deal, capacity
+from pipelines.spec import ProblemSpec
+from pipelines.split import Canonical
+from pipelines.text import number_words
+from storage.columns import to_strings
+from storage.order import UInt64s, derive_key, halves, keyed_hash, mix64, permuted
+from storage.shard import Layout
+
+_DRAWN_DIGITS = 18
+# A dictionary of more patterns would weigh more than it saves.
+_MOST_PATTERNS = 1 << 10
+_POWERS = np.array([10**power for power in range(_DRAWN_DIGITS + 2)], np.uint64)
+_CAPACITIES = np.array([1, *(capacity(length) for length in range(1, _DRAWN_DIGITS + 1))], np.uint64)
+_BASE = _POWERS[LIMB_DIGITS]
+
+
+class Operands:
+    """Rows of problems with `spec.terms` operands under an order `key`."""
+
+    def __init__(self, spec: ProblemSpec, canonical: Canonical, key: int, rows: int) -> None:
+        self.spec = spec
+        self._canonical = canonical
+        self._key = key
+        self._choices = len(spec.operators)
+        self._cells = Cells(
+            spec.terms, spec.min_digits, spec.digits, self._choices ** (spec.terms - 1), rows, derive_key(key, "cells")
+        )
+        self._limbs = limb_count(spec.digits)
+        most = spec.terms * spec.digits if "*" in spec.operators else spec.digits + len(str(spec.terms))
+        self._answer_digits = most
+        self._answer_limbs = limb_count(most) + 1
+
+    @property
+    def block_rows(self) -> int:
+        """Rows of a block whose arrays fit the cache."""
+        words = self.spec.terms * self._limbs + self._answer_limbs
+        return max(1 << 10, min(1 << 16, 1 << ((1 << 20) // words).bit_length() - 1))
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Schema and Parquet choices; text is stored by length and compressed."""
+        schema = schema_of({})
+        texts = {"id": "DELTA_BINARY_PACKED", "problem": "DELTA_LENGTH_BYTE_ARRAY", "answer": "DELTA_LENGTH_BYTE_ARRAY"}
+        if self._choices ** (self.spec.terms - 1) > _MOST_PATTERNS:
+            schema = schema.set(schema.names.index("operators"), pa.field("operators", pa.string(), nullable=False))
+        dictionary = tuple(name for name in schema.names if name not in texts and name != "negative")
+        return Layout(schema, dictionary=dictionary, encodings=texts)
+
+    def problems(self, positions: UInt64s) -> Block:
+        """The problems at `positions`: `limbs` [terms · limbs, n], `lengths` [terms, n], `operators` [terms − 1, n]."""
+        deal = self._cells(positions)
+        counters = mix64(positions * np.uint64(0x9E3779B97F4A7C15) + np.uint64(derive_key(self._key, "digits")))
+        limbs = self._numbers(deal, counters)
+        arrays: Arrays = {"limbs": limbs, "lengths": deal.lengths}
+        if self._choices > 1:
+            arrays["operators"] = np.empty((self.spec.terms - 1, len(positions)), np.uint8)
+            rest = deal.pattern
+            for gap in range(self.spec.terms - 1):
+                quotient = rest // np.uint64(self._choices)
+                arrays["operators"][gap] = rest - quotient * np.uint64(self._choices)
+                rest = quotient
+        block = Block(arrays)
+        if self.spec.hard:
+            self._harden(block, deal, positions)
+        return block
+
+    def canonical(self, problems: Block) -> UInt64s:
+        """Hashes of the canonical forms, uint64 [n]."""
+        hashes = [self._canonical.number(self._operand(problems, term)) for term in range(self.spec.terms)]
+        return self._canonical.flat(hashes, self._gaps(problems, "*"), self._gaps(problems, "-"))
+
+    def text_lengths(self, problems: Block) -> NDArray[np.integer] | int:
+        """Characters of each problem [n]."""
+        longest = self.spec.terms * (self.spec.digits + 1) - 1
+        if longest <= 16:
+            return longest
+        return problems["lengths"].sum(0, dtype=np.int32) + np.int32(self.spec.terms - 1)
+
+    def answers(self, problems: Block) -> tuple[list[NDArray[np.int64]], Flags]:
+        """Exact answers: limbs of their magnitudes, each [n], and which are negative [n]."""
+        operands = [self._operand(problems, term) for term in range(self.spec.terms)]
+        times, minus = self._gaps(problems, "*"), self._gaps(problems, "-")
+        size, rows = self._answer_limbs, problems.rows
+        if self.spec.operators == ("*",) and self.spec.terms == 2:
+            return multiplied(operands[0], operands[1], size), np.zeros(rows, np.bool_)
+        total = np.zeros((size, rows), np.int64)
+        term = np.zeros((size, rows), np.int64)
+        term[: self._limbs] = operands[0]
+        sign = np.ones(rows, np.int64)
+        for operand, is_times, is_minus in zip(operands[1:], times, minus, strict=True):
+            joined = np.flatnonzero(np.broadcast_to(is_times, rows))
+            product = multiplied(term.take(joined, axis=1), operand.take(joined, axis=1), size) if joined.size else None
+            total += np.where(is_times, 0, sign) * term
+            term[:] = 0
+            term[: self._limbs] = operand
+            if product is not None:
+                term[:, joined] = product
+            sign = np.where(is_times, sign, np.where(is_minus, -1, 1))
+        return carried([*(total + sign * term)])
+
+    def carries(self, problems: Block, negative: Flags) -> pa.Array:
+        """Longest run of columns that carry or borrow [n]; null where products mix with anything else."""
+        rows, terms = problems.rows, self.spec.terms
+        many = np.zeros(rows, np.uint8)
+        for gap in self._gaps(problems, "*"):
+            many += np.broadcast_to(gap, rows)
+        values = np.zeros(rows, np.int32)
+        sums = np.flatnonzero(many == 0)
+        if sums.size:
+            values[sums] = self._sum_carries(problems.take(sums), negative.take(sums))
+        products = np.flatnonzero(many == 1) if terms == 2 else np.zeros(0, np.intp)
+        if products.size:
+            part = problems.take(products)
+            columns = [digit_columns(self._operand(part, term), self.spec.digits) for term in range(2)]
+            values[products] = product_carries(*columns)
+        unknown = (many > 0) & (terms > 2)
+        return pa.array(values, mask=unknown if unknown.any() else None)
+
+    def table(self, ids: UInt64s, problems: Block) -> pa.Table:
+        """The corpus's columns for a block, `ids` [n]."""
+        magnitudes, negative = self.answers(problems)
+        counts = digit_counts(magnitudes[: limb_count(self._answer_digits)])
+        rows = len(ids)
+        columns = {
+            "id": pa.array(ids.view(np.int64)),
+            "problem": self._problem_text(problems),
+            "answer": answer_text(magnitudes, counts, negative),
+            "operators": self._operators_text(problems),
+            "terms": pa.array(np.full(rows, self.spec.terms, np.int32)),
+            "digits": pa.array(problems["lengths"].max(0).astype(np.int32)),
+            "answer_digits": pa.array(counts),
+            "carries": self.carries(problems, negative),
+            "depth": pa.array(np.zeros(rows, np.int32)),
+            "negative": pa.array(negative),
+        }
+        return pa.Table.from_arrays(list(columns.values()), schema=self.layout.schema)
+
+    def _operand(self, problems: Block, term: int) -> NDArray[np.uint32]:
+        operand: NDArray[np.uint32] = problems["limbs"][term * self._limbs : (term + 1) * self._limbs]
+        return operand
+
+    def _gaps(self, problems: Block, operator: str) -> list[Flags | bool]:
+        if self._choices == 1 or operator not in self.spec.operators:
+            return [self.spec.operators == (operator,)] * (self.spec.terms - 1)
+        code = self.spec.operators.index(operator)  # type: ignore[arg-type]
+        return [gap == code for gap in problems["operators"]]
+
+    def _numbers(self, deal: Deal, counters: UInt64s) -> NDArray[np.uint32]:
+        """Limbs of all operands: low digits by a permuted draw without repetition, the digits above at random."""
+        drawn, pieces = self._draw(deal)
+        limbs = np.zeros((self.spec.terms * self._limbs, len(counters)), np.uint32)
+        for term in range(self.spec.terms):
+            own = limbs[term * self._limbs : (term + 1) * self._limbs]
+            length = deal.lengths[term]
+            rest = pieces[term]
+            for number in range(min(self._limbs, -(-_DRAWN_DIGITS // LIMB_DIGITS))):
+                quotient = rest // _BASE
+                own[number] = rest - quotient * _BASE
+                rest = quotient
+            if (length > drawn[term]).any():
+                self._fill(own, length, drawn[term], term, counters)
+        return limbs
+
+    def _draw(self, deal: Deal) -> tuple[list[NDArray[np.uint16]], list[UInt64s]]:
+        """How many low digits of each operand are drawn without repetition, and their values, each [n]."""
+        rows = len(deal.rest)
+        budget = np.full(rows, _DRAWN_DIGITS, np.uint16)
+        tens, nines = np.zeros(rows, np.uint16), np.zeros(rows, np.uint16)
+        drawn, whole = [], []
+        for length in deal.lengths[::-1]:
+            fits = length <= budget
+            digits = np.where(fits, length, budget // LIMB_DIGITS * LIMB_DIGITS).astype(np.uint16)
+            budget = budget - digits
+            leading = fits & (length > 1)
+            tens += digits - leading
+            nines += leading
+            drawn.append(digits)
+            whole.append(fits)
+        values = self._permuted(deal, tens, nines)
+        pieces = []
+        for digits, fits in zip(drawn, whole, strict=True):
+            radix = np.where(fits, _CAPACITIES.take(digits), _POWERS.take(digits))
+            quotient = values // radix
+            piece = values - quotient * radix
+            piece += np.where(fits & (digits > 1), _POWERS.take(digits - (digits > 0)), np.uint64(0))
+            pieces.append(piece)
+            values = quotient
+        return drawn[::-1], pieces[::-1]
+
+    def _permuted(self, deal: Deal, tens: NDArray[np.uint16], nines: NDArray[np.uint16]) -> UInt64s:
+        sizes, high, low = self._halves
+        classes = tens * np.uint16(sizes.shape[1]) + nines
+        salt = (keyed_hash(derive_key(self._key, "draw"), deal.cell) >> np.uint64(32)).astype(np.uint32)
+        size = sizes.take(classes)
+        values = permuted(
+            deal.rest % size, size, high.take(classes), low.take(classes), derive_key(self._key, "values"), salt
+        )
+        # The problems of exhausted cells are numbered already, and all of them are there.
+        return np.where(deal.exhausted, deal.rest, values)
+
+    @cached_property
+    def _halves(self) -> tuple[UInt64s, UInt64s, UInt64s]:
+        """Sizes 10^tens · 9^nines and their halves, each [tens, nines]; beyond what fits, never asked for."""
+        shape = (_DRAWN_DIGITS + 1, _DRAWN_DIGITS + 1)
+        sizes, high, low = (np.ones(shape, np.uint64) for _ in range(3))
+        for tens in range(shape[0]):
+            for nines in range(shape[1] - tens):
+                size = 10**tens * 9**nines
+                sizes[tens, nines] = size
+                high[tens, nines], low[tens, nines] = halves(size)
+        return sizes, high, low
+
+    def _fill(
+        self,
+        own: NDArray[np.uint32],
+        length: NDArray[np.uint16],
+        drawn: NDArray[np.uint16],
+        term: int,
+        counters: UInt64s,
+    ) -> None:
+        """Random digits in the limbs above what was drawn."""
+        open_rows = length > drawn
+        key = derive_key(self._key, "limb", term)
+        for number, values in enumerate(random_limbs(counters, key, length, self._limbs)):
+            fill = open_rows & (drawn <= number * LIMB_DIGITS)
+            np.copyto(own[number], values, where=fill, casting="unsafe")
+
+    def _harden(self, problems: Block, deal: Deal, positions: UInt64s) -> None:
+        """Rewrite low digits of the first two operands in a share of the rows, the leading ones kept."""
+        bits = keyed_hash(derive_key(self._key, "hard"), positions)
+        room = np.minimum(deal.lengths[0], deal.lengths[1]).astype(np.int64) - 1
+        share = np.uint64(min(self.spec.hard, 1.0) * (1 << 24))
+        chosen = np.flatnonzero((bits & np.uint64(0xFFFFFF) < share) & ~deal.exhausted & (room > 0))
+        if not chosen.size:
+            return
+        # From one digit to all but the leading one, with long chains as likely as short ones.
+        chain = (bits.take(chosen) >> np.uint64(24) & np.uint64(0xFFFF)).astype(np.int64) % room.take(chosen) + 1
+        plain = (bits.take(chosen) >> np.uint64(40) & np.uint64(1)).astype(np.bool_)
+        times, minus = (np.broadcast_to(self._gaps(problems, operator)[0], problems.rows) for operator in "*-")
+        times, minus = times.take(chosen), minus.take(chosen)
+        carry = np.ones(len(chosen), np.int64)
+        limbs = problems["limbs"]
+        for number in range(self._limbs):
+            below = number * LIMB_DIGITS
+            modulus = _POWERS.take(np.clip(chain - below, 0, LIMB_DIGITS)).astype(np.int64)
+            first, second = (limbs[term * self._limbs + number] for term in range(2))
+            a, b = (limb.take(chosen).astype(np.int64) for limb in (first, second))
+            low_a, low_b = a % modulus, b % modulus
+            nines, one = modulus - 1, np.where((number == 0) & (modulus > 1), 1, 0)
+            # Complements add up to a power of ten; b − 1 from b borrows through all of it.
+            complement = nines - low_a + carry
+            less = low_b - carry
+            carry = np.where(minus, less < 0, complement >= modulus).astype(np.int64)
+            complement, less = complement % modulus, less % modulus
+            new_a = np.where(times, nines, np.where(minus, np.where(plain, 0, less), np.where(plain, nines, low_a)))
+            new_b = np.where(times, nines, np.where(plain, one, np.where(minus, low_b, complement)))
+            first[chosen] = a - low_a + new_a
+            second[chosen] = b - low_b + new_b
+
+    def _sum_carries(self, problems: Block, negative: Flags) -> NDArray[np.int32]:
+        digits = self.spec.digits + len(str(self.spec.terms))
+        total = digit_columns(self._operand(problems, 0), digits).astype(np.int16)
+        for term, gap in zip(range(1, self.spec.terms), self._gaps(problems, "-"), strict=True):
+            column = digit_columns(self._operand(problems, term), digits)
+            total += column if gap is False else column * np.where(gap, np.int16(-1), np.int16(1))
+        if "-" in self.spec.operators:
+            total *= np.where(negative, np.int16(-1), np.int16(1))
+        return sum_carries(total)
+
+    def _problem_text(self, problems: Block) -> pa.Array:
+        terms, size = self.spec.terms, self._limbs
+        words = np.empty((problems.rows, terms * (size + 1) - 1), np.uint64)
+        symbols = np.array([ord(operator) for operator in self.spec.operators], np.uint64)
+        for term in range(terms):
+            first = term * (size + 1)
+            number_words(self._operand(problems, term), problems["lengths"][term], words[:, first : first + size])
+            if term < terms - 1:
+                words[:, first + size] = symbols[0] if self._choices == 1 else symbols.take(problems["operators"][term])
+        return to_strings(words, problems["lengths"].sum(0, dtype=np.int32) + np.int32(terms - 1))
+
+    def _operators_text(self, problems: Block) -> pa.Array:
+        gaps = self.spec.terms - 1
+        if self._choices == 1:
+            return pattern_column(0, [self.spec.operators[0] * gaps], problems.rows)
+        if self._choices**gaps > _MOST_PATTERNS:
+            symbols = np.array([ord(operator) for operator in self.spec.operators], np.uint8)
+            characters = np.ascontiguousarray(symbols.take(problems["operators"]).T)
+            return to_strings(characters, np.full(problems.rows, gaps, np.int32))
+        code = np.zeros(problems.rows, np.int32)
+        for gap in reversed(problems["operators"]):
+            code = code * np.int32(self._choices) + gap
+        return pattern_column(code, self._patterns, problems.rows)
+
+    @cached_property
+    def _patterns(self) -> list[str]:
+        patterns = [""]
+        for _ in range(self.spec.terms - 1):
+            patterns = [pattern + operator for operator in self.spec.operators for pattern in patterns]
+        return patterns
+
+
+def answer_text(magnitudes: list[NDArray[np.int64]], counts: NDArray[np.int32], negative: Flags) -> pa.Array:
+    """Decimal text of numbers given by their limbs, digit counts and signs, each [n]."""
+    size = max(1, limb_count(int(counts.max(initial=1))))
+    signed = bool(negative.any())
+    words = np.zeros((len(counts), size + signed), np.uint64)
+    number_words(magnitudes[:size], counts, words[:, signed:])
+    if signed:
+        words[:, 0] = negative * np.uint64(ord("-"))
+    return to_strings(words, counts + negative)
