@@ -1,9 +1,10 @@
 import duckdb
 import pytest
 
-from storage.catalog import open_catalog, refresh_catalog, select
+from storage.catalog import refresh_catalog
 from storage.corpus import Corpus
 from storage.errors import UserError
+from storage.query import open_catalog, select
 from storage.reader import ElasticReader
 from tests.builders import Built
 
