@@ -61,7 +61,7 @@ def select(connection: duckdb.DuckDBPyConnection, query: str) -> duckdb.DuckDBPy
             kind = statements[0].type.name
             raise UserError(f"SQL must be exactly one SELECT, not {kind}: nothing here can be changed by SQL")
         _refuse_effects(connection, query)
-        return connection.sql(query)
+        return connection.sql(_without_end(connection, query))
     except duckdb.Error as error:
         raise sql_error(error) from error
 
@@ -84,7 +84,9 @@ def sql_error(error: Exception) -> UserError | RunFailure:
     """DuckDB's complaint in one line, with its suggestions and without its drawing of the query."""
     text = str(error)
     if text.startswith("Out of Memory Error"):
-        return UserError(f"SQL: the query needs more than {_MEMORY} of memory: filter, aggregate or LIMIT more")
+        return UserError(
+            f"SQL: the query needs more than {_MEMORY} of memory or fills the disk: filter, aggregate or LIMIT more"
+        )
     text = " ".join(re.split(r"\n\s*LINE \d+:", text)[0].split())
     if text.startswith("Permission Error"):
         return UserError(f"SQL: {text} (SQL reads files of the workspace only, and no link that leads out of it)")
@@ -108,6 +110,23 @@ def _refuse_effects(connection: duckdb.DuckDBPyConnection, query: str) -> None:
             name = node["function"]["function_name"].lower()
             if not _TABLE_FUNCTIONS.fullmatch(name):
                 raise UserError(f"SQL: table function {name} is not allowed here: it may do more than read")
+
+
+def _without_end(connection: duckdb.DuckDBPyConnection, query: str) -> str:
+    """The statement without its ';' and comments behind it: DuckDB stumbles over them in what builds on a relation."""
+    for end in re.finditer(";", query):
+        before, behind = query[: end.start()], query[end.start() :]
+        if _statements(connection, behind) == 0 and _statements(connection, before) == 1:
+            return before
+    return query
+
+
+def _statements(connection: duckdb.DuckDBPyConnection, text: str) -> int | None:
+    """Number of statements; None where the text is cut inside of a string, or is no SQL."""
+    try:
+        return len(connection.extract_statements(text))
+    except duckdb.Error:
+        return None
 
 
 def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
