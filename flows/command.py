@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 from types import FrameType
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 from pydantic import BaseModel, ValidationError
@@ -157,19 +157,30 @@ def solve(
 
 
 @app.command
-def sql(query: str = "", /, *, workspace: _Place = WORKSPACE, as_json: _Json = False) -> None:
+def sql(
+    query: str = "",
+    /,
+    *,
+    form: Annotated[
+        Literal["table", "csv", "json", "parquet"] | None,
+        Parameter(name="--format", help="How to write the rows; a table if nothing else is asked."),
+    ] = None,
+    output: Annotated[str, Parameter(help="File to write, replaced in one step; empty is standard output.")] = "",
+    workspace: _Place = WORKSPACE,
+    as_json: Annotated[bool, Parameter(name="--json", negative="", help="The same as --format json.")] = False,
+) -> None:
     """Ask the workspace one SELECT: corpus_<name>, shards, runs, metrics, predictions.
 
-    Without a query it is read from standard input.
+    Without a query it is read from standard input. A table ends after 10,000 rows, other formats hold all.
 
     Example: `numerate sql "SELECT split, count(*) FROM corpus_notebook GROUP BY ALL"`
     """
     from flows.querying import answer
 
-    text = query or sys.stdin.read()
-    if not text.strip():
-        raise UserError("no SQL was given: write one SELECT behind 'numerate sql', or on its standard input")
-    answer(Workspace.open(workspace), text, as_json)
+    if as_json and form not in (None, "json"):
+        raise UserError(f"--json and --format {form} contradict each other: leave one of them out")
+    place = Workspace.open(workspace)
+    answer(place, query or _standard_input(), form or ("json" if as_json else "table"), output)
 
 
 def main() -> None:
@@ -210,6 +221,17 @@ def _run_flow(flow: str, request: BaseModel, verbose: bool) -> Any:
     start_prefect()
     module, function = flow.split(":")
     return getattr(import_module(f"flows.{module}"), function)(request)
+
+
+def _standard_input() -> str:
+    """The SQL on standard input; raises `UserError` where there is none."""
+    text = b"" if sys.stdin.isatty() else sys.stdin.buffer.read()
+    if not text.strip():
+        raise UserError("no SQL was given: write one SELECT behind 'numerate sql', or on its standard input")
+    try:
+        return text.decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"the SQL on standard input is not UTF-8 ({error.reason} at byte {error.start})") from error
 
 
 def _complain(text: str, code: int) -> int:

@@ -1,58 +1,172 @@
-"""Prints what a SELECT over the workspace gives: a table for people, JSON for machines."""
+"""Writes what a SELECT over the workspace gives: a table for people; CSV, JSON or Parquet for what comes next.
 
+Only the table is cut; the other formats stream, batch by batch, and a file appears whole or not at all.
+"""
+
+import io
 import json
-import math
+import os
 import sys
-from datetime import date
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
 
 import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import csv
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from storage.catalog import open_catalog, select
-from storage.errors import RunFailure, UserError
-from storage.location import Workspace
+from storage.errors import UserError
+from storage.location import Location, Workspace
+from storage.query import open_catalog, select, sql_error, stream
+
+Format = Literal["table", "csv", "json", "parquet"]
 
 _MOST_ROWS = 10_000
+_JSON_ROWS = 1 << 13
 
 
-def answer(workspace: Workspace, query: str, as_json: bool) -> None:
-    """Print the rows of one SELECT; raises `UserError` for other SQL and where there is no workspace."""
+def answer(workspace: Workspace, query: str, form: Format = "table", output: str = "") -> None:
+    """Write the rows of one SELECT to the file `output`, or to standard output where it is empty.
+
+    Raises `UserError` for other SQL, for columns that the format can't hold, for a file that
+    can't be written and where there is no workspace.
+    """
     if not workspace.root.exists():
         raise UserError(f"workspace {workspace.root} is not there: make one with 'numerate run', or name another")
+    if form == "parquet" and not output and sys.stdout.isatty():
+        raise UserError("parquet is not for a terminal: name a file with --output, or redirect standard output")
     with open_catalog(workspace) as connection:
-        relation = select(connection, query)
-        names = relation.columns
-        try:
-            rows = relation.limit(_MOST_ROWS + 1).fetchall()
-        except (duckdb.IOException, duckdb.InvalidInputException) as error:
-            text = " ".join(str(error).split())
-            raise RunFailure(f"SQL: {text} (a file of the workspace may be damaged)") from error
-        except duckdb.Error as error:
-            raise UserError(f"SQL: {' '.join(str(error).split())}") from error
-    more = len(rows) > _MOST_ROWS
-    rows = rows[:_MOST_ROWS]
-    if as_json:
-        plain = [[None if isinstance(v, float) and not math.isfinite(v) else v for v in row] for row in rows]
-        print(json.dumps([dict(zip(names, row, strict=True)) for row in plain], default=_plain))
-    else:
-        _print_table(names, rows)
-    if more:
-        print(f"the first {_MOST_ROWS:,} rows; LIMIT or aggregate for others", file=sys.stderr)
+        _WRITERS[form](select(connection, query), output)
 
 
-def _print_table(names: list[str], rows: list[tuple[Any, ...]]) -> None:
+def _write_table(relation: duckdb.DuckDBPyRelation, output: str) -> None:
+    try:
+        rows = relation.limit(_MOST_ROWS + 1).fetchall()
+    except duckdb.Error as error:
+        raise sql_error(error) from error
+    for_people = not output and sys.stdout.isatty()
+    text = io.StringIO()
+    # Values are shown as they are: brackets and colons in them are no markup.
+    console = Console(
+        file=text,
+        width=None if for_people else 10_000,
+        force_terminal=for_people,
+        highlight=False,
+        markup=False,
+        emoji=False,
+    )
+    console.print(_table(relation.columns, rows[:_MOST_ROWS]))
+    with _sink(output) as sink:
+        sink.write(text.getvalue().encode())
+    if len(rows) > _MOST_ROWS:
+        print(f"the first {_MOST_ROWS:,} rows; LIMIT, aggregate or take another --format for all", file=sys.stderr)
+
+
+def _table(names: list[str], rows: list[tuple[Any, ...]]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for number, name in enumerate(names):
         numeric = bool(rows) and isinstance(rows[0][number], int | float) and not isinstance(rows[0][number], bool)
         table.add_column(name, justify="right" if numeric else "left", no_wrap=True)
     for row in rows:
         table.add_row(*("" if value is None else str(value) for value in row))
-    width = None if sys.stdout.isatty() else 10_000
-    Console(width=width, highlight=False).print(table)
+    return table
 
 
-def _plain(value: Any) -> Any:
-    return value.isoformat() if isinstance(value, date) else str(value)
+def _write_csv(relation: duckdb.DuckDBPyRelation, output: str) -> None:
+    schema, batches = stream(relation)
+    _check_types(relation, schema, "CSV", _no_csv)
+    with _sink(output) as sink, csv.CSVWriter(sink, schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+
+
+def _write_parquet(relation: duckdb.DuckDBPyRelation, output: str) -> None:
+    schema, batches = stream(relation)
+    _check_types(relation, schema, "Parquet", _no_parquet)
+    with _sink(output) as sink, pq.ParquetWriter(sink, schema, compression="zstd") as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+
+
+def _write_json(relation: duckdb.DuckDBPyRelation, output: str) -> None:
+    """An array of objects, one a line, spelled by DuckDB: a dozen times as fast as by Python's objects."""
+    rows = relation.set_alias("numerate_row").project("to_json(numerate_row)::VARCHAR AS text")
+    _, batches = stream(rows, _JSON_ROWS)
+    with _sink(output) as sink:
+        sink.write(b"[")
+        separator = ""
+        for batch in batches:
+            lines = ",\n".join(map(_standard_json, batch.column(0).to_pylist()))
+            sink.write((separator + lines).encode())
+            separator = ",\n"
+        sink.write(b"]\n")
+
+
+def _standard_json(row: str) -> str:
+    """The row with null for what is no JSON: DuckDB spells NaN and Infinity out."""
+    if "NaN" not in row and "Infinity" not in row:
+        return row
+    return json.dumps(json.loads(row, parse_constant=lambda name: None), ensure_ascii=False)
+
+
+_WRITERS: dict[Format, Callable[[duckdb.DuckDBPyRelation, str], None]] = {
+    "table": _write_table,
+    "csv": _write_csv,
+    "json": _write_json,
+    "parquet": _write_parquet,
+}
+
+
+def _check_types(
+    relation: duckdb.DuckDBPyRelation, schema: pa.Schema, form: str, impossible: Callable[[pa.DataType], bool]
+) -> None:
+    for column, kind, arrow in zip(relation.columns, relation.types, schema.types, strict=True):
+        if impossible(arrow):
+            raise UserError(f"column {column!r} is {kind}, which {form} can't hold: cast it, as in {column}::VARCHAR")
+
+
+def _no_csv(kind: pa.DataType) -> bool:
+    return pa.types.is_nested(kind) or pa.types.is_interval(kind) or pa.types.is_binary(kind)
+
+
+def _no_parquet(kind: pa.DataType) -> bool:
+    inside = [kind.field(number).type for number in range(kind.num_fields)]
+    return pa.types.is_union(kind) or pa.types.is_interval(kind) or any(map(_no_parquet, inside))
+
+
+@contextmanager
+def _sink(output: str) -> Iterator[BinaryIO]:
+    """Standard output, or a file that takes its name only when all is written."""
+    if not output:
+        yield sys.stdout.buffer
+        sys.stdout.buffer.flush()
+        return
+    path = Path(output).expanduser()
+    try:
+        if path.is_relative_to("/dev") or (path.exists() and not path.is_file() and not path.is_dir()):
+            # A device or a named pipe is written to, not replaced; /dev/stdout may lead to a plain file.
+            with path.open("wb") as file:
+                yield file
+            return
+        place = _writable(path)
+        with place.staged() as beside, beside.open("wb") as file:
+            yield file
+    except OSError as error:
+        raise UserError(f"output {output!r} can't be written ({error.strerror}): name another file") from error
+
+
+def _writable(path: Path) -> Location:
+    """Where the file lies, links followed; raises `UserError` for a folder and for a file in no folder."""
+    if path.is_dir():
+        raise UserError(f"output {str(path)!r} is a folder: name a file in it")
+    place = path.resolve()
+    if not place.parent.is_dir():
+        raise UserError(f"output {str(path)!r} can't be written: there is no folder {str(place.parent)!r}, make it")
+    if place.exists() and not os.access(place, os.W_OK):
+        raise UserError(f"output {str(path)!r} can't be written (it is write-protected): name another file")
+    return Location(place)

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 
 from model.evaluation import Evaluation
 from model.run import RunConfig
-from storage.catalog import open_catalog
 from storage.location import Location, Workspace
+from storage.query import open_catalog
 
 matplotlib.use("svg")
 matplotlib.rcParams["svg.hashsalt"] = "numerate"

@@ -1,72 +1,75 @@
-"""SQL over a workspace: a DuckDB file of views, made anew from the manifests, and one safe way to ask it.
+"""SQL over a workspace: a DuckDB file of views, made anew from the manifests.
 
-The file holds no data. It is replaced in one rename, and any DuckDB client can open it.
+The file holds no data. It is replaced in one rename, any DuckDB client can open it, and
+every view and column in it says what it means.
 """
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from pathlib import PurePosixPath
 
 import duckdb
 
-from storage.database import literal, parquet_source
+from storage.database import identifier, literal, parquet_source
 from storage.errors import RunFailure, UserError
 from storage.location import Location, Workspace
 from storage.manifest import Dataset, committed, load
+from storage.meanings import column_comment, in_order, view_comment
 
 _LOG = logging.getLogger(__name__)
 
 # Columns of the views while there is nothing to show, so that a query is answered with no rows.
 _COLUMNS = {
-    "shards": {"corpus": "VARCHAR", "path": "VARCHAR", "split": "VARCHAR", "rows": "BIGINT", "bytes": "BIGINT"},
+    "shards": {
+        **dict.fromkeys(("corpus", "path", "split", "stratum"), "VARCHAR"),
+        **dict.fromkeys(("rows", "bytes"), "BIGINT"),
+        **dict.fromkeys(("sha256", "content"), "VARCHAR"),
+    },
     "runs": {"run": "VARCHAR", "corpus": "VARCHAR", "tokenizer": "VARCHAR", "training": "JSON"},
-    "metrics": {"run": "VARCHAR", "step": "BIGINT", "loss": "DOUBLE"},
-    "predictions": {"run": "VARCHAR", "problem": "VARCHAR", "answer": "VARCHAR", "prediction": "VARCHAR"},
+    "metrics": {
+        "run": "VARCHAR",
+        "step": "BIGINT",
+        "epoch": "DOUBLE",
+        "problems": "BIGINT",
+        "loss": "DOUBLE",
+        **dict.fromkeys(("learning_rate", "seconds", "data_seconds", "validation_exact_match"), "DOUBLE"),
+    },
+    "predictions": {
+        "run": "VARCHAR",
+        "id": "BIGINT",
+        "split": "VARCHAR",
+        "problem": "VARCHAR",
+        "answer": "VARCHAR",
+        "prediction": "VARCHAR",
+        "correct": "BOOLEAN",
+        "confidence": "FLOAT",
+        "canonical": "UBIGINT",
+        "carries": "UTINYINT",
+    },
 }
+
+# Folders of a shard's path that are columns; their types are fixed, so that no value's look decides them.
+_PARTITIONS = {"split": "VARCHAR", "family": "VARCHAR", "width": "BIGINT"}
 
 
 def refresh_catalog(workspace: Workspace) -> Location:
     """Write `catalog.duckdb` anew: corpus_<name>, shards, runs, metrics and predictions."""
-    views = {
-        **{name: _empty(columns) for name, columns in _COLUMNS.items()},
-        **_corpus_views(workspace),
-        **_run_views(workspace),
-    }
     with workspace.catalog.staged() as path, duckdb.connect() as connection:
+        corpora = _corpora(workspace)
+        views = {
+            **{name: _empty(columns) for name, columns in _COLUMNS.items()},
+            **_corpus_views(connection, corpora),
+            **_shards_view(corpora),
+            **_run_views(workspace),
+        }
         # Older DuckDB clients read this storage version too.
         connection.execute(f"ATTACH {literal(str(path))} AS catalog (STORAGE_VERSION 'v1.0.0')")
         for name, query in views.items():
             try:
-                connection.execute(f'CREATE VIEW catalog."{name}" AS {query}')
+                _create_view(connection, name, query)
             except duckdb.Error as error:
                 _LOG.warning("view %s is left out of SQL: %s", name, " ".join(str(error).split()))
         connection.execute("DETACH catalog")
     return workspace.catalog
-
-
-@contextmanager
-def open_catalog(workspace: Workspace) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A read-only connection to a fresh catalog that reads nothing outside the workspace and installs nothing."""
-    place = refresh_catalog(workspace)
-    limits = {"memory_limit": "1GB", "temp_directory": str(workspace.root / ".spill")}
-    with duckdb.connect(str(place), read_only=True, config=limits) as connection:
-        connection.execute("SET autoinstall_known_extensions = false")
-        connection.execute("SET autoload_known_extensions = false")
-        connection.execute(f"SET allowed_directories = [{literal(str(workspace.root))}]")
-        connection.execute("SET enable_external_access = false")
-        connection.execute("SET lock_configuration = true")
-        yield connection
-
-
-def select(connection: duckdb.DuckDBPyConnection, query: str) -> duckdb.DuckDBPyRelation:
-    """The relation of exactly one SELECT; raises `UserError` for anything else and for SQL that fails."""
-    try:
-        statements = connection.extract_statements(query)
-        if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
-            raise UserError("SQL must be exactly one SELECT: nothing here can be changed by SQL")
-        return connection.sql(query)
-    except duckdb.Error as error:
-        raise UserError(f"SQL: {' '.join(str(error).split())}") from error
 
 
 def view_name(corpus: str) -> str:
@@ -74,8 +77,23 @@ def view_name(corpus: str) -> str:
     return f"corpus_{corpus.replace('-', '_')}"
 
 
+def _create_view(connection: duckdb.DuckDBPyConnection, name: str, query: str) -> None:
+    """A view with its columns by name and in their order, each with its comment, as the view has one."""
+    columns = in_order(name, _columns_of(connection, query))
+    view = f"catalog.{identifier(name)}"
+    connection.execute(f"CREATE VIEW {view} AS SELECT {', '.join(map(identifier, columns))} FROM ({query})")
+    connection.execute(f"COMMENT ON VIEW {view} IS {literal(view_comment(name))}")
+    for column in columns:
+        if comment := column_comment(name, column):
+            connection.execute(f"COMMENT ON COLUMN {view}.{identifier(column)} IS {literal(comment)}")
+
+
+def _columns_of(connection: duckdb.DuckDBPyConnection, query: str) -> list[str]:
+    return [row[0] for row in connection.execute(f"DESCRIBE {query}").fetchall()]
+
+
 def _empty(columns: dict[str, str]) -> str:
-    return f"SELECT {', '.join(f'NULL::{kind} AS {name}' for name, kind in columns.items())} WHERE false"
+    return f"SELECT {', '.join(f'NULL::{kind} AS {identifier(name)}' for name, kind in columns.items())} WHERE false"
 
 
 def _corpora(workspace: Workspace) -> list[Dataset]:
@@ -89,18 +107,54 @@ def _corpora(workspace: Workspace) -> list[Dataset]:
     return found
 
 
-def _corpus_views(workspace: Workspace) -> dict[str, str]:
-    views, shards = {}, []
-    for corpus in _corpora(workspace):
+def _corpus_views(connection: duckdb.DuckDBPyConnection, corpora: list[Dataset]) -> dict[str, str]:
+    views: dict[str, str] = {}
+    for corpus in corpora:
         name = corpus.location.name
-        paths = [str(corpus.location / shard.path) for shard in corpus.shards]
         view = view_name(name) if view_name(name) not in views else f"corpus_{name}"
-        views[view] = f"SELECT * FROM {parquet_source(paths, options=', hive_partitioning = true')}"
-        table = parquet_source([str(corpus.location / "shards.parquet")])
-        shards.append(f"SELECT {literal(name)} AS corpus, * FROM {table}")
-    if shards:
-        views["shards"] = " UNION ALL ".join(shards)
+        try:
+            views[view] = _corpus_query(connection, corpus)
+        except (duckdb.Error, RunFailure) as error:
+            _LOG.warning("corpus %s is left out of SQL: %s", name, " ".join(str(error).split()))
     return views
+
+
+def _corpus_query(connection: duckdb.DuckDBPyConnection, corpus: Dataset) -> str:
+    """One scan a family, as families differ in their columns, and all of them by the names of these."""
+    scans: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for shard in corpus.shards:
+        values = _partition(shard.path)
+        scan = values.get("family", ""), tuple(values)
+        scans.setdefault(scan, []).append(str(corpus.location / shard.path))
+    if not scans:
+        raise RunFailure("it has no shard")
+    return " UNION ALL BY NAME ".join(_scan(connection, keys, paths) for (_, keys), paths in scans.items())
+
+
+def _scan(connection: duckdb.DuckDBPyConnection, partitions: tuple[str, ...], paths: list[str]) -> str:
+    """The files of one family; their columns are named, lest folders above the corpus become columns too."""
+    inside = _columns_of(
+        connection, f"SELECT * FROM {parquet_source(paths[:1], options=', hive_partitioning = false')}"
+    )
+    columns = dict.fromkeys([*inside, *partitions])
+    types = ", ".join(f"{literal(key)}: {_PARTITIONS[key]}" for key in partitions)
+    options = f", hive_partitioning = true, hive_types = {{{types}}}" if partitions else ", hive_partitioning = false"
+    return f"SELECT {', '.join(map(identifier, columns))} FROM {parquet_source(paths, options=options)}"
+
+
+def _partition(path: str) -> dict[str, str]:
+    """Columns that a shard's folders give, such as split in `data/split=train/grid-000000.parquet`."""
+    pairs = (folder.partition("=") for folder in PurePosixPath(path).parts[:-1])
+    return {key: value for key, equals, value in pairs if equals and key in _PARTITIONS}
+
+
+def _shards_view(corpora: list[Dataset]) -> dict[str, str]:
+    tables = [
+        f"SELECT {literal(corpus.location.name)} AS corpus, * "
+        f"FROM {parquet_source([str(corpus.location / 'shards.parquet')], options=', hive_partitioning = false')}"
+        for corpus in corpora
+    ]
+    return {"shards": " UNION ALL BY NAME ".join(tables)} if tables else {}
 
 
 def _run_views(workspace: Workspace) -> dict[str, str]:
@@ -109,19 +163,18 @@ def _run_views(workspace: Workspace) -> dict[str, str]:
     metrics, predictions, runs = [], [], []
     for name in names:
         run = folder / name
-        metrics += [str(run / "metrics" / part) for part in (run / "metrics").children() if part.endswith(".parquet")]
-        answers = [str(run / "predictions" / part) for part in (run / "predictions").children()]
-        if answers:
-            predictions.append(f"SELECT {literal(name)} AS run, * FROM {parquet_source(answers)}")
+        if parts := _parquet_files(run / "metrics"):
+            metrics.append(f"SELECT * FROM {parquet_source(parts, options=', hive_partitioning = false')}")
+        if answers := _parquet_files(run / "predictions"):
+            source = parquet_source(answers, options=", hive_partitioning = false, union_by_name = true")
+            predictions.append(f"SELECT {literal(name)} AS run, * FROM {source}")
         runs.append(
             f"SELECT name AS run, corpus, tokenizer, training::JSON AS training "
-            f"FROM read_json({literal(str(run / 'run.json'))})"
+            f"FROM read_json({literal(str(run / 'run.json'))}, hive_partitioning = false)"
         )
-    views = {}
-    if metrics:
-        views["metrics"] = f"SELECT * FROM {parquet_source(metrics)}"
-    if predictions:
-        views["predictions"] = " UNION ALL BY NAME ".join(predictions)
-    if runs:
-        views["runs"] = " UNION ALL BY NAME ".join(runs)
-    return views
+    queries = {"metrics": metrics, "predictions": predictions, "runs": runs}
+    return {view: " UNION ALL BY NAME ".join(parts) for view, parts in queries.items() if parts}
+
+
+def _parquet_files(folder: Location) -> list[str]:
+    return [str(folder / name) for name in folder.children() if name.endswith(".parquet")]

@@ -23,6 +23,11 @@ def literal(text: str) -> str:
     return "'" + text.replace("'", "''") + "'"
 
 
+def identifier(name: str) -> str:
+    """A quoted SQL name."""
+    return '"' + name.replace('"', '""') + '"'
+
+
 def parquet_source(paths: list[str], *, options: str = "") -> str:
     """SQL for a table of Parquet files; raises `RunFailure` where there is no file."""
     if not paths:

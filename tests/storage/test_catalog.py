@@ -1,11 +1,71 @@
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
 import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from storage.catalog import open_catalog, refresh_catalog, select
+from model.metrics import SCHEMA, MetricsWriter
+from storage.catalog import refresh_catalog
 from storage.corpus import Corpus
 from storage.errors import UserError
+from storage.location import Workspace
+from storage.manifest import SPLITS, ShardRecord, commit
+from storage.meanings import column_comment
+from storage.query import open_catalog, select
 from storage.reader import ElasticReader
 from tests.builders import Built
+
+_ROWS = 10
+
+
+@pytest.fixture(scope="module")
+def families(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A corpus of two families with different columns: 3 splits × 2 families × 2 widths, a file of 10 rows each."""
+    return mixed_corpus(tmp_path_factory.mktemp("families") / "workspace")
+
+
+def mixed_corpus(root: Path, name: str = "mixed") -> Workspace:
+    workspace = Workspace.create(str(root))
+    shards = [
+        write_shard(workspace, name, split, family, width, columns)
+        for split in SPLITS
+        for family, columns in COLUMNS.items()
+        for width in (8, 16)
+    ]
+    commit(workspace.corpus(name), kind="corpus", name=name, generator_version=1, spec={}, shards=shards)
+    return workspace
+
+
+COLUMNS: dict[str, dict[str, list[Any]]] = {
+    "grid": {"unheard_of": [1.5], "b": [2], "a": [1], "value": [3], "operators": ["+"], "negative": [False]},
+    "expression": {"depth": [2], "terms": [3], "value": [-4], "operators": ["+-"], "negative": [True]},
+}
+
+
+def write_shard(
+    workspace: Workspace, corpus: str, split: str, family: str, width: int, columns: dict[str, list[Any]]
+) -> ShardRecord:
+    path = f"data/split={split}/family={family}/width={width}/{family}-000000.parquet"
+    place = workspace.corpus(corpus) / path
+    table = {name: values * _ROWS for name, values in columns.items()}
+    table |= {"problem": ["…"] * _ROWS, "answer": ["…"] * _ROWS, "id": list(range(_ROWS))}
+    with place.staged() as file:
+        pq.write_table(pa.table(table), file)
+    digest = hashlib.sha256(place.read()).hexdigest()
+    return ShardRecord(
+        path=path, split=split, stratum=family, rows=_ROWS, bytes=place.size(), sha256=digest, content=digest
+    )
+
+
+def files_read(connection: duckdb.DuckDBPyConnection, query: str) -> int:
+    """Parquet files that a query opens, after DuckDB's own account of it."""
+    plan = connection.execute(f"EXPLAIN ANALYZE {query}").fetchall()[0][1]
+    return sum(map(int, re.findall(r"Total Files Read: (\d+)", plan)))
 
 
 def test_a_corpus_is_a_view_with_its_split(small: Built) -> None:
@@ -26,27 +86,132 @@ def test_empty_views_answer_with_no_rows(small: Built) -> None:
             assert select(connection, f"SELECT * FROM {view}").fetchall() == []
 
 
+def test_a_plain_client_reads_what_every_view_and_column_means(small: Built) -> None:
+    with duckdb.connect(str(refresh_catalog(small.workspace)), read_only=True) as connection:
+        views = dict(connection.sql("SELECT view_name, comment FROM duckdb_views() WHERE NOT internal").fetchall())
+        columns = connection.sql(
+            "SELECT table_name, column_name FROM duckdb_columns() WHERE NOT internal AND comment IS NULL"
+        ).fetchall()
+    assert views.keys() == {"corpus_small", "shards", "runs", "metrics", "predictions"}
+    assert all(views.values())
+    assert columns == []
+
+
+def test_metrics_of_any_run_are_explained() -> None:
+    assert all(column_comment("metrics", name) for name in SCHEMA.names)
+
+
+def test_columns_have_one_order(small: Built, families: Workspace) -> None:
+    with open_catalog(small.workspace) as connection:
+        relation = select(connection, "FROM corpus_small")
+        assert relation.columns == ["id", "split", "problem", "answer", "a", "b", "sum"]
+    with open_catalog(families) as connection:
+        relation = select(connection, "FROM corpus_mixed")
+        assert relation.columns == [
+            *["id", "split", "family", "width", "problem", "answer", "a", "b", "value"],
+            *["operators", "terms", "depth", "negative", "unheard_of"],
+        ]
+
+
+def test_families_of_other_columns_share_one_view(families: Workspace) -> None:
+    with open_catalog(families) as connection:
+        rows = select(
+            connection,
+            "SELECT family, width, count(*), count(a), count(depth) FROM corpus_mixed GROUP BY ALL ORDER BY ALL",
+        ).fetchall()
+    assert rows == [
+        ("expression", 8, 30, 0, 30),
+        ("expression", 16, 30, 0, 30),
+        ("grid", 8, 30, 30, 0),
+        ("grid", 16, 30, 30, 0),
+    ]
+
+
 @pytest.mark.parametrize(
-    "query",
+    ("condition", "files"),
     [
-        "COPY (SELECT 1) TO '{workspace}/x.csv'",
-        "ATTACH '{workspace}/x.db' AS x",
-        "INSTALL httpfs",
-        "SET threads = 1",
-        "PRAGMA version",
-        "CREATE TABLE x (i INT)",
-        "SELECT 1; SELECT 2",
-        "SELECT * FROM read_csv('/etc/passwd')",
-        "SELECT * FROM read_text('/etc/hostname')",
-        "SELEC 1",
-        "SELECT nothing FROM corpus_small",
-        "",
+        ("true", 12),
+        ("split = 'train'", 4),
+        ("split IN ('validation', 'test')", 8),
+        ("family = 'grid'", 6),
+        ("width = 16", 6),
+        ("width < 16 AND family = 'expression'", 3),
+        ("split = 'test' AND family = 'grid' AND width = 8", 1),
+        ("split = 'exam'", 0),
+        ("negative", 12),
+        ("operators = '+'", 12),
     ],
 )
-def test_anything_but_one_select_inside_the_workspace_is_refused_in_one_line(small: Built, query: str) -> None:
-    with open_catalog(small.workspace) as connection, pytest.raises(UserError) as failure:
-        select(connection, query.replace("{workspace}", str(small.workspace.root))).fetchall()
-    assert "\n" not in str(failure.value)
+def test_filters_on_split_family_and_width_skip_files_and_others_are_evaluated(
+    families: Workspace, condition: str, files: int
+) -> None:
+    with open_catalog(families) as connection:
+        assert files_read(connection, f"SELECT sum(id) FROM corpus_mixed WHERE {condition}") == files
+
+
+def test_a_join_and_a_count_skip_files_too(families: Workspace) -> None:
+    query = "SELECT count(*) FROM corpus_mixed AS one JOIN corpus_mixed AS other USING (id) WHERE {0} AND {1}"
+    with open_catalog(families) as connection:
+        where = query.format("one.split = 'test' AND one.width = 8", "other.split = 'train' AND other.family = 'grid'")
+        assert files_read(connection, where) == 2 + 2
+
+
+def test_folders_above_the_workspace_are_no_columns(tmp_path: Path) -> None:
+    workspace = mixed_corpus(tmp_path / "owner=me" / "workspace")
+    with open_catalog(workspace) as connection:
+        relation = select(connection, "SELECT * FROM corpus_mixed WHERE width = 8")
+        assert "owner" not in relation.columns
+        assert relation.aggregate("count(*)").fetchall() == [(60,)]
+
+
+def test_a_workspace_behind_a_link_is_readable(families: Workspace, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(families.root.path)
+    with open_catalog(Workspace.open(str(link))) as connection:
+        assert select(connection, "SELECT count(*) FROM corpus_mixed").fetchall() == [(120,)]
+
+
+def test_runs_metrics_and_predictions_join_what_runs_of_all_versions_wrote(own_small: Built) -> None:
+    for run, notes in {"old": {}, "new": {"carries": [2], "terms": [2], "shiny": [1]}}.items():
+        folder = own_small.workspace.run(run)
+        config = {"name": run, "corpus": "small", "tokenizer": "digit", "training": {"steps": 7}}
+        (folder / "run.json").write(json.dumps(config).encode())
+        writer = MetricsWriter(folder / "metrics")
+        for step in (1, 2):
+            writer.add({name: run if name == "run" else step for name in SCHEMA.names})
+            writer.flush()
+        answers = {"id": [1], "problem": ["1+1"], "answer": ["2"], "prediction": ["3"], "correct": [False], **notes}
+        with (folder / "predictions" / "test.parquet").staged() as path:
+            pq.write_table(pa.table({"split": ["test"], **answers}), path)
+    with open_catalog(own_small.workspace) as connection:
+        assert select(connection, "SELECT run, training->>'steps' FROM runs ORDER BY 1").fetchall() == [
+            ("new", "7"),
+            ("old", "7"),
+        ]
+        assert select(connection, "SELECT run, sum(loss) FROM metrics GROUP BY 1 ORDER BY 1").fetchall() == [
+            ("new", 3.0),
+            ("old", 3.0),
+        ]
+        predictions = select(connection, "FROM predictions ORDER BY run")
+        assert predictions.columns == [
+            *["run", "id", "split", "problem", "answer", "prediction", "correct", "terms", "carries", "shiny"]
+        ]
+        assert [row[-3:] for row in predictions.fetchall()] == [(2, 2, 1), (None, None, None)]
+
+
+def test_a_damaged_corpus_is_left_out_and_the_others_stay(tmp_path: Path) -> None:
+    workspace = mixed_corpus(tmp_path / "workspace")
+    mixed_corpus(tmp_path / "workspace", "broken")
+    for shard in workspace.corpus("broken").path.rglob("grid-*.parquet"):
+        shard.write_bytes(b"no parquet")
+    with open_catalog(workspace) as connection:
+        assert select(connection, "SELECT count(*) FROM corpus_mixed").fetchall() == [(120,)]
+        assert select(connection, "SELECT DISTINCT corpus FROM shards ORDER BY 1").fetchall() == [
+            ("broken",),
+            ("mixed",),
+        ]
+        with pytest.raises(UserError, match="corpus_broken"):
+            select(connection, "FROM corpus_broken")
 
 
 def test_a_corpus_opened_by_name_streams_batches_and_relations(small: Built) -> None:

@@ -1,0 +1,95 @@
+"""What the views of the SQL catalog mean, said once: their comments and the order of their columns."""
+
+from string import ascii_lowercase
+
+VIEWS = {
+    "shards": "One row a Parquet file of a corpus, as its manifest lists it.",
+    "runs": "One row a training run: what it was asked for.",
+    "metrics": "One row a training step; readable while a run goes on.",
+    "predictions": "One row a problem that an evaluated encoder was asked.",
+}
+
+_PROBLEM = {
+    "id": "Number of the row in the corpus's order; the row follows from it and the corpus's specification.",
+    "split": "train, validation or test; all orders of the same numbers fall together. Filters skip files.",
+    "family": "Kind of problem, such as grid. Filters skip files.",
+    "width": "Class of the problem's length in tokens, its upper bound. Filters skip files.",
+    "problem": "The problem as text, such as 12+34.",
+    "answer": "The exact answer as text.",
+}
+_MEASURES = {
+    "operators": "Operators between the operands, one character a gap, such as +-*.",
+    "terms": "Number of operands.",
+    "digits": "Digits of the longest operand.",
+    "answer_digits": "Digits of the answer, its sign left out.",
+    "carries": "Longest run of neighbouring columns that carry or borrow.",
+    "depth": "Deepest nesting of brackets.",
+    "negative": "Whether the answer is below zero.",
+}
+_OPERANDS = {letter: f"Operand {number}, counted from the left." for number, letter in enumerate(ascii_lowercase, 1)}
+
+_CORPUS = {
+    **_PROBLEM,
+    **_OPERANDS,
+    "sum": "The exact answer as a number.",
+    "value": "The exact answer as a number.",
+    **_MEASURES,
+}
+_COLUMNS = {
+    "shards": {
+        "corpus": "Name of the corpus.",
+        "path": "Path of the file below the corpus's folder.",
+        "split": "Split of all of its rows.",
+        "stratum": "Stratum of all of its rows: problems of one kind and class of length.",
+        "rows": "Number of its rows.",
+        "bytes": "Size of the file.",
+        "sha256": "Hash of the file's bytes, for the writer that the manifest names.",
+        "content": "Hash of the values, the same for any Parquet writer.",
+    },
+    "runs": {
+        "run": "Name of the run.",
+        "corpus": "Name of the corpus that it learns.",
+        "tokenizer": "Name of its tokenizer.",
+        "training": "Its training parameters as JSON, such as training->>'steps'.",
+    },
+    "metrics": {
+        "run": "Name of the run.",
+        "step": "Step of the optimizer, from 1.",
+        "epoch": "Passes over the train split so far.",
+        "problems": "Problems seen so far.",
+        "loss": "Mean cross-entropy over the masked answer slots, in nats.",
+        "learning_rate": "Learning rate of the step.",
+        "seconds": "Seconds that the step took.",
+        "data_seconds": "Seconds of these that it waited for data.",
+        "validation_exact_match": "Share of validation problems answered exactly; NULL at steps without validation.",
+    },
+    "predictions": {
+        "run": "Name of the run.",
+        **_PROBLEM,
+        "prediction": "The encoder's answer as text.",
+        "correct": "Whether every answer slot is right.",
+        "confidence": "The encoder's probability of its own answer.",
+        "canonical": "Hash of the problem's canonical form, the same for all orders of the same numbers.",
+        **_MEASURES,
+    },
+}
+
+
+def view_comment(view: str) -> str:
+    """What a row of `view` is; any view that is not listed is a corpus's."""
+    return VIEWS.get(view, "One row a problem of the corpus; filters on split, family and width skip whole files.")
+
+
+def column_comment(view: str, column: str) -> str | None:
+    """What a column of `view` holds; None for one that nobody has explained."""
+    return _columns(view).get(column)
+
+
+def in_order(view: str, columns: list[str]) -> list[str]:
+    """The columns of `view` in the order in which they are explained here, unknown ones behind them."""
+    known = {name: position for position, name in enumerate(_columns(view))}
+    return sorted(columns, key=lambda name: known.get(name, len(known)))
+
+
+def _columns(view: str) -> dict[str, str]:
+    return _COLUMNS.get(view, _CORPUS)

@@ -1,0 +1,183 @@
+"""One safe way to ask a workspace in SQL: a single SELECT that only reads, and only below the workspace.
+
+DuckDB guards files and settings (no file outside, no extension, a locked configuration). It
+doesn't guard enough: inside an allowed folder COPY may write, and since 2.0 a WITH clause may
+hold a COPY, of which the whole is still a SELECT. So the parsed statement is looked through too.
+"""
+
+import json
+import re
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import duckdb
+import pyarrow as pa
+
+from storage.catalog import refresh_catalog
+from storage.database import literal
+from storage.errors import RunFailure, UserError
+from storage.location import Location, Workspace
+
+_MEMORY = "1GB"
+
+# Kinds of query nodes that only read; a WITH clause may hold others, that write.
+_READING = {"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"}
+
+# Table functions that only read. All others are refused, known ones because they run SQL from a text.
+_TABLE_FUNCTIONS = re.compile(
+    r"range|generate_series|unnest|repeat(_row)?|summary|histogram(_values)?|query_table|glob|sniff_csv"
+    r"|json_(each|tree)|(read|parquet|duckdb|pragma|icu)_\w+|pg_timezone_names|test_\w+"
+)
+
+
+@contextmanager
+def open_catalog(workspace: Workspace) -> Iterator[duckdb.DuckDBPyConnection]:
+    """A read-only connection to a fresh catalog that reads nothing outside the workspace and installs nothing."""
+    place = refresh_catalog(workspace)
+    with _spill_folder(workspace) as spill:
+        limits = {"memory_limit": _MEMORY, "temp_directory": str(spill)}
+        with duckdb.connect(str(place), read_only=True, config=limits) as connection:
+            connection.execute("SET autoinstall_known_extensions = false")
+            connection.execute("SET autoload_known_extensions = false")
+            # Else a table's name would be looked up among this program's variables.
+            connection.execute("SET python_enable_replacements = false")
+            connection.execute(f"SET allowed_directories = [{literal(str(workspace.root))}]")
+            connection.execute("SET enable_external_access = false")
+            connection.execute("SET lock_configuration = true")
+            yield connection
+
+
+def select(connection: duckdb.DuckDBPyConnection, query: str) -> duckdb.DuckDBPyRelation:
+    """The relation of exactly one SELECT; raises `UserError` for anything else and for SQL that fails."""
+    try:
+        statements = connection.extract_statements(query)
+        if len(statements) != 1:
+            raise UserError(f"SQL must be exactly one SELECT, this is {len(statements) or 'no'} statement(s)")
+        if statements[0].type == duckdb.StatementType.MULTI:
+            raise UserError("SQL must be exactly one SELECT: PIVOT needs its values here, as in ON column IN (1, 2)")
+        if statements[0].type != duckdb.StatementType.SELECT:
+            kind = statements[0].type.name
+            raise UserError(f"SQL must be exactly one SELECT, not {kind}: nothing here can be changed by SQL")
+        _refuse_effects(connection, query)
+        return connection.sql(_without_end(connection, query))
+    except duckdb.Error as error:
+        raise sql_error(error) from error
+
+
+def stream(relation: duckdb.DuckDBPyRelation, rows: int = 1 << 16) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+    """Schema and record batches of at most `rows` rows; raises `UserError` or `RunFailure` where SQL fails.
+
+    The first batch is computed here, so that most failures come before anything is written.
+    """
+    try:
+        reader = relation.to_arrow_reader(rows)
+    except duckdb.Error as error:
+        raise sql_error(error) from error
+    batches = _batches(reader)
+    first = next(batches, None)
+    return reader.schema, _behind(first, batches)
+
+
+def sql_error(error: Exception) -> UserError | RunFailure:
+    """DuckDB's complaint in one line, with its suggestions and without its drawing of the query."""
+    text = str(error)
+    if text.startswith("Out of Memory Error"):
+        return UserError(
+            f"SQL: the query needs more than {_MEMORY} of memory or fills the disk: filter, aggregate or LIMIT more"
+        )
+    text = " ".join(re.split(r"\n\s*LINE \d+:", text)[0].split())
+    if text.startswith("Permission Error"):
+        return UserError(f"SQL: {text} (SQL reads files of the workspace only, and no link that leads out of it)")
+    if re.match(r"(IO|Invalid|Invalid Input|Serialization) Error\b.*\.parquet", text):
+        return RunFailure(f"SQL: {text} (a file of the workspace may be missing or damaged)")
+    return UserError(f"SQL: {text}")
+
+
+def _refuse_effects(connection: duckdb.DuckDBPyConnection, query: str) -> None:
+    """Raise `UserError` if any part of a SELECT does more than reading."""
+    [(text,)] = connection.execute("SELECT json_serialize_sql(?::VARCHAR)", [query]).fetchall()
+    tree = json.loads(text)
+    if tree["error"]:
+        raise UserError(f"SQL must be exactly one SELECT ({tree['error_message']})")
+    for node in _nodes(tree):
+        kind = node.get("type")
+        if isinstance(kind, str) and kind.endswith("_NODE") and kind not in _READING:
+            word = kind.removesuffix("_NODE").removesuffix("_QUERY")
+            raise UserError(f"SQL must be exactly one SELECT, this holds {word}: nothing here can be changed by SQL")
+        if kind == "TABLE_FUNCTION":
+            name = node["function"]["function_name"].lower()
+            if not _TABLE_FUNCTIONS.fullmatch(name):
+                raise UserError(f"SQL: table function {name} is not allowed here: it may do more than read")
+
+
+def _without_end(connection: duckdb.DuckDBPyConnection, query: str) -> str:
+    """The statement without its ';' and comments behind it: DuckDB stumbles over them in what builds on a relation."""
+    for end in re.finditer(";", query):
+        before, behind = query[: end.start()], query[end.start() :]
+        if _statements(connection, behind) == 0 and _statements(connection, before) == 1:
+            return before
+    return query
+
+
+def _statements(connection: duckdb.DuckDBPyConnection, text: str) -> int | None:
+    """Number of statements; None where the text is cut inside of a string, or is no SQL."""
+    try:
+        return len(connection.extract_statements(text))
+    except duckdb.Error:
+        return None
+
+
+def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
+    """Every object of a JSON value."""
+    waiting = [tree]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            yield value
+            waiting.extend(value.values())
+        elif isinstance(value, list):
+            waiting.extend(value)
+
+
+def _batches(reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+    while True:
+        try:
+            batch = reader.read_next_batch()
+        except StopIteration:
+            return
+        # Arrow hands a failure of DuckDB on as one of its own or of the system.
+        except (duckdb.Error, pa.ArrowException, OSError) as error:
+            raise sql_error(error) from error
+        yield batch
+
+
+def _behind(first: pa.RecordBatch | None, rest: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    if first is not None:
+        yield first
+        yield from rest
+
+
+@contextmanager
+def _spill_folder(workspace: Workspace) -> Iterator[Location]:
+    """A folder of this process alone, gone afterwards; those of killed processes go first."""
+    folder = workspace.root / ".spill"
+    own = folder / uuid.uuid4().hex
+    with ExitStack() as held:
+        with folder.exclusive(f"{folder}", wait_seconds=10):
+            for name in folder.children():
+                _remove_unless_held(folder / name)
+            held.enter_context(own.exclusive(f"{own}"))
+        try:
+            yield own
+        finally:
+            own.remove()
+
+
+def _remove_unless_held(folder: Location) -> None:
+    try:
+        with folder.exclusive(f"{folder}"):
+            folder.remove()
+    except (UserError, FileExistsError):
+        return
