@@ -16,7 +16,8 @@ from model.evaluation import evaluate
 from model.run import RunConfig
 from model.trained import TrainedEncoder
 from pipelines.build import spec_of
-from pipelines.generate import regenerate
+from pipelines.components import components
+from pipelines.generate import canonical_hashes
 from pipelines.spec import CorpusSpec
 from storage.catalog import refresh_catalog
 from storage.location import Location, Workspace
@@ -60,10 +61,12 @@ def evaluate_encoder(request: EvaluateRequest) -> dict[str, Any]:
 
 def annotations(spec: CorpusSpec, ids: NDArray[np.uint64]) -> dict[str, NDArray[np.unsignedinteger]]:
     """Canonical classes, and carries where they are defined, of rows `ids`, each [n]."""
-    grid, problems = regenerate(spec, ids)
-    columns: dict[str, NDArray[np.unsignedinteger]] = {"canonical": grid.canonical(problems)}
-    if spec.operators == ("+",):
-        columns["carries"] = grid.carries(problems)
+    columns: dict[str, NDArray[np.unsignedinteger]] = {"canonical": canonical_hashes(spec, ids)}
+    if spec.family == "grid" and spec.operators == ("+",) and not spec.mixture:
+        (component,) = components(spec)
+        grid = component.family(spec)
+        carries = grid.table(ids, grid.problems(ids)).column("carries")
+        columns["carries"] = carries.to_numpy().astype(np.uint8)
     return columns
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import torch
 
+from model.run import layout_of
 from model.training import plan_of
 from storage.corpus import Corpus
 from storage.manifest import load
@@ -19,7 +20,7 @@ def tensors(
     """
     folder = corpus.workspace.tokens(corpus.dataset.manifest.name, tokenizer)
     tokens = load(folder, f"corpus {corpus.dataset.manifest.name!r} encoded by {tokenizer!r}")
-    layout = tokens.manifest.spec["layout"]
+    layout = layout_of(tokens)
     plan = plan_of(tokens, split, batch_size, seed)
-    reader = ElasticReader(tuple(tokens.paths(split)), plan, layout["problem"] + 1 + layout["answer"])
+    reader = ElasticReader(tuple(tokens.paths(split)), plan, layout.width)
     return (torch.from_numpy(rows) for rows in reader.batches(0))

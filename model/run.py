@@ -50,9 +50,21 @@ class RunConfig(BaseModel):
             corpus_identity=corpus.manifest.identity,
             tokens_identity=tokens.manifest.identity,
             tokenizer_identity=tokenizer[1].identity,
-            layout=TokenLayout(**spec["layout"]),
+            layout=layout_of(tokens),
             training=training,
         )
+
+
+def layout_of(tokens: Dataset) -> TokenLayout:
+    """The one layout of a corpus's token rows; raises `UserError` where there are several."""
+    layouts = tokens.manifest.spec["layouts"]
+    if len(layouts) > 1:
+        raise UserError(
+            f"corpus {tokens.manifest.name!r} has rows of several widths ({', '.join(layouts)}), and training takes "
+            "one: generate a corpus of one family with shorter problems"
+        )
+    (layout,) = layouts.values()
+    return TokenLayout(**layout)
 
 
 def claim_run(folder: Location, config: RunConfig, tokenizer: Tokenizer) -> None:

@@ -6,11 +6,11 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from model.tokenizer import Tokenizer, TokenizerCard, TokenLayout
+from pipelines.components import components
 from pipelines.encode import (
     ENCODER_VERSION,
     EncodeJob,
@@ -20,14 +20,12 @@ from pipelines.encode import (
     shard_layout,
     with_tokens,
 )
-from pipelines.families.grid import Grid
 from pipelines.fanout import Notes, Progress, Task, make_shards
-from pipelines.generate import GENERATOR_VERSION, canonical_hashes, generate_range, range_tasks, regenerate
+from pipelines.generate import GENERATOR_VERSION, first_splits, generate_range, range_tasks, sample_table
 from pipelines.spec import CorpusSpec
-from pipelines.split import split_numbers
 from storage.errors import RunFailure, UserError
 from storage.location import Location
-from storage.manifest import SPLITS, Dataset, commit, committed, hash_of, load
+from storage.manifest import SPLITS, Dataset, ShardRecord, commit, committed, hash_of, load
 from storage.shard import Layout
 
 _SAMPLE_ROWS = 1 << 16
@@ -49,7 +47,7 @@ def build_corpus(
     _check_splits(spec)
     with folder.exclusive(f"corpus {spec.name!r}"), _swept(folder):
         tasks, notes = range_tasks(spec), Notes(folder, hash_of(identity))
-        _check_disk(folder, f"corpus {spec.name!r}", tasks, lambda: spec.total_rows * corpus_bytes_per_row(spec))
+        _check_disk(folder, f"corpus {spec.name!r}", tasks, lambda: corpus_bytes(spec))
         notes.adopt(found.shards if found else (), tasks)
         worker = partial(generate_range, spec, folder)
         shards = make_shards(worker, tasks, notes, in_flight=in_flight, progress=progress)
@@ -84,11 +82,11 @@ def build_tokens(
             f"the tokenizer was trained on corpus {card.corpus!r} ({card.corpus_identity[:12]}), not on this "
             f"{name!r} ({corpus.manifest.identity[:12]}): run 'numerate tokenizer train' for it under another name"
         )
-    layout = token_layout(spec_of(corpus))
+    layouts = token_layouts(corpus.shards)
     spec = {
         "corpus": corpus.manifest.identity,
         "tokenizer": tokenizer.identity,
-        "layout": layout.model_dump(),
+        "layouts": {stratum: layout.model_dump() for stratum, layout in layouts.items()},
         "encoder_version": ENCODER_VERSION,
     }
     found = _found(folder, f"the tokens of corpus {name!r}", hash_of(spec))
@@ -96,10 +94,9 @@ def build_tokens(
         return found, False
     with folder.exclusive(f"the tokens of corpus {name!r}"), _swept(folder):
         tasks, notes = encode_tasks(corpus.shards), Notes(folder, hash_of(spec))
-        rows = corpus.manifest.rows
-        _check_disk(folder, "the tokens", tasks, lambda: rows * _token_bytes_per_row(corpus, tokenizer, layout))
+        _check_disk(folder, "the tokens", tasks, lambda: _token_bytes(corpus, tokenizer, layouts))
         notes.adopt(found.shards if found else (), tasks)
-        worker = partial(encode_shard, EncodeJob(corpus.location, folder, tokenizer, layout))
+        worker = partial(encode_shard, EncodeJob(corpus.location, folder, tokenizer, layouts))
         shards = make_shards(worker, tasks, notes, in_flight=in_flight, progress=progress)
         dataset = commit(folder, kind="tokens", name=name, generator_version=ENCODER_VERSION, spec=spec, shards=shards)
         notes.clear()
@@ -109,31 +106,38 @@ def build_tokens(
 def spec_of(corpus: Dataset) -> CorpusSpec:
     """The spec that a corpus was made from, out of its manifest."""
     values: dict[str, Any] = {k: v for k, v in corpus.manifest.spec.items() if k != "generator_version"}
-    return CorpusSpec(name=corpus.manifest.name, **values)
+    return CorpusSpec.of_identity(corpus.manifest.name, values)
 
 
-def token_layout(spec: CorpusSpec) -> TokenLayout:
-    """The narrowest row that holds every problem of the corpus and its answer."""
-    problem, answer = Grid(spec).widest_text()
-    return TokenLayout(problem=problem, answer=answer + 1)
+def token_layouts(shards: Sequence[ShardRecord]) -> dict[str, TokenLayout]:
+    """For every stratum the narrowest row that holds its problems and their answers."""
+    widest: dict[str, tuple[int, int]] = {}
+    for shard in shards:
+        problem, answer = widest.get(shard.stratum, (1, 1))
+        widest[shard.stratum] = max(problem, shard.problem_length), max(answer, shard.answer_digits)
+    return {stratum: TokenLayout(problem=problem, answer=answer + 1) for stratum, (problem, answer) in widest.items()}
 
 
-def corpus_bytes_per_row(spec: CorpusSpec) -> float:
-    """Bytes on disk that a row will take, measured on a block of the corpus itself."""
-    grid, table = _sample(spec)
-    return _encoded_bytes(table, grid.layout) / table.num_rows
+def corpus_bytes(spec: CorpusSpec) -> float:
+    """Bytes on disk that a corpus will take, measured on a block of each of its components."""
+    total = 0.0
+    for component in components(spec):
+        table, layout = sample_table(spec, component, _SAMPLE_ROWS)
+        total += component.rows * _encoded_bytes(table, layout) / table.num_rows
+    return total
 
 
-def _token_bytes_per_row(corpus: Dataset, tokenizer: Tokenizer, layout: TokenLayout) -> float:
-    _, table = _sample(spec_of(corpus))
-    columns = with_tokens(table, encode_rows(table, tokenizer, layout))
-    return _encoded_bytes(columns, shard_layout(table.schema, layout)) / table.num_rows
-
-
-def _sample(spec: CorpusSpec) -> tuple[Grid, pa.Table]:
-    ids = np.arange(min(_SAMPLE_ROWS, spec.total_rows), dtype=np.uint64)
-    grid, problems = regenerate(spec, ids)
-    return grid, grid.table(ids, problems)
+def _token_bytes(corpus: Dataset, tokenizer: Tokenizer, layouts: dict[str, TokenLayout]) -> float:
+    spec, total = spec_of(corpus), 0.0
+    widest = TokenLayout(
+        problem=max(layout.problem for layout in layouts.values()),
+        answer=max(layout.answer for layout in layouts.values()),
+    )
+    for component in components(spec):
+        table, _ = sample_table(spec, component, _SAMPLE_ROWS)
+        columns = with_tokens(table, encode_rows(table, tokenizer, widest))
+        total += component.rows * _encoded_bytes(columns, shard_layout(table.schema, widest)) / table.num_rows
+    return total
 
 
 def _encoded_bytes(table: pa.Table, layout: Layout) -> int:
@@ -175,11 +179,9 @@ def _check_disk(folder: Location, what: str, tasks: Sequence[Task], needed: Call
 
 
 def _check_splits(spec: CorpusSpec) -> None:
-    ids = np.arange(min(_FIRST_ROWS, spec.total_rows), dtype=np.uint64)
-    found = np.unique(split_numbers(canonical_hashes(spec, ids), spec.validation, spec.test))
-    missing = [name for number, name in enumerate(SPLITS) if number not in found]
-    if missing:
+    rows = min(_FIRST_ROWS, spec.total_rows)
+    if missing := [name for name in SPLITS if name not in first_splits(spec, rows)]:
         raise UserError(
-            f"corpus {spec.name!r} has {spec.total_rows:,} rows, and of the first {len(ids):,} none is in "
+            f"corpus {spec.name!r} has {spec.total_rows:,} rows, and of the first {rows:,} none is in "
             f"{', '.join(missing)}: take more rows or larger shares"
         )

@@ -1,5 +1,6 @@
 """A corpus as its components: one family each, with a fixed number of rows and an order of its own."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -12,7 +13,11 @@ from pipelines.spec import CorpusSpec, ProblemSpec
 from pipelines.split import Canonical
 from storage.order import derive_key
 
-_FAMILIES = {"grid": Grid, "digits": Operands, "expression": Expressions}
+_FAMILIES: dict[str, Callable[[ProblemSpec, Canonical, int, int], Family]] = {
+    "grid": Grid,
+    "digits": Operands,
+    "expression": Expressions,
+}
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ Computer Programming, volume 2, section 4.3.1.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ LIMB_DIGITS = 8
 BASE = 10**LIMB_DIGITS
 
 Int64s = NDArray[np.int64]
-Limbs = Sequence[NDArray[np.integer]]
+Limbs = Sequence[NDArray[Any]] | NDArray[Any]
 Flags = NDArray[np.bool_]
 
 _BASE = np.int64(BASE)

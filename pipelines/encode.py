@@ -55,7 +55,7 @@ class EncodeJob:
     corpus: Location
     folder: Location
     tokenizer: Tokenizer
-    layout: TokenLayout
+    layouts: dict[str, TokenLayout]
 
 
 def encode_tasks(shards: tuple[ShardRecord, ...]) -> list[EncodeTask]:
@@ -73,18 +73,20 @@ def encode_shard(job: EncodeJob, task: EncodeTask) -> list[ShardRecord]:
             "again, it makes that shard anew"
         )
     with pq.ParquetFile(source.path) as parquet:
-        layout = shard_layout(parquet.schema_arrow, job.layout)
+        tokens_layout = job.layouts[task.shard.stratum]
+        layout = shard_layout(parquet.schema_arrow, tokens_layout)
         with open_shard(
             job.folder, task.shard_path, split=task.shard.split, stratum=task.shard.stratum, layout=layout
         ) as shard:
             for group in range(parquet.num_row_groups):
                 table = parquet.read_row_group(group, use_threads=False)
-                tokens = encode_rows(table, job.tokenizer, job.layout)
-                _compare(table, tokens, job)
+                tokens = encode_rows(table, job.tokenizer, tokens_layout)
+                _compare(table, tokens, job.tokenizer, tokens_layout)
                 encoded = with_tokens(table, tokens)
                 for first in range(0, len(tokens), _ROW_GROUP):
                     shard.writer.write(encoded.slice(first, _ROW_GROUP))
-    return [shard.record]
+    lengths = {"problem_length": task.shard.problem_length, "answer_digits": task.shard.answer_digits}
+    return [shard.record.model_copy(update=lengths)]
 
 
 def with_tokens(table: pa.Table, tokens: np.ndarray) -> pa.Table:
@@ -98,7 +100,7 @@ def shard_layout(source: pa.Schema, tokens: TokenLayout) -> Layout:
     kept = [field for field in source if field.name not in _TEXT]
     return Layout(
         pa.schema([*kept, pa.field(TOKENS, pa.binary(tokens.width), nullable=False)]),
-        dictionary=tuple(field.name for field in kept if field.name != "id"),
+        dictionary=tuple(field.name for field in kept if field.name not in ("id", "negative")),
         encodings={"id": "DELTA_BINARY_PACKED"},
         page_bytes=1 << 18,
     )
@@ -136,11 +138,11 @@ def _right_aligned(text: pa.Array, width: int, filler: bytes) -> np.ndarray:
     return data[: len(text) * width].reshape(len(text), width)
 
 
-def _compare(table: pa.Table, tokens: np.ndarray, job: EncodeJob) -> None:
+def _compare(table: pa.Table, tokens: np.ndarray, tokenizer: Tokenizer, layout: TokenLayout) -> None:
     rows = np.unique(np.linspace(0, len(tokens) - 1, _SAMPLE_ROWS).astype(np.intp))
     sample = table.take(rows)
     for row, problem, answer in zip(rows, *(sample.column(name).to_pylist() for name in _TEXT), strict=True):
-        expected = [*job.tokenizer.row(problem, job.layout)[: job.layout.problem + 1]]
-        expected += job.tokenizer.slots(answer, job.layout)
+        expected = [*tokenizer.row(problem, layout)[: layout.problem + 1]]
+        expected += tokenizer.slots(answer, layout)
         if expected != tokens[row].tolist():
             raise RunFailure(f"the ids of {problem}={answer} differ from SentencePiece's: report this as a bug")

@@ -17,7 +17,7 @@ from pipelines.components import Component, components
 from pipelines.families.family import Block, Family
 from pipelines.reserved import Reserved
 from pipelines.spec import CorpusSpec
-from pipelines.split import Canonical, split_numbers
+from pipelines.split import split_numbers
 from storage.location import Location
 from storage.manifest import SPLITS, ShardRecord
 from storage.order import UInt64s
@@ -70,7 +70,7 @@ class RangeTask:
 
 def range_tasks(spec: CorpusSpec) -> list[RangeTask]:
     """The corpus as tasks of `rows_per_shard` rows, the last one of each component shorter."""
-    step, tasks = spec.rows_per_shard, []
+    step, tasks = spec.rows_per_shard, list[RangeTask]()
     for component in components(spec):
         for first in range(0, component.rows, step):
             tasks.append(RangeTask(len(tasks), component, first, min(step, component.rows - first)))
@@ -201,7 +201,7 @@ def _strata(
 
 def _blocks(spec: CorpusSpec, task: RangeTask) -> Iterator[tuple[UInt64s, Block, NDArray[np.uint8]]]:
     family = task.component.family(spec)
-    reserved = Reserved.of(Canonical(spec.split_key))
+    reserved = Reserved.of(spec.split_key)
     offset = np.uint64(task.component.first)
     for first in range(task.first, task.first + task.rows, family.block_rows):
         positions = np.arange(first, min(first + family.block_rows, task.first + task.rows), dtype=np.uint64)

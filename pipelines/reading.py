@@ -194,8 +194,8 @@ def _weights(canonical: Canonical, digits: int) -> UInt64s:
 
 def _empty_level(rows: int) -> _Level:
     def terms() -> Terms:
-        numbers = (np.zeros(rows, np.uint64) for _ in range(3))
-        return Terms(*numbers, np.zeros(rows, np.bool_), np.zeros(rows, np.bool_))
+        plus, minus, factor = (np.zeros(rows, np.uint64) for _ in range(3))
+        return Terms(plus, minus, factor, np.zeros(rows, np.bool_), np.zeros(rows, np.bool_))
 
     flags = (np.zeros(rows, np.bool_) for _ in range(4))
     some, begun, minus, unary = flags

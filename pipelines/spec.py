@@ -179,7 +179,9 @@ class CorpusSpec(ProblemSpec):
         description="Key of the split; corpora of one key share their splits.",
         json_schema_extra={"position": 23},
     )
-    validation: float = Field(0.01, gt=0, lt=0.5, description="Share of validation.", json_schema_extra={"position": 24})
+    validation: float = Field(
+        0.01, gt=0, lt=0.5, description="Share of validation.", json_schema_extra={"position": 24}
+    )
     test: float = Field(0.01, gt=0, lt=0.5, description="Share of test.", json_schema_extra={"position": 25})
     rows_per_shard: int = Field(
         1 << 21,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.digits import Limbs
 from storage.order import UInt64s, derive_key, mix64
 
 Flags = NDArray[np.bool_]
@@ -55,7 +56,7 @@ class Canonical:
         # Odd, so that multiplying by it loses nothing.
         self.limb_weight = np.uint64(derive_key(split_key, "limb") | 1)
 
-    def number(self, limbs: Sequence[NDArray[np.unsignedinteger]]) -> UInt64s:
+    def number(self, limbs: Limbs) -> UInt64s:
         """Hashes of non-negative integers given as limbs of eight decimal digits, the lowest first."""
         total = limbs[-1].astype(np.uint64)
         for limb in reversed(limbs[:-1]):

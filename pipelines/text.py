@@ -4,13 +4,12 @@
 written without a Python object a row.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.digits import LIMB_DIGITS
+from pipelines.digits import LIMB_DIGITS, Limbs
 
 Bytes = NDArray[np.uint8]
 
@@ -65,9 +64,7 @@ def decimal_characters(values: NDArray[np.int64]) -> tuple[Bytes, Bytes]:
     return matrix[:, width - int(lengths.max(initial=1)) :], lengths
 
 
-def number_words(
-    limbs: Sequence[NDArray[np.integer]], counts: NDArray[np.integer], words: NDArray[np.uint64]
-) -> None:
+def number_words(limbs: Limbs, counts: NDArray[np.integer], words: NDArray[np.uint64]) -> None:
     """Write decimal digits of numbers [n] of `counts` digits into `words` [n, limbs], eight characters a word.
 
     What stands before a number's first digit is left zero.

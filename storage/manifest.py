@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from storage.errors import RunFailure, UserError
 from storage.location import Location
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SPLITS = ("train", "validation", "test")
 
 _SHARD_SCHEMA = pa.schema(
@@ -30,6 +30,8 @@ _SHARD_SCHEMA = pa.schema(
         pa.field("bytes", pa.int64(), nullable=False),
         pa.field("sha256", pa.string(), nullable=False),
         pa.field("content", pa.string(), nullable=False),
+        pa.field("problem_length", pa.int32(), nullable=False),
+        pa.field("answer_digits", pa.int32(), nullable=False),
     ]
 )
 
@@ -46,6 +48,8 @@ class ShardRecord(BaseModel):
     bytes: int
     sha256: str = Field(description="Hash of the file, for the writer named in the manifest.")
     content: str = Field(description="Hash of the values, the same for any Parquet writer.")
+    problem_length: int = Field(0, description="Characters of the longest problem.")
+    answer_digits: int = Field(0, description="Digits of the longest answer.")
 
 
 class Manifest(BaseModel):

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from storage.columns import fixed_width_values, string_buffers
@@ -109,7 +110,7 @@ class ContentHash:
     """SHA-256 over the values of a table given in any number of pieces, column by column.
 
     A string column counts as its lengths (int32) and its bytes; numbers count as they lie in
-    memory, little-endian. Null values are not supported and raise `ValueError`.
+    memory, little-endian; a null counts as zero, with a byte a row that says which are there.
     """
 
     def __init__(self, schema: pa.Schema) -> None:
@@ -120,7 +121,12 @@ class ContentHash:
         for name, (values, lengths) in self._columns.items():
             for chunk in table.column(name).chunks:
                 if chunk.null_count:
-                    raise ValueError(f"column {name} holds nulls, which a content hash doesn't cover")
+                    lengths.update(chunk.is_valid().cast(pa.uint8()).to_numpy().data)
+                    chunk = pc.fill_null(chunk, 0)
+                if pa.types.is_dictionary(chunk.type):
+                    chunk = chunk.dictionary_decode()
+                if pa.types.is_boolean(chunk.type):
+                    chunk = chunk.cast(pa.uint8())
                 if pa.types.is_string(chunk.type) or pa.types.is_binary(chunk.type):
                     data, offsets = string_buffers(chunk)
                     values.update(data.data)

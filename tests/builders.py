@@ -5,7 +5,7 @@ from pathlib import Path
 
 from model.config import EncoderConfig, TrainingSpec
 from model.tokenizer import Tokenizer, TokenLayout, load_tokenizer
-from pipelines.build import token_layout
+from pipelines.build import token_layouts
 from pipelines.encode import ENCODER_VERSION, EncodeJob, encode_shard, encode_tasks
 from pipelines.generate import GENERATOR_VERSION, generate_range, range_tasks
 from pipelines.spec import CorpusSpec, TokenizerSpec
@@ -53,14 +53,15 @@ def build_small(folder: Path, spec: CorpusSpec = SMALL) -> Built:
     name = f"{spec.name}-digit"
     train_tokenizer(TokenizerSpec(sample_rows=2_000, proof_rows=500), corpus, workspace.tokenizer(name))
     tokenizer, _ = load_tokenizer(workspace.tokenizer(name))
-    layout = token_layout(spec)
+    layouts = token_layouts(corpus.shards)
+    (layout,) = layouts.values()
     target = workspace.tokens(spec.name, name)
-    job = EncodeJob(corpus.location, target, tokenizer, layout)
+    job = EncodeJob(corpus.location, target, tokenizer, layouts)
     shards = [record for task in encode_tasks(corpus.shards) for record in encode_shard(job, task)]
     identity = {
         "corpus": corpus.manifest.identity,
         "tokenizer": tokenizer.identity,
-        "layout": layout.model_dump(),
+        "layouts": {stratum: each.model_dump() for stratum, each in layouts.items()},
         "encoder_version": ENCODER_VERSION,
     }
     tokens = commit(

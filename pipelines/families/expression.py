@@ -191,7 +191,9 @@ class Expressions:
 
     def _operator(self, seed: UInt64s, no_sum: Flags) -> Small:
         symbols = np.array([ord(operator) for operator in self.spec.operators], np.uint8)
-        operator = symbols.take((seed >> np.uint64(24) & np.uint64(0xFFFFFF)) * np.uint64(len(symbols)) >> np.uint64(24))
+        operator = symbols.take(
+            (seed >> np.uint64(24) & np.uint64(0xFFFFFF)) * np.uint64(len(symbols)) >> np.uint64(24)
+        )
         return np.where(no_sum, np.uint8(ord("*")), operator) if self._products else operator
 
     def _spread(self, seeds: UInt64s, what: str, number: int, least: int, most: int) -> NDArray[np.int64]:

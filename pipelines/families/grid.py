@@ -121,9 +121,7 @@ class Grid:
 
     def text_lengths(self, problems: Block) -> NDArray[np.integer] | int:
         """Characters of each problem [n]; a grid of short numbers has one width class."""
-        shortest, longest = (
-            self.spec.terms * (len(str(number)) + 1) - 1 for number in (self.spec.low, self.spec.high)
-        )
+        shortest, longest = (self.spec.terms * (len(str(number)) + 1) - 1 for number in (self.spec.low, self.spec.high))
         if longest <= 16 or shortest == longest:
             return longest
         lengths = np.full(problems.rows, 2 * self.spec.terms - 1, np.uint16)
@@ -212,7 +210,7 @@ class Grid:
     @cached_property
     def _gap_offsets(self) -> NDArray[np.uint32]:
         # [gap, pattern]: where the table of operands begins whose operator the pattern has there.
-        codes = [[self.spec.operators.index(gap) for gap in pattern] for pattern in self._patterns]  # type: ignore[arg-type]
+        codes = [[self.spec.operators.index(gap) for gap in pattern] for pattern in self._patterns]
         return np.ascontiguousarray(np.array(codes, np.uint32).T * np.uint32(self._radix))
 
     @cached_property

@@ -9,6 +9,7 @@ many operands of many lengths cost the same as two.
 
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,16 +58,16 @@ class Cells:
         rows = Permutation(self.rows, derive_key(self.key, "rows"))(positions)
         whole = np.uint64(self._exhausted_rows)
         exhausted = rows < whole
-        deal = Deal(
-            np.empty((self.terms, len(rows)), np.uint16), *(np.empty(len(rows), np.uint64) for _ in range(3)), exhausted
-        )
+        lengths = np.empty((self.terms, len(rows)), np.uint16)
+        pattern, rest, cell = (np.empty(len(rows), np.uint64) for _ in range(3))
         for flags, part, offset in ((exhausted, self._enumerated, np.uint64(0)), (~exhausted, self._dealt, whole)):
             chosen = np.flatnonzero(flags)
             if chosen.size:
                 parts = part(rows.take(chosen) - offset)
-                for target, values in zip((deal.lengths, deal.pattern, deal.rest, deal.cell), parts, strict=True):
+                targets: tuple[NDArray[Any], ...] = (lengths, pattern, rest, cell)
+                for target, values in zip(targets, parts, strict=True):
                     target[..., chosen] = values
-        return deal
+        return Deal(lengths, pattern, rest, cell, exhausted)
 
     def _enumerated(self, rows: UInt64s) -> Parts:
         """Rows of exhausted cells: `rest` is the mixed-radix number of the operands, the first one highest."""
@@ -187,7 +188,7 @@ class Cells:
 
     @cached_property
     def _weights(self) -> list[tuple[UInt64s, UInt64s, NDArray[np.intp]]]:
-        """For each place [states, lengths]: where a length's problems begin, how many follow one operand, next state."""
+        """For each place [states, lengths]: where a length's problems begin, how many follow, next state."""
         tables = []
         for place in range(self.terms):
             before, after = self._states(place), self._states(place + 1)

@@ -167,7 +167,7 @@ class Operands:
     def _gaps(self, problems: Block, operator: str) -> list[Flags | bool]:
         if self._choices == 1 or operator not in self.spec.operators:
             return [self.spec.operators == (operator,)] * (self.spec.terms - 1)
-        code = self.spec.operators.index(operator)  # type: ignore[arg-type]
+        code = self.spec.operators.index(operator)
         return [gap == code for gap in problems["operators"]]
 
     def _numbers(self, deal: Deal, counters: UInt64s) -> NDArray[np.uint32]:

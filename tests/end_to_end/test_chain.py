@@ -195,7 +195,7 @@ def test_a_tokenizer_of_another_corpus_is_one_line(home: Home) -> None:
 @pytest.mark.slow
 def test_a_truncated_shard_is_one_line_and_its_remedy_works(home: Home) -> None:
     folder = home.workspace / "corpora/pairs/tokens/pairs-digit"
-    shard = next((folder / "split=test").glob("*.parquet"))
+    shard = next((folder / "split=test").rglob("*.parquet"))
     whole = shard.read_bytes()
     shard.write_bytes(whole[:100])
     result = home.numerate("evaluate", "--name", "first", "--limit", "1000", code=1)
@@ -315,7 +315,7 @@ def test_what_a_later_stage_would_refuse_is_refused_before_any_work(
 
 def test_a_damaged_checkpoint_or_token_shard_is_noticed(home: Home) -> None:
     index = json.loads((home.workspace / "runs/first/checkpoints/index.json").read_text())
-    shards = list((home.workspace / "corpora/pairs/tokens/pairs-digit/split=test").glob("*.parquet"))
+    shards = list((home.workspace / "corpora/pairs/tokens/pairs-digit/split=test").rglob("*.parquet"))
     checkpoints = [home.workspace / "runs/first/checkpoints" / entry["file"] for entry in index["entries"]]
     for victim, arguments in [
         *((path, ["solve", "1+2", "--run", "first"]) for path in checkpoints[-1:]),

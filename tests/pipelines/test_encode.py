@@ -9,6 +9,7 @@ from model.tokenizer import BLANK, EQUALS, PAD, TokenLayout
 from pipelines.encode import EncodeJob, encode_rows, encode_shard, encode_tasks
 from pipelines.families.grid import Grid
 from pipelines.spec import CorpusSpec, TokenizerSpec
+from pipelines.split import Canonical
 from pipelines.vocabulary import sample_problems, train_tokenizer
 from storage.columns import fixed_width_values
 from storage.errors import RunFailure, UserError
@@ -35,7 +36,7 @@ def test_the_ids_are_sentencepieces_own(small: Built) -> None:
 
 def test_negative_answers_have_their_sign_in_the_first_slot(small: Built) -> None:
     spec = CorpusSpec(name="x", terms=2, high=99, operators=("-",))
-    grid = Grid(spec)
+    grid = Grid(spec, Canonical("numerate"), 5, spec.size)
     ids = np.arange(spec.size, dtype=np.uint64)
     table = grid.table(ids, grid.problems(ids))
     layout = TokenLayout(problem=5, answer=3)
@@ -91,7 +92,7 @@ def test_a_damaged_shard_is_named_and_nothing_is_written(own_small: Built, tmp_p
     if damage != "remove":
         place.write(bytes(data))
     target = Location(tmp_path / "tokens")
-    job = EncodeJob(own_small.corpus.location, target, own_small.tokenizer, own_small.layout)
+    job = EncodeJob(own_small.corpus.location, target, own_small.tokenizer, {"grid-16": own_small.layout})
     with pytest.raises(RunFailure, match=f"shard {place} is missing or damaged"):
         encode_shard(job, encode_tasks(own_small.corpus.shards)[0])
     assert not list(target.path.rglob("*.parquet"))

@@ -6,12 +6,14 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.families.grid import Grid
-from pipelines.generate import canonical_hashes, generate_range, range_tasks, regenerate
-from pipelines.spec import CorpusSpec
+from pipelines.components import components
+from pipelines.generate import canonical_hashes, contents_of_range, generate_range, range_tasks
+from pipelines.reading import canonical_form
+from pipelines.reserved import adderboard, edge_cases
+from pipelines.spec import CorpusSpec, MixturePart
 from pipelines.split import split_numbers
 from storage.location import Location
-from storage.manifest import SPLITS
+from storage.manifest import SPLITS, Dataset
 from tests.builders import SMALL, Built, build_corpus_plainly
 
 
@@ -38,8 +40,9 @@ def test_ids_rise_within_a_shard_and_recompute_their_rows(small: Built) -> None:
         table = pq.read_table((small.corpus.location / shard.path).path)
         ids = table.column("id").to_numpy()
         assert (np.diff(ids) > 0).all()
-        grid, problems = regenerate(SMALL, ids.view(np.uint64))
-        assert grid.table(ids.view(np.uint64), problems).equals(table)
+        (component,) = components(SMALL)
+        grid = component.family(SMALL)
+        assert grid.table(ids.view(np.uint64), grid.problems(ids.view(np.uint64))).equals(table)
 
 
 def test_a_spec_gives_the_same_bytes_whatever_the_order_of_its_tasks(tmp_path: Path, small: Built) -> None:
@@ -70,6 +73,70 @@ def test_the_first_rows_of_a_corpus_are_those_of_the_whole_one(tmp_path: Path, s
     assert {shard.content for shard in limited.shards} < {shard.content for shard in small.corpus.shards}
 
 
+def test_contents_computed_anew_are_those_of_the_shards(small: Built) -> None:
+    contents = {}
+    for task in range_tasks(SMALL):
+        contents.update(contents_of_range(SMALL, task))
+    assert contents == {shard.path: (shard.rows, shard.content) for shard in small.corpus.shards}
+
+
+MIXED = CorpusSpec(
+    name="mixed",
+    rows=60_000,
+    rows_per_shard=20_000,
+    mixture=(
+        MixturePart(family="digits", terms=3, digits=12, operators=("+", "-", "*"), hard=0.3),
+        MixturePart(family="expression", terms=6, digits=3, depth=2, operators=("+", "-", "*"), weight=0.5),
+        MixturePart(family="grid", terms=2, high=300, operators=("+", "*")),
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    return build_corpus_plainly(MIXED, Location(tmp_path_factory.mktemp("mixed")))
+
+
+def problems_of(corpus: Dataset) -> list[tuple[str, str, str]]:
+    found = []
+    for shard in corpus.shards:
+        table = pq.ParquetFile((corpus.location / shard.path).path).read()
+        found += [
+            (shard.split, *row) for row in zip(*(table[c].to_pylist() for c in ("problem", "answer")), strict=True)
+        ]
+    return found
+
+
+def test_a_mixture_holds_all_its_rows_and_every_answer_is_pythons_own(mixed: Dataset) -> None:
+    rows = problems_of(mixed)
+    assert len(rows) == MIXED.total_rows == mixed.manifest.rows
+    assert all(str(eval(problem)) == answer for _, problem, answer in rows)
+
+
+def test_a_shard_holds_one_width_and_the_manifest_its_longest(mixed: Dataset) -> None:
+    for shard in mixed.shards:
+        width = int(shard.path.split("width=")[1].split("/")[0])
+        table = pq.ParquetFile((mixed.location / shard.path).path).read()
+        lengths = [len(problem) for problem in table["problem"].to_pylist()]
+        assert max(lengths) == shard.problem_length <= width
+        assert min(lengths) > width // 2 or width == 16
+        assert max(table["answer_digits"].to_pylist()) == shard.answer_digits
+
+
+def test_equal_canonical_forms_are_in_one_split_across_families(mixed: Dataset) -> None:
+    splits: dict[object, set[str]] = {}
+    for split, problem, _ in problems_of(mixed):
+        splits.setdefault(canonical_form(problem), set()).add(split)
+    assert all(len(found) == 1 for found in splits.values())
+
+
+def test_reserved_problems_are_always_test(mixed: Dataset) -> None:
+    reserved = {canonical_form(problem) for problem in (*edge_cases(), *adderboard())}
+    found = [split for split, problem, _ in problems_of(mixed) if canonical_form(problem) in reserved]
+    assert found
+    assert set(found) == {"test"}
+
+
 def test_row_groups_of_a_large_range_are_cut_and_complete(tmp_path: Path) -> None:
     spec = CorpusSpec(rows=400_000, rows_per_shard=400_000)
     (task,) = range_tasks(spec)
@@ -77,14 +144,13 @@ def test_row_groups_of_a_large_range_are_cut_and_complete(tmp_path: Path) -> Non
     assert sum(record.rows for record in records) == 400_000
     train = pq.ParquetFile(tmp_path / records[0].path).metadata
     assert train.num_row_groups == 4  # three of some 128 thousand rows, and what is left
-    assert sum(record.bytes for record in records) / 400_000 < 11.5
+    assert sum(record.bytes for record in records) / 400_000 < 12
     shutil.rmtree(tmp_path)
 
 
 @pytest.mark.parametrize("operators", [("+",), ("+", "-", "*")])
 def test_a_corpus_is_no_sample_of_neighbours(operators: tuple) -> None:
     spec = CorpusSpec(operators=operators)
-    grid, problems = regenerate(spec, np.arange(100_000, dtype=np.uint64))
-    first = problems.operands[0].astype(float)
+    (component,) = components(spec)
+    first = component.family(spec).problems(np.arange(100_000, dtype=np.uint64))["a"].astype(float)
     assert abs(np.corrcoef(first[:-1], first[1:])[0, 1]) < 5 / np.sqrt(100_000)
-    assert isinstance(grid, Grid)

@@ -17,10 +17,13 @@ def test_the_default_is_the_notebooks_corpus() -> None:
         ({"operators": ()}, "at least 1 item"),
         ({"operators": ("+", "+")}, "name each once"),
         ({"terms": 8, "high": 99_999}, "at most"),
-        ({"terms": 2, "high": 9, "rows": 101}, "has 100 problems"),
+        ({"terms": 2, "high": 9, "rows": 101}, "there are 100 problems"),
         ({"validation": 0}, "greater than 0"),
         ({"name": "No Such"}, "not usable"),
         ({"nonsense": 1}, "not permitted"),
+        ({"depth": 3}, "depth belongs to expression, not to family 'grid'"),
+        ({"family": "digits", "digits": 40}, "say how many rows"),
+        ({"family": "digits", "min_digits": 3, "digits": 2}, "min_digits is 3, above digits"),
     ],
 )
 def test_an_impossible_corpus_is_refused(values: dict, words: str) -> None:
