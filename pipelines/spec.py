@@ -1,7 +1,6 @@
 """What a corpus is: the parameters from which every one of its rows follows."""
 
 from fractions import Fraction
-from functools import cached_property
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -126,7 +125,7 @@ class ProblemSpec(BaseModel):
                 "lower terms or digits"
             )
 
-    @cached_property
+    @property
     def size(self) -> int:
         """Different problems in the family; expressions aren't counted, there is no end to how they are drawn."""
         choices = len(self.operators)
@@ -213,7 +212,7 @@ class CorpusSpec(ProblemSpec):
             return self.mixture
         return (ProblemSpec(**self.parameters()),)
 
-    @cached_property
+    @property
     def part_rows(self) -> tuple[int, ...]:
         """Rows of each part: shared by weight, and what a small part can't give goes to the others."""
         parts = self.parts

@@ -22,7 +22,7 @@ _MEASURES = {
     "terms": "Number of operands.",
     "digits": "Digits of the longest operand.",
     "answer_digits": "Digits of the answer, its sign left out.",
-    "carries": "Longest run of neighbouring columns that carry or borrow.",
+    "carries": "Longest run of neighbouring columns that carry or borrow; null where products mix with sums.",
     "depth": "Deepest nesting of brackets.",
     "negative": "Whether the answer is below zero.",
 }
@@ -45,6 +45,8 @@ _COLUMNS = {
         "bytes": "Size of the file.",
         "sha256": "Hash of the file's bytes, for the writer that the manifest names.",
         "content": "Hash of the values, the same for any Parquet writer.",
+        "problem_length": "Characters of its longest problem.",
+        "answer_digits": "Digits of its longest answer.",
     },
     "runs": {
         "run": "Name of the run.",
