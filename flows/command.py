@@ -9,7 +9,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from types import FrameType
 from typing import Annotated, Any, Literal
@@ -17,16 +17,12 @@ from typing import Annotated, Any, Literal
 from cyclopts import App, CycloptsError, Parameter
 from pydantic import BaseModel, ValidationError
 
-from flows.options import one_line, options_of, resolve
+from flows.options import AnyModel, one_line, options_of, resolve
 from flows.requests import (
+    CORPUS_PRESETS,
     PRESETS,
     WORKSPACE,
-    EncodeRequest,
     EndToEndRequest,
-    EvaluateRequest,
-    GenerateRequest,
-    TokenizerRequest,
-    TrainRequest,
 )
 from storage.errors import RunFailure, UserError
 from storage.location import Workspace
@@ -54,34 +50,52 @@ app.command(corpus_app)
 app.command(tokenizer_app)
 
 
-def _flow_verb(
-    parent: App, verb: str, flow: str, model: type[BaseModel], part: Callable[[EndToEndRequest], BaseModel], text: str
-) -> None:
-    """Add a verb that runs the flow `module:function`; `part` picks its piece of a preset."""
+def _flow_verb(parent: App, verb: str, flow: str, presets: Mapping[str, BaseModel], text: str) -> None:
+    """Add a verb that runs the flow `module:function` on a request like the presets."""
 
-    def command(spec: str = "notebook", /, *, options: Any = None, as_json: Any = False, verbose: Any = False) -> None:
-        presets = {name: part(preset) for name, preset in PRESETS.items()}
-        request = resolve(model, spec, presets, options)
-        result = _run_flow(flow, request, verbose)
+    def run_flow(spec: str, options: Any, as_json: bool, verbose: bool) -> None:
+        """Run the flow, and print its result if that was asked for."""
+        result = _run_flow(flow, _requested(presets, spec, options), verbose)
         if as_json:
             print(json.dumps(result, indent=2))
 
+    _spec_verb(parent, verb, presets, text, run_flow)
+
+
+def _spec_verb(
+    parent: App, verb: str, presets: Mapping[str, BaseModel], text: str, action: Callable[[str, Any, bool, bool], None]
+) -> None:
+    """Add a verb that takes a preset or a spec file, and every field of it as an option."""
+
+    def command(spec: str = "notebook", /, *, options: Any = None, as_json: Any = False, verbose: Any = False) -> None:
+        """The verb; its help is set below."""
+        action(spec, options, as_json, verbose)
+
     command.__doc__ = (
-        f"{text}\n\nParameters\n----------\nspec\n    A preset ({', '.join(PRESETS)}) "
+        f"{text}\n\nParameters\n----------\nspec\n    A preset ({', '.join(presets)}) "
         "or a YAML or JSON file with these parameters; options change single ones."
     )
+    model = type(next(iter(presets.values())))
     command.__annotations__.update(
         options=Annotated[options_of(model) | None, Parameter(name="*")], as_json=_Json, verbose=_Verbose
     )
     parent.command(command, name=verb)
 
 
+def _requested(presets: Mapping[str, AnyModel], spec: str, options: Any) -> AnyModel:
+    return resolve(type(next(iter(presets.values()))), spec, presets, options)
+
+
+def _stage(part: Callable[[EndToEndRequest], AnyModel]) -> dict[str, AnyModel]:
+    """One stage's piece of each preset of the whole chain."""
+    return {name: part(preset) for name, preset in PRESETS.items()}
+
+
 _flow_verb(
     app,
     "run",
     "end_to_end:end_to_end",
-    EndToEndRequest,
-    lambda preset: preset,
+    PRESETS,
     "Do everything that is missing: corpus, tokenizer, encoding, training, evaluation.\n\n"
     "Example: `numerate run quick --workspace /tmp/try`",
 )
@@ -89,41 +103,53 @@ _flow_verb(
     corpus_app,
     "generate",
     "corpus:generate_corpus",
-    GenerateRequest,
-    EndToEndRequest.generate_request,
-    "Generate a corpus as sharded Parquet.\n\nExample: `numerate corpus generate --name pairs --terms 2`",
+    CORPUS_PRESETS,
+    "Generate a corpus as sharded Parquet.\n\nExample: `numerate corpus generate addition --rows 1000000`",
 )
 _flow_verb(
     tokenizer_app,
     "train",
     "tokens:train_tokenizer_flow",
-    TokenizerRequest,
-    EndToEndRequest.tokenizer_request,
+    _stage(EndToEndRequest.tokenizer_request),
     "Train a tokenizer on a corpus's train split.\n\nExample: `numerate tokenizer train --corpus pairs`",
 )
 _flow_verb(
     app,
     "encode",
     "tokens:encode_corpus",
-    EncodeRequest,
-    EndToEndRequest.encode_request,
+    _stage(EndToEndRequest.encode_request),
     "Turn a corpus into rows of token ids.\n\nExample: `numerate encode --corpus pairs`",
 )
 _flow_verb(
     app,
     "train",
     "training:train_encoder",
-    TrainRequest,
-    EndToEndRequest.train_request,
+    _stage(EndToEndRequest.train_request),
     "Train an encoder by DDP, or go on where a run ended.\n\nExample: `numerate train --corpus pairs --steps 500`",
 )
 _flow_verb(
     app,
     "evaluate",
     "evaluation:evaluate_encoder",
-    EvaluateRequest,
-    EndToEndRequest.evaluate_request,
+    _stage(EndToEndRequest.evaluate_request),
     "Ask a trained encoder the test split, and write a report.\n\nExample: `numerate evaluate --limit 0`",
+)
+
+
+def _describe(spec: str, options: Any, as_json: bool, verbose: bool) -> None:
+    from flows.description import described_json, described_text
+
+    wanted = _requested(CORPUS_PRESETS, spec, options).corpus_spec()
+    print(json.dumps(described_json(wanted), indent=2) if as_json else described_text(wanted))
+
+
+_spec_verb(
+    corpus_app,
+    "describe",
+    CORPUS_PRESETS,
+    "Say what a corpus would be before anything is written: rows, columns, bytes, examples.\n\n"
+    "Example: `numerate corpus describe billion`",
+    _describe,
 )
 
 

@@ -1,5 +1,6 @@
 """From a pydantic model to command-line options and back: a preset or a file, and what the options change."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -33,7 +34,7 @@ def options_of(model: type[BaseModel]) -> Any:
     return create_model(f"{model.__name__}Options", **fields)
 
 
-def resolve(model: type[AnyModel], source: str, presets: dict[str, AnyModel], options: BaseModel | None) -> AnyModel:
+def resolve(model: type[AnyModel], source: str, presets: Mapping[str, AnyModel], options: BaseModel | None) -> AnyModel:
     """The request that `source` (a preset's name, or a YAML or JSON file) and the options make together.
 
     Raises `UserError`, in one line that names the field, for anything that doesn't fit.
@@ -57,7 +58,7 @@ def one_line(error: ValidationError) -> str:
     return f"{place}{value}: {text[0].lower() + text[1:]}" if place else text
 
 
-def _read_file(source: str, presets: dict[str, AnyModel]) -> dict[str, Any]:
+def _read_file(source: str, presets: Mapping[str, AnyModel]) -> dict[str, Any]:
     path = Path(source).expanduser()
     if path.suffix not in (".yaml", ".yml", ".json"):
         raise UserError(

@@ -3,6 +3,7 @@
 from pydantic import BaseModel, ConfigDict, Field
 
 from model.config import EncoderConfig, EvaluationSpec, TrainingSpec
+from pipelines.presets import CORPORA
 from pipelines.spec import CorpusSpec, TokenizerSpec
 
 WORKSPACE = "./workspace"
@@ -118,7 +119,7 @@ PRESETS: dict[str, EndToEndRequest] = {
     "notebook": EndToEndRequest(),
     # Two numbers 0–99, in a minute: to try the whole chain, not to be proud of the accuracy.
     "quick": EndToEndRequest(
-        corpus=CorpusSpec(name="quick", terms=2, rows_per_shard=4_000, validation=0.05, test=0.05),
+        corpus=CORPORA["quick"],
         training=TrainingSpec(
             steps=600,
             batch_size=256,
@@ -129,3 +130,5 @@ PRESETS: dict[str, EndToEndRequest] = {
         ),
     ),
 }
+
+CORPUS_PRESETS = {name: GenerateRequest(**spec.model_dump(exclude_unset=True)) for name, spec in CORPORA.items()}

@@ -6,10 +6,11 @@ what is missing. Ray has to be initialised by the caller.
 
 import json
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from itertools import islice
+from typing import Any, Protocol, TypeVar
 
 import ray
 from ray.exceptions import RayError, RayTaskError
@@ -20,19 +21,31 @@ from storage.manifest import ShardRecord
 
 _POLL_SECONDS = 0.02
 _CANCEL_SECONDS = 5.0
+# Of one task, after its worker was killed; what a worker raises is never tried again.
+_RETRIES = 10
 
 
 class Task(Protocol):
     """A unit of work: its number, unique in the fan-out, its size in rows, and the shards that it may write."""
 
     @property
-    def number(self) -> int: ...
+    def number(self) -> int:
+        """Number of the task in its fan-out."""
+        ...
+
     @property
-    def rows(self) -> int: ...
+    def rows(self) -> int:
+        """Rows that it adds."""
+        ...
+
     @property
-    def paths(self) -> list[str]: ...
+    def paths(self) -> list[str]:
+        """Paths, below the dataset's folder, of the shards that it may write."""
+        ...
 
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 AnyTask = TypeVar("AnyTask", bound=Task)
 Worker = Callable[[AnyTask], list[ShardRecord]]
 Progress = Callable[[int], None]
@@ -84,8 +97,7 @@ def make_shards(
 ) -> list[ShardRecord]:
     """Run `worker` on all tasks that aren't noted as done; shards in the tasks' order.
 
-    `progress` is called with the rows that a task added. Raises what a task raised, after the
-    others in flight have been cancelled.
+    `progress` is called with the rows that a task added. Raises what `each_result` raises.
     """
     done: dict[int, list[ShardRecord]] = {}
     missing = []
@@ -98,27 +110,41 @@ def make_shards(
             progress(task.rows)
 
     def work(task: AnyTask) -> list[ShardRecord]:
+        """What a worker does for one task: its shards, and then the note that they are there."""
         shards = worker(task)
         notes.write(task.number, shards)
         return shards
 
-    remote = ray.remote(num_cpus=1, max_retries=3)(work)
-    running: dict[ray.ObjectRef, AnyTask] = {}
-    queue = deque(missing)
+    with closing(each_result(work, missing, in_flight=in_flight)) as results:
+        for ended, shards in results:
+            done[ended.number] = shards
+            progress(ended.rows)
+    return [shard for task in tasks for shard in done[task.number]]
+
+
+def each_result(
+    worker: Callable[[Item], Result], items: Iterable[Item], *, in_flight: int
+) -> Generator[tuple[Item, Result]]:
+    """Every item with what `worker` makes of it, as they are done; at most `in_flight` at once.
+
+    Close it to cancel the others, as an exception does. Raises what a worker raised, and
+    `RunFailure` where one was lost too often.
+    """
+    remote = ray.remote(num_cpus=1, max_retries=_RETRIES)(worker)
+    running: dict[ray.ObjectRef, Item] = {}
+    queue = iter(items)
     try:
         while True:
-            while queue and len(running) < in_flight:
-                task = queue.popleft()
-                running[remote.remote(task)] = task
+            for item in islice(queue, in_flight - len(running)):
+                running[remote.remote(item)] = item
             if not running:
                 break
             # Asleep most of the time: a signal that lands inside Ray's own code becomes a SystemError.
             time.sleep(_POLL_SECONDS)
             ready, _ = ray.wait(list(running), num_returns=len(running), timeout=0)
             for reference in ready:
-                ended = running.pop(reference)
-                done[ended.number] = _result(reference)
-                progress(ended.rows)
+                item = running.pop(reference)
+                yield item, _result(reference)
     except SystemError as error:
         raise error.__cause__ or error.__context__ or error from None
     finally:
@@ -126,16 +152,14 @@ def make_shards(
             ray.cancel(reference, force=True)
         if running:
             ray.wait(list(running), num_returns=len(running), timeout=_CANCEL_SECONDS)
-    return [shard for task in tasks for shard in done[task.number]]
 
 
-def _result(reference: ray.ObjectRef) -> list[ShardRecord]:
+def _result(reference: ray.ObjectRef) -> Any:
     try:
-        shards: list[ShardRecord] = ray.get(reference)
+        return ray.get(reference)
     except RayTaskError as error:
         raise error.cause from None
     except RayError as error:
         raise RunFailure(
             f"a worker was lost and retries failed ({type(error).__name__}): run the command again"
         ) from error
-    return shards

@@ -115,9 +115,19 @@ def contents_of_range(spec: CorpusSpec, task: RangeTask) -> dict[str, tuple[int,
 
 def sample_table(spec: CorpusSpec, component: Component, rows: int) -> tuple[pa.Table, Layout]:
     """The first rows of a component's permuted order, all splits and widths together, and how they are stored."""
+    table, _ = sample_rows(spec, component, rows)
+    return table, component.family(spec).layout
+
+
+def sample_rows(spec: CorpusSpec, component: Component, rows: int) -> tuple[pa.Table, NDArray[np.uint8]]:
+    """The first rows of a component's permuted order, and the number of the split that each belongs to, uint8 [n]."""
     family = component.family(spec)
-    positions = np.arange(min(rows, component.rows), dtype=np.uint64)
-    return family.table(positions + np.uint64(component.first), family.problems(positions)), family.layout
+    task = RangeTask(0, component, 0, min(rows, component.rows))
+    tables, splits = [], []
+    for ids, problems, numbers in _blocks(spec, task):
+        tables.append(family.table(ids, problems))
+        splits.append(numbers)
+    return pa.concat_tables(tables).combine_chunks(), np.concatenate(splits)
 
 
 def canonical_hashes(spec: CorpusSpec, ids: UInt64s) -> UInt64s:

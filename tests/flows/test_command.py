@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from pipelines.presets import CORPORA
 from tests.builders import Built
 
 
@@ -93,3 +95,22 @@ def test_sql_answers_over_the_corpus_in_a_table_and_in_json(small: Built) -> Non
     assert rows == expected
     as_json = numerate("sql", "--json", "--workspace", place, stdin="SELECT count(*) AS n FROM corpus_small")
     assert json.loads(as_json.stdout) == [{"n": 10000}]
+
+
+@pytest.mark.parametrize("preset", list(CORPORA))
+def test_a_preset_is_described_before_anything_is_written(preset: str, tmp_path: Path) -> None:
+    found = json.loads(numerate("corpus", "describe", preset, "--json", cwd=tmp_path).stdout)
+    assert found["rows"] == CORPORA[preset].total_rows == sum(found["split_rows"].values())
+    assert {"id", "split", "family", "width", "problem", "answer"} <= set(found["columns"])
+    assert len(found["examples"]) == 10
+    for example in found["examples"]:
+        assert eval(example["problem"]) == int(example["answer"])
+    assert found["bytes"] < 200 * found["rows"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_description_follows_the_options_and_explains_the_columns(tmp_path: Path) -> None:
+    text = numerate("corpus", "describe", "addition", "--rows", "50000", "--digits", "3", cwd=tmp_path).stdout
+    assert text.startswith("corpus addition: 50,000 rows, about ")
+    assert re.search(r"\n  carries +int32 +Longest run", text)
+    assert not re.search(r"\d{4,}\+", text)

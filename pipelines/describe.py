@@ -1,0 +1,60 @@
+"""What a corpus would be, found out on a few of its rows before anything is written."""
+
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+from pipelines.build import corpus_bytes
+from pipelines.components import components
+from pipelines.generate import range_tasks, sample_rows
+from pipelines.spec import CorpusSpec
+from storage.manifest import SPLITS
+
+_EXAMPLE_COLUMNS = ("split", "family", "problem", "answer")
+
+
+@dataclass(frozen=True)
+class Description:
+    """Rows, columns, size and examples of a corpus that need not exist."""
+
+    spec: CorpusSpec
+    rows: int
+    tasks: int
+    bytes: int
+    columns: dict[str, str]
+    """Name to Arrow type; of all families together."""
+    examples: list[dict[str, str]]
+    """Of each problem its split, family, text and answer."""
+
+    @property
+    def split_rows(self) -> dict[str, int]:
+        """Rows that each split gets, on average over split keys."""
+        held_out = {"validation": self.spec.validation, "test": self.spec.test}
+        shares = {"train": 1 - sum(held_out.values()), **held_out}
+        return {split: round(self.rows * shares[split]) for split in SPLITS}
+
+
+def describe(spec: CorpusSpec, examples: int = 10) -> Description:
+    """Describe a corpus; the size is measured on a block of each of its components, in memory."""
+    found, columns = list[dict[str, str]](), dict[str, str]()
+    parts = components(spec)
+    for number, component in enumerate(parts):
+        wanted = (number + 1) * examples // len(parts) - number * examples // len(parts)
+        table, splits = sample_rows(spec, component, max(1, wanted))
+        columns |= {field.name: _type_name(field.type) for field in table.schema}
+        for row, split in zip(table.slice(0, wanted).to_pylist(), splits, strict=False):
+            values = {**row, "split": SPLITS[split], "family": component.problems.family}
+            found.append({name: values[name] for name in _EXAMPLE_COLUMNS})
+    columns |= {"split": "string", "family": "string", "width": "int64"}
+    return Description(
+        spec=spec,
+        rows=spec.total_rows,
+        tasks=len(range_tasks(spec)),
+        bytes=round(corpus_bytes(spec)),
+        columns=columns,
+        examples=found,
+    )
+
+
+def _type_name(kind: pa.DataType) -> str:
+    return str(kind.value_type if pa.types.is_dictionary(kind) else kind)

@@ -1,0 +1,48 @@
+"""Corpora by name: what a spec file would say, for the questions that are asked most."""
+
+from pipelines.spec import CorpusSpec, MixturePart, ProblemSpec
+
+_ADDITION = ProblemSpec(family="digits", operators=("+",), terms=4, digits=20, hard=0.05)
+_SUBTRACTION = ProblemSpec(family="digits", operators=("-",), terms=4, digits=20, hard=0.05)
+_MULTIPLICATION = ProblemSpec(family="digits", operators=("*",), terms=2, digits=12, hard=0.05)
+_EXPRESSION = ProblemSpec(family="expression", operators=("+", "-", "*"), terms=8, digits=4, depth=3)
+_LONG = ProblemSpec(family="digits", operators=("+", "-", "*"), terms=2, digits=200, hard=0.05)
+_MIXED_GRID = ProblemSpec(operators=("+", "-", "*"))
+
+
+def _corpus(name: str, rows: int, problems: ProblemSpec, **more: int) -> CorpusSpec:
+    return CorpusSpec(name=name, rows=rows, **problems.parameters(), **more)
+
+
+def _part(weight: float, problems: ProblemSpec) -> MixturePart:
+    return MixturePart(weight=weight, **problems.parameters())
+
+
+CORPORA: dict[str, CorpusSpec] = {
+    spec.name: spec
+    for spec in (
+        # The notebook's section 1: all sums of four numbers 0–99.
+        CorpusSpec(),
+        # Two numbers 0–99: to try the whole chain in a minute.
+        CorpusSpec(name="quick", terms=2, rows_per_shard=4_000, validation=0.05, test=0.05),
+        _corpus("addition", 10_000_000, _ADDITION),
+        _corpus("subtraction", 10_000_000, _SUBTRACTION),
+        _corpus("multiplication", 10_000_000, _MULTIPLICATION),
+        CorpusSpec(
+            name="arithmetic",
+            rows=20_000_000,
+            mixture=(
+                _part(2, _ADDITION),
+                _part(2, _SUBTRACTION),
+                _part(2, _MULTIPLICATION),
+                _part(2, _MIXED_GRID),
+                _part(2, _EXPRESSION),
+            ),
+        ),
+        _corpus(
+            "long", 1_000_000, ProblemSpec(family="digits", operators=("+", "-", "*"), digits=200, hard=0.05, terms=2)
+        ),
+        # The grid of four numbers 0–99 with all operators has 2.7 billion problems.
+        _corpus("billion", 1_000_000_000, _MIXED_GRID),
+    )
+}
