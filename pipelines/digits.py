@@ -27,6 +27,16 @@ def limb_count(digits: int) -> int:
     return -(-digits // LIMB_DIGITS)
 
 
+def limbs_of(values: NDArray[np.integer], most: int) -> list[Int64s]:
+    """Limbs of non-negative integers [n] of which none is above `most`."""
+    limbs, rest = list[Int64s](), values.astype(np.int64)
+    for _ in range(limb_count(len(str(most))) - 1):
+        quotient = rest // _BASE
+        limbs.append(rest - quotient * _BASE)
+        rest = quotient
+    return [*limbs, rest]
+
+
 def carried(limbs: Limbs) -> tuple[list[Int64s], Flags]:
     """Magnitudes and signs of numbers whose limbs may have any sign and size up to 2⁶²: limbs, negative [n].
 

@@ -28,8 +28,9 @@ GENERATOR_VERSION = 2
 # Classes of problem length in characters; a shard holds one of them, and lies in a folder of its name.
 WIDTHS = np.array([1 << power for power in range(4, 15)])
 
-# Two blocks make a row group, which queries read faster than smaller ones.
-_GROUP_BLOCKS = 2
+# Size of a row group, in rows or in bytes, whichever comes first: queries read smaller ones slower.
+_GROUP_ROWS = 1 << 17
+_GROUP_BYTES = 1 << 26
 
 Groups = Iterator[tuple["Stratum", pa.Table]]
 
@@ -171,13 +172,20 @@ def _row_groups(spec: CorpusSpec, task: RangeTask) -> Groups:
     tables: dict[Stratum, list[pa.Table]] = {}
 
     def build(stratum: Stratum) -> None:
+        """Turn what waits for a stratum into a table."""
         ids = np.concatenate([part for part, _ in waiting[stratum]])
         table = family.table(ids, Block.concatenate([part for _, part in waiting[stratum]]))
         tables.setdefault(stratum, []).append(table)
         waiting[stratum].clear()
 
     def rows(parts: list[tuple[UInt64s, Block]]) -> int:
+        """Rows of blocks that wait to be built."""
         return sum(len(ids) for ids, _ in parts)
+
+    def full(group: list[pa.Table]) -> bool:
+        """Whether another block would make the row group too large."""
+        size = sum(table.num_rows for table in group)
+        return size + block // 2 >= _GROUP_ROWS or sum(table.nbytes for table in group) >= _GROUP_BYTES
 
     block = family.block_rows
     for ids, problems, splits in _blocks(spec, task):
@@ -185,9 +193,9 @@ def _row_groups(spec: CorpusSpec, task: RangeTask) -> Groups:
             waiting.setdefault(stratum, []).append((ids.take(chosen), problems.take(chosen)))
             if rows(waiting[stratum]) >= block // 2:
                 build(stratum)
-            if sum(table.num_rows for table in tables.get(stratum, ())) >= _GROUP_BLOCKS * block - block // 2:
-                yield stratum, pa.concat_tables(tables[stratum])
-                tables[stratum].clear()
+                if full(tables[stratum]):
+                    yield stratum, pa.concat_tables(tables[stratum])
+                    tables[stratum].clear()
     for stratum in sorted(waiting, key=_order):
         if rows(waiting[stratum]):
             build(stratum)

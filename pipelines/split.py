@@ -5,7 +5,8 @@ products, and the parts' hashes are added, which forgets their order. `3+5` and 
 together in every family and every corpus of one key.
 """
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -104,6 +105,18 @@ class Canonical:
         none = np.zeros(len(factor), np.bool_)
         return Terms(np.where(turned, opposite, term), np.where(turned, term, opposite), factor, turned, none)
 
+    def fixed(self, hashes: Sequence[UInt64s], gaps: str) -> UInt64s:
+        """Hashes of problems without brackets that all have the same operators, one character a gap."""
+        total, terms = np.zeros(len(hashes[0]), np.uint64), 0
+        operands = iter(hashes)
+        for sign, more in _terms_of(gaps):
+            term = next(operands)
+            if more:
+                term = self.product(sum((next(operands) for _ in range(more)), start=term))
+            total += self.minus(term) if sign == "-" else term
+            terms += 1
+        return self.sum(total) if terms > 1 else total
+
     def flat(self, hashes: Sequence[UInt64s], times: Sequence[Flags | bool], minus: Sequence[Flags | bool]) -> UInt64s:
         """Hashes of problems without brackets: `hashes` of k operands, and what stands in the k − 1 gaps.
 
@@ -135,6 +148,12 @@ class Canonical:
             negative = np.where(joined, negative, np.broadcast_to(is_minus, size))
         close(np.ones(size, np.bool_))
         return np.where(terms > 1, self.sum(total), total)
+
+
+def _terms_of(gaps: str) -> Iterator[tuple[str, int]]:
+    """The terms of a problem without brackets: the sign of each, and how many factors stand behind its first."""
+    for term in re.findall(r"[+-]\**", "+" + gaps):
+        yield term[0], len(term) - 1
 
 
 def split_numbers(canonical: UInt64s, validation: float, test: float) -> NDArray[np.uint8]:

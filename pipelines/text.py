@@ -7,9 +7,11 @@ written without a Python object a row.
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipelines.digits import LIMB_DIGITS, Limbs
+from storage.columns import to_strings
 
 Bytes = NDArray[np.uint8]
 
@@ -27,41 +29,24 @@ class CharacterTable:
     @classmethod
     def of_range(cls, low: int, high: int, suffix: str = "") -> "CharacterTable":
         """Decimal text of low … high, each followed by `suffix`; at most 8 characters in all."""
-        matrix, lengths = decimal_characters(np.arange(low, high + 1, dtype=np.int64))
-        tail = np.tile(np.frombuffer(suffix.encode(), np.uint8), (len(matrix), 1))
-        matrix = np.concatenate([matrix, tail], axis=1)
-        width = 4 if matrix.shape[1] <= 4 else 8
-        if matrix.shape[1] > width:
-            raise ValueError(f"{matrix.shape[1]} characters don't fit a word of {width}")
-        words = np.zeros((len(matrix), width), np.uint8)
-        words[:, : matrix.shape[1]] = matrix
-        return cls(words.view(f"<u{width}")[:, 0].copy(), lengths + np.uint8(len(suffix)))
+        texts = [f"{number}{suffix}".encode() for number in range(low, high + 1)]
+        longest = max(map(len, texts))
+        if longest > LIMB_DIGITS:
+            raise ValueError(f"{longest} characters don't fit a word of {LIMB_DIGITS}")
+        width = 4 if longest <= 4 else 8
+        return cls(np.array(texts, f"S{width}").view(f"<u{width}"), np.array(list(map(len, texts)), np.uint8))
 
 
-def decimal_characters(values: NDArray[np.int64]) -> tuple[Bytes, Bytes]:
-    """Decimal digits of `values` [n], signs included, right-aligned: characters [n, w] and lengths [n]."""
-    magnitudes = np.abs(values).view(np.uint64)
-    largest = int(magnitudes.max()) if len(values) else 0
-    limbs = max(1, -(-len(str(largest)) // _LIMB_DIGITS))
-    matrix = np.empty((len(values), limbs * _LIMB_DIGITS + 1), np.uint8)
-    rest = magnitudes
-    for limb in range(limbs, 0, -1):
-        quotient = rest // np.uint64(_LIMB)
-        four = (rest - quotient * np.uint64(_LIMB)).astype(np.intp)
-        matrix[:, (limb - 1) * _LIMB_DIGITS + 1 : limb * _LIMB_DIGITS + 1] = _FOUR_DIGITS[four]
-        rest = quotient
-    lengths = np.ones(len(values), np.uint8)
-    for digits in range(1, len(str(largest))):
-        lengths += magnitudes >= np.uint64(10**digits)
-    width = matrix.shape[1]
-    for column in range(width):
-        matrix[:, column] *= lengths >= width - column
-    negative = values < 0
-    if negative.any():
-        rows = np.flatnonzero(negative)
-        matrix[rows, width - 1 - lengths[rows].astype(np.intp)] = ord("-")
-        lengths += negative
-    return matrix[:, width - int(lengths.max(initial=1)) :], lengths
+def decimal_text(magnitudes: Limbs, counts: NDArray[np.int32], negative: NDArray[np.bool_]) -> pa.Array:
+    """Decimal text of numbers given by their limbs, digit counts and signs, each [n]."""
+    most = int(counts.max(initial=1))
+    size = -(-most // LIMB_DIGITS)
+    # A sign takes the first character of the highest limb's word, or a word of its own where that is full.
+    signed = int(most == size * LIMB_DIGITS and bool(negative.any()))
+    words = np.zeros((len(counts), size + signed), np.uint64)
+    number_words(magnitudes[:size], counts, words[:, signed:])
+    words[:, 0] |= negative * np.uint64(ord("-"))
+    return to_strings(words, counts + negative)
 
 
 def number_words(limbs: Limbs, counts: NDArray[np.integer], words: NDArray[np.uint64]) -> None:

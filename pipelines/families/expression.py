@@ -15,10 +15,9 @@ from numpy.typing import NDArray
 
 from pipelines.digits import LIMB_DIGITS, Flags, carried, digit_counts, limb_count, multiplied
 from pipelines.families.family import Block, random_limbs, schema_of
-from pipelines.families.operands import answer_text
 from pipelines.spec import ProblemSpec
 from pipelines.split import Canonical, Terms
-from pipelines.text import number_words
+from pipelines.text import decimal_text, number_words
 from storage.columns import to_strings
 from storage.order import UInt64s, derive_key, mix64
 from storage.shard import Layout
@@ -131,7 +130,7 @@ class Expressions:
         columns = {
             "id": pa.array(ids.view(np.int64)),
             "problem": self._problem_text(problems),
-            "answer": answer_text(magnitudes, counts, negative),
+            "answer": decimal_text(magnitudes, counts, negative),
             "operators": to_strings(np.ascontiguousarray(problems["gaps"].T), terms - 1),
             "terms": pa.array(terms),
             "digits": pa.array(problems["lengths"].max(0).astype(np.int32)),

@@ -6,17 +6,19 @@ next. `*` binds before `+` and `-`, as usual. The notebook's corpus (section 1) 
 """
 
 import itertools
+from collections.abc import Iterator
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipelines.digits import product_carries, sum_carries
+from pipelines.digits import limbs_of, product_carries, sum_carries
 from pipelines.families.family import Arrays, Block, pattern_column, schema_of
 from pipelines.spec import ProblemSpec
 from pipelines.split import Canonical, Flags
-from pipelines.text import CharacterTable, decimal_characters
+from pipelines.text import CharacterTable, decimal_text
 from storage.columns import to_strings
 from storage.order import Permutation, UInt64s
 from storage.shard import Layout
@@ -27,7 +29,8 @@ _LARGEST_TABLE = 1 << 16
 class Grid:
     """Rows of one grid under an order `key`."""
 
-    block_rows = 1 << 16
+    # Large enough that numpy's calls cost little a row, small enough for the cache.
+    block_rows = 1 << 17
 
     def __init__(self, spec: ProblemSpec, canonical: Canonical, key: int, rows: int) -> None:
         self.spec = spec
@@ -59,13 +62,15 @@ class Grid:
         numbers = {name: pa.int32() for name in self.operand_columns}
         numbers |= {self.answer_column: pa.from_numpy_dtype(self._answer_type)}
         schema = schema_of(numbers)
-        few = self._answer_table is not None
-        texts = {"id": "DELTA_BINARY_PACKED", "problem": "DELTA_LENGTH_BYTE_ARRAY"}
-        texts |= {} if few else {"answer": "DELTA_LENGTH_BYTE_ARRAY", self.answer_column: "BYTE_STREAM_SPLIT"}
+        # Measured: operands are incompressible but for their empty bytes, and a dictionary costs twice the time.
+        encodings = {"id": "DELTA_BINARY_PACKED", "problem": "DELTA_LENGTH_BYTE_ARRAY"}
+        encodings |= dict.fromkeys(self.operand_columns, "BYTE_STREAM_SPLIT")
+        if self._answer_table is None:
+            encodings |= {"answer": "DELTA_LENGTH_BYTE_ARRAY", self.answer_column: "DELTA_BINARY_PACKED"}
         return Layout(
             schema,
-            dictionary=tuple(name for name in schema.names if name not in texts and name != "negative"),
-            encodings=texts,
+            dictionary=tuple(name for name in schema.names if name not in encodings and name != "negative"),
+            encodings=encodings,
         )
 
     def problems(self, positions: UInt64s) -> Block:
@@ -84,40 +89,15 @@ class Grid:
 
     def canonical(self, problems: Block) -> UInt64s:
         """Hashes of the canonical forms, uint64 [n]."""
-        hashes = [
-            self._operand_hashes.take(x - self._operand_type.type(self.spec.low)) for x in self._operands(problems)
-        ]
-        return self._canonical.flat(hashes, self._gaps(problems, "*"), self._gaps(problems, "-"))
+        hashes = np.empty(problems.rows, np.uint64)
+        for pattern, rows, operands in self._by_pattern(problems):
+            numbers = [self._operand_hashes.take(x - self._operand_type.type(self.spec.low)) for x in operands]
+            hashes[rows] = self._canonical.fixed(numbers, pattern)
+        return hashes
 
     def answers(self, problems: Block) -> NDArray[np.integer]:
         """Exact answers [n] in the smallest type that holds them all."""
-        first, *others = self._operands(problems)
-        if self.spec.operators == ("+",):
-            total = first.astype(self._answer_type)
-            for operand in others:
-                total += operand
-            return total
-        value = np.zeros(problems.rows, np.int64)
-        term = first.astype(np.int64)
-        gaps = zip(others, self._gaps(problems, "*"), self._gaps(problems, "-"), strict=True)
-        for operand, times, minus in gaps:
-            number = operand.astype(np.int64)
-            value += np.where(times, 0, term)
-            term = np.where(times, term * number, np.where(minus, -number, number))
-        return (value + term).astype(self._answer_type)
-
-    def carries(self, problems: Block, negative: Flags) -> pa.Array:
-        """Longest run of columns that carry or borrow [n]; null where products mix with anything else."""
-        if len(self._patterns) == 1:
-            return self._carries_of(problems, self._patterns[0], negative)
-        values, known = np.zeros(problems.rows, np.int32), np.zeros(problems.rows, np.bool_)
-        for number, pattern in enumerate(self._patterns):
-            if "*" in pattern and len(pattern) > 1:
-                continue
-            rows = np.flatnonzero(problems["pattern"] == number)
-            values[rows] = self._carries_of(problems.take(rows), pattern, negative.take(rows)).to_numpy()
-            known[rows] = True
-        return pa.array(values, mask=None if known.all() else ~known)
+        return self._results(problems)[0]
 
     def text_lengths(self, problems: Block) -> NDArray[np.integer] | int:
         """Characters of each problem [n]; a grid of short numbers has one width class."""
@@ -132,19 +112,21 @@ class Grid:
 
     def table(self, ids: UInt64s, problems: Block) -> pa.Table:
         """The corpus's columns for a block, `ids` [n]."""
-        operands, answers = self._operands(problems), self.answers(problems)
+        answers, carries = self._results(problems)
         negative = answers < 0
+        magnitudes = np.abs(answers)
+        counts = _digits(magnitudes)
         columns = {
             "id": pa.array(ids.view(np.int64)),
             **{name: pa.array(problems[name].astype(np.int32)) for name in self.operand_columns},
             self.answer_column: pa.array(answers),
             "problem": self._problem_text(problems),
-            "answer": self._answer_text(answers),
+            "answer": self._answer_text(answers, magnitudes, counts, negative),
             "operators": pattern_column(self._codes(problems), self._patterns, len(ids)),
             "terms": pa.array(np.full(len(ids), self.spec.terms, np.int32)),
-            "digits": pa.array(_digits(np.maximum.reduce(operands))),
-            "answer_digits": pa.array(_digits(np.abs(answers))),
-            "carries": self.carries(problems, negative),
+            "digits": pa.array(_digits(np.maximum.reduce(self._operands(problems)))),
+            "answer_digits": pa.array(counts),
+            "carries": carries,
             "depth": pa.array(np.zeros(len(ids), np.int32)),
             "negative": pa.array(negative),
         }
@@ -156,26 +138,46 @@ class Grid:
     def _codes(self, problems: Block) -> NDArray[np.integer] | int:
         return problems["pattern"] if len(self._patterns) > 1 else 0
 
-    def _gaps(self, problems: Block, operator: str) -> list[Flags | bool]:
-        """Where each gap holds `operator`: flags [n], or one bool for all rows."""
-        if len(self.spec.operators) == 1 or operator not in self.spec.operators:
-            return [self.spec.operators == (operator,)] * (self.spec.terms - 1)
-        tables = np.array([[gap == operator for gap in pattern] for pattern in self._patterns])
-        return [tables[:, gap].take(problems["pattern"]) for gap in range(self.spec.terms - 1)]
+    def _by_pattern(self, problems: Block) -> Iterator[tuple[str, Any, list[NDArray[np.unsignedinteger]]]]:
+        """The rows of each pattern of operators, as an index, and their operands."""
+        operands = self._operands(problems)
+        if len(self._patterns) == 1:
+            yield self._patterns[0], slice(None), operands
+            return
+        order = np.argsort(problems["pattern"], kind="stable")
+        operands = [operand.take(order) for operand in operands]
+        ends = np.cumsum(np.bincount(problems["pattern"], minlength=len(self._patterns)))
+        for pattern, first, last in zip(self._patterns, [0, *ends[:-1]], ends, strict=True):
+            if first < last:
+                yield pattern, order[first:last], [operand[first:last] for operand in operands]
 
-    def _carries_of(self, problems: Block, pattern: str, negative: Flags) -> pa.Array:
+    def _results(self, problems: Block) -> tuple[NDArray[np.integer], pa.Array]:
+        """Exact answers [n], and the longest run of columns that carry or borrow [n].
+
+        The second is null where products mix with anything else.
+        """
+        answers = np.empty(problems.rows, self._answer_type)
+        carries, unknown = np.zeros(problems.rows, np.int32), np.zeros(problems.rows, np.bool_)
+        for pattern, rows, operands in self._by_pattern(problems):
+            values = _value(operands, pattern, np.result_type(self._answer_type, np.int32))
+            answers[rows] = values
+            if "*" in pattern and len(pattern) > 1:
+                unknown[rows] = True
+            else:
+                carries[rows] = self._carries(operands, pattern, values < 0)
+        return answers, pa.array(carries, mask=unknown if unknown.any() else None)
+
+    def _carries(self, operands: list[NDArray[np.unsignedinteger]], pattern: str, negative: Flags) -> NDArray[np.int32]:
         digits = len(str(self.spec.high))
-        if "*" in pattern and len(pattern) > 1:
-            return pa.nulls(problems.rows, pa.int32())
-        columns = [_columns(operand, digits) for operand in self._operands(problems)]
+        columns = [_columns(operand, digits) for operand in operands]
         if pattern == "*":
-            return pa.array(product_carries(columns[0], columns[1]))
+            return product_carries(columns[0], columns[1])
         total = columns[0].astype(np.int16)
         for operator, column in zip(pattern, columns[1:], strict=True):
             total = total - column if operator == "-" else total + column
         if "-" in pattern:
             total *= np.where(negative, np.int16(-1), np.int16(1))
-        return pa.array(sum_carries(total))
+        return sum_carries(total)
 
     def _answer_bounds(self) -> tuple[int, int]:
         low, high, terms = self.spec.low, self.spec.high, self.spec.terms
@@ -197,9 +199,12 @@ class Grid:
             lengths += table.lengths.take(rows)
         return to_strings(words, lengths)
 
-    def _answer_text(self, answers: NDArray[np.integer]) -> pa.Array:
+    def _answer_text(
+        self, answers: NDArray[np.integer], magnitudes: NDArray[np.integer], counts: NDArray[np.int32], negative: Flags
+    ) -> pa.Array:
         if self._answer_table is None:
-            return to_strings(*decimal_characters(answers.astype(np.int64)))
+            largest = max(self._answer_high, -self._answer_low)
+            return decimal_text(limbs_of(magnitudes, largest), counts, negative)
         rows = answers.astype(np.int64) - self._answer_low
         return to_strings(self._answer_table.words.take(rows), self._answer_table.lengths.take(rows))
 
@@ -228,6 +233,21 @@ class Grid:
         if self._answer_high - self._answer_low >= _LARGEST_TABLE:
             return None
         return CharacterTable.of_range(self._answer_low, self._answer_high)
+
+
+def _value(operands: list[NDArray[np.unsignedinteger]], pattern: str, kind: np.dtype[Any]) -> NDArray[np.integer]:
+    """Exact values [n] of problems with the operators of `pattern`, in the type `kind`."""
+    total: NDArray[np.integer] | None = None
+    term, sign = operands[0].astype(kind), "+"
+    for operator, operand in zip([*pattern, "+"], [*operands[1:], None], strict=True):
+        if operator == "*" and operand is not None:
+            term *= operand
+            continue
+        total = term if total is None else (total - term if sign == "-" else total + term)
+        if operand is not None:
+            term, sign = operand.astype(kind), operator
+    assert total is not None
+    return total
 
 
 def _digits(values: NDArray[np.integer]) -> NDArray[np.int32]:

@@ -26,7 +26,7 @@ from pipelines.families.family import Arrays, Block, pattern_column, random_limb
 from pipelines.families.lengths import Cells, Deal, capacity
 from pipelines.spec import ProblemSpec
 from pipelines.split import Canonical
-from pipelines.text import number_words
+from pipelines.text import decimal_text, number_words
 from storage.columns import to_strings
 from storage.order import UInt64s, derive_key, halves, keyed_hash, mix64, permuted
 from storage.shard import Layout
@@ -149,7 +149,7 @@ class Operands:
         columns = {
             "id": pa.array(ids.view(np.int64)),
             "problem": self._problem_text(problems),
-            "answer": answer_text(magnitudes, counts, negative),
+            "answer": decimal_text(magnitudes, counts, negative),
             "operators": self._operators_text(problems),
             "terms": pa.array(np.full(rows, self.spec.terms, np.int32)),
             "digits": pa.array(problems["lengths"].max(0).astype(np.int32)),
@@ -322,14 +322,3 @@ class Operands:
         for _ in range(self.spec.terms - 1):
             patterns = [pattern + operator for operator in self.spec.operators for pattern in patterns]
         return patterns
-
-
-def answer_text(magnitudes: list[NDArray[np.int64]], counts: NDArray[np.int32], negative: Flags) -> pa.Array:
-    """Decimal text of numbers given by their limbs, digit counts and signs, each [n]."""
-    size = max(1, limb_count(int(counts.max(initial=1))))
-    signed = bool(negative.any())
-    words = np.zeros((len(counts), size + signed), np.uint64)
-    number_words(magnitudes[:size], counts, words[:, signed:])
-    if signed:
-        words[:, 0] = negative * np.uint64(ord("-"))
-    return to_strings(words, counts + negative)
