@@ -68,14 +68,16 @@ def multiplied(left: Limbs, right: Limbs, size: int) -> list[Int64s]:
 
 def digit_counts(limbs: Limbs) -> NDArray[np.int32]:
     """Decimal digits of non-negative numbers [n]; zero has one."""
-    counts = np.ones(len(limbs[0]), np.int32)
-    for number, limb in enumerate(limbs):
-        if number:
-            counts = np.where(limb > 0, np.int32(number * LIMB_DIGITS + 1), counts)
-        values = limb.astype(np.uint32)
-        for digit in range(1, LIMB_DIGITS):
-            np.copyto(counts, np.int32(number * LIMB_DIGITS + digit + 1), where=values >= np.uint32(10**digit))
-    return counts
+    highest = limbs[0].astype(np.uint32)
+    below = np.zeros(len(highest), np.int32)
+    for number, limb in enumerate(limbs[1:], 1):
+        there = limb != 0
+        np.copyto(highest, limb, where=there, casting="unsafe")
+        np.copyto(below, np.int32(number * LIMB_DIGITS), where=there)
+    counts = np.ones(len(highest), np.uint8)
+    for digit in range(1, LIMB_DIGITS):
+        counts += highest >= np.uint32(10**digit)
+    return below + counts
 
 
 def digit_columns(limbs: Limbs, digits: int) -> NDArray[np.uint8]:

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from model.tokenizer import BLANK, EQUALS, PAD, Tokenizer, TokenLayout
-from storage.columns import fixed_width_array
+from storage.columns import fixed_width_array, string_buffers
 from storage.errors import RunFailure
 from storage.location import Location
 from storage.manifest import ShardRecord
@@ -81,7 +81,7 @@ def encode_shard(job: EncodeJob, task: EncodeTask) -> list[ShardRecord]:
             for group in range(parquet.num_row_groups):
                 table = parquet.read_row_group(group, use_threads=False)
                 tokens = encode_rows(table, job.tokenizer, tokens_layout)
-                _compare(table, tokens, job.tokenizer, tokens_layout)
+                _compare(table, tokens, _SAMPLE_ROWS // parquet.num_row_groups + 1, job.tokenizer, tokens_layout)
                 encoded = with_tokens(table, tokens)
                 for first in range(0, len(tokens), _ROW_GROUP):
                     shard.writer.write(encoded.slice(first, _ROW_GROUP))
@@ -118,7 +118,8 @@ def encode_rows(table: pa.Table, tokenizer: Tokenizer, layout: TokenLayout) -> n
         answer = pc.ascii_ltrim(answer, characters="-")
     else:
         sign = _BLANK_BYTE[0]
-    characters = np.empty((table.num_rows, layout.width), np.uint8)
+    buffer = bytearray(table.num_rows * layout.width)
+    characters = np.frombuffer(buffer, np.uint8).reshape(table.num_rows, layout.width)
     characters[:, : layout.problem] = _right_aligned(problem, layout.problem, _PAD_BYTE)
     characters[:, layout.problem] = ord(EQUALS)
     characters[:, layout.problem + 1] = sign
@@ -126,20 +127,23 @@ def encode_rows(table: pa.Table, tokenizer: Tokenizer, layout: TokenLayout) -> n
     ids = bytearray(tokenizer.character_ids())
     ids[_PAD_BYTE[0]] = tokenizer.id_of(PAD)
     ids[_BLANK_BYTE[0]] = tokenizer.id_of(BLANK)
-    encoded = characters.tobytes().translate(bytes(ids))
-    return np.frombuffer(encoded, np.uint8).reshape(characters.shape)
+    return np.frombuffer(buffer.translate(bytes(ids)), np.uint8).reshape(characters.shape)
 
 
 def _right_aligned(text: pa.Array, width: int, filler: bytes) -> np.ndarray:
-    padded = pc.ascii_lpad(text, width, filler.decode())
-    data = np.frombuffer(padded.buffers()[2], np.uint8)
-    if pc.max(pc.binary_length(padded)).as_py() != width:
-        raise RunFailure(f"a text is longer than the {width} tokens that the layout gives it")
-    return data[: len(text) * width].reshape(len(text), width)
+    """Characters, uint8 [n, width], of strings [n], behind as much of `filler` as each needs."""
+    data, offsets = string_buffers(text)
+    if len(data) != len(text) * width or (np.diff(offsets) != width).any():
+        text = pc.ascii_lpad(text, width, filler.decode())
+        data, offsets = string_buffers(text)
+        if (np.diff(offsets) != width).any():
+            raise RunFailure(f"a text is longer than the {width} tokens that the layout gives it")
+    return data.reshape(len(text), width)
 
 
-def _compare(table: pa.Table, tokens: np.ndarray, tokenizer: Tokenizer, layout: TokenLayout) -> None:
-    rows = np.unique(np.linspace(0, len(tokens) - 1, _SAMPLE_ROWS).astype(np.intp))
+def _compare(table: pa.Table, tokens: np.ndarray, size: int, tokenizer: Tokenizer, layout: TokenLayout) -> None:
+    """Raise `RunFailure` if `size` rows, spread over the table, differ from what SentencePiece makes of them."""
+    rows = np.unique(np.linspace(0, len(tokens) - 1, size).astype(np.intp))
     sample = table.take(rows)
     for row, problem, answer in zip(rows, *(sample.column(name).to_pylist() for name in _TEXT), strict=True):
         expected = [*tokenizer.row(problem, layout)[: layout.problem + 1]]

@@ -27,6 +27,7 @@ GENERATOR_VERSION = 2
 
 # Classes of problem length in characters; a shard holds one of them, and lies in a folder of its name.
 WIDTHS = np.array([1 << power for power in range(4, 15)])
+_CLASS_OF_LENGTH = np.searchsorted(WIDTHS, np.arange(WIDTHS[-1] + 1)).astype(np.uint8)
 
 # Size of a row group, in rows or in bytes, whichever comes first: queries read smaller ones slower.
 _GROUP_ROWS = 1 << 17
@@ -208,13 +209,11 @@ def _strata(
 ) -> Iterator[tuple[Stratum, NDArray[np.intp]]]:
     """The rows of a block by stratum."""
     lengths = family.text_lengths(problems)
-    widths = np.searchsorted(WIDTHS, lengths)
-    for number, split in enumerate(SPLITS):
-        inside = splits == number
-        for width in np.unique(widths):
-            chosen = np.flatnonzero(inside if isinstance(lengths, int) else inside & (widths == width))
-            if chosen.size:
-                yield Stratum(split, name, int(WIDTHS[width])), chosen
+    # Splits and classes of width together make one small number a row.
+    classes = _CLASS_OF_LENGTH[lengths] * np.uint8(len(SPLITS)) + splits
+    for number in np.flatnonzero(np.bincount(classes)):
+        width, split = divmod(int(number), len(SPLITS))
+        yield Stratum(SPLITS[split], name, int(WIDTHS[width])), np.flatnonzero(classes == number)
 
 
 def _blocks(spec: CorpusSpec, task: RangeTask) -> Iterator[tuple[UInt64s, Block, NDArray[np.uint8]]]:
