@@ -4,7 +4,7 @@ VENV := .venv
 STAMP := $(VENV)/installed
 BIN := $(VENV)/bin
 
-.PHONY: run test test-all check setup clean
+.PHONY: run test test-all check bench setup clean
 run: $(STAMP)
 	$(BIN)/numerate run
 
@@ -18,6 +18,11 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# The peers that the benchmarks time are installed only here.
+bench: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[benchmarks]"
+	$(BIN)/python -m tests.benchmarks
 
 setup: $(STAMP)
 

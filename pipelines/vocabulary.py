@@ -31,7 +31,7 @@ def train_tokenizer(spec: TokenizerSpec, corpus: Dataset, folder: Location) -> t
             )
         return tokenizer, False
     sample = sample_problems(corpus, spec.sample_rows)
-    tokenizer = Tokenizer(_train(sample))
+    tokenizer = Tokenizer(train_pieces(sample))
     _prove_round_trip(tokenizer, sample[: spec.proof_rows])
     card = TokenizerCard(
         kind=spec.kind,
@@ -64,7 +64,8 @@ def sample_problems(corpus: Dataset, rows: int) -> list[str]:
         return [line for (line,) in connection.sql(query).fetchall()]
 
 
-def _train(sample: list[str]) -> bytes:
+def train_pieces(sample: list[str]) -> bytes:
+    """A SentencePiece model with one piece a character of `sample` and of the alphabet."""
     sink = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter([*sample, _ALPHABET]),
