@@ -6,15 +6,16 @@ text goes forwards through them, values and canonical hashes backwards. Row numb
 problems' numbers here, and short expressions come more than once.
 """
 
+from collections.abc import Iterator
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipelines.digits import LIMB_DIGITS, Flags, carried, digit_counts, limb_count, multiplied
-from pipelines.families.family import Block, random_limbs, schema_of
+from pipelines.digits import LIMB_DIGITS, Flags, carried, digit_counts, limb_count, limbs_of, multiplied
+from pipelines.families.family import Block, layout_for, random_limbs, schema_of
 from pipelines.spec import ProblemSpec
 from pipelines.split import Canonical, Terms
 from pipelines.text import decimal_text, number_words
@@ -29,6 +30,15 @@ Small = NDArray[np.uint8]
 Rows = NDArray[np.intp]
 
 
+class _Nodes(NamedTuple):
+    """One node of each of n trees, by the flat places [leaves, rows] of its operands' first leaves; arrays [n]."""
+
+    first: Rows
+    middle: Rows
+    operator: Small
+    minus: Flags
+
+
 class Expressions:
     """Rows of expressions with up to `spec.terms` leaves and `spec.depth` nested brackets, under an order `key`."""
 
@@ -37,11 +47,11 @@ class Expressions:
         self._canonical = canonical
         self._key = key
         self._limbs = limb_count(spec.digits)
-        # A sum of k numbers has at most one digit more than its longest for every ten of them, and k digits suffice.
+        # No value is larger than the product of all leaves, if each were the largest; one digit is room for a carry.
         self._answer_digits = spec.terms * spec.digits + 1
         self._answer_limbs = limb_count(self._answer_digits) + 1
         self._small = self._answer_digits <= 18
-        self._products, self._sums = "*" in spec.operators, [x for x in spec.operators if x != "*"]
+        self._products = "*" in spec.operators
 
     @property
     def block_rows(self) -> int:
@@ -51,12 +61,11 @@ class Expressions:
 
     @cached_property
     def layout(self) -> Layout:
-        """Schema and Parquet choices; text is stored by length and compressed."""
+        """Schema and Parquet choices."""
         schema = schema_of({}).remove(schema_of({}).names.index("carries"))
-        schema = schema.set(schema.names.index("operators"), pa.field("operators", pa.string(), nullable=False))
-        texts = {"id": "DELTA_BINARY_PACKED", "problem": "DELTA_LENGTH_BYTE_ARRAY", "answer": "DELTA_LENGTH_BYTE_ARRAY"}
-        dictionary = tuple(name for name in schema.names if name not in texts and name != "negative")
-        return Layout(schema, dictionary=dictionary, encodings=texts)
+        return layout_for(
+            schema.set(schema.names.index("operators"), pa.field("operators", pa.string(), nullable=False))
+        )
 
     def problems(self, positions: UInt64s) -> Block:
         """The problems at `positions`.
@@ -94,9 +103,10 @@ class Expressions:
         state = {name: np.stack([getattr(leaf, name) for leaf in leaves]) for name in Terms.__dataclass_fields__}
 
         def at(places: Rows) -> Terms:
+            """What stands at `places` now."""
             return Terms(*(state[name].take(places) for name in Terms.__dataclass_fields__))
 
-        for _, first, middle, operator, minus in self._upwards(problems):
+        for first, middle, operator, minus in self._upwards(problems):
             times = operator == ord("*")
             for chosen, product in ((np.flatnonzero(times), True), (np.flatnonzero(~times), False)):
                 if not chosen.size:
@@ -203,21 +213,17 @@ class Expressions:
     def _one_in(self, seeds: UInt64s, what: str, number: int) -> Flags:
         return self._spread(seeds, what, number, 1, _MINUS_ONE_IN) == 1
 
-    def _upwards(self, problems: Block) -> Any:
-        """Nodes from the last to the root: rows, flat places of both operands' first leaves, operator, minus."""
+    def _upwards(self, problems: Block) -> Iterator[_Nodes]:
+        """The nodes, one of each tree where there is one, from the last to the root."""
         rows = problems.rows
         for node in reversed(range(self.spec.terms - 1)):
             active = np.flatnonzero(problems["terms"][0] - 1 > node)
             if active.size:
-                first, middle = (
-                    problems[name][node].take(active).astype(np.intp) * rows + active for name in ("first", "middle")
+                first, middle, operator, minus = (
+                    problems[name][node].take(active) for name in ("first", "middle", "operator", "minus")
                 )
-                yield (
-                    active,
-                    first,
-                    middle,
-                    problems["operator"][node].take(active),
-                    problems["minus"][node].take(active),
+                yield _Nodes(
+                    first.astype(np.intp) * rows + active, middle.astype(np.intp) * rows + active, operator, minus
                 )
 
     def _small_answers(self, problems: Block) -> tuple[list[NDArray[np.int64]], Flags]:
@@ -230,17 +236,11 @@ class Expressions:
                 values[leaf] += problems["limbs"][leaf * self._limbs + number]
         values *= np.where(problems["turned"], -1, 1)
         flat = values.reshape(-1)
-        for _, first, middle, operator, minus in self._upwards(problems):
+        for first, middle, operator, minus in self._upwards(problems):
             left, right = flat.take(first), flat.take(middle)
             result = np.where(operator == ord("*"), left * right, left + np.where(operator == ord("-"), -right, right))
             flat[first] = np.where(minus, -result, result)
-        negative = values[0] < 0
-        limbs, rest = [], np.abs(values[0])
-        for _ in range(self._answer_limbs):
-            quotient = rest // 10**LIMB_DIGITS
-            limbs.append(rest - quotient * 10**LIMB_DIGITS)
-            rest = quotient
-        return limbs, negative
+        return limbs_of(np.abs(values[0]), 10**self._answer_digits), values[0] < 0
 
     def _large_answers(self, problems: Block) -> tuple[list[NDArray[np.int64]], Flags]:
         """Answers of any size: magnitudes as limbs, and signs."""
@@ -250,7 +250,7 @@ class Expressions:
         for number in range(self._limbs):
             values[number] = own[:, number].reshape(-1)
         negative = problems["turned"].reshape(-1).copy()
-        for _, first, middle, operator, minus in self._upwards(problems):
+        for first, middle, operator, minus in self._upwards(problems):
             for times in (True, False):
                 chosen = np.flatnonzero((operator == ord("*")) == times)
                 if not chosen.size:
@@ -286,6 +286,7 @@ class Expressions:
         flat = characters.reshape(-1)
 
         def open_with(character: str, row: Rows, leaf: Rows) -> None:
+            """Write a character before a leaf, behind what stands there."""
             flat[row * (leaves * step) + leaf * step + opened[leaf, row]] = ord(character)
             opened[leaf, row] += 1
 

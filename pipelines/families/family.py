@@ -4,7 +4,7 @@ All methods are vectorised over a block, pure, and give the same for a row in wh
 it stands.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -91,6 +91,17 @@ def schema_of(numbers: dict[str, pa.DataType]) -> pa.Schema:
     """The columns of a family: id, its numbers, the text, and the facts."""
     types = {"id": pa.int64(), **numbers, "problem": pa.string(), "answer": pa.string(), **FACTS}
     return pa.schema([pa.field(name, kind, nullable=name == "carries") for name, kind in types.items()])
+
+
+def layout_for(schema: pa.Schema, encodings: Mapping[str, str] | None = None) -> Layout:
+    """Parquet choices: ids by differences, text by lengths, the rest by dictionary.
+
+    `encodings` names others; an empty one means by dictionary.
+    """
+    chosen = {"id": "DELTA_BINARY_PACKED", **dict.fromkeys(("problem", "answer"), "DELTA_LENGTH_BYTE_ARRAY")}
+    chosen = {name: encoding for name, encoding in {**chosen, **(encodings or {})}.items() if encoding}
+    dictionary = tuple(name for name in schema.names if name not in chosen and name != "negative")
+    return Layout(schema, dictionary=dictionary, encodings=chosen)
 
 
 def pattern_column(codes: NDArray[np.integer] | int, patterns: list[str], rows: int) -> pa.Array:

@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipelines.digits import limbs_of, product_carries, sum_carries
-from pipelines.families.family import Arrays, Block, pattern_column, schema_of
+from pipelines.families.family import Arrays, Block, layout_for, pattern_column, schema_of
 from pipelines.spec import ProblemSpec
 from pipelines.split import Canonical, Flags
 from pipelines.text import CharacterTable, decimal_text
@@ -63,15 +63,9 @@ class Grid:
         numbers |= {self.answer_column: pa.from_numpy_dtype(self._answer_type)}
         schema = schema_of(numbers)
         # Measured: operands are incompressible but for their empty bytes, and a dictionary costs twice the time.
-        encodings = {"id": "DELTA_BINARY_PACKED", "problem": "DELTA_LENGTH_BYTE_ARRAY"}
-        encodings |= dict.fromkeys(self.operand_columns, "BYTE_STREAM_SPLIT")
-        if self._answer_table is None:
-            encodings |= {"answer": "DELTA_LENGTH_BYTE_ARRAY", self.answer_column: "DELTA_BINARY_PACKED"}
-        return Layout(
-            schema,
-            dictionary=tuple(name for name in schema.names if name not in encodings and name != "negative"),
-            encodings=encodings,
-        )
+        encodings = dict.fromkeys(self.operand_columns, "BYTE_STREAM_SPLIT")
+        encodings |= {self.answer_column: "DELTA_BINARY_PACKED"} if self._answer_table is None else {"answer": ""}
+        return layout_for(schema, encodings)
 
     def problems(self, positions: UInt64s) -> Block:
         """The problems at `positions` of the permuted order: operands `a`, `b`, … and `pattern`."""

@@ -58,6 +58,8 @@ class Cells:
         rows = Permutation(self.rows, derive_key(self.key, "rows"))(positions)
         whole = np.uint64(self._exhausted_rows)
         exhausted = rows < whole
+        if not whole:
+            return Deal(*self._dealt(rows), exhausted)
         lengths = np.empty((self.terms, len(rows)), np.uint16)
         pattern, rest, cell = (np.empty(len(rows), np.uint64) for _ in range(3))
         for flags, part, offset in ((exhausted, self._enumerated, np.uint64(0)), (~exhausted, self._dealt, whole)):
@@ -170,10 +172,6 @@ class Cells:
         lengths = range(self.shortest, min(self.longest, _MOST_EXTRA + 1) + 1)
         return np.array([capacity(length) for length in lengths], np.uint64)
 
-    def _completions(self, left: int, ones: int, extra: int, weighted: bool) -> int:
-        """Ways, or problems, in which `left` more operands end in an exhausted class."""
-        return _completions(self, left, ones, extra, weighted)
-
     def _states(self, place: int) -> list[tuple[int, int]]:
         """States after `place` operands from which an exhausted class can be reached, and one for all others."""
         reached = {(0, 0)}
@@ -182,7 +180,7 @@ class Cells:
                 (ones + (length == 1), extra + length - 1)
                 for ones, extra in reached
                 for length in self._short_lengths(extra)
-                if self._completions(self.terms - step - 1, ones + (length == 1), extra + length - 1, False)
+                if _completions(self, self.terms - step - 1, ones + (length == 1), extra + length - 1, False)
             }
         return [*sorted(reached), (-1, -1)]
 
@@ -201,7 +199,7 @@ class Cells:
                 total = 0
                 for column, length in enumerate(self._short_lengths(extra)):
                     state = (ones + (length == 1), extra + length - 1)
-                    unit = self._completions(self.terms - place - 1, *state, True)
+                    unit = _completions(self, self.terms - place - 1, *state, True)
                     bounds[row, column] = total
                     units[row, column] = max(1, unit)
                     following[row, column] = index.get(state, 0)
@@ -232,7 +230,7 @@ class Cells:
                     state = (-1, -1) if ones < 0 else (ones + (length == 1), extra + length - 1)
                     if state in index:
                         following[row, column] = index[state]
-                    taken = self._completions(self.terms - place - 1, *state, False) if state in index else 0
+                    taken = _completions(self, self.terms - place - 1, *state, False) if state in index else 0
                     total += everything - max(0, taken)
             tables.append((bounds, following))
         return tables
@@ -240,6 +238,7 @@ class Cells:
 
 @lru_cache(maxsize=1 << 16)
 def _completions(cells: Cells, left: int, ones: int, extra: int, weighted: bool) -> int:
+    """Ways, or with `weighted` problems, in which `left` more operands end in an exhausted class."""
     if ones < 0:
         return 0
     if not left:

@@ -22,7 +22,7 @@ from pipelines.digits import (
     product_carries,
     sum_carries,
 )
-from pipelines.families.family import Arrays, Block, pattern_column, random_limbs, schema_of
+from pipelines.families.family import Arrays, Block, layout_for, pattern_column, random_limbs, schema_of
 from pipelines.families.lengths import Cells, Deal, capacity
 from pipelines.spec import ProblemSpec
 from pipelines.split import Canonical
@@ -63,13 +63,11 @@ class Operands:
 
     @cached_property
     def layout(self) -> Layout:
-        """Schema and Parquet choices; text is stored by length and compressed."""
+        """Schema and Parquet choices."""
         schema = schema_of({})
-        texts = {"id": "DELTA_BINARY_PACKED", "problem": "DELTA_LENGTH_BYTE_ARRAY", "answer": "DELTA_LENGTH_BYTE_ARRAY"}
         if self._choices ** (self.spec.terms - 1) > _MOST_PATTERNS:
             schema = schema.set(schema.names.index("operators"), pa.field("operators", pa.string(), nullable=False))
-        dictionary = tuple(name for name in schema.names if name not in texts and name != "negative")
-        return Layout(schema, dictionary=dictionary, encodings=texts)
+        return layout_for(schema)
 
     def problems(self, positions: UInt64s) -> Block:
         """The problems at `positions`: `limbs` [terms · limbs, n], `lengths` [terms, n], `operators` [terms − 1, n]."""
