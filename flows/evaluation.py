@@ -42,6 +42,7 @@ def evaluate_encoder(request: EvaluateRequest) -> dict[str, Any]:
     corpus_spec = spec_of(corpus)
 
     def annotate(ids: NDArray[np.uint64]) -> dict[str, NDArray[np.unsignedinteger]]:
+        """What the corpus knows of the problems asked, each array [n]."""
         return annotations(corpus_spec, ids)
 
     began = time.monotonic()

@@ -88,6 +88,7 @@ def _learning_curve(connection: duckdb.DuckDBPyConnection, run: str) -> str:
     )
 
     def draw(axes: Axes) -> None:
+        """The loss, and the exact match on an axis of its own."""
         axes.plot(*zip(*losses, strict=True), color=_INK)
         axes.set(xlabel="step", ylabel="loss on hidden slots", yscale="log")
         axes.yaxis.label.set_color(_INK)
@@ -110,6 +111,7 @@ def _by_answer(connection: duckdb.DuckDBPyConnection) -> str:
     )
 
     def draw(axes: Axes) -> None:
+        """How many problems there are, and the exact match over them."""
         axes.bar([r[0] for r in rows], [r[2] for r in rows], width=rows[0][3] * 0.95, color="#8888", label="problems")
         axes.set(xlabel="answer", ylabel="problems")
         other = axes.twinx()
@@ -125,6 +127,7 @@ def _by_carries(connection: duckdb.DuckDBPyConnection) -> str:
     rows = _rows(connection, "SELECT carries, 100 * avg(correct::INT), count(*) FROM asked GROUP BY 1 ORDER BY 1")
 
     def draw(axes: Axes) -> None:
+        """A bar for each length of a run of carries."""
         bars = axes.bar([str(r[0]) for r in rows], [r[1] for r in rows], color=_INK, width=0.6)
         axes.bar_label(bars, [f"{r[1]:.2f} %\n{r[2]:,} problems" for r in rows], padding=3, fontsize=8)
         axes.set(xlabel="longest run of carries", ylabel="exact match, %", ylim=(0, 125), yticks=range(0, 101, 25))

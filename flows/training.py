@@ -32,6 +32,7 @@ def train_encoder(request: TrainRequest) -> dict[str, Any]:
             workers, use_gpu = choose_workers(spec.workers)
 
             def report(progress: Progress) -> None:
+                """Show how far the training is."""
                 rate, match = human(progress.problems_per_second), progress.exact_match
                 meter.set(progress.step, f"{rate} problems/s, loss {progress.loss:.4f}, exact match {match:.2%}")
 

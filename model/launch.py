@@ -142,6 +142,7 @@ def _worker(config: dict[str, Any]) -> None:
     pending: list[Any] = []
 
     def stop() -> bool:
+        """Whether the board asks to stop."""
         # Answers of the last call, so that a step never waits for the actor.
         answer = bool(pending and ray.get(pending.pop()))
         pending.append(board.stopping.remote())

@@ -142,6 +142,7 @@ class _Trainer:
         self.waiting: list[tuple[dict[str, Any], Tensor]] = []
 
     def run(self, stop: Callable[[], bool], report: Callable[[Progress], None]) -> TrainingResult:
+        """Train up to the last step, or until `stop` says so; every rank takes equally many steps."""
         plan = plan_of(self.tokens, "train", self.spec.batch_size, self.spec.seed)
         reader = ElasticReader(tuple(self.tokens.paths("train")), plan, self.layout.width)
         batches = reader.batches(self.step, rank=self.rank, ranks=self.ranks)

@@ -133,6 +133,7 @@ class Canonical:
         negative: Flags = np.zeros(size, np.bool_)
 
         def close(where: Flags) -> None:
+            """Add the term that ends at `where` to the sum."""
             rows = np.flatnonzero(where)
             term = product.take(rows)
             many = factors.take(rows) > 1
