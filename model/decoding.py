@@ -46,5 +46,5 @@ def spell(ids: NDArray[np.uint8], tokenizer: Tokenizer) -> pa.Array:
         if len(piece) == 1:
             table[number] = ord(piece)
     table[tokenizer.id_of(BLANK)] = 0
-    characters = np.frombuffer(ids.tobytes().translate(bytes(table)), np.uint8).reshape(ids.shape)
-    return to_strings(characters, (characters != 0).sum(1))
+    characters = ids.tobytes().translate(bytes(table))
+    return to_strings(characters, (np.frombuffer(characters, np.uint8).reshape(ids.shape) != 0).sum(1))

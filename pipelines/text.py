@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipelines.digits import LIMB_DIGITS, Limbs
-from storage.columns import to_strings
+from storage.columns import blank_words, to_strings
 
 Bytes = NDArray[np.uint8]
 
@@ -43,10 +43,10 @@ def decimal_text(magnitudes: Limbs, counts: NDArray[np.int32], negative: NDArray
     size = -(-most // LIMB_DIGITS)
     # A sign takes the first character of the highest limb's word, or a word of its own where that is full.
     signed = int(most == size * LIMB_DIGITS and bool(negative.any()))
-    words = np.zeros((len(counts), size + signed), np.uint64)
+    characters, words = blank_words(len(counts), size + signed)
     number_words(magnitudes[:size], counts, words[:, signed:])
     words[:, 0] |= negative * np.uint64(ord("-"))
-    return to_strings(words, counts + negative)
+    return to_strings(characters, counts + negative)
 
 
 def number_words(limbs: Limbs, counts: NDArray[np.integer], words: NDArray[np.uint64]) -> None:
@@ -54,14 +54,16 @@ def number_words(limbs: Limbs, counts: NDArray[np.integer], words: NDArray[np.ui
 
     What stands before a number's first digit is left zero.
     """
+    fewest = int(counts.min(initial=LIMB_DIGITS * len(limbs)))
     for number, limb in enumerate(limbs):
         value = limb.astype(np.uint32)
         high = value // np.uint32(_LIMB)
         word = _FOUR_WORDS.take(value - high * np.uint32(_LIMB)).astype(np.uint64)
         word <<= np.uint64(32)
         word |= _FOUR_WORDS.take(high)
-        shown = np.clip(counts.astype(np.int16) - np.int16(number * LIMB_DIGITS), 0, LIMB_DIGITS)
-        word &= _LAST_CHARACTERS.take(shown)
+        if fewest < (number + 1) * LIMB_DIGITS:
+            shown = np.clip(counts.astype(np.int16) - np.int16(number * LIMB_DIGITS), 0, LIMB_DIGITS)
+            word &= _LAST_CHARACTERS.take(shown)
         words[:, len(limbs) - 1 - number] = word
 
 

@@ -5,17 +5,23 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 
-def to_strings(characters: NDArray[np.unsignedinteger], lengths: NDArray[np.integer]) -> pa.Array:
-    """Arrow strings [n] from a C-ordered matrix [n, …] of characters or words; zero bytes are left out.
+def blank_words(rows: int, words: int) -> tuple[bytearray, NDArray[np.uint64]]:
+    """A buffer of zeroes, and a matrix of words [rows, words] of eight characters that writes to it."""
+    buffer = bytearray(rows * words * 8)
+    return buffer, np.frombuffer(buffer, np.uint64).reshape(rows, words)
+
+
+def to_strings(characters: bytes | bytearray, lengths: NDArray[np.integer]) -> pa.Array:
+    """Arrow strings [n] from characters, row after row; zero bytes are left out.
 
     `lengths` [n] are the characters of each row; that they add up is checked, `ValueError` otherwise.
     """
-    offsets = np.zeros(len(characters) + 1, np.int32)
+    offsets = np.zeros(len(lengths) + 1, np.int32)
     np.cumsum(lengths, out=offsets[1:])
-    data = characters.tobytes().translate(None, b"\0")
+    data = characters.translate(None, b"\0")
     if len(data) != offsets[-1]:
         raise ValueError(f"{len(data)} characters stand where the lengths add up to {offsets[-1]}")
-    return pa.StringArray.from_buffers(len(characters), pa.py_buffer(offsets), pa.py_buffer(data))
+    return pa.StringArray.from_buffers(len(lengths), pa.py_buffer(offsets), pa.py_buffer(data))
 
 
 def string_buffers(array: pa.Array) -> tuple[np.ndarray, np.ndarray]:

@@ -19,7 +19,7 @@ from pipelines.families.family import Block, layout_for, random_limbs, schema_of
 from pipelines.spec import ProblemSpec
 from pipelines.split import Canonical, Terms
 from pipelines.text import decimal_text, number_words
-from storage.columns import to_strings
+from storage.columns import blank_words, to_strings
 from storage.order import UInt64s, derive_key, mix64
 from storage.shard import Layout
 
@@ -141,7 +141,7 @@ class Expressions:
             "id": pa.array(ids.view(np.int64)),
             "problem": self._problem_text(problems),
             "answer": decimal_text(magnitudes, counts, negative),
-            "operators": to_strings(np.ascontiguousarray(problems["gaps"].T), terms - 1),
+            "operators": to_strings(problems["gaps"].T.tobytes(), terms - 1),
             "terms": pa.array(terms),
             "digits": pa.array(problems["lengths"].max(0).astype(np.int32)),
             "answer_digits": pa.array(counts),
@@ -280,8 +280,8 @@ class Expressions:
         before = -(-(2 * self.spec.depth + 1) // 8) * 8
         after = -(-(self.spec.depth + 1) // 8) * 8
         step = before + self._limbs * LIMB_DIGITS + after
-        characters = np.zeros((rows, leaves * step), np.uint8)
-        words = characters.view(np.uint64)
+        buffer, words = blank_words(rows, leaves * step // 8)
+        characters = words.view(np.uint8)
         opened, closed = (np.zeros((leaves, rows), np.uint8) for _ in range(2))
         flat = characters.reshape(-1)
 
@@ -307,4 +307,4 @@ class Expressions:
                 characters[:, behind + bracket_number] = (closed[leaf] > bracket_number) * np.uint8(ord(")"))
             if leaf < leaves - 1:
                 characters[:, behind + self.spec.depth] = problems["gaps"][leaf]
-        return to_strings(characters, self.text_lengths(problems))  # type: ignore[arg-type]
+        return to_strings(buffer, self.text_lengths(problems))  # type: ignore[arg-type]

@@ -191,7 +191,7 @@ class Grid:
             table = self._tables[1 if last else 0]
             words[:, position] = table.words.take(rows)
             lengths += table.lengths.take(rows)
-        return to_strings(words, lengths)
+        return to_strings(words.tobytes(), lengths)
 
     def _answer_text(
         self, answers: NDArray[np.integer], magnitudes: NDArray[np.integer], counts: NDArray[np.int32], negative: Flags
@@ -200,7 +200,7 @@ class Grid:
             largest = max(self._answer_high, -self._answer_low)
             return decimal_text(limbs_of(magnitudes, largest), counts, negative)
         rows = answers.astype(np.int64) - self._answer_low
-        return to_strings(self._answer_table.words.take(rows), self._answer_table.lengths.take(rows))
+        return to_strings(self._answer_table.words.take(rows).tobytes(), self._answer_table.lengths.take(rows))
 
     @cached_property
     def _operand_hashes(self) -> UInt64s:

@@ -27,7 +27,7 @@ from pipelines.families.lengths import Cells, Deal, capacity
 from pipelines.spec import ProblemSpec
 from pipelines.split import Canonical
 from pipelines.text import decimal_text, number_words
-from storage.columns import to_strings
+from storage.columns import blank_words, to_strings
 from storage.order import UInt64s, derive_key, halves, keyed_hash, mix64, permuted
 from storage.shard import Layout
 
@@ -292,14 +292,18 @@ class Operands:
 
     def _problem_text(self, problems: Block) -> pa.Array:
         terms, size = self.spec.terms, self._limbs
-        words = np.empty((problems.rows, terms * (size + 1) - 1), np.uint64)
+        # An operator takes the first character of the next operand's highest word, or a word of its own.
+        step = size + (self.spec.digits == size * LIMB_DIGITS)
+        buffer, words = blank_words(problems.rows, terms * step)
         symbols = np.array([ord(operator) for operator in self.spec.operators], np.uint64)
         for term in range(terms):
-            first = term * (size + 1)
-            number_words(self._operand(problems, term), problems["lengths"][term], words[:, first : first + size])
-            if term < terms - 1:
-                words[:, first + size] = symbols[0] if self._choices == 1 else symbols.take(problems["operators"][term])
-        return to_strings(words, problems["lengths"].sum(0, dtype=np.int32) + np.int32(terms - 1))
+            last = (term + 1) * step
+            number_words(self._operand(problems, term), problems["lengths"][term], words[:, last - size : last])
+            if term:
+                words[:, last - step] |= (
+                    symbols[0] if self._choices == 1 else symbols.take(problems["operators"][term - 1])
+                )
+        return to_strings(buffer, problems["lengths"].sum(0, dtype=np.int32) + np.int32(terms - 1))
 
     def _operators_text(self, problems: Block) -> pa.Array:
         gaps = self.spec.terms - 1
@@ -307,7 +311,7 @@ class Operands:
             return pattern_column(0, [self.spec.operators[0] * gaps], problems.rows)
         if self._choices**gaps > _MOST_PATTERNS:
             symbols = np.array([ord(operator) for operator in self.spec.operators], np.uint8)
-            characters = np.ascontiguousarray(symbols.take(problems["operators"]).T)
+            characters = symbols.take(problems["operators"]).T.tobytes()
             return to_strings(characters, np.full(problems.rows, gaps, np.int32))
         code = np.zeros(problems.rows, np.int32)
         for gap in reversed(problems["operators"]):
