@@ -84,7 +84,7 @@ class Expressions:
             length = self._spread(seeds, "length", leaf, self.spec.min_digits, self.spec.digits)
             block["lengths"][leaf] = length * (leaf < terms)
             own = block["limbs"][leaf * self._limbs : (leaf + 1) * self._limbs]
-            for number, limb in enumerate(random_limbs(seeds, derive_key(self._key, "leaf", leaf), length, len(own))):
+            for number, limb in random_limbs(seeds, derive_key(self._key, "leaf", leaf), length, len(own)):
                 own[number] = limb
         block["turned"] = np.zeros((leaves, rows), np.bool_)
         if "-" in self.spec.operators:

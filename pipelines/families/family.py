@@ -110,22 +110,28 @@ def pattern_column(codes: NDArray[np.integer] | int, patterns: list[str], rows: 
     return pa.DictionaryArray.from_arrays(pa.array(indices), pa.array(patterns, pa.string()))
 
 
-def random_limbs(seeds: UInt64s, key: int, lengths: NDArray[np.integer], size: int) -> Iterator[UInt64s]:
-    """The `size` limbs of random numbers of `lengths` [n] digits, the lowest first; zero is a number of one digit."""
-    bits = seeds
-    for number in range(size):
+def random_limbs(
+    seeds: UInt64s, key: int, lengths: NDArray[np.integer], size: int, skipped: int = 0
+) -> Iterator[tuple[int, UInt64s]]:
+    """The limbs of random numbers of `lengths` [n] digits, the lowest first, each with its place, up to `size`.
+
+    Zero is a number of one digit. The lowest `skipped` limbs are left out.
+    """
+    fewest = int(lengths.min(initial=size * LIMB_DIGITS))
+    for number in range(skipped, size):
         # Eight digits take half of a hash.
-        if number % 2 == 0:
-            bits = mix64(seeds + np.uint64(derive_key(key, number)))
-            half = bits >> np.uint64(32)
-        else:
-            half = bits & np.uint64(0xFFFFFFFF)
+        if number % 2 == 0 or number == skipped:
+            bits = mix64(seeds + np.uint64(derive_key(key, number // 2 * 2)))
+        half = bits & np.uint64(0xFFFFFFFF) if number % 2 else bits >> np.uint64(32)
         below = number * LIMB_DIGITS
+        if fewest > below + LIMB_DIGITS:
+            yield number, half * _POWERS[LIMB_DIGITS] >> np.uint64(32)
+            continue
         shown = np.clip(lengths.astype(np.int32) - below, 0, LIMB_DIGITS)
         leading = (shown + below == lengths) & (shown > 0) & (lengths > 1)
         # The highest digit of a number is not zero.
         least = np.where(leading, _POWERS.take(np.maximum(shown - 1, 0)), np.uint64(0))
-        yield (half * (_POWERS.take(shown) - least) >> np.uint64(32)) + least
+        yield number, (half * (_POWERS.take(shown) - least) >> np.uint64(32)) + least
 
 
 _POWERS = np.array([10**power for power in range(LIMB_DIGITS + 1)], np.uint64)

@@ -244,7 +244,8 @@ class Operands:
         """Random digits in the limbs above what was drawn."""
         open_rows = length > drawn
         key = derive_key(self._key, "limb", term)
-        for number, values in enumerate(random_limbs(counters, key, length, self._limbs)):
+        skipped = int(drawn.min()) // LIMB_DIGITS
+        for number, values in random_limbs(counters, key, length, self._limbs, skipped):
             fill = open_rows & (drawn <= number * LIMB_DIGITS)
             np.copyto(own[number], values, where=fill, casting="unsafe")
 
