@@ -185,6 +185,7 @@ def test_a_corpus_name_in_use_is_one_line(home: Home) -> None:
     assert result.stderr.splitlines()[-1].startswith("error: corpus 'pairs' exists with another configuration")
 
 
+@pytest.mark.slow
 def test_a_tokenizer_of_another_corpus_is_one_line(home: Home) -> None:
     home.numerate("corpus", "generate", "--name", "others", "--terms", "2", "--high", "120", "--rows-per-shard", "9000")
     result = home.numerate("encode", "--corpus", "others", "--tokenizer", "pairs-digit", code=2)
@@ -206,12 +207,20 @@ def test_a_truncated_shard_is_one_line_and_its_remedy_works(home: Home) -> None:
     home.numerate("evaluate", "--name", "first", "--limit", "1000")
 
 
-def test_an_interrupted_training_leaves_a_usable_checkpoint_and_goes_on(home: Home) -> None:
+@pytest.mark.parametrize(
+    "signals",
+    [[signal.SIGINT], pytest.param([signal.SIGTERM, signal.SIGINT], marks=pytest.mark.slow)],
+    ids=["once", "and again"],
+)
+def test_an_interrupted_training_leaves_a_usable_checkpoint_and_goes_on(
+    home: Home, signals: list[signal.Signals]
+) -> None:
+    name = f"long-{len(signals)}"
     home.write_spec("long.json", steps=5_000, checkpoint_every=2_500, validate_every=2_500)
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in signals:
         known = {artifact for artifact, _ in _meters(home.workspace)}
         process = subprocess.Popen(
-            home.command("run", "long.json", "--name", "long"),
+            home.command("run", "long.json", "--name", name),
             stderr=subprocess.PIPE,
             text=True,
             cwd=home.folder,
@@ -219,7 +228,7 @@ def test_an_interrupted_training_leaves_a_usable_checkpoint_and_goes_on(home: Ho
             start_new_session=True,
             preexec_fn=_hear_interrupts,
         )
-        index = home.workspace / "runs/long/checkpoints/index.json"
+        index = home.workspace / f"runs/{name}/checkpoints/index.json"
         before = index.read_text() if index.exists() else ""
         _wait_for_steps(process, home.workspace, known)
         # Ctrl-C on a terminal reaches the whole process group, Prefect's server and Ray's workers included.
@@ -233,14 +242,14 @@ def test_an_interrupted_training_leaves_a_usable_checkpoint_and_goes_on(home: Ho
         assert 0 < entry["step"] < 5_000
         with safe_open(index.parent / entry["file"], "pt") as tensors:
             assert len(tensors.keys()) > 20
-    steps = duckdb.sql(f"SELECT step FROM read_parquet('{home.workspace}/runs/long/metrics/*.parquet') ORDER BY 1")
+    steps = duckdb.sql(f"SELECT step FROM read_parquet('{home.workspace}/runs/{name}/metrics/*.parquet') ORDER BY 1")
     assert [step for (step,) in steps.fetchall()] == list(range(1, entry["step"] + 1))
-    assert not (home.workspace / "runs/long/report.json").exists()
+    assert not (home.workspace / f"runs/{name}/report.json").exists()
     with sqlite3.connect(home.workspace / ".prefect" / "prefect.db") as database:
-        states = database.execute("SELECT state_type FROM flow_run WHERE name = 'end to end long'").fetchall()
-    assert len(states) == 2
+        states = database.execute("SELECT state_type FROM flow_run WHERE name = ?", [f"end to end {name}"]).fetchall()
+    assert len(states) == len(signals)
     assert ("COMPLETED",) not in states
-    assert not (home.workspace / "runs/long/.launch").exists()
+    assert not (home.workspace / f"runs/{name}/.launch").exists()
 
 
 def _hear_interrupts() -> None:
@@ -258,7 +267,9 @@ def _wait_for_steps(process: subprocess.Popen[str], workspace: Path, known: set[
     """Until a progress artifact that isn't known yet counts steps."""
     until = time.monotonic() + 120
     while time.monotonic() < until and process.poll() is None:
-        counted = [re.search(r"train long: ([\d,]+) of", text) for key, text in _meters(workspace) if key not in known]
+        counted = [
+            re.search(r"train long-\d: ([\d,]+) of", text) for key, text in _meters(workspace) if key not in known
+        ]
         if any(count and count[1] != "0" for count in counted):
             return
         time.sleep(0.2)
@@ -300,7 +311,7 @@ def test_an_interrupted_generation_leaves_nothing_half_written_and_goes_on(home:
     ("arguments", "words"),
     [
         (["--name", "Bad Name"], "'Bad Name'"),
-        (["--training.workers", "64"], "workers is 64"),
+        pytest.param(["--training.workers", "64"], "workers is 64", marks=pytest.mark.slow),
         (["--training.batch-size", "16384"], "training.batch_size is 16,384"),
     ],
 )

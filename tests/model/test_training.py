@@ -75,7 +75,7 @@ def test_a_killed_run_goes_on_from_its_checkpoint_and_drops_later_metrics(small:
     assert losses(whole) == losses(cut)
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("ranks", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_resume_on_the_same_number_of_ranks_ends_with_the_same_bits(small: Built, tmp_path: Path, ranks: int) -> None:
     whole, cut = job_of(small, tmp_path / "a", LONGER), job_of(small, tmp_path / "b", LONGER)
     train_with(whole, ranks)
