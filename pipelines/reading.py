@@ -84,7 +84,8 @@ class _Text:
     def refuse_rows(self, bad: Flags) -> None:
         """Raise `RunFailure` where a problem, [n], is none."""
         if bad.any():
-            raise RunFailure(f"problem {self.problems[int(np.argmax(bad))].as_py()!r} is not one of Numerate's")
+            text = self.problems[int(np.argmax(bad))].as_buffer().to_pybytes().decode(errors="replace")
+            raise RunFailure(f"problem {text!r} is not one of Numerate's")
 
 
 @dataclass(frozen=True)
