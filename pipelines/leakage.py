@@ -67,8 +67,8 @@ class LeakFound(RunFailure):
 def find_leaks(train: Dataset, held_out: Dataset, *, in_flight: int, progress: Progress = lambda rows: None) -> Leakage:
     """Compare the train split of one corpus with validation and test of another, or of itself.
 
-    Takes some 40 bytes of memory for each held-out problem. Raises `RunFailure` where a shard is
-    missing or damaged or holds text that is no problem.
+    Takes some 55 bytes of memory for each held-out problem: 1.1 GB for the 20 million of a billion rows.
+    Raises `RunFailure` where a shard is missing or damaged, or holds text that is no problem.
     """
     held = tuple(shard for split in HELD_OUT for shard in held_out.of_split(split))
     for corpus, shards in ((held_out, held), (train, train.of_split("train"))):
