@@ -23,6 +23,7 @@ from flows.requests import (
     PRESETS,
     WORKSPACE,
     EndToEndRequest,
+    LeakageRequest,
 )
 from storage.errors import RunFailure, UserError
 from storage.location import Workspace
@@ -151,6 +152,50 @@ _spec_verb(
     "Example: `numerate corpus describe billion`",
     _describe,
 )
+
+
+@corpus_app.command
+def leakage(
+    train: str,
+    held_out: str,
+    /,
+    *,
+    workspace: _Place = WORKSPACE,
+    as_json: _Json = False,
+    verbose: _Verbose = False,
+) -> None:
+    """Prove that nothing of one corpus's train split stands, in any order, in another's validation or test.
+
+    The problems themselves are compared; where some leak, it shows the first ten and fails.
+
+    Example: `numerate corpus leakage arithmetic addition`
+
+    Parameters
+    ----------
+    train
+        Corpus that is trained on: its name, or its path or file:// URI, with a slash.
+    held_out
+        Corpus whose validation and test are held out; may be the same.
+    """
+    from pipelines.leakage import LeakFound
+    from storage.corpus import Corpus
+
+    for name in (train, held_out):
+        Corpus.open(name, workspace)
+    try:
+        result = _run_flow(
+            "leakage:corpus_leakage", LeakageRequest(train=train, held_out=held_out, workspace=workspace), verbose
+        )
+    except LeakFound as found:
+        _show_leakage(found.result, as_json)
+        raise
+    _show_leakage(result, as_json)
+
+
+def _show_leakage(result: dict[str, Any], as_json: bool) -> None:
+    from flows.leakage import leakage_text
+
+    print(json.dumps(result, indent=2) if as_json else leakage_text(result))
 
 
 @app.command

@@ -27,6 +27,21 @@ class GenerateRequest(InWorkspace, CorpusSpec):
         return CorpusSpec(**self.model_dump(include=set(CorpusSpec.model_fields)))
 
 
+class LeakageRequest(InWorkspace):
+    """Compare what one corpus trains on with what another one holds out."""
+
+    train: str = Field(
+        "notebook",
+        description="Corpus that is trained on: its name, or its path or file:// URI, with a slash.",
+        json_schema_extra={"position": 1},
+    )
+    held_out: str = Field(
+        "notebook",
+        description="Corpus whose validation and test splits must not be among it; may be the same.",
+        json_schema_extra={"position": 2},
+    )
+
+
 class OfCorpus(InWorkspace):
     """Anything that is done with one corpus and one tokenizer."""
 

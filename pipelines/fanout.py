@@ -123,20 +123,27 @@ def make_shards(
 
 
 def each_result(
-    worker: Callable[[Item], Result], items: Iterable[Item], *, in_flight: int
+    worker: Callable[..., Result], items: Iterable[Item], *, in_flight: int, shared: Sequence[Any] = ()
 ) -> Generator[tuple[Item, Result]]:
     """Every item with what `worker` makes of it, as they are done; at most `in_flight` at once.
 
+    `shared` are further arguments of every call; their arrays lie in memory once for all workers, read-only.
     Close it to cancel the others, as an exception does. Raises what a worker raised, and
     `RunFailure` where one was lost too often.
     """
-    remote = ray.remote(num_cpus=1, max_retries=_RETRIES)(worker)
+
+    def call(item: Item, *arguments: Any) -> Result:
+        """A plain function, which Ray asks for, where the worker may be a partial one."""
+        return worker(item, *arguments)
+
+    remote = ray.remote(num_cpus=1, max_retries=_RETRIES)(call)
+    arguments = [ray.put(value) for value in shared]
     running: dict[ray.ObjectRef, Item] = {}
     queue = iter(items)
     try:
         while True:
             for item in islice(queue, in_flight - len(running)):
-                running[remote.remote(item)] = item
+                running[remote.remote(item, *arguments)] = item
             if not running:
                 break
             # Asleep most of the time: a signal that lands inside Ray's own code becomes a SystemError.

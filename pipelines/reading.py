@@ -19,40 +19,19 @@ from storage.columns import string_buffers
 from storage.errors import RunFailure
 from storage.order import UInt64s
 
-Rows = NDArray[np.intp]
+Positions = NDArray[np.intp]
 Form = tuple[object, ...]
 
-_ALPHABET = "0123456789+-*()"
-_NO_CHARACTER = ord(" ")
+# Characters of a block, whose arrays of 64-bit numbers then fit the cache.
+_BLOCK_CHARACTERS = 1 << 17
 
 
 def text_hashes(problems: pa.Array, canonical: Canonical) -> UInt64s:
     """Hashes of the canonical forms of problems given as text, uint64 [n]; raises `RunFailure` for other text."""
-    if not len(problems):
-        return np.zeros(0, np.uint64)
-    columns = _columns(problems)
-    digit = (columns >= ord("0")) & (columns <= ord("9"))
-    opened = np.cumsum((columns == ord("(")).astype(np.int8) - (columns == ord(")")), axis=0, dtype=np.int16)
-    _check(problems, columns, opened)
-    reader = _Reader(canonical, int(opened.max(initial=0)) + 1, columns.shape[1])
-    number = np.zeros(columns.shape[1], np.uint64)
-    places = _places(digit)
-    weights = _weights(canonical, int(places.max(initial=0)) + 1)
-    operand_next = np.ones(columns.shape[1], np.bool_)
-    for place, column in enumerate(columns):
-        number += np.where(digit[place], (column - np.uint8(ord("0"))) * weights.take(places[place]), 0)
-        ended = np.flatnonzero(digit[place] & (places[place] == 0))
-        if ended.size:
-            leaf = canonical.leaf(canonical.finished(number.take(ended)))
-            reader.factor(ended, leaf)
-            number[ended] = 0
-        minus = column == ord("-")
-        reader.negate(np.flatnonzero(minus & operand_next))
-        reader.next_term(np.flatnonzero(((column == ord("+")) | minus) & ~operand_next), minus)
-        reader.open(np.flatnonzero(column == ord("(")))
-        reader.close(np.flatnonzero(column == ord(")")))
-        operand_next = ~digit[place] & (column != ord(")")) & ((column != _NO_CHARACTER) | operand_next)
-    return canonical.root(reader.whole())
+    characters = int(pc.sum(pc.binary_length(problems)).as_py() or 0)
+    step = max(1, _BLOCK_CHARACTERS * len(problems) // max(1, characters))
+    blocks = [_block_hashes(problems.slice(first, step), canonical) for first in range(0, len(problems), step)]
+    return np.concatenate(blocks) if blocks else np.zeros(0, np.uint64)
 
 
 def canonical_form(problem: str) -> Form:
@@ -62,128 +41,166 @@ def canonical_form(problem: str) -> Form:
     return terms[0] if len(terms) == 1 else ("sum", *sorted(terms, key=repr))
 
 
-@dataclass
-class _Level:
-    """What has been read inside one level of brackets: the terms before, and the term that is being read."""
+@dataclass(frozen=True)
+class _Text:
+    """The characters of n problems, one behind the other, uint8 [total], and where each begins and ends, [n]."""
 
-    total: Terms
-    some: Flags
-    term: Terms
-    begun: Flags
-    minus: Flags
-    unary: Flags
+    problems: pa.Array
+    characters: NDArray[np.uint8]
+    begins: Positions
+    ends: Positions
 
+    @staticmethod
+    def of(problems: pa.Array) -> "_Text":
+        """Raises `RunFailure` where a problem is empty."""
+        characters, offsets = string_buffers(problems)
+        text = _Text(problems, characters, offsets[:-1].astype(np.intp), offsets[1:].astype(np.intp))
+        text.refuse_rows(text.begins == text.ends)
+        return text
 
-class _Reader:
-    """A shunting yard over all rows at once; each method takes the rows that it happens in."""
+    def are(self, character: str) -> Flags:
+        """Which characters are this one, [total]."""
+        return self.characters == ord(character)
 
-    def __init__(self, canonical: Canonical, levels: int, rows: int) -> None:
-        self._canonical = canonical
-        self._depth = np.zeros(rows, np.int16)
-        self._levels = [_empty_level(rows) for _ in range(levels)]
+    def before(self, flags: Flags) -> Flags:
+        """For every character what `flags` [total] says of the one before it; False at a problem's beginning."""
+        shifted = np.empty_like(flags)
+        shifted[1:] = flags[:-1]
+        shifted[self.begins] = False
+        return shifted
 
-    def factor(self, rows: Rows, factor: Terms) -> None:
-        """A number, or what stood in brackets, joins the term."""
-        for number, part, inside in self._by_level(rows):
-            level = self._levels[number]
-            read = _pick(factor, inside).negated(level.unary.take(part))
-            begun = level.begun.take(part)
-            first, later = np.flatnonzero(~begun), np.flatnonzero(begun)
-            if first.size:
-                _put(level.term, part.take(first), _pick(read, first))
-            if later.size:
-                target = part.take(later)
-                _put(
-                    level.term,
-                    target,
-                    self._canonical.multiplied(_pick(level.term, target), _pick(read, later)),
-                )
-            level.begun[part], level.unary[part] = True, False
+    def behind(self, flags: Flags) -> Flags:
+        """For every character what `flags` [total] says of the one behind it; False at a problem's end."""
+        shifted = np.empty_like(flags)
+        shifted[:-1] = flags[1:]
+        shifted[self.ends - 1] = False
+        return shifted
 
-    def negate(self, rows: Rows) -> None:
-        """A minus before an operand."""
-        for number, part, _ in self._by_level(rows):
-            self._levels[number].unary[part] ^= True
+    def refuse(self, bad: Flags) -> None:
+        """Raise `RunFailure` where a character, [total], is not allowed."""
+        if bad.any():
+            self.refuse_rows(self.ends > np.argmax(bad))
 
-    def next_term(self, rows: Rows, minus: Flags) -> None:
-        """A plus or a minus between operands: the term is complete."""
-        for number, part, _ in self._by_level(rows):
-            self._end_term(number, part)
-            self._levels[number].minus[part] = minus.take(part)
-
-    def open(self, rows: Rows) -> None:
-        """A bracket opens."""
-        if rows.size:
-            self._depth[rows] += 1
-            for number, part, _ in self._by_level(rows):
-                level = self._levels[number]
-                for flags in (level.some, level.begun, level.minus, level.unary):
-                    flags[part] = False
-
-    def close(self, rows: Rows) -> None:
-        """A bracket closes: what stood in it is a factor one level up."""
-        inner = list(self._by_level(rows))
-        for number, part, _ in inner:
-            self._end_term(number, part)
-        self._depth[rows] -= 1
-        for number, part, _ in inner:
-            self.factor(part, _pick(self._levels[number].total, part))
-
-    def whole(self) -> Terms:
-        """The problems themselves, at their end."""
-        everything = np.arange(len(self._depth))
-        self._end_term(0, everything)
-        return self._levels[0].total
-
-    def _end_term(self, number: int, rows: Rows) -> None:
-        level = self._levels[number]
-        term = _pick(level.term, rows).negated(level.minus.take(rows))
-        some = level.some.take(rows)
-        first, later = np.flatnonzero(~some), np.flatnonzero(some)
-        if first.size:
-            _put(level.total, rows.take(first), _pick(term, first))
-        if later.size:
-            target = rows.take(later)
-            _put(level.total, target, self._canonical.added(_pick(level.total, target), _pick(term, later)))
-        level.some[rows], level.begun[rows], level.minus[rows] = True, False, False
-
-    def _by_level(self, rows: Rows) -> list[tuple[int, Rows, Rows]]:
-        """The rows of each level of brackets, and where they stand in `rows`."""
-        if not rows.size:
-            return []
-        depths = self._depth.take(rows)
-        found = []
-        for number in np.unique(depths):
-            inside = np.flatnonzero(depths == number)
-            found.append((int(number), rows.take(inside), inside))
-        return found
+    def refuse_rows(self, bad: Flags) -> None:
+        """Raise `RunFailure` where a problem, [n], is none."""
+        if bad.any():
+            text = self.problems[int(np.argmax(bad))].as_buffer().to_pybytes().decode(errors="replace")
+            raise RunFailure(f"problem {text!r} is not one of Numerate's")
 
 
-def _columns(problems: pa.Array) -> NDArray[np.uint8]:
-    """Characters [width, n], blanks behind short problems."""
-    width = pc.max(pc.binary_length(problems)).as_py()
-    padded = pc.ascii_rpad(problems, max(1, width), " ")
-    data, _ = string_buffers(padded)
-    return np.ascontiguousarray(data.reshape(len(problems), -1).T)
+@dataclass(frozen=True)
+class _Items:
+    """Numbers and opening brackets in reading order, [k], and what stands before each.
+
+    `joined`: a '*'; `negative`: an odd number of minuses; `first`: nothing else in its problem or bracket.
+    """
+
+    joined: Flags
+    negative: Flags
+    first: Flags
+
+    @staticmethod
+    def of(text: _Text, begin: Flags, opening: Flags) -> "_Items":
+        """The items that begin at the characters marked by `begin` [total]."""
+        begins = np.flatnonzero(begin)
+
+        def count_before(sign: str) -> NDArray[np.int32]:
+            """How often `sign` stands between an item and the one before it."""
+            return np.diff(np.cumsum(text.are(sign), dtype=np.int32).take(begins), prepend=np.int32(0))
+
+        first = np.zeros(len(begins), np.bool_)
+        first[1:] = opening.take(begins[:-1])
+        first[(np.cumsum(begin, dtype=np.int32) - begin).take(text.begins)] = True
+        return _Items(count_before("*") > 0, count_before("-") % 2 > 0, first)
+
+    def take(self, rows: Positions) -> "_Items":
+        """The items at `rows`."""
+        return _Items(self.joined.take(rows), self.negative.take(rows), self.first.take(rows))
 
 
-def _check(problems: pa.Array, columns: NDArray[np.uint8], opened: NDArray[np.int16]) -> None:
-    known = np.zeros(256, np.bool_)
-    known[[ord(character) for character in _ALPHABET + " "]] = True
-    bad = ~known.take(columns).all(0) | (opened.min(0) < 0) | (opened[-1] != 0)
-    if bad.any():
-        raise RunFailure(f"problem {problems[int(np.argmax(bad))].as_py()!r} is not one of Numerate's")
+def _block_hashes(problems: pa.Array, canonical: Canonical) -> UInt64s:
+    """The hashes of some problems: what stands in brackets is reduced to one item, the innermost brackets first."""
+    text = _Text.of(problems)
+    digit = text.characters - np.uint8(ord("0")) <= 9
+    opening, closing = text.are("("), text.are(")")
+    number = digit & ~text.before(digit)
+    depth = _checked_depths(text, digit, number, opening, closing)
+    leaves = canonical.leaf(_numbers(text, digit, number, canonical))
+    if not opening.any():
+        return canonical.root(_reduced(_Items.of(text, number, opening), leaves, canonical))
+    begin = number | opening
+    items, begins = _Items.of(text, begin, opening), np.flatnonzero(begin)
+    bracket = opening.take(begins)
+    level = depth.take(begins) - bracket
+    terms = _blank(len(begins))
+    _put(terms, np.flatnonzero(~bracket), leaves)
+    for deep in range(int(level.max()), 0, -1):
+        inside = np.flatnonzero(level == deep)
+        values = _reduced(items.take(inside), terms.take(inside), canonical)
+        _put(terms, np.flatnonzero(bracket & (level == deep - 1)), values)
+    inside = np.flatnonzero(level == 0)
+    return canonical.root(_reduced(items.take(inside), terms.take(inside), canonical))
 
 
-def _places(digit: Flags) -> NDArray[np.int16]:
-    """For every digit how many digits of its number follow, int16 [width, n]; 0 elsewhere."""
-    places = np.zeros(digit.shape, np.int16)
-    for column in range(len(digit) - 2, -1, -1):
-        places[column] = (places[column + 1] + 1) * (digit[column] & digit[column + 1])
-    return places
+def _checked_depths(text: _Text, digit: Flags, number: Flags, opening: Flags, closing: Flags) -> NDArray[np.int16]:
+    """How many brackets are open behind every character, int16 [total]; raises `RunFailure` for what is no problem."""
+    minus, other = text.are("-"), text.are("+") | text.are("*")
+    operand = digit | closing
+    behind_operand = text.before(operand)
+    # An operand stands behind an operator or at a beginning, everything else but a minus behind an operand.
+    bad = ~(operand | opening | minus | other)
+    bad |= behind_operand & opening | ~behind_operand & (closing | other) | digit & text.before(closing)
+    # Python knows no number that begins with a zero.
+    bad |= number & text.are("0") & text.behind(digit)
+    text.refuse(bad)
+    text.refuse_rows(~operand.take(text.ends - 1))
+    if not (opening.any() or closing.any()):
+        return np.zeros(0, np.int16)
+    depth = np.cumsum(opening.view(np.int8) - closing.view(np.int8), dtype=np.int16)
+    text.refuse(depth < 0)
+    text.refuse_rows(depth.take(text.ends - 1) != 0)
+    return depth
+
+
+def _numbers(text: _Text, digit: Flags, number: Flags, canonical: Canonical) -> UInt64s:
+    """Hashes of all numbers in reading order; `number` [total] marks their first digits."""
+    begins, ends = np.flatnonzero(number), np.flatnonzero(digit & ~text.behind(digit))
+    lengths = ends - begins + 1
+    places = np.repeat(ends, lengths) - np.flatnonzero(digit)
+    values = _weights(canonical, int(lengths.max())).take(places)
+    values *= text.characters.compress(digit) - np.uint8(ord("0"))
+    # Differences of wrapped totals: several times faster than `reduceat` where numbers are short.
+    totals = np.cumsum(values).take(np.cumsum(lengths) - 1)
+    return canonical.finished(np.diff(totals, prepend=np.uint64(0)))
+
+
+def _reduced(items: _Items, terms: Terms, canonical: Canonical) -> Terms:
+    """The sums of the products of `terms` [k], one for each item that is `first`."""
+    if items.negative.any():
+        terms = terms.negated(items.negative)
+    if items.joined.any():
+        starts = np.flatnonzero(~items.joined)
+        products = canonical.as_product(
+            np.add.reduceat(terms.factor, starts), np.logical_xor.reduceat(terms.turned, starts)
+        )
+        items, terms = items.take(starts), _where_several(starts, terms, products)
+    starts = np.flatnonzero(items.first)
+    sums = canonical.as_sum(np.add.reduceat(terms.plus, starts), np.add.reduceat(terms.minus, starts))
+    return _where_several(starts, terms, sums)
+
+
+def _where_several(starts: Positions, terms: Terms, combined: Terms) -> Terms:
+    """Of runs of `terms` that begin at `starts` what they combine to, but where a run is one term, that term."""
+    several = np.diff(starts, append=len(terms.plus)) > 1
+    if several.all():
+        return combined
+    single = terms.take(starts)
+    _put(single, np.flatnonzero(several), combined.take(np.flatnonzero(several)))
+    return single
 
 
 def _weights(canonical: Canonical, digits: int) -> UInt64s:
+    """What a digit counts at each place of a number, the last first, [digits]."""
     weights, limb = [], 1
     for place in range(digits):
         if place and place % LIMB_DIGITS == 0:
@@ -192,21 +209,14 @@ def _weights(canonical: Canonical, digits: int) -> UInt64s:
     return np.array(weights, np.uint64)
 
 
-def _empty_level(rows: int) -> _Level:
-    def terms() -> Terms:
-        plus, minus, factor = (np.zeros(rows, np.uint64) for _ in range(3))
-        return Terms(plus, minus, factor, np.zeros(rows, np.bool_), np.zeros(rows, np.bool_))
-
-    flags = (np.zeros(rows, np.bool_) for _ in range(4))
-    some, begun, minus, unary = flags
-    return _Level(terms(), some, terms(), begun, minus, unary)
+def _blank(count: int) -> Terms:
+    """Terms to be filled."""
+    plus, minus, factor = (np.zeros(count, np.uint64) for _ in range(3))
+    return Terms(plus, minus, factor, np.zeros(count, np.bool_), np.zeros(count, np.bool_))
 
 
-def _pick(terms: Terms, rows: Rows) -> Terms:
-    return terms.take(rows)
-
-
-def _put(target: Terms, rows: Rows, values: Terms) -> None:
+def _put(target: Terms, rows: Positions, values: Terms) -> None:
+    """Replace the terms at `rows`."""
     for name in target.__dataclass_fields__:
         getattr(target, name)[rows] = getattr(values, name)
 

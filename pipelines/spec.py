@@ -218,7 +218,7 @@ class CorpusSpec(ProblemSpec):
         parts = self.parts
         if not self.rows:
             return tuple(part.size for part in parts)
-        return _shares(
+        return shares_by_weight(
             self.rows, [part.size for part in parts], [getattr(part, "weight", 1.0) for part in parts]
         )  # fmt: skip
 
@@ -275,7 +275,7 @@ class TokenizerSpec(BaseModel):
     )
 
 
-def _shares(rows: int, sizes: list[int], weights: list[float]) -> tuple[int, ...]:
+def shares_by_weight(rows: int, sizes: list[int], weights: list[float]) -> tuple[int, ...]:
     """`rows` divided by weight, none above its size; rounding goes to the largest remainders."""
     shares = [0] * len(sizes)
     takers, left = list(range(len(sizes))), rows

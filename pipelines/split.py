@@ -92,14 +92,20 @@ class Canonical:
 
     def added(self, left: Terms, right: Terms) -> Terms:
         """Sums of two subexpressions each; what is a sum already is flattened."""
-        plus, minus = left.plus + right.plus, left.minus + right.minus
+        return self.as_sum(left.plus + right.plus, left.minus + right.minus)
+
+    def as_sum(self, plus: UInt64s, minus: UInt64s) -> Terms:
+        """Sums as subexpressions, from the wrapped totals of their terms' hashes, and of the negated terms'."""
         whole, turned = self.sum(plus), self.sum(minus)
         # Of a sum and its negative the smaller hash stands for both as a factor, with the sign beside it.
         return Terms(plus, minus, np.minimum(whole, turned), turned < whole, np.ones(len(plus), np.bool_))
 
     def multiplied(self, left: Terms, right: Terms) -> Terms:
         """Products of two subexpressions each; what is a product already is flattened."""
-        factor, turned = left.factor + right.factor, left.turned ^ right.turned
+        return self.as_product(left.factor + right.factor, left.turned ^ right.turned)
+
+    def as_product(self, factor: UInt64s, turned: Flags) -> Terms:
+        """Products as subexpressions, from the wrapped totals of their factors' hashes; `turned` ones are negative."""
         term = self.product(factor)
         opposite = self.minus(term)
         none = np.zeros(len(factor), np.bool_)

@@ -6,14 +6,17 @@ import json
 import sentencepiece
 
 from model.tokenizer import BLANK, MASK, PAD, UNKNOWN, Tokenizer, TokenizerCard, load_tokenizer
-from pipelines.spec import TokenizerSpec
+from pipelines.spec import TokenizerSpec, shares_by_weight
 from storage.database import connect, parquet_source
 from storage.errors import RunFailure, UserError
 from storage.location import Location
-from storage.manifest import Dataset, hash_of
+from storage.manifest import Dataset, ShardRecord, hash_of
 
 # Every tokenizer has a piece for each of these, whether its corpus holds them or not.
 _ALPHABET = "0123456789+-*()="
+
+# A stratum's least share of the sample, as a part of what all would have if they were of one size.
+_LEAST_SHARE = 0.1
 
 
 def train_tokenizer(spec: TokenizerSpec, corpus: Dataset, folder: Location) -> tuple[Tokenizer, bool]:
@@ -48,17 +51,35 @@ def train_tokenizer(spec: TokenizerSpec, corpus: Dataset, folder: Location) -> t
 
 
 def sample_problems(corpus: Dataset, rows: int) -> list[str]:
-    """The first `rows` problems of the train split as `problem=answer`.
+    """At most `rows` problems of the train split as `problem=answer`, the same every time.
 
-    The order is a keyed permutation, so the first rows are a random sample, and only the
-    shards that hold them are read.
+    Every stratum gives its share of them, a small one somewhat more, and so does any first part
+    of them. The order of a stratum is a keyed permutation, so its first rows are a random sample,
+    and only the shards that hold those are read.
     """
-    paths, held = [], 0
+    strata: dict[str, list[ShardRecord]] = {}
     for shard in corpus.of_split("train"):
+        strata.setdefault(shard.stratum, []).append(shard)
+    sizes = [sum(shard.rows for shard in shards) for shards in strata.values()]
+    least = sum(sizes) / max(1, len(sizes)) * _LEAST_SHARE
+    shares = shares_by_weight(min(rows, sum(sizes)), sizes, [max(size, least) for size in sizes])
+    samples = [_first_problems(corpus, shards, share) for shards, share in zip(strata.values(), shares, strict=True)]
+    # Every stratum is spread evenly over the sample.
+    places = [(number + 0.5) / len(sample) for sample in samples for number in range(len(sample))]
+    lines = [line for sample in samples for line in sample]
+    return [lines[number] for number in sorted(range(len(lines)), key=places.__getitem__)]
+
+
+def _first_problems(corpus: Dataset, shards: list[ShardRecord], rows: int) -> list[str]:
+    """The first `rows` problems of some shards as `problem=answer`."""
+    paths, held = [], 0
+    for shard in shards:
         if held >= rows:
             break
         paths.append(str(corpus.verified(shard)))
         held += shard.rows
+    if not paths:
+        return []
     query = f"SELECT problem || '=' || answer FROM {parquet_source(paths)} LIMIT {int(rows)}"
     with connect() as connection:
         return [line for (line,) in connection.sql(query).fetchall()]

@@ -7,6 +7,7 @@ import duckdb
 import pyarrow as pa
 
 from storage.database import connect, parquet_source
+from storage.errors import UserError
 from storage.location import Workspace
 from storage.manifest import Dataset, load
 
@@ -20,9 +21,12 @@ class Corpus:
 
     @classmethod
     def open(cls, name: str, workspace: str = "./workspace") -> "Corpus":
-        """Open a corpus; raises `UserError` where there is none."""
+        """Open a corpus by its name, or by its path or `file://` URI; raises `UserError` where there is none."""
         place = Workspace.open(workspace)
-        return cls(place, load(place.corpus(name), f"corpus {name!r}"))
+        dataset = load(place.corpus_at(name), f"corpus {name!r}")
+        if dataset.manifest.kind != "corpus":
+            raise UserError(f"{name!r} holds {dataset.manifest.kind}, not problems: name the folder of a corpus")
+        return cls(place, dataset)
 
     def relation(self, split: str = "train") -> duckdb.DuckDBPyRelation:
         """A lazy DuckDB relation over one split, on a connection of its own."""

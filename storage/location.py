@@ -184,6 +184,10 @@ class Workspace:
         """Folder of a corpus."""
         return self.root / "corpora" / checked_name(name, "corpus")
 
+    def corpus_at(self, name: str) -> Location:
+        """Folder of a corpus of any workspace: a path or a `file://` URI, if there is a slash in it, else a name."""
+        return Location.parse(name) if "/" in name else self.corpus(name)
+
     def tokenizer(self, name: str) -> Location:
         """Folder of a tokenizer."""
         return self.root / "tokenizers" / checked_name(name, "tokenizer")

@@ -52,12 +52,23 @@ def assert_one_line(result: subprocess.CompletedProcess[str], code: int, *words:
         (["run", "--workspace", "/proc/nowhere"], ["/proc/nowhere", "--workspace"]),
         (["solve", "1+1", "--workspace", "/nowhere"], ["/nowhere", "numerate run"]),
         (["sql", "SELECT 1", "--workspace", "/nowhere"], ["/nowhere", "numerate run"]),
+        (["corpus", "leakage", "nowhere", "nowhere"], ["corpus 'nowhere' is not there"]),
+        (["corpus", "leakage", "./nowhere", "nowhere"], ["corpus './nowhere' is not there"]),
+        (["corpus", "leakage", "s3://bucket/x", "nowhere"], ["s3"]),
+        (["corpus", "leakage", "No Name", "nowhere"], ["'No Name' is not usable"]),
         (["dance"], ["dance"]),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_two(tmp_path: Path, arguments: list[str], words: list[str]) -> None:
     assert_one_line(numerate(*arguments, cwd=tmp_path), 2, *words)
     assert list(tmp_path.rglob("*.parquet")) == []
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_leakage_of_tokens_is_one_line(small: Built, order: tuple[int, int]) -> None:
+    names = ["small", str(small.tokens.location)]
+    result = numerate("corpus", "leakage", *(names[place] for place in order), "--workspace", str(small.workspace.root))
+    assert_one_line(result, 2, "holds tokens, not problems")
 
 
 def test_without_arguments_it_names_three_things_to_try() -> None:
@@ -67,7 +78,15 @@ def test_without_arguments_it_names_three_things_to_try() -> None:
 
 
 def test_every_verb_explains_itself() -> None:
-    for verb in (["run"], ["corpus", "generate"], ["tokenizer", "train"], ["encode"], ["train"], ["evaluate"]):
+    for verb in (
+        ["run"],
+        ["corpus", "generate"],
+        ["corpus", "leakage"],
+        ["tokenizer", "train"],
+        ["encode"],
+        ["train"],
+        ["evaluate"],
+    ):
         result = numerate(*verb, "--help")
         assert result.returncode == 0
         assert "Example: numerate" in result.stdout.replace("`", "")

@@ -1,0 +1,67 @@
+import re
+from functools import lru_cache
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipelines.components import components
+from pipelines.generate import sample_rows
+from pipelines.reading import Form, canonical_form, text_hashes
+from pipelines.reserved import Reserved, adderboard, edge_cases
+from pipelines.spec import CorpusSpec
+from pipelines.split import Canonical
+from storage.manifest import SPLITS
+
+ALL = ("+", "-", "*")
+# The first two hold every problem of their kind, the third many thousands of them.
+FAMILIES = {
+    "grid": CorpusSpec(terms=2, operators=ALL),
+    "digits": CorpusSpec(family="digits", terms=2, digits=2, operators=ALL),
+    "expression": CorpusSpec(family="expression", terms=2, digits=2, depth=2, operators=ALL, rows=40_000),
+}
+
+
+def twins(problem: str) -> list[str]:
+    """A problem of two operands in every order and with brackets that change nothing."""
+    left, operator, right = re.fullmatch(r"(\d+)([-+*])(\d+)", problem).groups()  # type: ignore[union-attr]
+    swapped = f"-{right}+{left}" if operator == "-" else f"{right}{operator}{left}"
+    return [problem, swapped, f"({problem})", f"({swapped})"]
+
+
+@lru_cache
+def reserved_forms() -> frozenset[Form]:
+    return frozenset(canonical_form(problem) for problem in (*edge_cases(), *adderboard()))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("split_key", ["numerate", "another key"])
+def test_reserved_problems_and_their_twins_are_test_under_any_key(family: str, split_key: str) -> None:
+    spec = FAMILIES[family].model_copy(update={"split_key": split_key})
+    splits: dict[str, str] = {}
+    for component in components(spec):
+        table, numbers = sample_rows(spec, component, component.rows)
+        splits |= dict(zip(table["problem"].to_pylist(), (SPLITS[number] for number in numbers), strict=True))
+    reserved = {problem: split for problem, split in splits.items() if canonical_form(problem) in reserved_forms()}
+    assert set(reserved.values()) == {"test"}
+    # Problems of one and two digits in both orders, of which the two full families hold all.
+    assert {"9+1", "1+9", "9*1", "1*9", "10-1", "99+99"} <= set(reserved) or family == "expression"
+    assert len(reserved) >= 15
+    assert set(splits.values()) == set(SPLITS)
+
+
+@given(split_key=st.text(min_size=1, max_size=8))
+@settings(max_examples=3, deadline=None)
+def test_every_reserved_problem_is_known_in_every_order(split_key: str) -> None:
+    problems = [twin for problem in (*edge_cases(), *adderboard()) for twin in twins(problem)]
+    hashes = text_hashes(pa.array(problems), Canonical(split_key))
+    assert np.array_equal(Reserved.of(split_key).rows(hashes), np.arange(len(problems)))
+
+
+def test_the_suites_are_whole() -> None:
+    assert len(adderboard()) == 10_010
+    assert adderboard()[:2] == ["0+0", "0+1"]
+    assert len(edge_cases()) == 6 * 200
+    assert all("9" * digits + "+1" in edge_cases() for digits in (1, 2, 20, 200))
