@@ -6,6 +6,7 @@ rename, after its bytes have reached the disk.
 
 import errno
 import fcntl
+import filecmp
 import os
 import re
 import shutil
@@ -38,13 +39,13 @@ class Location:
     path: Path
 
     @classmethod
-    def parse(cls, uri: str) -> "Location":
+    def parse(cls, uri: str, what: str = "workspace") -> "Location":
         """Read a path or a `file://` URI; raises `UserError` for any other scheme."""
         scheme, separator, rest = uri.partition("://")
         if separator and scheme != "file":
-            raise UserError(f"workspace {uri!r}: the scheme {scheme!r} is not supported, use a local path or file://")
+            raise UserError(f"{what} {uri!r}: the scheme {scheme!r} is not supported, use a local path or file://")
         if not (rest if separator else uri).strip():
-            raise UserError("workspace '': the path is empty, name a folder")
+            raise UserError(f"{what} '': the path is empty, name a folder")
         return cls(Path(rest if separator else uri).expanduser().absolute())
 
     def __truediv__(self, part: str) -> "Location":
@@ -97,16 +98,20 @@ class Location:
 
     @contextmanager
     def staged(self) -> Iterator[Path]:
-        """Yield a path beside this one; on success its bytes are synced and take this name, else they go."""
+        """Yield a path beside this one; on success its bytes are synced and take this name, else they go.
+
+        A file that holds the same bytes already stays as it is.
+        """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         beside = self.path.parent / f".{self.path.name}.{uuid.uuid4().hex}.partial"
         try:
             yield beside
-            _sync(beside)
-            os.replace(beside, self.path)
-            _sync(self.path.parent)
+            if not (self.path.is_file() and filecmp.cmp(beside, self.path, shallow=False)):
+                _sync(beside)
+                os.replace(beside, self.path)
+                _sync(self.path.parent)
         except OSError as error:
-            if error.errno == errno.ENOSPC:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise RunFailure(
                     f"the disk is full while writing {self}: free some space and run the same command again"
                 ) from error

@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from storage.location import Location
 
 SCHEMA_VERSION = 2
 SPLITS = ("train", "validation", "test")
+WRITER = f"pyarrow {pa.__version__}"
 
 _SHARD_SCHEMA = pa.schema(
     [
@@ -141,24 +143,32 @@ def commit(
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd")
     encoded = sink.getvalue()
-    rows: Counter[str] = Counter(dict.fromkeys(SPLITS, 0))
-    for shard in shards:
-        rows[shard.split] += shard.rows
     manifest = Manifest(
         kind=kind,
         name=name,
         generator_version=generator_version,
         spec=spec,
         spec_hash=hash_of(spec),
-        rows=rows.total(),
-        bytes=sum(shard.bytes for shard in shards),
-        split_rows=dict(rows),
-        writer=f"pyarrow {pa.__version__}",
+        **counted(shards),
+        writer=WRITER,
         shards_sha256=hashlib.sha256(encoded).hexdigest(),
     )
     (location / "shards.parquet").write(encoded)
     (location / "manifest.json").write(manifest.text().encode())
     return Dataset(location, manifest, tuple(shards))
+
+
+def counted(shards: Sequence[ShardRecord]) -> dict[str, Any]:
+    """The manifest's fields that follow from its shards: rows, bytes and rows of each split."""
+    rows: Counter[str] = Counter(dict.fromkeys(SPLITS, 0))
+    for shard in shards:
+        rows[shard.split] += shard.rows
+    return {"rows": rows.total(), "bytes": sum(shard.bytes for shard in shards), "split_rows": dict(rows)}
+
+
+def decoded(encoded: bytes) -> tuple[ShardRecord, ...]:
+    """The shards that the bytes of `shards.parquet` name."""
+    return tuple(ShardRecord(**row) for row in pq.read_table(io.BytesIO(encoded)).to_pylist())
 
 
 def committed(location: Location) -> bool:
@@ -170,23 +180,41 @@ def load(location: Location, what: str) -> Dataset:
     """Open a committed dataset; raises `UserError` where there is none, `RunFailure` where it is damaged."""
     if not committed(location):
         raise UserError(f"{what} is not there ({location}): make it first, 'numerate run' does all of it")
+    text = (location / "manifest.json").read()
+    check_version(text, location, what)
     try:
-        manifest = Manifest.model_validate_json((location / "manifest.json").read())
+        manifest = Manifest.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         raise RunFailure(
             f"{location / 'manifest.json'} is damaged ({'.'.join(map(str, first['loc']))}: {first['msg']}): "
             "delete it and run the same command again"
         ) from error
-    if manifest.schema_version != SCHEMA_VERSION:
-        raise UserError(
-            f"{what} has schema version {manifest.schema_version}, this Numerate reads {SCHEMA_VERSION}: "
-            "make it again under another name"
-        )
     if hash_of(manifest.spec) != manifest.spec_hash:
         raise RunFailure(f"{location / 'manifest.json'} is damaged (its spec was changed): delete it and run again")
     encoded = (location / "shards.parquet").read()
     if hashlib.sha256(encoded).hexdigest() != manifest.shards_sha256:
         raise RunFailure(f"{location / 'shards.parquet'} doesn't match its manifest: delete both and run again")
-    table = pq.read_table(io.BytesIO(encoded))
-    return Dataset(location, manifest, tuple(ShardRecord(**row) for row in table.to_pylist()))
+    return Dataset(location, manifest, decoded(encoded))
+
+
+def check_version(text: bytes, location: Location, what: str) -> None:
+    """Raises `UserError` where `text` is the manifest of another schema version, with the command that helps."""
+    version = schema_version(text)
+    if version > SCHEMA_VERSION:
+        raise UserError(
+            f"{what} was written by a newer Numerate (schema version {version}, this one reads {SCHEMA_VERSION}): "
+            "update Numerate"
+        )
+    if version < SCHEMA_VERSION:
+        remedy = "encode the corpus again" if b'"tokens"' in text else f"run 'numerate corpus migrate {location.name}'"
+        raise UserError(f"{what} has schema version {version}, this Numerate reads {SCHEMA_VERSION}: {remedy}")
+
+
+def schema_version(text: bytes) -> int:
+    """The schema version that the text of a `manifest.json` says; the present one where it says none that was."""
+    try:
+        version = json.loads(text)["schema_version"]
+    except (ValueError, KeyError, TypeError):
+        return SCHEMA_VERSION
+    return version if isinstance(version, int) and version >= 1 else SCHEMA_VERSION
