@@ -130,7 +130,12 @@ def each_result(
     Close it to cancel the others, as an exception does. Raises what a worker raised, and
     `RunFailure` where one was lost too often.
     """
-    remote = ray.remote(num_cpus=1, max_retries=_RETRIES)(worker)
+
+    def work(item: Item) -> Result:
+        """The worker as Ray wants it: a function, where a partial one is none."""
+        return worker(item)
+
+    remote = ray.remote(num_cpus=1, max_retries=_RETRIES)(work)
     running: dict[ray.ObjectRef, Item] = {}
     queue = iter(items)
     try:

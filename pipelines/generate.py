@@ -126,7 +126,7 @@ def contents_of_range(spec: CorpusSpec, task: RangeTask) -> dict[str, Contents]:
     for stratum, table in _row_groups(spec, task):
         hashes.setdefault(stratum, ContentHash(schema)).update(table)
         rows, *longest = counts.get(stratum, (0, 0, 0))
-        counts[stratum] = (rows + table.num_rows, *map(max, longest, _longest(table)))  # type: ignore[assignment]
+        counts[stratum] = (rows + table.num_rows, *map(max, longest, _longest(table)))
     found = {}
     for stratum in sorted(hashes, key=_order):
         rows, *longest = counts[stratum]

@@ -199,22 +199,32 @@ def load(location: Location, what: str) -> Dataset:
 
 
 def check_version(text: bytes, location: Location, what: str) -> None:
-    """Raises `UserError` where `text` is the manifest of another schema version, with the command that helps."""
-    version = schema_version(text)
+    """Raises `UserError` where `text` is the manifest of another schema version, with what helps."""
+    head = head_of(text)
+    version = head.get("schema_version")
+    if not isinstance(version, int) or version < 1 or version == SCHEMA_VERSION:
+        return
     if version > SCHEMA_VERSION:
         raise UserError(
             f"{what} was written by a newer Numerate (schema version {version}, this one reads {SCHEMA_VERSION}): "
             "update Numerate"
         )
-    if version < SCHEMA_VERSION:
-        remedy = "encode the corpus again" if b'"tokens"' in text else f"run 'numerate corpus migrate {location.name}'"
-        raise UserError(f"{what} has schema version {version}, this Numerate reads {SCHEMA_VERSION}: {remedy}")
+    remedy = f"run 'numerate corpus migrate {location.name}'"
+    if head.get("kind") == "tokens":
+        remedy = f"delete {location} and run 'numerate encode' again"
+    raise UserError(f"{what} has schema version {version}, this Numerate reads {SCHEMA_VERSION}: {remedy}")
 
 
-def schema_version(text: bytes) -> int:
-    """The schema version that the text of a `manifest.json` says; the present one where it says none that was."""
+def head_of(text: bytes) -> dict[str, Any]:
+    """The values in the text of a `manifest.json` of any version, unchecked; empty where they can't be read."""
     try:
-        version = json.loads(text)["schema_version"]
-    except (ValueError, KeyError, TypeError):
-        return SCHEMA_VERSION
-    return version if isinstance(version, int) and version >= 1 else SCHEMA_VERSION
+        values = json.loads(text)
+    except ValueError:
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def known_spec(head: dict[str, Any]) -> dict[str, Any] | None:
+    """The spec in the head of a manifest that may be damaged, if its hash proves it."""
+    spec = head.get("spec")
+    return spec if isinstance(spec, dict) and hash_of(spec) == head.get("spec_hash") else None
