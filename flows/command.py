@@ -24,6 +24,7 @@ from flows.requests import (
     PRESETS,
     WORKSPACE,
     EndToEndRequest,
+    MigrateRequest,
     VerifyRequest,
 )
 from storage.errors import RunFailure, UserError
@@ -186,9 +187,10 @@ def verify(
     corpus
         Name of the corpus, or a path or file:// URI of its folder.
     """
-    from pipelines.verify import CorpusDamaged
+    from pipelines.verify import CorpusDamaged, examine
 
     request = VerifyRequest(corpus=corpus, deep=deep, repair=repair, workspace=workspace)
+    examine(request.folder())
     try:
         result = _run_flow("upkeep:verify_corpus", request, verbose)
     except CorpusDamaged as failure:
@@ -204,6 +206,36 @@ def verify(
         f"corpus {result['corpus']}: {result['shards']:,} shards, {result['rows']:,} rows, {result['bytes']:,} bytes: "
         f"{'mended' if result['mended'] else 'whole'}{', recomputed' if result['recomputed'] else ''}"
     )
+
+
+@corpus_app.command(name="migrate")
+def migrate(
+    corpus: str = "notebook",
+    /,
+    *,
+    workspace: _Place = WORKSPACE,
+    as_json: _Json = False,
+    verbose: _Verbose = False,
+) -> None:
+    """Bring a corpus of an older schema version into the present form, with the same ids and problems.
+
+    Reserved problems are always test by now, so that a few rows may change their split. Tokens of the old
+    form match no more and go with it.
+
+    Example: `numerate corpus migrate notebook`
+
+    Parameters
+    ----------
+    corpus
+        Name of the corpus, or a path or file:// URI of its folder.
+    """
+    from pipelines.migrate import old_spec
+
+    request = MigrateRequest(corpus=corpus, workspace=workspace)
+    old_spec(request.folder())
+    result = _run_flow("upkeep:migrate_corpus", request, verbose)
+    if as_json:
+        print(json.dumps(result, indent=2))
 
 
 @app.command

@@ -67,6 +67,10 @@ class VerifyRequest(OneCorpus):
         return shlex.join(words)
 
 
+class MigrateRequest(OneCorpus):
+    """Migrate a corpus."""
+
+
 class OfCorpus(InWorkspace):
     """Anything that is done with one corpus and one tokenizer."""
 

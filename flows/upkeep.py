@@ -1,18 +1,21 @@
-"""The flow `verify-corpus`: what is done with a corpus as it lies there."""
+"""The flows `verify-corpus` and `migrate-corpus`: what is done with a corpus as it lies there."""
 
+import time
 from dataclasses import asdict
 from typing import Any
 
 from prefect import flow
 
 from flows.progress import metered, say
-from flows.requests import VerifyRequest
+from flows.requests import MigrateRequest, VerifyRequest
 from flows.session import ray_session
+from flows.timing import note_seconds
 from pipelines.build import held
+from pipelines.migrate import migrate, old_spec
 from pipelines.verify import CorpusDamaged, Examination, check_bytes, check_rows, examine, repair
 from storage.catalog import refresh_catalog
 from storage.location import Workspace
-from storage.manifest import WRITER, ShardRecord
+from storage.manifest import SCHEMA_VERSION, WRITER, ShardRecord
 
 
 @flow(name="verify-corpus", flow_run_name="verify {request.corpus}", persist_result=False)
@@ -42,6 +45,43 @@ def verify_corpus(request: VerifyRequest) -> dict[str, Any]:
             dataset = repair(found, in_flight=cpus, progress=meter.add)
     refresh_catalog(Workspace.create(request.workspace))
     return _result(request, found, dataset.shards)
+
+
+@flow(name="migrate-corpus", flow_run_name="migrate {request.corpus}", persist_result=False)
+def migrate_corpus(request: MigrateRequest) -> dict[str, Any]:
+    """Bring a corpus of an older schema version into the present form, or find it there."""
+    folder = request.folder()
+    spec = old_spec(folder)
+    began = time.monotonic()
+    with (
+        ray_session() as cpus,
+        metered("migrate-corpus", f"migrate {folder.name}", spec.total_rows if spec else 1) as m,
+    ):
+        done = migrate(folder, in_flight=cpus, progress=m.add)
+    if done is None:
+        say(f"corpus {folder.name}: found in schema version {SCHEMA_VERSION}")
+        return {"corpus": folder.name, "location": str(folder), "migrated": False}
+    seconds = time.monotonic() - began
+    note_seconds(folder, seconds)
+    refresh_catalog(Workspace.create(request.workspace))
+    say(
+        f"corpus {folder.name}: schema version {SCHEMA_VERSION} in {seconds:.1f} s, {done.corpus.manifest.rows:,} rows "
+        f"with the same ids and problems; {done.moved:,} moved to test, where reserved problems always are"
+    )
+    if done.old_tokens:
+        say(
+            f"corpus {folder.name}: its tokens ({', '.join(done.old_tokens)}) matched the old form alone and are gone "
+            "with it: train a tokenizer under another name and encode again"
+        )
+    return {
+        "corpus": folder.name,
+        "location": str(folder),
+        "migrated": True,
+        "identity": done.corpus.manifest.identity,
+        "rows": done.corpus.manifest.rows,
+        "moved_to_test": done.moved,
+        "removed_tokens": list(done.old_tokens),
+    }
 
 
 def _result(request: VerifyRequest, found: Examination, shards: tuple[ShardRecord, ...]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ Every other module names files by `Location`; a file appears under its final nam
 rename, after its bytes have reached the disk.
 """
 
+import ctypes
 import errno
 import fcntl
 import filecmp
@@ -19,6 +20,8 @@ from pathlib import Path
 
 from storage.errors import RunFailure, UserError
 
+# Of Linux's renameat2: paths as they are, and two names that change places.
+_HERE, _RENAME_EXCHANGE = -100, 2
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
@@ -88,6 +91,19 @@ class Location:
             shutil.rmtree(self.path)
         else:
             self.path.unlink(missing_ok=True)
+
+    def exchange(self, other: "Location") -> None:
+        """Swap two folders in one step, so that each name holds a whole one at any moment; Linux alone can.
+
+        Raises `RunFailure` where the system or the disk can't.
+        """
+        swap = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+        if not swap or swap(_HERE, bytes(self.path), _HERE, bytes(other.path), _RENAME_EXCHANGE):
+            why = os.strerror(ctypes.get_errno()) if swap else "not on this system"
+            raise RunFailure(
+                f"{self} and {other} can't be swapped in one step ({why}): move both to a local Linux disk"
+            )
+        _sync(self.path.parent)
 
     def children(self) -> list[str]:
         """Names of what lies in this folder, sorted; empty where there is no folder."""
