@@ -20,6 +20,7 @@ from pathlib import Path
 
 from storage.errors import RunFailure, UserError
 
+_LOCK = ".lock"
 # Of Linux's renameat2: paths as they are, and two names that change places.
 _HERE, _RENAME_EXCHANGE = -100, 2
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
@@ -143,7 +144,7 @@ class Location:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         until = time.monotonic() + wait_seconds
-        with open(self.path / ".lock", "w") as file:
+        with open(self.path / _LOCK, "w") as file:
             while True:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -157,9 +158,15 @@ class Location:
             yield
 
     def sweep(self) -> None:
-        """Delete what writers that were killed left beside their files; only while holding the folder."""
-        for path in self.path.rglob(".*.partial"):
-            path.unlink(missing_ok=True)
+        """Delete what writers that were killed left beside their files; only while holding the folder.
+
+        A folder below that was ever held by itself is left to its holder.
+        """
+        for folder, below, names in os.walk(self.path):
+            below[:] = [name for name in below if not Path(folder, name, _LOCK).exists()]
+            for name in names:
+                if name.startswith(".") and name.endswith(".partial"):
+                    Path(folder, name).unlink(missing_ok=True)
 
     def free_bytes(self) -> int:
         """Free bytes on the disk that holds, or would hold, this location."""

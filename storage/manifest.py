@@ -115,8 +115,10 @@ class Dataset:
         """Where a shard lies, checked byte for byte by its hash; raises `RunFailure` if it is damaged."""
         place = self.checked(shard)
         if hashlib.sha256(place.read()).hexdigest() != shard.sha256:
-            verb = "corpus generate" if self.manifest.kind == "corpus" else "encode"
-            raise RunFailure(f"shard {place} is damaged: delete it and run the 'numerate {verb}' that made it again")
+            remedy = "delete it and run the 'numerate encode' that made it again"
+            if self.manifest.kind == "corpus":
+                remedy = f"run 'numerate corpus verify {self.manifest.name} --repair'"
+            raise RunFailure(f"shard {place} is damaged: {remedy}")
         return place
 
     def whole(self) -> bool:
@@ -209,7 +211,8 @@ def check_version(text: bytes, location: Location, what: str) -> None:
             f"{what} was written by a newer Numerate (schema version {version}, this one reads {SCHEMA_VERSION}): "
             "update Numerate"
         )
-    remedy = f"run 'numerate corpus migrate {location.name}'"
+    place = location.name if location.path.parent.name == "corpora" else location
+    remedy = f"run 'numerate corpus migrate {place}'"
     if head.get("kind") == "tokens":
         remedy = f"delete {location} and run 'numerate encode' again"
     raise UserError(f"{what} has schema version {version}, this Numerate reads {SCHEMA_VERSION}: {remedy}")

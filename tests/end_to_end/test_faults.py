@@ -23,19 +23,13 @@ _ROWS = {"rows": 4_000_000, "rows_per_shard": 100_000}
 
 def generate(workspace: Path, name: str, **values: int) -> "subprocess.Popen[str]":
     """The command that generates a corpus of four numbers, started."""
-    options = [text for field, value in values.items() for text in (f"--{field.replace('_', '-')}", str(value))]
+    options = [
+        text
+        for field, value in {"name": name, **values}.items()
+        for text in (f"--{field.replace('_', '-')}", str(value))
+    ]
     return subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "flows.command",
-            "corpus",
-            "generate",
-            "--name",
-            name,
-            *options,
-            f"--workspace={workspace}",
-        ],
+        [sys.executable, "-m", "flows.command", "corpus", "generate", *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -154,9 +154,10 @@ def test_ids_problems_and_splits_stay_but_for_reserved_problems(
 
 
 def test_an_old_corpus_is_refused_with_the_command_that_migrates_it(tmp_path: Path) -> None:
-    write_old(tmp_path / "old", MIXED)
-    with pytest.raises(UserError, match=r"corpus 'old' has schema version 1, .*: run 'numerate corpus migrate old'"):
-        load(Location(tmp_path / "old"), "corpus 'old'")
+    for folder, place in ((tmp_path / "corpora/old", "old"), (tmp_path / "old", str(tmp_path / "old"))):
+        write_old(folder, MIXED)
+        with pytest.raises(UserError, match=f"schema version 1, .*: run 'numerate corpus migrate {place}'"):
+            load(Location(folder), "corpus 'old'")
 
 
 def test_a_newer_corpus_asks_for_a_newer_numerate(tmp_path: Path) -> None:
