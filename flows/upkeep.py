@@ -53,11 +53,9 @@ def migrate_corpus(request: MigrateRequest) -> dict[str, Any]:
     folder = request.folder()
     spec = old_spec(folder)
     began = time.monotonic()
-    with (
-        ray_session() as cpus,
-        metered("migrate-corpus", f"migrate {folder.name}", spec.total_rows if spec else 1) as m,
-    ):
-        done = migrate(folder, in_flight=cpus, progress=m.add)
+    rows = spec.total_rows if spec else 1
+    with ray_session() as cpus, metered("migrate-corpus", f"migrate {folder.name}", rows) as meter:
+        done = migrate(folder, in_flight=cpus, progress=meter.add)
     if done is None:
         say(f"corpus {folder.name}: found in schema version {SCHEMA_VERSION}")
         return {"corpus": folder.name, "location": str(folder), "migrated": False}

@@ -197,7 +197,7 @@ def _found(folder: Location, what: str, spec_hash: str) -> Dataset | None:
 
 def _check_disk(folder: Location, what: str, tasks: Sequence[Task], needed: Callable[[], float]) -> None:
     lying = sum(max(0, (folder / path).size()) for task in tasks for path in task.paths)
-    missing = needed() * _DISK_MARGIN - lying
+    missing = (needed() - lying) * _DISK_MARGIN
     if missing > folder.free_bytes():
         raise RunFailure(
             f"{what} needs {missing / 1e6:,.1f} MB more at {folder}, {folder.free_bytes() / 1e6:,.1f} MB are free: "
