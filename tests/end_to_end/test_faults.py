@@ -23,11 +23,8 @@ _ROWS = {"rows": 4_000_000, "rows_per_shard": 100_000}
 
 def generate(workspace: Path, name: str, **values: int) -> "subprocess.Popen[str]":
     """The command that generates a corpus of four numbers, started."""
-    options = [
-        text
-        for field, value in {"name": name, **values}.items()
-        for text in (f"--{field.replace('_', '-')}", str(value))
-    ]
+    given = {"name": name, **values, "workspace": workspace}
+    options = [text for field, value in given.items() for text in (f"--{field.replace('_', '-')}", str(value))]
     return subprocess.Popen(
         [sys.executable, "-m", "flows.command", "corpus", "generate", *options],
         stdout=subprocess.PIPE,

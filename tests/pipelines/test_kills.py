@@ -56,6 +56,7 @@ class Killer:
     folder: Path
     workers: int
     drivers: int
+    share: float
     chance: random.Random = field(default_factory=lambda: random.Random(0))
     killed: Counter[str] = field(default_factory=Counter)
     seen: dict[tuple[int, str], bool] = field(default_factory=dict)
@@ -83,10 +84,10 @@ class Killer:
         assert ended == 0
 
     def _strike(self, driver: subprocess.Popen[bytes]) -> None:
-        """Kill one of two workers that are seen at a range, or the driver when it is its turn."""
+        """Kill a share of the workers that are seen at a range, or the driver when it is its turn."""
         for pid, name in writing(self.folder):
             # The file of a range's shard is named after it: .000012.parquet.<random>.partial
-            chosen = self.seen.setdefault((pid, name.split(".")[1]), self.chance.random() < 0.5)
+            chosen = self.seen.setdefault((pid, name.split(".")[1]), self.chance.random() < self.share)
             turn = self.killed["driver"] < self.drivers * self.killed["worker"] // max(1, self.workers)
             if chosen and turn:
                 self.killed["driver"] += kill_while_writing(pid, driver.pid, self.folder)
@@ -142,14 +143,21 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(
-    ("workers", "drivers", "ranges", "rows", "seconds"),
-    [(5, 1, 10, 100_000, 120), pytest.param(88, 12, 150, 150_000, 900, marks=pytest.mark.slow)],
+    ("workers", "drivers", "share", "ranges", "rows", "seconds"),
+    [(5, 1, 1.0, 10, 150_000, 120), pytest.param(88, 12, 0.5, 150, 150_000, 900, marks=pytest.mark.slow)],
 )
 def test_a_killed_generation_comes_out_as_an_undisturbed_one(
-    tmp_path: Path, ray_instance: int, workers: int, drivers: int, ranges: int, rows: int, seconds: float
+    tmp_path: Path,
+    ray_instance: int,
+    workers: int,
+    drivers: int,
+    share: float,
+    ranges: int,
+    rows: int,
+    seconds: float,
 ) -> None:
     spec = corpus_of(ranges, rows)
-    killer = Killer(spec, tmp_path / "killed", workers, drivers)
+    killer = Killer(spec, tmp_path / "killed", workers, drivers, share)
     began = time.monotonic()
     killer.run(seconds)
     took = time.monotonic() - began
