@@ -2,12 +2,17 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from reprlib import Repr
 from typing import Annotated, Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, create_model
 
 from storage.errors import UserError
+
+_LONGEST_NAME = 60
+_SHORT = Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = _LONGEST_NAME
 
 AnyModel = TypeVar("AnyModel", bound=BaseModel)
 
@@ -50,12 +55,18 @@ def resolve(model: type[AnyModel], source: str, presets: Mapping[str, AnyModel],
 def one_line(error: ValidationError) -> str:
     """The first mistake of a validation, with its place, its value and its bound."""
     first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"])
+    place = ".".join(_shown(part) for part in first["loc"])
     text = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
         return f"{place} is not a parameter: remove it, or see --help for those that are"
-    value = "" if first["type"] == "value_error" else f" is {first['input']!r}"
+    value = "" if first["type"] == "value_error" else f" is {_SHORT.repr(first['input'])}"
     return f"{place}{value}: {text[0].lower() + text[1:]}" if place else text
+
+
+def _shown(part: int | str) -> str:
+    """A part of a place as it was written, where that can stand in a line."""
+    text = str(part)
+    return text if text.isprintable() and text and len(text) <= _LONGEST_NAME else _SHORT.repr(text)
 
 
 def _read_file(source: str, presets: Mapping[str, AnyModel]) -> dict[str, Any]:
@@ -68,7 +79,8 @@ def _read_file(source: str, presets: Mapping[str, AnyModel]) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text())
     except OSError as error:
         raise UserError(f"{source} can't be read ({error.strerror}): name a YAML or JSON file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        # A date that is none, or a number of thousands of digits, is a plain ValueError.
         raise UserError(f"{source} is not YAML or JSON: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise UserError(f"{source} holds no parameters: write one 'name: value' a line")

@@ -1,10 +1,13 @@
 """What each flow is asked for: one pydantic model a flow, from which form, options and spec file are made."""
 
+import shlex
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from model.config import EncoderConfig, EvaluationSpec, TrainingSpec
 from pipelines.presets import CORPORA
 from pipelines.spec import CorpusSpec, TokenizerSpec
+from storage.location import Location, Workspace
 
 WORKSPACE = "./workspace"
 
@@ -40,6 +43,47 @@ class LeakageRequest(InWorkspace):
         description="Corpus whose validation and test splits must not be among it; may be the same.",
         json_schema_extra={"position": 2},
     )
+
+
+class OneCorpus(InWorkspace):
+    """Anything that is done with a corpus as it lies there."""
+
+    corpus: str = Field(
+        "notebook",
+        description="Name of the corpus, or a path or file:// URI of its folder.",
+        json_schema_extra={"position": 0},
+    )
+
+    def folder(self) -> Location:
+        """Where the corpus lies; raises `UserError` for what is neither a name nor a path."""
+        if "/" in self.corpus or self.corpus.startswith((".", "~")):
+            return Location.parse(self.corpus, "corpus")
+        return Workspace.open(self.workspace).corpus(self.corpus)
+
+
+class VerifyRequest(OneCorpus):
+    """Verify a corpus."""
+
+    deep: bool = Field(
+        False,
+        description="Recompute every row from the spec too, which finds shards that were changed with their manifest.",
+        json_schema_extra={"position": 1},
+    )
+    repair: bool = Field(
+        False, description="Make what is broken anew, and leave the rest untouched.", json_schema_extra={"position": 2}
+    )
+
+    @property
+    def command(self) -> str:
+        """The command that asks for this."""
+        words = ["numerate", "corpus", "verify", self.corpus]
+        words += ["--workspace", self.workspace] if self.workspace != WORKSPACE else []
+        words += [f"--{name}" for name in ("deep", "repair") if getattr(self, name)]
+        return shlex.join(words)
+
+
+class MigrateRequest(OneCorpus):
+    """Migrate a corpus."""
 
 
 class OfCorpus(InWorkspace):

@@ -40,27 +40,64 @@ def build_corpus(
 
     Raises `UserError` if another corpus has that place, `RunFailure` if the disk is too small.
     """
-    identity = {**spec.identity(), "generator_version": GENERATOR_VERSION}
-    found = _found(folder, f"corpus {spec.name!r}", hash_of(identity))
+    what, spec_hash = f"corpus {spec.name!r}", hash_of(corpus_identity(spec))
+    found = _found(folder, what, spec_hash)
     if found and found.whole():
         return found, False
     _check_splits(spec)
-    with folder.exclusive(f"corpus {spec.name!r}"), _swept(folder):
-        tasks, notes = range_tasks(spec), Notes(folder, hash_of(identity))
-        _check_disk(folder, f"corpus {spec.name!r}", tasks, lambda: corpus_bytes(spec))
-        notes.adopt(found.shards if found else (), tasks)
-        worker = partial(generate_range, spec, folder)
-        shards = make_shards(worker, tasks, notes, in_flight=in_flight, progress=progress)
-        dataset = commit(
-            folder,
-            kind="corpus",
-            name=spec.name,
-            generator_version=GENERATOR_VERSION,
-            spec=identity,
-            shards=shards,
+    with held(folder, what):
+        # Whoever held the folder before may have made it.
+        found = _found(folder, what, spec_hash)
+        if found and found.whole():
+            return found, False
+        return make_corpus(spec, folder, found.shards if found else (), in_flight=in_flight, progress=progress), True
+
+
+def make_corpus(
+    spec: CorpusSpec,
+    folder: Location,
+    known: Sequence[ShardRecord],
+    *,
+    in_flight: int,
+    progress: Progress = lambda rows: None,
+) -> Dataset:
+    """Make every range of a corpus that isn't `known` or doesn't lie there in full, and commit it; hold the folder.
+
+    Raises `RunFailure` if the disk is too small, or a known shard comes out with other rows.
+    """
+    what, identity = f"corpus {spec.name!r}", corpus_identity(spec)
+    tasks, notes = range_tasks(spec), Notes(folder, hash_of(identity))
+    _check_disk(folder, what, tasks, lambda: corpus_bytes(spec))
+    notes.adopt(known, tasks)
+    worker = partial(generate_range, spec, folder)
+    shards = make_shards(worker, tasks, notes, in_flight=in_flight, progress=progress)
+    contents = {shard.path: shard.content for shard in shards}
+    if other := [shard.path for shard in known if contents.get(shard.path, shard.content) != shard.content]:
+        raise RunFailure(
+            f"shard {folder / other[0]} comes out with other rows than the manifest names: "
+            f"run 'numerate corpus verify {spec.name} --deep --repair'"
         )
-        notes.clear()
-    return dataset, True
+    dataset = commit(
+        folder, kind="corpus", name=spec.name, generator_version=GENERATOR_VERSION, spec=identity, shards=shards
+    )
+    notes.clear()
+    return dataset
+
+
+def corpus_identity(spec: CorpusSpec) -> dict[str, Any]:
+    """What the manifest of a corpus keeps of its spec."""
+    return {**spec.identity(), "generator_version": GENERATOR_VERSION}
+
+
+@contextmanager
+def held(folder: Location, what: str) -> Iterator[None]:
+    """Hold a dataset's folder alone, without half-written files before the block and after it."""
+    with folder.exclusive(what):
+        folder.sweep()
+        try:
+            yield
+        finally:
+            folder.sweep()
 
 
 def build_tokens(
@@ -92,7 +129,7 @@ def build_tokens(
     found = _found(folder, f"the tokens of corpus {name!r}", hash_of(spec))
     if found and found.whole():
         return found, False
-    with folder.exclusive(f"the tokens of corpus {name!r}"), _swept(folder):
+    with held(folder, f"the tokens of corpus {name!r}"):
         tasks, notes = encode_tasks(corpus.shards), Notes(folder, hash_of(spec))
         _check_disk(folder, "the tokens", tasks, lambda: _token_bytes(corpus, tokenizer, layouts))
         notes.adopt(found.shards if found else (), tasks)
@@ -158,19 +195,9 @@ def _found(folder: Location, what: str, spec_hash: str) -> Dataset | None:
     return dataset
 
 
-@contextmanager
-def _swept(folder: Location) -> Iterator[None]:
-    """Without half-written files, before the block and after it."""
-    folder.sweep()
-    try:
-        yield
-    finally:
-        folder.sweep()
-
-
 def _check_disk(folder: Location, what: str, tasks: Sequence[Task], needed: Callable[[], float]) -> None:
     lying = sum(max(0, (folder / path).size()) for task in tasks for path in task.paths)
-    missing = needed() * _DISK_MARGIN - lying
+    missing = (needed() - lying) * _DISK_MARGIN
     if missing > folder.free_bytes():
         raise RunFailure(
             f"{what} needs {missing / 1e6:,.1f} MB more at {folder}, {folder.free_bytes() / 1e6:,.1f} MB are free: "

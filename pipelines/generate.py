@@ -7,6 +7,7 @@ not finished, and they come out the same on any machine.
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -102,17 +103,39 @@ def generate_range(spec: CorpusSpec, folder: Location, task: RangeTask) -> list[
     ]
 
 
-def contents_of_range(spec: CorpusSpec, task: RangeTask) -> dict[str, tuple[int, str]]:
-    """Rows and content hash of each shard of a range by its path, computed anew without writing anything."""
+class Contents(NamedTuple):
+    """What a shard holds, whoever writes it: as in its line of the manifest."""
+
+    split: str
+    stratum: str
+    rows: int
+    content: str
+    problem_length: int
+    answer_digits: int
+
+    @classmethod
+    def of(cls, shard: ShardRecord) -> "Contents":
+        """The contents that the manifest names."""
+        return cls(*(getattr(shard, name) for name in cls._fields))
+
+
+def contents_of_range(spec: CorpusSpec, task: RangeTask) -> dict[str, Contents]:
+    """The contents of each shard of a range by its path, in the manifest's order, computed without writing anything."""
     pa.set_cpu_count(1)
     schema = task.component.family(spec).layout.schema
-    hashes: dict[str, ContentHash] = {}
-    rows: dict[str, int] = {}
+    hashes: dict[Stratum, ContentHash] = {}
+    counts: dict[Stratum, tuple[int, int, int]] = {}
     for stratum, table in _row_groups(spec, task):
-        path = stratum.path(task.number)
-        hashes.setdefault(path, ContentHash(schema)).update(table)
-        rows[path] = rows.get(path, 0) + table.num_rows
-    return {path: (rows[path], content.hexdigest()) for path, content in hashes.items()}
+        hashes.setdefault(stratum, ContentHash(schema)).update(table)
+        rows, *longest = counts.get(stratum, (0, 0, 0))
+        counts[stratum] = (rows + table.num_rows, *map(max, longest, _longest(table)))
+    found = {}
+    for stratum in sorted(hashes, key=_order):
+        rows, *longest = counts[stratum]
+        found[stratum.path(task.number)] = Contents(
+            stratum.split, stratum.name, rows, hashes[stratum].hexdigest(), *longest
+        )
+    return found
 
 
 def sample_table(spec: CorpusSpec, component: Component, rows: int) -> tuple[pa.Table, Layout]:

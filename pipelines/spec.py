@@ -21,6 +21,8 @@ _FAMILY_FIELDS: dict[str, tuple[str, ...]] = {
 }
 _LARGEST_GRID = 99_999
 _LONGEST_PROBLEM = 16_384
+# What `pipelines.digits` multiplies, less a limb for the sign's carry.
+_LONGEST_PRODUCT = 7_180
 
 
 class ProblemSpec(BaseModel):
@@ -118,11 +120,17 @@ class ProblemSpec(BaseModel):
                     f"{least} is {getattr(self, least)}, above {most} ({getattr(self, most)}): "
                     f"raise {most} or lower {least}"
                 )
-        longest = self.terms * (self.digits + 1 + 2 * (self.depth if self.family == "expression" else 0))
+        # Each term has an operator; an expression's may have a minus too, and its node two brackets and one.
+        longest = self.terms * (self.digits + (5 if self.family == "expression" else 1))
         if longest > _LONGEST_PROBLEM:
             raise ValueError(
                 f"problems may have {longest:,} characters, at most {_LONGEST_PROBLEM:,} are possible: "
                 "lower terms or digits"
+            )
+        if self.family == "expression" and "*" in self.operators and self.terms * self.digits > _LONGEST_PRODUCT:
+            raise ValueError(
+                f"products may have {self.terms * self.digits:,} digits, at most {_LONGEST_PRODUCT:,} are possible: "
+                "lower terms or digits, or leave '*' out"
             )
 
     @property
@@ -175,7 +183,7 @@ class CorpusSpec(ProblemSpec):
         "numerate",
         min_length=1,
         max_length=100,
-        description="Key of the split; corpora of one key share their splits.",
+        description="Key of the split; corpora of one key and the same shares have the same splits.",
         json_schema_extra={"position": 23},
     )
     validation: float = Field(

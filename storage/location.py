@@ -4,8 +4,10 @@ Every other module names files by `Location`; a file appears under its final nam
 rename, after its bytes have reached the disk.
 """
 
+import ctypes
 import errno
 import fcntl
+import filecmp
 import os
 import re
 import shutil
@@ -18,6 +20,9 @@ from pathlib import Path
 
 from storage.errors import RunFailure, UserError
 
+_LOCK = ".lock"
+# Of Linux's renameat2: paths as they are, and two names that change places.
+_HERE, _RENAME_EXCHANGE = -100, 2
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
@@ -38,13 +43,13 @@ class Location:
     path: Path
 
     @classmethod
-    def parse(cls, uri: str) -> "Location":
+    def parse(cls, uri: str, what: str = "workspace") -> "Location":
         """Read a path or a `file://` URI; raises `UserError` for any other scheme."""
         scheme, separator, rest = uri.partition("://")
         if separator and scheme != "file":
-            raise UserError(f"workspace {uri!r}: the scheme {scheme!r} is not supported, use a local path or file://")
+            raise UserError(f"{what} {uri!r}: the scheme {scheme!r} is not supported, use a local path or file://")
         if not (rest if separator else uri).strip():
-            raise UserError("workspace '': the path is empty, name a folder")
+            raise UserError(f"{what} '': the path is empty, name a folder")
         return cls(Path(rest if separator else uri).expanduser().absolute())
 
     def __truediv__(self, part: str) -> "Location":
@@ -88,6 +93,19 @@ class Location:
         else:
             self.path.unlink(missing_ok=True)
 
+    def exchange(self, other: "Location") -> None:
+        """Swap two folders in one step, so that each name holds a whole one at any moment; Linux alone can.
+
+        Raises `RunFailure` where the system or the disk can't.
+        """
+        swap = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+        if not swap or swap(_HERE, bytes(self.path), _HERE, bytes(other.path), _RENAME_EXCHANGE):
+            why = os.strerror(ctypes.get_errno()) if swap else "not on this system"
+            raise RunFailure(
+                f"{self} and {other} can't be swapped in one step ({why}): move both to a local Linux disk"
+            )
+        _sync(self.path.parent)
+
     def children(self) -> list[str]:
         """Names of what lies in this folder, sorted; empty where there is no folder."""
         try:
@@ -97,16 +115,20 @@ class Location:
 
     @contextmanager
     def staged(self) -> Iterator[Path]:
-        """Yield a path beside this one; on success its bytes are synced and take this name, else they go."""
+        """Yield a path beside this one; on success its bytes are synced and take this name, else they go.
+
+        A file that holds the same bytes already stays as it is.
+        """
         self.path.parent.mkdir(parents=True, exist_ok=True)
         beside = self.path.parent / f".{self.path.name}.{uuid.uuid4().hex}.partial"
         try:
             yield beside
-            _sync(beside)
-            os.replace(beside, self.path)
-            _sync(self.path.parent)
+            if not (self.path.is_file() and filecmp.cmp(beside, self.path, shallow=False)):
+                _sync(beside)
+                os.replace(beside, self.path)
+                _sync(self.path.parent)
         except OSError as error:
-            if error.errno == errno.ENOSPC:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise RunFailure(
                     f"the disk is full while writing {self}: free some space and run the same command again"
                 ) from error
@@ -122,7 +144,7 @@ class Location:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         until = time.monotonic() + wait_seconds
-        with open(self.path / ".lock", "w") as file:
+        with open(self.path / _LOCK, "w") as file:
             while True:
                 try:
                     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -136,9 +158,15 @@ class Location:
             yield
 
     def sweep(self) -> None:
-        """Delete what writers that were killed left beside their files; only while holding the folder."""
-        for path in self.path.rglob(".*.partial"):
-            path.unlink(missing_ok=True)
+        """Delete what writers that were killed left beside their files; only while holding the folder.
+
+        A folder below that was ever held by itself is left to its holder.
+        """
+        for folder, below, names in os.walk(self.path):
+            below[:] = [name for name in below if not Path(folder, name, _LOCK).exists()]
+            for name in names:
+                if name.startswith(".") and name.endswith(".partial"):
+                    Path(folder, name).unlink(missing_ok=True)
 
     def free_bytes(self) -> int:
         """Free bytes on the disk that holds, or would hold, this location."""

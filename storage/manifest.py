@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ from storage.location import Location
 
 SCHEMA_VERSION = 2
 SPLITS = ("train", "validation", "test")
+WRITER = f"pyarrow {pa.__version__}"
 
 _SHARD_SCHEMA = pa.schema(
     [
@@ -113,8 +115,10 @@ class Dataset:
         """Where a shard lies, checked byte for byte by its hash; raises `RunFailure` if it is damaged."""
         place = self.checked(shard)
         if hashlib.sha256(place.read()).hexdigest() != shard.sha256:
-            verb = "corpus generate" if self.manifest.kind == "corpus" else "encode"
-            raise RunFailure(f"shard {place} is damaged: delete it and run the 'numerate {verb}' that made it again")
+            remedy = "delete it and run the 'numerate encode' that made it again"
+            if self.manifest.kind == "corpus":
+                remedy = f"run 'numerate corpus verify {self.manifest.name} --repair'"
+            raise RunFailure(f"shard {place} is damaged: {remedy}")
         return place
 
     def whole(self) -> bool:
@@ -141,24 +145,32 @@ def commit(
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd")
     encoded = sink.getvalue()
-    rows: Counter[str] = Counter(dict.fromkeys(SPLITS, 0))
-    for shard in shards:
-        rows[shard.split] += shard.rows
     manifest = Manifest(
         kind=kind,
         name=name,
         generator_version=generator_version,
         spec=spec,
         spec_hash=hash_of(spec),
-        rows=rows.total(),
-        bytes=sum(shard.bytes for shard in shards),
-        split_rows=dict(rows),
-        writer=f"pyarrow {pa.__version__}",
+        **counted(shards),
+        writer=WRITER,
         shards_sha256=hashlib.sha256(encoded).hexdigest(),
     )
     (location / "shards.parquet").write(encoded)
     (location / "manifest.json").write(manifest.text().encode())
     return Dataset(location, manifest, tuple(shards))
+
+
+def counted(shards: Sequence[ShardRecord]) -> dict[str, Any]:
+    """The manifest's fields that follow from its shards: rows, bytes and rows of each split."""
+    rows: Counter[str] = Counter(dict.fromkeys(SPLITS, 0))
+    for shard in shards:
+        rows[shard.split] += shard.rows
+    return {"rows": rows.total(), "bytes": sum(shard.bytes for shard in shards), "split_rows": dict(rows)}
+
+
+def decoded(encoded: bytes) -> tuple[ShardRecord, ...]:
+    """The shards that the bytes of `shards.parquet` name."""
+    return tuple(ShardRecord(**row) for row in pq.read_table(io.BytesIO(encoded)).to_pylist())
 
 
 def committed(location: Location) -> bool:
@@ -170,23 +182,52 @@ def load(location: Location, what: str) -> Dataset:
     """Open a committed dataset; raises `UserError` where there is none, `RunFailure` where it is damaged."""
     if not committed(location):
         raise UserError(f"{what} is not there ({location}): make it first, 'numerate run' does all of it")
+    text = (location / "manifest.json").read()
+    check_version(text, location, what)
     try:
-        manifest = Manifest.model_validate_json((location / "manifest.json").read())
+        manifest = Manifest.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         raise RunFailure(
             f"{location / 'manifest.json'} is damaged ({'.'.join(map(str, first['loc']))}: {first['msg']}): "
             "delete it and run the same command again"
         ) from error
-    if manifest.schema_version != SCHEMA_VERSION:
-        raise UserError(
-            f"{what} has schema version {manifest.schema_version}, this Numerate reads {SCHEMA_VERSION}: "
-            "make it again under another name"
-        )
     if hash_of(manifest.spec) != manifest.spec_hash:
         raise RunFailure(f"{location / 'manifest.json'} is damaged (its spec was changed): delete it and run again")
     encoded = (location / "shards.parquet").read()
     if hashlib.sha256(encoded).hexdigest() != manifest.shards_sha256:
         raise RunFailure(f"{location / 'shards.parquet'} doesn't match its manifest: delete both and run again")
-    table = pq.read_table(io.BytesIO(encoded))
-    return Dataset(location, manifest, tuple(ShardRecord(**row) for row in table.to_pylist()))
+    return Dataset(location, manifest, decoded(encoded))
+
+
+def check_version(text: bytes, location: Location, what: str) -> None:
+    """Raises `UserError` where `text` is the manifest of another schema version, with what helps."""
+    head = head_of(text)
+    version = head.get("schema_version")
+    if not isinstance(version, int) or version < 1 or version == SCHEMA_VERSION:
+        return
+    if version > SCHEMA_VERSION:
+        raise UserError(
+            f"{what} was written by a newer Numerate (schema version {version}, this one reads {SCHEMA_VERSION}): "
+            "update Numerate"
+        )
+    place = location.name if location.path.parent.name == "corpora" else location
+    remedy = f"run 'numerate corpus migrate {place}'"
+    if head.get("kind") == "tokens":
+        remedy = f"delete {location} and run 'numerate encode' again"
+    raise UserError(f"{what} has schema version {version}, this Numerate reads {SCHEMA_VERSION}: {remedy}")
+
+
+def head_of(text: bytes) -> dict[str, Any]:
+    """The values in the text of a `manifest.json` of any version, unchecked; empty where they can't be read."""
+    try:
+        values = json.loads(text)
+    except ValueError:
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def known_spec(head: dict[str, Any]) -> dict[str, Any] | None:
+    """The spec in the head of a manifest that may be damaged, if its hash proves it."""
+    spec = head.get("spec")
+    return spec if isinstance(spec, dict) and hash_of(spec) == head.get("spec_hash") else None

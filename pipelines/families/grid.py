@@ -39,9 +39,9 @@ class Grid:
         self._radix = spec.high - spec.low + 1
         self._operand_type = np.min_scalar_type(spec.high)
         self._answer_low, self._answer_high = self._answer_bounds()
-        self._answer_type = np.result_type(
-            np.int32, np.min_scalar_type(self._answer_low), np.min_scalar_type(self._answer_high)
-        )
+        # Not numpy's choice, which is a float where one bound is an unsigned and the other a signed integer.
+        small = np.iinfo(np.int32).min <= self._answer_low and self._answer_high <= np.iinfo(np.int32).max
+        self._answer_type = np.dtype(np.int32 if small else np.int64)
         self._patterns = ["".join(gaps) for gaps in itertools.product(spec.operators, repeat=spec.terms - 1)]
         self._pattern_type = np.min_scalar_type(len(self._patterns))
 

@@ -78,15 +78,8 @@ def test_without_arguments_it_names_three_things_to_try() -> None:
 
 
 def test_every_verb_explains_itself() -> None:
-    for verb in (
-        ["run"],
-        ["corpus", "generate"],
-        ["corpus", "leakage"],
-        ["tokenizer", "train"],
-        ["encode"],
-        ["train"],
-        ["evaluate"],
-    ):
+    corpus = (["corpus", verb] for verb in ("generate", "describe", "verify", "migrate", "leakage"))
+    for verb in (["run"], *corpus, ["tokenizer", "train"], ["encode"], ["train"], ["evaluate"]):
         result = numerate(*verb, "--help")
         assert result.returncode == 0
         assert "Example: numerate" in result.stdout.replace("`", "")

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.components import components
-from pipelines.generate import canonical_hashes, contents_of_range, generate_range, range_tasks
+from pipelines.generate import Contents, canonical_hashes, contents_of_range, generate_range, range_tasks
 from pipelines.reading import canonical_form
 from pipelines.reserved import adderboard, edge_cases
 from pipelines.spec import CorpusSpec, MixturePart
@@ -77,7 +77,7 @@ def test_contents_computed_anew_are_those_of_the_shards(small: Built) -> None:
     contents = {}
     for task in range_tasks(SMALL):
         contents.update(contents_of_range(SMALL, task))
-    assert contents == {shard.path: (shard.rows, shard.content) for shard in small.corpus.shards}
+    assert contents == {shard.path: Contents.of(shard) for shard in small.corpus.shards}
 
 
 MIXED = CorpusSpec(

@@ -1,11 +1,17 @@
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from pipelines.components import components
+from pipelines.generate import WIDTHS, sample_rows
 from pipelines.spec import CorpusSpec
 
 
 def test_the_default_is_the_notebooks_corpus() -> None:
     assert CorpusSpec().size == CorpusSpec().total_rows == 100_000_000
+
+
+_PRODUCTS = {"family": "expression", "operators": ("+", "-", "*"), "rows": 1}
 
 
 @pytest.mark.parametrize(
@@ -24,6 +30,8 @@ def test_the_default_is_the_notebooks_corpus() -> None:
         ({"depth": 3}, "depth belongs to expression, not to family 'grid'"),
         ({"family": "digits", "digits": 40}, "say how many rows"),
         ({"family": "digits", "min_digits": 3, "digits": 2}, "min_digits is 3, above digits"),
+        ({"family": "expression", "terms": 32, "digits": 508, "rows": 1}, "16,416 characters, at most 16,384"),
+        ({**_PRODUCTS, "terms": 15, "digits": 480}, "7,200 digits, at most 7,180 are possible: .* or leave '\\*' out"),
     ],
 )
 def test_an_impossible_corpus_is_refused(values: dict, words: str) -> None:
@@ -34,3 +42,28 @@ def test_an_impossible_corpus_is_refused(values: dict, words: str) -> None:
 def test_the_name_is_not_part_of_what_the_rows_follow_from() -> None:
     assert CorpusSpec(name="x").spec_hash == CorpusSpec(name="y").spec_hash
     assert CorpusSpec(seed=1).spec_hash != CorpusSpec().spec_hash
+
+
+@pytest.mark.parametrize("depth", [0, 15])
+@pytest.mark.parametrize(
+    ("operators", "terms", "digits"),
+    [(("+", "-"), 32, 507), (("-",), 16, 1_000), (("+", "-", "*"), 20, 359)],
+)
+def test_the_longest_expressions_that_are_let_in_can_be_made(
+    operators: tuple[str, ...], terms: int, digits: int, depth: int
+) -> None:
+    shape = {"operators": operators, "terms": terms, "min_terms": terms, "digits": digits, "min_digits": digits}
+    spec = CorpusSpec(family="expression", depth=depth, rows=20, **shape)
+    (component,) = components(spec)
+    table, _ = sample_rows(spec, component, 20)
+    assert [len(problem) for problem in table["problem"].to_pylist()] == component.family(spec).text_lengths(
+        component.family(spec).problems(table["id"].to_numpy().view(np.uint64))
+    ).tolist()
+    assert max(map(len, table["problem"].to_pylist())) <= WIDTHS[-1]
+
+
+def test_large_answers_of_a_grid_are_exact() -> None:
+    spec = CorpusSpec(operators=("*", "-"), low=28_000, high=28_912, rows=1_000)
+    table, _ = sample_rows(spec, components(spec)[0], 1_000)
+    answers = [eval(problem) for problem in table["problem"].to_pylist()]
+    assert answers == table["value"].to_pylist() == [int(answer) for answer in table["answer"].to_pylist()]

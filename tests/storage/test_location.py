@@ -77,3 +77,33 @@ def test_a_sweep_removes_what_killed_writers_left_and_nothing_else(tmp_path: Pat
     (tmp_path / "deep" / "x.parquet").write_bytes(b"whole")
     Location(tmp_path).sweep()
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["x.parquet"]
+
+
+def test_a_sweep_leaves_a_folder_below_to_whoever_holds_it(tmp_path: Path) -> None:
+    folder = Location(tmp_path)
+    for place in ("data", "tokens/one"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / ".x.parquet.0123.partial").write_bytes(b"half")
+    with (folder / "tokens" / "one").exclusive("the tokens"), folder.exclusive("the corpus"):
+        folder.sweep()
+    assert [path.parent.name for path in tmp_path.rglob("*.partial")] == ["one"]
+
+
+def test_a_file_that_is_written_again_as_it_was_stays_as_it_is(tmp_path: Path) -> None:
+    place = Location(tmp_path) / "x"
+    place.write(b"same")
+    before = place.path.stat()
+    place.write(b"same")
+    assert (place.path.stat().st_mtime_ns, place.path.stat().st_ino) == (before.st_mtime_ns, before.st_ino)
+    place.write(b"Same")
+    assert place.read() == b"Same"
+    assert place.path.stat().st_ino != before.st_ino
+
+
+def test_two_folders_change_places(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        (Location(tmp_path) / name / name).write(b"")
+    (Location(tmp_path) / "one").exchange(Location(tmp_path) / "two")
+    assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*/*")) == ["one/two", "two/one"]
+    with pytest.raises(RunFailure, match=r"can't be swapped in one step \(No such file or directory\)"):
+        (Location(tmp_path) / "one").exchange(Location(tmp_path) / "three")

@@ -1,0 +1,108 @@
+"""The flows `verify-corpus` and `migrate-corpus`: what is done with a corpus as it lies there."""
+
+import time
+from dataclasses import asdict
+from typing import Any
+
+from prefect import flow
+
+from flows.progress import metered, say
+from flows.requests import MigrateRequest, VerifyRequest
+from flows.session import ray_session
+from flows.timing import note_seconds
+from pipelines.build import held
+from pipelines.migrate import migrate, old_spec
+from pipelines.verify import CorpusDamaged, Examination, check_bytes, check_rows, examine, repair
+from storage.catalog import refresh_catalog
+from storage.location import Workspace
+from storage.manifest import SCHEMA_VERSION, WRITER, ShardRecord
+
+
+@flow(name="verify-corpus", flow_run_name="verify {request.corpus}", persist_result=False)
+def verify_corpus(request: VerifyRequest) -> dict[str, Any]:
+    """Compare a corpus with its manifest, or with its spec, and mend it if that is asked for."""
+    folder = request.folder()
+    examine(folder)
+    with held(folder, f"corpus {folder.name!r}"), ray_session() as cpus:
+        found = examine(folder)
+        if request.deep or request.repair:
+            found.spec()
+        with metered("verify-corpus", f"verify {found.name}", max(1, found.rows * (1 + request.deep))) as meter:
+            check_bytes(found, in_flight=cpus, progress=meter.add)
+            if request.deep:
+                check_rows(found, in_flight=cpus, progress=meter.add)
+        if found.writer != WRITER:
+            say(f"corpus {found.name} was written by {found.writer}, here is {WRITER}{_then(found, request)}")
+        if not found.faults:
+            return _result(request, found, found.shards or ())
+        if not request.repair:
+            raise CorpusDamaged(
+                f"corpus {found.name!r} has {_count(found)}: run "
+                f"'{request.model_copy(update={'repair': True}).command}'",
+                sorted(found.faults),
+            )
+        with metered("verify-corpus", f"repair {found.name}", found.spec().total_rows) as meter:
+            dataset = repair(found, in_flight=cpus, progress=meter.add)
+    refresh_catalog(Workspace.create(request.workspace))
+    return _result(request, found, dataset.shards)
+
+
+@flow(name="migrate-corpus", flow_run_name="migrate {request.corpus}", persist_result=False)
+def migrate_corpus(request: MigrateRequest) -> dict[str, Any]:
+    """Bring a corpus of an older schema version into the present form, or find it there."""
+    folder = request.folder()
+    spec = old_spec(folder)
+    began = time.monotonic()
+    rows = spec.total_rows if spec else 1
+    with ray_session() as cpus, metered("migrate-corpus", f"migrate {folder.name}", rows) as meter:
+        done = migrate(folder, in_flight=cpus, progress=meter.add)
+    if done is None:
+        say(f"corpus {folder.name}: found in schema version {SCHEMA_VERSION}")
+        return {"corpus": folder.name, "location": str(folder), "migrated": False}
+    seconds = time.monotonic() - began
+    note_seconds(folder, seconds)
+    refresh_catalog(Workspace.create(request.workspace))
+    say(
+        f"corpus {folder.name}: schema version {SCHEMA_VERSION} in {seconds:.1f} s, {done.corpus.manifest.rows:,} rows "
+        f"with the same ids and problems; {done.moved:,} moved to test, where reserved problems always are"
+    )
+    if done.old_tokens:
+        say(
+            f"corpus {folder.name}: its tokens ({', '.join(done.old_tokens)}) matched the old form alone and are gone "
+            "with it: train a tokenizer under another name and encode again"
+        )
+    return {
+        "corpus": folder.name,
+        "location": str(folder),
+        "migrated": True,
+        "identity": done.corpus.manifest.identity,
+        "rows": done.corpus.manifest.rows,
+        "moved_to_test": done.moved,
+        "removed_tokens": list(done.old_tokens),
+    }
+
+
+def _result(request: VerifyRequest, found: Examination, shards: tuple[ShardRecord, ...]) -> dict[str, Any]:
+    return {
+        "corpus": found.name,
+        "location": str(found.folder),
+        "shards": len(shards),
+        "rows": sum(shard.rows for shard in shards),
+        "bytes": sum(shard.bytes for shard in shards),
+        "recomputed": request.deep,
+        "mended": [asdict(fault) for fault in sorted(found.faults)],
+    }
+
+
+def _count(found: Examination) -> str:
+    return f"{len(found.faults):,} fault{'s' if len(found.faults) > 1 else ''}"
+
+
+def _then(found: Examination, request: VerifyRequest) -> str:
+    """What another writer means for what was asked."""
+    if not (found.faults and request.repair):
+        return ": a shard made anew would hold the same rows in other bytes"
+    return (
+        ": what is made anew holds the same rows in other bytes, the manifest names these, "
+        "and tokenizer and tokens have to be made again"
+    )

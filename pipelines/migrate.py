@@ -1,0 +1,81 @@
+"""A corpus of schema version 1 in the present form: its rows anew from its spec, swapped in by one rename.
+
+Ids, problems and order stay; splits differ where a problem is reserved by now, as reserved
+problems are always test. Until the swap the old corpus lies there untouched, from then on the
+new one is whole, and a killed migration goes on when it is started again.
+"""
+
+from dataclasses import dataclass
+
+from pipelines.build import build_corpus, held
+from pipelines.fanout import Progress
+from pipelines.spec import CorpusSpec
+from storage.errors import RunFailure, UserError
+from storage.location import Location
+from storage.manifest import SCHEMA_VERSION, Dataset, committed, head_of, known_spec, load
+
+_OLD_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Migration:
+    """A corpus in the present form, and what the old one had: rows of each split, and the names of its tokens."""
+
+    corpus: Dataset
+    old_split_rows: dict[str, int]
+    old_tokens: tuple[str, ...]
+
+    @property
+    def moved(self) -> int:
+        """Rows that are test now and weren't before."""
+        return self.corpus.manifest.split_rows["test"] - self.old_split_rows["test"]
+
+
+def old_spec(folder: Location) -> CorpusSpec | None:
+    """The spec of a corpus of the old version, as the present one says it; None where it has the present version.
+
+    Raises `UserError` where no corpus lies there, `RunFailure` where its spec can't be known.
+    """
+    what = f"corpus {folder.name!r}"
+    if not committed(folder):
+        raise UserError(f"{what} is not there ({folder}): make it first, 'numerate corpus generate' does")
+    head = head_of((folder / "manifest.json").read())
+    if head.get("schema_version") != _OLD_VERSION:
+        load(folder, what)
+        return None
+    spec = known_spec(head)
+    if spec is None or head.get("kind") != "corpus":
+        raise RunFailure(
+            f"{folder / 'manifest.json'} is damaged and the corpus's spec is lost with it: run "
+            "'numerate corpus generate' under another name, with the parameters that made it"
+        )
+    return CorpusSpec.of_identity(
+        str(head["name"]), {name: value for name, value in spec.items() if name != "generator_version"}
+    )
+
+
+def migrate(folder: Location, *, in_flight: int, progress: Progress = lambda rows: None) -> Migration | None:
+    """Bring the corpus at `folder` into the present form; None where it is already, and all left-overs are gone.
+
+    Its old form, tokens included, is deleted at the end. Raises `RunFailure` if the disk is too small for both.
+    """
+    beside = Location(folder.path.parent) / f".{folder.name}.migrating"
+    with held(folder, f"corpus {folder.name!r}"):
+        spec = old_spec(folder)
+        if spec is None:
+            # Killed after the swap: what lies beside is the old form.
+            beside.remove()
+            return None
+        head = head_of((folder / "manifest.json").read())
+        corpus, _ = build_corpus(spec, beside, in_flight=in_flight, progress=progress)
+        if corpus.manifest.rows != head["rows"]:
+            raise RunFailure(
+                f"corpus {folder.name!r} has {head['rows']:,} rows and would have {corpus.manifest.rows:,} in schema "
+                f"version {SCHEMA_VERSION}: its manifest is damaged, generate it under another name"
+            )
+        tokens = tuple((folder / "tokens").children())
+        # The new folder's lock comes with it.
+        with held(beside, f"corpus {folder.name!r}"):
+            beside.exchange(folder)
+            beside.remove()
+    return Migration(load(folder, f"corpus {folder.name!r}"), head["split_rows"], tokens)

@@ -1,0 +1,271 @@
+"""Whether a corpus is what its manifest says, byte by byte and row by row; what isn't is made anew.
+
+Shards are compared with the manifest's hashes, and a deep look recomputes every row from the
+spec, so that a manifest and shards that were changed together are found as well. A repair
+deletes what is broken and leaves every other file untouched.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import ValidationError
+
+from pipelines.build import make_corpus
+from pipelines.fanout import Progress, each_result
+from pipelines.generate import GENERATOR_VERSION, Contents, RangeTask, contents_of_range, range_tasks
+from pipelines.spec import CorpusSpec
+from storage.errors import RunFailure, UserError
+from storage.location import Location
+from storage.manifest import (
+    SCHEMA_VERSION,
+    WRITER,
+    Dataset,
+    Manifest,
+    ShardRecord,
+    check_version,
+    committed,
+    counted,
+    decoded,
+    head_of,
+    known_spec,
+)
+from storage.shard import file_hash
+
+MANIFEST, SHARDS = "manifest.json", "shards.parquet"
+
+
+@dataclass(frozen=True, order=True)
+class Fault:
+    """A file of a corpus, by its path below it, and what is wrong with it."""
+
+    path: str
+    text: str
+
+
+class CorpusDamaged(RunFailure):
+    """A corpus that has faults; the text names the command that mends them."""
+
+    def __init__(self, text: str, faults: Sequence[Fault]) -> None:
+        super().__init__(text)
+        self.faults = tuple(faults)
+
+
+@dataclass
+class Examination:
+    """A corpus under examination: what is known of it, and the faults so far; `shards` are None where they are lost."""
+
+    folder: Location
+    name: str
+    identity: dict[str, Any]
+    writer: str
+    shards: tuple[ShardRecord, ...] | None
+    faults: list[Fault] = field(default_factory=list)
+    distrusted: set[str] = field(default_factory=set)
+    """Shards whose lines in the manifest aren't what the spec gives."""
+
+    @property
+    def what(self) -> str:
+        """The corpus, as a message names it."""
+        return f"corpus {self.name!r}"
+
+    @property
+    def rows(self) -> int:
+        """Rows that the manifest names."""
+        return sum(shard.rows for shard in self.shards or ())
+
+    def spec(self) -> CorpusSpec:
+        """The spec of the rows; raises `UserError` where this Numerate doesn't make the same ones."""
+        version = self.identity.get("generator_version")
+        if version != GENERATOR_VERSION:
+            raise UserError(
+                f"{self.what} was made by generator version {version}, this Numerate has {GENERATOR_VERSION}: "
+                "its rows can't be recomputed, leave --deep and --repair out"
+            )
+        values = {name: value for name, value in self.identity.items() if name != "generator_version"}
+        return CorpusSpec.of_identity(self.name, values)
+
+
+def examine(folder: Location) -> Examination:
+    """Read the manifest and its list of shards, and look for files that they don't name.
+
+    Raises `UserError` where no corpus of this version lies there, `RunFailure` where its spec can't be known.
+    """
+    what = f"corpus {folder.name!r}"
+    if not committed(folder):
+        if not (folder / "data").exists():
+            raise UserError(f"{what} is not there ({folder}): make it first, 'numerate corpus generate' does")
+        raise RunFailure(
+            f"{what} has no {MANIFEST} ({folder}): run the 'numerate corpus generate' that makes it, "
+            "what comes out the same stays"
+        )
+    text = (folder / MANIFEST).read()
+    check_version(text, folder, what)
+    head = head_of(text)
+    if head.get("kind") == "tokens":
+        raise UserError(f"{folder} holds tokens: name the corpus that they were made from")
+    identity = known_spec(head)
+    if identity is None:
+        raise RunFailure(
+            f"{folder / MANIFEST} is damaged and the corpus's spec is lost with it: delete it and run the "
+            "'numerate corpus generate' that made it again, what comes out the same stays"
+        )
+    # In a workspace the folder's name is the corpus's; elsewhere a copy may have any.
+    name = folder.name if folder.path.parent.name == "corpora" else str(head.get("name"))
+    found = Examination(folder, name, identity, str(head.get("writer")), None)
+    _read_shards(found, head)
+    if not _as_committed(found, head, text):
+        found.faults.append(Fault(MANIFEST, "is damaged (it isn't what was committed)"))
+    if found.shards is not None:
+        found.faults += [Fault(path, "is not in the manifest") for path in _extra(folder, found.shards)]
+    return found
+
+
+def check_bytes(found: Examination, *, in_flight: int, progress: Progress) -> None:
+    """Compare every shard with its size and hash; `progress` is called with the rows of each."""
+    found.faults += _damaged(found.folder, found.shards or (), in_flight=in_flight, progress=progress)
+
+
+def check_rows(found: Examination, *, in_flight: int, progress: Progress) -> None:
+    """Recompute every row from the spec, and compare the manifest's lines with what comes out."""
+    spec = found.spec()
+    if found.shards is None:
+        return
+    contents: dict[int, dict[str, Contents]] = {}
+    with closing(each_result(partial(contents_of_range, spec), range_tasks(spec), in_flight=in_flight)) as results:
+        for task, computed in results:
+            contents[task.number] = computed
+            progress(task.rows)
+    wanted = {path: shard for number in sorted(contents) for path, shard in contents[number].items()}
+    named = {shard.path: Contents.of(shard) for shard in found.shards}
+    faults = [Fault(path, "is in the spec, but not in the manifest") for path in wanted if path not in named]
+    faults += [Fault(path, "is in the manifest, but not in the spec") for path in named if path not in wanted]
+    faults += [
+        Fault(path, f"is not what the spec gives ({difference})")
+        for path in wanted
+        if path in named and (difference := _difference(named[path], wanted[path]))
+    ]
+    found.distrusted |= {fault.path for fault in faults}
+    if not faults and [shard.path for shard in found.shards] != list(wanted):
+        faults = [Fault(SHARDS, "names the shards twice or in another order")]
+        found.shards = None
+    found.faults += faults
+
+
+def repair(found: Examination, *, in_flight: int, progress: Progress) -> Dataset:
+    """Make what is broken anew and commit the corpus; hold the folder.
+
+    Raises `RunFailure` where what was mended is broken again.
+    """
+    folder, spec = found.folder, found.spec()
+    broken = {fault.path for fault in found.faults}
+    # What a killed run noted is believed by its size alone.
+    (folder / ".progress").remove()
+    for path in sorted(broken & set(_files(folder))):
+        (folder / path).remove()
+    dataset = make_corpus(spec, folder, _trusted(found, spec), in_flight=in_flight, progress=progress)
+    for path in _extra(folder, dataset.shards):
+        (folder / path).remove()
+    mended = [shard for shard in dataset.shards if found.shards is None or shard.path in broken]
+    again = examine(folder).faults + _damaged(folder, mended, in_flight=in_flight, progress=lambda rows: None)
+    if again:
+        raise RunFailure(
+            f"{folder / again[0].path} {again[0].text} right after it was mended: look at the disk, it loses data"
+        )
+    return dataset
+
+
+def _read_shards(found: Examination, head: dict[str, Any]) -> None:
+    """Put the list of shards into `found`, if it is the one that the manifest was committed with."""
+    place = found.folder / SHARDS
+    if not place.exists():
+        found.faults.append(Fault(SHARDS, "is missing, so no shard can be checked"))
+        return
+    encoded = place.read()
+    try:
+        if hashlib.sha256(encoded).hexdigest() == head.get("shards_sha256"):
+            found.shards = decoded(encoded)
+            return
+    except (pa.ArrowException, ValidationError, TypeError):
+        pass
+    found.faults.append(Fault(SHARDS, f"doesn't match {MANIFEST}, so no shard can be checked"))
+
+
+def _as_committed(found: Examination, head: dict[str, Any], text: bytes) -> bool:
+    """Whether the text of a manifest is the one that its spec and its shards give."""
+    try:
+        manifest = Manifest.model_validate(head)
+    except ValidationError:
+        return False
+    expected: dict[str, Any] = {
+        "kind": "corpus",
+        "name": found.name,
+        "schema_version": SCHEMA_VERSION,
+        "generator_version": found.identity.get("generator_version"),
+    }
+    if found.shards is not None:
+        expected |= counted(found.shards)
+        writers = {WRITER, _writer_of(found.folder / SHARDS)}
+        expected["writer"] = found.writer if found.writer in writers else WRITER
+    return text == manifest.model_copy(update=expected).text().encode()
+
+
+def _writer_of(place: Location) -> str:
+    """The writer of a Parquet file, as a manifest names it."""
+    return f"pyarrow {str(pq.read_metadata(place.path).created_by).rpartition(' ')[2]}"
+
+
+def _damaged(folder: Location, shards: Iterable[ShardRecord], *, in_flight: int, progress: Progress) -> list[Fault]:
+    """The shards that aren't there with their bytes, sorted; each is read once, over Ray."""
+    faults = []
+    with closing(each_result(partial(_damage, folder), shards, in_flight=in_flight)) as results:
+        for shard, text in results:
+            if text:
+                faults.append(Fault(shard.path, text))
+            progress(shard.rows)
+    return sorted(faults)
+
+
+def _damage(folder: Location, shard: ShardRecord) -> str:
+    """What is wrong with one shard's file; empty where nothing is."""
+    place = folder / shard.path
+    size = place.size()
+    if size < 0:
+        return "is missing"
+    if size != shard.bytes:
+        return f"has {size:,} bytes instead of {shard.bytes:,}"
+    try:
+        return "" if file_hash(place) == shard.sha256 else "is damaged (its hash isn't the manifest's)"
+    except OSError as error:
+        return f"can't be read ({error.strerror})"
+
+
+def _difference(named: Contents, wanted: Contents) -> str:
+    """The first field in which a line of the manifest differs from what the spec gives, with both values."""
+    for name, have, want in zip(Contents._fields, named, wanted, strict=True):
+        if have != want:
+            return "other rows" if name == "content" else f"{name} {have} instead of {want}"
+    return ""
+
+
+def _trusted(found: Examination, spec: CorpusSpec) -> list[ShardRecord]:
+    """The manifest's lines of all ranges in which the spec gives the same ones, as far as that was asked."""
+    by_path = {shard.path: shard for shard in found.shards or ()}
+    ranges: Iterable[RangeTask] = (task for task in range_tasks(spec) if not found.distrusted & set(task.paths))
+    return [by_path[path] for task in ranges for path in task.paths if path in by_path]
+
+
+def _extra(folder: Location, shards: Sequence[ShardRecord]) -> list[str]:
+    """Parquet files below data/ that no shard names."""
+    named = {shard.path for shard in shards}
+    return [path for path in _files(folder) if path not in named]
+
+
+def _files(folder: Location) -> list[str]:
+    """Paths of all Parquet files below data/, sorted."""
+    return sorted(path.relative_to(folder.path).as_posix() for path in (folder / "data").path.rglob("*.parquet"))

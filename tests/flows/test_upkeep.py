@@ -1,0 +1,74 @@
+"""Verifying, mending and migrating as a person types it."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.builders import Built
+from tests.flows.test_command import assert_one_line, numerate
+from tests.pipelines.test_migrate import MIXED, write_old
+
+
+@pytest.fixture
+def place(tmp_path: Path, small: Built) -> Path:
+    """A workspace of its own with the small corpus."""
+    shutil.copytree(small.corpus.location.path, tmp_path / "w/corpora/small", ignore=shutil.ignore_patterns("tokens"))
+    return tmp_path / "w"
+
+
+def test_faults_are_named_and_the_command_that_mends_them_does(place: Path, small: Built) -> None:
+    def verify(*arguments: str) -> tuple[int, str, str]:
+        result = numerate("corpus", "verify", *arguments, "--workspace", str(place))
+        return result.returncode, result.stdout, result.stderr
+
+    size = small.corpus.manifest.bytes
+    assert verify("small", "--deep") == (
+        0,
+        f"corpus small: 12 shards, 10,000 rows, {size:,} bytes: whole, recomputed\n",
+        "",
+    )
+    folder = place / "corpora/small"
+    first, second = sorted((folder / "data/split=test").rglob("*.parquet"))[:2]
+    whole = first.read_bytes(), second.read_bytes()
+    first.unlink()
+    second.write_bytes(whole[1][:-3] + b"PAX")
+    code, lines, error = verify(f"file://{folder}")
+    assert code == 1
+    named = [f"{path.relative_to(folder)}: {text}" for path, text in ((first, "is missing"), (second, "is damaged"))]
+    assert all(line.startswith(name) for line, name in zip(lines.splitlines(), named, strict=True))
+    remedy = f"numerate corpus verify file://{folder} --workspace {place} --repair"
+    assert error == f"error: corpus 'small' has 2 faults: run '{remedy}'\n"
+    code, lines, error = verify("small", "--repair", "--json")
+    assert (code, error) == (0, "")
+    result = json.loads(lines)
+    assert [fault["path"] for fault in result["mended"]] == [str(path.relative_to(folder)) for path in (first, second)]
+    assert (result["shards"], result["rows"], result["bytes"]) == (12, 10_000, size)
+    assert (first.read_bytes(), second.read_bytes()) == whole
+    assert (place / "catalog.duckdb").exists()
+
+
+@pytest.mark.parametrize(
+    ("corpus", "words"),
+    [
+        ("nowhere", ["corpus 'nowhere' is not there", "numerate corpus generate"]),
+        ("s3://bucket/x", ["corpus 's3://bucket/x'", "file://"]),
+        ("Bad Name", ["'Bad Name'"]),
+    ],
+)
+def test_a_corpus_that_is_not_there_is_one_line(place: Path, corpus: str, words: list[str]) -> None:
+    assert_one_line(numerate("corpus", "verify", corpus, "--workspace", str(place)), 2, *words)
+    assert not (place / "corpora/nowhere").exists()
+
+
+def test_an_old_corpus_is_migrated_by_the_command_that_its_refusal_names(place: Path) -> None:
+    write_old(place / "corpora/old", MIXED)
+    workspace = ("--workspace", str(place))
+    assert_one_line(numerate("corpus", "verify", "old", *workspace), 2, "'numerate corpus migrate old'")
+    result = numerate("corpus", "migrate", "old", *workspace)
+    assert (result.returncode, result.stdout) == (0, "")
+    migrated, tokens = result.stderr.splitlines()
+    assert "6,000 rows with the same ids and problems; 0 moved to test" in migrated
+    assert "(old-digit)" in tokens
+    assert "train a tokenizer under another name and encode again" in tokens
