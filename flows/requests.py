@@ -56,9 +56,7 @@ class OneCorpus(InWorkspace):
 
     def folder(self) -> Location:
         """Where the corpus lies; raises `UserError` for what is neither a name nor a path."""
-        if "/" in self.corpus or self.corpus.startswith((".", "~")):
-            return Location.parse(self.corpus, "corpus")
-        return Workspace.open(self.workspace).corpus(self.corpus)
+        return Workspace.open(self.workspace).corpus_at(self.corpus)
 
 
 class VerifyRequest(OneCorpus):
