@@ -16,7 +16,7 @@ from storage.location import Workspace
 
 @flow(name="generate-corpus", flow_run_name="corpus {request.name}", persist_result=False)
 def generate_corpus(request: GenerateRequest) -> dict[str, Any]:
-    """Make a corpus of arithmetic problems, or find it made."""
+    """Make a corpus of arithmetic problems, or find it made; `seconds` count Ray's start."""
     workspace, spec = Workspace.create(request.workspace), request.corpus_spec()
     folder = workspace.corpus(spec.name)
     began = time.monotonic()
@@ -39,4 +39,5 @@ def generate_corpus(request: GenerateRequest) -> dict[str, Any]:
         "identity": dataset.manifest.identity,
         "rows": rows,
         "bytes": size,
+        "seconds": seconds,
     }

@@ -12,7 +12,7 @@ from prefect.context import FlowRunContext
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-_ARTIFACT_SECONDS = 2.0
+_ARTIFACT_SECONDS = 5.0
 
 
 class Meter:

@@ -4,8 +4,6 @@
 written without a Python object a row.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -19,22 +17,17 @@ _LIMB = 10_000
 _LIMB_DIGITS = 4
 
 
-@dataclass(frozen=True)
-class CharacterTable:
-    """Text of a short range of numbers: `words` [size] hold up to 8 characters each, zero-padded."""
+def character_words(low: int, high: int, suffix: str = "") -> NDArray[np.unsignedinteger]:
+    """Decimal text of low … high, each followed by `suffix`, as zero-padded words of 4 or 8 characters.
 
-    words: NDArray[np.unsignedinteger]
-    lengths: Bytes
-
-    @classmethod
-    def of_range(cls, low: int, high: int, suffix: str = "") -> "CharacterTable":
-        """Decimal text of low … high, each followed by `suffix`; at most 8 characters in all."""
-        texts = [f"{number}{suffix}".encode() for number in range(low, high + 1)]
-        longest = max(map(len, texts))
-        if longest > LIMB_DIGITS:
-            raise ValueError(f"{longest} characters don't fit a word of {LIMB_DIGITS}")
-        width = 4 if longest <= 4 else 8
-        return cls(np.array(texts, f"S{width}").view(f"<u{width}"), np.array(list(map(len, texts)), np.uint8))
+    Raises `ValueError` where 8 are too few.
+    """
+    texts = [f"{number}{suffix}".encode() for number in range(low, high + 1)]
+    longest = max(map(len, texts))
+    if longest > LIMB_DIGITS:
+        raise ValueError(f"{longest} characters don't fit a word of {LIMB_DIGITS}")
+    width = 4 if longest <= 4 else 8
+    return np.array(texts, f"S{width}").view(f"<u{width}")
 
 
 def decimal_text(magnitudes: Limbs, counts: NDArray[np.int32], negative: NDArray[np.bool_]) -> pa.Array:

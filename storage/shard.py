@@ -31,7 +31,7 @@ class Layout:
     encodings: Mapping[str, str] = field(default_factory=dict)
     statistics: tuple[str, ...] = ("id",)
     level: int = 1
-    page_bytes: int = 1 << 20
+    page_bytes: int = 1 << 16
 
     def options(self) -> dict[str, Any]:
         """Keyword arguments of `pyarrow.parquet.ParquetWriter`."""

@@ -18,7 +18,7 @@ from pipelines.digits import limbs_of, product_carries, sum_carries
 from pipelines.families.family import Arrays, Block, layout_for, pattern_column, schema_of
 from pipelines.spec import ProblemSpec
 from pipelines.split import Canonical, Flags
-from pipelines.text import CharacterTable, decimal_text
+from pipelines.text import character_words, decimal_text
 from storage.columns import to_strings
 from storage.order import Permutation, UInt64s
 from storage.shard import Layout
@@ -98,11 +98,7 @@ class Grid:
         shortest, longest = (self.spec.terms * (len(str(number)) + 1) - 1 for number in (self.spec.low, self.spec.high))
         if longest <= 16 or shortest == longest:
             return longest
-        lengths = np.full(problems.rows, 2 * self.spec.terms - 1, np.uint16)
-        for operand in self._operands(problems):
-            for digits in range(1, len(str(self.spec.high))):
-                lengths += operand >= 10**digits
-        return lengths
+        return self._problem_lengths(problems)
 
     def table(self, ids: UInt64s, problems: Block) -> pa.Table:
         """The corpus's columns for a block, `ids` [n]."""
@@ -180,18 +176,22 @@ class Grid:
         largest = high * terms if "*" not in self.spec.operators else max(high**terms, high * terms)
         return (-largest if "-" in self.spec.operators else 0), largest
 
+    def _problem_lengths(self, problems: Block) -> NDArray[np.uint16]:
+        lengths = np.full(problems.rows, 2 * self.spec.terms - 1, np.uint16)
+        for operand in self._operands(problems):
+            for digits in range(1, len(str(self.spec.high))):
+                lengths += operand >= 10**digits
+        return lengths
+
     def _problem_text(self, problems: Block) -> pa.Array:
-        words = np.empty((problems.rows, self.spec.terms), self._tables[0].words.dtype)
-        lengths = np.zeros(len(words), np.uint8)
+        words = np.empty((problems.rows, self.spec.terms), self._tables[0].dtype)
         for position, operand in enumerate(self._operands(problems)):
             last = position == self.spec.terms - 1
             rows = operand - self._operand_type.type(self.spec.low)
             if len(self._patterns) > 1 and not last:
                 rows = rows + self._gap_offsets[position].take(problems["pattern"])
-            table = self._tables[1 if last else 0]
-            words[:, position] = table.words.take(rows)
-            lengths += table.lengths.take(rows)
-        return to_strings(words.tobytes(), lengths)
+            words[:, position] = self._tables[1 if last else 0].take(rows)
+        return to_strings(words.tobytes(), self._problem_lengths(problems))
 
     def _answer_text(
         self, answers: NDArray[np.integer], magnitudes: NDArray[np.integer], counts: NDArray[np.int32], negative: Flags
@@ -200,7 +200,7 @@ class Grid:
             largest = max(self._answer_high, -self._answer_low)
             return decimal_text(limbs_of(magnitudes, largest), counts, negative)
         rows = answers.astype(np.int64) - self._answer_low
-        return to_strings(self._answer_table.words.take(rows).tobytes(), self._answer_table.lengths.take(rows))
+        return to_strings(self._answer_table.take(rows).tobytes(), counts + negative)
 
     @cached_property
     def _operand_hashes(self) -> UInt64s:
@@ -213,20 +213,18 @@ class Grid:
         return np.ascontiguousarray(np.array(codes, np.uint32).T * np.uint32(self._radix))
 
     @cached_property
-    def _tables(self) -> tuple[CharacterTable, CharacterTable]:
+    def _tables(self) -> tuple[NDArray[np.unsignedinteger], NDArray[np.unsignedinteger]]:
         # Operands followed by each operator, one table behind the other; and the last operand of a problem.
-        tables = [CharacterTable.of_range(self.spec.low, self.spec.high, suffix) for suffix in self.spec.operators]
-        inner = CharacterTable(
-            np.concatenate([table.words for table in tables]), np.concatenate([table.lengths for table in tables])
+        inner = np.concatenate(
+            [character_words(self.spec.low, self.spec.high, suffix) for suffix in self.spec.operators]
         )
-        last = CharacterTable.of_range(self.spec.low, self.spec.high)
-        return inner, CharacterTable(last.words.astype(inner.words.dtype), last.lengths)
+        return inner, character_words(self.spec.low, self.spec.high).astype(inner.dtype)
 
     @cached_property
-    def _answer_table(self) -> CharacterTable | None:
+    def _answer_table(self) -> NDArray[np.unsignedinteger] | None:
         if self._answer_high - self._answer_low >= _LARGEST_TABLE:
             return None
-        return CharacterTable.of_range(self._answer_low, self._answer_high)
+        return character_words(self._answer_low, self._answer_high)
 
 
 def _value(operands: list[NDArray[np.unsignedinteger]], pattern: str, kind: np.dtype[Any]) -> NDArray[np.integer]:

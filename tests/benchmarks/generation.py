@@ -139,10 +139,11 @@ def large(folder: Path) -> Iterator[Figure]:
         shutil.rmtree(folder / "large")
         last = rows == _LARGE[-1]
         name = f"billion, {rows:.0e} rows".replace("e+0", "e")
-        yield Figure(name, rows / taken / 1e6, "M rows/s", detail=f"{taken:.1f} s, Prefect's and Ray's start included")
+        detail = f"{made['seconds']:.1f} s with Ray's start; {taken:.1f} s as a command, with Prefect's"
+        yield Figure(name, rows / made["seconds"] / 1e6, "M rows/s", detail=detail)
         yield Figure(f"{name}, memory", memory.largest / 1e6, "MB", 1_000, detail="largest process", at_most=True)
         if last:
-            yield Figure(f"{name}, time", taken, "s", 240, at_most=True)
+            yield Figure(f"{name}, time", made["seconds"], "s", 240, at_most=True)
             error = abs(made["bytes"] / rows / described - 1) * 100
             detail = f"{made['bytes'] / 1e9:.2f} GB, described {described * rows / 1e9:.2f} GB"
             yield Figure(f"{name}, disk against describe", error, "%", 10, detail=detail, at_most=True)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import psutil
 
-_SAMPLE_SECONDS = 0.1
+_SAMPLE_SECONDS = 0.5
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,11 @@ def build(spec: CorpusSpec, folder: Path) -> Dataset:
     return build_corpus(spec, Location(folder), in_flight=2)[0]
 
 
-def test_ray_makes_the_bytes_that_one_process_makes(ray_instance: int, tmp_path: Path, small: Built) -> None:
-    corpus = build(SMALL, tmp_path)
+@pytest.mark.parametrize("workers", [1, 2, 3])
+def test_any_number_of_ray_workers_makes_the_bytes_that_one_process_makes(
+    ray_instance: int, tmp_path: Path, small: Built, workers: int
+) -> None:
+    corpus, _ = build_corpus(SMALL, Location(tmp_path), in_flight=workers)
     assert corpus.manifest == small.corpus.manifest
     assert corpus.shards == small.corpus.shards
     assert not (tmp_path / ".progress").exists()

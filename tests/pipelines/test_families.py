@@ -5,8 +5,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines.components import components
 from pipelines.families.expression import Expressions
 from pipelines.families.operands import Operands
+from pipelines.generate import sample_rows
+from pipelines.presets import CORPORA
 from pipelines.reading import canonical_form, text_hashes
 from pipelines.spec import ProblemSpec
 from pipelines.split import Canonical
@@ -56,6 +59,15 @@ def test_expressions_have_pythons_answers_and_bounded_brackets(
     for text in check(Expressions(spec, CANONICAL, key, 10**9), 200):
         deepest = max((text[: place + 1].count("(") - text[:place].count(")") for place in range(len(text))), default=0)
         assert deepest <= depth
+
+
+@pytest.mark.parametrize("preset", ["addition", "subtraction", "multiplication", "long", "arithmetic", "billion"])
+def test_a_hundred_thousand_answers_of_a_preset_are_pythons_own(preset: str) -> None:
+    parts = components(CORPORA[preset])
+    for component in parts:
+        table, _ = sample_rows(CORPORA[preset], component, -(-100_000 // len(parts)))
+        problems, answers = table["problem"].to_pylist(), table["answer"].to_pylist()
+        assert [str(eval(problem)) for problem in problems] == answers
 
 
 @pytest.mark.parametrize("operators", [("+",), ("+", "-", "*")])

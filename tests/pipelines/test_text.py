@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.digits import digit_counts, limbs_of
-from pipelines.text import CharacterTable, decimal_text
+from pipelines.text import character_words, decimal_text
 from storage.columns import to_strings
 
 
@@ -27,10 +27,9 @@ def test_decimal_text_is_right_where_its_length_changes(value: int) -> None:
 
 @pytest.mark.parametrize(("low", "high", "suffix"), [(0, 99, "+"), (0, 9, ""), (5, 1_234, "*"), (0, 99_999, "-")])
 def test_a_table_holds_every_number_with_its_suffix(low: int, high: int, suffix: str) -> None:
-    table = CharacterTable.of_range(low, high, suffix)
-    assert to_strings(table.words.tobytes(), table.lengths).to_pylist() == [
-        f"{n}{suffix}" for n in range(low, high + 1)
-    ]
+    texts = [f"{number}{suffix}" for number in range(low, high + 1)]
+    words = character_words(low, high, suffix)
+    assert to_strings(words.tobytes(), np.array([len(text) for text in texts])).to_pylist() == texts
 
 
 def test_lengths_that_do_not_add_up_are_noticed() -> None:
