@@ -214,7 +214,7 @@ class Workspace:
 
     def corpus_at(self, name: str) -> Location:
         """Folder of a corpus of any workspace: a path or a `file://` URI, if there is a slash in it, else a name."""
-        return Location.parse(name) if "/" in name else self.corpus(name)
+        return Location.parse(name, "corpus") if "/" in name else self.corpus(name)
 
     def tokenizer(self, name: str) -> Location:
         """Folder of a tokenizer."""

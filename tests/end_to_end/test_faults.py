@@ -147,6 +147,7 @@ def fill(place: Path, stop: threading.Event) -> None:
                 time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_of_two_who_generate_one_corpus_at_once_one_wins_and_the_other_ends_in_one_line(
     tmp_path: Path, ray_instance: int
 ) -> None:

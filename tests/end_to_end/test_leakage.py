@@ -4,11 +4,14 @@ import json
 import sqlite3
 from pathlib import Path
 
+import pytest
+
 from storage.location import Workspace
 from tests.builders import SMALL, build_corpus_plainly
 from tests.end_to_end.test_chain import Home
 
 
+@pytest.mark.slow
 def test_a_leak_is_shown_and_fails_and_none_is_a_success(tmp_path: Path) -> None:
     home = Home(tmp_path)
     workspace = Workspace.create(str(home.workspace))

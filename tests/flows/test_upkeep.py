@@ -18,6 +18,7 @@ def place(tmp_path: Path, small: Built) -> Path:
     return tmp_path / "w"
 
 
+@pytest.mark.slow
 def test_faults_are_named_and_the_command_that_mends_them_does(place: Path, small: Built) -> None:
     def verify(*arguments: str) -> tuple[int, str, str]:
         result = numerate("corpus", "verify", *arguments, "--workspace", str(place))
