@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pipelines.components import Component, components
 from pipelines.families.family import Block, Family
-from pipelines.reserved import Reserved
+from pipelines.reserved import reserved
 from pipelines.spec import CorpusSpec
 from pipelines.split import split_numbers
 from storage.location import Location
@@ -241,12 +241,12 @@ def _strata(
 
 def _blocks(spec: CorpusSpec, task: RangeTask) -> Iterator[tuple[UInt64s, Block, NDArray[np.uint8]]]:
     family = task.component.family(spec)
-    reserved = Reserved.of(spec.split_key)
+    always_test = reserved(spec.split_key)
     offset = np.uint64(task.component.first)
     for first in range(task.first, task.first + task.rows, family.block_rows):
         positions = np.arange(first, min(first + family.block_rows, task.first + task.rows), dtype=np.uint64)
         problems = family.problems(positions)
         canonical = family.canonical(problems)
         splits = split_numbers(canonical, spec.validation, spec.test)
-        splits[reserved.rows(canonical)] = SPLITS.index("test")
+        splits[always_test.find(canonical)[0]] = SPLITS.index("test")
         yield positions + offset, problems, splits

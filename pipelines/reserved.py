@@ -1,19 +1,16 @@
 """Problems that are always test, in every corpus: edge cases of each length, and AdderBoard's public suite."""
 
 import random
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
+from pipelines.hashes import HashSet
 from pipelines.reading import text_hashes
 from pipelines.split import Canonical
-from storage.order import UInt64s
 
 _LONGEST = 200
-_BITS = 20
 
 # The suite's own edge cases and draws (anadim/AdderBoard: ten cases and Python's Random(2025)).
 _ADDERBOARD_EDGES = (
@@ -47,33 +44,9 @@ def adderboard() -> list[str]:
     return [f"{a}+{b}" for a, b in (*_ADDERBOARD_EDGES, *pairs)]
 
 
-@dataclass(frozen=True)
-class Reserved:
-    """The reserved problems' canonical hashes, sorted, and a table of their first bits that rules most others out."""
-
-    hashes: UInt64s
-    table: NDArray[np.bool_]
-
-    @staticmethod
-    def of(split_key: str) -> "Reserved":
-        """The reserved problems under one split key; made once a process."""
-        return _reserved(split_key)
-
-    def rows(self, canonical: UInt64s) -> NDArray[np.intp]:
-        """Which of `canonical` [n] are reserved."""
-        candidates = np.flatnonzero(self.table.take(canonical >> np.uint64(64 - _BITS)))
-        values = canonical.take(candidates)
-        places = np.searchsorted(self.hashes, values)
-        found = self.hashes.take(places, mode="clip") == values
-        return candidates.compress(found)
-
-
 @lru_cache(maxsize=4)
-def _reserved(split_key: str) -> Reserved:
+def reserved(split_key: str) -> HashSet:
+    """Canonical hashes of the reserved problems under one split key; made once a process."""
     canonical = Canonical(split_key)
-    hashes = np.unique(
-        np.concatenate([text_hashes(pa.array(suite()), canonical) for suite in (edge_cases, adderboard)])
-    )
-    table = np.zeros(1 << _BITS, np.bool_)
-    table[hashes >> np.uint64(64 - _BITS)] = True
-    return Reserved(hashes, table)
+    hashes = [text_hashes(pa.array(suite()), canonical) for suite in (edge_cases, adderboard)]
+    return HashSet.of(np.unique(np.concatenate(hashes)))

@@ -62,6 +62,17 @@ class Home:
         assert result.returncode == code, result.stdout + result.stderr
         return result
 
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            self.command(*arguments),
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=self.folder,
+            env=self.environment(),
+            start_new_session=True,
+            preexec_fn=_hear_interrupts,
+        )
+
     def write_spec(self, name: str, **training: object) -> str:
         spec = {**SPEC, "training": {**SPEC["training"], **training}}  # type: ignore[dict-item]
         (self.folder / name).write_text(json.dumps(spec))
@@ -219,15 +230,7 @@ def test_an_interrupted_training_leaves_a_usable_checkpoint_and_goes_on(
     home.write_spec("long.json", steps=5_000, checkpoint_every=2_500, validate_every=2_500)
     for number in signals:
         known = {artifact for artifact, _ in _meters(home.workspace)}
-        process = subprocess.Popen(
-            home.command("run", "long.json", "--name", name),
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=home.folder,
-            env=home.environment(),
-            start_new_session=True,
-            preexec_fn=_hear_interrupts,
-        )
+        process = home.start("run", "long.json", "--name", name)
         index = home.workspace / f"runs/{name}/checkpoints/index.json"
         before = index.read_text() if index.exists() else ""
         _wait_for_steps(process, home.workspace, known)
@@ -279,15 +282,7 @@ def _wait_for_steps(process: subprocess.Popen[str], workspace: Path, known: set[
 @pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGINT])
 def test_an_interrupted_generation_leaves_nothing_half_written_and_goes_on(home: Home, number: signal.Signals) -> None:
     arguments = ["corpus", "generate", "--name", f"cut-{number.name.lower()}", "--rows", "20000000"]
-    process = subprocess.Popen(
-        home.command(*arguments),
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=home.folder,
-        env=home.environment(),
-        start_new_session=True,
-        preexec_fn=_hear_interrupts,
-    )
+    process = home.start(*arguments)
     folder = home.workspace / "corpora" / arguments[3]
     until = time.monotonic() + 120
     while not list(folder.glob(".progress/*.json")) and time.monotonic() < until and process.poll() is None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pipelines.components import components
 from pipelines.generate import sample_rows
 from pipelines.reading import Form, canonical_form, text_hashes
-from pipelines.reserved import Reserved, adderboard, edge_cases
+from pipelines.reserved import adderboard, edge_cases, reserved
 from pipelines.spec import CorpusSpec
 from pipelines.split import Canonical
 from storage.manifest import SPLITS
@@ -57,7 +57,7 @@ def test_reserved_problems_and_their_twins_are_test_under_any_key(family: str, s
 def test_every_reserved_problem_is_known_in_every_order(split_key: str) -> None:
     problems = [twin for problem in (*edge_cases(), *adderboard()) for twin in twins(problem)]
     hashes = text_hashes(pa.array(problems), Canonical(split_key))
-    assert np.array_equal(Reserved.of(split_key).rows(hashes), np.arange(len(problems)))
+    assert np.array_equal(reserved(split_key).find(hashes)[0], np.arange(len(problems)))
 
 
 def test_the_suites_are_whole() -> None:
