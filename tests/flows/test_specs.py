@@ -138,7 +138,7 @@ def assert_it_can_be_made(spec: CorpusSpec) -> None:
         assert sum(task.rows for task in range_tasks(spec)) == spec.total_rows
 
 
-@settings(max_examples=200, deadline=None, phases=_PHASES, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, phases=_PHASES, suppress_health_check=list(HealthCheck))
 @given(SPECS)
 def test_a_spec_file_is_a_corpus_or_one_line(tmp_path: Path, values: dict[Any, Any]) -> None:
     path = tmp_path / "spec.yaml"
@@ -147,7 +147,7 @@ def test_a_spec_file_is_a_corpus_or_one_line(tmp_path: Path, values: dict[Any, A
         assert_it_can_be_made(spec)
 
 
-@settings(max_examples=200, deadline=None, phases=_PHASES, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, phases=_PHASES, suppress_health_check=list(HealthCheck))
 @given(st.sampled_from([name for name in CORPUS_PRESETS if name != "notebook"]), of_some(CORPUS))
 def test_a_preset_with_any_options_is_a_corpus_or_one_line(preset: str, options: dict[str, Any]) -> None:
     if spec := spec_or_line(preset, options):

@@ -98,7 +98,10 @@ class Killer:
 
 def writing(folder: Path) -> list[tuple[int, str]]:
     """Ray's workers that hold a half-written file below `folder` open, each with the file's name."""
-    if not any(folder.rglob(".*.partial")):
+    try:
+        if not any(folder.rglob(".*.partial")):
+            return []
+    except FileNotFoundError:  # The folder of notes goes, at the end, while it is looked into.
         return []
     held = ((pid, half_written(pid, folder)) for pid in map(int, filter(str.isdigit, os.listdir("/proc"))))
     return [(pid, name) for pid, name in held if name]
