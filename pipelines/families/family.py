@@ -93,15 +93,16 @@ def schema_of(numbers: dict[str, pa.DataType]) -> pa.Schema:
     return pa.schema([pa.field(name, kind, nullable=name == "carries") for name, kind in types.items()])
 
 
-def layout_for(schema: pa.Schema, encodings: Mapping[str, str] | None = None) -> Layout:
+def layout_for(schema: pa.Schema, encodings: Mapping[str, str] | None = None, page_bytes: int = 1 << 19) -> Layout:
     """Parquet choices: ids by differences, text by lengths, the rest by dictionary.
 
-    `encodings` names others; an empty one means by dictionary.
+    `encodings` names others; an empty one means by dictionary. Long texts are smaller and faster
+    to write in large pages, those of a grid are not.
     """
     chosen = {"id": "DELTA_BINARY_PACKED", **dict.fromkeys(("problem", "answer"), "DELTA_LENGTH_BYTE_ARRAY")}
     chosen = {name: encoding for name, encoding in {**chosen, **(encodings or {})}.items() if encoding}
     dictionary = tuple(name for name in schema.names if name not in chosen and name != "negative")
-    return Layout(schema, dictionary=dictionary, encodings=chosen)
+    return Layout(schema, dictionary=dictionary, encodings=chosen, page_bytes=page_bytes)
 
 
 def pattern_column(codes: NDArray[np.integer] | int, patterns: list[str], rows: int) -> pa.Array:

@@ -65,7 +65,7 @@ class Grid:
         # Measured: operands are incompressible but for their empty bytes, and a dictionary costs twice the time.
         encodings = dict.fromkeys(self.operand_columns, "BYTE_STREAM_SPLIT")
         encodings |= {self.answer_column: "DELTA_BINARY_PACKED"} if self._answer_table is None else {"answer": ""}
-        return layout_for(schema, encodings)
+        return layout_for(schema, encodings, page_bytes=1 << 16)
 
     def problems(self, positions: UInt64s) -> Block:
         """The problems at `positions` of the permuted order: operands `a`, `b`, … and `pattern`."""
