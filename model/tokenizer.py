@@ -74,10 +74,9 @@ class Tokenizer:
 
     def id_of(self, piece: str) -> int:
         """Id of one piece; raises `UserError` where the tokenizer has none."""
-        number = int(self.processor.piece_to_id(piece))
-        if number == self.processor.unk_id() and piece != UNKNOWN:
+        if piece not in self._numbers:
             raise UserError(f"the tokenizer has no piece for {piece!r}: train one on a corpus that holds it")
-        return number
+        return self._numbers[piece]
 
     def encode(self, text: str) -> list[int]:
         """SentencePiece's ids of `text`."""
@@ -106,6 +105,10 @@ class Tokenizer:
         """All pieces in the order of their ids."""
         return [self.processor.id_to_piece(number) for number in range(self.size)]
 
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {piece: number for number, piece in enumerate(self.pieces())}
+
     def slots(self, answer: str, layout: TokenLayout) -> list[int]:
         """Token ids of an answer's slots: sign, blanks, digits."""
         sign, digits = ("-", answer[1:]) if answer.startswith("-") else (BLANK, answer)
@@ -115,7 +118,7 @@ class Tokenizer:
     def row(self, problem: str, layout: TokenLayout) -> list[int]:
         """Token ids of a problem with all answer slots masked; raises `UserError` if it doesn't fit."""
         ids = self.encode(problem)
-        if not problem or self.processor.unk_id() in ids:
+        if not problem or self.id_of(UNKNOWN) in ids:
             raise UserError(f"problem {problem!r} can't be read: write numbers with + - * between them, like 12+34")
         if len(ids) > layout.problem:
             shown = problem if len(problem) <= 60 else problem[:60] + "…"

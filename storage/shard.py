@@ -124,7 +124,8 @@ class ContentHash:
                     lengths.update(chunk.is_valid().cast(pa.uint8()).to_numpy().data)
                     chunk = pc.fill_null(chunk, 0)
                 if pa.types.is_dictionary(chunk.type):
-                    chunk = chunk.dictionary_decode()
+                    entries = chunk.dictionary
+                    chunk = pa.repeat(entries[0], len(chunk)) if len(entries) == 1 else chunk.dictionary_decode()
                 if pa.types.is_boolean(chunk.type):
                     chunk = chunk.cast(pa.uint8())
                 if pa.types.is_string(chunk.type) or pa.types.is_binary(chunk.type):

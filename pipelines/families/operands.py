@@ -107,6 +107,11 @@ class Operands:
         if self.spec.operators == ("*",) and self.spec.terms == 2:
             return multiplied(operands[0], operands[1], size), np.zeros(rows, np.bool_)
         total = np.zeros((size, rows), np.int64)
+        if "*" not in self.spec.operators:
+            total[: self._limbs] = operands[0]
+            for operand, is_minus in zip(operands[1:], minus, strict=True):
+                total[: self._limbs] += operand if is_minus is False else operand * np.where(is_minus, -1, 1)
+            return carried([*total])
         term = np.zeros((size, rows), np.int64)
         term[: self._limbs] = operands[0]
         sign = np.ones(rows, np.int64)
