@@ -61,8 +61,8 @@ _COLUMNS = {
         "problems": "Problems seen so far.",
         "loss": "Mean cross-entropy over the masked answer slots, in nats.",
         "learning_rate": "Learning rate of the step.",
-        "seconds": "Seconds that the step took.",
-        "data_seconds": "Seconds of these that it waited for data.",
+        "seconds": "Seconds since training began, or went on after a stop.",
+        "data_seconds": "Seconds for which the step waited for data.",
         "validation_exact_match": "Share of validation problems answered exactly; NULL at steps without validation.",
     },
     "predictions": {

@@ -134,7 +134,9 @@ class Operands:
             many += np.broadcast_to(gap, rows)
         values = np.zeros(rows, np.int32)
         sums = np.flatnonzero(many == 0)
-        if sums.size:
+        if sums.size == rows:
+            values = self._sum_carries(problems, negative)
+        elif sums.size:
             values[sums] = self._sum_carries(problems.take(sums), negative.take(sums))
         products = np.flatnonzero(many == 1) if terms == 2 else np.zeros(0, np.intp)
         if products.size:

@@ -163,7 +163,7 @@ def _our_rate(folder: Path, spec: CorpusSpec) -> float:
 def _one_core(folder: Path, spec: CorpusSpec, rows: int) -> tuple[float, float, float, float]:
     """Seconds a row of generating and of encoding in this process, and bytes a row of text and of tokens."""
     # Each time into a new folder: a shard that lies there already is compared with the new one.
-    taken = [_once(Location(folder / "one"), spec, rows) for _ in range(5)]
+    taken = [_once(Location(folder / "one"), spec, rows) for _ in range(9)]
     generated, encoded, text, tokens = (min(values) / rows for values in zip(*taken, strict=True))
     return generated, encoded, text, tokens
 
