@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Iterator
 
-from model.trained import TrainedEncoder
+from model.trained import Solution, TrainedEncoder, extent_of
 from storage.errors import UserError
 from storage.location import Workspace
 
@@ -53,7 +53,7 @@ def read_problem(model: TrainedEncoder, text: str) -> str:
     Raises `UserError` for what is no problem, for an operator that the run never saw and for
     a problem that is longer than the model can hold.
     """
-    known = model.config.corpus_spec["operators"]
+    known = model.config.operators
     problem = _AROUND_OPERATORS.sub(r"\1", text.strip()).removesuffix("=")
     shown = repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "…")
     if not _PROBLEM.fullmatch(problem):
@@ -63,7 +63,7 @@ def read_problem(model: TrainedEncoder, text: str) -> str:
             f"problem {shown} holds {' '.join(sorted(unknown))}, run {model.config.name!r} learnt "
             f"{' '.join(known)} alone: train one on a corpus with these operators"
         )
-    model.tokenizer.row(problem, model.config.layout)
+    model.tokenizer.row(problem, model.config.layout_for(extent_of(problem)))
     return problem
 
 
@@ -76,8 +76,8 @@ def _answer_lines(model: TrainedEncoder, lines: list[str], as_json: bool) -> int
         except UserError as error:
             unread += 1
             print(f"error: {error}", file=sys.stderr)
-    for (number, problem), answer in zip(problems.items(), model.solve(list(problems.values())), strict=True):
-        answers[number] = _shown(model, problem, answer, as_json)
+    for (number, problem), solution in zip(problems.items(), model.solve(list(problems.values())), strict=True):
+        answers[number] = _shown(model, problem, solution, as_json)
     print("\n".join(answers), flush=True)
     return unread
 
@@ -106,9 +106,15 @@ def _piped() -> Iterator[list[str]]:
         yield [rest.decode(errors="replace")]
 
 
-def _shown(model: TrainedEncoder, problem: str, answer: str, as_json: bool) -> str:
+def _shown(model: TrainedEncoder, problem: str, solution: Solution, as_json: bool) -> str:
     if not as_json:
-        return answer
+        return solution.answer
     return json.dumps(
-        {"problem": problem, "answer": answer, "run": model.config.name, "checkpoint": model.checkpoint.file}
+        {
+            "problem": problem,
+            "answer": solution.answer,
+            "confidence": solution.confidence,
+            "run": model.config.name,
+            "checkpoint": model.checkpoint.file,
+        }
     )

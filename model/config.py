@@ -1,6 +1,6 @@
 """What an encoder is and how it is trained: the parameters that the form, the options and the spec file share."""
 
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -8,28 +8,78 @@ from storage.lanes import LANES
 from storage.manifest import hash_of
 
 
+class Extent(NamedTuple):
+    """How large problems are: the largest that an encoder meets, or a single one."""
+
+    problem: int
+    """Tokens of the problem."""
+    answer: int
+    """Slots of the answer."""
+    digits: int
+    """Digits of the longest number, the answer's included."""
+    operands: int
+    """Number of operands."""
+    depth: int
+    """Brackets nested inside each other."""
+
+
+Position = Literal["sinusoidal", "learned", "place-value", "relative"]
+
+
+def _field(position: int, default: Any, description: str, **bounds: Any) -> Any:
+    return Field(default, description=description, json_schema_extra={"position": position}, **bounds)
+
+
 class EncoderConfig(BaseModel):
     """Shape of the encoder."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    width: int = Field(128, ge=8, le=4096, description="Size of a hidden state.", json_schema_extra={"position": 0})
-    heads: int = Field(4, ge=1, le=64, description="Attention heads.", json_schema_extra={"position": 1})
-    layers: int = Field(2, ge=1, le=48, description="Layers in the block.", json_schema_extra={"position": 2})
-    loops: int = Field(
-        1, ge=1, le=32, description="Times the block is run, its input added anew.", json_schema_extra={"position": 3}
+    width: int = _field(0, 128, "Size of a hidden state.", ge=8, le=4096)
+    heads: int = _field(1, 4, "Attention heads.", ge=1, le=64)
+    layers: int = _field(2, 2, "Layers in the block.", ge=1, le=48)
+    loops: int = _field(3, 1, "Times the block is run, its input added anew.", ge=1, le=64)
+    min_loops: int = _field(
+        4, 0, "Fewest runs of the block in training, drawn at random for each step; 0 always takes loops.", ge=0, le=64
     )
-    feedforward: int = Field(
-        512, ge=8, le=16384, description="Size of the feed-forward layer.", json_schema_extra={"position": 4}
+    feedforward: int = _field(5, 512, "Size of the feed-forward layer.", ge=8, le=16384)
+    norm: Literal["pre", "post"] = _field(6, "pre", "Norm before each sublayer, or behind it as in the paper.")
+    positions: tuple[Position, ...] = _field(
+        7, ("place-value",), "How the encoder knows where a token stands; several add up.", min_length=1
     )
-    places: int = Field(32, ge=2, le=1024, description="Largest place value.", json_schema_extra={"position": 5})
-    operands: int = Field(16, ge=2, le=256, description="Most operands.", json_schema_extra={"position": 6})
+    places: int = _field(8, 32, "Largest place value.", ge=2, le=1024)
+    random_offset: bool = _field(9, False, "Places shifted at random in training, as far as there is room.")
+    operands: int = _field(10, 16, "Most operands.", ge=2, le=256)
+    depth: int = _field(11, 8, "Deepest brackets.", ge=0, le=64)
+    longest: int = _field(12, 64, "Most tokens of a problem or of an answer, for learned positions.", ge=4, le=4096)
+    reach: int = _field(13, 4, "Largest difference of places that relative positions tell apart.", ge=1, le=64)
+    far: Literal["shared", "hidden"] = _field(
+        14, "shared", "Digits further apart than reach: one score for all of them, or unseen."
+    )
 
     @model_validator(mode="after")
-    def _divisible(self) -> "EncoderConfig":
+    def _consistent(self) -> "EncoderConfig":
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not divisible by heads {self.heads}: change one of them")
+        if self.min_loops > self.loops:
+            raise ValueError(f"min_loops {self.min_loops} is above loops {self.loops}: lower it")
+        if len(set(self.positions)) < len(self.positions):
+            raise ValueError(f"positions {', '.join(self.positions)} name one twice: leave it out")
         return self
+
+    def refusal(self, extent: Extent) -> str:
+        """Which of the encoder's bounds problems of this extent pass; empty where it holds them."""
+        bounds: list[tuple[str, int, int]] = []
+        if "learned" in self.positions:
+            bounds.append(("longest", self.longest, max(extent.problem, extent.answer)))
+        if "place-value" in self.positions:
+            bounds += [("places", self.places, extent.digits), ("depth", self.depth, extent.depth)]
+        if {"place-value", "relative"} & set(self.positions):
+            bounds.append(("operands", self.operands, extent.operands))
+        for name, bound, needed in bounds:
+            if needed > bound:
+                return f"encoder.{name} is {bound}, {needed} is needed"
+        return ""
 
 
 class TrainingSpec(BaseModel):
@@ -49,51 +99,56 @@ class TrainingSpec(BaseModel):
         description="Problems in a step, over all workers.",
         json_schema_extra={"position": 2},
     )
+    optimizer: Literal["muon", "adamw"] = Field(
+        "muon",
+        description="For the matrices of the layers: Muon, or AdamW as for everything else.",
+        json_schema_extra={"position": 3},
+    )
     matrix_learning_rate: float = Field(
-        0.02, gt=0, le=1, description="Muon's rate, for the matrices of the layers.", json_schema_extra={"position": 3}
+        0.02, gt=0, le=1, description="Muon's rate, for the matrices of the layers.", json_schema_extra={"position": 4}
     )
     learning_rate: float = Field(
-        8e-3, gt=0, le=1, description="AdamW's rate, for everything else.", json_schema_extra={"position": 4}
+        8e-3, gt=0, le=1, description="AdamW's rate, for everything else.", json_schema_extra={"position": 5}
     )
     warmup: float = Field(
-        0.05, ge=0, lt=1, description="Share of the steps in which the rates rise.", json_schema_extra={"position": 5}
+        0.05, ge=0, lt=1, description="Share of the steps in which the rates rise.", json_schema_extra={"position": 6}
     )
     full_mask_share: float = Field(
         0.5,
         ge=0,
         le=1,
         description="Share of problems whose whole answer is masked; others at random.",
-        json_schema_extra={"position": 6},
+        json_schema_extra={"position": 7},
     )
     precision: Literal["auto", "bfloat16", "float32"] = Field(
         "auto",
         description="Arithmetic; auto takes bfloat16 where the machine has it.",
-        json_schema_extra={"position": 7},
+        json_schema_extra={"position": 8},
     )
     workers: int = Field(
         0,
         ge=0,
         le=LANES,
         description="DDP workers; 0 takes one a GPU, or two without a GPU.",
-        json_schema_extra={"position": 8},
+        json_schema_extra={"position": 9},
     )
-    validate_every: int = Field(200, ge=1, description="Steps between validations.", json_schema_extra={"position": 9})
+    validate_every: int = Field(200, ge=1, description="Steps between validations.", json_schema_extra={"position": 10})
     validation_rows: int = Field(
         2_048,
         ge=LANES,
         le=1 << 20,
         multiple_of=LANES,
         description="Problems in a validation.",
-        json_schema_extra={"position": 10},
+        json_schema_extra={"position": 11},
     )
     checkpoint_every: int = Field(
-        500, ge=1, description="Steps between checkpoints.", json_schema_extra={"position": 11}
+        500, ge=1, description="Steps between checkpoints.", json_schema_extra={"position": 12}
     )
     keep: int = Field(
-        2, ge=0, le=100, description="Older checkpoints kept besides best and last.", json_schema_extra={"position": 12}
+        2, ge=0, le=100, description="Older checkpoints kept besides best and last.", json_schema_extra={"position": 13}
     )
     seed: int = Field(
-        0, ge=0, lt=2**63, description="Seed of weights, order and masks.", json_schema_extra={"position": 13}
+        0, ge=0, lt=2**63, description="Seed of weights, order and masks.", json_schema_extra={"position": 14}
     )
 
     def identity(self) -> dict[str, Any]:
@@ -104,6 +159,22 @@ class TrainingSpec(BaseModel):
     def spec_hash(self) -> str:
         """Hash of `identity`."""
         return hash_of(self.identity())
+
+
+class Decoding(BaseModel):
+    """How masked answer slots are filled."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    passes: int = _field(0, 1, "Passes of the encoder, each of which fixes some of the slots.", ge=1, le=1_024)
+    order: Literal["confidence", "units-first"] = _field(
+        1, "confidence", "Which slots a pass fixes: the surest ones, or those from the units upwards."
+    )
+    loops: int = _field(2, 0, "Runs of the block; 0 takes as many as in training.", ge=0, le=256)
+    sharpness: float = _field(3, 1.0, "Factor on the attention scores.", gt=0, le=100)
+
+
+ONE_PASS = Decoding()
 
 
 class EvaluationSpec(BaseModel):
@@ -122,4 +193,7 @@ class EvaluationSpec(BaseModel):
     )
     checkpoint: Literal["best", "last"] = Field(
         "best", description="Checkpoint that answers.", json_schema_extra={"position": 2}
+    )
+    decoding: Decoding = Field(
+        ONE_PASS, description="How the answers' slots are filled.", json_schema_extra={"position": 3}
     )

@@ -1,4 +1,4 @@
-"""From logits to answers: the argmax of every slot in one pass, and the text that the slots spell."""
+"""From logits to answers: the argmax of every slot, in one pass or several, and the text that the slots spell."""
 
 from dataclasses import dataclass
 
@@ -6,13 +6,14 @@ import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from model.config import ONE_PASS, Decoding
 from model.encoder import Encoder
 from model.tokenizer import BLANK, MASK, Tokenizer
 from storage.columns import to_strings
 
-PASSES = 1
-_CHUNK = 2048
+_CHUNK_TOKENS = 1 << 15
 
 
 @dataclass(frozen=True)
@@ -23,20 +24,48 @@ class Answers:
     confidence: NDArray[np.float32]
 
 
-def fill_slots(encoder: Encoder, tokenizer: Tokenizer, rows: NDArray[np.uint8], precision: torch.dtype) -> Answers:
-    """Fill the answer slots of token rows, uint8 [n, width], whatever stands in them now."""
-    slots, mask = encoder.layout.answer, tokenizer.id_of(MASK)
+def fill_slots(
+    encoder: Encoder,
+    tokenizer: Tokenizer,
+    rows: NDArray[np.uint8],
+    slots: int,
+    precision: torch.dtype,
+    decoding: Decoding = ONE_PASS,
+) -> Answers:
+    """Fill the last `slots` of token rows, uint8 [n, width], whatever stands in them now."""
     device = next(encoder.parameters()).device
     found, sure = [], []
     encoder.eval()
+    step = max(1, _CHUNK_TOKENS // rows.shape[1])
     with torch.no_grad(), torch.autocast(device.type, precision, enabled=precision is not torch.float32):
-        for first in range(0, len(rows), _CHUNK):
-            ids = torch.from_numpy(np.array(rows[first : first + _CHUNK])).to(device)
-            ids[:, -slots:] = mask
-            best, chosen = encoder(ids).float().log_softmax(-1).max(-1)
-            found.append(chosen.to(torch.uint8).cpu().numpy())
-            sure.append(best.sum(-1).exp().cpu().numpy())
+        for first in range(0, len(rows), step):
+            ids = torch.from_numpy(np.array(rows[first : first + step])).to(device).long()
+            ids[:, -slots:] = tokenizer.id_of(MASK)
+            confidence = _fill(encoder, ids, slots, decoding)
+            found.append(ids[:, -slots:].to(torch.uint8).cpu().numpy())
+            sure.append(confidence.cpu().numpy())
     return Answers(np.concatenate(found), np.concatenate(sure))
+
+
+def _fill(encoder: Encoder, ids: Tensor, slots: int, decoding: Decoding) -> Tensor:
+    """Fill the slots of `ids` [n, width] in place, a share of those that are open in each pass; confidence [n]."""
+    answer = ids[:, -slots:]
+    is_open = torch.ones_like(answer, dtype=torch.bool)
+    total = torch.zeros(len(ids), device=ids.device)
+    # The units are the last slot; the sign, which depends on everything, is fixed last.
+    urgency = torch.arange(slots, device=ids.device, dtype=torch.float32).expand(answer.shape)
+    passes = min(decoding.passes, slots)
+    for number in range(passes):
+        logits = encoder(ids, slots, loops=decoding.loops, sharpness=decoding.sharpness)
+        sure, chosen = logits.float().log_softmax(-1).max(-1)
+        rank = (sure if decoding.order == "confidence" else urgency).masked_fill(~is_open, -torch.inf)
+        # In the final pass nothing is left open.
+        size = slots * (number + 1) // passes - slots * number // passes
+        fixed = torch.zeros_like(is_open).scatter_(1, rank.topk(size, 1).indices, True)
+        answer[fixed] = chosen[fixed]
+        total += torch.where(fixed, sure, 0).sum(-1)
+        is_open &= ~fixed
+    return total.exp()
 
 
 def spell(ids: NDArray[np.uint8], tokenizer: Tokenizer) -> pa.Array:

@@ -1,9 +1,10 @@
 """The encoder: reads a whole problem at once and gives logits for every answer slot in one pass.
 
-Bidirectional Transformer layers ("Attention Is All You Need", section 3, encoder side), with
-the norm before each sublayer. The block can be run several times with its input added anew
-(looped, arXiv 2405.17399). Attention is written out: at these widths it beats the fused
-kernels on a CPU severalfold (measured: plain 8.0 k rows/s, fused 2.0 k, bf16, two cores).
+The bidirectional Transformer of "Attention Is All You Need" (section 3, encoder side), written
+out. The norm stands before each sublayer or, as in the paper, behind it; the block can be run
+several times with its input added anew (looped, arXiv 2405.17399). Attention is plain matrix
+products: at these widths they beat the fused kernels on a CPU severalfold (measured: plain
+8.0 k rows/s, fused 2.0 k, bf16, two cores).
 """
 
 import math
@@ -12,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from model.config import EncoderConfig
-from model.positions import Positions
-from model.tokenizer import PAD, Tokenizer, TokenLayout
+from model.positions import HIDDEN, PositionEmbedding, Positions, RelativeBias
+from model.tokenizer import PAD, Tokenizer
 
 
 class SelfAttention(nn.Module):
@@ -26,80 +27,100 @@ class SelfAttention(nn.Module):
         self.queries_keys_values = nn.Linear(config.width, 3 * config.width)
         self.output = nn.Linear(config.width, config.width)
 
-    def forward(self, hidden: Tensor, bias: Tensor, last: int) -> Tensor:
+    def forward(self, hidden: Tensor, bias: Tensor, last: int, sharpness: float) -> Tensor:
         """New states [n, last, d] of the last positions of `hidden` [n, width, d].
 
-        `bias` [n, 1, 1, width] is added to the scores.
+        `bias` [n, heads or 1, last or 1, width] is added to the scores, which `sharpness` multiplies.
         """
         mixed = self.queries_keys_values(hidden).unflatten(-1, (3, self.heads, -1))
         queries, keys, values = mixed.permute(2, 0, 3, 1, 4)
-        scores = queries[:, :, -last:] @ keys.transpose(-1, -2) * self.scale + bias
+        scores = queries[:, :, -last:] @ keys.transpose(-1, -2) * (self.scale * sharpness) + bias
         weighted = scores.softmax(-1).to(values.dtype) @ values
         return self.output(weighted.transpose(1, 2).flatten(2))
 
 
 class Layer(nn.Module):
-    """Attention and feed-forward, each on the normed state and added to it."""
+    """Attention and feed-forward, each added to the state, with the norm before it (`pre`) or behind (`post`)."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
+        self.before = config.norm == "pre"
         self.attention_norm = nn.LayerNorm(config.width)
         self.attention = SelfAttention(config)
         self.feedforward_norm = nn.LayerNorm(config.width)
         self.expand = nn.Linear(config.width, config.feedforward)
         self.contract = nn.Linear(config.feedforward, config.width)
 
-    def forward(self, hidden: Tensor, bias: Tensor, last: int) -> Tensor:
+    def forward(self, hidden: Tensor, bias: Tensor, last: int, sharpness: float) -> Tensor:
         """New states [n, last, d] of the last positions of `hidden` [n, width, d]."""
-        hidden = hidden[:, -last:] + self.attention(self.attention_norm(hidden), bias, last)
-        return hidden + self.contract(torch.relu(self.expand(self.feedforward_norm(hidden))))
+        if self.before:
+            hidden = hidden[:, -last:] + self.attention(self.attention_norm(hidden), bias, last, sharpness)
+            return hidden + self._feedforward(self.feedforward_norm(hidden))
+        hidden = self.attention_norm(hidden[:, -last:] + self.attention(hidden, bias, last, sharpness))
+        return self.feedforward_norm(hidden + self._feedforward(hidden))
+
+    def _feedforward(self, hidden: Tensor) -> Tensor:
+        return self.contract(torch.relu(self.expand(hidden)))
 
 
 class Encoder(nn.Module):
     """Logits of the answer's slots from token ids; the answer is in nothing but the logits."""
 
-    def __init__(self, config: EncoderConfig, tokenizer: Tokenizer, layout: TokenLayout) -> None:
+    def __init__(self, config: EncoderConfig, tokenizer: Tokenizer) -> None:
         super().__init__()
-        self.config, self.layout = config, layout
+        self.config = config
         self.pad = tokenizer.id_of(PAD)
-        self.positions = Positions(tokenizer, layout)
+        # Section 3.4 of the paper: embeddings as large as the sines and cosines that are added to them.
+        self.scale = math.sqrt(config.width) if "sinusoidal" in config.positions else 1.0
+        self.where = Positions(tokenizer)
         self.tokens = nn.Embedding(tokenizer.size, config.width)
-        self.places = nn.Embedding(config.places + 1, config.width)
-        self.operands = nn.Embedding(config.operands + 1, config.width)
+        self.positions = PositionEmbedding(config)
+        self.bias = RelativeBias(config) if "relative" in config.positions else None
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
-        self.norm = nn.LayerNorm(config.width)
+        self.norm = nn.LayerNorm(config.width) if config.norm == "pre" else nn.Identity()
         self.head = nn.Linear(config.width, tokenizer.size)
 
     def initialise(self, seed: int) -> None:
         """Draw all weights from `seed`: normal(0, 0.02) embeddings, and matrices at 1/√fan-in.
 
-        Operand ids begin at zero, so that training begins with a function that treats all
-        operands alike and tells them apart only as far as the problems ask for it. Drawn at
-        random, they kept half of the trials on a plateau for 1,800 steps (EXPERIMENTS.md).
+        Operand ids, depths and relative scores begin at zero, so that training begins with a function
+        that treats all operands alike and tells them apart only as far as the problems ask for
+        it. Drawn at random, they kept half of the trials on a plateau for 1,800 steps
+        (EXPERIMENTS.md).
         """
         generator = torch.Generator().manual_seed(seed)
+        zero = ("positions.operands", "positions.depths", "bias")
         with torch.no_grad():
             for name, weight in self.named_parameters():
-                if name.startswith("operands") or (weight.ndim == 1 and "norm" not in name):
+                if name.startswith(zero) or (weight.ndim == 1 and "norm" not in name):
                     weight.zero_()
                 elif weight.ndim == 2:
-                    spread = weight.shape[1] ** -0.5 if name.startswith(("layers", "head")) else 0.02
+                    fan_in = self.scale > 1 or name.startswith(("layers", "head"))
+                    spread = weight.shape[1] ** -0.5 if fan_in else 0.02
                     weight.copy_(torch.randn(weight.shape, generator=generator) * spread)
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """Logits [n, slots, pieces] of token ids [n, width], uint8 or int64."""
+    def forward(
+        self, ids: Tensor, slots: int, *, loops: int = 0, offset: Tensor | None = None, sharpness: float = 1.0
+    ) -> Tensor:
+        """Logits [n, slots, pieces] of token ids [n, width], uint8 or int64, the last `slots` of them the answer's.
+
+        `loops` runs of the block instead of the configured number, places shifted by `offset`
+        [n] (`PositionEmbedding`), attention scores multiplied by `sharpness`.
+        """
         ids = ids.long()
-        places, operands = self.positions(ids)
-        embedded = self.tokens(ids) + self.places(places) + self.operands(operands)
+        where = self.where(ids, slots)
+        embedded = self.tokens(ids) * self.scale + self.positions(where, offset)
         bias = torch.zeros(ids.shape, dtype=embedded.dtype, device=ids.device)
-        bias = bias.masked_fill(ids == self.pad, -1e4)[:, None, None, :]
-        hidden, depth = embedded, self.config.loops * len(self.layers)
+        bias = bias.masked_fill(ids == self.pad, HIDDEN)[:, None, None, :]
+        if self.bias:
+            bias = bias + self.bias(where, ids.shape[1])
+        hidden, depth = embedded, (loops or self.config.loops) * len(self.layers)
         for number in range(depth):
             if number and number % len(self.layers) == 0:
                 hidden = hidden + embedded
             # Nothing reads the problem's states behind the final layer, so it computes the slots' alone.
-            last = self.layout.answer if number == depth - 1 else ids.shape[1]
-            hidden = self.layers[number % len(self.layers)](hidden, bias, last)
+            last = slots if number == depth - 1 else ids.shape[1]
+            hidden = self.layers[number % len(self.layers)](hidden, bias[:, :, -last:], last, sharpness)
         return self.head(self.norm(hidden))
 
     def parameter_count(self) -> int:

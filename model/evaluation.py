@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from model.config import EvaluationSpec
-from model.decoding import PASSES, spell
+from model.decoding import spell
 from model.trained import TrainedEncoder
 from storage.columns import string_buffers
 from storage.database import connect, parquet_source
@@ -24,7 +24,7 @@ from storage.manifest import Dataset, ShardRecord
 _BATCH_ROWS = 1 << 15
 _RESAMPLES = 10_000
 
-Rows = tuple[NDArray[np.int64], pa.Array, pa.Array, NDArray[np.uint8]]
+Rows = tuple[NDArray[np.int64], pa.Array, pa.Array, NDArray[np.uint8], int]
 Annotate = Callable[[NDArray[np.uint64]], dict[str, NDArray[np.unsignedinteger]]]
 
 
@@ -72,10 +72,10 @@ def evaluate(
         )
     canonical, right = [], []
     with target.staged() as path, pq.ParquetWriter(path, _schema(annotate), compression="zstd") as writer:
-        for ids, problems, answers, rows in _stream(corpus, tokens, spec):
-            filled = model.fill(rows)
+        for ids, problems, answers, rows, slots in _stream(corpus, tokens, spec):
+            filled = model.fill(rows, slots, spec.decoding)
             predictions = spell(filled.ids, model.tokenizer)
-            correct = (filled.ids == rows[:, -model.config.layout.answer :]).all(1)
+            correct = (filled.ids == rows[:, -slots:]).all(1)
             notes = annotate(ids.view(np.uint64))
             count = len(ids)
             columns = [pa.array([spec.split] * count), pa.array(ids), problems, answers, predictions]
@@ -96,7 +96,7 @@ def evaluate(
         interval=interval,
         interval_method=method,
         classes=classes,
-        passes=PASSES,
+        passes=spec.decoding.passes,
         checkpoint=f"{spec.checkpoint} ({model.checkpoint.file})",
         step=model.checkpoint.step,
         parameters=model.encoder.parameter_count(),
@@ -159,11 +159,11 @@ def _stream(corpus: Dataset, tokens: Dataset, spec: EvaluationSpec) -> Iterator[
         if not np.array_equal(ids, coded.column("id").to_numpy()):
             raise RunFailure(f"shard {token_shard.path} doesn't hold the rows of its corpus: encode it again")
         data, _ = string_buffers(coded.column("tokens").combine_chunks())
-        rows = data.reshape(take, -1)
+        rows, slots = data.reshape(take, -1), tokens.manifest.spec["layouts"][token_shard.stratum]["answer"]
         for first in range(0, take, _BATCH_ROWS):
             part, batch = text.slice(first, _BATCH_ROWS), slice(first, first + _BATCH_ROWS)
             problems, answers = (part.column(name).combine_chunks() for name in ("problem", "answer"))
-            yield ids[batch], problems, answers, rows[batch]
+            yield ids[batch], problems, answers, rows[batch], slots
         left -= take
 
 

@@ -4,11 +4,9 @@ from collections.abc import Iterator
 
 import torch
 
-from model.run import layout_of
-from model.training import plan_of
+from model.batches import Batches
 from storage.corpus import Corpus
 from storage.manifest import load
-from storage.reader import ElasticReader
 
 
 def tensors(
@@ -16,11 +14,11 @@ def tensors(
 ) -> Iterator[torch.Tensor]:
     """Token ids, uint8 [batch_size, width], without end, in the order in which `numerate train` reads them.
 
+    All rows of a batch have one width, which may change from batch to batch.
+
     Raises `UserError` where the corpus isn't encoded by that tokenizer or is too small.
     """
     folder = corpus.workspace.tokens(corpus.dataset.manifest.name, tokenizer)
     tokens = load(folder, f"corpus {corpus.dataset.manifest.name!r} encoded by {tokenizer!r}")
-    layout = layout_of(tokens)
-    plan = plan_of(tokens, split, batch_size, seed)
-    reader = ElasticReader(tuple(tokens.paths(split)), plan, layout.width)
-    return (torch.from_numpy(rows) for rows in reader.batches(0))
+    batches = Batches.of(tokens, split, batch_size, seed)
+    return (torch.from_numpy(rows) for _, rows in batches.reader.batches(0))

@@ -5,7 +5,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from model.config import TrainingSpec
+from model.batches import layouts_of
+from model.config import Extent, TrainingSpec
 from model.tokenizer import Tokenizer, TokenLayout
 from storage.errors import RunFailure, UserError
 from storage.location import Location
@@ -24,12 +25,53 @@ class RunConfig(BaseModel):
     corpus_identity: str
     tokens_identity: str
     tokenizer_identity: str
-    layout: TokenLayout
+    layouts: tuple[TokenLayout, ...] = Field(min_length=1)
     training: TrainingSpec
 
     def decides(self) -> dict[str, Any]:
         """What must be the same for a run to go on; the number of workers may change."""
         return {**self.model_dump(mode="json"), "training": self.training.identity()}
+
+    @property
+    def parts(self) -> list[dict[str, Any]]:
+        """The families of its corpus with their parameters."""
+        return list(self.corpus_spec.get("mixture") or [self.corpus_spec])
+
+    @property
+    def operators(self) -> tuple[str, ...]:
+        """Operators that its corpus holds."""
+        found = {operator for part in self.parts for operator in part["operators"]}
+        return tuple(operator for operator in "+-*" if operator in found)
+
+    @property
+    def brackets(self) -> bool:
+        """Whether its corpus holds brackets and signs before numbers."""
+        return any(part["family"] == "expression" for part in self.parts)
+
+    @property
+    def extent(self) -> Extent:
+        """How large the problems of its corpus are."""
+        numbers = [len(str(part["high"])) if part["family"] == "grid" else part["digits"] for part in self.parts]
+        answer = max(layout.answer for layout in self.layouts)
+        return Extent(
+            problem=max(layout.problem for layout in self.layouts),
+            answer=answer,
+            digits=max(*numbers, answer - 1),
+            operands=max(part["terms"] for part in self.parts),
+            depth=max(part["depth"] if part["family"] == "expression" else 0 for part in self.parts),
+        )
+
+    def layout_for(self, extent: Extent) -> TokenLayout:
+        """The narrowest of its layouts that holds a problem; one of its own where none does.
+
+        Raises `UserError` where the encoder's positions don't reach so far.
+        """
+        if reason := self.training.encoder.refusal(extent):
+            raise UserError(f"the problem is too large for run {self.name!r} ({reason}): ask a smaller one")
+        for layout in self.layouts:
+            if layout.problem >= extent.problem and layout.answer >= extent.answer:
+                return layout
+        return TokenLayout(problem=extent.problem, answer=extent.answer)
 
     @classmethod
     def of(
@@ -50,21 +92,9 @@ class RunConfig(BaseModel):
             corpus_identity=corpus.manifest.identity,
             tokens_identity=tokens.manifest.identity,
             tokenizer_identity=tokenizer[1].identity,
-            layout=layout_of(tokens),
+            layouts=layouts_of(tokens),
             training=training,
         )
-
-
-def layout_of(tokens: Dataset) -> TokenLayout:
-    """The one layout of a corpus's token rows; raises `UserError` where there are several."""
-    layouts = tokens.manifest.spec["layouts"]
-    if len(layouts) > 1:
-        raise UserError(
-            f"corpus {tokens.manifest.name!r} has rows of several widths ({', '.join(layouts)}), and training takes "
-            "one: generate a corpus of one family with shorter problems"
-        )
-    (layout,) = layouts.values()
-    return TokenLayout(**layout)
 
 
 def claim_run(folder: Location, config: RunConfig, tokenizer: Tokenizer) -> None:
@@ -96,7 +126,9 @@ def load_run(folder: Location) -> RunConfig:
     try:
         return RunConfig.model_validate(json.loads((folder / "run.json").read()))
     except (ValidationError, json.JSONDecodeError) as error:
-        raise RunFailure(f"{folder / 'run.json'} is damaged: delete {folder} and train again") from error
+        raise RunFailure(
+            f"{folder / 'run.json'} is damaged or of another version: delete {folder} and train again"
+        ) from error
 
 
 def run_tokenizer(folder: Location, config: RunConfig) -> Tokenizer:

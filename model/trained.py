@@ -1,18 +1,28 @@
 """Opens a trained encoder with its tokenizer, for evaluation and for answering what people type."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from model.checkpoint import CheckpointEntry, Checkpoints, restore
+from model.config import ONE_PASS, Decoding, Extent
 from model.decoding import Answers, fill_slots, spell
 from model.encoder import Encoder
 from model.optimizer import precision_of
 from model.run import RunConfig, load_run, run_tokenizer
 from model.tokenizer import Tokenizer
 from storage.location import Location
+
+
+class Solution(NamedTuple):
+    """One answer, and the encoder's probability of it."""
+
+    answer: str
+    confidence: float
 
 
 @dataclass(frozen=True)
@@ -32,18 +42,35 @@ class TrainedEncoder:
         checkpoints = Checkpoints(folder / "checkpoints")
         entry = checkpoints.choose(which)
         tokenizer = run_tokenizer(folder, config)
-        encoder = Encoder(config.training.encoder, tokenizer, config.layout)
+        encoder = Encoder(config.training.encoder, tokenizer)
         restore(checkpoints.load(entry, config), encoder)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return cls(config, entry, tokenizer, encoder.to(device), precision_of(config.training, device))
 
-    def fill(self, rows: np.ndarray) -> Answers:
-        """Answers to token rows, uint8 [n, width]."""
-        return fill_slots(self.encoder, self.tokenizer, rows, self.precision)
+    def fill(self, rows: np.ndarray, slots: int, decoding: Decoding = ONE_PASS) -> Answers:
+        """Answers to token rows, uint8 [n, width], of which the last `slots` are the answer's."""
+        return fill_slots(self.encoder, self.tokenizer, rows, slots, self.precision, decoding)
 
-    def solve(self, problems: Sequence[str]) -> list[str]:
-        """Answers to problems in text; raises `UserError` for one that can't be read or is too long."""
-        if not problems:
-            return []
-        rows = np.array([self.tokenizer.row(problem, self.config.layout) for problem in problems], np.uint8)
-        return spell(self.fill(rows).ids, self.tokenizer).to_pylist()
+    def solve(self, problems: Sequence[str], decoding: Decoding = ONE_PASS) -> list[Solution]:
+        """Answers to problems in text; raises `UserError` for one that can't be read or is too large."""
+        found: list[Solution | None] = [None] * len(problems)
+        layouts = [self.config.layout_for(extent_of(problem)) for problem in problems]
+        for layout in dict.fromkeys(layouts):
+            chosen = [number for number, other in enumerate(layouts) if other == layout]
+            rows = np.array([self.tokenizer.row(problems[number], layout) for number in chosen], np.uint8)
+            answers = self.fill(rows, layout.answer, decoding)
+            texts = spell(answers.ids, self.tokenizer).to_pylist()
+            for number, text, confidence in zip(chosen, texts, answers.confidence.tolist(), strict=True):
+                found[number] = Solution(text, confidence)
+        return [solution for solution in found if solution]
+
+
+def extent_of(problem: str) -> Extent:
+    """How large a problem in text is; its answer has room for what any operators could make of its operands."""
+    numbers = [len(number) for number in re.findall(r"[0-9]+", problem)]
+    longest = sum(numbers) if "*" in problem else max(numbers, default=1) + len(str(len(numbers)))
+    depth, deepest = 0, 0
+    for character in problem:
+        depth += (character == "(") - (character == ")")
+        deepest = max(deepest, depth)
+    return Extent(len(problem), longest + 1, max(numbers, default=1), len(numbers), deepest)

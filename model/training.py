@@ -22,20 +22,20 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
+from model.batches import Batches, held_rows
 from model.checkpoint import CheckpointEntry, Checkpoints, restore
 from model.config import TrainingSpec
 from model.encoder import Encoder
-from model.masking import slot_masks
+from model.masking import loops_of, place_offsets, slot_masks
 from model.metrics import MetricsWriter
 from model.optimizer import build_optimizers, precision_of, rate_factor, set_rates
 from model.run import RunConfig, claim_run, run_tokenizer
 from model.tokenizer import MASK, load_tokenizer
 from storage.errors import RunFailure, UserError
-from storage.lanes import LANES, LanePlan, lanes_of
+from storage.lanes import LANES, lanes_of
 from storage.location import Location, Workspace
 from storage.manifest import Dataset, load
 from storage.order import derive_key
-from storage.reader import ElasticReader
 
 # Steps between the moments when the ranks agree whether to stop and the loss is looked at.
 _AGREE_EVERY = 10
@@ -72,26 +72,17 @@ class TrainingResult:
     exact_match: float
 
 
-def plan_of(tokens: Dataset, split: str, batch_size: int, seed: int) -> LanePlan:
-    """The order of one split's batches; raises `UserError` if the split is too small."""
-    return LanePlan(tuple(shard.rows for shard in tokens.of_split(split)), batch_size, derive_key(seed, split))
-
-
 def check_data(tokens: Dataset, spec: TrainingSpec) -> None:
     """Raise, before any work, what training on these tokens would raise."""
     for split in ("train", "validation"):
         tokens.paths(split)
-        plan_of(tokens, split, spec.batch_size if split == "train" else LANES, spec.seed)
+        Batches.of(tokens, split, spec.batch_size if split == "train" else LANES, spec.seed)
 
 
 def check_encoder(config: RunConfig) -> None:
-    """Raise `UserError` where the encoder has fewer place or operand ids than the corpus's rows can need."""
-    encoder, layout = config.training.encoder, config.layout
-    places, operands = max(layout.problem, layout.answer - 1), layout.problem // 2 + 1
-    if encoder.places < places:
-        raise UserError(f"encoder.places is {encoder.places}, rows of this corpus can need {places}: raise it")
-    if encoder.operands < operands:
-        raise UserError(f"encoder.operands is {encoder.operands}, rows of this corpus can need {operands}: raise it")
+    """Raise `UserError` where the encoder's positions don't reach as far as the corpus's problems."""
+    if reason := config.training.encoder.refusal(config.extent):
+        raise UserError(f"{reason} for this corpus: raise it")
 
 
 def train(
@@ -116,7 +107,7 @@ def train(
 
 class _Trainer:
     def __init__(self, job: TrainingJob) -> None:
-        self.job, self.spec, self.layout = job, job.config.training, job.config.layout
+        self.job, self.spec = job, job.config.training
         self.rank, self.ranks = _rank(), dist.get_world_size() if dist.is_initialized() else 1
         self.device = (
             torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
@@ -128,7 +119,7 @@ class _Trainer:
             raise UserError(
                 f"the tokens at {job.tokens} are not those of run {job.config.name!r}: choose another run name"
             )
-        self.encoder = Encoder(self.spec.encoder, tokenizer, self.layout)
+        self.encoder = Encoder(self.spec.encoder, tokenizer)
         self.encoder.initialise(derive_key(self.spec.seed, "weights"))
         self.encoder.to(self.device)
         self.optimizers = build_optimizers(self.encoder, self.spec)
@@ -137,15 +128,24 @@ class _Trainer:
         self.step = self._resume()
         self.model = self._distributed()
         self.precision = precision_of(self.spec, self.device)
-        self.validation = self._validation_rows()
+        self.validation = [
+            (layout, torch.from_numpy(rows).to(self.device), held)
+            for layout, rows, held in held_rows(
+                self.tokens,
+                "validation",
+                self.spec.validation_rows,
+                self.spec.seed,
+                rank=self.rank,
+                ranks=self.ranks,
+            )
+        ]
         self.exact_match = 0.0
         self.waiting: list[tuple[dict[str, Any], Tensor]] = []
 
     def run(self, stop: Callable[[], bool], report: Callable[[Progress], None]) -> TrainingResult:
         """Train up to the last step, or until `stop` says so; every rank takes equally many steps."""
-        plan = plan_of(self.tokens, "train", self.spec.batch_size, self.spec.seed)
-        reader = ElasticReader(tuple(self.tokens.paths("train")), plan, self.layout.width)
-        batches = reader.batches(self.step, rank=self.rank, ranks=self.ranks)
+        plan = Batches.of(self.tokens, "train", self.spec.batch_size, self.spec.seed)
+        batches = plan.reader.batches(self.step, rank=self.rank, ranks=self.ranks)
         stopped, checked, began = False, self.step, time.perf_counter()
         while self.step < self.spec.steps and not stopped:
             self._one_step(batches, plan, began)
@@ -165,11 +165,11 @@ class _Trainer:
                 report(Progress(self.step, self.spec.steps, self.loss, self.exact_match, rate))
         return TrainingResult(self.step, self.step == self.spec.steps, self.exact_match)
 
-    def _one_step(self, batches: Iterator[np.ndarray], plan: LanePlan, began: float) -> None:
+    def _one_step(self, batches: Iterator[tuple[int, np.ndarray]], plan: Batches, began: float) -> None:
         asked = time.perf_counter()
-        rows = next(batches)
+        bucket, rows = next(batches)
         waited = time.perf_counter() - asked
-        loss = self._loss(rows)
+        loss = self._loss(rows, plan.layouts[bucket].answer)
         loss.backward()
         set_rates(self.optimizers, self.step, self.spec)
         for optimizer in self.optimizers.values():
@@ -189,19 +189,24 @@ class _Trainer:
         }
         self.waiting.append((row, loss.detach()))
 
-    def _loss(self, rows: np.ndarray) -> Tensor:
+    def _loss(self, rows: np.ndarray, slots: int) -> Tensor:
         """This rank's share of the mean loss over all hidden slots of the global batch, times the ranks."""
-        masks = slot_masks(
-            self.spec.seed, self.step, self.spec.batch_size, self.layout.answer, self.spec.full_mask_share
-        )
-        first = lanes_of(self.rank, self.ranks)[0] * (self.spec.batch_size // LANES)
-        hidden = torch.from_numpy(masks[first : first + len(rows)]).to(self.device)
+        spec, encoder = self.spec, self.spec.encoder
+        first = lanes_of(self.rank, self.ranks)[0] * (spec.batch_size // LANES)
+        mine = slice(first, first + len(rows))
+        masks = slot_masks(spec.seed, self.step, spec.batch_size, slots, spec.full_mask_share)
+        hidden = torch.from_numpy(masks[mine]).to(self.device)
+        offset = None
+        if encoder.random_offset:
+            shares = place_offsets(spec.seed, self.step, spec.batch_size)[mine]
+            offset = torch.from_numpy(shares).to(self.device, torch.float32)
         ids = torch.from_numpy(rows).to(self.device).long()
-        answers = ids[:, -self.layout.answer :]
+        answers = ids[:, -slots:]
         shown = ids.clone()
-        shown[:, -self.layout.answer :] = torch.where(hidden, self.mask_id, answers)
+        shown[:, -slots:] = torch.where(hidden, self.mask_id, answers)
+        loops = loops_of(spec.seed, self.step, encoder.min_loops, encoder.loops)
         with torch.autocast(self.device.type, self.precision, enabled=self.precision is not torch.float32):
-            logits = self.model(shown)
+            logits = self.model(shown, slots, loops=loops, offset=offset)
         total = cross_entropy(logits.float()[hidden], answers[hidden], reduction="sum")
         return total * (self.ranks / int(masks.sum()))
 
@@ -231,17 +236,6 @@ class _Trainer:
         where = f"the last good checkpoint is of step {kept.step}" if kept else "there is no checkpoint yet"
         raise RunFailure(f"the loss is {loss} at step {step}: {where}; lower learning_rate or matrix_learning_rate")
 
-    def _validation_rows(self) -> Tensor:
-        held = self.tokens.manifest.split_rows["validation"]
-        size = min(self.spec.validation_rows, max(held, LANES)) // LANES * LANES
-        plan = plan_of(self.tokens, "validation", size, self.spec.seed)
-        reader = ElasticReader(tuple(self.tokens.paths("validation")), plan, self.layout.width)
-        batches = reader.batches(0, rank=self.rank, ranks=self.ranks)
-        rows = torch.from_numpy(next(batches).copy()).to(self.device)
-        batches.close()
-        self.validation_rows = size
-        return rows
-
     def _validate(self) -> float:
         """Exact match on the validation rows, all slots masked, one pass."""
         correct = torch.zeros((), dtype=torch.float64, device=self.device)
@@ -250,15 +244,16 @@ class _Trainer:
             torch.no_grad(),
             torch.autocast(self.device.type, self.precision, enabled=self.precision is not torch.float32),
         ):
-            for rows in self.validation.split(1024):
-                shown = rows.clone()
-                shown[:, -self.layout.answer :] = self.mask_id
-                right = self.encoder(shown).argmax(-1) == rows[:, -self.layout.answer :]
-                correct += right.all(1).sum()
+            for layout, held, _ in self.validation:
+                for rows in held.split(1024):
+                    shown = rows.clone()
+                    shown[:, -layout.answer :] = self.mask_id
+                    right = self.encoder(shown, layout.answer).argmax(-1) == rows[:, -layout.answer :]
+                    correct += right.all(1).sum()
         self.encoder.train()
         if self.ranks > 1:
             dist.all_reduce(correct)
-        return correct.item() / self.validation_rows
+        return correct.item() / sum(rows for _, _, rows in self.validation)
 
     def _record_validation(self) -> None:
         if self.rank == 0 and self.metrics.rows:

@@ -99,6 +99,36 @@ def _epoch_order(counts: tuple[int, ...], seed: int, epoch: int) -> tuple[UInt64
     return order, starts
 
 
+@dataclass(frozen=True)
+class BucketOrder:
+    """Which of several plans gives each batch: evenly mixed, each as often as it has batches.
+
+    `sizes` are the batches that each bucket has in an epoch.
+    """
+
+    sizes: tuple[int, ...]
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches of all buckets in one epoch."""
+        return sum(self.sizes)
+
+    def counts(self, step: int) -> tuple[int, ...]:
+        """How many of the first `step` batches each bucket gives; whole epochs add up to `sizes`."""
+        taken, left, rest = [], self.steps_per_epoch, step
+        for size in self.sizes:
+            # The bucket's share of what the ones before it left, spread evenly.
+            count = rest * size // left if left else 0
+            taken.append(count)
+            rest, left = rest - count, left - size
+        return tuple(taken)
+
+    def bucket(self, step: int) -> int:
+        """The bucket that gives batch `step`."""
+        before, behind = self.counts(step), self.counts(step + 1)
+        return next(number for number, pair in enumerate(zip(before, behind, strict=True)) if pair[0] != pair[1])
+
+
 def lanes_of(rank: int, ranks: int) -> range:
     """The lanes that a rank reads; raises `UserError` for more ranks than lanes."""
     if ranks > LANES:

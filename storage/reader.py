@@ -1,8 +1,10 @@
 """Streams a rank's rows of every batch out of Parquet shards through DuckDB, from any step on."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from itertools import count
 
 import duckdb
 import numpy as np
@@ -11,7 +13,7 @@ from numpy.typing import NDArray
 from storage.columns import string_buffers
 from storage.database import connect, parquet_source
 from storage.errors import RunFailure
-from storage.lanes import LanePlan, lanes_of
+from storage.lanes import BucketOrder, LanePlan, lanes_of
 
 _STREAM_ROWS = 1 << 16
 
@@ -80,3 +82,27 @@ class ElasticReader:
             ) from error
         if filled != len(target):
             raise RunFailure(f"shard {self.paths[shard]} ended early: encode it again")
+
+
+@dataclass(frozen=True)
+class BucketReader:
+    """Batches of several widths, each from one of the readers, mixed evenly."""
+
+    readers: tuple[ElasticReader, ...]
+
+    @property
+    def order(self) -> BucketOrder:
+        """Which reader gives which batch."""
+        return BucketOrder(tuple(reader.plan.steps_per_epoch for reader in self.readers))
+
+    def batches(self, first_step: int, *, rank: int = 0, ranks: int = 1) -> Generator[tuple[int, NDArray[np.uint8]]]:
+        """Number of the reader, and this rank's rows [rows, width], of batch `first_step` and all that follow."""
+        order, opened = self.order, dict[int, Iterator[NDArray[np.uint8]]]()
+        first = order.counts(first_step)
+        with ExitStack() as stack:
+            for step in count(first_step):
+                bucket = order.bucket(step)
+                if bucket not in opened:
+                    rows = self.readers[bucket].batches(first[bucket], rank=rank, ranks=ranks)
+                    opened[bucket] = stack.enter_context(closing(rows))
+                yield bucket, next(opened[bucket])

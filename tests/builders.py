@@ -14,6 +14,18 @@ from storage.location import Location, Workspace
 from storage.manifest import Dataset, commit
 
 SMALL = CorpusSpec(name="small", terms=2, rows_per_shard=3_000, validation=0.1, test=0.1)
+# Numbers of one to nine digits: rows of two widths.
+LONGER = CorpusSpec(
+    name="longer",
+    family="digits",
+    terms=2,
+    digits=9,
+    operators=("+", "-"),
+    rows=6_000,
+    rows_per_shard=3_000,
+    validation=0.1,
+    test=0.1,
+)
 TINY_TRAINING = TrainingSpec(
     steps=12,
     batch_size=128,
@@ -35,6 +47,7 @@ class Built:
     tokenizer: Tokenizer
     tokens: Dataset
     layout: TokenLayout
+    """The widest."""
 
 
 def build_corpus_plainly(spec: CorpusSpec, folder: Location) -> Dataset:
@@ -54,7 +67,7 @@ def build_small(folder: Path, spec: CorpusSpec = SMALL) -> Built:
     train_tokenizer(TokenizerSpec(sample_rows=2_000, proof_rows=500), corpus, workspace.tokenizer(name))
     tokenizer, _ = load_tokenizer(workspace.tokenizer(name))
     layouts = token_layouts(corpus.shards)
-    (layout,) = layouts.values()
+    layout = max(layouts.values(), key=lambda layout: layout.width)
     target = workspace.tokens(spec.name, name)
     job = EncodeJob(corpus.location, target, tokenizer, layouts)
     shards = [record for task in encode_tasks(corpus.shards) for record in encode_shard(job, task)]

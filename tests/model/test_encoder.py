@@ -1,3 +1,4 @@
+import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -7,12 +8,22 @@ from model.tokenizer import TokenLayout
 from tests.builders import Built
 
 LAYOUT = TokenLayout(problem=11, answer=4)
+KINDS = [("sinusoidal",), ("learned",), ("place-value",), ("relative",), ("place-value", "relative")]
 
 
-def encoder(small: Built, **values: int) -> Encoder:
-    model = Encoder(EncoderConfig(width=32, heads=4, feedforward=64, **values), small.tokenizer, LAYOUT)
+def encoder(small: Built, **values: object) -> Encoder:
+    """A small encoder with random weights everywhere, those that begin at zero included."""
+    model = Encoder(EncoderConfig(width=32, heads=4, feedforward=64, **values), small.tokenizer)
     model.initialise(3)
+    generator = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight += torch.randn(weight.shape, generator=generator) * 0.1
     return model.eval()
+
+
+def rows_of(small: Built, *problems: str, layout: TokenLayout = LAYOUT) -> torch.Tensor:
+    return torch.tensor([small.tokenizer.row(problem, layout) for problem in problems])
 
 
 def test_attention_is_torchs_own() -> None:
@@ -22,30 +33,88 @@ def test_attention_is_torchs_own() -> None:
     queries, keys, values = attention.queries_keys_values(hidden).unflatten(-1, (3, 4, 8)).permute(2, 0, 3, 1, 4)
     mixed = scaled_dot_product_attention(queries, keys, values, attn_mask=bias)
     expected = attention.output(mixed.transpose(1, 2).flatten(2))
-    assert torch.allclose(attention(hidden, bias, 9), expected, atol=1e-5)
-    assert torch.allclose(attention(hidden, bias, 4), expected[:, -4:], atol=1e-5)
+    assert torch.allclose(attention(hidden, bias, 9, 1.0), expected, atol=1e-5)
+    assert torch.allclose(attention(hidden, bias, 4, 1.0), expected[:, -4:], atol=1e-5)
+    sharper = scaled_dot_product_attention(queries, keys, values, attn_mask=bias, scale=2.5 / 8**0.5)
+    assert torch.allclose(
+        attention(hidden, bias, 9, 2.5), attention.output(sharper.transpose(1, 2).flatten(2)), atol=1e-5
+    )
 
 
-def test_computing_the_slots_alone_in_the_final_layer_changes_nothing(small: Built) -> None:
-    model = encoder(small, loops=2)
-    ids = torch.tensor([small.tokenizer.row(problem, LAYOUT) for problem in ("1+2+3+4", "99+98+97+96")])
+def test_a_layer_with_the_norm_behind_is_torchs_own(small: Built) -> None:
+    layer = encoder(small, norm="post").layers[0]
+    theirs = torch.nn.TransformerEncoderLayer(32, 4, 64, dropout=0.0, batch_first=True).eval()
+    names = {
+        "attention.queries_keys_values.weight": "self_attn.in_proj_weight",
+        "attention.queries_keys_values.bias": "self_attn.in_proj_bias",
+        "attention.output": "self_attn.out_proj",
+        "attention_norm": "norm1",
+        "feedforward_norm": "norm2",
+        "expand": "linear1",
+        "contract": "linear2",
+    }
+    state = {}
+    for name, value in layer.state_dict().items():
+        ours = next(key for key in names if name.startswith(key))
+        state[name.replace(ours, names[ours])] = value
+    theirs.load_state_dict(state)
+    hidden = torch.randn(3, 7, 32)
+    assert torch.allclose(layer(hidden, torch.zeros(3, 1, 1, 7), 7, 1.0), theirs(hidden), atol=1e-5)
+
+
+@pytest.mark.parametrize("positions", KINDS)
+def test_computing_the_slots_alone_in_the_final_layer_changes_nothing(small: Built, positions: tuple[str, ...]) -> None:
+    model = encoder(small, loops=2, positions=positions)
+    ids = rows_of(small, "1+2+3+4", "99+98+97+96")
     seen: list[torch.Tensor] = []
     final = model.layers[-1]
     short = final.forward
-    final.forward = lambda hidden, bias, last: seen.append(short(hidden, bias, hidden.shape[1])) or seen[-1][:, -last:]
-    full = model(ids)
+
+    def whole(hidden: torch.Tensor, bias: torch.Tensor, last: int, sharpness: float) -> torch.Tensor:
+        width = hidden.shape[1]
+        everything = model.bias(model.where(ids, 4), width) if model.bias else bias
+        if model.bias:
+            everything = everything + torch.where(ids == model.pad, -1e4, 0.0)[:, None, None, :]
+        seen.append(short(hidden, everything, width, sharpness))
+        return seen[-1][:, -last:]
+
+    final.forward = whole
+    full = model(ids, 4)
     final.forward = short
     assert seen[-1].shape[1] == LAYOUT.width
-    assert torch.allclose(model(ids), full, atol=1e-5)
+    assert torch.allclose(model(ids, 4), full, atol=1e-5)
 
 
-def test_padding_is_never_read(small: Built) -> None:
-    model = encoder(small)
+@pytest.mark.parametrize("positions", KINDS)
+def test_padding_is_never_read(small: Built, positions: tuple[str, ...]) -> None:
+    model = encoder(small, positions=positions)
     wide = TokenLayout(problem=16, answer=4)
-    wider = Encoder(model.config, small.tokenizer, wide)
-    wider.load_state_dict(model.state_dict())
-    rows = [torch.tensor([small.tokenizer.row("12+3", layout)]) for layout in (LAYOUT, wide)]
-    assert torch.allclose(model(rows[0]), wider.eval()(rows[1]), atol=1e-5)
+    assert torch.allclose(model(rows_of(small, "12+3"), 4), model(rows_of(small, "12+3", layout=wide), 4), atol=1e-5)
+
+
+@pytest.mark.parametrize("positions", KINDS)
+def test_the_place_of_a_digit_matters(small: Built, positions: tuple[str, ...]) -> None:
+    model = encoder(small, positions=positions)
+    assert not torch.allclose(model(rows_of(small, "12+3"), 4), model(rows_of(small, "21+3"), 4), atol=1e-3)
+
+
+def test_hidden_digits_far_away_change_nothing_until_loops_pass_it_on(small: Built) -> None:
+    model = encoder(small, layers=1, positions=("relative",), reach=1, far="hidden")
+    layout = TokenLayout(problem=9, answer=5)
+    one, other = rows_of(small, "1234+1111", "9234+1111", layout=layout)
+    near, far = (model(torch.stack([one, other]), 5, loops=loops).detach() for loops in (1, 4))
+    # The slots from the right: units, tens, … ; the changed digit stands at place 4.
+    assert torch.allclose(near[0, -1], near[1, -1], atol=1e-6)
+    assert torch.allclose(near[0, -2], near[1, -2], atol=1e-6)
+    assert not torch.allclose(near[0, -3], near[1, -3], atol=1e-3)
+    assert not torch.allclose(far[0, -1], far[1, -1], atol=1e-3)
+
+
+def test_an_offset_of_places_is_seen_by_place_values_alone(small: Built) -> None:
+    ids, offset = rows_of(small, "12+3"), torch.tensor([0.5])
+    by_place, by_difference = encoder(small), encoder(small, positions=("relative",))
+    assert not torch.allclose(by_place(ids, 4), by_place(ids, 4, offset=offset), atol=1e-3)
+    assert torch.equal(by_difference(ids, 4), by_difference(ids, 4, offset=offset))
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_others(small: Built) -> None:
@@ -55,5 +124,9 @@ def test_the_same_seed_gives_the_same_weights_and_another_others(small: Built) -
     assert not torch.equal(one.tokens.weight, other.tokens.weight)
 
 
-def test_more_loops_use_the_same_weights(small: Built) -> None:
-    assert encoder(small, loops=1).parameter_count() == encoder(small, loops=3).parameter_count()
+def test_more_loops_use_the_same_weights_and_compute_something_else(small: Built) -> None:
+    one, three = encoder(small, loops=1), encoder(small, loops=3)
+    ids = rows_of(small, "12+3")
+    assert one.parameter_count() == three.parameter_count()
+    assert torch.equal(one(ids, 4, loops=3), three(ids, 4))
+    assert not torch.allclose(one(ids, 4), three(ids, 4), atol=1e-3)

@@ -22,7 +22,7 @@ from tests.model.test_training import job_of
 def untrained(small: Built, folder: Path) -> TrainedEncoder:
     """A run whose only checkpoint holds random weights."""
     job = job_of(small, folder, TINY_TRAINING)
-    encoder = Encoder(job.config.training.encoder, small.tokenizer, small.layout)
+    encoder = Encoder(job.config.training.encoder, small.tokenizer)
     encoder.initialise(1)
     entry = CheckpointEntry(step=0, exact_match=0.0, file="step-0.safetensors")
     Checkpoints(job.run / "checkpoints").save(
@@ -54,7 +54,7 @@ def test_an_answer_that_stands_in_the_row_is_not_seen(small: Built, tmp_path: Pa
     row = np.array([small.tokenizer.row("12+34", small.layout)], np.uint8)
     told = row.copy()
     told[0, -small.layout.answer :] = small.tokenizer.slots("46", small.layout)
-    assert np.array_equal(model.fill(row).ids, model.fill(told).ids)
+    assert np.array_equal(model.fill(row, small.layout.answer).ids, model.fill(told, small.layout.answer).ids)
     assert small.tokenizer.id_of(MASK) in row
 
 
@@ -123,5 +123,5 @@ def test_without_an_error_the_interval_still_has_a_width(right: bool) -> None:
 
 def test_confidence_is_a_probability(small: Built, tmp_path: Path) -> None:
     rows = np.array([small.tokenizer.row(problem, small.layout) for problem in ("1+2", "99+99")], np.uint8)
-    confidence = untrained(small, tmp_path).fill(rows).confidence
+    confidence = untrained(small, tmp_path).fill(rows, small.layout.answer).confidence
     assert ((confidence > 0) & (confidence <= 1)).all()

@@ -17,7 +17,6 @@ from storage.location import Workspace
 from storage.manifest import SPLITS, ShardRecord, commit
 from storage.meanings import column_comment
 from storage.query import open_catalog, select
-from storage.reader import ElasticReader
 from tests.builders import Built
 
 _ROWS = 10
@@ -224,14 +223,13 @@ def test_a_corpus_opened_by_name_streams_batches_and_relations(small: Built) -> 
 def test_tensors_come_in_the_order_in_which_training_reads(small: Built) -> None:
     from itertools import islice
 
+    from model.batches import Batches
     from model.rows import tensors
-    from model.training import plan_of
 
     corpus = Corpus.open("small", str(small.workspace.root))
-    plan = plan_of(small.tokens, "train", 128, 3)
-    reader = ElasticReader(tuple(small.tokens.paths("train")), plan, small.layout.width)
+    batches = Batches.of(small.tokens, "train", 128, 3)
     read = islice(tensors(corpus, "small-digit", batch_size=128, seed=3), 5)
-    for ids, rows in zip(read, reader.batches(0), strict=False):
+    for ids, (_, rows) in zip(read, batches.reader.batches(0), strict=False):
         assert ids.shape == (128, small.layout.width)
         assert (ids.numpy() == rows).all()
 
