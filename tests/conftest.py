@@ -19,13 +19,19 @@ os.environ["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] = "120"
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 os.environ["DO_NOT_TRACK"] = "1"
 
-from tests.builders import Built, build_small  # noqa: E402  (after the environment is set)
+from tests.builders import LONGER, Built, build_small  # noqa: E402  (after the environment is set)
 
 
 @pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Built:
     """A small corpus with its tokenizer and tokens, made without Ray; not to be changed by a test."""
     return build_small(tmp_path_factory.mktemp("small"))
+
+
+@pytest.fixture(scope="session")
+def longer(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """A corpus whose rows have two widths; not to be changed by a test."""
+    return build_small(tmp_path_factory.mktemp("longer"), LONGER)
 
 
 @pytest.fixture

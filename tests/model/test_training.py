@@ -102,6 +102,68 @@ def test_a_run_moves_to_another_number_of_ranks(small: Built, tmp_path: Path) ->
         assert one == pytest.approx(other, rel=1e-3)
 
 
+EVERYTHING = LONGER.model_copy(
+    update={
+        "encoder": LONGER.encoder.model_copy(
+            update={
+                "positions": ("place-value", "relative"),
+                "random_offset": True,
+                "layers": 1,
+                "min_loops": 1,
+                "loops": 3,
+            }
+        )
+    }
+)
+
+
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow)])
+def test_several_widths_random_loops_and_offsets_resume_with_the_same_bits(
+    longer: Built, tmp_path: Path, ranks: int
+) -> None:
+    whole, cut = job_of(longer, tmp_path / "a", EVERYTHING), job_of(longer, tmp_path / "b", EVERYTHING)
+    train_with(whole, ranks)
+    train_with(cut, ranks, calls=1)
+    assert Checkpoints(cut.run / "checkpoints").index().last.step == 20  # type: ignore[union-attr]
+    train_with(cut, ranks)
+    assert same_bits(whole, cut)
+
+
+def test_ranks_draw_the_same_offsets_for_the_same_rows(longer: Built, tmp_path: Path) -> None:
+    jobs = [job_of(longer, tmp_path / str(ranks), EVERYTHING) for ranks in (1, 2)]
+    train(jobs[0])
+    train_with(jobs[1], 2)
+    for (_, one), (_, other) in zip(*map(losses, jobs), strict=True):
+        assert one == pytest.approx(other, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "message"),
+    [
+        ({"places": 9}, r"encoder.places is 9, 10 is needed for this corpus"),
+        ({"operands": 2, "positions": ("learned",), "longest": 16}, r"encoder.longest is 16, 19 is needed"),
+    ],
+)
+def test_an_encoder_whose_positions_are_too_few_is_refused(
+    longer: Built, encoder: dict[str, object], message: str
+) -> None:
+    spec = TINY_TRAINING.model_copy(update={"encoder": TINY_TRAINING.encoder.model_copy(update=encoder)})
+    with pytest.raises(UserError, match=message):
+        prepare(longer.workspace, "never", "longer", "longer-digit", spec)
+    assert not longer.workspace.run("never").exists()
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_training_learns_with_either_optimizer_and_the_papers_norm(
+    small: Built, tmp_path: Path, optimizer: str
+) -> None:
+    encoder = LONGER.encoder.model_copy(update={"norm": "post", "positions": ("sinusoidal",)})
+    job = job_of(small, tmp_path, LONGER.model_copy(update={"optimizer": optimizer, "encoder": encoder}))
+    train(job)
+    curve = [loss for _, loss in losses(job)]
+    assert sum(curve[-5:]) < 0.9 * sum(curve[:5])
+
+
 def test_training_learns(small: Built, tmp_path: Path) -> None:
     job = job_of(small, tmp_path, LONGER)
     train(job)

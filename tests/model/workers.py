@@ -21,7 +21,10 @@ class Countdown:
 
 
 def train_with(job: TrainingJob, ranks: int, calls: int = 10**9) -> None:
-    """Train with `ranks` processes; stopped at the `calls`-th question whether to stop."""
+    """Train with `ranks` processes, in this one if it is alone; stopped at the `calls`-th question whether to stop."""
+    if ranks == 1:
+        train(job, stop=Countdown(calls))
+        return
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

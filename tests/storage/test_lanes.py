@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.errors import UserError
-from storage.lanes import LANES, LanePlan, lanes_of
+from storage.lanes import LANES, BucketOrder, LanePlan, lanes_of
 
 
 def rows_of_epoch(plan: LanePlan, epoch: int) -> list[tuple[int, int]]:
@@ -72,3 +72,21 @@ def test_a_split_below_one_batch_is_refused() -> None:
 def test_more_ranks_than_lanes_are_refused() -> None:
     with pytest.raises(UserError, match="65 workers are more than the 64 lanes"):
         lanes_of(0, 65)
+
+
+@given(
+    sizes=st.lists(st.sampled_from([0, 1, 2, 5, 100, 3_333, 10**7]), min_size=1, max_size=6).filter(any),
+    data=st.data(),
+)
+def test_every_step_takes_one_bucket_and_an_epoch_all_of_each(sizes: list[int], data: st.DataObject) -> None:
+    order = BucketOrder(tuple(sizes))
+    epoch = order.steps_per_epoch
+    assert order.counts(epoch) == tuple(sizes)
+    step = data.draw(st.integers(0, 3 * epoch))
+    before, behind = order.counts(step), order.counts(step + 1)
+    gained = [after - earlier for earlier, after in zip(before, behind, strict=True)]
+    assert sorted(gained) == [0] * (len(sizes) - 1) + [1]
+    assert gained[order.bucket(step)] == 1
+    # Evenly: no bucket is ever further from its share than there are buckets.
+    for count, size in zip(before, sizes, strict=True):
+        assert abs(count - step * size / epoch) <= len(sizes)

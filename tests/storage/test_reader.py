@@ -4,10 +4,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from model.batches import Batches
 from storage.columns import fixed_width_values
 from storage.errors import RunFailure
 from storage.lanes import LANES, LanePlan
-from storage.reader import ElasticReader
+from storage.reader import BucketReader, ElasticReader
 from tests.builders import Built
 
 
@@ -55,6 +56,32 @@ def test_an_epoch_holds_every_row_at_most_once_and_the_plan_says_which(small: Bu
     read = batches(reader, 0, reader.plan.steps_per_epoch, 1)
     assert np.array_equal(np.stack(read), expected.reshape(len(read), -1, reader.width))
     assert len({row.tobytes() for batch in read for row in batch}) == len(read) * reader.plan.batch_size
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 5])
+def test_batches_of_several_widths_come_alike_after_a_resume_and_on_any_number_of_ranks(
+    longer: Built, ranks: int
+) -> None:
+    readers = Batches.of(longer.tokens, "train", 128, 4).reader
+
+    def read(first: int, count: int, ranks: int) -> list[tuple[int, np.ndarray]]:
+        """Number of the reader, and whole batches put together from what the ranks read."""
+        parts = [list(islice(readers.batches(first, rank=rank, ranks=ranks), count)) for rank in range(ranks)]
+        assert all(len({bucket for bucket, _ in step}) == 1 for step in zip(*parts, strict=True))
+        return [(step[0][0], np.concatenate([rows for _, rows in step])) for step in zip(*parts, strict=True)]
+
+    assert isinstance(readers, BucketReader)
+    steps = readers.order.steps_per_epoch
+    alone = read(0, steps + 3, 1)
+    assert {rows.shape[1] for _, rows in alone} == {reader.width for reader in readers.readers}
+    assert len(readers.readers) == 2
+    for first in (0, 1, 7, steps - 1, steps):
+        for (bucket, rows), (other, same) in zip(alone[first:], read(first, steps + 3 - first, ranks), strict=True):
+            assert bucket == other
+            assert np.array_equal(rows, same)
+    for number in range(2):
+        rows = [row.tobytes() for bucket, batch in alone[:steps] if bucket == number for row in batch]
+        assert len(set(rows)) > 0.99 * len(rows)
 
 
 def test_a_shard_that_was_cut_after_the_start_ends_in_one_clear_line(own_small: Built) -> None:
