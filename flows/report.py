@@ -20,26 +20,26 @@ matplotlib.use("svg")
 matplotlib.rcParams["svg.hashsalt"] = "numerate"
 
 _WRONG_ANSWERS = 20
+# Longer answers are no numbers of DuckDB's; more bars than these are not drawn, or not labelled.
+_NUMBER_DIGITS, _MOST_BARS, _LABELLED_BARS = 15, 40, 5
 _INK, _SECOND = "#3566a8", "#c2571a"
 _TEMPLATE = Path(__file__).with_name("report.html")
 
 
 def write_report(
-    workspace: Workspace, config: RunConfig, outcome: Evaluation, seconds: dict[str, float | None]
-) -> Location:
-    """Write `report/index.html` of a run."""
-    run = workspace.run(config.name)
+    page: Location, workspace: Workspace, config: RunConfig, outcome: Evaluation, seconds: dict[str, float | None]
+) -> None:
+    """Write the page of one evaluation of a run."""
     with open_catalog(workspace) as connection:
         asked = connection.sql(
-            "SELECT * FROM predictions WHERE run = ? AND split = ?", params=[config.name, outcome.split]
+            "SELECT * FROM predictions WHERE run = ? AND corpus = ? AND split = ?",
+            params=[config.name, outcome.corpus, outcome.split],
         ).to_arrow_table()
         connection.register("asked", asked)
-        figures = [
-            ("Learning curve", _learning_curve(connection, config.name)),
-            ("Exact match by answer", _by_answer(connection)),
-        ]
-        if "carries" in asked.column_names:
-            figures.append(("Exact match by carries", _by_carries(connection)))
+        figures = [("Learning curve", _learning_curve(connection, config.name)), *_figures(connection)]
+        if len(outcome.by_passes) > 1:
+            figures.append(("Exact match by passes", _by_passes(outcome)))
+        figures.append(("Is its confidence honest?", _calibration(connection)))
         wrong = connection.sql(
             "SELECT problem, answer, prediction, confidence FROM asked WHERE NOT correct "
             f"ORDER BY id LIMIT {_WRONG_ANSWERS}"
@@ -48,12 +48,40 @@ def write_report(
             "SELECT split, sum(rows)::BIGINT, count(*) FROM shards WHERE corpus = ? GROUP BY ALL ORDER BY 2 DESC",
             [config.corpus],
         ).fetchall()
-    page = jinja2.Template(_TEMPLATE.read_text(), autoescape=True).render(
-        config=config, outcome=outcome, seconds=seconds, figures=figures, wrong=wrong, splits=rows
+    text = jinja2.Template(_TEMPLATE.read_text(), autoescape=True).render(
+        config=config,
+        outcome=outcome,
+        passes=passes_text(outcome.passes),
+        seconds=seconds,
+        figures=figures,
+        wrong=wrong,
+        splits=rows,
     )
-    place = run / "report" / "index.html"
-    place.write(page.encode())
-    return place
+    page.write(text.encode())
+
+
+def passes_text(passes: int) -> str:
+    """The number of passes in words."""
+    return "one pass" if passes == 1 else f"{passes} passes"
+
+
+def _figures(connection: duckdb.DuckDBPyConnection) -> list[tuple[str, str]]:
+    """Exact match by whatever the problems differ in."""
+    longest, operators, lengths, carries = _rows(
+        connection,
+        "SELECT max(answer_digits), count(DISTINCT operators), count(DISTINCT digits), count(DISTINCT carries) "
+        "FROM asked",
+    )[0]
+    found = []
+    if longest <= _NUMBER_DIGITS:
+        found.append(("Exact match by answer", _by_answer(connection)))
+    if 1 < operators <= _MOST_BARS:
+        found.append(("Exact match by operators", _by(connection, "operators", "operators")))
+    if lengths > 1:
+        found.append(("Exact match by length", _by(connection, "digits", "digits of the longest operand")))
+    if carries > 1:
+        found.append(("Exact match by carries", _by(connection, "carries", "longest run of carries or borrows")))
+    return found
 
 
 def _svg(draw: Callable[[Axes], None], label: str) -> str:
@@ -123,16 +151,57 @@ def _by_answer(connection: duckdb.DuckDBPyConnection) -> str:
     return _svg(draw, "Exact match and number of problems by the answer's size")
 
 
-def _by_carries(connection: duckdb.DuckDBPyConnection) -> str:
-    rows = _rows(connection, "SELECT carries, 100 * avg(correct::INT), count(*) FROM asked GROUP BY 1 ORDER BY 1")
+def _by(connection: duckdb.DuckDBPyConnection, column: str, label: str) -> str:
+    rows = _rows(
+        connection,
+        f"SELECT {column}, 100 * avg(correct::INT), count(*) FROM asked WHERE {column} IS NOT NULL "
+        "GROUP BY 1 ORDER BY 1",
+    )
 
     def draw(axes: Axes) -> None:
-        """A bar for each length of a run of carries."""
+        """A bar for each value."""
         bars = axes.bar([str(r[0]) for r in rows], [r[1] for r in rows], color=_INK, width=0.6)
-        axes.bar_label(bars, [f"{r[1]:.2f} %\n{r[2]:,} problems" for r in rows], padding=3, fontsize=8)
-        axes.set(xlabel="longest run of carries", ylabel="exact match, %", ylim=(0, 125), yticks=range(0, 101, 25))
+        if len(rows) <= _LABELLED_BARS:
+            axes.bar_label(bars, [f"{r[1]:.2f} %\n{r[2]:,} problems" for r in rows], padding=3, fontsize=8)
+        axes.set(xlabel=label, ylabel="exact match, %", ylim=(0, 125), yticks=range(0, 101, 25))
 
-    return _svg(draw, "Exact match by the longest run of carries")
+    return _svg(draw, f"Exact match by {label}")
+
+
+def _by_passes(outcome: Evaluation) -> str:
+    def draw(axes: Axes) -> None:
+        """A line for each order."""
+        one = next(result for result in outcome.by_passes if result.passes == 1)
+        for order, color in (("confidence", _INK), ("units-first", _SECOND)):
+            found = [one, *(r for r in outcome.by_passes if r.order == order and r.passes > 1)]
+            matches = [100 * r.exact_match for r in found]
+            axes.plot([r.passes for r in found], matches, color=color, marker="o", markersize=3, label=order)
+        axes.set_xscale("log", base=2)
+        axes.set(xlabel="passes of the encoder", ylabel="exact match, %")
+        axes.set_ylim(_floor(100 * r.exact_match for r in outcome.by_passes), 100.5)
+        axes.xaxis.set_major_formatter("{x:.0f}")
+        axes.legend(frameon=False)
+
+    return _svg(draw, "Exact match against the number of passes, by the order in which slots are filled")
+
+
+def _calibration(connection: duckdb.DuckDBPyConnection) -> str:
+    rows = _rows(
+        connection,
+        "SELECT avg(confidence), avg(correct::INT), count(*) FROM asked "
+        "GROUP BY least(9, floor(confidence * 10)) ORDER BY 1",
+    )
+
+    def draw(axes: Axes) -> None:
+        """How often the answers of a confidence are right, beside how often they should be."""
+        axes.plot([0, 100], [0, 100], color="#8888", linewidth=1)
+        axes.plot([100 * r[0] for r in rows], [100 * r[1] for r in rows], color=_INK, marker="o", markersize=4)
+        for confidence, right, count in rows:
+            axes.annotate(f"{count:,}", (100 * confidence, 100 * right), (0, -12), textcoords="offset points",
+                          fontsize=7, ha="center")  # fmt: skip
+        axes.set(xlabel="confidence, %", ylabel="right, %", xlim=(-3, 103), ylim=(-12, 106))
+
+    return _svg(draw, "Share of right answers against the encoder's own confidence")
 
 
 def _floor(values: Any) -> float:

@@ -129,6 +129,9 @@ class EvaluateRequest(InWorkspace, EvaluationSpec):
     """Evaluate an encoder."""
 
     name: str = Field("notebook", description="Name of the run.", json_schema_extra={"position": 80})
+    corpus: str = Field(
+        "", description="Name of the corpus that is asked; empty takes the run's.", json_schema_extra={"position": 81}
+    )
 
     def evaluation_spec(self) -> EvaluationSpec:
         """The evaluation without its place."""

@@ -1,10 +1,11 @@
-"""Exact match on a split, in one pass: every problem, the model's answer and whether it is right.
+"""Exact match on a split: every problem, the model's answer and whether it is right.
 
 The interval resamples canonical classes, not problems: orders of the same numbers are
 answered alike, so they are not independent trials.
 """
 
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from model.config import EvaluationSpec
+from model.config import Decoding, EvaluationSpec
 from model.decoding import spell
 from model.trained import TrainedEncoder
 from storage.columns import string_buffers
@@ -24,8 +25,54 @@ from storage.manifest import Dataset, ShardRecord
 _BATCH_ROWS = 1 << 15
 _RESAMPLES = 10_000
 
-Rows = tuple[NDArray[np.int64], pa.Array, pa.Array, NDArray[np.uint8], int]
-Annotate = Callable[[NDArray[np.uint64]], dict[str, NDArray[np.unsignedinteger]]]
+_PASSES_ROWS = 1_000
+
+Canonical = Callable[[NDArray[np.uint64]], NDArray[np.uint64]]
+
+# What a prediction says of its problem; a family that doesn't know one of these has nulls.
+_FACTS = {
+    "problem": pa.string(),
+    "answer": pa.string(),
+    "operators": pa.string(),
+    **dict.fromkeys(("terms", "digits", "answer_digits", "carries", "depth"), pa.int32()),
+    "negative": pa.bool_(),
+}
+_SCHEMA = pa.schema(
+    [
+        ("corpus", pa.string()),
+        ("split", pa.string()),
+        ("family", pa.string()),
+        ("width", pa.int64()),
+        ("id", pa.int64()),
+        *_FACTS.items(),
+        ("prediction", pa.string()),
+        ("correct", pa.bool_()),
+        ("confidence", pa.float32()),
+        ("canonical", pa.uint64()),
+    ]
+)
+
+
+class Asked(NamedTuple):
+    """Problems of one stratum."""
+
+    family: str
+    width: int
+    facts: pa.Table
+    """Columns id and those of `_FACTS`, [n]."""
+    rows: NDArray[np.uint8]
+    """Token rows, [n, width]."""
+    slots: int
+
+
+class PassesResult(BaseModel):
+    """Exact match on the first problems asked, with the slots filled in several passes."""
+
+    model_config = ConfigDict(frozen=True)
+
+    order: str
+    passes: int
+    exact_match: float
 
 
 class Evaluation(BaseModel):
@@ -33,6 +80,7 @@ class Evaluation(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
+    corpus: str
     split: str
     problems: int
     correct: int
@@ -41,6 +89,7 @@ class Evaluation(BaseModel):
     interval_method: str
     classes: int = Field(description="Canonical classes among the problems.")
     passes: int
+    by_passes: tuple[PassesResult, ...] = Field(description="Exact match against the number of passes.")
     checkpoint: str
     step: int
     parameters: int
@@ -52,55 +101,108 @@ def evaluate(
     tokens: Dataset,
     spec: EvaluationSpec,
     target: Location,
-    annotate: Annotate,
+    canonical: Canonical,
     progress: Callable[[int], None] = lambda rows: None,
 ) -> Evaluation:
-    """Answer a split's problems and write them to `target` as Parquet, in the order of their ids.
+    """Answer a split's problems and write them to `target` as Parquet, stratum by stratum in the order of their ids.
 
-    `annotate` gives further columns from ids, uint64 [n]; `canonical` must be one of them.
-    Raises `UserError` if the model was trained on another corpus.
+    `canonical` gives the hashes of canonical forms from ids, uint64 [n]. Raises `UserError`
+    for a corpus whose problems the model may have been trained on, or which it can't read.
     """
-    if model.config.corpus_identity != corpus.manifest.identity:
-        raise UserError(
-            f"run {model.config.name!r} was trained on corpus {model.config.corpus!r} "
-            f"({model.config.corpus_identity[:12]}), not on this one: name that corpus, or train a new run"
-        )
-    if model.config.tokens_identity != tokens.manifest.identity:
-        raise UserError(
-            f"the tokens at {tokens.location} are not those that run {model.config.name!r} was trained on: "
-            "train a new run on them under another name"
-        )
-    canonical, right = [], []
-    with target.staged() as path, pq.ParquetWriter(path, _schema(annotate), compression="zstd") as writer:
-        for ids, problems, answers, rows, slots in _stream(corpus, tokens, spec):
-            filled = model.fill(rows, slots, spec.decoding)
-            predictions = spell(filled.ids, model.tokenizer)
-            correct = (filled.ids == rows[:, -slots:]).all(1)
-            notes = annotate(ids.view(np.uint64))
-            count = len(ids)
-            columns = [pa.array([spec.split] * count), pa.array(ids), problems, answers, predictions]
-            columns += [pa.array(correct), pa.array(filled.confidence), *map(pa.array, notes.values())]
-            writer.write_table(pa.Table.from_arrays(columns, schema=writer.schema))
-            canonical.append(notes["canonical"])
+    check_corpus(model, corpus, tokens)
+    classes, right, first = [], [], dict[int, Asked]()
+    with target.staged() as path, pq.ParquetWriter(path, _SCHEMA, compression="zstd") as writer:
+        for asked in _stream(corpus, tokens, spec):
+            filled = model.fill(asked.rows, asked.slots, spec.decoding)
+            correct = (filled.ids == asked.rows[:, -asked.slots :]).all(1)
+            ids, rows = asked.facts.column("id"), len(correct)
+            hashes = canonical(ids.to_numpy().view(np.uint64))
+            values = {
+                "corpus": pa.array([corpus.manifest.name] * rows),
+                "split": pa.array([spec.split] * rows),
+                "family": pa.array([asked.family] * rows),
+                "width": pa.array([asked.width] * rows),
+                "id": ids,
+                **{name: asked.facts.column(name) for name in _FACTS},
+                "prediction": spell(filled.ids, model.tokenizer),
+                "correct": pa.array(correct),
+                "confidence": pa.array(filled.confidence),
+                "canonical": pa.array(hashes),
+            }
+            writer.write_table(pa.Table.from_arrays(list(values.values()), schema=_SCHEMA))
+            classes.append(hashes)
             right.append(correct)
-            progress(count)
+            first.setdefault(asked.width, asked)
+            progress(rows)
     if not right:
         raise RunFailure(f"the {spec.split} split is empty: generate a larger corpus")
     verdicts = np.concatenate(right)
-    interval, method, classes = exact_match_interval(verdicts, np.concatenate(canonical))
+    interval, method, count = exact_match_interval(verdicts, np.concatenate(classes))
     return Evaluation(
+        corpus=corpus.manifest.name,
         split=spec.split,
         problems=len(verdicts),
         correct=int(verdicts.sum()),
         exact_match=float(verdicts.mean()),
         interval=interval,
         interval_method=method,
-        classes=classes,
+        classes=count,
         passes=spec.decoding.passes,
+        by_passes=by_passes(model, list(first.values()), spec.decoding),
         checkpoint=f"{spec.checkpoint} ({model.checkpoint.file})",
         step=model.checkpoint.step,
         parameters=model.encoder.parameter_count(),
     )
+
+
+def check_corpus(model: TrainedEncoder, corpus: Dataset, tokens: Dataset) -> None:
+    """Raise `UserError` where a run can't be asked a corpus's held-out problems.
+
+    Any corpus may be asked that was encoded by the run's tokenizer and whose split is the
+    same function of the problem as that of the corpus trained on: then nothing leaks.
+    """
+    config = model.config
+    if tokens.manifest.spec["tokenizer"] != config.tokenizer_identity:
+        raise UserError(
+            f"the tokens at {tokens.location} were made by another tokenizer than run {config.name!r} was trained "
+            f"with ({config.tokenizer!r}): encode the corpus with that one"
+        )
+    if config.corpus_identity == corpus.manifest.identity:
+        if config.tokens_identity != tokens.manifest.identity:
+            raise UserError(
+                f"the tokens at {tokens.location} are not those that run {config.name!r} was trained on: "
+                "train a new run on them under another name"
+            )
+        return
+    for key in ("split_key", "validation", "test"):
+        theirs, ours = corpus.manifest.spec[key], config.corpus_spec[key]
+        if theirs != ours:
+            raise UserError(
+                f"corpus {corpus.manifest.name!r} has {key} {theirs}, run {config.name!r} was trained on a corpus "
+                f"with {ours}: problems held out there may have been trained on here; generate it with {key} {ours}"
+            )
+
+
+def by_passes(model: TrainedEncoder, asked: list[Asked], decoding: Decoding) -> tuple[PassesResult, ...]:
+    """Exact match against the number of passes and their order, on the first of the problems asked."""
+    size = max(1, _PASSES_ROWS // len(asked))
+    slots = max(batch.slots for batch in asked)
+    asks = [Decoding(passes=1)] + [
+        Decoding(passes=passes, order=order)
+        for order in ("confidence", "units-first")
+        for passes in (2, 4, 8, 16, 32, 64, 128)
+        if passes // 2 < slots
+    ]
+    found = []
+    for ask in asks:
+        ask = ask.model_copy(update={"loops": decoding.loops, "sharpness": decoding.sharpness})
+        right = [
+            (model.fill(batch.rows[:size], batch.slots, ask).ids == batch.rows[:size, -batch.slots :]).all(1)
+            for batch in asked
+        ]
+        exact_match = float(np.concatenate(right).mean())
+        found.append(PassesResult(order=ask.order, passes=min(ask.passes, slots), exact_match=exact_match))
+    return tuple(found)
 
 
 def exact_match_interval(
@@ -130,44 +232,50 @@ def exact_match_interval(
     return (float(low), float(high)), f"bootstrap over {total:,} canonical classes", total
 
 
-def _schema(annotate: Annotate) -> pa.Schema:
-    notes = annotate(np.zeros(1, np.uint64))
-    return pa.schema(
-        [
-            pa.field("split", pa.string(), nullable=False),
-            pa.field("id", pa.int64(), nullable=False),
-            pa.field("problem", pa.string(), nullable=False),
-            pa.field("answer", pa.string(), nullable=False),
-            pa.field("prediction", pa.string(), nullable=False),
-            pa.field("correct", pa.bool_(), nullable=False),
-            pa.field("confidence", pa.float32(), nullable=False),
-            *(pa.field(name, pa.from_numpy_dtype(value.dtype), nullable=False) for name, value in notes.items()),
-        ]
-    )
-
-
-def _stream(corpus: Dataset, tokens: Dataset, spec: EvaluationSpec) -> Iterator[Rows]:
-    """Batches of ids, problems, answers and token rows; both datasets hold the same rows in the same order."""
-    left = spec.limit or corpus.manifest.split_rows[spec.split]
+def _stream(corpus: Dataset, tokens: Dataset, spec: EvaluationSpec) -> Iterator[Asked]:
+    """Batches of problems; both datasets hold the same rows in the same order."""
+    left = _limits(corpus, spec)
     for text_shard, token_shard in zip(corpus.of_split(spec.split), tokens.of_split(spec.split), strict=True):
-        take = min(left, text_shard.rows)
+        take = min(left[text_shard.stratum], text_shard.rows)
         if not take:
-            return
-        text = _read(corpus, text_shard, "id, problem, answer", take)
-        coded = _read(tokens, token_shard, "id, tokens", take)
-        ids = text.column("id").to_numpy()
-        if not np.array_equal(ids, coded.column("id").to_numpy()):
+            continue
+        left[text_shard.stratum] -= take
+        text = _read(corpus, text_shard, take)
+        coded = _read(tokens, token_shard, take)
+        if not text.column("id").equals(coded.column("id")):
             raise RunFailure(f"shard {token_shard.path} doesn't hold the rows of its corpus: encode it again")
+        facts = pa.table({"id": text.column("id"), **{name: _fact(text, name) for name in _FACTS}})
         data, _ = string_buffers(coded.column("tokens").combine_chunks())
         rows, slots = data.reshape(take, -1), tokens.manifest.spec["layouts"][token_shard.stratum]["answer"]
+        family, _, width = text_shard.stratum.rpartition("-")
         for first in range(0, take, _BATCH_ROWS):
-            part, batch = text.slice(first, _BATCH_ROWS), slice(first, first + _BATCH_ROWS)
-            problems, answers = (part.column(name).combine_chunks() for name in ("problem", "answer"))
-            yield ids[batch], problems, answers, rows[batch], slots
-        left -= take
+            batch = slice(first, first + _BATCH_ROWS)
+            yield Asked(family, int(width), facts.slice(first, _BATCH_ROWS), rows[batch], slots)
 
 
-def _read(dataset: Dataset, shard: ShardRecord, columns: str, rows: int) -> pa.Table:
-    source = parquet_source([str(dataset.verified(shard))])
+def _limits(corpus: Dataset, spec: EvaluationSpec) -> dict[str, int]:
+    """Problems of each stratum that are asked: all, or the limit shared by their rows."""
+    rows: dict[str, int] = {}
+    for shard in corpus.of_split(spec.split):
+        rows[shard.stratum] = rows.get(shard.stratum, 0) + shard.rows
+    total = sum(rows.values())
+    if not spec.limit or spec.limit >= total:
+        return rows
+    shares, before, asked = {}, 0, 0
+    for stratum, count in rows.items():
+        before += count
+        shares[stratum] = spec.limit * before // total - asked
+        asked += shares[stratum]
+    return shares
+
+
+def _fact(text: pa.Table, name: str) -> pa.ChunkedArray:
+    if name not in text.column_names:
+        return pa.chunked_array([pa.nulls(text.num_rows, _FACTS[name])])
+    return text.column(name).cast(_FACTS[name])
+
+
+def _read(dataset: Dataset, shard: ShardRecord, rows: int) -> pa.Table:
+    source = parquet_source([str(dataset.verified(shard))], options=", hive_partitioning = false")
     with connect() as connection:
-        return connection.sql(f"SELECT {columns} FROM {source} LIMIT {rows}").to_arrow_table()
+        return connection.sql(f"SELECT * FROM {source} LIMIT {rows}").to_arrow_table()

@@ -35,15 +35,17 @@ _COLUMNS = {
     },
     "predictions": {
         "run": "VARCHAR",
+        "corpus": "VARCHAR",
         "id": "BIGINT",
-        "split": "VARCHAR",
-        "problem": "VARCHAR",
-        "answer": "VARCHAR",
-        "prediction": "VARCHAR",
+        **dict.fromkeys(("split", "family"), "VARCHAR"),
+        "width": "BIGINT",
+        **dict.fromkeys(("problem", "answer", "prediction"), "VARCHAR"),
         "correct": "BOOLEAN",
         "confidence": "FLOAT",
         "canonical": "UBIGINT",
-        "carries": "UTINYINT",
+        "operators": "VARCHAR",
+        **dict.fromkeys(("terms", "digits", "answer_digits", "carries", "depth"), "INTEGER"),
+        "negative": "BOOLEAN",
     },
 }
 

@@ -67,6 +67,7 @@ _COLUMNS = {
     },
     "predictions": {
         "run": "Name of the run.",
+        "corpus": "Name of the corpus that the problem is from.",
         **_PROBLEM,
         "prediction": "The encoder's answer as text.",
         "correct": "Whether every answer slot is right.",

@@ -1,3 +1,6 @@
+import re
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -5,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from model.checkpoint import CheckpointEntry, Checkpoints
-from model.config import EvaluationSpec
+from model.config import Decoding, EvaluationSpec
 from model.decoding import spell
 from model.encoder import Encoder
 from model.evaluation import evaluate, exact_match_interval
@@ -38,7 +41,7 @@ def test_a_model_with_random_weights_scores_zero(small: Built, tmp_path: Path) -
         small.tokens,
         EvaluationSpec(limit=0),
         Location(tmp_path / "predictions.parquet"),
-        lambda ids: {"canonical": canonical_hashes(small.spec, ids)},
+        partial(canonical_hashes, small.spec),
     )
     held = small.corpus.manifest.split_rows["test"]
     assert (outcome.problems, outcome.correct, outcome.exact_match, outcome.passes) == (held, 0, 0.0, 1)
@@ -65,22 +68,53 @@ def test_a_limit_takes_the_first_problems(small: Built, tmp_path: Path) -> None:
         small.tokens,
         EvaluationSpec(limit=700),
         Location(tmp_path / "p.parquet"),
-        lambda ids: {"canonical": canonical_hashes(small.spec, ids)},
+        partial(canonical_hashes, small.spec),
     )
     assert outcome.problems == 700
     text = pq.read_table(small.corpus.paths("test"))
     assert pq.read_table(tmp_path / "p.parquet").column("id").to_pylist() == text.column("id").to_pylist()[:700]
 
 
-def test_a_model_of_another_corpus_is_refused(small: Built, tmp_path: Path) -> None:
-    from dataclasses import replace
-
+@pytest.mark.parametrize(
+    ("spec", "config", "message"),
+    [
+        ({"split_key": "other"}, {}, "split_key other, run 'run' was trained on a corpus with numerate"),
+        ({"test": 0.2}, {}, "test 0.2, run 'run' was trained on a corpus with 0.1"),
+        ({}, {"tokenizer_identity": "0" * 64}, "made by another tokenizer"),
+    ],
+)
+def test_a_corpus_whose_test_problems_may_have_been_trained_on_is_refused(
+    small: Built, tmp_path: Path, spec: dict[str, object], config: dict[str, object], message: str
+) -> None:
     model = untrained(small, tmp_path)
-    foreign = replace(model, config=model.config.model_copy(update={"corpus_identity": "0" * 64}))
+    asked = replace(model, config=model.config.model_copy(update={"corpus_identity": "0" * 64, **config}))
+    manifest = small.corpus.manifest
+    other = replace(small.corpus, manifest=manifest.model_copy(update={"spec": {**manifest.spec, **spec}}))
     target = Location(tmp_path / "p.parquet")
-    with pytest.raises(UserError, match="was trained on corpus"):
-        evaluate(foreign, small.corpus, small.tokens, EvaluationSpec(), target, lambda ids: {"canonical": ids})
+    with pytest.raises(UserError, match=message):
+        evaluate(asked, other, small.tokens, EvaluationSpec(), target, lambda ids: ids)
     assert not target.exists()
+
+
+def test_another_corpus_of_the_same_split_is_asked_with_its_facts(small: Built, longer: Built, tmp_path: Path) -> None:
+    own = untrained(longer, tmp_path)
+    target = Location(tmp_path / "p.parquet")
+    asked = replace(own, config=own.config.model_copy(update={"corpus_identity": "0" * 64}))
+    spec = EvaluationSpec(limit=101, decoding=Decoding(passes=2, loops=2))
+    outcome = evaluate(asked, longer.corpus, longer.tokens, spec, target, partial(canonical_hashes, longer.spec))
+    assert (outcome.problems, outcome.passes) == (101, 2)
+    assert {result.order for result in outcome.by_passes} == {"confidence", "units-first"}
+    rows = pq.read_table(target.path).to_pylist()
+    # Every width has its share of the limit.
+    held = {shard.stratum: shard.rows for shard in longer.corpus.of_split("test")}
+    for stratum, count in held.items():
+        share = sum(f"{row['family']}-{row['width']}" == stratum for row in rows)
+        assert abs(share - 101 * count / sum(held.values())) <= 1
+    for row in rows:
+        left, operator, right = re.fullmatch(r"(\d+)([-+])(\d+)", row["problem"]).groups()  # type: ignore[union-attr]
+        assert int(row["answer"]) == (int(left) + int(right) if operator == "+" else int(left) - int(right))
+        assert (row["operators"], row["digits"]) == (operator, max(len(left), len(right)))
+        assert (row["corpus"], row["negative"]) == ("longer", row["answer"].startswith("-"))
 
 
 def test_slots_are_spelt_as_they_are_read(small: Built) -> None:
