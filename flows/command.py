@@ -50,7 +50,9 @@ app = App(
 )
 corpus_app = App(name="corpus", help="Corpora of arithmetic problems.")
 tokenizer_app = App(name="tokenizer", help="Tokenizers.")
+model_app = App(name="model", help="Encoders.")
 app.command(corpus_app)
+app.command(model_app)
 app.command(tokenizer_app)
 
 
@@ -281,6 +283,23 @@ def migrate(
     result = _run_flow("upkeep:migrate_corpus", request, verbose)
     if as_json:
         print(json.dumps(result, indent=2))
+
+
+@model_app.command(name="describe")
+def describe_model(preset: str = "tiny", *, as_json: _Json = False) -> None:
+    """Say how many parameters an encoder has, part by part, and what it is made of.
+
+    Example: `numerate model describe --preset paper`
+
+    Parameters
+    ----------
+    preset
+        Name of the encoder: vanilla, tiny, small, base, paper, local or signed.
+    """
+    from flows.description import encoder_json, encoder_text
+
+    found = encoder_json(preset)
+    print(json.dumps(found, indent=2) if as_json else encoder_text(found))
 
 
 @app.command

@@ -1,11 +1,15 @@
-"""`numerate corpus describe`: what a corpus would be, as text or as JSON."""
+"""`numerate corpus describe` and `numerate model describe`: what would be made, as text or as JSON."""
 
 from dataclasses import asdict
 from typing import Any
 
 from flows.progress import human
+from model.presets import ENCODERS, parameter_table
+from model.tokenizer import Tokenizer
 from pipelines.describe import Description, describe
 from pipelines.spec import CorpusSpec
+from pipelines.vocabulary import train_pieces
+from storage.errors import UserError
 from storage.meanings import column_comment, in_order
 
 
@@ -37,6 +41,47 @@ def described_text(spec: CorpusSpec) -> str:
             *_examples(found),
         ]
     )
+
+
+def encoder_json(preset: str) -> dict[str, Any]:
+    """An encoder's parameters as JSON values; raises `UserError` for an unknown preset."""
+    if preset not in ENCODERS:
+        raise UserError(f"encoder {preset!r} is unknown: take one of {', '.join(ENCODERS)}")
+    parts = parameter_table(ENCODERS[preset], Tokenizer(train_pieces([])))
+    return {
+        "preset": preset,
+        "parameters": sum(parts.values()),
+        "parts": parts,
+        "encoder": ENCODERS[preset].model_dump(mode="json"),
+    }
+
+
+def encoder_text(found: dict[str, Any]) -> str:
+    """The same for people."""
+    encoder, total = found["encoder"], found["parameters"]
+    lines = [
+        f"encoder {found['preset']}: {total:,} parameters",
+        f"layers: {encoder['layers']}, of width {encoder['width']} with {encoder['heads']} heads and a feed-forward layer "
+        f"of {encoder['feedforward']}, run {_times(encoder)}; norm {encoder['norm']}; "
+        f"positions {', '.join(encoder['positions'])}",
+        "",
+        *(f"  {part:16} {count:>12,}  {count / total:6.1%}" for part, count in found["parts"].items()),
+    ]
+    if found["preset"] == "paper":
+        layers = sum(found["parts"][part] for part in ("attention", "feed-forward", "norms"))
+        lines += [
+            "",
+            f'The encoder of "Attention Is All You Need" has {layers / 1e6:.1f} million parameters in its six layers, '
+            "not billions. The whole model of the paper, with a decoder and 37,000 word pieces, has 65 million; "
+            f"with {found['parts']['token embedding'] // encoder['width']} pieces for arithmetic the embeddings "
+            "weigh nothing.",
+        ]
+    return "\n".join(lines)
+
+
+def _times(encoder: dict[str, Any]) -> str:
+    least, most = encoder["min_loops"] or encoder["loops"], encoder["loops"]
+    return "once" if most == 1 else f"{most} times" if least == most else f"{least} to {most} times"
 
 
 def _examples(found: Description) -> list[str]:

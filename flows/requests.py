@@ -5,6 +5,7 @@ import shlex
 from pydantic import BaseModel, ConfigDict, Field
 
 from model.config import EncoderConfig, EvaluationSpec, TrainingSpec
+from model.presets import ENCODERS
 from pipelines.presets import CORPORA
 from pipelines.spec import CorpusSpec, TokenizerSpec
 from storage.location import Location, Workspace
@@ -187,6 +188,27 @@ PRESETS: dict[str, EndToEndRequest] = {
             validation_rows=256,
             validate_every=100,
             checkpoint_every=200,
+        ),
+    ),
+    # The notebook's own encoder on the same problems, for as many steps: the baseline.
+    "vanilla": EndToEndRequest(
+        name="vanilla",
+        training=TrainingSpec(encoder=ENCODERS["vanilla"], optimizer="adamw", learning_rate=1e-3),
+    ),
+    # Sums of two numbers of up to ten digits, to be asked far longer ones.
+    "length": EndToEndRequest(
+        name="length",
+        corpus=CORPORA["addition-10"],
+        training=TrainingSpec(
+            encoder=ENCODERS["local"], steps=3_000, batch_size=256, learning_rate=5e-3, checkpoint_every=1_000
+        ),
+    ),
+    # + and − of two numbers of up to five digits, negative results included.
+    "signed": EndToEndRequest(
+        name="signed",
+        corpus=CORPORA["signed-5"],
+        training=TrainingSpec(
+            encoder=ENCODERS["signed"], steps=6_000, batch_size=256, learning_rate=5e-3, checkpoint_every=1_000
         ),
     ),
 }

@@ -39,10 +39,10 @@ def encode_corpus(request: EncodeRequest) -> dict[str, Any]:
     workspace, name = Workspace.create(request.workspace), request.tokenizer_name
     folder = workspace.tokens(request.corpus, name)
     corpus = load(workspace.corpus(request.corpus), f"corpus {request.corpus!r}")
-    tokenizer, card = load_tokenizer(workspace.tokenizer(name))
+    tokenizer, _ = load_tokenizer(workspace.tokenizer(name))
     began = time.monotonic()
     with ray_session() as cpus, metered("encode-corpus", f"encode {request.corpus}", corpus.manifest.rows) as meter:
-        tokens, made = build_tokens(corpus, tokenizer, card, folder, in_flight=cpus, progress=meter.add)
+        tokens, made = build_tokens(corpus, tokenizer, folder, in_flight=cpus, progress=meter.add)
     seconds = time.monotonic() - began
     rows = tokens.manifest.rows
     if made:

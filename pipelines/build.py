@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from model.tokenizer import Tokenizer, TokenizerCard, TokenLayout
+from model.tokenizer import Tokenizer, TokenLayout
 from pipelines.components import components
 from pipelines.encode import (
     ENCODER_VERSION,
@@ -103,7 +103,6 @@ def held(folder: Location, what: str) -> Iterator[None]:
 def build_tokens(
     corpus: Dataset,
     tokenizer: Tokenizer,
-    card: TokenizerCard,
     folder: Location,
     *,
     in_flight: int,
@@ -111,14 +110,9 @@ def build_tokens(
 ) -> tuple[Dataset, bool]:
     """The corpus's token rows at `folder`, and whether any were made now; missing or cut shards are mended.
 
-    Raises `UserError` if the tokenizer doesn't belong to the corpus.
+    The tokenizer may be another corpus's: all have pieces for whatever a problem holds.
     """
     name = corpus.manifest.name
-    if card.corpus_identity != corpus.manifest.identity:
-        raise UserError(
-            f"the tokenizer was trained on corpus {card.corpus!r} ({card.corpus_identity[:12]}), not on this "
-            f"{name!r} ({corpus.manifest.identity[:12]}): run 'numerate tokenizer train' for it under another name"
-        )
     layouts = token_layouts(corpus.shards)
     spec = {
         "corpus": corpus.manifest.identity,
