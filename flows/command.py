@@ -333,7 +333,7 @@ def solve(
 
 @app.command
 def sql(
-    query: str = "",
+    query: Annotated[str, Parameter(allow_leading_hyphen=True)] = "",
     /,
     *,
     form: Annotated[
@@ -371,7 +371,9 @@ def main() -> None:
     except ValidationError as error:
         code = _complain(one_line(error), UserError.exit_code)
     except CycloptsError as error:
-        code = _complain(" ".join(str(error).split()), UserError.exit_code)
+        cause = error.__cause__
+        text = one_line(cause) if isinstance(cause, ValidationError) else " ".join(str(error).split())
+        code = _complain(text, UserError.exit_code)
     except KeyboardInterrupt:
         code = _complain("interrupted: the same command goes on where this one ended", _INTERRUPTED)
     except BrokenPipeError:

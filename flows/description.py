@@ -33,7 +33,7 @@ def described_text(spec: CorpusSpec) -> str:
     return "\n".join(
         [
             f"corpus {spec.name}: {found.rows:,} rows, about {human(found.bytes)}B "
-            f"({found.bytes / found.rows:.1f} bytes a row), {found.tasks:,} ranges of {spec.rows_per_shard:,} rows",
+            f"({found.bytes / found.rows:.1f} bytes a row), in {_ranges(found)}",
             "about " + ", ".join(f"{rows:,} {split}" for split, rows in found.split_rows.items()),
             "",
             *(f"  {name:{widest}}  {found.columns[name]:7} {column_comment(view, name) or ''}" for name in columns),
@@ -41,6 +41,11 @@ def described_text(spec: CorpusSpec) -> str:
             *_examples(found),
         ]
     )
+
+
+def _ranges(found: Description) -> str:
+    step = found.spec.rows_per_shard
+    return f"{found.tasks:,} ranges of at most {step:,} rows" if found.tasks > 1 else "one range"
 
 
 def encoder_json(preset: str) -> dict[str, Any]:
@@ -61,8 +66,8 @@ def encoder_text(found: dict[str, Any]) -> str:
     encoder, total = found["encoder"], found["parameters"]
     lines = [
         f"encoder {found['preset']}: {total:,} parameters",
-        f"layers: {encoder['layers']}, of width {encoder['width']} with {encoder['heads']} heads and a feed-forward layer "
-        f"of {encoder['feedforward']}, run {_times(encoder)}; norm {encoder['norm']}; "
+        f"layers: {encoder['layers']}, of width {encoder['width']} with {encoder['heads']} heads and a feed-forward "
+        f"layer of {encoder['feedforward']}, run {_times(encoder)}; norm {encoder['norm']}; "
         f"positions {', '.join(encoder['positions'])}",
         "",
         *(f"  {part:16} {count:>12,}  {count / total:6.1%}" for part, count in found["parts"].items()),

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from pathlib import Path
 from reprlib import Repr
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import yaml
+from cyclopts import Parameter
 from pydantic import BaseModel, Field, ValidationError, create_model
 
 from storage.errors import UserError
@@ -26,7 +27,13 @@ def options_of(model: type[BaseModel]) -> Any:
     fields: dict[str, Any] = {}
     for name, field in model.model_fields.items():
         kind: Any = field.annotation
-        shown = ""
+        shown, parameter = "", Parameter()
+        if get_origin(kind) is tuple:
+            if isinstance(get_args(kind)[0], type) and issubclass(get_args(kind)[0], BaseModel):
+                # Tables of their own, such as a mixture's parts, are written into a file.
+                continue
+            # An operator may be a '-'; several are given by several options.
+            parameter = Parameter(allow_leading_hyphen=True, negative_iterable=())
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             kind = options_of(kind)
         else:
@@ -35,7 +42,7 @@ def options_of(model: type[BaseModel]) -> Any:
                 f" Default: {', '.join(default) if isinstance(default, tuple) else default}." if default != "" else ""
             )
         text = f"{field.description or name}{shown}"
-        fields[name] = (Annotated[kind | None, Field(description=text)], None)
+        fields[name] = (Annotated[kind | None, Field(description=text), parameter], None)
     return create_model(f"{model.__name__}Options", **fields)
 
 

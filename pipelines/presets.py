@@ -45,9 +45,7 @@ CORPORA: dict[str, CorpusSpec] = {
                 _part(2, _EXPRESSION),
             ),
         ),
-        _corpus(
-            "long", 1_000_000, ProblemSpec(family="digits", operators=("+", "-", "*"), digits=200, hard=0.05, terms=2)
-        ),
+        _corpus("long", 1_000_000, _LONG),
         # To be learnt, and to be asked at lengths that were never seen.
         _corpus("addition-10", 6_000_000, _two_operands("+", 1, 10)),
         *(_corpus(f"addition-{digits}", 200_000, _two_operands("+", digits, digits)) for digits in (20, 40, 100)),

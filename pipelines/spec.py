@@ -22,6 +22,8 @@ _FAMILY_FIELDS: dict[str, tuple[str, ...]] = {
 _LARGEST_GRID = 99_999
 _LONGEST_PROBLEM = 16_384
 # What `pipelines.digits` multiplies, less a limb for the sign's carry.
+# A range is a task, and a line or more in the manifest; at 2 M rows each these are 2·10¹² rows.
+_MOST_RANGES = 1 << 20
 _LONGEST_PRODUCT = 7_180
 
 
@@ -211,6 +213,11 @@ class CorpusSpec(ProblemSpec):
         total = sum(part.size for part in parts)
         if self.rows > total:
             raise ValueError(f"rows is {self.rows:,}, but there are {total:,} problems: lower rows, or 0 for all")
+        if self.total_rows > _MOST_RANGES * self.rows_per_shard:
+            raise ValueError(
+                f"rows_per_shard is {self.rows_per_shard:,}, at which {self.total_rows:,} rows make more than "
+                f"{_MOST_RANGES:,} ranges: lower rows or raise rows_per_shard"
+            )
         return self
 
     @property

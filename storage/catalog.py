@@ -5,7 +5,6 @@ every view and column in it says what it means.
 """
 
 import logging
-from pathlib import PurePosixPath
 
 import duckdb
 
@@ -14,6 +13,7 @@ from storage.errors import RunFailure, UserError
 from storage.location import Location, Workspace
 from storage.manifest import Dataset, committed, load
 from storage.meanings import column_comment, in_order, view_comment
+from storage.scan import columns_of, corpus_query
 
 _LOG = logging.getLogger(__name__)
 
@@ -49,9 +49,6 @@ _COLUMNS = {
     },
 }
 
-# Folders of a shard's path that are columns; their types are fixed, so that no value's look decides them.
-_PARTITIONS = {"split": "VARCHAR", "family": "VARCHAR", "width": "BIGINT"}
-
 
 def refresh_catalog(workspace: Workspace) -> Location:
     """Write `catalog.duckdb` anew: corpus_<name>, shards, runs, metrics and predictions."""
@@ -81,17 +78,13 @@ def view_name(corpus: str) -> str:
 
 def _create_view(connection: duckdb.DuckDBPyConnection, name: str, query: str) -> None:
     """A view with its columns by name and in their order, each with its comment, as the view has one."""
-    columns = in_order(name, _columns_of(connection, query))
+    columns = in_order(name, columns_of(connection, query))
     view = f"catalog.{identifier(name)}"
     connection.execute(f"CREATE VIEW {view} AS SELECT {', '.join(map(identifier, columns))} FROM ({query})")
     connection.execute(f"COMMENT ON VIEW {view} IS {literal(view_comment(name))}")
     for column in columns:
         if comment := column_comment(name, column):
             connection.execute(f"COMMENT ON COLUMN {view}.{identifier(column)} IS {literal(comment)}")
-
-
-def _columns_of(connection: duckdb.DuckDBPyConnection, query: str) -> list[str]:
-    return [row[0] for row in connection.execute(f"DESCRIBE {query}").fetchall()]
 
 
 def _empty(columns: dict[str, str]) -> str:
@@ -115,39 +108,10 @@ def _corpus_views(connection: duckdb.DuckDBPyConnection, corpora: list[Dataset])
         name = corpus.location.name
         view = view_name(name) if view_name(name) not in views else f"corpus_{name}"
         try:
-            views[view] = _corpus_query(connection, corpus)
+            views[view] = corpus_query(connection, corpus, corpus.shards)
         except (duckdb.Error, RunFailure) as error:
             _LOG.warning("corpus %s is left out of SQL: %s", name, " ".join(str(error).split()))
     return views
-
-
-def _corpus_query(connection: duckdb.DuckDBPyConnection, corpus: Dataset) -> str:
-    """One scan a family, as families differ in their columns, and all of them by the names of these."""
-    scans: dict[tuple[str, tuple[str, ...]], list[str]] = {}
-    for shard in corpus.shards:
-        values = _partition(shard.path)
-        scan = values.get("family", ""), tuple(values)
-        scans.setdefault(scan, []).append(str(corpus.location / shard.path))
-    if not scans:
-        raise RunFailure("it has no shard")
-    return " UNION ALL BY NAME ".join(_scan(connection, keys, paths) for (_, keys), paths in scans.items())
-
-
-def _scan(connection: duckdb.DuckDBPyConnection, partitions: tuple[str, ...], paths: list[str]) -> str:
-    """The files of one family; their columns are named, lest folders above the corpus become columns too."""
-    inside = _columns_of(
-        connection, f"SELECT * FROM {parquet_source(paths[:1], options=', hive_partitioning = false')}"
-    )
-    columns = dict.fromkeys([*inside, *partitions])
-    types = ", ".join(f"{literal(key)}: {_PARTITIONS[key]}" for key in partitions)
-    options = f", hive_partitioning = true, hive_types = {{{types}}}" if partitions else ", hive_partitioning = false"
-    return f"SELECT {', '.join(map(identifier, columns))} FROM {parquet_source(paths, options=options)}"
-
-
-def _partition(path: str) -> dict[str, str]:
-    """Columns that a shard's folders give, such as split in `data/split=train/grid-000000.parquet`."""
-    pairs = (folder.partition("=") for folder in PurePosixPath(path).parts[:-1])
-    return {key: value for key, equals, value in pairs if equals and key in _PARTITIONS}
 
 
 def _shards_view(corpora: list[Dataset]) -> dict[str, str]:

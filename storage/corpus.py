@@ -6,10 +6,11 @@ from dataclasses import dataclass
 import duckdb
 import pyarrow as pa
 
-from storage.database import connect, parquet_source
+from storage.database import connect
 from storage.errors import UserError
 from storage.location import Workspace
 from storage.manifest import Dataset, load
+from storage.scan import corpus_query
 
 
 @dataclass(frozen=True)
@@ -29,8 +30,14 @@ class Corpus:
         return cls(place, dataset)
 
     def relation(self, split: str = "train") -> duckdb.DuckDBPyRelation:
-        """A lazy DuckDB relation over one split, on a connection of its own."""
-        return connect(threads=2, memory="1GB").sql(f"SELECT * FROM {parquet_source(self.dataset.paths(split))}")
+        """A lazy DuckDB relation over one split, on a connection of its own.
+
+        Its columns are those of `numerate sql`. Raises `RunFailure` for a missing or cut shard.
+        """
+        connection, shards = connect(threads=2, memory="1GB"), self.dataset.of_split(split)
+        for shard in shards:
+            self.dataset.checked(shard)
+        return connection.sql(corpus_query(connection, self.dataset, shards))
 
     def batches(self, split: str = "train", rows: int = 1 << 16) -> Iterator[pa.RecordBatch]:
         """Record batches of at most `rows` rows, in the corpus's order."""

@@ -22,7 +22,8 @@ _MEASURES = {
     "terms": "Number of operands.",
     "digits": "Digits of the longest operand.",
     "answer_digits": "Digits of the answer, its sign left out.",
-    "carries": "Longest run of neighbouring columns that carry or borrow; null where products mix with sums.",
+    "carries": "Longest run of neighbouring columns that carry or borrow, of a product of two in its column sums; "
+    "null for expressions, for more factors, and where products mix with sums.",
     "depth": "Deepest nesting of brackets.",
     "negative": "Whether the answer is below zero.",
 }

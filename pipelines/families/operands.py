@@ -271,11 +271,14 @@ class Operands:
         times, minus = times.take(chosen), minus.take(chosen)
         carry = np.ones(len(chosen), np.int64)
         limbs = problems["limbs"]
+        # A difference borrows in the digits of the smaller operand: that one ends in less.
+        swapped = minus & self._smaller(problems, chosen)
         for number in range(self._limbs):
             below = number * LIMB_DIGITS
             modulus = _POWERS.take(np.clip(chain - below, 0, LIMB_DIGITS)).astype(np.int64)
             first, second = (limbs[term * self._limbs + number] for term in range(2))
-            a, b = (limb.take(chosen).astype(np.int64) for limb in (first, second))
+            left, right = (limb.take(chosen).astype(np.int64) for limb in (first, second))
+            a, b = np.where(swapped, right, left), np.where(swapped, left, right)
             low_a, low_b = a % modulus, b % modulus
             nines, one = modulus - 1, np.where((number == 0) & (modulus > 1), 1, 0)
             # Complements add up to a power of ten; b − 1 from b borrows through all of it.
@@ -285,8 +288,17 @@ class Operands:
             complement, less = complement % modulus, less % modulus
             new_a = np.where(times, nines, np.where(minus, np.where(plain, 0, less), np.where(plain, nines, low_a)))
             new_b = np.where(times, nines, np.where(plain, one, np.where(minus, low_b, complement)))
-            first[chosen] = a - low_a + new_a
-            second[chosen] = b - low_b + new_b
+            a, b = a - low_a + new_a, b - low_b + new_b
+            first[chosen] = np.where(swapped, b, a)
+            second[chosen] = np.where(swapped, a, b)
+
+    def _smaller(self, problems: Block, chosen: NDArray[np.intp]) -> Flags:
+        """Whether the first operand is below the second, [chosen]."""
+        below = np.zeros(len(chosen), np.bool_)
+        for number in range(self._limbs):
+            one, other = (problems["limbs"][term * self._limbs + number].take(chosen) for term in range(2))
+            below = np.where(one == other, below, one < other)
+        return below
 
     def _sum_carries(self, problems: Block, negative: Flags) -> NDArray[np.int32]:
         digits = self.spec.digits + len(str(self.spec.terms))

@@ -1,7 +1,9 @@
+import json
 from pathlib import Path
 
 import pytest
 
+from flows.command import app, main
 from flows.options import options_of, resolve
 from flows.requests import PRESETS, EndToEndRequest
 from storage.errors import UserError
@@ -47,6 +49,33 @@ def test_a_bad_file_is_one_clear_line(tmp_path: Path, text: str, words: str) -> 
     with pytest.raises(UserError, match=words) as failure:
         asked(str(path))
     assert "\n" not in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["--operators", "-", "--operators", "*"], ["-", "*"]),
+        (["--operators=-"], ["-"]),
+    ],
+)
+def test_a_minus_can_be_an_operator_on_the_command_line(
+    words: list[str], found: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    app(["corpus", "describe", "--rows", "9", "--json", *words], result_action="return_value")
+    assert json.loads(capsys.readouterr().out)["spec"]["operators"] == found
+
+
+@pytest.mark.parametrize("words", [["--mixture", "x"], ["--empty-operators"], ["--operators", "^"], ["--rows", "x"]])
+def test_what_is_no_option_is_said_in_one_line(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["numerate", "corpus", "describe", *words])
+    with pytest.raises(SystemExit) as end:
+        main()
+    line = capsys.readouterr().err
+    assert (end.value.code, line.count("\n")) == (2, 1)
+    assert line.startswith("error: ")
+    assert "pydantic" not in line
 
 
 def test_an_unknown_preset_is_named_with_those_that_are_known() -> None:

@@ -1,4 +1,7 @@
+import ast
 import re
+from collections import Counter
+from itertools import accumulate
 
 import numpy as np
 import pytest
@@ -8,10 +11,10 @@ from hypothesis import strategies as st
 from pipelines.components import components
 from pipelines.families.expression import Expressions
 from pipelines.families.operands import Operands
-from pipelines.generate import sample_rows
+from pipelines.generate import sample_rows, sample_table
 from pipelines.presets import CORPORA
 from pipelines.reading import canonical_form, text_hashes
-from pipelines.spec import ProblemSpec
+from pipelines.spec import CorpusSpec, ProblemSpec
 from pipelines.split import Canonical
 
 OPERATORS = st.sampled_from([("+",), ("-",), ("*",), ("+", "-"), ("+", "-", "*")])
@@ -86,3 +89,53 @@ def test_lengths_come_equally_often_until_they_are_used_up_and_no_problem_twice(
     assert len(cells) == 16 * len(operators)
     level = max(cells.values())
     assert all(count in (min(capacity[a] * capacity[b], level), level - 1) for (a, b, _), count in cells.items())
+
+
+@pytest.mark.parametrize("operator", ["+", "-"])
+def test_hard_rows_carry_or_borrow_through_many_columns(operator: str) -> None:
+    def long_chains(hard: float) -> float:
+        """Share of rows whose longest chain has at least eight of twenty columns."""
+        spec = CorpusSpec(
+            family="digits", terms=2, digits=20, min_digits=20, rows=20_000, hard=hard, operators=(operator,)
+        )
+        table, _ = sample_table(spec, components(spec)[0], 20_000)
+        return float(np.mean(table["carries"].to_numpy() >= 8))
+
+    # One digit in ten or so lets a chain go on by chance.
+    assert long_chains(0.0) < 0.05
+    assert long_chains(1.0) > 0.5
+    assert abs(long_chains(0.5) - (long_chains(0.0) + long_chains(1.0)) / 2) < 0.03
+
+
+def test_lengths_come_equally_often_beside_hard_rows_and_with_more_operands() -> None:
+    spec = CorpusSpec(family="digits", terms=3, min_terms=3, digits=5, min_digits=3, rows=13_500, hard=0.5)
+    table, _ = sample_table(spec, components(spec)[0], 13_500)
+    cells = Counter(tuple(map(len, problem.split("+"))) for problem in table["problem"].to_pylist())
+    assert set(cells.values()) == {500}
+    assert len(cells) == 27
+
+
+@given(st.integers(0, 10**6))
+@settings(max_examples=20, deadline=None)
+def test_no_bracket_can_be_left_out(seed: int) -> None:
+    spec = CorpusSpec(family="expression", rows=200, terms=5, digits=1, depth=3, operators=("+", "-", "*"), seed=seed)
+    table, _ = sample_table(spec, components(spec)[0], 200)
+    for problem, answer in zip(table["problem"].to_pylist(), table["answer"].to_pylist(), strict=True):
+        for opening in (place for place, character in enumerate(problem) if character == "("):
+            level = accumulate((c == "(") - (c == ")") for c in problem[opening:])
+            closing = opening + next(place for place, deep in enumerate(level) if not deep)
+            bare = problem[:opening] + problem[opening + 1 : closing] + problem[closing + 1 :]
+            # Without this pair of brackets the text means another tree.
+            assert "--" in bare or "+-" in bare or "*-" in bare or tree_of(bare) != tree_of(problem), problem
+        assert str(eval(problem)) == answer
+
+
+def tree_of(problem: str) -> str:
+    """The tree that Python reads, sums and products of several terms as one node."""
+
+    def shown(node: ast.expr) -> str:
+        if isinstance(node, ast.BinOp):
+            return f"({shown(node.left)}{type(node.op).__name__}{shown(node.right)})"
+        return ast.unparse(node)
+
+    return shown(ast.parse(problem, mode="eval").body)

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from model.metrics import SCHEMA, MetricsWriter
+from pipelines.spec import CorpusSpec, MixturePart
 from storage.catalog import refresh_catalog
 from storage.corpus import Corpus
 from storage.errors import UserError
@@ -17,7 +18,7 @@ from storage.location import Workspace
 from storage.manifest import SPLITS, ShardRecord, commit
 from storage.meanings import column_comment
 from storage.query import open_catalog, select
-from tests.builders import Built
+from tests.builders import Built, build_corpus_plainly
 
 _ROWS = 10
 
@@ -218,6 +219,32 @@ def test_a_corpus_opened_by_name_streams_batches_and_relations(small: Built) -> 
     rows = small.corpus.manifest.split_rows["test"]
     assert sum(batch.num_rows for batch in corpus.batches("test")) == rows
     assert corpus.relation("test").aggregate("count(*)").fetchall() == [(rows,)]
+
+
+@pytest.mark.parametrize("terms", [(4, 2), (2, 4)])
+def test_parts_of_one_family_with_different_operands_are_one_table(tmp_path: Path, terms: tuple[int, int]) -> None:
+    parts = (
+        MixturePart(terms=terms[0], high=9, operators=("+",)),
+        MixturePart(terms=terms[1], high=9, operators=("*",)),
+        MixturePart(family="expression", terms=3, operators=("+",)),
+    )
+    spec = CorpusSpec(name="parts", rows=300, rows_per_shard=1_000, mixture=parts)
+    workspace = Workspace.create(str(tmp_path))
+    build_corpus_plainly(spec, workspace.corpus("parts"))
+    refresh_catalog(workspace)
+    wrong = "SELECT count(*) FROM {} WHERE family = 'grid' AND answer::BIGINT IS DISTINCT FROM "
+    value = "CASE WHEN operators LIKE '%*%' THEN value ELSE sum END"
+    operands = "SELECT operators, count(a), count(b), count(c), count(d) FROM {} GROUP BY ALL HAVING count(a) > 0"
+    with open_catalog(workspace) as connection:
+        assert select(connection, (wrong + value).format("corpus_parts")).fetchall() == [(0,)]
+        found = {row[0]: row[1:] for row in select(connection, operands.format("corpus_parts")).fetchall()}
+    plus, times = "+" * (terms[0] - 1), "*" * (terms[1] - 1)
+    for operators, count in ((plus, terms[0]), (times, terms[1])):
+        assert found[operators] == (100,) * count + (0,) * (4 - count)
+    corpus = Corpus.open("parts", str(tmp_path))
+    rows = [row for batch in corpus.batches("train") for row in batch.to_pylist()]
+    assert {row["family"] for row in rows} == {"grid", "expression"}
+    assert all(str(eval(row["problem"])) == row["answer"] for row in rows)
 
 
 def test_tensors_come_in_the_order_in_which_training_reads(small: Built) -> None:

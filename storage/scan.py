@@ -1,0 +1,58 @@
+"""The SQL that reads a corpus's shards as one table, whatever families it mixes."""
+
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
+import duckdb
+
+from storage.database import identifier, literal, parquet_source
+from storage.errors import RunFailure
+from storage.manifest import Dataset, ShardRecord
+
+# Folders of a shard's path that are columns; their types are fixed, so that no value's look decides them.
+_PARTITIONS = {"split": "VARCHAR", "family": "VARCHAR", "width": "BIGINT"}
+
+
+def corpus_query(connection: duckdb.DuckDBPyConnection, corpus: Dataset, shards: Sequence[ShardRecord]) -> str:
+    """One scan a family, as families differ in their columns, and all of them by the names of these.
+
+    Raises `RunFailure` where there is no shard.
+    """
+    scans: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+    for shard in shards:
+        values = _partition(shard.path)
+        scan = values.get("family", ""), tuple(values)
+        scans.setdefault(scan, []).append(str(corpus.location / shard.path))
+    if not scans:
+        raise RunFailure("it has no shard")
+    parts = [part.get("family") for part in corpus.manifest.spec.get("mixture", ())]
+    return " UNION ALL BY NAME ".join(
+        _scan(connection, keys, paths, mixed=parts.count(family) > 1) for (family, keys), paths in scans.items()
+    )
+
+
+def columns_of(connection: duckdb.DuckDBPyConnection, query: str) -> list[str]:
+    """Names of a query's columns, in order."""
+    return [row[0] for row in connection.execute(f"DESCRIBE {query}").fetchall()]
+
+
+def _scan(connection: duckdb.DuckDBPyConnection, partitions: tuple[str, ...], paths: list[str], mixed: bool) -> str:
+    """The files of one family; their columns are named, lest folders above the corpus become columns too."""
+    first = parquet_source(paths[:1], options=", hive_partitioning = false")
+    inside, by_name = columns_of(connection, f"SELECT * FROM {first}"), ""
+    if mixed and "a" in inside:
+        # Several parts of a family whose rows have operands as columns: not all have as many. Reading every
+        # file's footer costs something, so it is done for these alone.
+        by_name = ", union_by_name = true"
+        every = parquet_source(paths, options=f", hive_partitioning = false{by_name}")
+        inside = columns_of(connection, f"SELECT * FROM {every}")
+    columns = dict.fromkeys([*inside, *partitions])
+    types = ", ".join(f"{literal(key)}: {_PARTITIONS[key]}" for key in partitions)
+    hive = f", hive_partitioning = true, hive_types = {{{types}}}" if partitions else ", hive_partitioning = false"
+    return f"SELECT {', '.join(map(identifier, columns))} FROM {parquet_source(paths, options=hive + by_name)}"
+
+
+def _partition(path: str) -> dict[str, str]:
+    """Columns that a shard's folders give, such as split in `data/split=train/grid-000000.parquet`."""
+    pairs = (folder.partition("=") for folder in PurePosixPath(path).parts[:-1])
+    return {key: value for key, equals, value in pairs if equals and key in _PARTITIONS}
