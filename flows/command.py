@@ -29,7 +29,7 @@ from flows.requests import (
     VerifyRequest,
 )
 from storage.errors import RunFailure, UserError
-from storage.location import Workspace
+from storage.location import Location, Workspace
 
 _HELP = """Learn integer arithmetic from tokens alone: corpus, tokenizer, encoder, evaluation.
 
@@ -302,12 +302,44 @@ def describe_model(preset: str = "tiny", *, as_json: _Json = False) -> None:
     print(json.dumps(found, indent=2) if as_json else encoder_text(found))
 
 
+@model_app.command(name="export")
+def export_model(
+    run: str,
+    target: str,
+    /,
+    *,
+    checkpoint: Literal["best", "last"] = "best",
+    workspace: _Place = WORKSPACE,
+    as_json: _Json = False,
+) -> None:
+    """Write a trained encoder to a folder of its own, without what only training needs.
+
+    Example: `numerate model export notebook ./notebook-encoder`
+
+    Parameters
+    ----------
+    run
+        Name of the run.
+    target
+        New folder.
+    checkpoint
+        Which of its checkpoints.
+    """
+    from model.shipped import export
+
+    entry = export(Workspace.open(workspace).run(run), Location.parse(target), checkpoint)
+    made = {"run": run, "location": target, "step": entry.step, "exact_match": entry.exact_match}
+    print(json.dumps(made, indent=2) if as_json else f"run {run}, step {entry.step:,}: {target}")
+
+
 @app.command
 def solve(
     problem: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
     /,
     *,
-    run: Annotated[str, Parameter(help="Name of the run; empty takes 'notebook', or the only one.")] = "",
+    run: Annotated[
+        str, Parameter(help="Name of the run; empty takes the workspace's, or else one that comes with Numerate.")
+    ] = "",
     workspace: _Place = WORKSPACE,
     as_json: _Json = False,
 ) -> None:
@@ -322,13 +354,13 @@ def solve(
     problem
         Numbers with operators between them, like those that the encoder was trained on.
     """
-    from flows.solving import answer_one, answer_stream, open_run
+    from flows.solving import Solver, answer_one, answer_stream
 
-    model = open_run(Workspace.open(workspace), run)
+    solver = Solver(Workspace.open(workspace), run)
     if problem is not None:
-        answer_one(model, problem, as_json)
+        answer_one(solver, problem, as_json)
     else:
-        answer_stream(model, as_json)
+        answer_stream(solver, as_json)
 
 
 @app.command

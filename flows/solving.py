@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Iterator
 
+from model.shipped import shipped_runs
 from model.trained import Solution, TrainedEncoder, extent_of
 from storage.errors import UserError
 from storage.location import Workspace
@@ -16,33 +17,69 @@ _PROBLEM = re.compile(r"[0-9]+([-+*][0-9]+)+")
 _AROUND_OPERATORS = re.compile(r"\s*([-+*=])\s*")
 
 
-def open_run(workspace: Workspace, name: str) -> TrainedEncoder:
-    """The named run's encoder, or the one that a person would mean; raises `UserError` where that isn't clear."""
-    folder = workspace.root / "runs"
-    names = [run for run in folder.children() if (folder / run / "run.json").exists()]
-    if not name:
-        if not names:
+class Solver:
+    """The encoders that may answer: the named one, or the workspace's and behind it those that come with Numerate."""
+
+    def __init__(self, workspace: Workspace, name: str) -> None:
+        """Raises `UserError` where there is no run of that name."""
+        self._opened: dict[str, TrainedEncoder] = {}
+        shipped, folder = shipped_runs(), workspace.root / "runs"
+        runs = {run: folder / run for run in folder.children() if (folder / run / "run.json").exists()}
+        if name:
+            if name not in runs and name not in shipped:
+                raise UserError(
+                    f"run {name!r} is not there: train it, or take one of {', '.join([*runs, *shipped]) or 'none'}"
+                )
+            self._folders = {name: runs.get(name) or shipped[name]}
+            return
+        default = "notebook" if "notebook" in runs or not runs else next(iter(runs))
+        if len(runs) > 1 and default not in runs:
+            raise UserError(f"several runs in workspace {workspace.root}: name one of {', '.join(runs)} with --run")
+        self._folders = ({default: runs[default]} if runs else {}) | {
+            f"{run}": place for run, place in shipped.items() if run not in runs
+        }
+        if not self._folders:
             raise UserError(f"no run in workspace {workspace.root}: train one, 'numerate run' does all of it")
-        if len(names) > 1 and "notebook" not in names:
-            raise UserError(f"several runs in workspace {workspace.root}: name one of {', '.join(names)} with --run")
-        name = "notebook" if "notebook" in names else names[0]
-    return TrainedEncoder.open(workspace.run(name))
+
+    def model_for(self, text: str) -> tuple[TrainedEncoder, str]:
+        """The first encoder that can answer, and the problem as it reads it.
+
+        Raises `UserError`, as the first of them does, where none can.
+        """
+        refused: list[UserError] = []
+        for name in self._folders:
+            model = self._open(name)
+            try:
+                return model, read_problem(model, text)
+            except UserError as error:
+                refused.append(error)
+        raise refused[0]
+
+    def _open(self, name: str) -> TrainedEncoder:
+        if name not in self._opened:
+            self._opened[name] = TrainedEncoder.open(self._folders[name])
+        return self._opened[name]
 
 
-def answer_one(model: TrainedEncoder, problem: str, as_json: bool) -> None:
-    """Print the answer of one problem; raises `UserError` for one that can't be read."""
-    text = read_problem(model, problem)
+def answer_one(solver: Solver, problem: str, as_json: bool) -> None:
+    """Print the answer of one problem, and on standard error who answered.
+
+    Raises `UserError` for a problem that can't be read.
+    """
+    model, text = solver.model_for(problem)
     print(_shown(model, text, model.solve([text])[0], as_json))
+    if not as_json:
+        print(f"(run {model.config.name}, step {model.checkpoint.step:,})", file=sys.stderr)
 
 
-def answer_stream(model: TrainedEncoder, as_json: bool) -> None:
+def answer_stream(solver: Solver, as_json: bool) -> None:
     """Answer standard input line by line; a line that can't be read gives an empty line and a remark.
 
     Raises `UserError` at the end if there was such a line.
     """
     unread = 0
     for lines in _conversation() if sys.stdin.isatty() else _piped():
-        unread += _answer_lines(model, lines, as_json)
+        unread += _answer_lines(solver, lines, as_json)
     if unread:
         raise UserError(f"{unread} of the lines could not be read: their answers are empty lines")
 
@@ -67,17 +104,23 @@ def read_problem(model: TrainedEncoder, text: str) -> str:
     return problem
 
 
-def _answer_lines(model: TrainedEncoder, lines: list[str], as_json: bool) -> int:
-    problems, answers, unread = {}, [""] * len(lines), 0
+def _answer_lines(solver: Solver, lines: list[str], as_json: bool) -> int:
+    asked: dict[str, dict[int, str]] = {}
+    models: dict[str, TrainedEncoder] = {}
+    answers, unread = [""] * len(lines), 0
     for number, line in enumerate(lines):
         try:
             if line.strip():
-                problems[number] = read_problem(model, line)
+                model, problem = solver.model_for(line)
+                models[model.config.name] = model
+                asked.setdefault(model.config.name, {})[number] = problem
         except UserError as error:
             unread += 1
             print(f"error: {error}", file=sys.stderr)
-    for (number, problem), solution in zip(problems.items(), model.solve(list(problems.values())), strict=True):
-        answers[number] = _shown(model, problem, solution, as_json)
+    for name, problems in asked.items():
+        solutions = models[name].solve(list(problems.values()))
+        for (number, problem), solution in zip(problems.items(), solutions, strict=True):
+            answers[number] = _shown(models[name], problem, solution, as_json)
     print("\n".join(answers), flush=True)
     return unread
 

@@ -80,7 +80,7 @@ class Checkpoints:
         flat = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         data = save(flat, metadata)
         (self.folder / entry.file).write(data)
-        entry = entry.model_copy(update={"sha256": hashlib.sha256(data).hexdigest()})
+        entry = entry.model_copy(update={"sha256": hash_of_bytes(data)})
         entries = (*(old for old in self.index().entries if old.step < entry.step), entry)
         index = CheckpointIndex(entries=entries)
         kept = {index.best, *entries[-1 - keep :]}
@@ -102,7 +102,7 @@ class Checkpoints:
         """All tensors of a checkpoint; raises `RunFailure` if it is damaged or not of this run."""
         place = self.folder / entry.file
         data = place.read()
-        if hashlib.sha256(data).hexdigest() != entry.sha256:
+        if hash_of_bytes(data) != entry.sha256:
             raise RunFailure(f"checkpoint {place} is damaged: delete it, and training goes on from the one before")
         try:
             length = int.from_bytes(data[:8], "little")
@@ -116,6 +116,11 @@ class Checkpoints:
         if found.decides() != config.decides():
             raise RunFailure(f"checkpoint {place} belongs to another corpus, tokenizer or configuration: move it away")
         return tensors
+
+
+def hash_of_bytes(data: bytes) -> str:
+    """SHA-256 of a checkpoint's bytes."""
+    return hashlib.sha256(data).hexdigest()
 
 
 def restore(tensors: dict[str, Tensor], model: nn.Module, optimizers: dict[str, Optimizer] | None = None) -> None:

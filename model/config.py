@@ -16,7 +16,7 @@ class Extent(NamedTuple):
     answer: int
     """Slots of the answer."""
     digits: int
-    """Digits of the longest number, the answer's included."""
+    """Digits of the longest operand."""
     operands: int
     """Number of operands."""
     depth: int
@@ -67,13 +67,19 @@ class EncoderConfig(BaseModel):
             raise ValueError(f"positions {', '.join(self.positions)} name one twice: leave it out")
         return self
 
+    @property
+    def any_length(self) -> bool:
+        """Whether what it computes at a place doesn't depend on how long the numbers are."""
+        return self.positions == ("relative",) and self.far == "hidden"
+
     def refusal(self, extent: Extent) -> str:
         """Which of the encoder's bounds problems of this extent pass; empty where it holds them."""
         bounds: list[tuple[str, int, int]] = []
         if "learned" in self.positions:
             bounds.append(("longest", self.longest, max(extent.problem, extent.answer)))
         if "place-value" in self.positions:
-            bounds += [("places", self.places, extent.digits), ("depth", self.depth, extent.depth)]
+            places = max(extent.digits, extent.answer - 1)
+            bounds += [("places", self.places, places), ("depth", self.depth, extent.depth)]
         if {"place-value", "relative"} & set(self.positions):
             bounds.append(("operands", self.operands, extent.operands))
         for name, bound, needed in bounds:

@@ -52,11 +52,10 @@ class RunConfig(BaseModel):
     def extent(self) -> Extent:
         """How large the problems of its corpus are."""
         numbers = [len(str(part["high"])) if part["family"] == "grid" else part["digits"] for part in self.parts]
-        answer = max(layout.answer for layout in self.layouts)
         return Extent(
             problem=max(layout.problem for layout in self.layouts),
-            answer=answer,
-            digits=max(*numbers, answer - 1),
+            answer=max(layout.answer for layout in self.layouts),
+            digits=max(numbers),
             operands=max(part["terms"] for part in self.parts),
             depth=max(part["depth"] if part["family"] == "expression" else 0 for part in self.parts),
         )
@@ -64,9 +63,19 @@ class RunConfig(BaseModel):
     def layout_for(self, extent: Extent) -> TokenLayout:
         """The narrowest of its layouts that holds a problem; one of its own where none does.
 
-        Raises `UserError` where the encoder's positions don't reach so far.
+        Raises `UserError` where the problem is larger than those that the encoder learnt, unless the
+        encoder is one for any length.
         """
-        if reason := self.training.encoder.refusal(extent):
+        encoder, learnt = self.training.encoder, self.extent
+        reason = encoder.refusal(extent)
+        for name, asked, most in (
+            ("digits", extent.digits, learnt.digits),
+            ("operands", extent.operands, learnt.operands),
+            ("nested brackets", extent.depth, learnt.depth),
+        ):
+            if asked > most and not (encoder.any_length and name == "digits"):
+                reason = f"it has {asked} {name}, the run learnt up to {most}"
+        if reason:
             raise UserError(f"the problem is too large for run {self.name!r} ({reason}): ask a smaller one")
         for layout in self.layouts:
             if layout.problem >= extent.problem and layout.answer >= extent.answer:

@@ -1,0 +1,68 @@
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from model.checkpoint import Checkpoints
+from model.shipped import export, shipped_runs
+from model.trained import TrainedEncoder, extent_of
+from model.training import train
+from storage.errors import RunFailure, UserError
+from storage.location import Location
+from tests.builders import TINY_TRAINING, Built
+from tests.model.test_training import job_of
+
+
+def test_an_exported_run_answers_as_it_did_and_holds_weights_alone(small: Built, tmp_path: Path) -> None:
+    job = job_of(small, tmp_path, TINY_TRAINING)
+    train(job)
+    target = Location(tmp_path / "exported")
+    entry = export(job.run, target, "last")
+    tensors = load_file((target / "checkpoints" / entry.file).path)
+    assert all(name.startswith("model.") and value.dtype == torch.bfloat16 for name, value in tensors.items())
+    before, after = TrainedEncoder.open(job.run, "last"), TrainedEncoder.open(target)
+    for old, new in zip(before.encoder.parameters(), after.encoder.parameters(), strict=True):
+        assert torch.allclose(old, new, rtol=1 / 256, atol=0)
+    assert after.config == before.config
+    assert len(after.solve(["1+2", "99+1"])) == 2
+    with pytest.raises(UserError, match="is not empty: name a new folder"):
+        export(job.run, target)
+
+
+def test_a_changed_export_is_refused(small: Built, tmp_path: Path) -> None:
+    job = job_of(small, tmp_path, TINY_TRAINING)
+    train(job)
+    target = Location(tmp_path / "exported")
+    entry = export(job.run, target)
+    place = target / "checkpoints" / entry.file
+    place.write(place.read()[:-1] + b"x")
+    with pytest.raises(RunFailure, match="is damaged"):
+        TrainedEncoder.open(target)
+
+
+def test_a_problem_beyond_what_was_learnt_is_refused(small: Built, tmp_path: Path) -> None:
+    job = job_of(small, tmp_path, TINY_TRAINING)
+    train(job)
+    model = TrainedEncoder.open(job.run)
+    for problem, words in (("123+4", "3 digits, the run learnt up to 2"), ("1+2+3", "3 operands, the run learnt up")):
+        with pytest.raises(UserError, match=words):
+            model.solve([problem])
+    assert Checkpoints(job.run / "checkpoints").index().last
+
+
+def test_the_extent_of_a_problem_is_read_off_its_text() -> None:
+    assert extent_of("12+345") == (6, 5, 3, 2, 0)
+    assert extent_of("(12*345)-(7-(8))") == (16, 8, 3, 4, 2)
+
+
+@pytest.mark.parametrize("name", list(shipped_runs()))
+def test_what_comes_with_numerate_answers(name: str) -> None:
+    model = TrainedEncoder.open(shipped_runs()[name])
+    problems = ["12+34", "5+99"]
+    assert [solution.answer for solution in model.solve(problems)] == [str(eval(problem)) for problem in problems]
+
+
+def test_what_comes_with_numerate_is_small() -> None:
+    sizes = [TrainedEncoder.open(place).encoder.parameter_count() for place in shipped_runs().values()]
+    assert sum(sizes) <= 4_000_000
