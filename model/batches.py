@@ -1,15 +1,30 @@
 """The batches of one split: which rows of which width, in an order that any number of ranks shares."""
 
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from model.config import TrainingSpec
 from model.tokenizer import TokenLayout
 from storage.lanes import LANES, LanePlan
-from storage.manifest import Dataset, ShardRecord
+from storage.manifest import Dataset
 from storage.order import derive_key
 from storage.reader import BucketReader, ElasticReader
+from storage.subset import KeptRows, kept_rows
+
+# Below the tokens: how many rows each predicate keeps, counted once.
+_SUBSETS = ".subsets"
+
+
+class _Piece(NamedTuple):
+    path: str
+    rows: int
+    """Rows of the shard that are read."""
+    kept: KeptRows | None
 
 
 @dataclass(frozen=True)
@@ -20,10 +35,13 @@ class Batches:
     reader: BucketReader
 
     @classmethod
-    def of(cls, tokens: Dataset, split: str, batch_size: int, seed: int) -> "Batches":
-        """Raises `UserError` where no layout has rows for a batch; layouts with fewer rows are left out."""
-        buckets = _buckets(tokens, split, batch_size)
-        readers = [_reader(tokens, layout, shards, batch_size, seed) for layout, shards in buckets.items()]
+    def of(cls, tokens: Dataset, split: str, batch_size: int, seed: int, where: str = "") -> "Batches":
+        """Batches of the rows that the SQL predicate `where` keeps, or of all.
+
+        Raises `UserError` where no layout has rows for a batch; layouts with fewer rows are left out.
+        """
+        buckets = _buckets(tokens, split, batch_size, where)
+        readers = [_reader(layout, pieces, batch_size, seed) for layout, pieces in buckets.items()]
         return cls(tuple(buckets), BucketReader(tuple(readers)))
 
     @property
@@ -37,19 +55,56 @@ class Batches:
         return self.reader.order.steps_per_epoch
 
 
+@dataclass(frozen=True)
+class Stage:
+    """The batches of the steps from `first` on."""
+
+    first: int
+    batches: Batches
+
+
+def stages_of(tokens: Dataset, spec: TrainingSpec) -> list[Stage]:
+    """The stages of a training: those of its curriculum, then the rest of the steps."""
+    found, first = [], 0
+    for stage in spec.curriculum:
+        found.append(Stage(first, Batches.of(tokens, "train", spec.batch_size, spec.seed, stage.where)))
+        first += stage.steps
+    return [*found, Stage(first, Batches.of(tokens, "train", spec.batch_size, spec.seed, spec.where))]
+
+
+def batches_from(
+    stages: list[Stage], step: int, *, rank: int = 0, ranks: int = 1
+) -> Iterator[tuple[Stage, int, NDArray[np.uint8]]]:
+    """Stage, number of the layout in it, and this rank's rows, of batch `step` and of all that follow."""
+    for stage, following in zip(stages, [*stages[1:], None], strict=True):
+        if following and step >= following.first:
+            continue
+        with closing(stage.batches.reader.batches(step - stage.first, rank=rank, ranks=ranks)) as batches:
+            while not following or step < following.first:
+                yield stage, *next(batches)
+                step += 1
+
+
 def held_rows(
-    tokens: Dataset, split: str, size: int, seed: int, *, rank: int = 0, ranks: int = 1
+    tokens: Dataset,
+    split: str,
+    size: int,
+    seed: int,
+    where: str = "",
+    *,
+    rank: int = 0,
+    ranks: int = 1,
 ) -> list[tuple[TokenLayout, NDArray[np.uint8], int]]:
     """About `size` rows of a split, of each layout its share: this rank's rows [n, width], and how many all have.
 
     Raises `UserError` where no layout has 64 rows.
     """
-    buckets = _buckets(tokens, split, LANES)
+    buckets = _buckets(tokens, split, LANES, where)
     total, found = sum(map(_rows, buckets.values())), []
-    for layout, shards in buckets.items():
-        share = max(1, round(size * _rows(shards) / max(1, total) / LANES))
-        held = max(1, min(share, _rows(shards) // LANES)) * LANES
-        batches = _reader(tokens, layout, shards, held, seed).batches(0, rank=rank, ranks=ranks)
+    for layout, pieces in buckets.items():
+        share = max(1, round(size * _rows(pieces) / max(1, total) / LANES))
+        held = max(1, min(share, _rows(pieces) // LANES)) * LANES
+        batches = _reader(layout, pieces, held, seed).batches(0, rank=rank, ranks=ranks)
         found.append((layout, next(batches).copy(), held))
         batches.close()
     return found
@@ -61,26 +116,29 @@ def layouts_of(tokens: Dataset) -> tuple[TokenLayout, ...]:
     return tuple(sorted(layouts, key=lambda layout: (layout.width, layout.problem)))
 
 
-def _buckets(tokens: Dataset, split: str, least: int) -> dict[TokenLayout, list[ShardRecord]]:
+def _buckets(tokens: Dataset, split: str, least: int, where: str) -> dict[TokenLayout, list[_Piece]]:
     """The shards of a split by the layout of their rows, the narrowest first, where they hold `least` rows.
 
     Where no layout holds so many it is the one with the most rows.
     """
     by_stratum = {name: TokenLayout(**layout) for name, layout in tokens.manifest.spec["layouts"].items()}
-    found: dict[TokenLayout, list[ShardRecord]] = {layout: [] for layout in layouts_of(tokens)}
-    for shard in tokens.of_split(split):
-        found[by_stratum[shard.stratum]].append(shard)
+    found: dict[TokenLayout, list[_Piece]] = {layout: [] for layout in layouts_of(tokens)}
+    shards = tokens.of_split(split)
+    kept = kept_rows(tokens, shards, where, tokens.location / _SUBSETS) if where else {}
+    for shard in shards:
+        rows = kept.get(shard.path)
+        piece = _Piece(str(tokens.checked(shard)), rows.rows if rows else shard.rows, rows)
+        found[by_stratum[shard.stratum]].append(piece)
     largest = max(found, key=lambda layout: _rows(found[layout]))
-    return {layout: shards for layout, shards in found.items() if _rows(shards) >= least or layout == largest}
+    return {layout: pieces for layout, pieces in found.items() if _rows(pieces) >= least or layout == largest}
 
 
-def _rows(shards: list[ShardRecord]) -> int:
-    return sum(shard.rows for shard in shards)
+def _rows(pieces: list[_Piece]) -> int:
+    return sum(piece.rows for piece in pieces)
 
 
-def _reader(
-    tokens: Dataset, layout: TokenLayout, shards: list[ShardRecord], batch_size: int, seed: int
-) -> ElasticReader:
+def _reader(layout: TokenLayout, pieces: list[_Piece], batch_size: int, seed: int) -> ElasticReader:
     key = derive_key(seed, "rows", layout.problem, layout.answer)
-    plan = LanePlan(tuple(shard.rows for shard in shards), batch_size, key)
-    return ElasticReader(tuple(str(tokens.checked(shard)) for shard in shards), plan, layout.width)
+    plan = LanePlan(tuple(piece.rows for piece in pieces), batch_size, key)
+    kept = tuple(piece.kept for piece in pieces if piece.kept)
+    return ElasticReader(tuple(piece.path for piece in pieces), plan, layout.width, kept=kept)

@@ -88,6 +88,15 @@ class EncoderConfig(BaseModel):
         return ""
 
 
+class CurriculumStage(BaseModel):
+    """Some steps of a training on a part of the corpus."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    where: str = _field(0, "", "SQL predicate that chooses the problems; empty takes all.", max_length=10_000)
+    steps: int = _field(1, 100, "Steps of the stage.", ge=1, le=10**8)
+
+
 class TrainingSpec(BaseModel):
     """How an encoder is trained."""
 
@@ -156,6 +165,22 @@ class TrainingSpec(BaseModel):
     seed: int = Field(
         0, ge=0, lt=2**63, description="Seed of weights, order and masks.", json_schema_extra={"position": 14}
     )
+    where: str = _field(
+        15,
+        "",
+        "SQL predicate over the corpus's columns that chooses the problems, such as digits <= 5; empty takes all.",
+        max_length=10_000,
+    )
+    curriculum: tuple[CurriculumStage, ...] = _field(
+        16, (), "Stages before the rest of the steps, each with its own predicate.", max_length=100
+    )
+
+    @model_validator(mode="after")
+    def _stages(self) -> "TrainingSpec":
+        taken = sum(stage.steps for stage in self.curriculum)
+        if taken >= self.steps:
+            raise ValueError(f"the curriculum has {taken:,} steps, the training {self.steps:,}: raise steps")
+        return self
 
     def identity(self) -> dict[str, Any]:
         """What decides the weights, as JSON values; the number of workers is not part of it."""

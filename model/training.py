@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
-from model.batches import Batches, held_rows
+from model.batches import Batches, Stage, batches_from, held_rows, stages_of
 from model.checkpoint import CheckpointEntry, Checkpoints, restore
 from model.config import TrainingSpec
 from model.encoder import Encoder
@@ -76,7 +76,8 @@ def check_data(tokens: Dataset, spec: TrainingSpec) -> None:
     """Raise, before any work, what training on these tokens would raise."""
     for split in ("train", "validation"):
         tokens.paths(split)
-        Batches.of(tokens, split, spec.batch_size if split == "train" else LANES, spec.seed)
+    stages_of(tokens, spec)
+    Batches.of(tokens, "validation", LANES, spec.seed, spec.where)
 
 
 def check_encoder(config: RunConfig) -> None:
@@ -135,6 +136,7 @@ class _Trainer:
                 "validation",
                 self.spec.validation_rows,
                 self.spec.seed,
+                self.spec.where,
                 rank=self.rank,
                 ranks=self.ranks,
             )
@@ -144,11 +146,11 @@ class _Trainer:
 
     def run(self, stop: Callable[[], bool], report: Callable[[Progress], None]) -> TrainingResult:
         """Train up to the last step, or until `stop` says so; every rank takes equally many steps."""
-        plan = Batches.of(self.tokens, "train", self.spec.batch_size, self.spec.seed)
-        batches = plan.reader.batches(self.step, rank=self.rank, ranks=self.ranks)
+        stages = stages_of(self.tokens, self.spec)
+        batches = batches_from(stages, self.step, rank=self.rank, ranks=self.ranks)
         stopped, checked, began = False, self.step, time.perf_counter()
         while self.step < self.spec.steps and not stopped:
-            self._one_step(batches, plan, began)
+            self._one_step(batches, began)
             last = self.step == self.spec.steps
             if last or self.step % _AGREE_EVERY == 0:
                 stopped = self._agree(stop)
@@ -165,11 +167,11 @@ class _Trainer:
                 report(Progress(self.step, self.spec.steps, self.loss, self.exact_match, rate))
         return TrainingResult(self.step, self.step == self.spec.steps, self.exact_match)
 
-    def _one_step(self, batches: Iterator[tuple[int, np.ndarray]], plan: Batches, began: float) -> None:
+    def _one_step(self, batches: Iterator[tuple[Stage, int, np.ndarray]], began: float) -> None:
         asked = time.perf_counter()
-        bucket, rows = next(batches)
+        stage, bucket, rows = next(batches)
         waited = time.perf_counter() - asked
-        loss = self._loss(rows, plan.layouts[bucket].answer)
+        loss = self._loss(rows, stage.batches.layouts[bucket].answer)
         loss.backward()
         set_rates(self.optimizers, self.step, self.spec)
         for optimizer in self.optimizers.values():
@@ -180,7 +182,7 @@ class _Trainer:
         row = {
             "run": self.job.config.name,
             "step": self.step,
-            "epoch": self.step / plan.steps_per_epoch,
+            "epoch": (self.step - stage.first) / stage.batches.steps_per_epoch,
             "problems": self.step * self.spec.batch_size,
             "learning_rate": self.spec.learning_rate * factor,
             "seconds": time.perf_counter() - began,

@@ -58,7 +58,7 @@ _COLUMNS = {
     "metrics": {
         "run": "Name of the run.",
         "step": "Step of the optimizer, from 1.",
-        "epoch": "Passes over the train split so far.",
+        "epoch": "Passes so far over the problems that are trained on; a stage of a curriculum counts its own.",
         "problems": "Problems seen so far.",
         "loss": "Mean cross-entropy over the masked answer slots, in nats.",
         "learning_rate": "Learning rate of the step.",

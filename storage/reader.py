@@ -14,18 +14,23 @@ from storage.columns import string_buffers
 from storage.database import connect, parquet_source
 from storage.errors import RunFailure
 from storage.lanes import BucketOrder, LanePlan, lanes_of
+from storage.subset import KeptRows
 
 _STREAM_ROWS = 1 << 16
 
 
 @dataclass(frozen=True)
 class ElasticReader:
-    """Rows of fixed-size binary column `column`, `width` bytes each, in the plan's order."""
+    """Rows of fixed-size binary column `column`, `width` bytes each, in the plan's order.
+
+    With `kept`, one for each path, only the rows that a predicate keeps, of which the plan then counts.
+    """
 
     paths: tuple[str, ...]
     plan: LanePlan
     width: int
     column: str = "tokens"
+    kept: tuple[KeptRows, ...] = ()
 
     def batches(self, first_step: int, *, rank: int = 0, ranks: int = 1) -> Generator[NDArray[np.uint8]]:
         """This rank's part of batch `first_step` and of all that follow, without end: uint8 [rows, width].
@@ -64,11 +69,14 @@ class ElasticReader:
         return window, offset
 
     def _read(self, connection: duckdb.DuckDBPyConnection, shard: int, first: int, target: NDArray[np.uint8]) -> None:
-        source = parquet_source([self.paths[shard]], options=", file_row_number=true")
-        query = (
-            f"SELECT {self.column} FROM {source} "
-            f"WHERE file_row_number >= {first} AND file_row_number < {first + len(target)}"
-        )
+        if self.kept:
+            query = self.kept[shard].query(self.column, first, len(target))
+        else:
+            source = parquet_source([self.paths[shard]], options=", file_row_number=true")
+            query = (
+                f"SELECT {self.column} FROM {source} "
+                f"WHERE file_row_number >= {first} AND file_row_number < {first + len(target)}"
+            )
         filled = 0
         try:
             for batch in connection.sql(query).to_arrow_reader(_STREAM_ROWS):

@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import duckdb
@@ -7,8 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from model.batches import batches_from, stages_of
 from model.checkpoint import Checkpoints
-from model.config import TrainingSpec
+from model.config import CurriculumStage, TrainingSpec
 from model.metrics import metric_parts
 from model.run import RunConfig, claim_run
 from model.training import TrainingJob, main, prepare, train
@@ -135,6 +137,33 @@ def test_ranks_draw_the_same_offsets_for_the_same_rows(longer: Built, tmp_path: 
     train_with(jobs[1], 2)
     for (_, one), (_, other) in zip(*map(losses, jobs), strict=True):
         assert one == pytest.approx(other, rel=1e-3)
+
+
+def test_a_curriculum_resumes_in_any_stage_with_the_same_bits(longer: Built, tmp_path: Path) -> None:
+    stages = (CurriculumStage(where="digits <= 4", steps=7), CurriculumStage(where="operators = '+'", steps=8))
+    spec = LONGER.model_copy(update={"curriculum": stages, "where": "digits > 2"})
+    whole, cut = job_of(longer, tmp_path / "a", spec), job_of(longer, tmp_path / "b", spec)
+    train(whole)
+    for _ in range(3):
+        train(cut, stop=Countdown(0))
+    assert same_bits(whole, cut)
+    assert losses(whole) == losses(cut)
+    first = {stage.first for stage, _, _ in islice(batches_from(stages_of(longer.tokens, spec), 0), 30)}
+    assert first == {0, 7, 15}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"where": "digits <"}, "is no predicate over"),
+        ({"curriculum": (CurriculumStage(where="oops > 1", steps=3),)}, "is no predicate over"),
+        ({"where": "digits > 99"}, "the split holds 0 rows"),
+    ],
+)
+def test_a_bad_where_is_refused_before_any_work(longer: Built, values: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        prepare(longer.workspace, "never", "longer", "longer-digit", TINY_TRAINING.model_copy(update=values))
+    assert not longer.workspace.run("never").exists()
 
 
 @pytest.mark.parametrize(

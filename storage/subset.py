@@ -1,0 +1,128 @@
+"""The rows of a dataset that a SQL predicate keeps: counted once, in blocks, so that any slice of them is found fast.
+
+A block is a run of rows of one shard; from the counts a reader knows which blocks hold the
+rows that it wants, and reads no others.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from storage.database import connect, identifier, literal, parquet_source
+from storage.errors import UserError
+from storage.location import Location
+from storage.manifest import Dataset, ShardRecord, hash_of
+
+BLOCK_ROWS = 1 << 16
+
+
+@dataclass(frozen=True)
+class KeptRows:
+    """The rows that a predicate keeps of one shard."""
+
+    source: str
+    """SQL of the shard as a table."""
+    predicate: str
+    counts: NDArray[np.int64]
+    """Rows kept of each block, [blocks]."""
+
+    @property
+    def rows(self) -> int:
+        """Rows kept."""
+        return int(self.counts.sum())
+
+    def query(self, columns: str, first: int, rows: int) -> str:
+        """SQL of `columns` of the rows [first, first + rows) of those kept, in the shard's order."""
+        ends = np.cumsum(self.counts)
+        begin, end = (int(np.searchsorted(ends, row, side="right")) for row in (first, first + rows - 1))
+        skipped = first - (int(ends[begin - 1]) if begin else 0)
+        return (
+            f"SELECT {columns} FROM {self.source} WHERE file_row_number >= {begin * BLOCK_ROWS} "
+            f"AND file_row_number < {(end + 1) * BLOCK_ROWS} AND ({self.predicate}\n) LIMIT {rows} OFFSET {skipped}"
+        )
+
+
+def kept_rows(dataset: Dataset, shards: Sequence[ShardRecord], predicate: str, folder: Location) -> dict[str, KeptRows]:
+    """What `predicate` keeps of each shard, by its path; counted by one scan, and kept below `folder`.
+
+    Raises `UserError` for what is no predicate over the dataset's columns.
+    """
+    columns = columns_of(dataset, shards)
+    check_predicate(predicate, columns)
+    sources = {shard.path: _source(dataset, shard, columns) for shard in shards}
+    place = folder / f"{hash_of([dataset.manifest.identity, predicate, list(sources)])[:16]}.parquet"
+    if not place.exists():
+        counts = [_counted(sources[shard.path], shard, predicate) for shard in shards]
+        with place.staged() as path:
+            pq.write_table(pa.table({"path": list(sources), "rows": counts}), path)
+    found = pq.read_table(place.path)
+    rows = zip(found.column("path").to_pylist(), found.column("rows").to_pylist(), strict=True)
+    return {path: KeptRows(sources[path], predicate, np.array(counts, np.int64)) for path, counts in rows}
+
+
+def columns_of(dataset: Dataset, shards: Sequence[ShardRecord]) -> dict[str, str]:
+    """Names and SQL types of all columns that a predicate may name; a shard that lacks one has nulls there."""
+    found: dict[str, str] = {}
+    firsts = {shard.stratum: shard for shard in reversed(shards)}
+    with connect() as connection:
+        for shard in firsts.values():
+            described = connection.execute(f"DESCRIBE SELECT * FROM {_source(dataset, shard, {})}").fetchall()
+            found = {row[0]: row[1] for row in described} | found
+    return found
+
+
+def check_predicate(predicate: str, columns: dict[str, str]) -> None:
+    """Raise `UserError` for what isn't one expression over these columns, or isn't the same at every call."""
+    with duckdb.connect(config={"enable_external_access": False}) as connection:
+        types = ", ".join(f"{identifier(name)} {kind}" for name, kind in columns.items())
+        connection.execute(f"CREATE TABLE rows ({types})")
+        names = connection.execute(
+            "SELECT DISTINCT function_name FROM duckdb_functions() WHERE stability <> 'CONSISTENT'"
+        ).fetchall()
+        volatile = {name for (name,) in names} & set(re.findall(r"(\w+)\s*\(", predicate.lower()))
+        if volatile:
+            raise UserError(f"where {predicate!r}: {sorted(volatile)[0]}() isn't the same at every call: leave it out")
+        try:
+            connection.table("rows").filter(duckdb.SQLExpression(predicate)).fetchall()
+        except duckdb.Error as error:
+            known = ", ".join(columns)
+            raise UserError(f"where {predicate!r} is no predicate over {known}: {_reason(error)}") from error
+
+
+def _counted(source: str, shard: ShardRecord, predicate: str) -> list[int]:
+    """Rows that a predicate keeps of each block of a shard."""
+    counts = np.zeros(-(-shard.rows // BLOCK_ROWS), np.int64)
+    query = (
+        f"SELECT file_row_number // {BLOCK_ROWS} AS block, count(*) AS kept FROM {source} "
+        f"WHERE ({predicate}\n) GROUP BY ALL"
+    )
+    try:
+        with connect(threads=2) as connection:
+            blocks, rows = connection.execute(query).fetchnumpy().values()
+    except duckdb.Error as error:
+        raise UserError(f"where {predicate!r} can't be answered: {_reason(error)}") from error
+    counts[np.asarray(blocks, np.intp)] = rows
+    return [int(count) for count in counts]
+
+
+def _reason(error: duckdb.Error) -> str:
+    return " ".join(str(error).split("\n\n")[0].split())
+
+
+def _source(dataset: Dataset, shard: ShardRecord, columns: dict[str, str]) -> str:
+    """SQL of one shard as a table with `file_row_number`, and with nulls in those of `columns` that it lacks."""
+    place = dataset.checked(shard).path
+    parts = (folder.partition("=") for folder in PurePosixPath(shard.path).parts[:-1])
+    folders = {name: value if value.isdigit() else literal(value) for name, equals, value in parts if equals}
+    missing = set(columns) - set(pq.read_schema(place).names) - set(folders) - {"file_row_number"}
+    more = [f"{value} AS {identifier(name)}" for name, value in folders.items()]
+    more += [f"NULL::{columns[name]} AS {identifier(name)}" for name in sorted(missing)]
+    source = parquet_source([str(place)], options=", file_row_number = true, hive_partitioning = false")
+    return f"(SELECT {', '.join(['*', *more])} FROM {source})"

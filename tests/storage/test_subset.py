@@ -1,0 +1,111 @@
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.batches import Batches
+from storage.database import connect, parquet_source
+from storage.errors import UserError
+from storage.location import Location
+from storage.subset import BLOCK_ROWS, KeptRows, check_predicate, columns_of, kept_rows
+from tests.builders import Built
+
+PREDICATES = [
+    "digits <= 5",
+    "operators = '-' AND negative",
+    "carries > 3 OR digits = 1",
+    "width = 16",
+    "true",
+    "id % 7 = 3",
+]
+
+
+def direct(built: Built, path: str, predicate: str) -> list[bytes]:
+    """Tokens of the rows of one shard that DuckDB keeps, asked plainly."""
+    source = parquet_source([str(built.tokens.location / path)], options=", hive_partitioning = true")
+    with connect() as connection:
+        return [row for (row,) in connection.sql(f"SELECT tokens FROM {source} WHERE ({predicate}\n)").fetchall()]
+
+
+@pytest.mark.parametrize("predicate", PREDICATES)
+def test_any_slice_of_the_rows_kept_is_what_duckdb_keeps(longer: Built, tmp_path: Path, predicate: str) -> None:
+    shards = longer.tokens.of_split("train")
+    random = np.random.default_rng(0)
+    for path, kept in kept_rows(longer.tokens, shards, predicate, Location(tmp_path)).items():
+        expected = direct(longer, path, predicate)
+        assert kept.rows == len(expected)
+        for _ in range(5 if expected else 0):
+            first, last = sorted(random.integers(0, len(expected) + 1, 2).tolist())
+            with connect() as connection:
+                query = kept.query("tokens", first, last - first)
+                found = [row for (row,) in connection.sql(query).fetchall()] if last > first else []
+            assert found == expected[first:last]
+
+
+@given(counts=st.lists(st.integers(0, 9), min_size=1, max_size=8).filter(any), data=st.data())
+@settings(deadline=None)
+def test_a_slice_reads_the_blocks_that_hold_it_and_no_others(counts: list[int], data: st.DataObject) -> None:
+    rows = sum(counts)
+    first = data.draw(st.integers(0, rows - 1))
+    size = data.draw(st.integers(1, rows - first))
+    query = KeptRows("t", "true", np.array(counts)).query("x", first, size)
+    block_of_row = np.repeat(np.arange(len(counts)), counts)
+    begin, end = block_of_row[first], block_of_row[first + size - 1]
+    assert f">= {begin * BLOCK_ROWS} AND file_row_number < {(end + 1) * BLOCK_ROWS} " in query
+    assert query.endswith(f"LIMIT {size} OFFSET {first - sum(counts[:begin])}")
+
+
+def test_counting_is_done_once(longer: Built, tmp_path: Path) -> None:
+    shards = longer.tokens.of_split("train")
+    one = kept_rows(longer.tokens, shards, "digits > 3", Location(tmp_path))
+    (file,) = tmp_path.iterdir()
+    before = file.stat().st_mtime_ns
+    again = kept_rows(longer.tokens, shards, "digits > 3", Location(tmp_path))
+    assert file.stat().st_mtime_ns == before
+    assert {path: kept.rows for path, kept in one.items()} == {path: kept.rows for path, kept in again.items()}
+
+
+@pytest.mark.parametrize(
+    "predicate",
+    [
+        "digits <=",
+        "digits <= 5) OR (true",
+        "true; DROP TABLE rows",
+        "true GROUP BY 1",
+        "nothing = 3",
+        "operators > (SELECT content FROM read_text('/etc/passwd'))",
+        "EXISTS (SELECT 1 FROM '/etc/passwd')",
+        "random() < 0.5",
+        "now() > '2026-01-01'",
+        "",
+        "true, false",
+    ],
+)
+def test_what_is_no_predicate_is_refused_in_one_line(longer: Built, predicate: str) -> None:
+    with pytest.raises(UserError, match="where") as failure:
+        check_predicate(predicate, columns_of(longer.tokens, longer.tokens.of_split("train")))
+    assert "\n" not in str(failure.value)
+
+
+def test_a_predicate_that_fails_on_the_rows_leaves_nothing_behind(longer: Built, tmp_path: Path) -> None:
+    shards = longer.tokens.of_split("train")
+    with pytest.raises(UserError, match="can't be answered: Conversion Error"):
+        kept_rows(longer.tokens, shards, "operators::BOOLEAN", Location(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_batches_of_a_subset_hold_its_rows_alone_for_any_number_of_ranks(longer: Built, ranks: int) -> None:
+    predicate = "operators = '-' AND digits > 2"
+    batches = Batches.of(longer.tokens, "train", 128, 7, predicate)
+    allowed = {row for shard in longer.tokens.of_split("train") for row in direct(longer, shard.path, predicate)}
+    assert batches.rows == sum(len(direct(longer, shard.path, predicate)) for shard in longer.tokens.of_split("train"))
+    steps = batches.steps_per_epoch
+    parts = [islice(batches.reader.batches(3, rank=rank, ranks=ranks), steps) for rank in range(ranks)]
+    alone = islice(batches.reader.batches(3), steps)
+    for (_, whole), *shares in zip(alone, *parts, strict=True):
+        assert np.array_equal(whole, np.concatenate([rows for _, rows in shares]))
+        assert {row.tobytes() for row in whole} <= allowed
