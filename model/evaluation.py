@@ -25,7 +25,9 @@ from storage.manifest import Dataset, ShardRecord
 _BATCH_ROWS = 1 << 15
 _RESAMPLES = 10_000
 
-_PASSES_ROWS = 1_000
+# What is spent on the comparison of passes, in tokens times passes.
+_PASSES = (2, 4, 8, 16)
+_PASSES_TOKENS = 1 << 22
 
 Canonical = Callable[[NDArray[np.uint64]], NDArray[np.uint64]]
 
@@ -185,13 +187,11 @@ def check_corpus(model: TrainedEncoder, corpus: Dataset, tokens: Dataset) -> Non
 
 def by_passes(model: TrainedEncoder, asked: list[Asked], decoding: Decoding) -> tuple[PassesResult, ...]:
     """Exact match against the number of passes and their order, on the first of the problems asked."""
-    size = max(1, _PASSES_ROWS // len(asked))
     slots = max(batch.slots for batch in asked)
+    counts = [passes for passes in _PASSES if passes // 2 < slots]
+    size = max(1, _PASSES_TOKENS // (1 + 2 * sum(counts)) // sum(batch.rows.shape[1] for batch in asked))
     asks = [Decoding(passes=1)] + [
-        Decoding(passes=passes, order=order)
-        for order in ("confidence", "units-first")
-        for passes in (2, 4, 8, 16, 32, 64, 128)
-        if passes // 2 < slots
+        Decoding(passes=passes, order=order) for order in ("confidence", "units-first") for passes in counts
     ]
     found = []
     for ask in asks:
