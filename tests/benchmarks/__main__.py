@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks import encoding, generation
+from tests.benchmarks import encoding, generation, training
 from tests.benchmarks.measure import Figure
 
 BENCHMARKS: dict[str, Callable[[Path], Iterator[Figure]]] = {
@@ -19,6 +19,8 @@ BENCHMARKS: dict[str, Callable[[Path], Iterator[Figure]]] = {
     "encoding": encoding.of_shards,
     "duckdb": generation.against_duckdb,
     "notebook": generation.against_the_notebook,
+    "torch": training.against_torch,
+    "reading": training.reading,
     "large": generation.large,
 }
 
