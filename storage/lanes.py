@@ -17,7 +17,8 @@ from storage.order import Permutation, UInt64s, derive_key
 
 LANES = 64
 
-_WINDOW_BYTES = 1 << 24
+# A lane's part of a window is then as long as a row group of the notebook's tokens: shorter ones are read twice.
+_WINDOW_BYTES = 1 << 26
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,8 @@ class ElasticReader:
         lanes = lanes_of(rank, ranks)
         step, take = first_step, self.plan.rows_per_lane
         connection = connect()
+        # Every window reads all lanes' files: their footers are parsed once.
+        connection.execute("SET parquet_metadata_cache = true")
         with ThreadPoolExecutor(1) as pool:
             coming = pool.submit(self._window, connection, step, lanes)
             while True:
