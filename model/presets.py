@@ -14,10 +14,10 @@ ENCODERS: dict[str, EncoderConfig] = {
     "base": EncoderConfig(width=512, heads=8, layers=8, feedforward=2048, positions=("place-value", "relative")),
     # Table 3 of the paper, its encoder side.
     "paper": EncoderConfig(width=512, heads=8, layers=6, feedforward=2048, norm="post", positions=("sinusoidal",)),
-    # One small layer run again and again, that looks two places far: learns what to do at a place, however long
+    # One small layer run again and again, that looks three places far: learns what to do at a place, however long
     # the numbers are.
     "local": EncoderConfig(
-        width=64, layers=1, loops=6, min_loops=2, feedforward=256, positions=("relative",), reach=2, far="hidden"
+        width=64, layers=1, loops=6, min_loops=2, feedforward=256, positions=("relative",), reach=3, far="hidden"
     ),
     # Two layers, run two or three times, with places and their differences: for + and − of bounded length.
     "signed": EncoderConfig(

@@ -2,7 +2,8 @@
 
 Every combination of lengths and operators comes equally often, and no problem twice before
 all of its lengths are used up (`lengths`). Arithmetic is on limbs of eight digits (`digits`).
-A share of hard rows is rewritten to carry, or borrow, through many columns.
+A share of hard rows is rewritten so that many columns would pass a carry, or borrow, on; in
+half of them one comes.
 """
 
 from functools import cached_property
@@ -269,7 +270,10 @@ class Operands:
         plain = (bits.take(chosen) >> np.uint64(40) & np.uint64(1)).astype(np.bool_)
         times, minus = (np.broadcast_to(self._gaps(problems, operator)[0], problems.rows) for operator in "*-")
         times, minus = times.take(chosen), minus.take(chosen)
-        carry = np.ones(len(chosen), np.int64)
+        # In half of the rows nothing starts the chain: whoever learns from the others alone takes every long run of
+        # nines for a carry.
+        begun = (bits.take(chosen) >> np.uint64(41) & np.uint64(1)).astype(np.int64)
+        carry = begun
         limbs = problems["limbs"]
         # A difference borrows in the digits of the smaller operand: that one ends in less.
         swapped = minus & self._smaller(problems, chosen)
@@ -280,7 +284,7 @@ class Operands:
             left, right = (limb.take(chosen).astype(np.int64) for limb in (first, second))
             a, b = np.where(swapped, right, left), np.where(swapped, left, right)
             low_a, low_b = a % modulus, b % modulus
-            nines, one = modulus - 1, np.where((number == 0) & (modulus > 1), 1, 0)
+            nines, one = modulus - 1, np.where((number == 0) & (modulus > 1), begun, 0)
             # Complements add up to a power of ten; b − 1 from b borrows through all of it.
             complement = nines - low_a + carry
             less = low_b - carry
