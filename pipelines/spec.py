@@ -75,7 +75,7 @@ class ProblemSpec(BaseModel):
         0.0,
         ge=0,
         le=1,
-        description="Digits: share of rows with many columns that pass a carry or borrow on, or with nines in a product.",
+        description="Digits: share of rows with many columns that pass carries or borrows on, or nines in a product.",
         json_schema_extra={"position": 9},
     )
     depth: int = Field(
