@@ -27,7 +27,7 @@ _RESAMPLES = 10_000
 
 # What is spent on the comparison of passes, in tokens times passes.
 _PASSES = (2, 4, 8, 16)
-_PASSES_TOKENS = 1 << 22
+_PASSES_TOKENS = 1 << 21
 
 Canonical = Callable[[NDArray[np.uint64]], NDArray[np.uint64]]
 
