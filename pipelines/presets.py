@@ -18,9 +18,9 @@ def _part(weight: float, problems: ProblemSpec) -> MixturePart:
     return MixturePart(weight=weight, **problems.parameters())
 
 
-def _two_operands(operators: str, shortest: int, longest: int) -> ProblemSpec:
+def _two_operands(operators: str, shortest: int, longest: int, hard: float = 0.2) -> ProblemSpec:
     return ProblemSpec(
-        family="digits", operators=tuple(operators), terms=2, min_digits=shortest, digits=longest, hard=0.2
+        family="digits", operators=tuple(operators), terms=2, min_digits=shortest, digits=longest, hard=hard
     )
 
 
@@ -48,7 +48,10 @@ CORPORA: dict[str, CorpusSpec] = {
         _corpus("long", 1_000_000, _LONG),
         # To be learnt, and to be asked at lengths that were never seen.
         _corpus("addition-10", 6_000_000, _two_operands("+", 1, 10)),
-        *(_corpus(f"addition-{digits}", 200_000, _two_operands("+", digits, digits)) for digits in (20, 40, 100)),
+        *(
+            _corpus(f"addition-{digits}", 200_000, _two_operands("+", digits, digits, hard=0.0))
+            for digits in (20, 40, 100)
+        ),
         _corpus("signed-5", 6_000_000, _two_operands("+-", 1, 5)),
         # The grid of four numbers 0–99 with all operators has 2.7 billion problems.
         _corpus("billion", 1_000_000_000, _MIXED_GRID),
