@@ -25,7 +25,7 @@ def shipped_runs() -> dict[str, Location]:
 
 
 def export(run: Location, target: Location, which: str = "best") -> CheckpointEntry:
-    """Write a run's 'best' or 'last' checkpoint with all that is needed to ask it, at `target`.
+    """Write a run's 'best' or 'last' checkpoint with all that is needed to ask it, at `target`, by whose name it goes.
 
     Raises `UserError` where something lies there, or the run has no checkpoint.
     """
@@ -39,6 +39,7 @@ def export(run: Location, target: Location, which: str = "best") -> CheckpointEn
         for name, value in checkpoints.load(entry, config).items()
         if name.startswith("model.")
     }
+    config = config.model_copy(update={"name": target.name})
     data = save(weights, {"step": str(entry.step), "run": config.model_dump_json()})
     entry = entry.model_copy(update={"sha256": hash_of_bytes(data)})
     (target / "checkpoints" / entry.file).write(data)

@@ -106,7 +106,7 @@ def test_the_report_says_what_was_done(home: Home) -> None:
     assert list(report["seconds"]) == STAGES
     assert all(seconds > 0 for seconds in report["seconds"].values())
     page = (home.workspace / "runs/first/report/index.html").read_text()
-    assert page.count("<svg") == 3
+    assert page.count("<svg") == 6
     assert re.search(r"\d \d*\.\d+|%", page)
     assert "Wrong answers" in page
 
@@ -159,7 +159,7 @@ def test_solve_answers_one_problem_and_a_stream(home: Home) -> None:
     ("problem", "words"),
     [
         ("twelve", "can't be read"),
-        ("1+2+3+4+5", "model holds 5"),
+        ("1+2+3+4+5", "5 operands, the run learnt up to 2"),
         ("7/2", "7/2"),
         ("1+", "'1+'"),
         ("12", "'12'"),
