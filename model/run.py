@@ -60,6 +60,12 @@ class RunConfig(BaseModel):
             depth=max(part["depth"] if part["family"] == "expression" else 0 for part in self.parts),
         )
 
+    @property
+    def operand_counts(self) -> range:
+        """How many operands the problems of its corpus have."""
+        least = min(part["terms"] if part["family"] == "grid" else part["min_terms"] for part in self.parts)
+        return range(least, self.extent.operands + 1)
+
     def layout_for(self, extent: Extent) -> TokenLayout:
         """The narrowest of its layouts that holds a problem; one of its own where none does.
 
@@ -70,13 +76,15 @@ class RunConfig(BaseModel):
         reason = encoder.refusal(extent)
         for name, asked, most in (
             ("digits", extent.digits, learnt.digits),
-            ("operands", extent.operands, learnt.operands),
             ("nested brackets", extent.depth, learnt.depth),
         ):
             if asked > most and not (encoder.any_length and name == "digits"):
                 reason = f"it has {asked} {name}, the run learnt up to {most}"
+        if extent.operands not in self.operand_counts:
+            counts = self.operand_counts
+            reason = f"it has {extent.operands} operands, the run learnt {_span(counts.start, counts.stop - 1)}"
         if reason:
-            raise UserError(f"the problem is too large for run {self.name!r} ({reason}): ask a smaller one")
+            raise UserError(f"the problem is none that run {self.name!r} can answer ({reason}): ask another one")
         for layout in self.layouts:
             if layout.problem >= extent.problem and layout.answer >= extent.answer:
                 return layout
@@ -148,6 +156,10 @@ def run_tokenizer(folder: Location, config: RunConfig) -> Tokenizer:
             f"{folder / 'tokenizer.model'} is not the tokenizer of this run: delete {folder} and train again"
         )
     return tokenizer
+
+
+def _span(least: int, most: int) -> str:
+    return str(least) if least == most else f"{least} to {most}"
 
 
 def _differences(found: dict[str, Any], asked: dict[str, Any], prefix: str = "") -> list[str]:

@@ -159,7 +159,7 @@ def test_solve_answers_one_problem_and_a_stream(home: Home) -> None:
     ("problem", "words"),
     [
         ("twelve", "can't be read"),
-        ("1+2+3+4+5", "5 operands, the run learnt up to 2"),
+        ("1+2+3+4+5", "5 operands, the run learnt 2"),
         ("7/2", "7/2"),
         ("1+", "'1+'"),
         ("12", "'12'"),

@@ -4,12 +4,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from flows.solving import Solver
 from model.checkpoint import Checkpoints
 from model.shipped import export, shipped_runs
 from model.trained import TrainedEncoder, extent_of
 from model.training import train
 from storage.errors import RunFailure, UserError
-from storage.location import Location
+from storage.location import Location, Workspace
 from tests.builders import TINY_TRAINING, Built
 from tests.model.test_training import job_of
 
@@ -45,7 +46,7 @@ def test_a_problem_beyond_what_was_learnt_is_refused(small: Built, tmp_path: Pat
     job = job_of(small, tmp_path, TINY_TRAINING)
     train(job)
     model = TrainedEncoder.open(job.run)
-    for problem, words in (("123+4", "3 digits, the run learnt up to 2"), ("1+2+3", "3 operands, the run learnt up")):
+    for problem, words in (("123+4", "3 digits, the run learnt up to 2"), ("1+2+3", "3 operands, the run learnt 2")):
         with pytest.raises(UserError, match=words):
             model.solve([problem])
     assert Checkpoints(job.run / "checkpoints").index().last
@@ -59,8 +60,19 @@ def test_the_extent_of_a_problem_is_read_off_its_text() -> None:
 @pytest.mark.parametrize("name", list(shipped_runs()))
 def test_what_comes_with_numerate_answers(name: str) -> None:
     model = TrainedEncoder.open(shipped_runs()[name])
-    problems = ["12+34", "5+99"]
+    count = model.config.operand_counts.start
+    problems = ["+".join(numbers[:count]) for numbers in (["12", "34", "5", "99"], ["70", "80", "90", "60"])]
     assert [solution.answer for solution in model.solve(problems)] == [str(eval(problem)) for problem in problems]
+
+
+def test_a_newcomer_is_answered_by_the_first_encoder_that_holds_the_problem(tmp_path: Path) -> None:
+    solver = Solver(Workspace.create(str(tmp_path)), "")
+    for problem, name in (("123456789 + 987654321", "addition"), ("12+34+5+99", "notebook")):
+        model, text = solver.model_for(problem)
+        assert model.config.name == name
+        assert model.solve([text])[0].answer == str(eval(problem))
+    with pytest.raises(UserError, match=r"learnt \+ alone"):
+        solver.model_for("3*4")
 
 
 def test_what_comes_with_numerate_is_small() -> None:
