@@ -9,16 +9,15 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict
-from importlib import import_module
 from types import FrameType
 from typing import Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 from pydantic import BaseModel, ValidationError
 
-from flows.options import AnyModel, one_line, options_of, resolve
+from flows.options import AnyModel, one_line
 from flows.requests import (
     CORPUS_PRESETS,
     PRESETS,
@@ -28,6 +27,7 @@ from flows.requests import (
     MigrateRequest,
     VerifyRequest,
 )
+from flows.verbs import Json, Verbose, flow_verb, requested, run_flow, spec_verb
 from storage.errors import RunFailure, UserError
 from storage.location import Location, Workspace
 
@@ -41,8 +41,6 @@ Three things to try:
 """
 _INTERRUPTED = 130
 
-_Json = Annotated[bool, Parameter(name="--json", negative="", help="Print the result as JSON.")]
-_Verbose = Annotated[bool, Parameter(name="--verbose", negative="", help="Show Prefect's own log.")]
 _Place = Annotated[str, Parameter(name="--workspace", help="Folder that holds corpora, tokenizers and runs.")]
 
 app = App(
@@ -56,38 +54,6 @@ app.command(model_app)
 app.command(tokenizer_app)
 
 
-def _flow_verb(parent: App, verb: str, flow: str, presets: Mapping[str, BaseModel], text: str) -> None:
-    """Add a verb that runs the flow `module:function` on a request like the presets."""
-
-    def run_flow(spec: str, options: Any, as_json: bool, verbose: bool) -> None:
-        """Run the flow, and print its result if that was asked for."""
-        result = _run_flow(flow, _requested(presets, spec, options), verbose)
-        if as_json:
-            print(json.dumps(result, indent=2))
-
-    _spec_verb(parent, verb, presets, text, run_flow)
-
-
-def _spec_verb(
-    parent: App, verb: str, presets: Mapping[str, BaseModel], text: str, action: Callable[[str, Any, bool, bool], None]
-) -> None:
-    """Add a verb that takes a preset or a spec file, and every field of it as an option."""
-
-    def command(spec: str = "notebook", /, *, options: Any = None, as_json: Any = False, verbose: Any = False) -> None:
-        """The verb; its help is set below."""
-        action(spec, options, as_json, verbose)
-
-    command.__doc__ = (
-        f"{text}\n\nParameters\n----------\nspec\n    A preset ({', '.join(presets)}) "
-        "or a YAML or JSON file with these parameters; options change single ones."
-    )
-    model = type(next(iter(presets.values())))
-    command.__annotations__.update(
-        options=Annotated[options_of(model) | None, Parameter(name="*")], as_json=_Json, verbose=_Verbose
-    )
-    parent.command(command, name=verb)
-
-
 def _flag(model: type[BaseModel], name: str) -> Parameter:
     """A switch that is explained as the model's field is."""
     return Parameter(negative="", help=model.model_fields[name].description)
@@ -97,16 +63,12 @@ def _fault_lines(faults: list[dict[str, str]]) -> str:
     return "\n".join(f"{fault['path']}: {fault['text']}" for fault in faults)
 
 
-def _requested(presets: Mapping[str, AnyModel], spec: str, options: Any) -> AnyModel:
-    return resolve(type(next(iter(presets.values()))), spec, presets, options)
-
-
 def _stage(part: Callable[[EndToEndRequest], AnyModel]) -> dict[str, AnyModel]:
     """One stage's piece of each preset of the whole chain."""
     return {name: part(preset) for name, preset in PRESETS.items()}
 
 
-_flow_verb(
+flow_verb(
     app,
     "run",
     "end_to_end:end_to_end",
@@ -114,35 +76,35 @@ _flow_verb(
     "Do everything that is missing: corpus, tokenizer, encoding, training, evaluation.\n\n"
     "Example: `numerate run quick --workspace /tmp/try`",
 )
-_flow_verb(
+flow_verb(
     corpus_app,
     "generate",
     "corpus:generate_corpus",
     CORPUS_PRESETS,
     "Generate a corpus as sharded Parquet.\n\nExample: `numerate corpus generate addition --rows 1000000`",
 )
-_flow_verb(
+flow_verb(
     tokenizer_app,
     "train",
     "tokens:train_tokenizer_flow",
     _stage(EndToEndRequest.tokenizer_request),
     "Train a tokenizer on a corpus's train split.\n\nExample: `numerate tokenizer train --corpus pairs`",
 )
-_flow_verb(
+flow_verb(
     app,
     "encode",
     "tokens:encode_corpus",
     _stage(EndToEndRequest.encode_request),
     "Turn a corpus into rows of token ids.\n\nExample: `numerate encode --corpus pairs`",
 )
-_flow_verb(
+flow_verb(
     app,
     "train",
     "training:train_encoder",
     _stage(EndToEndRequest.train_request),
     "Train an encoder by DDP, or go on where a run ended.\n\nExample: `numerate train --corpus pairs --steps 500`",
 )
-_flow_verb(
+flow_verb(
     app,
     "evaluate",
     "evaluation:evaluate_encoder",
@@ -154,11 +116,11 @@ _flow_verb(
 def _describe(spec: str, options: Any, as_json: bool, verbose: bool) -> None:
     from flows.description import described_json, described_text
 
-    wanted = _requested(CORPUS_PRESETS, spec, options).corpus_spec()
+    wanted = requested(CORPUS_PRESETS, spec, options).corpus_spec()
     print(json.dumps(described_json(wanted), indent=2) if as_json else described_text(wanted))
 
 
-_spec_verb(
+spec_verb(
     corpus_app,
     "describe",
     CORPUS_PRESETS,
@@ -175,8 +137,8 @@ def leakage(
     /,
     *,
     workspace: _Place = WORKSPACE,
-    as_json: _Json = False,
-    verbose: _Verbose = False,
+    as_json: Json = False,
+    verbose: Verbose = False,
 ) -> None:
     """Prove that nothing of one corpus's train split stands, in any order, in another's validation or test.
 
@@ -197,7 +159,7 @@ def leakage(
     for name in (train, held_out):
         Corpus.open(name, workspace)
     try:
-        result = _run_flow(
+        result = run_flow(
             "leakage:corpus_leakage", LeakageRequest(train=train, held_out=held_out, workspace=workspace), verbose
         )
     except LeakFound as found:
@@ -220,8 +182,8 @@ def verify(
     deep: Annotated[bool, _flag(VerifyRequest, "deep")] = False,
     repair: Annotated[bool, _flag(VerifyRequest, "repair")] = False,
     workspace: _Place = WORKSPACE,
-    as_json: _Json = False,
-    verbose: _Verbose = False,
+    as_json: Json = False,
+    verbose: Verbose = False,
 ) -> None:
     """Compare a corpus with its manifest, byte by byte, and mend it if that is asked for.
 
@@ -239,7 +201,7 @@ def verify(
     request = VerifyRequest(corpus=corpus, deep=deep, repair=repair, workspace=workspace)
     examine(request.folder())
     try:
-        result = _run_flow("upkeep:verify_corpus", request, verbose)
+        result = run_flow("upkeep:verify_corpus", request, verbose)
     except CorpusDamaged as failure:
         faults = [asdict(fault) for fault in failure.faults]
         print(json.dumps({"faults": faults}, indent=2) if as_json else _fault_lines(faults))
@@ -261,8 +223,8 @@ def migrate(
     /,
     *,
     workspace: _Place = WORKSPACE,
-    as_json: _Json = False,
-    verbose: _Verbose = False,
+    as_json: Json = False,
+    verbose: Verbose = False,
 ) -> None:
     """Bring a corpus of an older schema version into the present form, with the same ids and problems.
 
@@ -280,13 +242,13 @@ def migrate(
 
     request = MigrateRequest(corpus=corpus, workspace=workspace)
     old_spec(request.folder())
-    result = _run_flow("upkeep:migrate_corpus", request, verbose)
+    result = run_flow("upkeep:migrate_corpus", request, verbose)
     if as_json:
         print(json.dumps(result, indent=2))
 
 
 @model_app.command(name="describe")
-def describe_model(preset: str = "tiny", *, as_json: _Json = False) -> None:
+def describe_model(preset: str = "tiny", *, as_json: Json = False) -> None:
     """Say how many parameters an encoder has, part by part, and what it is made of.
 
     Example: `numerate model describe --preset paper`
@@ -310,7 +272,7 @@ def export_model(
     *,
     checkpoint: Literal["best", "last"] = "best",
     workspace: _Place = WORKSPACE,
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """Write a trained encoder to a folder of its own, without what only training needs.
 
@@ -341,7 +303,7 @@ def solve(
         str, Parameter(help="Name of the run; empty takes the workspace's, or else one that comes with Numerate.")
     ] = "",
     workspace: _Place = WORKSPACE,
-    as_json: _Json = False,
+    as_json: Json = False,
 ) -> None:
     """Answer problems by a trained encoder, in one pass over its logits.
 
@@ -356,7 +318,10 @@ def solve(
     """
     from flows.solving import Solver, answer_one, answer_stream
 
-    solver = Solver(Workspace.open(workspace), run)
+    place = Workspace.open(workspace)
+    if workspace != WORKSPACE and not place.root.exists():
+        raise UserError(f"no run in workspace {place.root}: train one, 'numerate run' does all of it")
+    solver = Solver(place, run)
     if problem is not None:
         answer_one(solver, problem, as_json)
     else:
@@ -420,16 +385,6 @@ def main() -> None:
         code = _complain(f"{type(error).__name__}: {text} (a bug; --verbose shows where)", RunFailure.exit_code)
     sys.stdout.flush()
     sys.exit(code)
-
-
-def _run_flow(flow: str, request: BaseModel, verbose: bool) -> Any:
-    from flows.session import configure_prefect, start_prefect
-
-    workspace = Workspace.create(request.workspace)  # type: ignore[attr-defined]
-    configure_prefect(workspace.root.path / ".prefect", verbose=verbose)
-    start_prefect()
-    module, function = flow.split(":")
-    return getattr(import_module(f"flows.{module}"), function)(request)
 
 
 def _standard_input() -> str:

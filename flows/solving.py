@@ -25,21 +25,16 @@ class Solver:
         self._opened: dict[str, TrainedEncoder] = {}
         shipped, folder = shipped_runs(), workspace.root / "runs"
         runs = {run: folder / run for run in folder.children() if (folder / run / "run.json").exists()}
+        known = {**shipped, **runs}
         if name:
-            if name not in runs and name not in shipped:
-                raise UserError(
-                    f"run {name!r} is not there: train it, or take one of {', '.join([*runs, *shipped]) or 'none'}"
-                )
-            self._folders = {name: runs.get(name) or shipped[name]}
+            if name not in known:
+                raise UserError(f"run {name!r} is not there: train it, or take one of {', '.join(known)}")
+            self._folders = {name: known[name]}
             return
-        default = "notebook" if "notebook" in runs or not runs else next(iter(runs))
-        if len(runs) > 1 and default not in runs:
+        if len(runs) > 1 and "notebook" not in runs:
             raise UserError(f"several runs in workspace {workspace.root}: name one of {', '.join(runs)} with --run")
-        self._folders = ({default: runs[default]} if runs else {}) | {
-            f"{run}": place for run, place in shipped.items() if run not in runs
-        }
-        if not self._folders:
-            raise UserError(f"no run in workspace {workspace.root}: train one, 'numerate run' does all of it")
+        first = [run for run in runs if run == "notebook" or len(runs) == 1]
+        self._folders = {run: known[run] for run in [*first, *shipped]}
 
     def model_for(self, text: str) -> tuple[TrainedEncoder, str]:
         """The first encoder that can answer, and the problem as it reads it.

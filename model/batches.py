@@ -45,11 +45,6 @@ class Batches:
         return cls(tuple(buckets), BucketReader(tuple(readers)))
 
     @property
-    def rows(self) -> int:
-        """Rows of all its layouts."""
-        return sum(sum(reader.plan.counts) for reader in self.reader.readers)
-
-    @property
     def steps_per_epoch(self) -> int:
         """Batches in one pass."""
         return self.reader.order.steps_per_epoch

@@ -25,11 +25,11 @@ from storage.manifest import Dataset, ShardRecord
 _BATCH_ROWS = 1 << 15
 _RESAMPLES = 10_000
 
-# What is spent on the comparison of passes, in tokens times passes.
 _PASSES = (2, 4, 8, 16)
+# What is spent on the comparison of passes, in tokens times passes.
 _PASSES_TOKENS = 1 << 21
 
-Canonical = Callable[[NDArray[np.uint64]], NDArray[np.uint64]]
+CanonicalHashes = Callable[[NDArray[np.uint64]], NDArray[np.uint64]]
 
 # What a prediction says of its problem; a family that doesn't know one of these has nulls.
 _FACTS = {
@@ -103,7 +103,7 @@ def evaluate(
     tokens: Dataset,
     spec: EvaluationSpec,
     target: Location,
-    canonical: Canonical,
+    canonical: CanonicalHashes,
     progress: Callable[[int], None] = lambda rows: None,
 ) -> Evaluation:
     """Answer a split's problems and write them to `target` as Parquet, stratum by stratum in the order of their ids.

@@ -44,11 +44,6 @@ class RunConfig(BaseModel):
         return tuple(operator for operator in "+-*" if operator in found)
 
     @property
-    def brackets(self) -> bool:
-        """Whether its corpus holds brackets and signs before numbers."""
-        return any(part["family"] == "expression" for part in self.parts)
-
-    @property
     def extent(self) -> Extent:
         """How large the problems of its corpus are."""
         numbers = [len(str(part["high"])) if part["family"] == "grid" else part["digits"] for part in self.parts]
@@ -72,16 +67,13 @@ class RunConfig(BaseModel):
         Raises `UserError` where the problem is larger than those that the encoder learnt, unless the
         encoder is one for any length.
         """
-        encoder, learnt = self.training.encoder, self.extent
+        encoder, learnt, counts = self.training.encoder, self.extent, self.operand_counts
         reason = encoder.refusal(extent)
-        for name, asked, most in (
-            ("digits", extent.digits, learnt.digits),
-            ("nested brackets", extent.depth, learnt.depth),
-        ):
-            if asked > most and not (encoder.any_length and name == "digits"):
-                reason = f"it has {asked} {name}, the run learnt up to {most}"
-        if extent.operands not in self.operand_counts:
-            counts = self.operand_counts
+        if extent.digits > learnt.digits and not encoder.any_length:
+            reason = f"it has {extent.digits} digits, the run learnt up to {learnt.digits}"
+        if extent.depth > learnt.depth:
+            reason = f"it has {extent.depth} nested brackets, the run learnt up to {learnt.depth}"
+        if extent.operands not in counts:
             reason = f"it has {extent.operands} operands, the run learnt {_span(counts.start, counts.stop - 1)}"
         if reason:
             raise UserError(f"the problem is none that run {self.name!r} can answer ({reason}): ask another one")

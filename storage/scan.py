@@ -10,7 +10,7 @@ from storage.errors import RunFailure
 from storage.manifest import Dataset, ShardRecord
 
 # Folders of a shard's path that are columns; their types are fixed, so that no value's look decides them.
-_PARTITIONS = {"split": "VARCHAR", "family": "VARCHAR", "width": "BIGINT"}
+PARTITIONS = {"split": "VARCHAR", "family": "VARCHAR", "width": "BIGINT"}
 
 
 def corpus_query(connection: duckdb.DuckDBPyConnection, corpus: Dataset, shards: Sequence[ShardRecord]) -> str:
@@ -20,7 +20,7 @@ def corpus_query(connection: duckdb.DuckDBPyConnection, corpus: Dataset, shards:
     """
     scans: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for shard in shards:
-        values = _partition(shard.path)
+        values = partition_of(shard.path)
         scan = values.get("family", ""), tuple(values)
         scans.setdefault(scan, []).append(str(corpus.location / shard.path))
     if not scans:
@@ -29,6 +29,12 @@ def corpus_query(connection: duckdb.DuckDBPyConnection, corpus: Dataset, shards:
     return " UNION ALL BY NAME ".join(
         _scan(connection, keys, paths, mixed=parts.count(family) > 1) for (family, keys), paths in scans.items()
     )
+
+
+def partition_of(path: str) -> dict[str, str]:
+    """Columns that a shard's folders give, such as split in `data/split=train/grid-000000.parquet`."""
+    pairs = (folder.partition("=") for folder in PurePosixPath(path).parts[:-1])
+    return {key: value for key, equals, value in pairs if equals and key in PARTITIONS}
 
 
 def columns_of(connection: duckdb.DuckDBPyConnection, query: str) -> list[str]:
@@ -47,12 +53,6 @@ def _scan(connection: duckdb.DuckDBPyConnection, partitions: tuple[str, ...], pa
         every = parquet_source(paths, options=f", hive_partitioning = false{by_name}")
         inside = columns_of(connection, f"SELECT * FROM {every}")
     columns = dict.fromkeys([*inside, *partitions])
-    types = ", ".join(f"{literal(key)}: {_PARTITIONS[key]}" for key in partitions)
+    types = ", ".join(f"{literal(key)}: {PARTITIONS[key]}" for key in partitions)
     hive = f", hive_partitioning = true, hive_types = {{{types}}}" if partitions else ", hive_partitioning = false"
     return f"SELECT {', '.join(map(identifier, columns))} FROM {parquet_source(paths, options=hive + by_name)}"
-
-
-def _partition(path: str) -> dict[str, str]:
-    """Columns that a shard's folders give, such as split in `data/split=train/grid-000000.parquet`."""
-    pairs = (folder.partition("=") for folder in PurePosixPath(path).parts[:-1])
-    return {key: value for key, equals, value in pairs if equals and key in _PARTITIONS}

@@ -7,7 +7,6 @@ rows that it wants, and reads no others.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 
 import duckdb
 import numpy as np
@@ -19,6 +18,7 @@ from storage.database import connect, identifier, literal, parquet_source
 from storage.errors import UserError
 from storage.location import Location
 from storage.manifest import Dataset, ShardRecord, hash_of
+from storage.scan import PARTITIONS, partition_of
 
 BLOCK_ROWS = 1 << 16
 
@@ -54,7 +54,7 @@ def kept_rows(dataset: Dataset, shards: Sequence[ShardRecord], predicate: str, f
 
     Raises `UserError` for what is no predicate over the dataset's columns.
     """
-    columns = columns_of(dataset, shards)
+    columns = predicate_columns(dataset, shards)
     check_predicate(predicate, columns)
     sources = {shard.path: _source(dataset, shard, columns) for shard in shards}
     place = folder / f"{hash_of([dataset.manifest.identity, predicate, list(sources)])[:16]}.parquet"
@@ -67,7 +67,7 @@ def kept_rows(dataset: Dataset, shards: Sequence[ShardRecord], predicate: str, f
     return {path: KeptRows(sources[path], predicate, np.array(counts, np.int64)) for path, counts in rows}
 
 
-def columns_of(dataset: Dataset, shards: Sequence[ShardRecord]) -> dict[str, str]:
+def predicate_columns(dataset: Dataset, shards: Sequence[ShardRecord]) -> dict[str, str]:
     """Names and SQL types of all columns that a predicate may name; a shard that lacks one has nulls there."""
     found: dict[str, str] = {}
     firsts = {shard.stratum: shard for shard in reversed(shards)}
@@ -119,10 +119,9 @@ def _reason(error: duckdb.Error) -> str:
 def _source(dataset: Dataset, shard: ShardRecord, columns: dict[str, str]) -> str:
     """SQL of one shard as a table with `file_row_number`, and with nulls in those of `columns` that it lacks."""
     place = dataset.checked(shard).path
-    parts = (folder.partition("=") for folder in PurePosixPath(shard.path).parts[:-1])
-    folders = {name: value if value.isdigit() else literal(value) for name, equals, value in parts if equals}
+    folders = partition_of(shard.path)
     missing = set(columns) - set(pq.read_schema(place).names) - set(folders) - {"file_row_number"}
-    more = [f"{value} AS {identifier(name)}" for name, value in folders.items()]
+    more = [f"{literal(value)}::{PARTITIONS[name]} AS {identifier(name)}" for name, value in folders.items()]
     more += [f"NULL::{columns[name]} AS {identifier(name)}" for name in sorted(missing)]
     source = parquet_source([str(place)], options=", file_row_number = true, hive_partitioning = false")
     return f"(SELECT {', '.join(['*', *more])} FROM {source})"

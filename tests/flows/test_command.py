@@ -50,7 +50,7 @@ def assert_one_line(result: subprocess.CompletedProcess[str], code: int, *words:
         (["evaluate", "--split", "exam"], ["exam"]),
         (["run", "--workspace", "s3://bucket/x"], ["s3"]),
         (["run", "--workspace", "/proc/nowhere"], ["/proc/nowhere", "--workspace"]),
-        (["solve", "1*1", "--workspace", "/nowhere"], ["1*1", "learnt + alone"]),
+        (["solve", "1+1", "--workspace", "/nowhere"], ["/nowhere", "numerate run"]),
         (["sql", "SELECT 1", "--workspace", "/nowhere"], ["/nowhere", "numerate run"]),
         (["corpus", "leakage", "nowhere", "nowhere"], ["corpus 'nowhere' is not there"]),
         (["corpus", "leakage", "./nowhere", "nowhere"], ["corpus './nowhere' is not there"]),

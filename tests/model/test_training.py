@@ -45,6 +45,23 @@ def losses(job: TrainingJob) -> list[tuple[int, float]]:
     return duckdb.sql(f"SELECT step, loss FROM read_parquet({metric_parts(job.run / 'metrics')}) ORDER BY 1").fetchall()
 
 
+def assert_a_resume_changes_nothing(built: Built, folder: Path, spec: TrainingSpec, ranks: int) -> None:
+    whole, cut = job_of(built, folder / "a", spec), job_of(built, folder / "b", spec)
+    train_with(whole, ranks)
+    train_with(cut, ranks, calls=1)
+    assert Checkpoints(cut.run / "checkpoints").index().last.step == 20  # type: ignore[union-attr]
+    train_with(cut, ranks)
+    assert same_bits(whole, cut)
+
+
+def assert_two_ranks_lose_as_one(built: Built, folder: Path, spec: TrainingSpec, tolerance: float) -> None:
+    jobs = [job_of(built, folder / str(ranks), spec) for ranks in (1, 2)]
+    train(jobs[0])
+    train_with(jobs[1], 2)
+    for (step, one), (_, other) in zip(*map(losses, jobs), strict=True):
+        assert one == pytest.approx(other, rel=tolerance), step
+
+
 def test_a_run_that_was_stopped_and_resumed_ends_with_the_same_bits(small: Built, tmp_path: Path) -> None:
     whole, cut = job_of(small, tmp_path / "a", LONGER), job_of(small, tmp_path / "b", LONGER)
     assert train(whole).finished
@@ -79,20 +96,11 @@ def test_a_killed_run_goes_on_from_its_checkpoint_and_drops_later_metrics(small:
 
 @pytest.mark.parametrize("ranks", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_a_resume_on_the_same_number_of_ranks_ends_with_the_same_bits(small: Built, tmp_path: Path, ranks: int) -> None:
-    whole, cut = job_of(small, tmp_path / "a", LONGER), job_of(small, tmp_path / "b", LONGER)
-    train_with(whole, ranks)
-    train_with(cut, ranks, calls=1)
-    assert Checkpoints(cut.run / "checkpoints").index().last.step == 20  # type: ignore[union-attr]
-    train_with(cut, ranks)
-    assert same_bits(whole, cut)
+    assert_a_resume_changes_nothing(small, tmp_path, LONGER, ranks)
 
 
 def test_the_number_of_ranks_changes_no_loss_beyond_rounding(small: Built, tmp_path: Path) -> None:
-    jobs = [job_of(small, tmp_path / str(ranks), TINY_TRAINING) for ranks in (1, 2)]
-    train(jobs[0])
-    train_with(jobs[1], 2)
-    for (step, one), (_, other) in zip(*map(losses, jobs), strict=True):
-        assert one == pytest.approx(other, rel=1e-4), step
+    assert_two_ranks_lose_as_one(small, tmp_path, TINY_TRAINING, 1e-4)
 
 
 def test_a_run_moves_to_another_number_of_ranks(small: Built, tmp_path: Path) -> None:
@@ -123,20 +131,11 @@ EVERYTHING = LONGER.model_copy(
 def test_several_widths_random_loops_and_offsets_resume_with_the_same_bits(
     longer: Built, tmp_path: Path, ranks: int
 ) -> None:
-    whole, cut = job_of(longer, tmp_path / "a", EVERYTHING), job_of(longer, tmp_path / "b", EVERYTHING)
-    train_with(whole, ranks)
-    train_with(cut, ranks, calls=1)
-    assert Checkpoints(cut.run / "checkpoints").index().last.step == 20  # type: ignore[union-attr]
-    train_with(cut, ranks)
-    assert same_bits(whole, cut)
+    assert_a_resume_changes_nothing(longer, tmp_path, EVERYTHING, ranks)
 
 
 def test_ranks_draw_the_same_offsets_for_the_same_rows(longer: Built, tmp_path: Path) -> None:
-    jobs = [job_of(longer, tmp_path / str(ranks), EVERYTHING) for ranks in (1, 2)]
-    train(jobs[0])
-    train_with(jobs[1], 2)
-    for (_, one), (_, other) in zip(*map(losses, jobs), strict=True):
-        assert one == pytest.approx(other, rel=1e-3)
+    assert_two_ranks_lose_as_one(longer, tmp_path, EVERYTHING, 1e-3)
 
 
 def test_a_curriculum_resumes_in_any_stage_with_the_same_bits(longer: Built, tmp_path: Path) -> None:
