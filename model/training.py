@@ -73,7 +73,10 @@ class TrainingResult:
 
 
 def check_data(tokens: Dataset, spec: TrainingSpec) -> None:
-    """Raise, before any work, what training on these tokens would raise."""
+    """Raise, before any work, what training on these tokens would raise; every shard is read and hashed once."""
+    for split in ("train", "validation"):
+        for shard in tokens.of_split(split):
+            tokens.verified(shard)
     stages_of(tokens, spec)
     Batches.of(tokens, "validation", LANES, spec.seed, spec.where)
 

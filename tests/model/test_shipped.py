@@ -9,6 +9,7 @@ from model.checkpoint import Checkpoints
 from model.shipped import export, shipped_runs
 from model.trained import TrainedEncoder, extent_of
 from model.training import train
+from pipelines.reserved import adderboard, edge_cases
 from storage.errors import RunFailure, UserError
 from storage.location import Location, Workspace
 from tests.builders import TINY_TRAINING, Built
@@ -73,6 +74,18 @@ def test_a_newcomer_is_answered_by_the_first_encoder_that_holds_the_problem(tmp_
         assert model.solve([text])[0].answer == str(eval(problem))
     with pytest.raises(UserError, match=r"learnt \+ alone"):
         solver.model_for("3*4")
+
+
+@pytest.mark.slow
+def test_the_shipped_adder_passes_adderboards_public_test_and_fails_only_at_long_chains() -> None:
+    model = TrainedEncoder.open(shipped_runs()["addition"])
+    problems = adderboard()
+    answers = [solution.answer for solution in model.solve(problems)]
+    assert sum(answer == str(eval(problem)) for problem, answer in zip(problems, answers, strict=True)) == 10_010
+    edges = [problem for problem in edge_cases() if "+" in problem]
+    answers = [solution.answer for solution in model.solve(edges)]
+    wrong = [problem for problem, answer in zip(edges, answers, strict=True) if answer != str(eval(problem))]
+    assert min(len(problem.split("+")[0]) for problem in wrong) > 12
 
 
 def test_what_comes_with_numerate_is_small() -> None:

@@ -258,6 +258,16 @@ def test_a_split_that_is_too_small_is_refused_before_any_work(small: Built) -> N
     assert not small.workspace.run("never").exists()
 
 
+def test_a_flipped_byte_in_the_tokens_is_refused_before_any_work(own_small: Built) -> None:
+    place = own_small.tokens.checked(own_small.tokens.of_split("train")[0])
+    data = bytearray(place.read())
+    data[200] ^= 1
+    place.write(bytes(data))
+    with pytest.raises(RunFailure, match=r"shard .* is damaged: delete it and run the 'numerate encode'"):
+        prepare(own_small.workspace, "never", "small", "small-digit", TINY_TRAINING)
+    assert not own_small.workspace.run("never").exists()
+
+
 def test_the_loop_runs_from_a_file_in_a_plain_process(
     small: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
