@@ -5,11 +5,11 @@ from pathlib import Path
 from reprlib import Repr
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
-import yaml
 from cyclopts import Parameter
 from pydantic import BaseModel, Field, ValidationError, create_model
 
 from storage.errors import UserError
+from storage.parameters import read_parameters
 
 _LONGEST_NAME = 60
 _SHORT = Repr()
@@ -82,16 +82,7 @@ def _read_file(source: str, presets: Mapping[str, AnyModel]) -> dict[str, Any]:
         raise UserError(
             f"preset {source!r} is unknown: take one of {', '.join(presets)}, or name a .yaml or .json file"
         )
-    try:
-        values = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise UserError(f"{source} can't be read ({error.strerror}): name a YAML or JSON file") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        # A date that is none, or a number of thousands of digits, is a plain ValueError.
-        raise UserError(f"{source} is not YAML or JSON: {' '.join(str(error).split())}") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{source} holds no parameters: write one 'name: value' a line")
-    return values
+    return read_parameters(source)
 
 
 def _merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -28,18 +28,22 @@ Format = Literal["table", "csv", "json", "parquet"]
 
 _MOST_ROWS = 10_000
 _JSON_ROWS = 1 << 13
+_DATA = ("corpora", "tokenizers", "runs")
 
 
 def answer(workspace: Workspace, query: str, form: Format = "table", output: str = "") -> None:
     """Write the rows of one SELECT to the file `output`, or to standard output where it is empty.
 
     Raises `UserError` for other SQL, for columns that the format can't hold, for a file that
-    can't be written and where there is no workspace.
+    can't be written or would lie among the workspace's data, and where there is no workspace.
     """
     if not workspace.root.exists():
         raise UserError(f"workspace {workspace.root} is not there: make one with 'numerate run', or name another")
     if form == "parquet" and not output and sys.stdout.isatty():
         raise UserError("parquet is not for a terminal: name a file with --output, or redirect standard output")
+    place, root = Path(output).expanduser().resolve(), workspace.root.path.resolve()
+    if output and any(place.is_relative_to(root / folder) for folder in (*_DATA, workspace.catalog.name)):
+        raise UserError(f"output {output!r} would lie among the workspace's own data: name a file elsewhere")
     with open_catalog(workspace) as connection:
         _WRITERS[form](select(connection, query), output)
 

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-import yaml
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
@@ -36,6 +35,7 @@ from storage.lanes import LANES, lanes_of
 from storage.location import Location, Workspace
 from storage.manifest import Dataset, load
 from storage.order import derive_key
+from storage.parameters import read_parameters
 
 # Steps between the moments when the ranks agree whether to stop and the loss is looked at.
 _AGREE_EVERY = 10
@@ -327,14 +327,14 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda received, frame: asked.append(received))
     try:
-        values = yaml.safe_load(Location.parse(sys.argv[1]).read())
+        values = read_parameters(sys.argv[1])
         spec = TrainingSpec.model_validate(values.pop("training", {}))
         job = prepare(Workspace.create(values.pop("workspace", "./workspace")), spec=spec, **values)
         result = train(job, stop=lambda: bool(asked), report=lambda progress: print(progress, flush=True))
     except (UserError, RunFailure) as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    except (ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+    except (ValueError, TypeError) as error:
         print(f"error: {sys.argv[1]}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     print(f"step {result.step} of {spec.steps}, exact match on validation {result.exact_match:.4%}")

@@ -19,7 +19,7 @@ from storage.location import Location
 from storage.manifest import ShardRecord
 from storage.shard import Layout, file_hash, open_shard
 
-ENCODER_VERSION = 1
+ENCODER_VERSION = 2
 TOKENS = "tokens"
 
 _TEXT = ("problem", "answer")

@@ -155,10 +155,20 @@ def each_result(
     except SystemError as error:
         raise error.__cause__ or error.__context__ or error from None
     finally:
-        for reference in running:
-            ray.cancel(reference, force=True)
-        if running:
-            ray.wait(list(running), num_returns=len(running), timeout=_CANCEL_SECONDS)
+        _cancel(list(running))
+
+
+def _cancel(references: list[ray.ObjectRef]) -> None:
+    """Stop what still runs: workers are interrupted, and those that don't end by that are killed.
+
+    Not killed at once: a worker that dies while its task is cancelled can take the driver with it (a race in
+    Ray's task manager, seen once with 2.60, between cancelling a task and trying it again).
+    """
+    for force in (False, True):
+        for reference in references:
+            ray.cancel(reference, force=force)
+        if references:
+            _, references = ray.wait(references, num_returns=len(references), timeout=_CANCEL_SECONDS)
 
 
 def _result(reference: ray.ObjectRef) -> Any:

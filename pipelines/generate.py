@@ -24,7 +24,7 @@ from storage.manifest import SPLITS, ShardRecord
 from storage.order import UInt64s
 from storage.shard import ContentHash, Layout, Shard, open_shard
 
-GENERATOR_VERSION = 3
+GENERATOR_VERSION = 4
 
 # Classes of problem length in characters; a shard holds one of them, and lies in a folder of its name.
 WIDTHS = np.array([1 << power for power in range(4, 15)])

@@ -20,8 +20,8 @@ _LOG = logging.getLogger(__name__)
 # Columns of the views while there is nothing to show, so that a query is answered with no rows.
 _COLUMNS = {
     "shards": {
-        **dict.fromkeys(("corpus", "path", "split", "stratum"), "VARCHAR"),
-        **dict.fromkeys(("rows", "bytes"), "BIGINT"),
+        **dict.fromkeys(("corpus", "path", "split", "stratum", "family"), "VARCHAR"),
+        **dict.fromkeys(("width", "rows", "bytes"), "BIGINT"),
         **dict.fromkeys(("sha256", "content"), "VARCHAR"),
     },
     "runs": {"run": "VARCHAR", "corpus": "VARCHAR", "tokenizer": "VARCHAR", "training": "JSON"},
@@ -116,7 +116,8 @@ def _corpus_views(connection: duckdb.DuckDBPyConnection, corpora: list[Dataset])
 
 def _shards_view(corpora: list[Dataset]) -> dict[str, str]:
     tables = [
-        f"SELECT {literal(corpus.location.name)} AS corpus, * "
+        f"SELECT {literal(corpus.location.name)} AS corpus, *, regexp_extract(stratum, '(.*)-', 1) AS family, "
+        "regexp_extract(stratum, '[0-9]+$')::BIGINT AS width "
         f"FROM {parquet_source([str(corpus.location / 'shards.parquet')], options=', hive_partitioning = false')}"
         for corpus in corpora
     ]

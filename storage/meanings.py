@@ -42,6 +42,8 @@ _COLUMNS = {
         "path": "Path of the file below the corpus's folder.",
         "split": "Split of all of its rows.",
         "stratum": "Stratum of all of its rows: problems of one kind and class of length.",
+        "family": _PROBLEM["family"],
+        "width": _PROBLEM["width"],
         "rows": "Number of its rows.",
         "bytes": "Size of the file.",
         "sha256": "Hash of the file's bytes, for the writer that the manifest names.",

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -43,6 +44,8 @@ def main() -> None:
     Console(width=140).print(_table(figures))
     if arguments.output:
         arguments.output.write_text(json.dumps([asdict(figure) for figure in figures], indent=2) + "\n")
+    if missed := [figure.what for figure in figures if figure.verdict == "missed"]:
+        sys.exit(f"below the least that we accept: {'; '.join(missed)}")
 
 
 def _table(figures: list[Figure]) -> Table:

@@ -194,3 +194,11 @@ def test_a_reader_that_has_enough_ends_the_command_quietly(small: Built) -> None
         assert process.stderr.read() == b""
         process.stderr.close()
         assert process.wait(120) == 1
+
+
+@pytest.mark.parametrize("place", ["corpora/small/data/x.parquet", "runs/x.csv", "catalog.duckdb"])
+def test_output_among_the_workspaces_own_data_is_refused(small: Built, place: str) -> None:
+    target = small.workspace.root / place
+    before = target.size()
+    assert_refused(sql(small, "SELECT 1", "--output", str(target), "--format", "csv"), "the workspace's own data")
+    assert target.size() == before

@@ -160,3 +160,13 @@ def test_a_preset_with_any_options_is_a_corpus_or_one_line(preset: str, options:
 def test_a_file_that_yaml_stumbles_over_is_one_line(tmp_path: Path, text: str) -> None:
     (tmp_path / "spec.yaml").write_text(text)
     assert spec_or_line(str(tmp_path / "spec.yaml"), {}) is None
+
+
+@pytest.mark.parametrize(
+    "text", ["rows: 2000\nrows: 3000", '{"rows": 2000, "rows": 3000}', "mixture: [{weight: 1, weight: 2}]"]
+)
+def test_a_name_said_twice_is_one_line(tmp_path: Path, text: str) -> None:
+    (tmp_path / "spec.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"'(rows|weight)' is said twice") as mistake:
+        resolve(GenerateRequest, str(tmp_path / "spec.yaml"), CORPUS_PRESETS, None)
+    assert "\n" not in str(mistake.value)

@@ -80,6 +80,13 @@ def test_the_catalog_opens_in_a_plain_client(small: Built) -> None:
         assert connection.sql("SELECT sum(rows) FROM shards WHERE corpus = 'small'").fetchall() == [(10_000,)]
 
 
+def test_shards_name_the_family_and_width_that_their_paths_do(families: Workspace) -> None:
+    with open_catalog(families) as connection:
+        rows = select(connection, "SELECT path, family, width FROM shards").fetchall()
+    assert rows
+    assert all(f"/family={family}/width={width}/" in path for path, family, width in rows)
+
+
 def test_empty_views_answer_with_no_rows(small: Built) -> None:
     with open_catalog(small.workspace) as connection:
         for view in ("runs", "metrics", "predictions"):

@@ -1,0 +1,43 @@
+"""Parameters in a YAML or JSON file: plain values by name, each said once."""
+
+from collections.abc import Hashable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from storage.errors import UserError
+
+
+def read_parameters(source: str) -> dict[str, Any]:
+    """The parameters that the file `source` holds.
+
+    Raises `UserError`, in one line, for a file that isn't there, is no YAML or JSON, holds no mapping, or
+    says a name twice, of which YAML itself would take the last.
+    """
+    try:
+        values = yaml.load(Path(source).expanduser().read_text(), _Loader)
+    except OSError as error:
+        raise UserError(f"{source} can't be read ({error.strerror}): name a YAML or JSON file") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        # A date that is none, or a number of thousands of digits, is a plain ValueError.
+        raise UserError(f"{source} is not YAML or JSON: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{source} holds no parameters: write one 'name: value' a line")
+    return values
+
+
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, which makes plain values only."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        """The mapping of a node; raises `YAMLError` where it says a name twice."""
+        seen = set[str]()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"{key.value!r} is said twice: leave one out", key.start_mark
+                    )
+                seen.add(key.value)
+        return super().construct_mapping(node, deep)
