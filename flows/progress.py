@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
-from prefect.artifacts import create_progress_artifact, update_progress_artifact
-from prefect.context import FlowRunContext
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
@@ -36,6 +34,8 @@ class Meter:
         if self._bar:
             self._bar.update(self._task, completed=done, rate=text)
         if self._artifact and (time.monotonic() - self._shown > _ARTIFACT_SECONDS or done >= self.total):
+            from prefect.artifacts import update_progress_artifact
+
             left = (self.total - done) / max(rate, 1e-9)
             update_progress_artifact(
                 self._artifact,
@@ -48,6 +48,10 @@ class Meter:
 @contextmanager
 def metered(key: str, title: str, total: int, unit: str = "rows") -> Iterator[Meter]:
     """A meter for the block; `key` names the Prefect artifact, lower-case with dashes."""
+    # Here and not above: who only wants to print a line doesn't wait for Prefect.
+    from prefect.artifacts import create_progress_artifact
+    from prefect.context import FlowRunContext
+
     artifact: Any = create_progress_artifact(0.0, key=key, description=title) if FlowRunContext.get() else None
     if not sys.stderr.isatty():
         yield Meter(title, total, unit, None, artifact)

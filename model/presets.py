@@ -1,10 +1,6 @@
 """Encoders by name, from the notebook's to the paper's own."""
 
-from collections.abc import Callable
-
 from model.config import EncoderConfig
-from model.encoder import Encoder
-from model.tokenizer import Tokenizer
 
 ENCODERS: dict[str, EncoderConfig] = {
     # The notebook's: what "Attention Is All You Need" describes, small.
@@ -24,22 +20,3 @@ ENCODERS: dict[str, EncoderConfig] = {
         width=64, layers=2, loops=3, min_loops=2, feedforward=256, positions=("relative", "place-value"), reach=5
     ),
 }
-
-_PARTS: tuple[tuple[str, Callable[[str], bool]], ...] = (
-    ("token embedding", lambda name: name.startswith("tokens")),
-    ("positions", lambda name: name.startswith(("positions", "bias"))),
-    ("attention", lambda name: ".attention." in name),
-    ("feed-forward", lambda name: ".expand." in name or ".contract." in name),
-    ("norms", lambda name: "norm" in name),
-    ("output layer", lambda name: name.startswith("head")),
-)
-
-
-def parameter_table(config: EncoderConfig, tokenizer: Tokenizer) -> dict[str, int]:
-    """Number of weights of each part of an encoder; the parts add up to all of them."""
-    encoder = Encoder(config, tokenizer)
-    counts = dict.fromkeys((part for part, _ in _PARTS), 0)
-    for name, weight in encoder.named_parameters():
-        part = next(part for part, holds in _PARTS if holds(name))
-        counts[part] += weight.numel()
-    return counts

@@ -21,6 +21,8 @@ from storage.manifest import ShardRecord
 
 _POLL_SECONDS = 0.02
 _CANCEL_SECONDS = 5.0
+# Tasks that Ray holds for each that can run: a tenth more rows a second than one.
+_AHEAD = 2
 # Of one task, after its worker was killed; what a worker raises is never tried again.
 _RETRIES = 10
 
@@ -127,9 +129,9 @@ def each_result(
 ) -> Generator[tuple[Item, Result]]:
     """Every item with what `worker` makes of it, as they are done; at most `in_flight` at once.
 
-    `shared` are further arguments of every call; their arrays lie in memory once for all workers, read-only.
-    Close it to cancel the others, as an exception does. Raises what a worker raised, and
-    `RunFailure` where one was lost too often.
+    As many again wait in Ray, lest a worker idles until this process looks. `shared` are further arguments of
+    every call; their arrays lie in memory once for all workers, read-only. Close it to cancel the others, as an
+    exception does. Raises what a worker raised, and `RunFailure` where one was lost too often.
     """
 
     def call(item: Item, *arguments: Any) -> Result:
@@ -142,7 +144,7 @@ def each_result(
     queue = iter(items)
     try:
         while True:
-            for item in islice(queue, in_flight - len(running)):
+            for item in islice(queue, _AHEAD * in_flight - len(running)):
                 running[remote.remote(item, *arguments)] = item
             if not running:
                 break

@@ -63,7 +63,7 @@ class Grid:
         numbers |= {self.answer_column: pa.from_numpy_dtype(self._answer_type)}
         schema = schema_of(numbers)
         # Measured: operands are incompressible but for their empty bytes, and a dictionary costs twice the time.
-        encodings = dict.fromkeys(self.operand_columns, "BYTE_STREAM_SPLIT")
+        encodings = dict.fromkeys((*self.operand_columns, self.answer_column), "BYTE_STREAM_SPLIT")
         encodings |= {self.answer_column: "DELTA_BINARY_PACKED"} if self._answer_table is None else {"answer": ""}
         return layout_for(schema, encodings, page_bytes=1 << 16)
 
