@@ -116,8 +116,8 @@ def _corpus_views(connection: duckdb.DuckDBPyConnection, corpora: list[Dataset])
 
 def _shards_view(corpora: list[Dataset]) -> dict[str, str]:
     tables = [
-        f"SELECT {literal(corpus.location.name)} AS corpus, *, regexp_extract(stratum, '(.*)-', 1) AS family, "
-        "regexp_extract(stratum, '[0-9]+$')::BIGINT AS width "
+        f"SELECT {literal(corpus.location.name)} AS corpus, *, regexp_extract(path, '/family=([^/]+)/', 1) AS family, "
+        "try_cast(regexp_extract(path, '/width=([^/]+)/', 1) AS BIGINT) AS width "
         f"FROM {parquet_source([str(corpus.location / 'shards.parquet')], options=', hive_partitioning = false')}"
         for corpus in corpora
     ]
