@@ -1,16 +1,19 @@
 """The flow `end-to-end`: five flows, one behind the other, each doing only what is missing."""
 
+from statistics import median
 from typing import Any
 
 from prefect import flow
 
 from flows.corpus import generate_corpus
 from flows.evaluation import evaluate_encoder
+from flows.progress import say
 from flows.requests import EndToEndRequest
 from flows.session import ray_session
 from flows.tokens import encode_corpus, train_tokenizer_flow
 from flows.training import train_encoder
-from model.launch import choose_workers
+from model.config import seed_runs
+from model.launch import choose_room
 from model.run import load_run, refuse_other
 from storage.errors import UserError
 from storage.location import Workspace
@@ -21,31 +24,44 @@ def check_request(request: EndToEndRequest) -> None:
     corpus, training = request.corpus, request.training
     workspace = Workspace.create(request.workspace)
     workspace.tokenizer(request.tokenizer_request().tokenizer_name)
-    run = workspace.run(request.run_name)
     rows = int(corpus.total_rows * (1 - corpus.validation - corpus.test))
     if rows < training.batch_size:
         raise UserError(
             f"training.batch_size is {training.batch_size:,}, the train split will hold some {rows:,} rows: "
             "lower batch_size or take a larger corpus"
         )
-    if (run / "run.json").exists():
-        found = load_run(run)
-        spec = {name: value for name, value in found.corpus_spec.items() if name != "generator_version"}
-        refuse_other(
-            run,
-            {"corpus": found.corpus, "corpus_spec": spec, "training": found.training.identity()},
-            {"corpus": corpus.name, "corpus_spec": corpus.identity(), "training": training.identity()},
-        )
+    for name, spec in seed_runs(request.run_name, training, request.seeds):
+        run = workspace.run(name)
+        if (run / "run.json").exists():
+            found = load_run(run)
+            made = {name: value for name, value in found.corpus_spec.items() if name != "generator_version"}
+            refuse_other(
+                run,
+                {"corpus": found.corpus, "corpus_spec": made, "training": found.training.identity()},
+                {"corpus": corpus.name, "corpus_spec": corpus.identity(), "training": spec.identity()},
+            )
 
 
 @flow(name="end-to-end", flow_run_name="end to end {request.run_name}", persist_result=False)
 def end_to_end(request: EndToEndRequest) -> dict[str, Any]:
-    """Corpus, tokenizer, encoding, training and evaluation; returns report.json's values."""
+    """Corpus, tokenizer, encoding, training and evaluation; returns report.json's values, for each seed."""
     check_request(request)
     with ray_session():
-        choose_workers(request.training.workers)
+        choose_room(request.training, request.seeds)
         generate_corpus(request.generate_request())
         train_tokenizer_flow(request.tokenizer_request())
         encode_corpus(request.encode_request())
         train_encoder(request.train_request())
-    return evaluate_encoder(request.evaluate_request())
+    reports = [evaluate_encoder(asked) for asked in request.evaluate_requests()]
+    return reports[0] if request.seeds == 1 else _over_seeds(request.run_name, reports)
+
+
+def _over_seeds(name: str, reports: list[dict[str, Any]]) -> dict[str, Any]:
+    """The reports of all seeds, and what they come to together: the median and the worst, never the best alone."""
+    matches = [report["exact_match"] for report in reports]
+    together = {"median": median(matches), "minimum": min(matches)}
+    say(
+        f"run {name}: {len(reports)} seeds, exact match {together['median']:.3%} in the median, "
+        f"{together['minimum']:.3%} at the least"
+    )
+    return {"run": name, "exact_match": together, "reports": reports}

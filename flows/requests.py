@@ -4,7 +4,7 @@ import shlex
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from model.config import EncoderConfig, EvaluationSpec, TrainingSpec
+from model.config import EncoderConfig, EvaluationSpec, Seeds, TrainingSpec, seed_runs
 from model.presets import ENCODERS
 from pipelines.presets import CORPORA
 from pipelines.spec import CorpusSpec, TokenizerSpec
@@ -111,7 +111,7 @@ class EncodeRequest(OfCorpus):
     """Encode a corpus."""
 
 
-class TrainRequest(OfCorpus, TrainingSpec):
+class TrainRequest(OfCorpus, Seeds, TrainingSpec):
     """Train an encoder."""
 
     name: str = Field("", description="Name of the run; empty takes the corpus's.", json_schema_extra={"position": 82})
@@ -139,7 +139,7 @@ class EvaluateRequest(InWorkspace, EvaluationSpec):
         return EvaluationSpec(**self.model_dump(include=set(EvaluationSpec.model_fields)))
 
 
-class EndToEndRequest(InWorkspace):
+class EndToEndRequest(InWorkspace, Seeds):
     """Everything: corpus, tokenizer, encoding, training, evaluation."""
 
     name: str = Field("", description="Name of the run; empty takes the corpus's.", json_schema_extra={"position": 0})
@@ -168,12 +168,21 @@ class EndToEndRequest(InWorkspace):
     def train_request(self) -> TrainRequest:
         """The fourth stage's part."""
         return TrainRequest(
-            workspace=self.workspace, corpus=self.corpus.name, name=self.run_name, **self.training.model_dump()
+            workspace=self.workspace,
+            corpus=self.corpus.name,
+            name=self.run_name,
+            seeds=self.seeds,
+            **self.training.model_dump(),
         )
 
     def evaluate_request(self) -> EvaluateRequest:
         """The fifth stage's part."""
         return EvaluateRequest(workspace=self.workspace, name=self.run_name, **self.evaluation.model_dump())
+
+    def evaluate_requests(self) -> list[EvaluateRequest]:
+        """The same for the run of each seed."""
+        names = [name for name, _ in seed_runs(self.run_name, self.training, self.seeds)]
+        return [self.evaluate_request().model_copy(update={"name": name}) for name in names]
 
 
 PRESETS: dict[str, EndToEndRequest] = {

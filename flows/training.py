@@ -1,6 +1,8 @@
 """The flow `train-encoder`."""
 
 import time
+from collections.abc import Mapping
+from statistics import median
 from typing import Any
 
 from prefect import flow
@@ -9,9 +11,10 @@ from flows.progress import human, metered, say
 from flows.requests import TrainRequest
 from flows.session import ray_session
 from flows.timing import note_seconds
-from model.checkpoint import Checkpoints
-from model.launch import choose_workers, launch
-from model.training import Progress, TrainingResult, prepare
+from model.config import TrainingSpec
+from model.launch import choose_room, launch
+from model.seeds import Room, Seat, train_side_by_side
+from model.training import Progress, TrainingJob, TrainingResult, found_result, prepare_seeds
 from storage.catalog import refresh_catalog
 from storage.errors import RunFailure
 from storage.location import Workspace
@@ -19,37 +22,73 @@ from storage.location import Workspace
 
 @flow(name="train-encoder", flow_run_name="train {request.corpus}", persist_result=False)
 def train_encoder(request: TrainRequest) -> dict[str, Any]:
-    """Train an encoder by DDP over Ray Train, go on where an earlier call ended, or find it trained."""
+    """Train an encoder by DDP over Ray Train, go on where an earlier call ended, or find it trained.
+
+    Several seeds are trained side by side where there is room, each a run of its own.
+    """
     workspace, name, spec = Workspace.create(request.workspace), request.run_name, request.training_spec()
-    job = prepare(workspace, name, request.corpus, request.tokenizer_name, spec)
-    last = Checkpoints(job.run / "checkpoints").index().last
-    if last and last.step >= spec.steps:
-        say(f"run {name}: found, {last.step:,} steps, exact match on validation {last.exact_match:.2%}")
-        return {"run": name, "location": str(job.run), "steps": last.step, "exact_match": last.exact_match}
-    began = time.monotonic()
-    try:
-        with ray_session(), metered("train-encoder", f"train {name}", spec.steps, "steps") as meter:
-            workers, use_gpu = choose_workers(spec.workers)
-
-            def report(progress: Progress) -> None:
-                """Show how far the training is."""
-                rate, match = human(progress.problems_per_second), progress.exact_match
-                meter.set(progress.step, f"{rate} problems/s, loss {progress.loss:.4f}, exact match {match:.2%}")
-
-            result = launch(job, workers, use_gpu, report)
-    finally:
-        note_seconds(job.run, time.monotonic() - began, add=True)
-        refresh_catalog(workspace)
-    _conclude(name, spec.steps, result, time.monotonic() - began, f"{workers} {'GPU' if use_gpu else 'CPU'} workers")
-    return {"run": name, "location": str(job.run), "steps": result.step, "exact_match": result.exact_match}
+    jobs = prepare_seeds(workspace, name, request.corpus, request.tokenizer_name, spec, request.seeds)
+    if missing := sum(not _say_found(job) for job in jobs):
+        try:
+            _train(jobs, missing, f"train {name}", spec)
+        finally:
+            refresh_catalog(workspace)
+    found = [_found(job) for job in jobs]
+    return found[0] if request.seeds == 1 else {"runs": found}
 
 
-def _conclude(name: str, steps: int, result: TrainingResult, seconds: float, workers: str) -> None:
+def _train(jobs: list[TrainingJob], missing: int, title: str, spec: TrainingSpec) -> None:
+    """Train those of the jobs that are missing; raises `RunFailure` where one wasn't trained to its end."""
+    with ray_session(), metered("train-encoder", title, missing * spec.steps, "steps") as meter:
+        room = choose_room(spec, missing)
+
+        def train_one(job: TrainingJob, seat: Seat) -> TrainingResult:
+            """Train one job, and note how long that took."""
+            began = time.monotonic()
+            try:
+                result = launch(job, room, seat.report, seat.stop)
+            finally:
+                note_seconds(job.run, time.monotonic() - began, add=True)
+            _conclude(job, result, time.monotonic() - began, room)
+            return result
+
+        def report(progress: Mapping[str, Progress]) -> None:
+            """Show how far the trainings are, all together."""
+            if latest := list(progress.values()):
+                rate = human(sum(one.problems_per_second for one in latest))
+                loss, match = (median(getattr(one, name) for one in latest) for name in ("loss", "exact_match"))
+                meter.set(
+                    sum(one.step for one in latest), f"{rate} problems/s, loss {loss:.4f}, exact match {match:.2%}"
+                )
+
+        train_side_by_side(jobs, train_one, room.at_once, report=report)
+
+
+def _say_found(job: TrainingJob) -> bool:
+    """Whether a run is trained already; says so."""
+    if result := found_result(job):
+        say(f"run {job.config.name}: found, {result.step:,} steps, exact match on validation {result.exact_match:.2%}")
+    return result is not None
+
+
+def _found(job: TrainingJob) -> dict[str, Any]:
+    result = found_result(job)
+    assert result, "a training that isn't finished is raised as a failure"
+    return {
+        "run": job.config.name,
+        "location": str(job.run),
+        "steps": result.step,
+        "exact_match": result.exact_match,
+    }
+
+
+def _conclude(job: TrainingJob, result: TrainingResult, seconds: float, room: Room) -> None:
+    name, steps = job.config.name, job.config.training.steps
     if not result.finished:
         raise RunFailure(
             f"run {name!r} was stopped at step {result.step:,} of {steps:,}: run the same command to go on"
         )
     say(
-        f"run {name}: {steps:,} steps in {seconds:.1f} s on {workers}, "
-        f"exact match on validation {result.exact_match:.2%}"
+        f"run {name}: {steps:,} steps in {seconds:.1f} s on {room.workers} {'GPU' if room.gpus else 'CPU'} "
+        f"worker{'s' if room.workers > 1 else ''}, exact match on validation {result.exact_match:.2%}"
     )

@@ -175,6 +175,20 @@ class TrainingSpec(BaseModel):
         16, (), "Stages before the rest of the steps, each with its own predicate.", max_length=100
     )
 
+    min_workers: int = _field(
+        17,
+        0,
+        "Fewest workers to go on with where the cluster loses some, workers being the most; 0 keeps the number fixed.",
+        ge=0,
+        le=LANES,
+    )
+
+    @model_validator(mode="after")
+    def _elastic(self) -> "TrainingSpec":
+        if self.workers and self.min_workers > self.workers:
+            raise ValueError(f"min_workers is {self.min_workers}, above workers ({self.workers}): lower it")
+        return self
+
     @model_validator(mode="after")
     def _stages(self) -> "TrainingSpec":
         taken = sum(stage.steps for stage in self.curriculum)
@@ -184,12 +198,32 @@ class TrainingSpec(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """What decides the weights, as JSON values; the number of workers is not part of it."""
-        return self.model_dump(mode="json", exclude={"workers"})
+        return self.model_dump(mode="json", exclude={"workers", "min_workers"})
 
     @property
     def spec_hash(self) -> str:
         """Hash of `identity`."""
         return hash_of(self.identity())
+
+
+class Seeds(BaseModel):
+    """How often a training is done."""
+
+    seeds: int = _field(
+        83,
+        1,
+        "Seeds to train, from seed upwards, each as a run <name>-seed<number>; side by side where there is room.",
+        ge=1,
+        le=1_000,
+    )
+
+
+def seed_runs(name: str, spec: TrainingSpec, seeds: int) -> list[tuple[str, TrainingSpec]]:
+    """Name and training of each seed's run; a single seed keeps the name."""
+    if seeds == 1:
+        return [(name, spec)]
+    numbers = range(spec.seed, spec.seed + seeds)
+    return [(f"{name}-seed{number}", spec.model_copy(update={"seed": number})) for number in numbers]
 
 
 class Decoding(BaseModel):

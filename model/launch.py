@@ -15,11 +15,16 @@ import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 
+from model.config import TrainingSpec
+from model.seeds import Room, gpu_memory, room_for
 from model.training import Progress, TrainingJob, TrainingResult
 from storage.errors import RunFailure, UserError
+from storage.location import Location
 
 _POLL_SECONDS = 0.5
 _STOP_SECONDS = 90.0
+# How often workers may be lost; a cluster that shrinks and grows loses them all day.
+_FAILURES, _ELASTIC_FAILURES = 3, 100
 
 
 class Board:
@@ -61,36 +66,61 @@ class Board:
         return self._progress, self._result, self._failure
 
 
-def choose_workers(asked: int) -> tuple[int, bool]:
-    """Number of workers, and whether they use a GPU each: one a GPU of the cluster, else two on CPUs.
+def choose_room(spec: TrainingSpec, seeds: int = 1) -> Room:
+    """What each of `seeds` trainings gets of the cluster, and how many run at once.
 
-    Raises `UserError` for more workers than the cluster can hold.
+    One alone has one worker a GPU of the cluster, or else two on CPUs. Raises `UserError` for more
+    workers than the cluster can hold; one that can do with fewer needs room for these alone.
     """
     resources = ray.cluster_resources()
     gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
-    room = gpus or cpus
-    if asked > room:
-        raise UserError(f"workers is {asked}, the Ray cluster has room for {room}: lower workers or add nodes")
-    return asked or (gpus if gpus else min(2, cpus)), gpus > 0
+    units = gpus or cpus
+    for name, asked in (("min_workers", spec.min_workers), ("workers", 0 if spec.min_workers else spec.workers)):
+        if asked > units:
+            raise UserError(f"{name} is {asked}, the Ray cluster has room for {units}: lower {name} or add nodes")
+    alone = spec.workers or max(spec.min_workers, gpus if gpus else min(2, cpus))
+    asked = max(spec.workers, spec.min_workers)
+    return room_for(seeds, alone, asked=asked, cpus=cpus, gpus=gpus, gpu_bytes=gpu_memory())
 
 
 def launch(
-    job: TrainingJob, workers: int, use_gpu: bool, report: Callable[[Progress], None] = lambda progress: None
+    job: TrainingJob,
+    room: Room,
+    report: Callable[[Progress], None] = lambda progress: None,
+    stop: Callable[[], bool] = lambda: False,
 ) -> TrainingResult:
-    """Train with `workers` processes and wait.
+    """Train with the workers that there is room for, and wait.
 
-    An interruption (SIGINT, SIGTERM, a cancelled flow) lets the workers write a checkpoint and
-    is then raised again. Raises `RunFailure` if workers are lost more often than can be mended.
+    With `min_workers` set Ray Train goes on with as few where workers are lost, and with more where there is
+    room again, from the last checkpoint each time. `stop` and an interruption (SIGINT, SIGTERM, a cancelled
+    flow) let the workers write a checkpoint; the latter is then raised again. Raises `RunFailure` if workers are
+    lost more often than can be mended, and `UserError` where another process trains this run.
     """
+    storage = job.run / ".launch"
+    with storage.exclusive(f"run {job.config.name!r}"):
+        return _launch(job, room, storage, report, stop)
+
+
+def _launch(
+    job: TrainingJob, room: Room, storage: Location, report: Callable[[Progress], None], stop: Callable[[], bool]
+) -> TrainingResult:
     board: Any = ray.remote(num_cpus=0)(Board).remote()
     name = uuid.uuid4().hex
-    storage = job.run / ".launch"
+    least = min(job.config.training.min_workers, room.workers)
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"job": _with_threads(job, workers, use_gpu), "board": board},
-        torch_config=TorchConfig(backend="nccl" if use_gpu else "gloo"),
-        scaling_config=ScalingConfig(num_workers=workers, use_gpu=use_gpu),
-        run_config=RunConfig(name=name, storage_path=str(storage), failure_config=FailureConfig(max_failures=3)),
+        train_loop_config={"job": _with_threads(job, room), "board": board},
+        torch_config=TorchConfig(backend="nccl" if room.gpus else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=(least, room.workers) if least else room.workers,
+            use_gpu=room.gpus > 0,
+            resources_per_worker={"CPU": 1, "GPU": room.gpus} if 0 < room.gpus < 1 else None,
+        ),
+        run_config=RunConfig(
+            name=name,
+            storage_path=str(storage),
+            failure_config=FailureConfig(max_failures=_ELASTIC_FAILURES if least else _FAILURES),
+        ),
     )
     failures: list[Exception] = []
     # An event, not Thread.join: a signal in mid-join makes Python 3.11 take the thread for ended.
@@ -98,10 +128,13 @@ def launch(
     # In a thread of its own: Ray Train then leaves this process's signal handlers alone.
     threading.Thread(target=_fit, args=(trainer, failures, ended), daemon=True).start()
     try:
-        while not ended.wait(_POLL_SECONDS):
+        while not ended.wait(_POLL_SECONDS) and not stop():
             progress, _, _ = ray.get(board.read.remote())
             if progress:
                 report(progress)
+        if not ended.is_set():
+            ray.get(board.stop.remote())
+            ended.wait(_STOP_SECONDS)
     except BaseException:
         ray.get(board.stop.remote())
         ended.wait(_STOP_SECONDS)
@@ -127,9 +160,9 @@ def _fit(trainer: TorchTrainer, failures: list[Exception], ended: threading.Even
         ended.set()
 
 
-def _with_threads(job: TrainingJob, workers: int, use_gpu: bool) -> TrainingJob:
+def _with_threads(job: TrainingJob, room: Room) -> TrainingJob:
     cores = os.cpu_count() or 1
-    return replace(job, threads=0 if use_gpu else max(1, cores // workers))
+    return replace(job, threads=0 if room.gpus else max(1, cores // (room.workers * room.at_once)))
 
 
 def _worker(config: dict[str, Any]) -> None:

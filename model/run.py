@@ -111,12 +111,16 @@ def claim_run(folder: Location, config: RunConfig, tokenizer: Tokenizer) -> None
 
     Raises `UserError` for a run name that is in use with another configuration.
     """
+    check_claim(folder, config)
     if not (folder / "run.json").exists():
         (folder / "tokenizer.model").write(tokenizer.model)
         (folder / "run.json").write(config.model_dump_json(indent=2).encode() + b"\n")
-        return
-    found = load_run(folder)
-    refuse_other(folder, found.decides(), config.decides())
+
+
+def check_claim(folder: Location, config: RunConfig) -> None:
+    """Raise `UserError` for a run name that is in use with another configuration."""
+    if (folder / "run.json").exists():
+        refuse_other(folder, load_run(folder).decides(), config.decides())
 
 
 def refuse_other(folder: Location, found: dict[str, Any], asked: dict[str, Any]) -> None:

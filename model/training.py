@@ -23,12 +23,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from model.batches import Batches, Stage, batches_from, held_rows, stages_of
 from model.checkpoint import CheckpointEntry, Checkpoints, restore
-from model.config import TrainingSpec
+from model.config import Seeds, TrainingSpec, seed_runs
 from model.encoder import Encoder
 from model.masking import loops_of, place_offsets, slot_masks
 from model.metrics import MetricsWriter
 from model.optimizer import build_optimizers, precision_of, rate_factor, set_rates
-from model.run import RunConfig, claim_run, run_tokenizer
+from model.run import RunConfig, check_claim, claim_run, run_tokenizer
 from model.tokenizer import MASK, load_tokenizer
 from storage.errors import RunFailure, UserError
 from storage.lanes import LANES, lanes_of
@@ -308,20 +308,47 @@ def prepare(workspace: Workspace, name: str, corpus: str, tokenizer: str, spec: 
 
     Raises `UserError` or `RunFailure` for anything that doesn't fit, before any work.
     """
+    return prepare_seeds(workspace, name, corpus, tokenizer, spec, 1)[0]
+
+
+def prepare_seeds(
+    workspace: Workspace, name: str, corpus: str, tokenizer: str, spec: TrainingSpec, seeds: int
+) -> list[TrainingJob]:
+    """The same for several seeds, each a run of its own; all are checked before one is claimed."""
     source = load(workspace.corpus(corpus), f"corpus {corpus!r}")
     pieces, _ = load_tokenizer(workspace.tokenizer(tokenizer))
     tokens = load(workspace.tokens(corpus, tokenizer), f"corpus {corpus!r} encoded by {tokenizer!r}")
     check_data(tokens, spec)
-    config = RunConfig.of(name, spec, source, tokens, (tokenizer, pieces))
-    check_encoder(config)
-    claim_run(workspace.run(name), config, pieces)
-    return TrainingJob(workspace.run(name), tokens.location, config)
+    configs = [RunConfig.of(run, own, source, tokens, (tokenizer, pieces)) for run, own in seed_runs(name, spec, seeds)]
+    for config in configs:
+        check_encoder(config)
+        check_claim(workspace.run(config.name), config)
+    for config in configs:
+        claim_run(workspace.run(config.name), config, pieces)
+    return [TrainingJob(workspace.run(config.name), tokens.location, config) for config in configs]
+
+
+def found_result(job: TrainingJob) -> TrainingResult | None:
+    """The result of a run that has all its steps already; None where some are left."""
+    last = Checkpoints(job.run / "checkpoints").index().last
+    if last is None or last.step < job.config.training.steps:
+        return None
+    return TrainingResult(last.step, True, last.exact_match)
 
 
 def main() -> int:
-    """Train in this process, by a YAML or JSON file with workspace, name, corpus, tokenizer and training."""
+    """Train in this process, by a YAML or JSON file with workspace, name, corpus, tokenizer and training.
+
+    Several `seeds` are trained in processes of their own, side by side.
+    """
+    # The seeds' processes come back here.
+    from model.seeds import train_in_processes
+
     if len(sys.argv) != 2:
-        print("usage: python -m model.training SPEC  (workspace, name, corpus, tokenizer, training)", file=sys.stderr)
+        print(
+            "usage: python -m model.training SPEC  (workspace, name, corpus, tokenizer, training, seeds)",
+            file=sys.stderr,
+        )
         return 2
     asked: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -329,17 +356,27 @@ def main() -> int:
     try:
         values = read_parameters(sys.argv[1])
         spec = TrainingSpec.model_validate(values.pop("training", {}))
-        job = prepare(Workspace.create(values.pop("workspace", "./workspace")), spec=spec, **values)
-        result = train(job, stop=lambda: bool(asked), report=lambda progress: print(progress, flush=True))
+        seeds = Seeds(seeds=values.pop("seeds", 1)).seeds
+        jobs = prepare_seeds(Workspace.create(values.pop("workspace", "./workspace")), spec=spec, seeds=seeds, **values)
+        results = train_in_processes(jobs, lambda: bool(asked)) if seeds > 1 else [_train_here(jobs[0], asked)]
     except (UserError, RunFailure) as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except (ValueError, TypeError) as error:
         print(f"error: {sys.argv[1]}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    print(f"step {result.step} of {spec.steps}, exact match on validation {result.exact_match:.4%}")
-    return 0 if result.finished else 130
+    for job, result in zip(jobs, results, strict=True):
+        run = f"run {job.config.name}: " if seeds > 1 else ""
+        print(f"{run}step {result.step} of {spec.steps}, exact match on validation {result.exact_match:.4%}")
+    return 0 if all(result.finished for result in results) else 130
+
+
+def _train_here(job: TrainingJob, asked: list[int]) -> TrainingResult:
+    return train(job, stop=lambda: bool(asked), report=lambda progress: print(progress, flush=True))
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    # By its own name, so that what a process of a seed is sent has the classes that it knows.
+    from model.training import main as _main
+
+    sys.exit(_main())
