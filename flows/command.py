@@ -302,30 +302,70 @@ def solve(
     run: Annotated[
         str, Parameter(help="Name of the run; empty takes the workspace's, or else one that comes with Numerate.")
     ] = "",
+    abstain_below: Annotated[
+        float, Parameter(help="Answer '?' (in JSON null) where the encoder's confidence, 0 to 1, is below this.")
+    ] = 0.0,
     workspace: _Place = WORKSPACE,
     as_json: Json = False,
 ) -> None:
     """Answer problems by a trained encoder, in one pass over its logits.
 
-    Without a problem it reads them from standard input, one a line, and answers one a line.
+    Without a problem it reads them from standard input, one a line, and answers one a line. An answer that is
+    withheld is an answer too: the exit code is 0.
 
     Example: `numerate solve "12+34+5+99"`
 
     Parameters
     ----------
     problem
-        Numbers with operators between them, like those that the encoder was trained on.
+        Numbers with operators between them, and brackets, like those that the encoder was trained on.
     """
-    from flows.solving import Solver, answer_one, answer_stream
+    from flows.solving import Solver, Style, answer_one, answer_stream
 
+    style = Style(as_json, abstain_below)
     place = Workspace.open(workspace)
     if workspace != WORKSPACE and not place.root.exists():
         raise UserError(f"no run in workspace {place.root}: train one, 'numerate run' does all of it")
     solver = Solver(place, run)
     if problem is not None:
-        answer_one(solver, problem, as_json)
+        answer_one(solver, problem, style)
     else:
-        answer_stream(solver, as_json)
+        answer_stream(solver, style)
+
+
+@app.command
+def clean(
+    run: str = "",
+    /,
+    *,
+    dry_run: Annotated[
+        bool, Parameter(negative="", help="Only say what would be removed, and how large it is.")
+    ] = False,
+    workspace: _Place = WORKSPACE,
+    as_json: Json = False,
+) -> None:
+    """Remove what nothing needs any more: older checkpoints, and what killed processes left.
+
+    The best and the last checkpoint of each run stay, and whatever another process is writing.
+
+    Example: `numerate clean --dry-run`
+
+    Parameters
+    ----------
+    run
+        Name of a run; without one the whole workspace is cleaned.
+    """
+    from flows.cleaning import clean as clean_workspace
+    from flows.cleaning import show
+
+    place = Workspace.open(workspace)
+    if not place.root.exists():
+        raise UserError(f"workspace {place.root} is not there: name another with --workspace")
+    result = clean_workspace(place, run, dry_run=dry_run)
+    if as_json:
+        print(result.json())
+    else:
+        show(result)
 
 
 @app.command

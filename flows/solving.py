@@ -2,19 +2,18 @@
 
 import json
 import os
-import re
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 
+from flows.grammar import read, shown
 from model.shipped import shipped_runs
 from model.trained import Solution, TrainedEncoder, extent_of
 from storage.errors import UserError
 from storage.location import Workspace
 
 _READ_BYTES = 1 << 16
-_SHOWN = 60
-_PROBLEM = re.compile(r"[0-9]+([-+*][0-9]+)+")
-_AROUND_OPERATORS = re.compile(r"\s*([-+*=])\s*")
+_WITHHELD = "?"
 
 
 class Solver:
@@ -56,50 +55,72 @@ class Solver:
         return self._opened[name]
 
 
-def answer_one(solver: Solver, problem: str, as_json: bool) -> None:
-    """Print the answer of one problem, and on standard error who answered.
+@dataclass(frozen=True)
+class Style:
+    """How answers are shown."""
+
+    as_json: bool = False
+    abstain_below: float = 0.0
+    """Least confidence of an answer that is given; others are withheld."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.abstain_below <= 1:
+            raise UserError(f"abstain-below is {self.abstain_below}, a confidence is 0 to 1: take one of these")
+
+    def withholds(self, solution: Solution) -> bool:
+        """Whether an answer isn't sure enough to be given."""
+        # So that a confidence that is no number is none.
+        return not solution.confidence >= self.abstain_below
+
+
+def answer_one(solver: Solver, problem: str, style: Style) -> None:
+    """Print the answer of one problem, `?` where it is withheld, and on standard error who answered.
 
     Raises `UserError` for a problem that can't be read.
     """
     model, text = solver.model_for(problem)
-    print(_shown(model, text, model.solve([text])[0], as_json))
-    if not as_json:
-        print(f"(run {model.config.name}, step {model.checkpoint.step:,})", file=sys.stderr)
+    (solution,) = model.solve([text])
+    print(_shown(model, text, solution, style))
+    if not style.as_json:
+        sure = f", only {solution.confidence:.1%} sure" if style.withholds(solution) else ""
+        print(f"(run {model.config.name}, step {model.checkpoint.step:,}{sure})", file=sys.stderr)
 
 
-def answer_stream(solver: Solver, as_json: bool) -> None:
+def answer_stream(solver: Solver, style: Style) -> None:
     """Answer standard input line by line; a line that can't be read gives an empty line and a remark.
 
     Raises `UserError` at the end if there was such a line.
     """
     unread = 0
     for lines in _conversation() if sys.stdin.isatty() else _piped():
-        unread += _answer_lines(solver, lines, as_json)
+        unread += _answer_lines(solver, lines, style)
     if unread:
         raise UserError(f"{unread} of the lines could not be read: their answers are empty lines")
 
 
 def read_problem(model: TrainedEncoder, text: str) -> str:
-    """The problem in `text` as the model reads it, blanks around operators and a final '=' left out.
+    """The problem in `text` as the model reads it, blanks and a final '=' left out.
 
-    Raises `UserError` for what is no problem, for an operator that the run never saw and for
-    a problem that is longer than the model can hold.
+    Raises `UserError` for what is no problem, for operators, signs and brackets that the run never saw and
+    for a problem that is longer than the model can hold.
     """
-    known = model.config.operators
-    problem = _AROUND_OPERATORS.sub(r"\1", text.strip()).removesuffix("=")
-    shown = repr(text if len(text) <= _SHOWN else text[:_SHOWN] + "…")
-    if not _PROBLEM.fullmatch(problem):
-        raise UserError(f"problem {shown} can't be read: write numbers with {' '.join(known)} between them, like 12+34")
-    if unknown := set(re.findall(r"[-+*]", problem)) - set(known):
+    config, known = model.config, model.config.operators
+    problem = read(text)
+    if unknown := problem.operators - set(known):
         raise UserError(
-            f"problem {shown} holds {' '.join(sorted(unknown))}, run {model.config.name!r} learnt "
+            f"problem {shown(text)} holds {' '.join(sorted(unknown))}, run {config.name!r} learnt "
             f"{' '.join(known)} alone: train one on a corpus with these operators"
         )
-    model.tokenizer.row(problem, model.config.layout_for(extent_of(problem)))
-    return problem
+    if problem.signed and not config.signed_operands:
+        raise UserError(
+            f"problem {shown(text)} holds a minus before an operand, run {config.name!r} never saw one: "
+            "train one on a corpus of expressions with -"
+        )
+    model.tokenizer.row(problem.text, config.layout_for(extent_of(problem.text)))
+    return problem.text
 
 
-def _answer_lines(solver: Solver, lines: list[str], as_json: bool) -> int:
+def _answer_lines(solver: Solver, lines: list[str], style: Style) -> int:
     asked: dict[str, dict[int, str]] = {}
     models: dict[str, TrainedEncoder] = {}
     answers, unread = [""] * len(lines), 0
@@ -115,7 +136,7 @@ def _answer_lines(solver: Solver, lines: list[str], as_json: bool) -> int:
     for name, problems in asked.items():
         solutions = models[name].solve(list(problems.values()))
         for (number, problem), solution in zip(problems.items(), solutions, strict=True):
-            answers[number] = _shown(models[name], problem, solution, as_json)
+            answers[number] = _shown(models[name], problem, solution, style)
     print("\n".join(answers), flush=True)
     return unread
 
@@ -144,14 +165,16 @@ def _piped() -> Iterator[list[str]]:
         yield [rest.decode(errors="replace")]
 
 
-def _shown(model: TrainedEncoder, problem: str, solution: Solution, as_json: bool) -> str:
-    if not as_json:
-        return solution.answer
+def _shown(model: TrainedEncoder, problem: str, solution: Solution, style: Style) -> str:
+    abstained = style.withholds(solution)
+    if not style.as_json:
+        return _WITHHELD if abstained else solution.answer
     return json.dumps(
         {
             "problem": problem,
-            "answer": solution.answer,
+            "answer": None if abstained else solution.answer,
             "confidence": solution.confidence,
+            "abstained": abstained,
             "run": model.config.name,
             "checkpoint": model.checkpoint.file,
         }

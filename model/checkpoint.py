@@ -84,11 +84,17 @@ class Checkpoints:
         entries = (*(old for old in self.index().entries if old.step < entry.step), entry)
         index = CheckpointIndex(entries=entries)
         kept = {index.best, *entries[-1 - keep :]}
-        index = CheckpointIndex(entries=tuple(old for old in entries if old in kept))
-        (self.folder / "index.json").write(index.model_dump_json(indent=2).encode() + b"\n")
-        for name in self.folder.children():
-            if name.endswith(".safetensors") and name not in {old.file for old in index.entries}:
-                (self.folder / name).remove()
+        self._keep(tuple(old for old in entries if old in kept))
+
+    def needless(self) -> list[Location]:
+        """Files of checkpoints that are neither best nor last, known to the index or not; none without an index."""
+        needed = self._needed()
+        return self._others(needed) if needed else []
+
+    def prune(self) -> None:
+        """Keep the best and the last checkpoint alone."""
+        if needed := self._needed():
+            self._keep(needed)
 
     def choose(self, which: str) -> CheckpointEntry:
         """The checkpoint named 'best' or 'last'; raises `UserError` where there is none."""
@@ -116,6 +122,22 @@ class Checkpoints:
         if found.decides() != config.decides():
             raise RunFailure(f"checkpoint {place} belongs to another corpus, tokenizer or configuration: move it away")
         return tensors
+
+    def _needed(self) -> tuple[CheckpointEntry, ...]:
+        index = self.index()
+        return tuple(entry for entry in index.entries if entry in (index.best, index.last))
+
+    def _keep(self, entries: tuple[CheckpointEntry, ...]) -> None:
+        """Name these checkpoints in the index, and then remove all others."""
+        index = CheckpointIndex(entries=entries)
+        (self.folder / "index.json").write(index.model_dump_json(indent=2).encode() + b"\n")
+        for place in self._others(entries):
+            place.remove()
+
+    def _others(self, entries: tuple[CheckpointEntry, ...]) -> list[Location]:
+        named = {entry.file for entry in entries}
+        files = [name for name in self.folder.children() if name.endswith(".safetensors")]
+        return [self.folder / name for name in files if name not in named]
 
 
 def hash_of_bytes(data: bytes) -> str:

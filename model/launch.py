@@ -14,6 +14,7 @@ from typing import Any
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from model.config import TrainingSpec
 from model.seeds import Room, gpu_memory, room_for
@@ -104,7 +105,9 @@ def launch(
 def _launch(
     job: TrainingJob, room: Room, storage: Location, report: Callable[[Progress], None], stop: Callable[[], bool]
 ) -> TrainingResult:
-    board: Any = ray.remote(num_cpus=0)(Board).remote()
+    # On this process's own node, like Ray Train's controller: the others may be lost.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    board: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote()
     name = uuid.uuid4().hex
     least = min(job.config.training.min_workers, room.workers)
     trainer = TorchTrainer(

@@ -44,6 +44,11 @@ class RunConfig(BaseModel):
         return tuple(operator for operator in "+-*" if operator in found)
 
     @property
+    def signed_operands(self) -> bool:
+        """Whether its corpus holds operands, or brackets, with a minus before them."""
+        return any(part["family"] == "expression" and "-" in part["operators"] for part in self.parts)
+
+    @property
     def extent(self) -> Extent:
         """How large the problems of its corpus are."""
         numbers = [len(str(part["high"])) if part["family"] == "grid" else part["digits"] for part in self.parts]

@@ -158,7 +158,12 @@ class Location:
             yield
 
     def sweep(self) -> None:
-        """Delete what writers that were killed left beside their files; only while holding the folder.
+        """Delete what writers that were killed left beside their files; only while holding the folder."""
+        for place in self.partials():
+            place.remove()
+
+    def partials(self) -> Iterator["Location"]:
+        """What writers at work, or that were killed, have beside their files.
 
         A folder below that was ever held by itself is left to its holder.
         """
@@ -166,7 +171,22 @@ class Location:
             below[:] = [name for name in below if not Path(folder, name, _LOCK).exists()]
             for name in names:
                 if name.startswith(".") and name.endswith(".partial"):
-                    Path(folder, name).unlink(missing_ok=True)
+                    yield Location(Path(folder, name))
+
+    def total_bytes(self) -> int:
+        """Bytes of the file, or of all files in the folder."""
+        if not self.path.is_dir():
+            return max(0, self.size())
+        return sum(
+            max(0, Location(Path(folder, name)).size()) for folder, _, names in os.walk(self.path) for name in names
+        )
+
+    def changed(self) -> float:
+        """When the file or folder was last written, as seconds since 1970; 0 where there is none."""
+        try:
+            return self.path.stat().st_mtime
+        except OSError:
+            return 0.0
 
     def free_bytes(self) -> int:
         """Free bytes on the disk that holds, or would hold, this location."""

@@ -1,0 +1,140 @@
+"""What lies in a workspace that nothing needs any more: named, and removed where nobody works on it.
+
+The best and the last checkpoint of a run are never touched, nor a folder that another process holds.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+
+from model.checkpoint import Checkpoints
+from model.run import load_run
+from storage.errors import RunFailure, UserError
+from storage.location import Location, Workspace
+from storage.manifest import committed
+
+# A writer at work writes more often than that.
+_KILLED_SECONDS = 600.0
+
+Waste = tuple[Location, str, Callable[[], None]]
+"""A file or folder, why nothing needs it, and how it is removed."""
+
+
+@dataclass(frozen=True)
+class Removed:
+    """One thing that was removed, or would be."""
+
+    path: str
+    bytes: int
+    reason: str
+
+
+@dataclass
+class Cleaning:
+    """What came of it."""
+
+    dry_run: bool
+    removed: list[Removed] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all that was removed, or would be."""
+        return sum(each.bytes for each in self.removed)
+
+    def json(self) -> str:
+        """All of it as JSON."""
+        return json.dumps({**asdict(self), "bytes": self.bytes}, indent=2)
+
+
+def clean(workspace: Workspace, run: str = "", *, dry_run: bool = False) -> Cleaning:
+    """Remove from one run, or from the whole workspace, what isn't needed any more.
+
+    Raises `UserError` for a run that isn't there, or is being trained.
+    """
+    result = Cleaning(dry_run)
+    if run:
+        folder = workspace.run(run)
+        load_run(folder)
+        _clean_held(workspace.root, folder, f"run {run!r}", _of_run, result)
+        return result
+    for folder, what, find in _folders(workspace):
+        try:
+            _clean_held(workspace.root, folder, what, find, result)
+        except (UserError, RunFailure) as error:
+            result.left.append(str(error))
+    _remove(workspace.root, _half_written(workspace.root), result)
+    return result
+
+
+def show(result: Cleaning) -> None:
+    """Print a line for each thing and one for all; what was left alone on standard error."""
+    verb = "would remove" if result.dry_run else "removed"
+    for each in result.removed:
+        print(f"{verb} {each.path}: {each.bytes:,} bytes, {each.reason}")
+    for text in result.left:
+        print(f"left alone: {text}", file=sys.stderr)
+    print(f"{verb} {len(result.removed):,} things of {result.bytes:,} bytes")
+
+
+def _folders(workspace: Workspace) -> Iterator[tuple[Location, str, Callable[[Location], Iterator[Waste]]]]:
+    runs, corpora = workspace.root / "runs", workspace.root / "corpora"
+    for name in runs.children():
+        yield runs / name, f"run {name!r}", _of_run
+    for name in corpora.children():
+        yield corpora / name, f"corpus {name!r}", _of_dataset
+        tokens = corpora / name / "tokens"
+        for tokenizer in tokens.children():
+            yield tokens / tokenizer, f"the tokens of corpus {name!r}", _of_dataset
+
+
+def _clean_held(
+    root: Location, folder: Location, what: str, find: Callable[[Location], Iterator[Waste]], result: Cleaning
+) -> None:
+    """Clean one folder while no other process writes it."""
+    with ExitStack() as held:
+        held.enter_context(folder.exclusive(what))
+        # Held from before the first worker starts until the last has ended.
+        if (launch := folder / ".launch").exists():
+            held.enter_context(launch.exclusive(what))
+        _remove(root, find(folder), result)
+
+
+def _remove(root: Location, found: Iterator[Waste], result: Cleaning) -> None:
+    waste = list(found)
+    result.removed += [
+        Removed(str(place.path.relative_to(root.path)), place.total_bytes(), reason) for place, reason, _ in waste
+    ]
+    for _, _, remove in waste:
+        if not result.dry_run:
+            remove()
+
+
+def _of_run(folder: Location) -> Iterator[Waste]:
+    checkpoints = Checkpoints(folder / "checkpoints")
+    for place in checkpoints.needless():
+        yield place, "a checkpoint that is neither best nor last", checkpoints.prune
+    if (launch := folder / ".launch").exists():
+        yield launch, "left by a training that was killed", launch.remove
+    yield from _half_written(folder)
+
+
+def _of_dataset(folder: Location) -> Iterator[Waste]:
+    if committed(folder):
+        made = (folder / "manifest.json").changed()
+        if (notes := folder / ".progress").exists():
+            yield notes, "notes of what is committed by now", notes.remove
+        subsets = folder / ".subsets"
+        for place in (subsets / name for name in subsets.children()):
+            if place.changed() < made:
+                yield place, "counts of rows that are not these any more", place.remove
+    yield from _half_written(folder)
+
+
+def _half_written(folder: Location) -> Iterator[Waste]:
+    for place in folder.partials():
+        if time.time() - place.changed() > _KILLED_SECONDS:
+            yield place, "half written by a process that was killed", place.remove

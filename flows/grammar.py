@@ -1,0 +1,104 @@
+"""What a problem may look like when it is typed: numbers, + - * between them, brackets, and a minus before either.
+
+One pass over the characters, so that a mistake is told with its place.
+"""
+
+from typing import NamedTuple, NoReturn
+
+from storage.errors import UserError
+
+_SHOWN = 60
+_OPERATORS = "+-*"
+
+
+class Reading(NamedTuple):
+    """A problem without its blanks and its final '='."""
+
+    text: str
+    operators: frozenset[str]
+    """Those between two operands."""
+    signed: bool
+    """Whether an operand has a minus before it."""
+
+
+def read(typed: str) -> Reading:
+    """Read what was typed; raises `UserError` that says what is wrong, and at which character."""
+    reader = _Reader(typed)
+    problem = typed.rstrip().removesuffix("=").rstrip()
+    for place, character in enumerate(problem, 1):
+        reader.take(place, character)
+    reader.end()
+    return Reading("".join(reader.read), frozenset(reader.operators), reader.signed)
+
+
+def shown(typed: str) -> str:
+    """What was typed, in quotes and not longer than fits a line."""
+    return repr(typed if len(typed) <= _SHOWN else typed[:_SHOWN] + "…")
+
+
+class _Reader:
+    def __init__(self, typed: str) -> None:
+        self.typed = typed
+        self.read: list[str] = []
+        self.operators: set[str] = set()
+        self.signed = False
+        self._open: list[int] = []
+        self._last = ""
+        self._blank = self._sign = False
+
+    @property
+    def _behind_operand(self) -> bool:
+        return self._last.isdecimal() or self._last == ")"
+
+    def take(self, place: int, character: str) -> None:
+        """Take the next character."""
+        if character.isspace():
+            self._blank = True
+            return
+        if character in "0123456789(":
+            self._begin_or_go_on(place, character)
+        elif character == ")":
+            self._close(place)
+        elif character in _OPERATORS:
+            self._operator(place, character)
+        else:
+            self._refuse(f"{character!r} at {place} is no digit, operator ({' '.join(_OPERATORS)}) or bracket")
+        self.read.append(character)
+        self._last, self._blank = character, False
+
+    def end(self) -> None:
+        """Nothing follows."""
+        if not self.read:
+            self._refuse("there is nothing")
+        if not self._behind_operand:
+            self._refuse("a number is missing at its end")
+        if self._open:
+            self._refuse(f"the bracket at {self._open[-1]} is never closed")
+        if not self.operators:
+            self._refuse("there is no operator between two numbers")
+
+    def _begin_or_go_on(self, place: int, character: str) -> None:
+        goes_on = character != "(" and self._last.isdecimal() and not self._blank
+        if self._behind_operand and not goes_on:
+            self._refuse(f"an operator is missing before {character!r} at {place}")
+        self._sign = False
+        if character == "(":
+            self._open.append(place)
+
+    def _close(self, place: int) -> None:
+        if not self._open:
+            self._refuse(f"the bracket at {place} was never opened")
+        if not self._behind_operand:
+            self._refuse(f"a number is missing before the bracket at {place}")
+        self._open.pop()
+
+    def _operator(self, place: int, character: str) -> None:
+        if self._behind_operand:
+            self.operators.add(character)
+        elif character == "-" and not self._sign:
+            self.signed = self._sign = True
+        else:
+            self._refuse(f"a number is missing before {character!r} at {place}")
+
+    def _refuse(self, reason: str) -> NoReturn:
+        raise UserError(f"problem {shown(self.typed)} can't be read: {reason}; write it like 12+34")

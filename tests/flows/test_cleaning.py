@@ -1,0 +1,176 @@
+"""What is cleaned away, what stays, and that nobody at work is disturbed."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from flows.cleaning import clean, show
+from flows.solving import Solver
+from model.checkpoint import Checkpoints
+from model.shipped import export
+from model.training import prepare, train
+from storage.errors import UserError
+from storage.location import Location, Workspace
+from tests.builders import Built
+from tests.flows.test_command import assert_one_line, numerate
+from tests.model.test_training import LONGER
+
+SPEC = LONGER.model_copy(update={"steps": 20, "checkpoint_every": 2, "validate_every": 2, "keep": 4, "where": "a > 3"})
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, small: Built) -> Path:
+    """A workspace with a corpus, and a run of several checkpoints; not to be changed."""
+    root = tmp_path_factory.mktemp("cleaning") / "w"
+    shutil.copytree(small.workspace.root.path, root, ignore=shutil.ignore_patterns("runs"))
+    train(prepare(Workspace.open(str(root)), "one", "small", "small-digit", SPEC))
+    return root
+
+
+@pytest.fixture
+def place(trained: Path, tmp_path: Path) -> Workspace:
+    """The same for a test that cleans it."""
+    shutil.copytree(trained, tmp_path / "w")
+    return Workspace.open(str(tmp_path / "w"))
+
+
+def old(path: Path, data: bytes = b"123") -> Path:
+    """A file that was last written long ago."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+    os.utime(path, (1e9, 1e9))
+    return path
+
+
+def files(workspace: Workspace) -> dict[str, bytes]:
+    root = workspace.root.path
+    return {
+        str(path.relative_to(root)): path.read_bytes()
+        for path in root.rglob("*")
+        if path.is_file() and path.name != ".lock"
+    }
+
+
+def litter(workspace: Workspace) -> set[str]:
+    """What nothing needs, put there; the names of the things that should go, but checkpoints."""
+    root = workspace.root.path
+    run, corpus = root / "runs/one", root / "corpora/small"
+    old(run / ".launch/abc/state.json")
+    old(run / "checkpoints/.step-000000008.safetensors.0123.partial")
+    old(root / ".catalog.duckdb.4567.partial")
+    old(corpus / ".progress/000001.json")
+    old(corpus / "tokens/small-digit/.subsets/0123456789abcdef.parquet")
+    return {
+        "runs/one/.launch",
+        "runs/one/checkpoints/.step-000000008.safetensors.0123.partial",
+        ".catalog.duckdb.4567.partial",
+        "corpora/small/.progress",
+        "corpora/small/tokens/small-digit/.subsets/0123456789abcdef.parquet",
+    }
+
+
+def test_what_nothing_needs_goes_and_all_else_stays(place: Workspace) -> None:
+    checkpoints = Checkpoints(place.run("one") / "checkpoints")
+    index, before = checkpoints.index(), files(place)
+    assert index.best
+    assert index.last
+    needed = {index.best.file, index.last.file}
+    assert len(index.entries) > len(needed)
+    older = {f"runs/one/checkpoints/{each.file}" for each in index.entries if each.file not in needed}
+    expected = litter(place) | older
+    named = clean(place, dry_run=True)
+    assert {each.path for each in named.removed} == expected
+    assert files(place).keys() >= before.keys()
+    result = clean(place)
+    assert (result.removed, result.left) == (named.removed, [])
+    after = files(place)
+    assert result.bytes == sum(len(before[name]) for name in older) + 5 * len(b"123")
+    assert after.keys() == before.keys() - older
+    assert {entry.file for entry in checkpoints.index().entries} == needed
+    assert all(after[name] == before[name] for name in after if not name.endswith("index.json"))
+    assert clean(place).removed == []
+
+
+def test_a_cleaned_run_answers_exports_and_is_found_trained(place: Workspace, tmp_path: Path) -> None:
+    clean(place)
+    model, text = Solver(place, "one").model_for("1+2")
+    assert model.solve([text])
+    export(place.run("one"), Location(tmp_path / "out"))
+    assert train(prepare(place, "one", "small", "small-digit", SPEC)).finished
+
+
+def test_one_run_is_cleaned_alone(place: Workspace) -> None:
+    shutil.copytree(place.run("one").path, place.run("two").path)
+    litter(place)
+    assert all(each.path.startswith("runs/one/") for each in clean(place, "one").removed)
+    assert any(each.path.startswith("runs/two/") for each in clean(place).removed)
+
+
+@pytest.fixture(params=["run", "launch"])
+def at_work(request: pytest.FixtureRequest, place: Workspace) -> Iterator[str]:
+    """Somebody who holds the run, or the folder from which its workers are started."""
+    folder = place.run("one")
+    with (folder if request.param == "run" else folder / ".launch").exclusive("run 'one'"):
+        yield request.param
+
+
+def test_a_run_that_is_being_trained_is_left_alone(place: Workspace, at_work: str) -> None:
+    litter(place)
+    before = files(place)
+    result = clean(place)
+    assert not any(each.path.startswith("runs/") for each in result.removed)
+    assert len(result.left) == 1
+    assert "run 'one' is being written by another process" in result.left[0]
+    assert all(files(place)[name] == data for name, data in before.items() if name.startswith("runs/"))
+    with pytest.raises(UserError, match="run 'one' is being written"):
+        clean(place, "one")
+
+
+def test_a_file_that_is_being_written_is_left_alone(place: Workspace) -> None:
+    with (place.run("one") / "predictions/x.parquet").staged() as path:
+        path.write_bytes(b"half")
+        clean(place)
+        assert path.read_bytes() == b"half"
+
+
+def test_a_run_without_an_index_keeps_its_checkpoints(place: Workspace) -> None:
+    folder = place.run("one") / "checkpoints"
+    (folder / "index.json").write(b"{")
+    before = folder.children()
+    result = clean(place)
+    assert "index.json is damaged" in result.left[0]
+    (folder / "index.json").remove()
+    clean(place)
+    assert set(folder.children()) == set(before) - {"index.json"}
+
+
+def test_notes_of_a_corpus_that_is_not_committed_yet_stay(place: Workspace) -> None:
+    litter(place)
+    (place.corpus("small") / "manifest.json").remove()
+    clean(place)
+    assert (place.corpus("small") / ".progress/000001.json").exists()
+
+
+def test_a_line_is_shown_for_each_thing(place: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    litter(place)
+    result = clean(place, dry_run=True)
+    show(result)
+    *lines, total = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("would remove runs/one/checkpoints/step-")
+    assert len(lines) == len(result.removed)
+    assert total == f"would remove {len(lines)} things of {result.bytes:,} bytes"
+    assert json.loads(result.json())["bytes"] == result.bytes
+
+
+@pytest.mark.slow
+def test_the_command_cleans_and_refuses_in_one_line(place: Workspace, tmp_path: Path) -> None:
+    workspace = ("--workspace", str(place.root))
+    found = json.loads(numerate("clean", "one", "--dry-run", "--json", *workspace).stdout)
+    result = numerate("clean", "one", *workspace)
+    assert len(result.stdout.splitlines()) == len(found["removed"]) + 1
+    assert_one_line(numerate("clean", "two", *workspace), 2, "run 'two' is not there")
+    assert_one_line(numerate("clean", "--workspace", str(tmp_path / "none")), 2, "none is not there")

@@ -1,0 +1,191 @@
+"""What may be typed, what an encoder refuses though it can be read, and which answers it withholds."""
+
+import ast
+import json
+import re
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flows.command import main
+from flows.grammar import read
+from flows.solving import Style, read_problem
+from model.shipped import shipped_runs
+from model.trained import Solution, TrainedEncoder
+from model.training import train
+from pipelines.reserved import edge_cases
+from pipelines.spec import CorpusSpec
+from storage.errors import UserError
+from tests.builders import TINY_TRAINING, Built, build_small
+from tests.flows.test_command import assert_one_line, numerate
+from tests.model.test_training import job_of
+
+NESTED = CorpusSpec(
+    name="nested",
+    family="expression",
+    terms=4,
+    digits=2,
+    depth=2,
+    operators=("+", "-", "*"),
+    rows=4_000,
+    rows_per_shard=2_000,
+    validation=0.1,
+    test=0.1,
+)
+
+
+@pytest.fixture(scope="module")
+def nested(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    return build_small(tmp_path_factory.mktemp("nested"), NESTED)
+
+
+@pytest.fixture(scope="module")
+def expressions(nested: Built, tmp_path_factory: pytest.TempPathFactory) -> TrainedEncoder:
+    """An encoder that was trained, for a few steps, on expressions."""
+    job = job_of(nested, tmp_path_factory.mktemp("runs"), TINY_TRAINING)
+    train(job)
+    return TrainedEncoder.open(job.run)
+
+
+def problems_of(built: Built) -> list[str]:
+    return [text for path in built.corpus.paths("train") for text in pq.read_table(path)["problem"].to_pylist()]
+
+
+def test_every_problem_of_a_corpus_can_be_read_and_asked(nested: Built, expressions: TrainedEncoder) -> None:
+    problems = problems_of(nested)
+    assert any("(" in problem for problem in problems)
+    assert any(problem.startswith("-") for problem in problems)
+    for problem in [*problems[:500], *edge_cases()[:100]]:
+        assert read(problem).text == problem
+    for problem in problems[:50]:
+        assert read_problem(expressions, problem) == problem
+    assert len(expressions.solve(problems[:50])) == 50
+
+
+@given(st.text(alphabet="12 +-*()", max_size=12))
+def test_what_is_read_is_an_expression_and_what_is_refused_is_none(text: str) -> None:
+    expected = is_expression(text)
+    try:
+        found = read(text)
+    except UserError:
+        assert expected is not True
+        return
+    assert expected is not False
+    assert found.text == re.sub(r"\s", "", text)
+    assert found.signed == any(isinstance(node, ast.UnaryOp) for node in ast.walk(ast.parse(found.text)))
+
+
+def is_expression(text: str) -> bool | None:
+    """What Python says; None where it knows more signs: +5 and any number of minuses."""
+    try:
+        nodes = list(ast.walk(ast.parse(text.strip(), mode="eval")))
+    except SyntaxError:
+        return False
+    if any(isinstance(node, ast.Call | ast.Tuple | ast.Pow) for node in nodes):
+        return False
+    signs = [node for node in nodes if isinstance(node, ast.UnaryOp)]
+    if any(isinstance(sign.op, ast.UAdd) or isinstance(sign.operand, ast.UnaryOp) for sign in signs):
+        return None
+    return any(isinstance(node, ast.BinOp) for node in nodes)
+
+
+@pytest.mark.parametrize(
+    ("problem", "words"),
+    [
+        ("", "there is nothing"),
+        ("twelve", "'t' at 1 is no digit"),
+        ("7/2", "'/' at 2"),
+        ("1+", "a number is missing at its end"),
+        ("1+*2", "a number is missing before '*' at 3"),
+        ("1---2", "a number is missing before '-' at 4"),
+        ("12", "there is no operator"),
+        ("1 2+3", "an operator is missing before '2' at 3"),
+        ("(1+2", "the bracket at 1 is never closed"),
+        ("1+2)", "the bracket at 4 was never opened"),
+        ("2(3+4)", "an operator is missing before '(' at 2"),
+        ("()+1", "a number is missing before the bracket at 2"),
+        ("1=2", "'=' at 2"),
+        ("1+2" + "0" * 99 + "x", "'x' at 103"),
+    ],
+)
+def test_a_mistake_is_told_with_its_place_in_one_line(problem: str, words: str) -> None:
+    with pytest.raises(UserError) as failure:
+        read(problem)
+    assert words in str(failure.value)
+    assert "\n" not in str(failure.value)
+    assert len(str(failure.value)) < 200
+
+
+@pytest.mark.parametrize(
+    ("problem", "words"),
+    [
+        ("(1+2)", "1 nested brackets, the run learnt up to 0"),
+        ("1+-2", "a minus before an operand, run 'addition' never saw one"),
+        ("3*4", r"holds \*, run 'addition' learnt \+ alone"),
+    ],
+)
+def test_what_a_run_never_saw_is_refused(problem: str, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        read_problem(TrainedEncoder.open(shipped_runs()["addition"]), problem)
+
+
+@pytest.mark.parametrize(
+    ("problem", "words"),
+    [
+        ("((1+(2+3))*4)", "3 nested brackets, the run learnt up to 2"),
+        ("1+2+3+4+5", "5 operands"),
+        ("123-4", "3 digits"),
+    ],
+)
+def test_a_problem_larger_than_the_expressions_that_were_learnt_is_refused(
+    expressions: TrainedEncoder, problem: str, words: str
+) -> None:
+    with pytest.raises(UserError, match=words):
+        read_problem(expressions, problem)
+
+
+@pytest.mark.parametrize("below", [-0.1, 1.1, float("nan")])
+def test_a_confidence_that_is_none_is_refused(below: float) -> None:
+    with pytest.raises(UserError, match="a confidence is 0 to 1"):
+        Style(abstain_below=below)
+
+
+def test_only_answers_that_are_sure_enough_are_given() -> None:
+    assert not Style().withholds(Solution("1", 0.0))
+    assert not Style(abstain_below=0.5).withholds(Solution("1", 0.5))
+    assert Style(abstain_below=0.5).withholds(Solution("1", 0.49))
+    assert Style(abstain_below=0.5).withholds(Solution("1", float("nan")))
+
+
+def test_an_answer_that_is_withheld_is_a_question_mark_or_null(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    def solve(*arguments: str) -> tuple[str, str]:
+        monkeypatch.setattr(sys, "argv", ["numerate", "solve", *arguments])
+        with pytest.raises(SystemExit) as end:
+            main()
+        assert end.value.code == 0
+        return capsys.readouterr()
+
+    given = json.loads(solve("12+34+5+99", "--json", "--abstain-below", "0.5")[0])
+    assert (given["answer"], given["abstained"]) == ("150", False)
+    assert 0.5 < given["confidence"] < 1
+    withheld = json.loads(solve("12+34+5+99", "--json", "--abstain-below", "1")[0])
+    assert withheld == {**given, "answer": None, "abstained": True}
+    answer, remark = solve("12+34+5+99", "--abstain-below", "1")
+    assert answer == "?\n"
+    assert re.fullmatch(r"\(run notebook, step [\d,]+, only \d+\.\d % sure\)\n", remark.replace("%", " %"))
+
+
+@pytest.mark.slow
+def test_a_stream_keeps_the_place_of_what_is_withheld(tmp_path: Path) -> None:
+    problems = "12+34+5+99\n1+2\n"
+    result = numerate("solve", "--abstain-below", "1", stdin=problems, cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (0, "?\n?\n")
+    assert_one_line(numerate("solve", "1+2", "--abstain-below", "2", cwd=tmp_path), 2, "abstain-below is 2.0")
