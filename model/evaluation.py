@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from model.calibration import Calibration, calibration
 from model.config import Decoding, EvaluationSpec
 from model.decoding import spell
 from model.trained import TrainedEncoder
@@ -92,6 +93,7 @@ class Evaluation(BaseModel):
     classes: int = Field(description="Canonical classes among the problems.")
     passes: int
     by_passes: tuple[PassesResult, ...] = Field(description="Exact match against the number of passes.")
+    calibration: Calibration
     checkpoint: str
     step: int
     parameters: int
@@ -112,7 +114,7 @@ def evaluate(
     for a corpus whose problems the model may have been trained on, or which it can't read.
     """
     check_corpus(model, corpus, tokens)
-    classes, right, first = [], [], dict[int, Asked]()
+    classes, right, sure, first = [], [], [], dict[int, Asked]()
     with target.staged() as path, pq.ParquetWriter(path, _SCHEMA, compression="zstd") as writer:
         for asked in _stream(corpus, tokens, spec):
             filled = model.fill(asked.rows, asked.slots, spec.decoding)
@@ -134,6 +136,7 @@ def evaluate(
             writer.write_table(pa.Table.from_arrays(list(values.values()), schema=_SCHEMA))
             classes.append(hashes)
             right.append(correct)
+            sure.append(filled.confidence)
             first.setdefault(asked.width, asked)
             progress(rows)
     if not right:
@@ -151,6 +154,7 @@ def evaluate(
         classes=count,
         passes=spec.decoding.passes,
         by_passes=by_passes(model, list(first.values()), spec.decoding),
+        calibration=calibration(np.concatenate(sure), verdicts),
         checkpoint=f"{spec.checkpoint} ({model.checkpoint.file})",
         step=model.checkpoint.step,
         parameters=model.encoder.parameter_count(),

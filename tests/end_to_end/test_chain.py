@@ -109,6 +109,11 @@ def test_the_report_says_what_was_done(home: Home) -> None:
     assert page.count("<svg") == 6
     assert re.search(r"\d \d*\.\d+|%", page)
     assert "Wrong answers" in page
+    assert f"{100 * report['calibration']['expected_error']:.3f} points in the mean" in page
+    (point,) = [point for point in report["calibration"]["coverage"] if point["below"] == 0.5]
+    (told,) = home.sql("SELECT count(*) AS n, sum(correct::INT) AS right FROM predictions WHERE confidence >= 0.5")
+    assert point["answered"] == told["n"] / report["problems"]
+    assert point["right"] == (told["right"] / told["n"] if told["n"] else None)
 
 
 def test_predictions_join_the_corpus_in_sql(home: Home) -> None:

@@ -1,0 +1,49 @@
+"""Whether an encoder's confidence can be believed, and what withholding its unsure answers would buy."""
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+THRESHOLDS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.99, 0.999)
+_BINS = 10
+
+
+class Coverage(BaseModel):
+    """What happens if answers of less than some confidence are withheld."""
+
+    model_config = ConfigDict(frozen=True)
+
+    below: float = Field(description="Answers of less confidence are withheld.")
+    answered: float = Field(description="Share of the problems that are answered.")
+    right: float | None = Field(description="Share of these answers that are right; null where there are none.")
+
+
+class Calibration(BaseModel):
+    """Confidence against truth."""
+
+    model_config = ConfigDict(frozen=True)
+
+    expected_error: float = Field(description="Expected calibration error, over ten bins of equal width.")
+    coverage: tuple[Coverage, ...]
+
+
+def calibration(confidence: NDArray[np.float32], correct: NDArray[np.bool_]) -> Calibration:
+    """Calibration of answers with their `confidence`, 0 to 1, [n], and whether they are `correct` [n]; n at least 1."""
+    sure = confidence.astype(np.float64)
+    return Calibration(
+        expected_error=_expected_error(sure, correct),
+        coverage=tuple(_coverage(sure, correct, below) for below in THRESHOLDS),
+    )
+
+
+def _expected_error(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> float:
+    """Mean distance of confidence and accuracy over bins, weighted by their answers (Guo et al., 2017, section 2)."""
+    bins = np.minimum((confidence * _BINS).astype(np.intp), _BINS - 1)
+    gaps = np.bincount(bins, weights=correct - confidence, minlength=_BINS)
+    return float(np.abs(gaps).sum() / len(confidence))
+
+
+def _coverage(confidence: NDArray[np.float64], correct: NDArray[np.bool_], below: float) -> Coverage:
+    """One point of the risk-coverage curve (El-Yaniv and Wiener, 2010)."""
+    kept = confidence >= below
+    return Coverage(below=below, answered=float(kept.mean()), right=float(correct[kept].mean()) if kept.any() else None)
