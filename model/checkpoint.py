@@ -115,7 +115,7 @@ class Checkpoints:
             metadata = json.loads(data[8 : 8 + length])["__metadata__"]
             found = RunConfig.model_validate_json(metadata["run"])
             tensors = load(data)
-        except (SafetensorError, ValidationError, json.JSONDecodeError, UnicodeDecodeError, KeyError) as error:
+        except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise RunFailure(
                 f"checkpoint {place} is damaged: delete it, and training goes on from the one before"
             ) from error

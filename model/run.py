@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from model.batches import layouts_of
 from model.config import Extent, TrainingSpec
@@ -143,7 +143,7 @@ def load_run(folder: Location) -> RunConfig:
         raise UserError(f"run {folder.name!r} is not there ({folder}): train it first, 'numerate run' does all of it")
     try:
         return RunConfig.model_validate(json.loads((folder / "run.json").read()))
-    except (ValidationError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise RunFailure(
             f"{folder / 'run.json'} is damaged or of another version: delete {folder} and train again"
         ) from error

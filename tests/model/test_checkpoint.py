@@ -1,0 +1,151 @@
+"""Checkpoints that were tampered with run nothing and are refused; a kill in mid-save loses none that counts."""
+
+import json
+import os
+import pickle
+import signal
+import struct
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from model.checkpoint import CheckpointEntry, CheckpointIndex, Checkpoints, hash_of_bytes, restore
+from model.encoder import Encoder
+from model.run import load_run
+from model.trained import TrainedEncoder
+from model.training import TrainingJob, train
+from storage.errors import RunFailure
+from tests.builders import TINY_TRAINING, Built
+from tests.model.test_training import job_of
+
+
+@dataclass(frozen=True)
+class Payload:
+    """Makes a folder where it is unpickled."""
+
+    proof: Path
+
+    def __reduce__(self) -> tuple[Callable[[str], None], tuple[str]]:
+        return os.mkdir, (str(self.proof),)
+
+
+def headed(header: bytes) -> bytes:
+    return struct.pack("<Q", len(header)) + header
+
+
+def torch_archive(payload: Payload, folder: Path) -> bytes:
+    torch.save({"weights": payload}, folder / "archive.pt")
+    return (folder / "archive.pt").read_bytes()
+
+
+MALICIOUS: dict[str, Callable[[Payload, Path], bytes]] = {
+    "a pickle": lambda payload, folder: pickle.dumps(payload),
+    "a torch archive": torch_archive,
+    "a pickle behind a header": lambda payload, folder: headed(b'{"__metadata__":{"run":"x"}}') + pickle.dumps(payload),
+    "a pickle as header": lambda payload, folder: headed(pickle.dumps(payload)),
+    "no object as header": lambda payload, folder: headed(b"[1]"),
+    "no metadata": lambda payload, folder: headed(b'{"__metadata__":null}'),
+    "a header without end": lambda payload, folder: headed(b'{"a":' * 100_000),
+    "a header larger than the file": lambda payload, folder: struct.pack("<Q", 1 << 62) + b"{}",
+}
+
+
+@pytest.fixture(scope="module")
+def trained(small: Built, tmp_path_factory: pytest.TempPathFactory) -> TrainingJob:
+    job = job_of(small, tmp_path_factory.mktemp("trained"), TINY_TRAINING)
+    train(job)
+    return job
+
+
+@pytest.mark.parametrize("kind", MALICIOUS)
+def test_nothing_in_a_checkpoint_is_ever_run(small: Built, trained: TrainingJob, tmp_path: Path, kind: str) -> None:
+    proof = tmp_path / "proof"
+    data = MALICIOUS[kind](Payload(proof), tmp_path)
+    pickle.loads(pickle.dumps(Payload(tmp_path / "works")))
+    assert (tmp_path / "works").exists()
+    job = job_of(small, tmp_path, TINY_TRAINING)
+    place = job.run / "checkpoints"
+    # Whoever can write the file can write the index with its hash too.
+    entry = CheckpointEntry(step=5, exact_match=1.0, file="step-000000005.safetensors", sha256=hash_of_bytes(data))
+    (place / entry.file).write(data)
+    (place / "index.json").write(CheckpointIndex(entries=(entry,)).model_dump_json().encode())
+    for use in (lambda: TrainedEncoder.open(job.run), lambda: train(job)):
+        with pytest.raises(RunFailure, match=r"checkpoint .* is damaged: delete it") as failure:
+            use()
+        assert "\n" not in str(failure.value)
+    assert not proof.exists()
+
+
+def test_weights_of_another_shape_are_refused(trained: TrainingJob, small: Built) -> None:
+    checkpoints = Checkpoints(trained.run / "checkpoints")
+    tensors = checkpoints.load(checkpoints.choose("last"), trained.config)
+    wider = trained.config.training.encoder.model_copy(update={"width": 32})
+    with pytest.raises(RunFailure, match="the checkpoint doesn't fit this encoder") as failure:
+        restore(tensors, Encoder(wider, small.tokenizer))
+    assert "\n" not in str(failure.value)
+
+
+@pytest.mark.parametrize("field", ["tokenizer_identity", "tokens_identity", "corpus_identity"])
+def test_a_checkpoint_of_another_tokenizer_or_manifest_is_refused(trained: TrainingJob, field: str) -> None:
+    checkpoints = Checkpoints(trained.run / "checkpoints")
+    other = trained.config.model_copy(update={field: "0" * 64})
+    with pytest.raises(RunFailure, match="belongs to another corpus, tokenizer or configuration: move it away"):
+        checkpoints.load(checkpoints.choose("last"), other)
+
+
+@pytest.mark.parametrize("text", [b"\xff\xfe", b"[", b"[" * 100_000, b"{}", b"null"])
+def test_a_damaged_configuration_is_one_line(small: Built, tmp_path: Path, text: bytes) -> None:
+    job = job_of(small, tmp_path, TINY_TRAINING)
+    (job.run / "run.json").write(text)
+    with pytest.raises(RunFailure, match=r"run.json is damaged") as failure:
+        load_run(job.run)
+    assert "\n" not in str(failure.value)
+
+
+def save_without_end(job: TrainingJob, encoder: Encoder, pipe: int, first: int) -> None:
+    """Save checkpoint after checkpoint, each third better than all before; tell of each that is saved."""
+    checkpoints = Checkpoints(job.run / "checkpoints")
+    for step in range(first, first + 1_000):
+        match = step / 10_000 if step % 3 == 0 else 0.0
+        entry = CheckpointEntry(step=step, exact_match=match, file=f"step-{step:09d}.safetensors")
+        checkpoints.save(entry, job.config, encoder, {}, keep=1)
+        os.write(pipe, step.to_bytes(4, "little"))
+
+
+def test_a_kill_in_mid_save_loses_neither_the_best_nor_the_last(small: Built, tmp_path: Path) -> None:
+    job = job_of(small, tmp_path, TINY_TRAINING)
+    encoder = Encoder(job.config.training.encoder, small.tokenizer)
+    checkpoints, step = Checkpoints(job.run / "checkpoints"), 0
+    for saves in range(1, 11):
+        ours, theirs = os.pipe()
+        child = os.fork()
+        if not child:
+            save_without_end(job, encoder, theirs, step + 1)
+            os._exit(0)
+        os.close(theirs)
+        for _ in range(saves):
+            step = int.from_bytes(os.read(ours, 4), "little")
+        # It goes on with the next one meanwhile.
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        while told := os.read(ours, 4):
+            step = int.from_bytes(told, "little")
+        os.close(ours)
+        index = checkpoints.index()
+        assert index.last
+        assert index.best
+        assert index.last.step in (step, step + 1)
+        assert index.best.step >= step - step % 3
+        for entry in index.entries:
+            checkpoints.load(entry, job.config)
+        assert len(index.entries) <= 3
+        step = index.last.step
+    job.run.sweep()
+    named = {entry.file for entry in checkpoints.index().entries}
+    lying = {name for name in checkpoints.folder.children() if name.endswith(".safetensors")}
+    # At most the one that was being saved, which the next save removes.
+    assert len(lying - named) <= 2
+    assert json.loads((checkpoints.folder / "index.json").read())
