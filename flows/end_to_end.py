@@ -20,7 +20,9 @@ def check_request(request: EndToEndRequest) -> None:
     """Raise `UserError`, before any work, for what a later stage would refuse."""
     corpus, training = request.corpus, request.training
     workspace = Workspace.create(request.workspace)
-    workspace.tokenizer(request.tokenizer_request().tokenizer_name)
+    tokenizer = request.tokenizer_request().tokenizer_name
+    workspace.tokenizer(tokenizer)
+    training.encoder.check_pieces(request.tokenizer.group)
     run = workspace.run(request.run_name)
     rows = int(corpus.total_rows * (1 - corpus.validation - corpus.test))
     if rows < training.batch_size:
@@ -33,8 +35,18 @@ def check_request(request: EndToEndRequest) -> None:
         spec = {name: value for name, value in found.corpus_spec.items() if name != "generator_version"}
         refuse_other(
             run,
-            {"corpus": found.corpus, "corpus_spec": spec, "training": found.training.identity()},
-            {"corpus": corpus.name, "corpus_spec": corpus.identity(), "training": training.identity()},
+            {
+                "corpus": found.corpus,
+                "corpus_spec": spec,
+                "tokenizer": found.tokenizer,
+                "training": found.training.identity(),
+            },
+            {
+                "corpus": corpus.name,
+                "corpus_spec": corpus.identity(),
+                "tokenizer": tokenizer,
+                "training": training.identity(),
+            },
         )
 
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 
 from model.shipped import shipped_runs
-from model.trained import Solution, TrainedEncoder, extent_of
+from model.trained import Solution, TrainedEncoder
 from storage.errors import UserError
 from storage.location import Workspace
 
@@ -95,7 +95,7 @@ def read_problem(model: TrainedEncoder, text: str) -> str:
             f"problem {shown} holds {' '.join(sorted(unknown))}, run {model.config.name!r} learnt "
             f"{' '.join(known)} alone: train one on a corpus with these operators"
         )
-    model.tokenizer.row(problem, model.config.layout_for(extent_of(problem)))
+    model.tokenizer.row(problem, model.layout_of(problem))
     return problem
 
 

@@ -82,8 +82,9 @@ def check_data(tokens: Dataset, spec: TrainingSpec) -> None:
 
 
 def check_encoder(config: RunConfig) -> None:
-    """Raise `UserError` where the encoder's positions don't reach as far as the corpus's problems."""
-    if reason := config.training.encoder.refusal(config.extent):
+    """Raise `UserError` where the encoder's positions don't reach as far as the corpus's problems, or need digits."""
+    config.training.encoder.check_pieces(config.group)
+    if reason := config.training.encoder.refusal(config.extent, config.group):
         raise UserError(f"{reason} for this corpus: raise it")
 
 
@@ -311,9 +312,9 @@ def prepare(workspace: Workspace, name: str, corpus: str, tokenizer: str, spec: 
     source = load(workspace.corpus(corpus), f"corpus {corpus!r}")
     pieces, _ = load_tokenizer(workspace.tokenizer(tokenizer))
     tokens = load(workspace.tokens(corpus, tokenizer), f"corpus {corpus!r} encoded by {tokenizer!r}")
-    check_data(tokens, spec)
     config = RunConfig.of(name, spec, source, tokens, (tokenizer, pieces))
     check_encoder(config)
+    check_data(tokens, spec)
     claim_run(workspace.run(name), config, pieces)
     return TrainingJob(workspace.run(name), tokens.location, config)
 
