@@ -27,6 +27,11 @@ LONGER = CorpusSpec(
     test=0.1,
 )
 SMALL_TOKENIZER = TokenizerSpec(sample_rows=2_000, proof_rows=500)
+# Every kind of tokenizer; the ids of triples and unigram take two bytes.
+TOKENIZERS = {
+    kind: SMALL_TOKENIZER.model_copy(update={"kind": kind, "vocabulary": vocabulary})
+    for kind, vocabulary in {"digit": 256, "pairs": 256, "triples": 256, "bpe": 256, "unigram": 400}.items()
+}
 TINY_TRAINING = TrainingSpec(
     steps=12,
     batch_size=128,
