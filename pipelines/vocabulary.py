@@ -97,9 +97,11 @@ def train_pieces(sample: list[str], spec: TokenizerSpec = _DIGIT) -> bytes:
     (BPE, arXiv 1508.07909; unigram, arXiv 1804.10959) never spans two numbers.
     """
     groups = group_pieces(spec.group)
+    # Character by character where user-defined pieces would hide some.
+    alphabet = [_ALPHABET] if spec.kind == "digit" else [*_ALPHABET]
     sink = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([*sample, _ALPHABET] if spec.group else [*sample, *DIGITS]),
+        sentence_iterator=iter([*sample, *alphabet]),
         model_writer=sink,
         model_type="char" if spec.group else spec.kind,
         vocab_size=_CHARACTERS + len(groups) if spec.group else spec.vocabulary,

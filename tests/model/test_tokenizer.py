@@ -101,6 +101,14 @@ def test_a_special_piece_in_a_slot_is_spelt_as_a_question(of_kind: Built) -> Non
     assert spell(ids, tokenizer).to_pylist() == ["7?"]
 
 
+@pytest.mark.parametrize("sample", [[], ["12+34=46"]])
+@pytest.mark.parametrize("kind", list(TOKENIZERS))
+def test_every_number_and_sign_can_be_read_whatever_the_sample_holds(kind: str, sample: list[str]) -> None:
+    tokenizer = Tokenizer(train_pieces(sample, TOKENIZERS[kind]))
+    for text in (*"0123456789+-*()=", "7", "00", "07", "100", "-5+(12345*678)=-90"):
+        assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
 def test_a_model_tells_its_groups_even_from_learnt_pieces_that_are_the_same() -> None:
     pairs = [f"{number:02d}" for number in range(100)]
     learnt = Tokenizer(train_pieces(pairs, TokenizerSpec(kind="bpe", vocabulary=120)))
