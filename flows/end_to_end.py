@@ -23,7 +23,9 @@ def check_request(request: EndToEndRequest) -> None:
     """Raise `UserError`, before any work, for what a later stage would refuse."""
     corpus, training = request.corpus, request.training
     workspace = Workspace.create(request.workspace)
-    workspace.tokenizer(request.tokenizer_request().tokenizer_name)
+    tokenizer = request.tokenizer_request().tokenizer_name
+    workspace.tokenizer(tokenizer)
+    training.encoder.check_pieces(request.tokenizer.group)
     rows = int(corpus.total_rows * (1 - corpus.validation - corpus.test))
     if rows < training.batch_size:
         raise UserError(
@@ -37,8 +39,18 @@ def check_request(request: EndToEndRequest) -> None:
             made = {name: value for name, value in found.corpus_spec.items() if name != "generator_version"}
             refuse_other(
                 run,
-                {"corpus": found.corpus, "corpus_spec": made, "training": found.training.identity()},
-                {"corpus": corpus.name, "corpus_spec": corpus.identity(), "training": spec.identity()},
+                {
+                    "corpus": found.corpus,
+                    "corpus_spec": made,
+                    "tokenizer": found.tokenizer,
+                    "training": found.training.identity(),
+                },
+                {
+                    "corpus": corpus.name,
+                    "corpus_spec": corpus.identity(),
+                    "tokenizer": tokenizer,
+                    "training": spec.identity(),
+                },
             )
 
 

@@ -90,7 +90,9 @@ class OfCorpus(InWorkspace):
 
     corpus: str = Field("notebook", description="Name of the corpus.", json_schema_extra={"position": 80})
     tokenizer: str = Field(
-        "", description="Name of the tokenizer; empty takes <corpus>-digit.", json_schema_extra={"position": 81}
+        "",
+        description="Name of the tokenizer; empty takes <corpus>-digit, or in training it <corpus>-<kind>.",
+        json_schema_extra={"position": 81},
     )
 
     @property
@@ -101,6 +103,11 @@ class OfCorpus(InWorkspace):
 
 class TokenizerRequest(OfCorpus, TokenizerSpec):
     """Train a tokenizer."""
+
+    @property
+    def tokenizer_name(self) -> str:
+        """The tokenizer's name, spelt out."""
+        return self.tokenizer or f"{self.corpus}-{self.kind}"
 
     def tokenizer_spec(self) -> TokenizerSpec:
         """The tokenizer without its place."""
@@ -157,19 +164,25 @@ class EndToEndRequest(InWorkspace, Seeds):
         """The first stage's part."""
         return GenerateRequest(workspace=self.workspace, **self.corpus.model_dump())
 
+    @property
+    def tokenizer_name(self) -> str:
+        """The tokenizer's name, where the later stages wouldn't find it without; else empty."""
+        return "" if self.tokenizer.kind == "digit" else self.tokenizer_request().tokenizer_name
+
     def tokenizer_request(self) -> TokenizerRequest:
         """The second stage's part."""
         return TokenizerRequest(workspace=self.workspace, corpus=self.corpus.name, **self.tokenizer.model_dump())
 
     def encode_request(self) -> EncodeRequest:
         """The third stage's part."""
-        return EncodeRequest(workspace=self.workspace, corpus=self.corpus.name)
+        return EncodeRequest(workspace=self.workspace, corpus=self.corpus.name, tokenizer=self.tokenizer_name)
 
     def train_request(self) -> TrainRequest:
         """The fourth stage's part."""
         return TrainRequest(
             workspace=self.workspace,
             corpus=self.corpus.name,
+            tokenizer=self.tokenizer_name,
             name=self.run_name,
             seeds=self.seeds,
             **self.training.model_dump(),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from flows.grammar import read, shown
 from model.shipped import shipped_runs
-from model.trained import Solution, TrainedEncoder, extent_of
+from model.trained import Solution, TrainedEncoder
 from storage.errors import UserError
 from storage.location import Workspace
 
@@ -116,7 +116,7 @@ def read_problem(model: TrainedEncoder, text: str) -> str:
             f"problem {shown(text)} holds a minus before an operand, run {config.name!r} never saw one: "
             "train one on a corpus of expressions with -"
         )
-    model.tokenizer.row(problem.text, config.layout_for(extent_of(problem.text)))
+    model.tokenizer.row(problem.text, model.layout_of(problem.text))
     return problem.text
 
 

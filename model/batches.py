@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.config import TrainingSpec
-from model.tokenizer import TokenLayout
+from model.tokenizer import ID_TYPES, TokenLayout
 from storage.lanes import LANES, LanePlan
 from storage.manifest import Dataset
 from storage.order import derive_key
@@ -41,7 +41,8 @@ class Batches:
         Raises `UserError` where no layout has rows for a batch; layouts with fewer rows are left out.
         """
         buckets = _buckets(tokens, split, batch_size, where)
-        readers = [_reader(layout, pieces, batch_size, seed) for layout, pieces in buckets.items()]
+        kind = id_type(tokens)
+        readers = [_reader(layout, pieces, batch_size, seed, kind) for layout, pieces in buckets.items()]
         return cls(tuple(buckets), BucketReader(tuple(readers)))
 
     @property
@@ -69,7 +70,7 @@ def stages_of(tokens: Dataset, spec: TrainingSpec) -> list[Stage]:
 
 def batches_from(
     stages: list[Stage], step: int, *, rank: int = 0, ranks: int = 1
-) -> Iterator[tuple[Stage, int, NDArray[np.uint8]]]:
+) -> Iterator[tuple[Stage, int, NDArray[np.integer]]]:
     """Stage, number of the layout in it, and this rank's rows, of batch `step` and of all that follow."""
     for stage, following in zip(stages, [*stages[1:], None], strict=True):
         if following and step >= following.first:
@@ -89,7 +90,7 @@ def held_rows(
     *,
     rank: int = 0,
     ranks: int = 1,
-) -> list[tuple[TokenLayout, NDArray[np.uint8], int]]:
+) -> list[tuple[TokenLayout, NDArray[np.integer], int]]:
     """About `size` rows of a split, of each layout its share: this rank's rows [n, width], and how many all have.
 
     Raises `UserError` where no layout has 64 rows.
@@ -99,7 +100,7 @@ def held_rows(
     for layout, pieces in buckets.items():
         share = max(1, round(size * _rows(pieces) / max(1, total) / LANES))
         held = max(1, min(share, _rows(pieces) // LANES)) * LANES
-        batches = _reader(layout, pieces, held, seed).batches(0, rank=rank, ranks=ranks)
+        batches = _reader(layout, pieces, held, seed, id_type(tokens)).batches(0, rank=rank, ranks=ranks)
         found.append((layout, next(batches).copy(), held))
         batches.close()
     return found
@@ -109,6 +110,11 @@ def layouts_of(tokens: Dataset) -> tuple[TokenLayout, ...]:
     """The layouts of a corpus's token rows, the narrowest first."""
     layouts = {TokenLayout(**layout) for layout in tokens.manifest.spec["layouts"].values()}
     return tuple(sorted(layouts, key=lambda layout: (layout.width, layout.problem)))
+
+
+def id_type(tokens: Dataset) -> np.dtype:
+    """Type of the ids in a corpus's token rows."""
+    return ID_TYPES[tokens.manifest.spec.get("token_bytes", 1)]
 
 
 def _buckets(tokens: Dataset, split: str, least: int, where: str) -> dict[TokenLayout, list[_Piece]]:
@@ -132,8 +138,9 @@ def _rows(pieces: list[_Piece]) -> int:
     return sum(piece.rows for piece in pieces)
 
 
-def _reader(layout: TokenLayout, pieces: list[_Piece], batch_size: int, seed: int) -> ElasticReader:
+def _reader(layout: TokenLayout, pieces: list[_Piece], batch_size: int, seed: int, kind: np.dtype) -> ElasticReader:
     key = derive_key(seed, "rows", layout.problem, layout.answer)
     plan = LanePlan(tuple(piece.rows for piece in pieces), batch_size, key)
     kept = tuple(piece.kept for piece in pieces if piece.kept)
-    return ElasticReader(tuple(piece.path for piece in pieces), plan, layout.width, kept=kept)
+    paths = tuple(piece.path for piece in pieces)
+    return ElasticReader(paths, plan, layout.width * kind.itemsize, kept=kept, kind=kind)

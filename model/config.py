@@ -4,6 +4,7 @@ from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from storage.errors import UserError
 from storage.lanes import LANES
 from storage.manifest import hash_of
 
@@ -72,13 +73,25 @@ class EncoderConfig(BaseModel):
         """Whether what it computes at a place doesn't depend on how long the numbers are."""
         return self.positions == ("relative",) and self.far == "hidden"
 
-    def refusal(self, extent: Extent) -> str:
-        """Which of the encoder's bounds problems of this extent pass; empty where it holds them."""
+    def check_pieces(self, group: int) -> None:
+        """Raise `UserError` where positions need digits or groups of them, and the pieces are learnt (`group` is 0)."""
+        if not group and (need := [name for name in self.positions if name in ("place-value", "relative")]):
+            raise UserError(
+                f"encoder.positions is {', '.join(self.positions)}, and {' and '.join(need)} needs digits or groups of "
+                "them from the right, not learnt pieces: take positions sinusoidal or learned, or a tokenizer of kind "
+                "digit, pairs or triples"
+            )
+
+    def refusal(self, extent: Extent, group: int = 1) -> str:
+        """Which of the encoder's bounds problems of this extent pass, a place being of `group` digits; empty if none.
+
+        Without groups (0) no place is counted.
+        """
         bounds: list[tuple[str, int, int]] = []
         if "learned" in self.positions:
             bounds.append(("longest", self.longest, max(extent.problem, extent.answer)))
         if "place-value" in self.positions:
-            places = max(extent.digits, extent.answer - 1)
+            places = max(-(-extent.digits // max(1, group)), extent.answer - 1)
             bounds += [("places", self.places, places), ("depth", self.depth, extent.depth)]
         if {"place-value", "relative"} & set(self.positions):
             bounds.append(("operands", self.operands, extent.operands))

@@ -18,21 +18,21 @@ _CHUNK_TOKENS = 1 << 15
 
 @dataclass(frozen=True)
 class Answers:
-    """Answers of n problems: `ids` uint8 [n, slots], and `confidence` float32 [n], the slots' joint probability."""
+    """Answers of n problems: `ids` [n, slots], and `confidence` float32 [n], the slots' joint probability."""
 
-    ids: NDArray[np.uint8]
+    ids: NDArray[np.integer]
     confidence: NDArray[np.float32]
 
 
 def fill_slots(
     encoder: Encoder,
     tokenizer: Tokenizer,
-    rows: NDArray[np.uint8],
+    rows: NDArray[np.integer],
     slots: int,
     precision: torch.dtype,
     decoding: Decoding = ONE_PASS,
 ) -> Answers:
-    """Fill the last `slots` of token rows, uint8 [n, width], whatever stands in them now."""
+    """Fill the last `slots` of token rows [n, width], whatever stands in them now; ids are of the rows' type."""
     device = next(encoder.parameters()).device
     found, sure = [], []
     encoder.eval()
@@ -42,7 +42,7 @@ def fill_slots(
             ids = torch.from_numpy(np.array(rows[first : first + step])).to(device).long()
             ids[:, -slots:] = tokenizer.id_of(MASK)
             confidence = _fill(encoder, ids, slots, decoding)
-            found.append(ids[:, -slots:].to(torch.uint8).cpu().numpy())
+            found.append(ids[:, -slots:].cpu().numpy().astype(rows.dtype))
             sure.append(confidence.cpu().numpy())
     return Answers(np.concatenate(found), np.concatenate(sure))
 
@@ -68,12 +68,11 @@ def _fill(encoder: Encoder, ids: Tensor, slots: int, decoding: Decoding) -> Tens
     return total.exp()
 
 
-def spell(ids: NDArray[np.uint8], tokenizer: Tokenizer) -> pa.Array:
+def spell(ids: NDArray[np.integer], tokenizer: Tokenizer) -> pa.Array:
     """The text of filled slots [n, slots]: blanks are left out, a special piece in a slot is written '?'."""
-    table = bytearray(b"?" * 256)
-    for number, piece in enumerate(tokenizer.pieces()):
-        if len(piece) == 1:
-            table[number] = ord(piece)
-    table[tokenizer.id_of(BLANK)] = 0
-    characters = ids.tobytes().translate(bytes(table))
-    return to_strings(characters, (np.frombuffer(characters, np.uint8).reshape(ids.shape) != 0).sum(1))
+    texts = ["?" if piece.startswith("[") else piece for piece in tokenizer.pieces()]
+    texts[tokenizer.id_of(BLANK)] = ""
+    # A row a piece, zeros behind it.
+    table = np.array([text.encode() for text in texts])
+    characters = table.view(np.uint8).reshape(len(texts), -1).take(ids, axis=0).reshape(len(ids), -1)
+    return to_strings(characters.tobytes(), (characters != 0).sum(1))

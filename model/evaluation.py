@@ -9,10 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from model.batches import id_type
 from model.calibration import Calibration, calibration
 from model.config import Decoding, EvaluationSpec
 from model.decoding import spell
@@ -63,7 +65,7 @@ class Asked(NamedTuple):
     width: int
     facts: pa.Table
     """Columns id and those of `_FACTS`, [n]."""
-    rows: NDArray[np.uint8]
+    rows: NDArray[np.integer]
     """Token rows, [n, width]."""
     slots: int
 
@@ -118,7 +120,8 @@ def evaluate(
     with target.staged() as path, pq.ParquetWriter(path, _SCHEMA, compression="zstd") as writer:
         for asked in _stream(corpus, tokens, spec):
             filled = model.fill(asked.rows, asked.slots, spec.decoding)
-            correct = (filled.ids == asked.rows[:, -asked.slots :]).all(1)
+            prediction = spell(filled.ids, model.tokenizer)
+            correct = _right(prediction, asked)
             ids, rows = asked.facts.column("id"), len(correct)
             hashes = canonical(ids.to_numpy().view(np.uint64))
             values = {
@@ -128,7 +131,7 @@ def evaluate(
                 "width": pa.array([asked.width] * rows),
                 "id": ids,
                 **{name: asked.facts.column(name) for name in _FACTS},
-                "prediction": spell(filled.ids, model.tokenizer),
+                "prediction": prediction,
                 "correct": pa.array(correct),
                 "confidence": pa.array(filled.confidence),
                 "canonical": pa.array(hashes),
@@ -201,12 +204,18 @@ def by_passes(model: TrainedEncoder, asked: list[Asked], decoding: Decoding) -> 
     for ask in asks:
         ask = ask.model_copy(update={"loops": decoding.loops, "sharpness": decoding.sharpness})
         right = [
-            (model.fill(batch.rows[:size], batch.slots, ask).ids == batch.rows[:size, -batch.slots :]).all(1)
+            _right(spell(model.fill(batch.rows[:size], batch.slots, ask).ids, model.tokenizer), batch)
             for batch in asked
         ]
         exact_match = float(np.concatenate(right).mean())
         found.append(PassesResult(order=ask.order, passes=min(ask.passes, slots), exact_match=exact_match))
     return tuple(found)
+
+
+def _right(predictions: pa.Array, asked: Asked) -> NDArray[np.bool_]:
+    """Which of the first problems asked, [n], are answered exactly, as text: so all tokenizers are judged alike."""
+    answers = asked.facts.column("answer").slice(0, len(predictions)).combine_chunks()
+    return np.asarray(pc.equal(predictions, answers))
 
 
 def exact_match_interval(
@@ -250,7 +259,10 @@ def _stream(corpus: Dataset, tokens: Dataset, spec: EvaluationSpec) -> Iterator[
             raise RunFailure(f"shard {token_shard.path} doesn't hold the rows of its corpus: encode it again")
         facts = pa.table({"id": text.column("id"), **{name: _fact(text, name) for name in _FACTS}})
         data, _ = string_buffers(coded.column("tokens").combine_chunks())
-        rows, slots = data.reshape(take, -1), tokens.manifest.spec["layouts"][token_shard.stratum]["answer"]
+        rows, slots = (
+            data.reshape(take, -1).view(id_type(tokens)),
+            tokens.manifest.spec["layouts"][token_shard.stratum]["answer"],
+        )
         family, _, width = text_shard.stratum.rpartition("-")
         for first in range(0, take, _BATCH_ROWS):
             batch = slice(first, first + _BATCH_ROWS)

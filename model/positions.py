@@ -1,7 +1,8 @@
 """Where a token stands: the four kinds of position, computed from token ids on the device.
 
-A digit's place counts from its number's last digit (1, 2, …), an answer slot's from the last
-slot; everything else has place 0. So nothing depends on where in the row a number stands.
+A digit's place, or that of a group of digits, counts from its number's last (1, 2, …), an answer
+slot's from the last slot; everything else has place 0. So nothing depends on where in the row a
+number stands.
 """
 
 import math
@@ -12,9 +13,9 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding
 
 from model.config import EncoderConfig
-from model.tokenizer import EQUALS, Tokenizer
+from model.tokenizer import DIGITS, EQUALS, Tokenizer
 
-DIGITS, OPERATORS, OPENING, CLOSING = "0123456789", "+-*", "(", ")"
+OPERATORS, OPENING, CLOSING = "+-*", "(", ")"
 
 # Added to the score of a key that must not be seen; finite, so that bfloat16 holds it.
 HIDDEN = -1e4
@@ -41,7 +42,7 @@ class Positions(nn.Module):
         pieces = tokenizer.pieces()
         kinds = torch.zeros(4, tokenizer.size, dtype=torch.bool)
         for kind, known in enumerate((DIGITS, OPERATORS, OPENING, CLOSING)):
-            kinds[kind, [number for number, piece in enumerate(pieces) if piece in set(known)]] = True
+            kinds[kind, [number for number, piece in enumerate(pieces) if set(piece) <= set(known)]] = True
         self.equals = tokenizer.id_of(EQUALS)
         self.register_buffer("kinds", kinds, persistent=False)
         self.kinds: Tensor

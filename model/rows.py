@@ -12,9 +12,10 @@ from storage.manifest import load
 def tensors(
     corpus: Corpus, tokenizer: str, split: str = "train", *, batch_size: int = 512, seed: int = 0
 ) -> Iterator[torch.Tensor]:
-    """Token ids, uint8 [batch_size, width], without end, in the order in which `numerate train` reads them.
+    """Token ids [batch_size, width], without end, in the order in which `numerate train` reads them.
 
-    All rows of a batch have one width, which may change from batch to batch.
+    They are uint8, or int16 where there are more than 256 pieces. All rows of a batch have one width,
+    which may change from batch to batch.
 
     Raises `UserError` where the corpus isn't encoded by that tokenizer or is too small.
     """

@@ -25,6 +25,9 @@ class RunConfig(BaseModel):
     corpus_identity: str
     tokens_identity: str
     tokenizer_identity: str
+    group: int = Field(
+        1, ge=0, description="Digits that a token stands for at most, from the right of a number; 0 for learnt pieces."
+    )
     layouts: tuple[TokenLayout, ...] = Field(min_length=1)
     training: TrainingSpec
 
@@ -73,7 +76,7 @@ class RunConfig(BaseModel):
         encoder is one for any length.
         """
         encoder, learnt, counts = self.training.encoder, self.extent, self.operand_counts
-        reason = encoder.refusal(extent)
+        reason = encoder.refusal(extent, self.group)
         if extent.digits > learnt.digits and not encoder.any_length:
             reason = f"it has {extent.digits} digits, the run learnt up to {learnt.digits}"
         if extent.depth > learnt.depth:
@@ -106,6 +109,7 @@ class RunConfig(BaseModel):
             corpus_identity=corpus.manifest.identity,
             tokens_identity=tokens.manifest.identity,
             tokenizer_identity=tokenizer[1].identity,
+            group=tokenizer[1].group,
             layouts=layouts_of(tokens),
             training=training,
         )

@@ -1,14 +1,21 @@
 """Text to token ids and back: SentencePiece's own model, and what a row of tokens looks like.
 
 Special pieces: `[PAD]` before a short problem, `[MASK]` over a slot to be filled, `[BLANK]` in
-a slot that the answer doesn't need.
+a slot that the answer doesn't need. No piece spans more than one number, and operators and
+brackets stand alone.
+
+SentencePiece matches from the left, so groups of two or three digits from the right of each
+number are cut before it sees the text (`right_groups`); each group is a piece of its model.
 """
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 
+import numpy as np
 import sentencepiece
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -17,13 +24,18 @@ from storage.location import Location
 
 PAD, UNKNOWN, MASK, BLANK = "[PAD]", "[UNK]", "[MASK]", "[BLANK]"
 EQUALS = "="
+DIGITS = "0123456789"
+
+# Types of token ids by their bytes. SentencePiece's ids are well below 2¹⁵, so PyTorch's signed type holds them.
+ID_TYPES: dict[int, np.dtype] = {1: np.dtype(np.uint8), 2: np.dtype("<i2")}
 
 
 class TokenLayout(BaseModel):
     """One row of tokens: the problem right-aligned after padding, `=`, and the answer's slots.
 
-    The first slot holds the sign (`-` or blank), the others the digits, right-aligned after
-    blanks; so a slot's place value is its position, and the answer's length is not given away.
+    The first slot holds the sign (`-` or blank), the others the digits, or what else the pieces of
+    a number are, right-aligned after blanks; so a slot's place value is its position, and the
+    answer's length is not given away.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -78,8 +90,28 @@ class Tokenizer:
             raise UserError(f"the tokenizer has no piece for {piece!r}: train one on a corpus that holds it")
         return self._numbers[piece]
 
+    @cached_property
+    def group(self) -> int:
+        """Digits that a piece stands for at most, in groups from the right of a number; 0 where pieces were learnt.
+
+        User-defined pieces, as all groups are, have score 0; of learnt ones only BPE's first has.
+        """
+        spans = {piece for piece in self.pieces() if len(piece) > 1 and not piece.startswith("[")}
+        if any(self.processor.get_score(self._numbers[piece]) for piece in spans):
+            return 0
+        longest = max(map(len, spans), default=1)
+        return longest if spans == set(group_pieces(longest)) else 0
+
+    @property
+    def id_type(self) -> np.dtype:
+        """Type of the ids in a row of tokens: one byte where that holds all pieces, else two."""
+        return ID_TYPES[1 if self.size <= 256 else 2]
+
     def encode(self, text: str) -> list[int]:
-        """SentencePiece's ids of `text`."""
+        """SentencePiece's ids of `text`, or of its groups of digits from the right, one after the other."""
+        if self.group > 1:
+            # One by one: the library starts a thread for every list.
+            return [number for part in right_groups(text, self.group) for number in self.processor.encode(part)]
         return list(self.processor.encode(text))
 
     def decode(self, ids: list[int]) -> str:
@@ -93,7 +125,7 @@ class Tokenizer:
         result with SentencePiece's. Bytes without a piece map to the unknown piece. Raises
         `UserError` where pieces span characters or ids leave a byte.
         """
-        if self.size > 256 or any(len(piece) > 1 for piece in self.pieces() if not piece.startswith("[")):
+        if self.size > 256 or self.group != 1:
             raise UserError("this tokenizer's pieces span several characters, one token a digit is needed here")
         ids = bytearray([self.processor.unk_id()]) * 256
         for number, piece in enumerate(self.pieces()):
@@ -110,7 +142,7 @@ class Tokenizer:
         return {piece: number for number, piece in enumerate(self.pieces())}
 
     def slots(self, answer: str, layout: TokenLayout) -> list[int]:
-        """Token ids of an answer's slots: sign, blanks, digits."""
+        """Token ids of an answer's slots: sign, blanks, digits or other pieces of the number."""
         sign, digits = ("-", answer[1:]) if answer.startswith("-") else (BLANK, answer)
         ids = self.encode(digits)
         return [self.id_of(sign), *[self.id_of(BLANK)] * (layout.answer - 1 - len(ids)), *ids]
@@ -127,6 +159,16 @@ class Tokenizer:
             )
         padding = [self.id_of(PAD)] * (layout.problem - len(ids))
         return [*padding, *ids, self.id_of(EQUALS), *[self.id_of(MASK)] * layout.answer]
+
+
+def group_pieces(size: int) -> list[str]:
+    """All groups of 2 … `size` digits; a single digit is a piece of any tokenizer."""
+    return ["".join(digits) for length in range(2, size + 1) for digits in product(DIGITS, repeat=length)]
+
+
+def right_groups(text: str, size: int) -> list[str]:
+    """`text` cut into groups of at most `size` digits, counted from the right of each number, and single characters."""
+    return re.findall(rf"[0-9]{{1,{size}}}(?=(?:[0-9]{{{size}}})*(?![0-9]))|[^0-9]", text)
 
 
 def load_tokenizer(folder: Location) -> tuple[Tokenizer, TokenizerCard]:

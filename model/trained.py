@@ -14,7 +14,7 @@ from model.decoding import Answers, fill_slots, spell
 from model.encoder import Encoder
 from model.optimizer import precision_of
 from model.run import RunConfig, load_run, run_tokenizer
-from model.tokenizer import Tokenizer
+from model.tokenizer import Tokenizer, TokenLayout
 from storage.location import Location
 
 
@@ -48,25 +48,37 @@ class TrainedEncoder:
         return cls(config, entry, tokenizer, encoder.to(device), precision_of(config.training, device))
 
     def fill(self, rows: np.ndarray, slots: int, decoding: Decoding = ONE_PASS) -> Answers:
-        """Answers to token rows, uint8 [n, width], of which the last `slots` are the answer's."""
+        """Answers to token rows [n, width], of which the last `slots` are the answer's."""
         return fill_slots(self.encoder, self.tokenizer, rows, slots, self.precision, decoding)
 
     def solve(self, problems: Sequence[str], decoding: Decoding = ONE_PASS) -> list[Solution]:
         """Answers to problems in text; raises `UserError` for one that can't be read or is too large."""
         found: list[Solution | None] = [None] * len(problems)
-        layouts = [self.config.layout_for(extent_of(problem)) for problem in problems]
+        layouts = [self.layout_of(problem) for problem in problems]
         for layout in dict.fromkeys(layouts):
             chosen = [number for number, other in enumerate(layouts) if other == layout]
-            rows = np.array([self.tokenizer.row(problems[number], layout) for number in chosen], np.uint8)
+            rows = np.array([self.tokenizer.row(problems[number], layout) for number in chosen], self.tokenizer.id_type)
             answers = self.fill(rows, layout.answer, decoding)
             texts = spell(answers.ids, self.tokenizer).to_pylist()
             for number, text, confidence in zip(chosen, texts, answers.confidence.tolist(), strict=True):
                 found[number] = Solution(text, confidence)
         return [solution for solution in found if solution]
 
+    def layout_of(self, problem: str) -> TokenLayout:
+        """The row of tokens that a problem in text is asked in; raises `UserError` for one that is too large.
+
+        How many learnt pieces an answer takes can't be said before it is known: it gets as many
+        slots as it has digits at most, but no more than the run's widest.
+        """
+        extent, group = extent_of(problem), self.tokenizer.group
+        if group != 1:
+            slots = 1 + -(-(extent.answer - 1) // group) if group else min(extent.answer, self.config.extent.answer)
+            extent = extent._replace(problem=len(self.tokenizer.encode(problem)), answer=slots)
+        return self.config.layout_for(extent)
+
 
 def extent_of(problem: str) -> Extent:
-    """How large a problem in text is; its answer has room for what any operators could make of its operands."""
+    """How large a problem in text is, a character a token; its answer has room for what any operators could make."""
     numbers = [len(number) for number in re.findall(r"[0-9]+", problem)]
     longest = sum(numbers) if "*" in problem else max(numbers, default=1) + len(str(len(numbers)))
     depth, deepest = 0, 0

@@ -82,8 +82,9 @@ def check_data(tokens: Dataset, spec: TrainingSpec) -> None:
 
 
 def check_encoder(config: RunConfig) -> None:
-    """Raise `UserError` where the encoder's positions don't reach as far as the corpus's problems."""
-    if reason := config.training.encoder.refusal(config.extent):
+    """Raise `UserError` where the encoder's positions don't reach as far as the corpus's problems, or need digits."""
+    config.training.encoder.check_pieces(config.group)
+    if reason := config.training.encoder.refusal(config.extent, config.group):
         raise UserError(f"{reason} for this corpus: raise it")
 
 
@@ -318,11 +319,11 @@ def prepare_seeds(
     source = load(workspace.corpus(corpus), f"corpus {corpus!r}")
     pieces, _ = load_tokenizer(workspace.tokenizer(tokenizer))
     tokens = load(workspace.tokens(corpus, tokenizer), f"corpus {corpus!r} encoded by {tokenizer!r}")
-    check_data(tokens, spec)
     configs = [RunConfig.of(run, own, source, tokens, (tokenizer, pieces)) for run, own in seed_runs(name, spec, seeds)]
     for config in configs:
         check_encoder(config)
         check_claim(workspace.run(config.name), config)
+    check_data(tokens, spec)
     for config in configs:
         claim_run(workspace.run(config.name), config, pieces)
     return [TrainingJob(workspace.run(config.name), tokens.location, config) for config in configs]

@@ -2,7 +2,7 @@
 
 import io
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from typing import Any
 
@@ -17,10 +17,11 @@ from pipelines.encode import (
     encode_rows,
     encode_shard,
     encode_tasks,
+    in_tokens,
     shard_layout,
     with_tokens,
 )
-from pipelines.fanout import Notes, Progress, Task, make_shards
+from pipelines.fanout import Notes, Progress, Task, each_result, make_shards
 from pipelines.generate import GENERATOR_VERSION, first_splits, generate_range, range_tasks, sample_table
 from pipelines.spec import CorpusSpec
 from storage.errors import RunFailure, UserError
@@ -113,13 +114,8 @@ def build_tokens(
     The tokenizer may be another corpus's: all have pieces for whatever a problem holds.
     """
     name = corpus.manifest.name
-    layouts = token_layouts(corpus.shards)
-    spec = {
-        "corpus": corpus.manifest.identity,
-        "tokenizer": tokenizer.identity,
-        "layouts": {stratum: layout.model_dump() for stratum, layout in layouts.items()},
-        "encoder_version": ENCODER_VERSION,
-    }
+    layouts = _layouts(corpus, tokenizer, folder, in_flight)
+    spec = tokens_identity(corpus, tokenizer, layouts)
     found = _found(folder, f"the tokens of corpus {name!r}", hash_of(spec))
     if found and found.whole():
         return found, False
@@ -134,6 +130,18 @@ def build_tokens(
     return dataset, True
 
 
+def tokens_identity(corpus: Dataset, tokenizer: Tokenizer, layouts: dict[str, TokenLayout]) -> dict[str, Any]:
+    """What the manifest of a corpus's token rows keeps; the bytes of a token only where they aren't one."""
+    size = tokenizer.id_type.itemsize
+    return {
+        "corpus": corpus.manifest.identity,
+        "tokenizer": tokenizer.identity,
+        "layouts": {stratum: layout.model_dump() for stratum, layout in layouts.items()},
+        "encoder_version": ENCODER_VERSION,
+        **({"token_bytes": size} if size > 1 else {}),
+    }
+
+
 def spec_of(corpus: Dataset) -> CorpusSpec:
     """The spec that a corpus was made from, out of its manifest."""
     values: dict[str, Any] = {k: v for k, v in corpus.manifest.spec.items() if k != "generator_version"}
@@ -141,12 +149,29 @@ def spec_of(corpus: Dataset) -> CorpusSpec:
 
 
 def token_layouts(shards: Sequence[ShardRecord]) -> dict[str, TokenLayout]:
-    """For every stratum the narrowest row that holds its problems and their answers."""
+    """For every stratum the narrowest row that holds its problems and their answers, with one token a character.
+
+    With other tokens, of shards whose lengths were counted in these (`in_tokens`).
+    """
     widest: dict[str, tuple[int, int]] = {}
     for shard in shards:
         problem, answer = widest.get(shard.stratum, (1, 1))
         widest[shard.stratum] = max(problem, shard.problem_length), max(answer, shard.answer_digits)
     return {stratum: TokenLayout(problem=problem, answer=answer + 1) for stratum, (problem, answer) in widest.items()}
+
+
+def _layouts(corpus: Dataset, tokenizer: Tokenizer, folder: Location, in_flight: int) -> dict[str, TokenLayout]:
+    """The layouts of a corpus's token rows: as a manifest there says, or else from the lengths in tokens."""
+    if tokenizer.group == 1:
+        return token_layouts(corpus.shards)
+    if committed(folder):
+        spec = load(folder, f"the tokens of corpus {corpus.manifest.name!r}").manifest.spec
+        layouts = {stratum: TokenLayout(**layout) for stratum, layout in spec["layouts"].items()}
+        if spec == tokens_identity(corpus, tokenizer, layouts):
+            return layouts
+    measure = partial(in_tokens, corpus.location, tokenizer)
+    with closing(each_result(measure, corpus.shards, in_flight=in_flight)) as results:
+        return token_layouts([measured for _, measured in results])
 
 
 def corpus_bytes(spec: CorpusSpec) -> float:
@@ -167,7 +192,11 @@ def _token_bytes(corpus: Dataset, tokenizer: Tokenizer, layouts: dict[str, Token
     for component in components(spec):
         table, _ = sample_table(spec, component, _SAMPLE_ROWS)
         columns = with_tokens(table, encode_rows(table, tokenizer, widest))
-        total += component.rows * _encoded_bytes(columns, shard_layout(table.schema, widest)) / table.num_rows
+        total += (
+            component.rows
+            * _encoded_bytes(columns, shard_layout(table.schema, widest, tokenizer.id_type))
+            / table.num_rows
+        )
     return total
 
 

@@ -1,7 +1,7 @@
 """A corpus's text to fixed-width rows of token ids, shard by shard, as Parquet that DuckDB streams.
 
-The ids are looked up in one table; on a sample of every shard they are compared with
-SentencePiece's own, and a difference stops the work.
+With one token a character the ids are looked up in one table, others are those of `pipelines.pieces`; on a
+sample of every shard they are compared with SentencePiece's own, and a difference stops the work.
 """
 
 from collections.abc import Iterator
@@ -11,8 +11,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from model.tokenizer import BLANK, EQUALS, PAD, Tokenizer, TokenLayout
+from pipelines.pieces import pieces_of
 from storage.columns import fixed_width_array, string_buffers
 from storage.errors import RunFailure
 from storage.location import Location
@@ -68,16 +70,9 @@ def encode_tasks(shards: tuple[ShardRecord, ...]) -> list[EncodeTask]:
 
 def encode_shard(job: EncodeJob, task: EncodeTask) -> list[ShardRecord]:
     """Encode one shard; raises `RunFailure` if it is damaged or the ids differ from SentencePiece's."""
-    pa.set_cpu_count(1)
-    source = job.corpus / task.shard.path
-    if source.size() != task.shard.bytes or file_hash(source) != task.shard.sha256:
-        raise RunFailure(
-            f"shard {source} is missing or damaged: delete it and run the 'numerate corpus generate' that made it "
-            "again, it makes that shard anew"
-        )
-    with pq.ParquetFile(source.path) as parquet:
+    with _opened(job.corpus, task.shard) as parquet:
         tokens_layout = job.layouts[task.shard.stratum]
-        layout = shard_layout(parquet.schema_arrow, tokens_layout)
+        layout = shard_layout(parquet.schema_arrow, tokens_layout, job.tokenizer.id_type)
         samples = _SAMPLE_ROWS // parquet.num_row_groups + 1
         with open_shard(
             job.folder, task.shard_path, split=task.shard.split, stratum=task.shard.stratum, layout=layout
@@ -89,6 +84,33 @@ def encode_shard(job: EncodeJob, task: EncodeTask) -> list[ShardRecord]:
                     shard.writer.write(encoded.slice(first, _ROW_GROUP))
     lengths = {"problem_length": task.shard.problem_length, "answer_digits": task.shard.answer_digits}
     return [shard.record.model_copy(update=lengths)]
+
+
+def in_tokens(corpus: Location, tokenizer: Tokenizer, shard: ShardRecord) -> ShardRecord:
+    """A corpus shard's record with the lengths of its longest problem and answer in tokens, as one pass counts them.
+
+    Raises `RunFailure` if it is damaged.
+    """
+    if tokenizer.group == 1:
+        return shard
+    longest = dict.fromkeys(_TEXT, 1)
+    with _opened(corpus, shard) as parquet:
+        for table in map(pa.table, parquet.iter_batches(_ROW_GROUP, columns=list(_TEXT), use_threads=False)):
+            for name, text in (("problem", table["problem"]), ("answer", pc.ascii_ltrim(table["answer"], "-"))):
+                _, counts = pieces_of(text.combine_chunks(), tokenizer)
+                longest[name] = max(longest[name], int(counts.max()))
+    return shard.model_copy(update={"problem_length": longest["problem"], "answer_digits": longest["answer"]})
+
+
+def _opened(corpus: Location, shard: ShardRecord) -> pq.ParquetFile:
+    pa.set_cpu_count(1)
+    source = corpus / shard.path
+    if source.size() != shard.bytes or file_hash(source) != shard.sha256:
+        raise RunFailure(
+            f"shard {source} is missing or damaged: delete it and run the 'numerate corpus generate' that made it "
+            "again, it makes that shard anew"
+        )
+    return pq.ParquetFile(source.path)
 
 
 def _encoded_blocks(table: pa.Table, tokenizer: Tokenizer, layout: TokenLayout, samples: int) -> Iterator[pa.Table]:
@@ -103,15 +125,16 @@ def _encoded_blocks(table: pa.Table, tokenizer: Tokenizer, layout: TokenLayout, 
 
 def with_tokens(table: pa.Table, tokens: np.ndarray) -> pa.Table:
     """The table's columns without its text, and its rows of tokens behind them."""
-    field = pa.field(TOKENS, pa.binary(tokens.shape[1]), nullable=False)
-    return table.drop_columns(list(_TEXT)).append_column(field, fixed_width_array(tokens))
+    values = tokens.view(np.uint8)
+    field = pa.field(TOKENS, pa.binary(values.shape[1]), nullable=False)
+    return table.drop_columns(list(_TEXT)).append_column(field, fixed_width_array(values))
 
 
-def shard_layout(source: pa.Schema, tokens: TokenLayout) -> Layout:
-    """Schema and Parquet choices of a token shard: all columns but text, and the row of tokens."""
+def shard_layout(source: pa.Schema, tokens: TokenLayout, kind: np.dtype) -> Layout:
+    """Schema and Parquet choices of a token shard: all columns but text, and the row of tokens, ids of type `kind`."""
     kept = [field for field in source if field.name not in _TEXT]
     return Layout(
-        pa.schema([*kept, pa.field(TOKENS, pa.binary(tokens.width), nullable=False)]),
+        pa.schema([*kept, pa.field(TOKENS, pa.binary(tokens.width * kind.itemsize), nullable=False)]),
         dictionary=tuple(field.name for field in kept if field.name not in ("id", "negative")),
         encodings={"id": "DELTA_BINARY_PACKED"},
         # Zstandard is nearly twice as fast on pages above 256 KiB as on smaller ones.
@@ -120,27 +143,49 @@ def shard_layout(source: pa.Schema, tokens: TokenLayout) -> Layout:
 
 
 def encode_rows(table: pa.Table, tokenizer: Tokenizer, layout: TokenLayout) -> np.ndarray:
-    """Token ids, uint8 [n, width], of a table with the columns `problem` and `answer`.
+    """Token ids [n, width], of the tokenizer's type, of a table with the columns `problem` and `answer`.
 
     Raises `RunFailure` where a row is wider than the layout.
     """
     problem, answer = (table.column(name).combine_chunks() for name in _TEXT)
-    negative = pc.starts_with(answer, "-")
-    if pc.any(negative).as_py():
-        sign: np.ndarray | int = np.where(negative.to_numpy(zero_copy_only=False), ord("-"), _BLANK_BYTE[0])
+    negative: NDArray[np.bool_] | bool = False
+    if pc.any(pc.starts_with(answer, "-")).as_py():
+        negative = pc.starts_with(answer, "-").to_numpy(zero_copy_only=False)
         answer = pc.ascii_ltrim(answer, characters="-")
-    else:
-        sign = _BLANK_BYTE[0]
+    if tokenizer.group != 1:
+        return _rows_of_pieces(problem, answer, negative, tokenizer, layout)
     buffer = bytearray(table.num_rows * layout.width)
     characters = np.frombuffer(buffer, np.uint8).reshape(table.num_rows, layout.width)
     characters[:, : layout.problem] = _right_aligned(problem, layout.problem, _PAD_BYTE)
     characters[:, layout.problem] = ord(EQUALS)
-    characters[:, layout.problem + 1] = sign
+    characters[:, layout.problem + 1] = np.where(negative, ord("-"), _BLANK_BYTE[0])
     characters[:, layout.problem + 2 :] = _right_aligned(answer, layout.answer - 1, _BLANK_BYTE)
     ids = bytearray(tokenizer.character_ids())
     ids[_PAD_BYTE[0]] = tokenizer.id_of(PAD)
     ids[_BLANK_BYTE[0]] = tokenizer.id_of(BLANK)
     return np.frombuffer(buffer.translate(bytes(ids)), np.uint8).reshape(characters.shape)
+
+
+def _rows_of_pieces(
+    problem: pa.Array, answer: pa.Array, negative: NDArray[np.bool_] | bool, tokenizer: Tokenizer, layout: TokenLayout
+) -> np.ndarray:
+    """What `encode_rows` gives where pieces span characters; `answer` is without its sign."""
+    blank = tokenizer.id_of(BLANK)
+    rows = np.empty((len(problem), layout.width), tokenizer.id_type)
+    _put_right_aligned(rows[:, : layout.problem], *pieces_of(problem, tokenizer), tokenizer.id_of(PAD))
+    rows[:, layout.problem] = tokenizer.id_of(EQUALS)
+    rows[:, layout.problem + 1] = np.where(negative, tokenizer.id_of("-"), blank)
+    _put_right_aligned(rows[:, layout.problem + 2 :], *pieces_of(answer, tokenizer), blank)
+    return rows
+
+
+def _put_right_aligned(target: np.ndarray, ids: np.ndarray, counts: np.ndarray, filler: int) -> None:
+    """Fill rows [n, width] with `counts` [n] ids each, behind as much of `filler` as each needs."""
+    width = target.shape[1]
+    if (counts > width).any():
+        raise RunFailure(f"a text has {counts.max()} tokens, more than the {width} that the layout gives it")
+    target[:] = filler
+    target[np.arange(width) >= width - counts[:, None]] = ids
 
 
 def _right_aligned(text: pa.Array, width: int, filler: bytes) -> np.ndarray:

@@ -271,8 +271,11 @@ class TokenizerSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["digit"] = Field(
-        "digit", description="What a token is: 'digit' gives one token a character.", json_schema_extra={"position": 0}
+    kind: Literal["digit", "pairs", "triples", "bpe", "unigram"] = Field(
+        "digit",
+        description="What a token is: 'digit' gives one token a character, 'pairs' and 'triples' groups of two or "
+        "three digits from the right of each number, 'bpe' and 'unigram' pieces of numbers that SentencePiece learns.",
+        json_schema_extra={"position": 0},
     )
     sample_rows: int = Field(
         200_000,
@@ -288,6 +291,29 @@ class TokenizerSpec(BaseModel):
         description="Problems whose exact round trip is proven.",
         json_schema_extra={"position": 2},
     )
+    vocabulary: int = Field(
+        256,
+        ge=32,
+        le=32_000,
+        description="Bpe, unigram: most pieces; up to 256 take one byte a token, more take two.",
+        json_schema_extra={"position": 3},
+    )
+
+    @model_validator(mode="after")
+    def _kind(self) -> "TokenizerSpec":
+        if self.group and self.vocabulary != TokenizerSpec.model_fields["vocabulary"].default:
+            raise ValueError(f"vocabulary belongs to bpe and unigram, not to kind {self.kind!r}: leave it out")
+        return self
+
+    @property
+    def group(self) -> int:
+        """Digits that a token stands for at most, counted from the right of a number; 0 for learnt pieces."""
+        return {"digit": 1, "pairs": 2, "triples": 3}.get(self.kind, 0)
+
+    @property
+    def spec_hash(self) -> str:
+        """Hash of what decides the pieces; the vocabulary counts where they are learnt."""
+        return hash_of(self.model_dump(mode="json", exclude={"vocabulary"} if self.group else set()))
 
 
 def shares_by_weight(rows: int, sizes: list[int], weights: list[float]) -> tuple[int, ...]:

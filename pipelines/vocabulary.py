@@ -5,15 +5,21 @@ import json
 
 import sentencepiece
 
-from model.tokenizer import BLANK, MASK, PAD, UNKNOWN, Tokenizer, TokenizerCard, load_tokenizer
+from model.tokenizer import BLANK, DIGITS, MASK, PAD, UNKNOWN, Tokenizer, TokenizerCard, group_pieces, load_tokenizer
 from pipelines.spec import TokenizerSpec, shares_by_weight
 from storage.database import connect, parquet_source
 from storage.errors import RunFailure, UserError
 from storage.location import Location
-from storage.manifest import Dataset, ShardRecord, hash_of
+from storage.manifest import Dataset, ShardRecord
 
 # Every tokenizer has a piece for each of these, whether its corpus holds them or not.
-_ALPHABET = "0123456789+-*()="
+_SIGNS = "+-*()="
+_ALPHABET = DIGITS + _SIGNS
+
+# Most pieces where none are learnt, besides the groups: characters and special pieces.
+_CHARACTERS = 256
+
+_DIGIT = TokenizerSpec()
 
 # A stratum's least share of the sample, as a part of what all would have if they were of one size.
 _LEAST_SHARE = 0.1
@@ -24,23 +30,22 @@ def train_tokenizer(spec: TokenizerSpec, corpus: Dataset, folder: Location) -> t
 
     Raises `UserError` where another one lies there, `RunFailure` where a round trip is not exact.
     """
-    spec_hash = hash_of(spec.model_dump(mode="json"))
     if (folder / "card.json").exists():
         tokenizer, card = load_tokenizer(folder)
-        if (card.corpus_identity, card.spec_hash) != (corpus.manifest.identity, spec_hash):
+        if (card.corpus_identity, card.spec_hash) != (corpus.manifest.identity, spec.spec_hash):
             raise UserError(
                 f"tokenizer {folder.name!r} exists with another configuration (trained on corpus {card.corpus!r}): "
                 f"choose another name, or delete {folder}"
             )
         return tokenizer, False
     sample = sample_problems(corpus, spec.sample_rows)
-    tokenizer = Tokenizer(train_pieces(sample))
+    tokenizer = Tokenizer(train_pieces(sample, spec))
     _prove_round_trip(tokenizer, sample[: spec.proof_rows])
     card = TokenizerCard(
         kind=spec.kind,
         corpus=corpus.manifest.name,
         corpus_identity=corpus.manifest.identity,
-        spec_hash=spec_hash,
+        spec_hash=spec.spec_hash,
         pieces=tokenizer.size,
         sample_rows=len(sample),
         model_sha256=tokenizer.identity,
@@ -85,14 +90,21 @@ def _first_problems(corpus: Dataset, shards: list[ShardRecord], rows: int) -> li
         return [line for (line,) in connection.sql(query).fetchall()]
 
 
-def train_pieces(sample: list[str]) -> bytes:
-    """A SentencePiece model with one piece a character of `sample` and of the alphabet."""
+def train_pieces(sample: list[str], spec: TokenizerSpec = _DIGIT) -> bytes:
+    """A SentencePiece model of the kind asked for, with a piece for each character of `sample` and of the alphabet.
+
+    Groups of digits, and signs where pieces are learnt, are user-defined pieces: what is learnt
+    (BPE, arXiv 1508.07909; unigram, arXiv 1804.10959) never spans two numbers.
+    """
+    groups = group_pieces(spec.group)
+    # Character by character where user-defined pieces would hide some.
+    alphabet = [_ALPHABET] if spec.kind == "digit" else [*_ALPHABET]
     sink = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter([*sample, _ALPHABET]),
+        sentence_iterator=iter([*sample, *alphabet]),
         model_writer=sink,
-        model_type="char",
-        vocab_size=256,
+        model_type="char" if spec.group else spec.kind,
+        vocab_size=_CHARACTERS + len(groups) if spec.group else spec.vocabulary,
         hard_vocab_limit=False,
         character_coverage=1.0,
         add_dummy_prefix=False,
@@ -104,7 +116,7 @@ def train_pieces(sample: list[str]) -> bytes:
         unk_piece=UNKNOWN,
         bos_id=-1,
         eos_id=-1,
-        user_defined_symbols=[MASK, BLANK],
+        user_defined_symbols=[MASK, BLANK, *(groups if spec.group else _SIGNS)],
         num_threads=1,
         minloglevel=2,
     )
@@ -112,6 +124,6 @@ def train_pieces(sample: list[str]) -> bytes:
 
 
 def _prove_round_trip(tokenizer: Tokenizer, lines: list[str]) -> None:
-    for line, ids in zip(lines, tokenizer.processor.encode(lines), strict=True):
+    for line, ids in ((line, tokenizer.encode(line)) for line in lines):
         if tokenizer.decode(ids) != line or tokenizer.processor.unk_id() in ids:
             raise RunFailure(f"the tokenizer doesn't give {line!r} back exactly: train it on a larger sample")

@@ -13,7 +13,7 @@ _PROBLEM = {
     "id": "Number of the row in the corpus's order; the row follows from it and the corpus's specification.",
     "split": "train, validation or test; all orders of the same numbers fall together. Filters skip files.",
     "family": "Kind of problem, such as grid. Filters skip files.",
-    "width": "Class of the problem's length in tokens, its upper bound. Filters skip files.",
+    "width": "Class of the row's length with one token a character, its upper bound. Filters skip files.",
     "problem": "The problem as text, such as 12+34.",
     "answer": "The exact answer as text.",
 }
@@ -73,7 +73,7 @@ _COLUMNS = {
         "corpus": "Name of the corpus that the problem is from.",
         **_PROBLEM,
         "prediction": "The encoder's answer as text.",
-        "correct": "Whether every answer slot is right.",
+        "correct": "Whether the encoder's answer is the exact one.",
         "confidence": "The encoder's probability of its own answer.",
         "canonical": "Hash of the problem's canonical form, the same for all orders of the same numbers.",
         **_MEASURES,

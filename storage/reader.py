@@ -17,11 +17,12 @@ from storage.lanes import BucketOrder, LanePlan, lanes_of
 from storage.subset import KeptRows
 
 _STREAM_ROWS = 1 << 16
+_BYTE = np.dtype(np.uint8)
 
 
 @dataclass(frozen=True)
 class ElasticReader:
-    """Rows of fixed-size binary column `column`, `width` bytes each, in the plan's order.
+    """Rows of fixed-size binary column `column`, `width` bytes each, in the plan's order, as numbers of type `kind`.
 
     With `kept`, one for each path, only the rows that a predicate keeps, of which the plan then counts.
     """
@@ -31,9 +32,10 @@ class ElasticReader:
     width: int
     column: str = "tokens"
     kept: tuple[KeptRows, ...] = ()
+    kind: np.dtype = _BYTE
 
-    def batches(self, first_step: int, *, rank: int = 0, ranks: int = 1) -> Generator[NDArray[np.uint8]]:
-        """This rank's part of batch `first_step` and of all that follow, without end: uint8 [rows, width].
+    def batches(self, first_step: int, *, rank: int = 0, ranks: int = 1) -> Generator[NDArray[np.integer]]:
+        """This rank's part of batch `first_step` and of all that follow, without end: [rows, numbers in a row].
 
         The row at index i has position `lanes_of(rank, ranks)[0] * plan.rows_per_lane + i` in
         the batch. The next window is read while the current one is used.
@@ -50,7 +52,7 @@ class ElasticReader:
                 upcoming = step + (rows.shape[1] - offset) // take
                 coming = pool.submit(self._window, connection, upcoming, lanes)
                 while step < upcoming:
-                    yield rows[:, offset : offset + take].reshape(-1, self.width)
+                    yield rows[:, offset : offset + take].reshape(-1, self.width).view(self.kind)
                     step, offset = step + 1, offset + take
 
     def _window(self, connection: duckdb.DuckDBPyConnection, step: int, lanes: range) -> tuple[NDArray[np.uint8], int]:
@@ -105,9 +107,9 @@ class BucketReader:
         """Which reader gives which batch."""
         return BucketOrder(tuple(reader.plan.steps_per_epoch for reader in self.readers))
 
-    def batches(self, first_step: int, *, rank: int = 0, ranks: int = 1) -> Generator[tuple[int, NDArray[np.uint8]]]:
+    def batches(self, first_step: int, *, rank: int = 0, ranks: int = 1) -> Generator[tuple[int, NDArray[np.integer]]]:
         """Number of the reader, and this rank's rows [rows, width], of batch `first_step` and all that follow."""
-        order, opened = self.order, dict[int, Iterator[NDArray[np.uint8]]]()
+        order, opened = self.order, dict[int, Iterator[NDArray[np.integer]]]()
         first = order.counts(first_step)
         with ExitStack() as stack:
             for step in count(first_step):

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from model.config import EncoderConfig, TrainingSpec
 from model.tokenizer import Tokenizer, TokenLayout, load_tokenizer
-from pipelines.build import token_layouts
-from pipelines.encode import ENCODER_VERSION, EncodeJob, encode_shard, encode_tasks
+from pipelines.build import token_layouts, tokens_identity
+from pipelines.encode import ENCODER_VERSION, EncodeJob, encode_shard, encode_tasks, in_tokens
 from pipelines.generate import GENERATOR_VERSION, generate_range, range_tasks
 from pipelines.spec import CorpusSpec, TokenizerSpec
 from pipelines.vocabulary import train_tokenizer
@@ -26,6 +26,12 @@ LONGER = CorpusSpec(
     validation=0.1,
     test=0.1,
 )
+SMALL_TOKENIZER = TokenizerSpec(sample_rows=2_000, proof_rows=500)
+# Every kind of tokenizer; the ids of triples and unigram take two bytes.
+TOKENIZERS = {
+    kind: SMALL_TOKENIZER.model_copy(update={"kind": kind, "vocabulary": vocabulary})
+    for kind, vocabulary in {"digit": 256, "pairs": 256, "triples": 256, "bpe": 256, "unigram": 400}.items()
+}
 TINY_TRAINING = TrainingSpec(
     steps=12,
     batch_size=128,
@@ -59,25 +65,29 @@ def build_corpus_plainly(spec: CorpusSpec, folder: Location) -> Dataset:
     )
 
 
-def build_small(folder: Path, spec: CorpusSpec = SMALL) -> Built:
+def build_small(folder: Path, spec: CorpusSpec = SMALL, tokens: TokenizerSpec = SMALL_TOKENIZER) -> Built:
     """Corpus, tokenizer and tokens of `spec` below `folder`."""
     workspace = Workspace.create(str(folder / "workspace"))
     corpus = build_corpus_plainly(spec, workspace.corpus(spec.name))
-    name = f"{spec.name}-digit"
-    train_tokenizer(TokenizerSpec(sample_rows=2_000, proof_rows=500), corpus, workspace.tokenizer(name))
+    return encode_plainly(workspace, spec, corpus, tokens)
+
+
+def encode_plainly(workspace: Workspace, spec: CorpusSpec, corpus: Dataset, tokens: TokenizerSpec) -> Built:
+    """Tokenizer and tokens of a corpus that lies there."""
+    name = f"{spec.name}-{tokens.kind}"
+    train_tokenizer(tokens, corpus, workspace.tokenizer(name))
     tokenizer, _ = load_tokenizer(workspace.tokenizer(name))
-    layouts = token_layouts(corpus.shards)
+    layouts = token_layouts([in_tokens(corpus.location, tokenizer, shard) for shard in corpus.shards])
     layout = max(layouts.values(), key=lambda layout: layout.width)
     target = workspace.tokens(spec.name, name)
     job = EncodeJob(corpus.location, target, tokenizer, layouts)
     shards = [record for task in encode_tasks(corpus.shards) for record in encode_shard(job, task)]
-    identity = {
-        "corpus": corpus.manifest.identity,
-        "tokenizer": tokenizer.identity,
-        "layouts": {stratum: each.model_dump() for stratum, each in layouts.items()},
-        "encoder_version": ENCODER_VERSION,
-    }
-    tokens = commit(
-        target, kind="tokens", name=spec.name, generator_version=ENCODER_VERSION, spec=identity, shards=shards
+    encoded = commit(
+        target,
+        kind="tokens",
+        name=spec.name,
+        generator_version=ENCODER_VERSION,
+        spec=tokens_identity(corpus, tokenizer, layouts),
+        shards=shards,
     )
-    return Built(workspace, spec, corpus, tokenizer, tokens, layout)
+    return Built(workspace, spec, corpus, tokenizer, encoded, layout)

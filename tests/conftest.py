@@ -19,7 +19,7 @@ os.environ["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] = "120"
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 os.environ["DO_NOT_TRACK"] = "1"
 
-from tests.builders import LONGER, Built, build_small  # noqa: E402  (after the environment is set)
+from tests.builders import LONGER, TOKENIZERS, Built, build_small, encode_plainly  # noqa: E402  (after the environment is set)
 
 
 @pytest.fixture(scope="session")
@@ -32,6 +32,14 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Built:
 def longer(tmp_path_factory: pytest.TempPathFactory) -> Built:
     """A corpus whose rows have two widths; not to be changed by a test."""
     return build_small(tmp_path_factory.mktemp("longer"), LONGER)
+
+
+@pytest.fixture(scope="session", params=list(TOKENIZERS))
+def of_kind(longer: Built, request: pytest.FixtureRequest) -> Built:
+    """That corpus with tokens of each kind; not to be changed by a test."""
+    if request.param == "digit":
+        return longer
+    return encode_plainly(longer.workspace, longer.spec, longer.corpus, TOKENIZERS[request.param])
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from tests.benchmarks.measure import Figure
 BENCHMARKS: dict[str, Callable[[Path], Iterator[Figure]]] = {
     "families": generation.by_family,
     "sentencepiece": encoding.against_sentencepiece,
+    "kinds": encoding.by_kind,
     "encoding": encoding.of_shards,
     "duckdb": generation.against_duckdb,
     "notebook": generation.against_the_notebook,

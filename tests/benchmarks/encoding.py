@@ -3,22 +3,27 @@
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow.compute as pc
 
-from model.tokenizer import BLANK, PAD, TokenLayout
+from model.tokenizer import BLANK, PAD, Tokenizer, TokenLayout
 from pipelines.build import token_layouts
 from pipelines.components import components
 from pipelines.encode import EncodeJob, encode_rows, encode_shard, encode_tasks
 from pipelines.generate import RangeTask, generate_range, sample_table
 from pipelines.presets import CORPORA
+from pipelines.spec import TokenizerSpec
+from pipelines.vocabulary import train_pieces
 from storage.location import Location
 from tests.benchmarks.measure import Figure, best_of, core_seconds, ratio
-from tests.benchmarks.tokenizers import digit_tokenizer
+from tests.benchmarks.tokenizers import digit_tokenizer, learnt_tokenizer
 
 _ROWS = 1 << 18
 _SHARD_ROWS = 1 << 21
+_GROUPS: tuple[Literal["pairs", "triples"], ...] = ("pairs", "triples")
+_LEARNT: tuple[Literal["bpe", "unigram"], ...] = ("bpe", "unigram")
 
 
 def against_sentencepiece(folder: Path) -> Iterator[Figure]:
@@ -44,6 +49,16 @@ def against_sentencepiece(folder: Path) -> Iterator[Figure]:
     yield Figure("encode, rows in memory", mine / 1e6, "M rows/s/core", 5)
     detail = f"{mine / 1e6:.2f} M against {theirs / 1e6:.2f} M rows/s, same ids"
     yield Figure("SentencePiece's batch call", times, "×", 8, detail=detail)
+
+
+def by_kind(folder: Path) -> Iterator[Figure]:
+    """The notebook's rows in memory to ids, by each other kind of tokenizer, one core."""
+    spec, layout = CORPORA["notebook"], TokenLayout(problem=11, answer=4)
+    table, _ = sample_table(spec, components(spec)[0], _ROWS)
+    groups = {kind: Tokenizer(train_pieces([], TokenizerSpec(kind=kind))) for kind in _GROUPS}
+    for kind, tokenizer in {**groups, **{kind: learnt_tokenizer(kind) for kind in _LEARNT}}.items():
+        taken = best_of(lambda tokenizer=tokenizer: encode_rows(table, tokenizer, layout), 3, core_seconds)
+        yield Figure(f"encode by {kind}, {tokenizer.size} pieces", _ROWS / taken / 1e6, "M rows/s/core")
 
 
 def of_shards(folder: Path) -> Iterator[Figure]:

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from flows.command import app, main
+from flows.end_to_end import check_request
 from flows.options import options_of, resolve
 from flows.requests import PRESETS, EndToEndRequest
 from storage.errors import UserError
@@ -95,3 +96,37 @@ def test_the_parts_of_a_preset_agree_on_their_names() -> None:
     assert request.train_request().tokenizer_name == request.tokenizer_request().tokenizer_name == "quick-digit"
     assert request.train_request().run_name == request.evaluate_request().name == "mine"
     assert {part.workspace for part in (request.encode_request(), request.evaluate_request())} == {"/w"}
+
+
+@pytest.mark.parametrize("kind", ["digit", "pairs", "triples"])
+def test_the_tokenizer_is_named_after_its_kind_and_found_by_the_later_stages(kind: str) -> None:
+    request = asked("quick", tokenizer={"kind": kind})
+    names = {part.tokenizer_name for part in (request.tokenizer_request(), request.encode_request())}
+    assert names | {request.train_request().tokenizer_name} == {f"quick-{kind}"}
+    # A preset of one stage is for any corpus.
+    assert (asked("quick").encode_request().tokenizer, asked("quick").train_request().tokenizer) == ("", "")
+
+
+def test_learnt_pieces_with_place_values_are_refused_before_any_work(tmp_path: Path) -> None:
+    request = asked("quick", tokenizer={"kind": "bpe"}, workspace=str(tmp_path / "w"))
+    with pytest.raises(UserError, match=r"encoder.positions is place-value, and place-value needs digits") as error:
+        check_request(request)
+    assert "\n" not in str(error.value)
+    assert not list(tmp_path.rglob("corpora/*"))
+    encoder = {"positions": ("sinusoidal",)}
+    check_request(asked("quick", tokenizer={"kind": "bpe"}, training={"encoder": encoder}, workspace=str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "words"),
+    [
+        ({"vocabulary": 512}, "vocabulary belongs to bpe and unigram, not to kind 'digit': leave it out"),
+        ({"kind": "bpe", "vocabulary": 31}, "tokenizer.vocabulary is 31: input should be greater than or equal to 32"),
+        ({"kind": "words"}, "tokenizer.kind is 'words': input should be 'digit', 'pairs', 'triples', 'bpe' or"),
+    ],
+)
+def test_a_tokenizer_that_cannot_be_is_one_line(tmp_path: Path, tokenizer: dict[str, object], words: str) -> None:
+    path = tmp_path / "spec.json"
+    path.write_text(json.dumps({"tokenizer": tokenizer}))
+    with pytest.raises(UserError, match=words):
+        asked(str(path))

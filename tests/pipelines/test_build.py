@@ -9,7 +9,7 @@ from pipelines.spec import CorpusSpec
 from storage.errors import RunFailure, UserError
 from storage.location import Location
 from storage.manifest import Dataset, ShardRecord, committed
-from tests.builders import SMALL, Built
+from tests.builders import SMALL, TOKENIZERS, Built, encode_plainly
 
 
 def build(spec: CorpusSpec, folder: Path) -> Dataset:
@@ -143,3 +143,17 @@ def test_the_layout_of_the_notebook_is_sixteen_tokens() -> None:
         answer_digits=3,
     )
     assert token_layouts([shard])["grid-16"].width == 16
+
+
+@pytest.mark.parametrize("kind", ["triples", "bpe"])
+def test_tokens_of_other_kinds_are_counted_once_and_found_again(
+    tmp_path: Path, longer: Built, ray_instance: int, kind: str
+) -> None:
+    plain = encode_plainly(longer.workspace, longer.spec, longer.corpus, TOKENIZERS[kind])
+    folder = Location(tmp_path / "tokens")
+    made, anew = build_tokens(longer.corpus, plain.tokenizer, folder, in_flight=ray_instance)
+    assert anew
+    assert made.manifest == plain.tokens.manifest
+    assert made.shards == plain.tokens.shards
+    found, anew = build_tokens(longer.corpus, plain.tokenizer, folder, in_flight=ray_instance)
+    assert (found.manifest, anew) == (made.manifest, False)

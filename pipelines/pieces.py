@@ -1,0 +1,101 @@
+"""Texts to the ids of pieces that lie within a number: groups of digits from the right, or learnt ones.
+
+Ids of groups are looked up by their digits, all of a block at once. Learnt pieces are SentencePiece's
+own, which is asked once for each distinct number of a block. Signs and brackets are pieces of their own.
+"""
+
+from itertools import chain, product
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from model.tokenizer import DIGITS, Tokenizer
+from storage.columns import string_buffers
+
+
+def pieces_of(text: pa.Array, tokenizer: Tokenizer) -> tuple[np.ndarray, NDArray[np.int32]]:
+    """The ids of texts [n], none of them empty, one behind the other, and how many each text has, int32 [n]."""
+    characters, offsets = string_buffers(text)
+    digit = characters - np.uint8(ord("0")) <= 9
+    begins, ends = _numbers(digit, offsets)
+    if tokenizer.group:
+        counts, ids = _groups(characters, begins, ends, tokenizer)
+    else:
+        counts, ids = _learnt(characters, digit, ends - begins, tokenizer)
+    # Tokens up to each character: a number's begin with its first digit, any other character is one.
+    tokens = (~digit).astype(np.int32)
+    tokens[begins] = counts
+    upto = np.cumsum(tokens, dtype=np.int32)
+    others = np.flatnonzero(~digit)
+    within = np.ones(upto[-1] if len(upto) else 0, np.bool_)
+    within[upto[others] - 1] = False
+    found = np.empty(len(within), tokenizer.id_type)
+    found[~within] = _sign_ids(tokenizer).take(characters.take(others))
+    found[within] = ids
+    return found, np.diff(upto[offsets[1:] - 1], prepend=np.int32(0))
+
+
+def _numbers(digit: NDArray[np.bool_], offsets: np.ndarray) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Where each number of some texts begins and ends, from which characters are digits [total]."""
+    # A change at the end of every text keeps the last number of one apart from the first of the next.
+    starts, stops = digit.copy(), digit.copy()
+    starts[1:] &= ~digit[:-1]
+    stops[:-1] &= ~digit[1:]
+    firsts, lasts = offsets[:-1], offsets[1:] - 1
+    starts[firsts] = digit[firsts]
+    stops[lasts] = digit[lasts]
+    return np.flatnonzero(starts), np.flatnonzero(stops) + 1
+
+
+def _groups(
+    characters: np.ndarray, begins: NDArray[np.intp], ends: NDArray[np.intp], tokenizer: Tokenizer
+) -> tuple[np.ndarray, np.ndarray]:
+    """How many groups of digits from the right each number has, and the ids of all groups in order."""
+    size = tokenizer.group
+    counts = -(-(ends - begins) // size)
+    # Digits from each group's last to its number's last, then where the last stands and where its number begins.
+    behind = (np.repeat(np.cumsum(counts), counts) - 1 - np.arange(counts.sum())) * size
+    lasts, firsts = np.repeat(ends - 1, counts) - behind, np.repeat(begins, counts)
+    codes = np.zeros(len(lasts), np.int32)
+    for place in range(size):
+        at = lasts - place
+        digits = characters.take(at, mode="clip") - np.uint8(ord("0") - 1)
+        codes += np.where(at >= firsts, digits, 0) * np.int32(11**place)
+    return counts, _group_ids(tokenizer).take(codes)
+
+
+def _group_ids(tokenizer: Tokenizer) -> np.ndarray:
+    """The id of each group by its digits plus one as a number to base 11, in which 0 is no digit."""
+    table = np.zeros(11**tokenizer.group, tokenizer.id_type)
+    for length in range(1, tokenizer.group + 1):
+        for digits in product(DIGITS, repeat=length):
+            code = sum((int(digit) + 1) * 11**place for place, digit in enumerate(reversed(digits)))
+            table[code] = tokenizer.id_of("".join(digits))
+    return table
+
+
+def _learnt(
+    characters: np.ndarray, digit: NDArray[np.bool_], lengths: NDArray[np.intp], tokenizer: Tokenizer
+) -> tuple[np.ndarray, np.ndarray]:
+    """How many pieces each number of `lengths` digits has, and the ids of all pieces in order."""
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    numbers = pa.StringArray.from_buffers(
+        len(lengths), pa.py_buffer(offsets), pa.py_buffer(characters.compress(digit))
+    ).dictionary_encode()
+    pieces = tokenizer.processor.encode(numbers.dictionary.to_pylist(), out_type=int, num_threads=1)
+    sizes = np.fromiter(map(len, pieces), np.intp, len(pieces))
+    ids = np.fromiter(chain.from_iterable(pieces), tokenizer.id_type, sizes.sum())
+    which = numbers.indices.to_numpy()
+    counts = sizes.take(which)
+    firsts = (np.cumsum(sizes) - sizes).take(which)
+    return counts, ids.take(np.repeat(firsts - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum()))
+
+
+def _sign_ids(tokenizer: Tokenizer) -> np.ndarray:
+    """For each of the 256 byte values the id of its character, or of the unknown piece."""
+    ids = np.full(256, tokenizer.processor.unk_id(), tokenizer.id_type)
+    for number, piece in enumerate(tokenizer.pieces()):
+        if len(piece) == 1 and ord(piece) < 128:
+            ids[ord(piece)] = number
+    return ids
