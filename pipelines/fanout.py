@@ -99,7 +99,8 @@ def make_shards(
 ) -> list[ShardRecord]:
     """Run `worker` on all tasks that aren't noted as done; shards in the tasks' order.
 
-    `progress` is called with the rows that a task added. Raises what `each_result` raises.
+    With none `in_flight` the tasks are done here, one behind the other, without Ray. `progress` is called with the
+    rows that a task added. Raises what `each_result` raises.
     """
     done: dict[int, list[ShardRecord]] = {}
     missing = []
@@ -117,7 +118,8 @@ def make_shards(
         notes.write(task.number, shards)
         return shards
 
-    with closing(each_result(work, missing, in_flight=in_flight)) as results:
+    here = ((task, work(task)) for task in missing)
+    with closing(each_result(work, missing, in_flight=in_flight) if in_flight else here) as results:
         for ended, shards in results:
             done[ended.number] = shards
             progress(ended.rows)
