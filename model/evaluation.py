@@ -1,8 +1,4 @@
-"""Exact match on a split: every problem, the model's answer and whether it is right.
-
-The interval resamples canonical classes, not problems: orders of the same numbers are
-answered alike, so they are not independent trials.
-"""
+"""Exact match on a split: every problem, the model's answer and whether it is right."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -13,6 +9,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
+from model.breakdown import Group, breakdown, exact_match_interval
 from model.config import Decoding, EvaluationSpec
 from model.decoding import spell
 from model.trained import TrainedEncoder
@@ -23,13 +20,13 @@ from storage.location import Location
 from storage.manifest import Dataset, ShardRecord
 
 _BATCH_ROWS = 1 << 15
-_RESAMPLES = 10_000
 
 _PASSES = (2, 4, 8, 16)
 # What is spent on the comparison of passes, in tokens times passes.
 _PASSES_TOKENS = 1 << 21
 
 CanonicalHashes = Callable[[NDArray[np.uint64]], NDArray[np.uint64]]
+Fair = Callable[[NDArray[np.uint64], NDArray[np.int32]], NDArray[np.bool_]]
 
 # What a prediction says of its problem; a family that doesn't know one of these has nulls.
 _FACTS = {
@@ -38,9 +35,12 @@ _FACTS = {
     "operators": pa.string(),
     **dict.fromkeys(("terms", "digits", "answer_digits", "carries", "depth"), pa.int32()),
     "negative": pa.bool_(),
+    "kind": pa.string(),
 }
 _SCHEMA = pa.schema(
     [
+        ("suite", pa.string()),
+        ("checkpoint", pa.string()),
         ("corpus", pa.string()),
         ("split", pa.string()),
         ("family", pa.string()),
@@ -66,6 +66,10 @@ class Asked(NamedTuple):
     """Token rows, [n, width]."""
     slots: int
 
+    def filter(self, kept: NDArray[np.bool_]) -> "Asked":
+        """The problems marked, [n]."""
+        return self._replace(facts=self.facts.filter(pa.array(kept)), rows=self.rows[kept])
+
 
 class PassesResult(BaseModel):
     """Exact match on the first problems asked, with the slots filled in several passes."""
@@ -82,9 +86,11 @@ class Evaluation(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
+    suite: str = ""
     corpus: str
     split: str
     problems: int
+    left_out: int = Field(0, description="Problems not asked, as the encoder may have been trained on them.")
     correct: int
     exact_match: float
     interval: tuple[float, float] = Field(description="95 % interval of the exact match.")
@@ -92,6 +98,7 @@ class Evaluation(BaseModel):
     classes: int = Field(description="Canonical classes among the problems.")
     passes: int
     by_passes: tuple[PassesResult, ...] = Field(description="Exact match against the number of passes.")
+    breakdown: dict[str, tuple[Group, ...]] = Field({}, description="Exact match by what the problems differ in.")
     checkpoint: str
     step: int
     parameters: int
@@ -105,21 +112,34 @@ def evaluate(
     target: Location,
     canonical: CanonicalHashes,
     progress: Callable[[int], None] = lambda rows: None,
+    *,
+    suite: str = "",
+    fair: Fair | None = None,
 ) -> Evaluation:
     """Answer a split's problems and write them to `target` as Parquet, stratum by stratum in the order of their ids.
 
-    `canonical` gives the hashes of canonical forms from ids, uint64 [n]. Raises `UserError`
-    for a corpus whose problems the model may have been trained on, or which it can't read.
+    `canonical` gives the hashes of canonical forms from ids, uint64 [n]; `fair` says from them and from the digits of
+    the longest operands, [n], which problems are asked. Raises `UserError` for a corpus whose problems the model may
+    have been trained on, or which it can't read.
     """
     check_corpus(model, corpus, tokens)
-    classes, right, first = [], [], dict[int, Asked]()
+    classes, right, first, left_out = [], [], dict[int, Asked](), 0
     with target.staged() as path, pq.ParquetWriter(path, _SCHEMA, compression="zstd") as writer:
         for asked in _stream(corpus, tokens, spec):
+            hashes = canonical(asked.facts.column("id").to_numpy().view(np.uint64))
+            progress(len(hashes))
+            if fair is not None:
+                kept = fair(hashes, asked.facts.column("digits").to_numpy())
+                left_out += len(kept) - int(kept.sum())
+                asked, hashes = asked.filter(kept), hashes[kept]
+            if not len(hashes):
+                continue
             filled = model.fill(asked.rows, asked.slots, spec.decoding)
             correct = (filled.ids == asked.rows[:, -asked.slots :]).all(1)
             ids, rows = asked.facts.column("id"), len(correct)
-            hashes = canonical(ids.to_numpy().view(np.uint64))
             values = {
+                "suite": pa.array([suite] * rows, pa.string()),
+                "checkpoint": pa.array([spec.checkpoint] * rows),
                 "corpus": pa.array([corpus.manifest.name] * rows),
                 "split": pa.array([spec.split] * rows),
                 "family": pa.array([asked.family] * rows),
@@ -135,15 +155,16 @@ def evaluate(
             classes.append(hashes)
             right.append(correct)
             first.setdefault(asked.width, asked)
-            progress(rows)
-    if not right:
-        raise RunFailure(f"the {spec.split} split is empty: generate a larger corpus")
+        if not right:
+            raise RunFailure(f"no problem of the {spec.split} split is left to be asked: generate a larger corpus")
     verdicts = np.concatenate(right)
     interval, method, count = exact_match_interval(verdicts, np.concatenate(classes))
     return Evaluation(
+        suite=suite,
         corpus=corpus.manifest.name,
         split=spec.split,
         problems=len(verdicts),
+        left_out=left_out,
         correct=int(verdicts.sum()),
         exact_match=float(verdicts.mean()),
         interval=interval,
@@ -151,6 +172,7 @@ def evaluate(
         classes=count,
         passes=spec.decoding.passes,
         by_passes=by_passes(model, list(first.values()), spec.decoding),
+        breakdown=breakdown(target),
         checkpoint=f"{spec.checkpoint} ({model.checkpoint.file})",
         step=model.checkpoint.step,
         parameters=model.encoder.parameter_count(),
@@ -203,33 +225,6 @@ def by_passes(model: TrainedEncoder, asked: list[Asked], decoding: Decoding) -> 
         exact_match = float(np.concatenate(right).mean())
         found.append(PassesResult(order=ask.order, passes=min(ask.passes, slots), exact_match=exact_match))
     return tuple(found)
-
-
-def exact_match_interval(
-    correct: NDArray[np.bool_], classes: NDArray[np.integer], seed: int = 0
-) -> tuple[tuple[float, float], str, int]:
-    """A 95 % interval for the mean of `correct` [n], how it was found, and the number of classes.
-
-    A percentile bootstrap that draws whole classes (cluster bootstrap; Davison and Hinkley,
-    1997, section 3.8). Classes of equal size and errors are interchangeable, so a resample is
-    one multinomial draw over their kinds. Without any error (or any success) the bootstrap
-    says nothing, and the exact binomial bound over classes takes its place.
-    """
-    _, member = np.unique(classes, return_inverse=True)
-    kinds, counts = np.unique(
-        np.stack([np.bincount(member), np.bincount(member, weights=correct).astype(np.int64)]),
-        axis=1,
-        return_counts=True,
-    )
-    total = int(counts.sum())
-    if correct.all():
-        return (float(0.025 ** (1 / total)), 1.0), f"exact binomial over {total:,} canonical classes", total
-    if not correct.any():
-        return (0.0, float(1 - 0.025 ** (1 / total))), f"exact binomial over {total:,} canonical classes", total
-    drawn = np.random.default_rng(seed).multinomial(total, counts / total, size=_RESAMPLES)
-    rates = (drawn @ kinds[1]) / (drawn @ kinds[0])
-    low, high = np.quantile(rates, [0.025, 0.975])
-    return (float(low), float(high)), f"bootstrap over {total:,} canonical classes", total
 
 
 def _stream(corpus: Dataset, tokens: Dataset, spec: EvaluationSpec) -> Iterator[Asked]:

@@ -39,7 +39,8 @@ def build_corpus(
 ) -> tuple[Dataset, bool]:
     """The corpus at `folder`, and whether anything of it was made now; missing or cut shards are mended.
 
-    With none `in_flight` all is done in this process, without Ray. Raises `UserError` if another corpus has that place, `RunFailure` if the disk is too small.
+    With none `in_flight` all is done in this process, without Ray. Raises `UserError` if another corpus has that
+    place, `RunFailure` if the disk is too small.
     """
     what, spec_hash = f"corpus {spec.name!r}", hash_of(corpus_identity(spec))
     found = _found(folder, what, spec_hash)
