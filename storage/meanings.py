@@ -71,7 +71,7 @@ _COLUMNS = {
     },
     "predictions": {
         "run": "Name of the run.",
-        "suite": "Suite that the problem was asked for, test for the run's own; empty where the split isn't test.",
+        "suite": "Suite that the problem was asked for; test for the test split of a corpus, else empty.",
         "checkpoint": "Which checkpoint answered: best or last.",
         "corpus": "Name of the corpus that the problem is from.",
         **_PROBLEM,
