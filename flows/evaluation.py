@@ -7,55 +7,125 @@ from typing import Any
 
 from prefect import flow
 
+from flows.comparison import compare, comparison_text, write_comparison
 from flows.progress import metered, say
 from flows.report import passes_text, write_report
 from flows.requests import EvaluateRequest
+from flows.suites import Suite, fair_to, prepare, suite_of
 from flows.timing import note_seconds, seconds_of
-from model.evaluation import evaluate
-from model.run import RunConfig
+from model.config import EvaluationSpec
+from model.evaluation import Evaluation, evaluate
+from model.run import RunConfig, load_run
 from model.trained import TrainedEncoder
 from pipelines.build import spec_of
 from pipelines.generate import canonical_hashes
 from storage.catalog import refresh_catalog
 from storage.location import Location, Workspace
-from storage.manifest import load
+from storage.manifest import Dataset, load
 
 
 @flow(name="evaluate-encoder", flow_run_name="evaluate {request.name}", persist_result=False)
 def evaluate_encoder(request: EvaluateRequest) -> dict[str, Any]:
-    """Ask a trained encoder problems that it never saw, or find it asked; returns the values of its report.json."""
+    """Ask a trained encoder problems that it never saw, or find it asked; returns the values of its report.json.
+
+    Several runs, if that is what is asked for, are asked one behind the other and compared.
+    """
+    return _compared(request) if request.compare else _evaluated(request)
+
+
+def _evaluated(request: EvaluateRequest) -> dict[str, Any]:
     workspace, spec = Workspace.create(request.workspace), request.evaluation_spec()
     run = workspace.run(request.name)
     model = TrainedEncoder.open(run, spec.checkpoint)
     config = model.config
-    name = request.corpus or config.corpus
-    place = run if name == config.corpus else run / "evaluations" / name
-    asked = {"evaluation": spec.model_dump(), "step": model.checkpoint.step}
-    predictions = run / "predictions" / f"{name}.{spec.split}.parquet"
+    suite = suite_of(config, request.suite, request.suite_digits) if request.suite != "test" else None
+    name = suite.corpus.name if suite else request.corpus or config.corpus
+    place, predictions = _places(run, config, f"suite.{request.suite}" if suite else name, spec)
+    asked = {
+        "evaluation": spec.model_dump(),
+        "step": model.checkpoint.step,
+        "corpus": name,
+        "suite": request.suite if spec.split == "test" else "",
+        "remarks": list(suite.remarks) if suite else [],
+    }
     found = _found(place, asked) if predictions.exists() else None
     if found:
         say(_headline(request.name, found) + " (found)")
         return found
-    corpus = load(workspace.corpus(name), f"corpus {name!r}")
-    tokens = load(
-        workspace.tokens(name, config.tokenizer),
-        f"corpus {name!r} encoded by {config.tokenizer!r}",
-    )
+    corpus, tokens = prepare(workspace, config, model.tokenizer, suite) if suite else _held(workspace, config, name)
     held = corpus.manifest.split_rows[spec.split]
     began = time.monotonic()
     with metered("evaluate-encoder", f"evaluate {request.name}", min(spec.limit or held, held), "problems") as meter:
         outcome = evaluate(
-            model, corpus, tokens, spec, predictions, partial(canonical_hashes, spec_of(corpus)), meter.add
+            model,
+            corpus,
+            tokens,
+            spec,
+            predictions,
+            partial(canonical_hashes, spec_of(corpus)),
+            meter.add,
+            suite=str(asked["suite"]),
+            fair=None if corpus.manifest.identity == config.corpus_identity else fair_to(config),
         )
     note_seconds(place / "report", time.monotonic() - began)
     report = {**outcome.model_dump(), **asked, "seconds": stage_seconds(workspace, config, place)}
     refresh_catalog(workspace)
     page = place / "report" / "index.html"
-    write_report(page, workspace, config, outcome, report["seconds"])
+    write_report(page, workspace, config, outcome, report["seconds"], _remarks(outcome, suite))
     (place / "report.json").write(json.dumps(report, indent=2).encode() + b"\n")
     say(_headline(request.name, report))
+    for remark in _remarks(outcome, suite):
+        say(f"  {remark}")
     say(f"report: {page}")
     return report
+
+
+def _compared(request: EvaluateRequest) -> dict[str, Any]:
+    """Every run asked by its best and its last checkpoint, and what comes out over all of them."""
+    workspace = Workspace.create(request.workspace)
+    for name in request.compare:
+        load_run(workspace.run(name))
+    place = workspace.comparison(request.name) / (request.corpus or request.suite)
+    reports = {
+        name: {
+            which: _evaluated(request.model_copy(update={"name": name, "checkpoint": which, "compare": ()}))
+            for which in ("best", "last")
+        }
+        for name in request.compare
+    }
+    comparison = compare(reports)
+    (place / "report.json").write(comparison.model_dump_json(indent=2).encode() + b"\n")
+    write_comparison(place / "index.html", request.name, comparison)
+    say(comparison_text(comparison))
+    say(f"comparison: {place / 'index.html'}")
+    return comparison.model_dump()
+
+
+def _places(run: Location, config: RunConfig, label: str, spec: EvaluationSpec) -> tuple[Location, Location]:
+    """Where the report and the predictions of an evaluation lie; those of the last checkpoint beside the best's."""
+    mark = "" if spec.checkpoint == "best" else f".{spec.checkpoint}"
+    place = run if label + mark == config.corpus else run / "evaluations" / (label + mark)
+    return place, run / "predictions" / f"{label}.{spec.split}{mark}.parquet"
+
+
+def _held(workspace: Workspace, config: RunConfig, name: str) -> tuple[Dataset, Dataset]:
+    """A corpus and its tokens as they lie in the workspace; raises `UserError` where they don't."""
+    tokens = workspace.tokens(name, config.tokenizer)
+    return (
+        load(workspace.corpus(name), f"corpus {name!r}"),
+        load(tokens, f"corpus {name!r} encoded by {config.tokenizer!r}"),
+    )
+
+
+def _remarks(outcome: Evaluation, suite: Suite | None) -> tuple[str, ...]:
+    """What was left out, in words."""
+    remarks = suite.remarks if suite else ()
+    if outcome.left_out:
+        remarks += (
+            f"{outcome.left_out:,} problems are left out, which only a later generator version than that of the run's "
+            "corpus holds out",
+        )
+    return remarks
 
 
 def stage_seconds(workspace: Workspace, config: RunConfig, evaluation: Location) -> dict[str, float | None]:

@@ -39,7 +39,9 @@ def options_of(model: type[BaseModel]) -> Any:
         else:
             default = field.get_default(call_default_factory=True)
             shown = (
-                f" Default: {', '.join(default) if isinstance(default, tuple) else default}." if default != "" else ""
+                f" Default: {', '.join(default) if isinstance(default, tuple) else default}."
+                if default not in ("", ())
+                else ""
             )
         text = f"{field.description or name}{shown}"
         fields[name] = (Annotated[kind | None, Field(description=text), parameter], None)

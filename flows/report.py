@@ -1,42 +1,52 @@
 """The HTML report of a run: one self-contained page, made by SQL over the catalog."""
 
-import io
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import duckdb
 import jinja2
-import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
+from flows.drawing import INK, PALE, SECOND, by_group, svg
+from flows.suite_figures import edge_figure, grid_figure
+from flows.suites import learnt_digits
 from model.evaluation import Evaluation
 from model.run import RunConfig
 from storage.location import Location, Workspace
 from storage.query import open_catalog
 
-matplotlib.use("svg")
-matplotlib.rcParams["svg.hashsalt"] = "numerate"
-
 _WRONG_ANSWERS = 20
-# Longer answers are no numbers of DuckDB's; more bars than these are not drawn, or not labelled.
-_NUMBER_DIGITS, _MOST_BARS, _LABELLED_BARS = 15, 40, 5
-_INK, _SECOND = "#3566a8", "#c2571a"
+# Longer answers are no numbers of DuckDB's.
+_NUMBER_DIGITS = 15
+_LABELS = {
+    "operators": "operators",
+    "terms": "number of operands",
+    "digits": "digits of the longest operand",
+    "carries": "longest run of carries or borrows",
+    "depth": "nested brackets",
+    "kind": "kind",
+}
+# Patterns of operators are too many for a figure.
+_MOST_TEXTS = 40
 _TEMPLATE = Path(__file__).with_name("report.html")
 
 
 def write_report(
-    page: Location, workspace: Workspace, config: RunConfig, outcome: Evaluation, seconds: dict[str, float | None]
+    page: Location,
+    workspace: Workspace,
+    config: RunConfig,
+    outcome: Evaluation,
+    seconds: dict[str, float | None],
+    remarks: tuple[str, ...] = (),
 ) -> None:
-    """Write the page of one evaluation of a run."""
+    """Write the page of one evaluation of a run; `remarks` say what was left out."""
     with open_catalog(workspace) as connection:
         asked = connection.sql(
-            "SELECT * FROM predictions WHERE run = ? AND corpus = ? AND split = ?",
-            params=[config.name, outcome.corpus, outcome.split],
+            "SELECT * FROM predictions WHERE run = ? AND corpus = ? AND split = ? AND checkpoint = ?",
+            params=[config.name, outcome.corpus, outcome.split, outcome.checkpoint.split()[0]],
         ).to_arrow_table()
         connection.register("asked", asked)
-        figures = [("Learning curve", _learning_curve(connection, config.name)), *_figures(connection)]
+        figures = [*_suite_figures(connection, config, outcome), *_figures(connection, config.name, outcome)]
         if len(outcome.by_passes) > 1:
             figures.append(("Exact match by passes", _by_passes(outcome)))
         figures.append(("Is its confidence honest?", _calibration(connection)))
@@ -53,7 +63,9 @@ def write_report(
         outcome=outcome,
         passes=passes_text(outcome.passes),
         seconds=seconds,
+        remarks=remarks,
         figures=figures,
+        labels=_LABELS,
         wrong=wrong,
         splits=rows,
     )
@@ -65,35 +77,31 @@ def passes_text(passes: int) -> str:
     return "one pass" if passes == 1 else f"{passes} passes"
 
 
-def _figures(connection: duckdb.DuckDBPyConnection) -> list[tuple[str, str]]:
-    """Exact match by whatever the problems differ in."""
-    longest, operators, lengths, carries = _rows(
-        connection,
-        "SELECT max(answer_digits), count(DISTINCT operators), count(DISTINCT digits), count(DISTINCT carries) "
-        "FROM asked",
-    )[0]
+def _suite_figures(
+    connection: duckdb.DuckDBPyConnection, config: RunConfig, outcome: Evaluation
+) -> list[tuple[str, str]]:
+    """What a suite is asked for."""
+    if outcome.suite == "grid":
+        operators = [row[0] for row in _rows(connection, "SELECT DISTINCT operators FROM asked ORDER BY 1")]
+        learnt = {operator: learnt_digits(config, operator) for operator in operators}
+        return [("Exact match by the lengths of both operands", grid_figure(connection, learnt))]
+    if outcome.suite == "edge":
+        kinds = [row[0] for row in _rows(connection, "SELECT DISTINCT kind FROM asked ORDER BY 1 DESC")]
+        return [("Exact match by kind and length", edge_figure(connection, kinds))]
+    return []
+
+
+def _figures(connection: duckdb.DuckDBPyConnection, run: str, outcome: Evaluation) -> list[tuple[str, str]]:
+    """How it learnt, and exact match by whatever the problems differ in."""
     found = []
-    if longest <= _NUMBER_DIGITS:
+    if _rows(connection, "SELECT 1 FROM metrics WHERE run = ? LIMIT 1", [run]):
+        found.append(("Learning curve", _learning_curve(connection, run)))
+    if _rows(connection, "SELECT max(answer_digits) FROM asked")[0][0] <= _NUMBER_DIGITS:
         found.append(("Exact match by answer", _by_answer(connection)))
-    if 1 < operators <= _MOST_BARS:
-        found.append(("Exact match by operators", _by(connection, "operators", "operators")))
-    if lengths > 1:
-        found.append(("Exact match by length", _by(connection, "digits", "digits of the longest operand")))
-    if carries > 1:
-        found.append(("Exact match by carries", _by(connection, "carries", "longest run of carries or borrows")))
+    for column, groups in outcome.breakdown.items():
+        if len(groups) <= _MOST_TEXTS or isinstance(groups[0].value, int):
+            found.append((f"Exact match by {_LABELS[column]}", by_group(groups, _LABELS[column])))
     return found
-
-
-def _svg(draw: Callable[[Axes], None], label: str) -> str:
-    figure = Figure(figsize=(7.2, 3.0), layout="constrained")
-    axes = figure.subplots()
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    draw(axes)
-    sink = io.StringIO()
-    figure.savefig(sink, format="svg", transparent=True, metadata={"Date": None})
-    text = sink.getvalue()
-    return text[text.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
 
 
 def _rows(connection: duckdb.DuckDBPyConnection, query: str, values: list[Any] | None = None) -> list[tuple[Any, ...]]:
@@ -117,16 +125,16 @@ def _learning_curve(connection: duckdb.DuckDBPyConnection, run: str) -> str:
 
     def draw(axes: Axes) -> None:
         """The loss, and the exact match on an axis of its own."""
-        axes.plot(*zip(*losses, strict=True), color=_INK)
+        axes.plot(*zip(*losses, strict=True), color=INK)
         axes.set(xlabel="step", ylabel="loss on hidden slots", yscale="log")
-        axes.yaxis.label.set_color(_INK)
+        axes.yaxis.label.set_color(INK)
         other = axes.twinx()
         other.spines["top"].set_visible(False)
-        other.plot([s for s, _ in matches], [100 * m for _, m in matches], color=_SECOND, marker="o", markersize=3)
-        other.set_ylabel("exact match on validation, %", color=_SECOND)
+        other.plot([s for s, _ in matches], [100 * m for _, m in matches], color=SECOND, marker="o", markersize=3)
+        other.set_ylabel("exact match on validation, %", color=SECOND)
         other.set_ylim(-2, 102)
 
-    return _svg(draw, "Loss and exact match against training steps")
+    return svg(draw, "Loss and exact match against training steps")
 
 
 def _by_answer(connection: duckdb.DuckDBPyConnection) -> str:
@@ -140,39 +148,22 @@ def _by_answer(connection: duckdb.DuckDBPyConnection) -> str:
 
     def draw(axes: Axes) -> None:
         """How many problems there are, and the exact match over them."""
-        axes.bar([r[0] for r in rows], [r[2] for r in rows], width=rows[0][3] * 0.95, color="#8888", label="problems")
+        axes.bar([r[0] for r in rows], [r[2] for r in rows], width=rows[0][3] * 0.95, color=PALE, label="problems")
         axes.set(xlabel="answer", ylabel="problems")
         other = axes.twinx()
         other.spines["top"].set_visible(False)
-        other.plot([r[0] for r in rows], [r[1] for r in rows], color=_SECOND, marker="o", markersize=3)
-        other.set_ylabel("exact match, %", color=_SECOND)
+        other.plot([r[0] for r in rows], [r[1] for r in rows], color=SECOND, marker="o", markersize=3)
+        other.set_ylabel("exact match, %", color=SECOND)
         other.set_ylim(_floor(r[1] for r in rows), 100.5)
 
-    return _svg(draw, "Exact match and number of problems by the answer's size")
-
-
-def _by(connection: duckdb.DuckDBPyConnection, column: str, label: str) -> str:
-    rows = _rows(
-        connection,
-        f"SELECT {column}, 100 * avg(correct::INT), count(*) FROM asked WHERE {column} IS NOT NULL "
-        "GROUP BY 1 ORDER BY 1",
-    )
-
-    def draw(axes: Axes) -> None:
-        """A bar for each value."""
-        bars = axes.bar([str(r[0]) for r in rows], [r[1] for r in rows], color=_INK, width=0.6)
-        if len(rows) <= _LABELLED_BARS:
-            axes.bar_label(bars, [f"{r[1]:.2f} %\n{r[2]:,} problems" for r in rows], padding=3, fontsize=8)
-        axes.set(xlabel=label, ylabel="exact match, %", ylim=(0, 125), yticks=range(0, 101, 25))
-
-    return _svg(draw, f"Exact match by {label}")
+    return svg(draw, "Exact match and number of problems by the answer's size")
 
 
 def _by_passes(outcome: Evaluation) -> str:
     def draw(axes: Axes) -> None:
         """A line for each order."""
         one = next(result for result in outcome.by_passes if result.passes == 1)
-        for order, color in (("confidence", _INK), ("units-first", _SECOND)):
+        for order, color in (("confidence", INK), ("units-first", SECOND)):
             found = [one, *(r for r in outcome.by_passes if r.order == order and r.passes > 1)]
             matches = [100 * r.exact_match for r in found]
             axes.plot([r.passes for r in found], matches, color=color, marker="o", markersize=3, label=order)
@@ -182,7 +173,7 @@ def _by_passes(outcome: Evaluation) -> str:
         axes.xaxis.set_major_formatter("{x:.0f}")
         axes.legend(frameon=False)
 
-    return _svg(draw, "Exact match against the number of passes, by the order in which slots are filled")
+    return svg(draw, "Exact match against the number of passes, by the order in which slots are filled")
 
 
 def _calibration(connection: duckdb.DuckDBPyConnection) -> str:
@@ -194,14 +185,14 @@ def _calibration(connection: duckdb.DuckDBPyConnection) -> str:
 
     def draw(axes: Axes) -> None:
         """How often the answers of a confidence are right, beside how often they should be."""
-        axes.plot([0, 100], [0, 100], color="#8888", linewidth=1)
-        axes.plot([100 * r[0] for r in rows], [100 * r[1] for r in rows], color=_INK, marker="o", markersize=4)
+        axes.plot([0, 100], [0, 100], color=PALE, linewidth=1)
+        axes.plot([100 * r[0] for r in rows], [100 * r[1] for r in rows], color=INK, marker="o", markersize=4)
         for confidence, right, count in rows:
             axes.annotate(f"{count:,}", (100 * confidence, 100 * right), (0, -12), textcoords="offset points",
                           fontsize=7, ha="center")  # fmt: skip
         axes.set(xlabel="confidence, %", ylabel="right, %", xlim=(-3, 103), ylim=(-12, 106))
 
-    return _svg(draw, "Share of right answers against the encoder's own confidence")
+    return svg(draw, "Share of right answers against the encoder's own confidence")
 
 
 def _floor(values: Any) -> float:

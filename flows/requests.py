@@ -1,8 +1,9 @@
 """What each flow is asked for: one pydantic model a flow, from which form, options and spec file are made."""
 
 import shlex
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from model.config import EncoderConfig, EvaluationSpec, Seeds, TrainingSpec, seed_runs
 from model.presets import ENCODERS
@@ -11,6 +12,8 @@ from pipelines.spec import CorpusSpec, TokenizerSpec
 from storage.location import Location, Workspace
 
 WORKSPACE = "./workspace"
+
+SuiteName = Literal["test", "grid", "edge", "adderboard", "nested"]
 
 
 class InWorkspace(BaseModel):
@@ -140,6 +143,40 @@ class EvaluateRequest(InWorkspace, EvaluationSpec):
     corpus: str = Field(
         "", description="Name of the corpus that is asked; empty takes the run's.", json_schema_extra={"position": 81}
     )
+    suite: SuiteName = Field(
+        "test",
+        description="What is asked: the split of a corpus, or problems made for it: 'grid' two operands of all lengths "
+        "beside each other, 'edge' carry and borrow chains, zeros, nines and negative results, 'adderboard' its public "
+        "test, 'nested' brackets deeper than trained.",
+        json_schema_extra={"position": 82},
+    )
+    suite_digits: int = Field(
+        0,
+        ge=0,
+        le=500,
+        description="Grid, edge: digits of the longest operands; 0 takes two to four times those trained on.",
+        json_schema_extra={"position": 83},
+    )
+    compare: tuple[str, ...] = Field(
+        (),
+        max_length=100,
+        description="Runs, such as one for each of several seeds, that are asked by their best and last checkpoints "
+        "and compared by medians, minima and maxima; name is then the comparison's.",
+        json_schema_extra={"position": 84},
+    )
+
+    @model_validator(mode="after")
+    def _one_way_to_ask(self) -> "EvaluateRequest":
+        if self.suite != "test":
+            if self.corpus:
+                raise ValueError(f"suite {self.suite!r} has its own corpus: leave corpus {self.corpus!r} out")
+            if self.split != "test":
+                raise ValueError(f"suite {self.suite!r} has test problems alone: leave split {self.split!r} out")
+        if self.suite_digits and self.suite not in ("grid", "edge"):
+            raise ValueError(f"suite_digits belongs to grid and edge, not to suite {self.suite!r}: leave it out")
+        if len(set(self.compare)) < len(self.compare):
+            raise ValueError(f"compare {', '.join(self.compare)} names a run twice: name each once")
+        return self
 
     def evaluation_spec(self) -> EvaluationSpec:
         """The evaluation without its place."""

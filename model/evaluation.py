@@ -1,8 +1,4 @@
-"""Exact match on a split: every problem, the model's answer and whether it is right.
-
-The interval resamples canonical classes, not problems: orders of the same numbers are
-answered alike, so they are not independent trials.
-"""
+"""Exact match on a split: every problem, the model's answer and whether it is right."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -15,6 +11,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from model.batches import id_type
+from model.breakdown import Group, breakdown, exact_match_interval
 from model.calibration import Calibration, calibration
 from model.config import Decoding, EvaluationSpec
 from model.decoding import spell
@@ -26,13 +23,13 @@ from storage.location import Location
 from storage.manifest import Dataset, ShardRecord
 
 _BATCH_ROWS = 1 << 15
-_RESAMPLES = 10_000
 
 _PASSES = (2, 4, 8, 16)
 # What is spent on the comparison of passes, in tokens times passes.
 _PASSES_TOKENS = 1 << 21
 
 CanonicalHashes = Callable[[NDArray[np.uint64]], NDArray[np.uint64]]
+Fair = Callable[[NDArray[np.uint64], NDArray[np.int32]], NDArray[np.bool_]]
 
 # What a prediction says of its problem; a family that doesn't know one of these has nulls.
 _FACTS = {
@@ -41,9 +38,12 @@ _FACTS = {
     "operators": pa.string(),
     **dict.fromkeys(("terms", "digits", "answer_digits", "carries", "depth"), pa.int32()),
     "negative": pa.bool_(),
+    "kind": pa.string(),
 }
 _SCHEMA = pa.schema(
     [
+        ("suite", pa.string()),
+        ("checkpoint", pa.string()),
         ("corpus", pa.string()),
         ("split", pa.string()),
         ("family", pa.string()),
@@ -69,6 +69,10 @@ class Asked(NamedTuple):
     """Token rows, [n, width]."""
     slots: int
 
+    def filter(self, kept: NDArray[np.bool_]) -> "Asked":
+        """The problems marked, [n]."""
+        return self._replace(facts=self.facts.filter(pa.array(kept)), rows=self.rows[kept])
+
 
 class PassesResult(BaseModel):
     """Exact match on the first problems asked, with the slots filled in several passes."""
@@ -85,9 +89,11 @@ class Evaluation(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
+    suite: str = ""
     corpus: str
     split: str
     problems: int
+    left_out: int = Field(0, description="Problems not asked, as the encoder may have been trained on them.")
     correct: int
     exact_match: float
     interval: tuple[float, float] = Field(description="95 % interval of the exact match.")
@@ -95,6 +101,7 @@ class Evaluation(BaseModel):
     classes: int = Field(description="Canonical classes among the problems.")
     passes: int
     by_passes: tuple[PassesResult, ...] = Field(description="Exact match against the number of passes.")
+    breakdown: dict[str, tuple[Group, ...]] = Field({}, description="Exact match by what the problems differ in.")
     calibration: Calibration
     checkpoint: str
     step: int
@@ -109,22 +116,35 @@ def evaluate(
     target: Location,
     canonical: CanonicalHashes,
     progress: Callable[[int], None] = lambda rows: None,
+    *,
+    suite: str = "",
+    fair: Fair | None = None,
 ) -> Evaluation:
     """Answer a split's problems and write them to `target` as Parquet, stratum by stratum in the order of their ids.
 
-    `canonical` gives the hashes of canonical forms from ids, uint64 [n]. Raises `UserError`
-    for a corpus whose problems the model may have been trained on, or which it can't read.
+    `canonical` gives the hashes of canonical forms from ids, uint64 [n]; `fair` says from them and from the digits of
+    the longest operands, [n], which problems are asked. Raises `UserError` for a corpus whose problems the model may
+    have been trained on, or which it can't read.
     """
     check_corpus(model, corpus, tokens)
-    classes, right, sure, first = [], [], [], dict[int, Asked]()
+    classes, right, sure, first, left_out = [], [], [], dict[int, Asked](), 0
     with target.staged() as path, pq.ParquetWriter(path, _SCHEMA, compression="zstd") as writer:
         for asked in _stream(corpus, tokens, spec):
+            hashes = canonical(asked.facts.column("id").to_numpy().view(np.uint64))
+            progress(len(hashes))
+            if fair is not None:
+                kept = fair(hashes, asked.facts.column("digits").to_numpy())
+                left_out += len(kept) - int(kept.sum())
+                asked, hashes = asked.filter(kept), hashes[kept]
+            if not len(hashes):
+                continue
             filled = model.fill(asked.rows, asked.slots, spec.decoding)
             prediction = spell(filled.ids, model.tokenizer)
             correct = _right(prediction, asked)
             ids, rows = asked.facts.column("id"), len(correct)
-            hashes = canonical(ids.to_numpy().view(np.uint64))
             values = {
+                "suite": pa.array([suite] * rows, pa.string()),
+                "checkpoint": pa.array([spec.checkpoint] * rows),
                 "corpus": pa.array([corpus.manifest.name] * rows),
                 "split": pa.array([spec.split] * rows),
                 "family": pa.array([asked.family] * rows),
@@ -141,15 +161,16 @@ def evaluate(
             right.append(correct)
             sure.append(filled.confidence)
             first.setdefault(asked.width, asked)
-            progress(rows)
-    if not right:
-        raise RunFailure(f"the {spec.split} split is empty: generate a larger corpus")
+        if not right:
+            raise RunFailure(f"no problem of the {spec.split} split is left to be asked: generate a larger corpus")
     verdicts = np.concatenate(right)
     interval, method, count = exact_match_interval(verdicts, np.concatenate(classes))
     return Evaluation(
+        suite=suite,
         corpus=corpus.manifest.name,
         split=spec.split,
         problems=len(verdicts),
+        left_out=left_out,
         correct=int(verdicts.sum()),
         exact_match=float(verdicts.mean()),
         interval=interval,
@@ -157,6 +178,7 @@ def evaluate(
         classes=count,
         passes=spec.decoding.passes,
         by_passes=by_passes(model, list(first.values()), spec.decoding),
+        breakdown=breakdown(target),
         calibration=calibration(np.concatenate(sure), verdicts),
         checkpoint=f"{spec.checkpoint} ({model.checkpoint.file})",
         step=model.checkpoint.step,
@@ -216,33 +238,6 @@ def _right(predictions: pa.Array, asked: Asked) -> NDArray[np.bool_]:
     """Which of the first problems asked, [n], are answered exactly, as text: so all tokenizers are judged alike."""
     answers = asked.facts.column("answer").slice(0, len(predictions)).combine_chunks()
     return np.asarray(pc.equal(predictions, answers))
-
-
-def exact_match_interval(
-    correct: NDArray[np.bool_], classes: NDArray[np.integer], seed: int = 0
-) -> tuple[tuple[float, float], str, int]:
-    """A 95 % interval for the mean of `correct` [n], how it was found, and the number of classes.
-
-    A percentile bootstrap that draws whole classes (cluster bootstrap; Davison and Hinkley,
-    1997, section 3.8). Classes of equal size and errors are interchangeable, so a resample is
-    one multinomial draw over their kinds. Without any error (or any success) the bootstrap
-    says nothing, and the exact binomial bound over classes takes its place.
-    """
-    _, member = np.unique(classes, return_inverse=True)
-    kinds, counts = np.unique(
-        np.stack([np.bincount(member), np.bincount(member, weights=correct).astype(np.int64)]),
-        axis=1,
-        return_counts=True,
-    )
-    total = int(counts.sum())
-    if correct.all():
-        return (float(0.025 ** (1 / total)), 1.0), f"exact binomial over {total:,} canonical classes", total
-    if not correct.any():
-        return (0.0, float(1 - 0.025 ** (1 / total))), f"exact binomial over {total:,} canonical classes", total
-    drawn = np.random.default_rng(seed).multinomial(total, counts / total, size=_RESAMPLES)
-    rates = (drawn @ kinds[1]) / (drawn @ kinds[0])
-    low, high = np.quantile(rates, [0.025, 0.975])
-    return (float(low), float(high)), f"bootstrap over {total:,} canonical classes", total
 
 
 def _stream(corpus: Dataset, tokens: Dataset, spec: EvaluationSpec) -> Iterator[Asked]:

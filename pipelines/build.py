@@ -6,11 +6,12 @@ from contextlib import closing, contextmanager
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from model.tokenizer import Tokenizer, TokenLayout
-from pipelines.components import components
+from pipelines.components import Component, components
 from pipelines.encode import (
     ENCODER_VERSION,
     EncodeJob,
@@ -22,7 +23,7 @@ from pipelines.encode import (
     with_tokens,
 )
 from pipelines.fanout import Notes, Progress, Task, each_result, make_shards
-from pipelines.generate import GENERATOR_VERSION, first_splits, generate_range, range_tasks, sample_table
+from pipelines.generate import GENERATOR_VERSION, first_splits, generate_range, range_tasks, sample_rows
 from pipelines.spec import CorpusSpec
 from storage.errors import RunFailure, UserError
 from storage.location import Location
@@ -39,7 +40,8 @@ def build_corpus(
 ) -> tuple[Dataset, bool]:
     """The corpus at `folder`, and whether anything of it was made now; missing or cut shards are mended.
 
-    Raises `UserError` if another corpus has that place, `RunFailure` if the disk is too small.
+    With none `in_flight` all is done in this process, without Ray. Raises `UserError` if another corpus has that
+    place, `RunFailure` if the disk is too small.
     """
     what, spec_hash = f"corpus {spec.name!r}", hash_of(corpus_identity(spec))
     found = _found(folder, what, spec_hash)
@@ -111,7 +113,8 @@ def build_tokens(
 ) -> tuple[Dataset, bool]:
     """The corpus's token rows at `folder`, and whether any were made now; missing or cut shards are mended.
 
-    The tokenizer may be another corpus's: all have pieces for whatever a problem holds.
+    The tokenizer may be another corpus's: all have pieces for whatever a problem holds. With none `in_flight` all
+    is done in this process, without Ray.
     """
     name = corpus.manifest.name
     layouts = _layouts(corpus, tokenizer, folder, in_flight)
@@ -178,8 +181,10 @@ def corpus_bytes(spec: CorpusSpec) -> float:
     """Bytes on disk that a corpus will take, measured on a block of each of its components."""
     total = 0.0
     for component in components(spec):
-        table, layout = sample_table(spec, component, _SAMPLE_ROWS)
-        total += component.rows * _encoded_bytes(table, layout) / table.num_rows
+        table, share = _kept_sample(spec, component)
+        if table.num_rows:
+            layout = component.family(spec).layout
+            total += component.rows * share * _encoded_bytes(table, layout) / table.num_rows
     return total
 
 
@@ -190,14 +195,19 @@ def _token_bytes(corpus: Dataset, tokenizer: Tokenizer, layouts: dict[str, Token
         answer=max(layout.answer for layout in layouts.values()),
     )
     for component in components(spec):
-        table, _ = sample_table(spec, component, _SAMPLE_ROWS)
-        columns = with_tokens(table, encode_rows(table, tokenizer, widest))
-        total += (
-            component.rows
-            * _encoded_bytes(columns, shard_layout(table.schema, widest, tokenizer.id_type))
-            / table.num_rows
-        )
+        table, share = _kept_sample(spec, component)
+        if table.num_rows:
+            columns = with_tokens(table, encode_rows(table, tokenizer, widest))
+            size = _encoded_bytes(columns, shard_layout(table.schema, widest, tokenizer.id_type))
+            total += component.rows * share * size / table.num_rows
     return total
+
+
+def _kept_sample(spec: CorpusSpec, component: Component) -> tuple[pa.Table, float]:
+    """Of a component's first rows those whose splits are kept, and their share."""
+    table, splits = sample_rows(spec, component, _SAMPLE_ROWS)
+    kept = np.isin(splits, [SPLITS.index(split) for split in spec.kept_splits])
+    return (table if kept.all() else table.filter(pa.array(kept))), float(kept.mean())
 
 
 def _encoded_bytes(table: pa.Table, layout: Layout) -> int:
@@ -230,7 +240,7 @@ def _check_disk(folder: Location, what: str, tasks: Sequence[Task], needed: Call
 
 def _check_splits(spec: CorpusSpec) -> None:
     rows = min(_FIRST_ROWS, spec.total_rows)
-    if missing := [name for name in SPLITS if name not in first_splits(spec, rows)]:
+    if missing := [name for name in spec.kept_splits if name not in first_splits(spec, rows)]:
         raise UserError(
             f"corpus {spec.name!r} has {spec.total_rows:,} rows, and of the first {rows:,} none is in "
             f"{', '.join(missing)}: take more rows or larger shares"

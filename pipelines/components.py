@@ -8,6 +8,7 @@ from pipelines.families.expression import Expressions
 from pipelines.families.family import Family
 from pipelines.families.grid import Grid
 from pipelines.families.lengths import shares_by_terms
+from pipelines.families.listed import Listed
 from pipelines.families.operands import Operands
 from pipelines.spec import CorpusSpec, ProblemSpec
 from pipelines.split import Canonical
@@ -17,6 +18,7 @@ _FAMILIES: dict[str, Callable[[ProblemSpec, Canonical, int, int], Family]] = {
     "grid": Grid,
     "digits": Operands,
     "expression": Expressions,
+    "listed": Listed,
 }
 
 

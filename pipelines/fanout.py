@@ -131,8 +131,12 @@ def each_result(
 
     As many again wait in Ray, lest a worker idles until this process looks. `shared` are further arguments of
     every call; their arrays lie in memory once for all workers, read-only. Close it to cancel the others, as an
-    exception does. Raises what a worker raised, and `RunFailure` where one was lost too often.
+    exception does. With none `in_flight` all is done here, without Ray. Raises what a worker raised, and
+    `RunFailure` where one was lost too often.
     """
+    if not in_flight:
+        yield from ((item, worker(item, *shared)) for item in items)
+        return
 
     def call(item: Item, *arguments: Any) -> Result:
         """A plain function, which Ray asks for, where the worker may be a partial one."""

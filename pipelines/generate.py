@@ -24,7 +24,7 @@ from storage.manifest import SPLITS, ShardRecord
 from storage.order import UInt64s
 from storage.shard import ContentHash, Layout, Shard, open_shard
 
-GENERATOR_VERSION = 4
+GENERATOR_VERSION = 5
 
 # Classes of problem length in characters; a shard holds one of them, and lies in a folder of its name.
 WIDTHS = np.array([1 << power for power in range(4, 15)])
@@ -214,6 +214,8 @@ def _row_groups(spec: CorpusSpec, task: RangeTask) -> Groups:
     block = family.block_rows
     for ids, problems, splits in _blocks(spec, task):
         for stratum, chosen in _strata(family, problems, splits, task.component.problems.family):
+            if stratum.split not in spec.kept_splits:
+                continue
             waiting.setdefault(stratum, []).append((ids.take(chosen), problems.take(chosen)))
             if rows(waiting[stratum]) >= block // 2:
                 build(stratum)

@@ -1,7 +1,9 @@
 """Problems that are always test, in every corpus: edge cases of each length, and AdderBoard's public suite."""
 
 import random
+from collections.abc import Iterator
 from functools import lru_cache
+from typing import Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -10,7 +12,12 @@ from pipelines.hashes import HashSet
 from pipelines.reading import text_hashes
 from pipelines.split import Canonical
 
+ListingName = Literal["edge", "adderboard"]
+
 _LONGEST = 200
+
+# Edge cases are reserved since generator version 2; those that came later name theirs.
+_FIRST, _LATER = 2, 5
 
 # The suite's own edge cases and draws (anadim/AdderBoard: ten cases and Python's Random(2025)).
 _ADDERBOARD_EDGES = (
@@ -28,25 +35,106 @@ _ADDERBOARD_EDGES = (
 _ADDERBOARD_ROWS = 10_000
 
 
+class Case(NamedTuple):
+    """A listed problem of two operands, of what kind it is, and the generator version that reserved it first."""
+
+    left: int
+    operator: str
+    right: int
+    kind: str
+    since: int = _FIRST
+
+    @property
+    def text(self) -> str:
+        """The problem as text."""
+        return f"{self.left}{self.operator}{self.right}"
+
+    @property
+    def answer(self) -> int:
+        """The exact answer."""
+        if self.operator == "*":
+            return self.left * self.right
+        return self.left + self.right if self.operator == "+" else self.left - self.right
+
+    @property
+    def digits(self) -> int:
+        """Digits of the longer operand."""
+        return len(str(max(self.left, self.right)))
+
+
 def edge_cases() -> list[str]:
-    """Sums, differences and products with the longest chains of carries and borrows, of 1 to 200 digits."""
-    found = []
-    for digits in range(1, _LONGEST + 1):
-        nines, power = "9" * digits, "1" + "0" * (digits - 1)
-        found += [f"{nines}+1", f"{nines}+{nines}", f"{power}-1", f"{power}-{nines}", f"{nines}*{nines}", f"{nines}*1"]
-    return found
+    """The texts of all edge cases."""
+    return [case.text for case in _edges()]
 
 
 def adderboard() -> list[str]:
     """The 10,010 sums of AdderBoard's public test."""
-    draw = random.Random(2025)
-    pairs = [(draw.randint(0, 9_999_999_999), draw.randint(0, 9_999_999_999)) for _ in range(_ADDERBOARD_ROWS)]
-    return [f"{a}+{b}" for a, b in (*_ADDERBOARD_EDGES, *pairs)]
+    return [case.text for case in _adderboard()]
+
+
+@lru_cache(maxsize=64)
+def listing(name: ListingName, operators: tuple[str, ...] = ("+", "-", "*"), digits: int = _LONGEST) -> list[Case]:
+    """The problems of a list in its order, with these operators and operands of at most `digits` digits."""
+    cases = _edges() if name == "edge" else _adderboard()
+    return [case for case in cases if case.operator in operators and case.digits <= digits]
 
 
 @lru_cache(maxsize=4)
-def reserved(split_key: str) -> HashSet:
-    """Canonical hashes of the reserved problems under one split key; made once a process."""
-    canonical = Canonical(split_key)
-    hashes = [text_hashes(pa.array(suite()), canonical) for suite in (edge_cases, adderboard)]
-    return HashSet.of(np.unique(np.concatenate(hashes)))
+def reserved(split_key: str, after: int = 0) -> HashSet:
+    """Canonical hashes, under one split key, of the problems that generator versions above `after` reserve.
+
+    Made once a process.
+    """
+    texts = [case.text for case in (*_edges(), *_adderboard()) if case.since > after]
+    return HashSet.of(np.unique(text_hashes(pa.array(texts, pa.string()), Canonical(split_key))))
+
+
+@lru_cache(maxsize=1)
+def _edges() -> tuple[Case, ...]:
+    found: dict[str, Case] = {}
+    for digits in range(1, _LONGEST + 1):
+        for case in _edges_of(digits):
+            found.setdefault(case.text, case)
+    return tuple(found.values())
+
+
+def _edges_of(digits: int) -> Iterator[Case]:
+    """Sums, differences and products of `digits` digits that random operands hardly ever are.
+
+    Beside each chain that carries or borrows through all columns stands one that would, and isn't begun: whoever
+    takes every long run of nines for a carry fails there.
+    """
+    power = 10 ** (digits - 1)
+    nines, fives = 10 * power - 1, 5 * (10 * power - 1) // 9
+    counted = int(("1234567890" * -(-digits // 10))[:digits])
+    yield Case(nines, "+", 1, "carry chain")
+    yield Case(1, "+", nines, "carry chain")
+    yield Case(nines, "+", nines, "nines")
+    yield Case(power, "-", 1, "borrow chain")
+    yield Case(power, "-", nines, "negative")
+    yield Case(nines, "*", nines, "nines")
+    yield Case(nines, "*", 1, "nines")
+    for number in (fives, counted):
+        yield Case(number, "+", nines + 1 - number, "carry chain", _LATER)
+        yield Case(number, "+", nines - number, "chain without a carry", _LATER)
+    if digits > 1:
+        low = fives // 10
+        yield Case(9 * power + low - 1, "-", low, "borrow chain", _LATER)
+        yield Case(9 * power + low, "-", low, "chain without a borrow", _LATER)
+        yield Case(1, "-", power, "negative", _LATER)
+    yield Case(counted, "-", nines, "negative", _LATER)
+    yield Case(0, "-", counted, "negative", _LATER)
+    yield Case(nines, "-", nines, "nines", _LATER)
+    for left, operator, right in (
+        (0, "+", counted), (counted, "+", 0), (power, "+", power), (counted, "-", 0), (counted, "-", counted),
+        (0, "*", counted), (counted, "*", 0), (power, "*", power),
+    ):  # fmt: skip
+        yield Case(left, operator, right, "zeros", _LATER)
+
+
+@lru_cache(maxsize=1)
+def _adderboard() -> tuple[Case, ...]:
+    draw = random.Random(2025)
+    pairs = [(draw.randint(0, 9_999_999_999), draw.randint(0, 9_999_999_999)) for _ in range(_ADDERBOARD_ROWS)]
+    edges = [Case(left, "+", right, "edge") for left, right in _ADDERBOARD_EDGES]
+    return (*edges, *(Case(left, "+", right, "random") for left, right in pairs))

@@ -5,20 +5,24 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from pipelines.reserved import ListingName, listing
 from storage.errors import UserError
 from storage.location import checked_name
-from storage.manifest import hash_of
+from storage.manifest import SPLITS, hash_of
 from storage.order import LARGEST_SIZE
 
 Operator = Literal["+", "-", "*"]
-FamilyName = Literal["grid", "digits", "expression"]
+FamilyName = Literal["grid", "digits", "expression", "listed"]
 
 # Which parameters a family has; the others must stay as they are.
 _FAMILY_FIELDS: dict[str, tuple[str, ...]] = {
     "grid": ("terms", "operators", "low", "high"),
     "digits": ("terms", "operators", "min_terms", "min_digits", "digits", "hard"),
-    "expression": ("terms", "operators", "min_terms", "min_digits", "digits", "depth"),
+    "expression": ("terms", "operators", "min_terms", "min_digits", "digits", "depth", "min_depth"),
+    "listed": ("listing", "operators", "digits"),
 }
+# Of no effect where they are zero, and then left out: what was made before they came keeps its identity.
+_LATER_FIELDS = {"min_depth"}
 _LARGEST_GRID = 99_999
 _LONGEST_PROBLEM = 16_384
 # What `pipelines.digits` multiplies, less a limb for the sign's carry.
@@ -35,7 +39,7 @@ class ProblemSpec(BaseModel):
     family: FamilyName = Field(
         "grid",
         description="Kind of problems: 'grid' takes every combination of operands from one range, 'digits' operands "
-        "of any length, 'expression' nested brackets.",
+        "of any length, 'expression' nested brackets, 'listed' fixed problems, all of them test.",
         json_schema_extra={"position": 1},
     )
     terms: int = Field(
@@ -61,7 +65,7 @@ class ProblemSpec(BaseModel):
         2,
         ge=1,
         le=1_000,
-        description="Digits, expression: digits of the longest operand.",
+        description="Digits, expression, listed: digits of the longest operand.",
         json_schema_extra={"position": 7},
     )
     min_digits: int = Field(
@@ -85,6 +89,16 @@ class ProblemSpec(BaseModel):
         description="Expression: most brackets nested inside each other.",
         json_schema_extra={"position": 10},
     )
+    min_depth: int = Field(
+        0,
+        ge=0,
+        le=15,
+        description="Expression: brackets that are nested inside each other in every problem, at the least.",
+        json_schema_extra={"position": 11},
+    )
+    listing: ListingName | Literal[""] = Field(
+        "", description="Listed: which list of problems.", json_schema_extra={"position": 12}
+    )
 
     @model_validator(mode="after")
     def _family(self) -> "ProblemSpec":
@@ -96,9 +110,20 @@ class ProblemSpec(BaseModel):
             raise ValueError(f"operators {list(self.operators)} name one twice: name each once")
         if self.family == "grid":
             self._check_grid()
+        elif self.family == "listed":
+            self._check_listing()
         else:
             self._check_lengths()
         return self
+
+    def _check_listing(self) -> None:
+        if not self.listing:
+            raise ValueError("listing is empty: name the list that is to be asked, edge or adderboard")
+        if not self.size:
+            raise ValueError(
+                f"list {self.listing!r} has no problem with {' '.join(self.operators)} and at most {self.digits} "
+                "digits: take other operators or more digits"
+            )
 
     def _check_grid(self) -> None:
         if self.terms > 8:
@@ -122,6 +147,8 @@ class ProblemSpec(BaseModel):
                     f"{least} is {getattr(self, least)}, above {most} ({getattr(self, most)}): "
                     f"raise {most} or lower {least}"
                 )
+        if self.min_depth:
+            self._check_depths()
         # Each term has an operator; an expression's may have a minus too, and its node two brackets and one.
         longest = self.terms * (self.digits + (5 if self.family == "expression" else 1))
         if longest > _LONGEST_PROBLEM:
@@ -135,6 +162,17 @@ class ProblemSpec(BaseModel):
                 "lower terms or digits, or leave '*' out"
             )
 
+    def _check_depths(self) -> None:
+        if self.min_depth > self.depth:
+            raise ValueError(f"min_depth is {self.min_depth}, above depth ({self.depth}): raise depth or lower it")
+        if self.min_terms < self.min_depth + 2:
+            raise ValueError(
+                f"min_depth is {self.min_depth}, which takes {self.min_depth + 2} operands, min_terms is "
+                f"{self.min_terms}: raise min_terms"
+            )
+        if "-" not in self.operators:
+            raise ValueError(f"min_depth is {self.min_depth}, which takes a '-': add it to operators")
+
     @property
     def size(self) -> int:
         """Different problems in the family; expressions aren't counted, there is no end to how they are drawn."""
@@ -144,11 +182,14 @@ class ProblemSpec(BaseModel):
         if self.family == "digits":
             numbers = 10**self.digits - (10 ** (self.min_digits - 1) if self.min_digits > 1 else 0)
             return sum(int(numbers**terms * choices ** (terms - 1)) for terms in range(self.min_terms, self.terms + 1))
+        if self.family == "listed":
+            return len(listing(self.listing, self.operators, self.digits)) if self.listing else 0
         return LARGEST_SIZE
 
     def parameters(self) -> dict[str, Any]:
         """The family and what it takes, as JSON values."""
-        return self.model_dump(mode="json", include={"family", *_FAMILY_FIELDS[self.family]})
+        values = self.model_dump(mode="json", include={"family", *_FAMILY_FIELDS[self.family]})
+        return {name: value for name, value in values.items() if value or name not in _LATER_FIELDS}
 
 
 _ALL_FAMILY_FIELDS = {name for names in _FAMILY_FIELDS.values() for name in names}
@@ -199,6 +240,11 @@ class CorpusSpec(ProblemSpec):
         description="Rows that one task makes; each task writes one shard a split and width.",
         json_schema_extra={"position": 26},
     )
+    only_test: bool = Field(
+        False,
+        description="Keep the rows of the test split alone, for a corpus that is only asked.",
+        json_schema_extra={"position": 27},
+    )
 
     @model_validator(mode="after")
     def _rows(self) -> "CorpusSpec":
@@ -208,6 +254,8 @@ class CorpusSpec(ProblemSpec):
             if changed:
                 raise ValueError(f"{changed[0]} stands beside a mixture: give it to the mixture's parts")
         parts = self.parts
+        if not self.only_test and any(part.family == "listed" for part in parts):
+            raise ValueError("family 'listed' has test problems alone: say only_test too")
         if not self.rows and any(part.family == "expression" or part.size > LARGEST_SIZE for part in parts):
             raise ValueError("rows is 0, but these problems are too many to take all: say how many rows")
         total = sum(part.size for part in parts)
@@ -239,13 +287,20 @@ class CorpusSpec(ProblemSpec):
 
     @property
     def total_rows(self) -> int:
-        """Rows of the corpus."""
+        """Rows of the corpus; with `only_test` those of its order, of which the test split's are kept."""
         return sum(self.part_rows)
+
+    @property
+    def kept_splits(self) -> tuple[str, ...]:
+        """The splits whose rows are kept."""
+        return ("test",) if self.only_test else SPLITS
 
     def identity(self) -> dict[str, Any]:
         """Everything from which the rows follow, as JSON values; the name is not part of it."""
-        common = ("rows", "seed", "split_key", "validation", "test", "rows_per_shard")
+        common = ("rows", "seed", "split_key", "validation", "test", "rows_per_shard", "only_test")
         values = self.model_dump(mode="json", include=set(common))
+        if not self.only_test:
+            del values["only_test"]
         if self.mixture:
             values["mixture"] = [{"weight": part.weight, **part.parameters()} for part in self.mixture]
         else:

@@ -35,6 +35,8 @@ _COLUMNS = {
     },
     "predictions": {
         "run": "VARCHAR",
+        "suite": "VARCHAR",
+        "checkpoint": "VARCHAR",
         "corpus": "VARCHAR",
         "id": "BIGINT",
         **dict.fromkeys(("split", "family"), "VARCHAR"),
@@ -46,6 +48,7 @@ _COLUMNS = {
         "operators": "VARCHAR",
         **dict.fromkeys(("terms", "digits", "answer_digits", "carries", "depth"), "INTEGER"),
         "negative": "BOOLEAN",
+        "kind": "VARCHAR",
     },
 }
 

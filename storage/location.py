@@ -248,6 +248,10 @@ class Workspace:
         """Folder of a training run."""
         return self.root / "runs" / checked_name(name, "run")
 
+    def comparison(self, name: str) -> Location:
+        """Folder of what several runs are compared by."""
+        return self.root / "comparisons" / checked_name(name, "comparison")
+
     @property
     def catalog(self) -> Location:
         """The DuckDB file with views over the workspace."""

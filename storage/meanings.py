@@ -26,6 +26,7 @@ _MEASURES = {
     "null for expressions, for more factors, and where products mix with sums.",
     "depth": "Deepest nesting of brackets.",
     "negative": "Whether the answer is below zero.",
+    "kind": "Of a listed problem what it is listed for, such as a carry chain; null for all others.",
 }
 _OPERANDS = {letter: f"Operand {number}, counted from the left." for number, letter in enumerate(ascii_lowercase, 1)}
 
@@ -70,6 +71,8 @@ _COLUMNS = {
     },
     "predictions": {
         "run": "Name of the run.",
+        "suite": "Suite that the problem was asked for; test for the test split of a corpus, else empty.",
+        "checkpoint": "Which checkpoint answered: best or last.",
         "corpus": "Name of the corpus that the problem is from.",
         **_PROBLEM,
         "prediction": "The encoder's answer as text.",

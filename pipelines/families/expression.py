@@ -169,9 +169,11 @@ class Expressions:
             first, last, around, tight = (stack[place, field, active] for field in range(4))
             seed = mix64(seeds.take(active) + np.uint64(derive_key(self._key, "node", node)))
             operator = self._operator(seed, (tight > 0) & (around >= self.spec.depth))
+            if deep := node <= self.spec.min_depth and self.spec.min_depth > 0:
+                operator = self._deep_operator(operator, node)
             is_sum = operator != ord("*")
             minus = np.zeros(len(active), np.bool_)
-            if "-" in self.spec.operators:
+            if "-" in self.spec.operators and not deep:
                 minus = is_sum & (around < self.spec.depth) & (seed >> np.uint64(61) == 0)
             bracket = is_sum & ((tight > 0) | minus)
             around = around + bracket
@@ -180,6 +182,8 @@ class Expressions:
             if not self._products:
                 # Behind a minus only a bracket holds a sum; where none is left to open, one leaf must do.
                 middle = np.where((operator == ord("-")) & (around >= self.spec.depth), last - 1, middle)
+            if node < self.spec.min_depth:
+                middle = first + np.uint8(1)
             for name, values in (
                 ("first", first), ("middle", middle), ("last", last), ("operator", operator),
                 ("bracket", bracket), ("minus", minus),
@@ -197,6 +201,17 @@ class Expressions:
                     stack[target, field, row] = values.take(inner)
             top[active] = place
         block["depth"] = depth[None]
+
+    @staticmethod
+    def _deep_operator(operator: Small, node: int) -> Small:
+        """For the first nodes operators with which each but the root needs a bracket inside its parent's.
+
+        Behind a minus, or a times, a sum does. So the root is no plus, and those behind it are differences; all but
+        the last have one leaf on their left, and everything else nested on their right.
+        """
+        if node == 0:
+            return np.where(operator == ord("+"), np.uint8(ord("-")), operator)
+        return np.full_like(operator, ord("-"))
 
     def _operator(self, seed: UInt64s, no_sum: Flags) -> Small:
         symbols = np.array([ord(operator) for operator in self.spec.operators], np.uint8)

@@ -7,11 +7,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from model.breakdown import exact_match_interval
 from model.checkpoint import CheckpointEntry, Checkpoints
 from model.config import Decoding, EvaluationSpec
 from model.decoding import spell
 from model.encoder import Encoder
-from model.evaluation import evaluate, exact_match_interval
+from model.evaluation import evaluate
 from model.optimizer import build_optimizers
 from model.tokenizer import MASK
 from model.trained import TrainedEncoder

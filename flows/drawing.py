@@ -1,0 +1,65 @@
+"""How figures of a report are drawn: SVG text that needs nothing beside it, in two colours."""
+
+import io
+from collections.abc import Callable, Sequence
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from model.breakdown import Group
+
+matplotlib.use("svg")
+matplotlib.rcParams["svg.hashsalt"] = "numerate"
+
+INK, SECOND, PALE = "#3566a8", "#c2571a", "#8888"
+_LABELLED_BARS, _MOST_BARS = 5, 40
+
+
+def svg(draw: Callable[..., None], label: str, *, axes: int = 1, height: float = 3.0) -> str:
+    """What `draw` puts onto its axes, one or several beside each other, as SVG."""
+    figure = Figure(figsize=(7.2, height), layout="constrained")
+    found = figure.subplots(1, axes, squeeze=False)[0]
+    for each in found:
+        for side in ("top", "right"):
+            each.spines[side].set_visible(False)
+    draw(*found)
+    sink = io.StringIO()
+    figure.savefig(sink, format="svg", transparent=True, metadata={"Date": None})
+    text = sink.getvalue()
+    return text[text.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
+
+
+def by_group(groups: Sequence[Group], label: str) -> str:
+    """Exact match of each group with its interval: bars, or a line where there are many."""
+    matches = np.array([100 * group.exact_match for group in groups])
+    low, high = (np.array([100 * group.interval[end] for group in groups]) for end in (0, 1))
+
+    def draw(axes: Axes) -> None:
+        """A bar for each value, or a line over them."""
+        if len(groups) > _MOST_BARS:
+            values = [int(group.value) for group in groups]
+            axes.fill_between(values, low, high, color=INK, alpha=0.25, linewidth=0)
+            axes.plot(values, matches, color=INK)
+        else:
+            errors = np.maximum(0, [matches - low, high - matches])
+            bars = axes.bar([str(group.value) for group in groups], matches, color=INK, width=0.6)
+            axes.errorbar(range(len(groups)), matches, yerr=errors, fmt="none", ecolor=SECOND, capsize=2)
+            if len(groups) <= _LABELLED_BARS:
+                texts = [f"{group.exact_match:.2%}\n{group.problems:,} problems" for group in groups]
+                axes.bar_label(bars, texts, padding=3, fontsize=8)
+        axes.set(xlabel=label, ylabel="exact match, %", ylim=(0, 125), yticks=range(0, 101, 25))
+
+    return svg(draw, f"Exact match by {label}")
+
+
+def heat(axes: Axes, matches: NDArray[np.float64], size: int) -> None:
+    """Exact match, in percent, of cells [rows, columns] whose columns are `size` lengths wide; nan where none."""
+    edges = np.arange(matches.shape[1] + 1) * size + 0.5
+    heights = edges if len(matches) == matches.shape[1] else np.arange(len(matches) + 1) - 0.5
+    mesh = axes.pcolormesh(edges, heights, matches, vmin=0, vmax=100, cmap="viridis")
+    figure = axes.get_figure()
+    assert figure is not None
+    figure.colorbar(mesh, ax=axes, label="exact match, %")

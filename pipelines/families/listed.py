@@ -1,0 +1,92 @@
+"""Listed: fixed problems, in the order of their list; all of them are reserved, so that every row is test.
+
+The lists are short (`reserved`), so their columns are made at once and blocks are taken from them.
+"""
+
+from functools import cached_property
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipelines.digits import product_carries, sum_carries
+from pipelines.families.family import Block, layout_for, schema_of
+from pipelines.reading import text_hashes
+from pipelines.reserved import Case, listing
+from pipelines.spec import ProblemSpec
+from pipelines.split import Canonical
+from storage.order import UInt64s
+from storage.shard import Layout
+
+
+class Listed:
+    """Rows of a list of problems; the order's `key` is not needed."""
+
+    block_rows = 1 << 14
+
+    def __init__(self, spec: ProblemSpec, canonical: Canonical, key: int, rows: int) -> None:
+        assert spec.listing, "a list has a name"
+        self._cases = listing(spec.listing, spec.operators, spec.digits)
+        self._hashes = text_hashes(pa.array([case.text for case in self._cases], pa.string()), canonical)
+        self._lengths = np.array([len(case.text) for case in self._cases], np.int32)
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Schema and Parquet choices."""
+        schema = schema_of({})
+        return layout_for(schema.append(pa.field("kind", pa.string(), nullable=False)))
+
+    def problems(self, positions: UInt64s) -> Block:
+        """The problems at `positions`, as their numbers in the list: `row` [n]."""
+        return Block({"row": positions.astype(np.intp)})
+
+    def canonical(self, problems: Block) -> UInt64s:
+        """Hashes of the canonical forms, uint64 [n]."""
+        return self._hashes.take(problems["row"])
+
+    def text_lengths(self, problems: Block) -> NDArray[np.integer] | int:
+        """Characters of each problem [n]."""
+        return self._lengths.take(problems["row"])
+
+    def table(self, ids: UInt64s, problems: Block) -> pa.Table:
+        """The corpus's columns for a block, `ids` [n]."""
+        rows = self._columns.take(pa.array(problems["row"]))
+        return rows.set_column(0, "id", pa.array(ids.view(np.int64))).cast(self.layout.schema)
+
+    @cached_property
+    def _columns(self) -> pa.Table:
+        """All rows of the list, with their places in it for ids."""
+        answers = [str(case.answer) for case in self._cases]
+        columns = {
+            "id": pa.array(range(len(self._cases)), pa.int64()),
+            "problem": [case.text for case in self._cases],
+            "answer": answers,
+            "operators": pa.array([case.operator for case in self._cases]).dictionary_encode(),
+            "terms": [2] * len(answers),
+            "digits": [case.digits for case in self._cases],
+            "answer_digits": [len(answer.lstrip("-")) for answer in answers],
+            "carries": _carries(self._cases),
+            "depth": [0] * len(answers),
+            "negative": [answer.startswith("-") for answer in answers],
+            "kind": [case.kind for case in self._cases],
+        }
+        return pa.table(columns)
+
+
+def _carries(cases: list[Case]) -> NDArray[np.int32]:
+    """Longest run of columns that carry or borrow [n]."""
+    width = max((case.digits for case in cases), default=1) + 1
+    left, right = (_digits([str(getattr(case, side)) for case in cases], width) for side in ("left", "right"))
+    signs = np.array([-1 if case.operator == "-" else 1 for case in cases], np.int16)
+    turned = np.array([-1 if case.answer < 0 else 1 for case in cases], np.int16)
+    carries = sum_carries((left.astype(np.int16) + signs * right) * turned)
+    products = np.flatnonzero([case.operator == "*" for case in cases])
+    if products.size:
+        carries[products] = product_carries(left.take(products, axis=1), right.take(products, axis=1))
+    return carries
+
+
+def _digits(numbers: list[str], width: int) -> NDArray[np.uint8]:
+    """The lowest `width` decimal digits, uint8 [width, n], the lowest first."""
+    text = "".join(number.rjust(width, "0") for number in numbers).encode()
+    return (np.frombuffer(text, np.uint8).reshape(len(numbers), width) - np.uint8(ord("0"))).T[::-1]
