@@ -177,7 +177,8 @@ def evaluate(
         interval_method=method,
         classes=count,
         passes=spec.decoding.passes,
-        by_passes=by_passes(model, list(first.values()), spec.decoding),
+        # It costs more than a small suite does, and says nothing of what that one is for.
+        by_passes=by_passes(model, list(first.values()), spec.decoding) if suite in ("", "test") else (),
         breakdown=breakdown(target),
         calibration=calibration(np.concatenate(sure), verdicts),
         checkpoint=f"{spec.checkpoint} ({model.checkpoint.file})",

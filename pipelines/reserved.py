@@ -81,12 +81,14 @@ def listing(name: ListingName, operators: tuple[str, ...] = ("+", "-", "*"), dig
 
 @lru_cache(maxsize=4)
 def reserved(split_key: str, after: int = 0) -> HashSet:
-    """Canonical hashes, under one split key, of the problems that generator versions above `after` reserve.
+    """Canonical hashes, under one split key, of the problems that only generator versions above `after` reserve.
 
     Made once a process.
     """
-    texts = [case.text for case in (*_edges(), *_adderboard()) if case.since > after]
-    return HashSet.of(np.unique(text_hashes(pa.array(texts, pa.string()), Canonical(split_key))))
+    cases = (*_edges(), *_adderboard())
+    hashes = text_hashes(pa.array([case.text for case in cases], pa.string()), Canonical(split_key))
+    later = np.array([case.since > after for case in cases])
+    return HashSet.of(np.setdiff1d(hashes[later], hashes[~later]))
 
 
 @lru_cache(maxsize=1)
