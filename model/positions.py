@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding
 
 from model.config import EncoderConfig
-from model.tokenizer import EQUALS, Tokenizer
+from model.tokenizer import EQUALS, MASK, Tokenizer
 
 DIGITS, OPERATORS, OPENING, CLOSING = "0123456789", "+-*", "(", ")"
 
@@ -40,7 +40,8 @@ class Positions(nn.Module):
         super().__init__()
         pieces = tokenizer.pieces()
         kinds = torch.zeros(4, tokenizer.size, dtype=torch.bool)
-        for kind, known in enumerate((DIGITS, OPERATORS, OPENING, CLOSING)):
+        # What is hidden in a problem is a digit, so that hiding it changes no position.
+        for kind, known in enumerate(((*DIGITS, MASK), OPERATORS, OPENING, CLOSING)):
             kinds[kind, [number for number, piece in enumerate(pieces) if piece in set(known)]] = True
         self.equals = tokenizer.id_of(EQUALS)
         self.register_buffer("kinds", kinds, persistent=False)

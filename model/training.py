@@ -25,10 +25,12 @@ from model.batches import Batches, Stage, batches_from, held_rows, stages_of
 from model.checkpoint import CheckpointEntry, Checkpoints, restore
 from model.config import TrainingSpec
 from model.encoder import Encoder
-from model.masking import loops_of, place_offsets, slot_masks
+from model.masking import loops_of, place_offsets
 from model.metrics import MetricsWriter
+from model.objectives import Objective
 from model.optimizer import build_optimizers, precision_of, rate_factor, set_rates
 from model.run import RunConfig, claim_run, run_tokenizer
+from model.running_sum import RunningSum, running_sum_loss
 from model.tokenizer import MASK, load_tokenizer
 from storage.errors import RunFailure, UserError
 from storage.lanes import LANES, lanes_of
@@ -40,6 +42,7 @@ from storage.parameters import read_parameters
 # Steps between the moments when the ranks agree whether to stop and the loss is looked at.
 _AGREE_EVERY = 10
 _LOCK_SECONDS = 60.0
+_NOT_ASKED = -100
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,10 @@ class _Trainer:
             raise UserError(
                 f"the tokens at {job.tokens} are not those of run {job.config.name!r}: choose another run name"
             )
-        self.encoder = Encoder(self.spec.encoder, tokenizer)
+        self.pieces = tokenizer.size
+        self.objective = Objective(self.spec, tokenizer).to(self.device)
+        self.sums = RunningSum(tokenizer).to(self.device) if self.spec.running_sum else None
+        self.encoder = Encoder(self.spec.encoder, tokenizer, running_sum=self.sums is not None)
         self.encoder.initialise(derive_key(self.spec.seed, "weights"))
         self.encoder.to(self.device)
         self.optimizers = build_optimizers(self.encoder, self.spec)
@@ -193,25 +199,40 @@ class _Trainer:
         self.waiting.append((row, loss.detach()))
 
     def _loss(self, rows: np.ndarray, slots: int) -> Tensor:
-        """This rank's share of the mean loss over all hidden slots of the global batch, times the ranks."""
+        """This rank's share of the mean loss over all hidden tokens of the global batch, times the ranks."""
         spec, encoder = self.spec, self.spec.encoder
         first = lanes_of(self.rank, self.ranks)[0] * (spec.batch_size // LANES)
-        mine = slice(first, first + len(rows))
-        masks = slot_masks(spec.seed, self.step, spec.batch_size, slots, spec.full_mask_share)
-        hidden = torch.from_numpy(masks[mine]).to(self.device)
-        offset = None
-        if encoder.random_offset:
-            shares = place_offsets(spec.seed, self.step, spec.batch_size)[mine]
-            offset = torch.from_numpy(shares).to(self.device, torch.float32)
-        ids = torch.from_numpy(rows).to(self.device).long()
-        answers = ids[:, -slots:]
-        shown = ids.clone()
-        shown[:, -slots:] = torch.where(hidden, self.mask_id, answers)
-        loops = loops_of(spec.seed, self.step, encoder.min_loops, encoder.loops)
+        mine = torch.arange(first, first + len(rows), device=self.device)
+        question = self.objective(torch.from_numpy(rows).to(self.device).long(), slots, self.step, mine)
+        asked = self.objective.asked(slots, rows.shape[1])
         with torch.autocast(self.device.type, self.precision, enabled=self.precision is not torch.float32):
-            logits = self.model(shown, slots, loops=loops, offset=offset)
-        total = cross_entropy(logits.float()[hidden], answers[hidden], reduction="sum")
-        return total * (self.ranks / int(masks.sum()))
+            logits = self.model(
+                question.ids.masked_fill(question.hidden, self.mask_id),
+                slots,
+                loops=loops_of(spec.seed, self.step, encoder.min_loops, encoder.loops),
+                offset=place_offsets(spec.seed, self.step, mine).float() if encoder.random_offset else None,
+                asked=asked,
+                sums=self.sums is not None,
+            )
+        hidden = question.hidden[:, -asked:]
+        # Marked instead of taken out: a device need not wait until it is known how many there are.
+        targets = question.ids[:, -asked:].masked_fill(~hidden, _NOT_ASKED)
+        scores = logits[..., : self.pieces].float().flatten(0, 1)
+        total = cross_entropy(scores, targets.flatten(), ignore_index=_NOT_ASKED, reduction="sum")
+        share = total * self._per_slot(hidden)
+        if self.sums is None:
+            return share
+        sums, product = self.sums(question.ids, slots)
+        counted = question.hidden[:, -slots:] & product[:, None]
+        auxiliary = running_sum_loss(logits[:, -slots:, self.pieces :].float(), sums, counted)
+        return share + auxiliary * self._per_slot(counted) * spec.running_sum
+
+    def _per_slot(self, hidden: Tensor) -> Tensor:
+        """What this rank's sum over hidden tokens counts in the mean over those of all ranks, times the ranks."""
+        count = hidden.sum()
+        if self.ranks > 1:
+            dist.all_reduce(count)
+        return (self.ranks / count.clamp(min=1).double()).float()
 
     def _agree(self, stop: Callable[[], bool]) -> bool:
         """Settle the losses of the last steps over all ranks; True if rank 0 was told to stop."""
