@@ -11,11 +11,12 @@ from flows.progress import metered, say
 from flows.report import passes_text, write_report
 from flows.requests import EvaluateRequest
 from flows.timing import note_seconds, seconds_of
-from model.evaluation import evaluate
+from model.evaluation import Judged, evaluate
 from model.run import RunConfig
 from model.trained import TrainedEncoder
 from pipelines.build import spec_of
 from pipelines.generate import canonical_hashes
+from pipelines.twins import has_no_trained_twin
 from storage.catalog import refresh_catalog
 from storage.location import Location, Workspace
 from storage.manifest import load
@@ -29,9 +30,10 @@ def evaluate_encoder(request: EvaluateRequest) -> dict[str, Any]:
     model = TrainedEncoder.open(run, spec.checkpoint)
     config = model.config
     name = request.corpus or config.corpus
-    place = run if name == config.corpus else run / "evaluations" / name
+    label = name if spec.missing == "answer" else f"{name}-missing-{spec.missing}"
+    place = run if label == config.corpus else run / "evaluations" / label
     asked = {"evaluation": spec.model_dump(), "step": model.checkpoint.step}
-    predictions = run / "predictions" / f"{name}.{spec.split}.parquet"
+    predictions = run / "predictions" / f"{label}.{spec.split}.parquet"
     found = _found(place, asked) if predictions.exists() else None
     if found:
         say(_headline(request.name, found) + " (found)")
@@ -45,7 +47,14 @@ def evaluate_encoder(request: EvaluateRequest) -> dict[str, Any]:
     began = time.monotonic()
     with metered("evaluate-encoder", f"evaluate {request.name}", min(spec.limit or held, held), "problems") as meter:
         outcome = evaluate(
-            model, corpus, tokens, spec, predictions, partial(canonical_hashes, spec_of(corpus)), meter.add
+            model,
+            corpus,
+            tokens,
+            spec,
+            predictions,
+            partial(canonical_hashes, spec_of(corpus)),
+            meter.add,
+            judged_by(config),
         )
     note_seconds(place / "report", time.monotonic() - began)
     report = {**outcome.model_dump(), **asked, "seconds": stage_seconds(workspace, config, place)}
@@ -56,6 +65,14 @@ def evaluate_encoder(request: EvaluateRequest) -> dict[str, Any]:
     say(_headline(request.name, report))
     say(f"report: {page}")
     return report
+
+
+def judged_by(config: RunConfig) -> Judged | None:
+    """Which problems a run may be judged by: all, or those whose addition twin it was not trained on."""
+    if config.training.objective == "answer" or "+" not in config.operators:
+        return None
+    split = (config.corpus_spec[key] for key in ("split_key", "validation", "test"))
+    return partial(has_no_trained_twin, *split)
 
 
 def stage_seconds(workspace: Workspace, config: RunConfig, evaluation: Location) -> dict[str, float | None]:
@@ -81,8 +98,10 @@ def _found(place: Location, asked: dict[str, Any]) -> dict[str, Any] | None:
 
 def _headline(name: str, report: dict[str, Any]) -> str:
     low, high = report["interval"]
+    what = "missing operands" if report.get("missing") == "operand" else "problems"
+    left_out = f", {report['left_out']:,} left out" if report.get("left_out") else ""
     return (
-        f"run {name}: {report['correct']:,} of {report['problems']:,} {report['split']} problems of "
-        f"{report['corpus']} right, exact match {report['exact_match']:.3%} "
+        f"run {name}: {report['correct']:,} of {report['problems']:,} {report['split']} {what} of "
+        f"{report['corpus']} right{left_out}, exact match {report['exact_match']:.3%} "
         f"(95 % interval {low:.3%} to {high:.3%}), {passes_text(report['passes'])}"
     )

@@ -32,8 +32,8 @@ def write_report(
     """Write the page of one evaluation of a run."""
     with open_catalog(workspace) as connection:
         asked = connection.sql(
-            "SELECT * FROM predictions WHERE run = ? AND corpus = ? AND split = ?",
-            params=[config.name, outcome.corpus, outcome.split],
+            "SELECT * FROM predictions WHERE run = ? AND corpus = ? AND split = ? AND coalesce(missing, 'answer') = ?",
+            params=[config.name, outcome.corpus, outcome.split, outcome.missing],
         ).to_arrow_table()
         connection.register("asked", asked)
         figures = [("Learning curve", _learning_curve(connection, config.name)), *_figures(connection)]

@@ -15,12 +15,14 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from model.config import Decoding, EvaluationSpec
 from model.decoding import spell
+from model.missing import fill_operands
 from model.trained import TrainedEncoder
 from storage.columns import string_buffers
 from storage.database import connect, parquet_source
 from storage.errors import RunFailure, UserError
 from storage.location import Location
 from storage.manifest import Dataset, ShardRecord
+from storage.order import derive_key, uniforms
 
 _BATCH_ROWS = 1 << 15
 _RESAMPLES = 10_000
@@ -30,6 +32,8 @@ _PASSES = (2, 4, 8, 16)
 _PASSES_TOKENS = 1 << 21
 
 CanonicalHashes = Callable[[NDArray[np.uint64]], NDArray[np.uint64]]
+# From problems and answers as text, which of them may be judged.
+Judged = Callable[[pa.Array, pa.Array], NDArray[np.bool_]]
 
 # What a prediction says of its problem; a family that doesn't know one of these has nulls.
 _FACTS = {
@@ -47,6 +51,7 @@ _SCHEMA = pa.schema(
         ("width", pa.int64()),
         ("id", pa.int64()),
         *_FACTS.items(),
+        ("missing", pa.string()),
         ("prediction", pa.string()),
         ("correct", pa.bool_()),
         ("confidence", pa.float32()),
@@ -65,6 +70,20 @@ class Asked(NamedTuple):
     rows: NDArray[np.uint8]
     """Token rows, [n, width]."""
     slots: int
+
+    def where(self, kept: NDArray[np.bool_]) -> "Asked":
+        """Those of the problems that are kept, [n]."""
+        return self._replace(facts=self.facts.filter(pa.array(kept)), rows=self.rows[kept])
+
+
+class _Verdicts(NamedTuple):
+    """What the model said of n problems."""
+
+    facts: dict[str, pa.Array | pa.ChunkedArray]
+    """Columns problem and answer, as they were asked."""
+    prediction: pa.Array
+    correct: NDArray[np.bool_]
+    confidence: NDArray[np.float32]
 
 
 class PassesResult(BaseModel):
@@ -95,6 +114,8 @@ class Evaluation(BaseModel):
     checkpoint: str
     step: int
     parameters: int
+    missing: str = Field("answer", description="What was asked: the answer, or an operand.")
+    left_out: int = Field(0, description="Problems not asked: their twins were trained on, or no operand is certain.")
 
 
 def evaluate(
@@ -105,19 +126,26 @@ def evaluate(
     target: Location,
     canonical: CanonicalHashes,
     progress: Callable[[int], None] = lambda rows: None,
+    judged: Judged | None = None,
 ) -> Evaluation:
     """Answer a split's problems and write them to `target` as Parquet, stratum by stratum in the order of their ids.
 
-    `canonical` gives the hashes of canonical forms from ids, uint64 [n]. Raises `UserError`
-    for a corpus whose problems the model may have been trained on, or which it can't read.
+    `canonical` gives the hashes of canonical forms from ids, uint64 [n]; problems that aren't
+    `judged` are left out. Raises `UserError` for a corpus whose problems the model may have been
+    trained on, or which it can't read, and `RunFailure` where no problem can be asked.
     """
     check_corpus(model, corpus, tokens)
-    classes, right, first = [], [], dict[int, Asked]()
+    classes, right, first, streamed = [], [], dict[int, Asked](), 0
     with target.staged() as path, pq.ParquetWriter(path, _SCHEMA, compression="zstd") as writer:
         for asked in _stream(corpus, tokens, spec):
-            filled = model.fill(asked.rows, asked.slots, spec.decoding)
-            correct = (filled.ids == asked.rows[:, -asked.slots :]).all(1)
-            ids, rows = asked.facts.column("id"), len(correct)
+            streamed += len(asked.rows)
+            progress(len(asked.rows))
+            if judged:
+                asked = asked.where(judged(*(asked.facts[name].combine_chunks() for name in ("problem", "answer"))))
+            asked, verdicts = _ask(model, asked, spec)
+            ids, rows = asked.facts.column("id"), len(asked.rows)
+            if not rows:
+                continue
             hashes = canonical(ids.to_numpy().view(np.uint64))
             values = {
                 "corpus": pa.array([corpus.manifest.name] * rows),
@@ -126,35 +154,56 @@ def evaluate(
                 "width": pa.array([asked.width] * rows),
                 "id": ids,
                 **{name: asked.facts.column(name) for name in _FACTS},
-                "prediction": spell(filled.ids, model.tokenizer),
-                "correct": pa.array(correct),
-                "confidence": pa.array(filled.confidence),
+                **verdicts.facts,
+                "missing": pa.array([spec.missing] * rows),
+                "prediction": verdicts.prediction,
+                "correct": pa.array(verdicts.correct),
+                "confidence": pa.array(verdicts.confidence),
                 "canonical": pa.array(hashes),
             }
             writer.write_table(pa.Table.from_arrays(list(values.values()), schema=_SCHEMA))
             classes.append(hashes)
-            right.append(correct)
+            right.append(verdicts.correct)
             first.setdefault(asked.width, asked)
-            progress(rows)
+    if streamed and not right:
+        raise RunFailure(
+            f"none of the {streamed:,} problems asked may be judged: the addition twin of each was trained on, "
+            "or no operand of it is certain; raise limit or take another corpus"
+        )
     if not right:
         raise RunFailure(f"the {spec.split} split is empty: generate a larger corpus")
-    verdicts = np.concatenate(right)
-    interval, method, count = exact_match_interval(verdicts, np.concatenate(classes))
+    outcomes = np.concatenate(right)
+    interval, method, count = exact_match_interval(outcomes, np.concatenate(classes))
     return Evaluation(
         corpus=corpus.manifest.name,
         split=spec.split,
-        problems=len(verdicts),
-        correct=int(verdicts.sum()),
-        exact_match=float(verdicts.mean()),
+        problems=len(outcomes),
+        correct=int(outcomes.sum()),
+        exact_match=float(outcomes.mean()),
         interval=interval,
         interval_method=method,
         classes=count,
         passes=spec.decoding.passes,
-        by_passes=by_passes(model, list(first.values()), spec.decoding),
+        by_passes=by_passes(model, list(first.values()), spec.decoding) if spec.missing == "answer" else (),
         checkpoint=f"{spec.checkpoint} ({model.checkpoint.file})",
         step=model.checkpoint.step,
         parameters=model.encoder.parameter_count(),
+        missing=spec.missing,
+        left_out=streamed - len(outcomes),
     )
+
+
+def _ask(model: TrainedEncoder, asked: Asked, spec: EvaluationSpec) -> tuple[Asked, _Verdicts]:
+    """The problems that can be asked for what is missing, and what the model says."""
+    if spec.missing == "answer":
+        filled = model.fill(asked.rows, asked.slots, spec.decoding)
+        correct = (filled.ids == asked.rows[:, -asked.slots :]).all(1)
+        return asked, _Verdicts({}, spell(filled.ids, model.tokenizer), correct, filled.confidence)
+    ids = asked.facts.column("id").to_numpy().view(np.uint64)
+    share = uniforms(derive_key("missing operand"), ids)
+    can, answers = fill_operands(model.encoder, model.tokenizer, asked.rows, asked.slots, model.precision, share)
+    facts = {"problem": answers.problems, "answer": answers.operands}
+    return asked.where(can), _Verdicts(facts, answers.predictions, answers.correct, answers.confidence)
 
 
 def check_corpus(model: TrainedEncoder, corpus: Dataset, tokens: Dataset) -> None:

@@ -23,6 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from model.batches import Batches, Stage, batches_from, held_rows, stages_of
 from model.checkpoint import CheckpointEntry, Checkpoints, restore
+from model.compilation import compile_layers, compiles
 from model.config import TrainingSpec
 from model.encoder import Encoder
 from model.masking import loops_of, place_offsets
@@ -30,8 +31,9 @@ from model.metrics import MetricsWriter
 from model.objectives import Objective
 from model.optimizer import build_optimizers, precision_of, rate_factor, set_rates
 from model.run import RunConfig, claim_run, run_tokenizer
-from model.running_sum import RunningSum, running_sum_loss
-from model.tokenizer import MASK, load_tokenizer
+from model.running_sum import OUTPUTS, RunningSum, running_sum_loss
+from model.throughput import Pace, peak_flops, training_flops
+from model.tokenizer import MASK, Tokenizer, load_tokenizer
 from storage.errors import RunFailure, UserError
 from storage.lanes import LANES, lanes_of
 from storage.location import Location, Workspace
@@ -90,6 +92,18 @@ def check_encoder(config: RunConfig) -> None:
         raise UserError(f"{reason} for this corpus: raise it")
 
 
+def check_objective(config: RunConfig, tokenizer: Tokenizer) -> None:
+    """Raise `UserError` where tokenizer, corpus or machine don't have what a training's objective needs."""
+    spec = config.training
+    if spec.objective != "answer" or spec.running_sum:
+        tokenizer.character_ids()
+    if spec.running_sum and "*" not in config.operators:
+        raise UserError(
+            f"running_sum is {spec.running_sum:g}, but corpus {config.corpus!r} has no products: set it to 0"
+        )
+    compiles(spec, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+
+
 def train(
     job: TrainingJob,
     *,
@@ -134,8 +148,11 @@ class _Trainer:
         self.checkpoints = Checkpoints(job.run / "checkpoints")
         self.metrics = MetricsWriter(job.run / "metrics")
         self.step = self._resume()
+        if compiles(self.spec, self.device):
+            compile_layers(self.encoder.layers)
         self.model = self._distributed()
         self.precision = precision_of(self.spec, self.device)
+        self.pace = Pace(peak_flops(self.device, self.precision))
         self.validation = [
             (layout, torch.from_numpy(rows).to(self.device), held)
             for layout, rows, held in held_rows(
@@ -156,6 +173,7 @@ class _Trainer:
         stages = stages_of(self.tokens, self.spec)
         batches = batches_from(stages, self.step, rank=self.rank, ranks=self.ranks)
         stopped, checked, began = False, self.step, time.perf_counter()
+        self.pace.begin()
         while self.step < self.spec.steps and not stopped:
             self._one_step(batches, began)
             last = self.step == self.spec.steps
@@ -169,6 +187,8 @@ class _Trainer:
                 self._record_validation()
             if saved:
                 self._save()
+            if validated:
+                self.pace.begin()
             if self.rank == 0 and (validated or self.step % _AGREE_EVERY == 0):
                 rate = (self.step - checked) * self.spec.batch_size / (time.perf_counter() - began)
                 report(Progress(self.step, self.spec.steps, self.loss, self.exact_match, rate))
@@ -205,11 +225,15 @@ class _Trainer:
         mine = torch.arange(first, first + len(rows), device=self.device)
         question = self.objective(torch.from_numpy(rows).to(self.device).long(), slots, self.step, mine)
         asked = self.objective.asked(slots, rows.shape[1])
+        loops = loops_of(spec.seed, self.step, encoder.min_loops, encoder.loops)
+        outputs = self.pieces + (OUTPUTS if self.sums else 0)
+        flops = training_flops(encoder, outputs, rows.shape[1], asked, loops)
+        self.pace.add(spec.batch_size, flops * len(rows))
         with torch.autocast(self.device.type, self.precision, enabled=self.precision is not torch.float32):
             logits = self.model(
                 question.ids.masked_fill(question.hidden, self.mask_id),
                 slots,
-                loops=loops_of(spec.seed, self.step, encoder.min_loops, encoder.loops),
+                loops=loops,
                 offset=place_offsets(spec.seed, self.step, mine).float() if encoder.random_offset else None,
                 asked=asked,
                 sums=self.sums is not None,
@@ -248,10 +272,11 @@ class _Trainer:
         losses = torch.stack([loss for _, loss in self.waiting]).double() / self.ranks
         if self.ranks > 1:
             dist.all_reduce(losses)
-        for (row, _), loss in zip(self.waiting, losses.tolist(), strict=True):
+        values, pace = losses.tolist(), self.pace.look()
+        for (row, _), loss in zip(self.waiting, values, strict=True):
             if not math.isfinite(loss):
                 self._refuse(int(row["step"]), loss)
-            self.metrics.add({**row, "loss": loss})
+            self.metrics.add({**row, **pace, "loss": loss})
         self.loss = losses[-1].item()
         self.waiting.clear()
 
@@ -335,6 +360,7 @@ def prepare(workspace: Workspace, name: str, corpus: str, tokenizer: str, spec: 
     check_data(tokens, spec)
     config = RunConfig.of(name, spec, source, tokens, (tokenizer, pieces))
     check_encoder(config)
+    check_objective(config, pieces)
     claim_run(workspace.run(name), config, pieces)
     return TrainingJob(workspace.run(name), tokens.location, config)
 
