@@ -189,7 +189,7 @@ def test_an_encoder_trained_with_running_sums_answers_without_them(operations: B
 
 
 def test_running_sums_of_a_corpus_without_products_are_refused(small: Built) -> None:
-    with pytest.raises(UserError, match="running_sum is 0.5, but corpus 'small' has no products: set it to 0"):
+    with pytest.raises(UserError, match=r"running_sum is 0.5, but corpus 'small' has no products: set it to 0"):
         prepare(small.workspace, "never", "small", "small-digit", TINY_TRAINING.model_copy(update={"running_sum": 0.5}))
     assert not small.workspace.run("never").exists()
 
@@ -201,7 +201,7 @@ def test_compiling_without_a_compiler_is_refused_and_left_to_itself_never_fails(
     monkeypatch.delenv("CXX", raising=False)
     for choice, device in (("auto", "cpu"), ("auto", "cuda"), ("off", "cpu")):
         assert not compiles(TINY_TRAINING.model_copy(update={"compile": choice}), torch.device(device))
-    with pytest.raises(UserError, match="compile is on, but no C.. compiler was found: install g"):
+    with pytest.raises(UserError, match=r"compile is on, but no C.. compiler was found: install g"):
         prepare(small.workspace, "never", "small", "small-digit", TINY_TRAINING.model_copy(update={"compile": "on"}))
 
 
