@@ -5,6 +5,9 @@ import time
 from functools import partial
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
 from prefect import flow
 
 from flows.comparison import compare, comparison_text, write_comparison
@@ -14,11 +17,12 @@ from flows.requests import EvaluateRequest
 from flows.suites import Suite, fair_to, prepare, suite_of
 from flows.timing import note_seconds, seconds_of
 from model.config import EvaluationSpec
-from model.evaluation import Evaluation, evaluate
+from model.evaluation import Evaluation, Fair, evaluate
 from model.run import RunConfig, load_run
 from model.trained import TrainedEncoder
 from pipelines.build import spec_of
 from pipelines.generate import canonical_hashes
+from pipelines.twins import has_no_trained_twin
 from storage.catalog import refresh_catalog
 from storage.location import Location, Workspace
 from storage.manifest import Dataset, load
@@ -40,7 +44,9 @@ def _evaluated(request: EvaluateRequest) -> dict[str, Any]:
     config = model.config
     suite = suite_of(config, request.suite, request.suite_digits) if request.suite != "test" else None
     name = suite.corpus.name if suite else request.corpus or config.corpus
-    place, predictions = _places(run, config, f"suite.{request.suite}" if suite else name, spec)
+    label = f"suite.{request.suite}" if suite else name
+    label += "" if spec.missing == "answer" else f"-missing-{spec.missing}"
+    place, predictions = _places(run, config, label, spec)
     asked = {
         "evaluation": spec.model_dump(),
         "step": model.checkpoint.step,
@@ -65,7 +71,7 @@ def _evaluated(request: EvaluateRequest) -> dict[str, Any]:
             partial(canonical_hashes, spec_of(corpus)),
             meter.add,
             suite=str(asked["suite"]),
-            fair=None if corpus.manifest.identity == config.corpus_identity else fair_to(config),
+            fair=_fair(config, corpus),
         )
     note_seconds(place / "report", time.monotonic() - began)
     report = {**outcome.model_dump(), **asked, "seconds": stage_seconds(workspace, config, place)}
@@ -122,10 +128,32 @@ def _remarks(outcome: Evaluation, suite: Suite | None) -> tuple[str, ...]:
     remarks = suite.remarks if suite else ()
     if outcome.left_out:
         remarks += (
-            f"{outcome.left_out:,} problems are left out, which only a later generator version than that of the run's "
-            "corpus holds out",
+            f"{outcome.left_out:,} problems are left out: the run may have met them in training (they are held out "
+            "since a later generator version, or their addition twin is trained on), or no operand of them is certain",
         )
     return remarks
+
+
+def _fair(config: RunConfig, corpus: Dataset) -> Fair | None:
+    """Which problems a run may be judged by; None where it may by all."""
+    checks = [None if corpus.manifest.identity == config.corpus_identity else fair_to(config), _twins(config)]
+    found = [check for check in checks if check]
+    if not found:
+        return None
+    return lambda facts, canonical: np.logical_and.reduce([check(facts, canonical) for check in found])
+
+
+def _twins(config: RunConfig) -> Fair | None:
+    """Problems whose addition twin the run was not trained on; None where hidden operands were not trained."""
+    if config.training.objective == "answer" or "+" not in config.operators:
+        return None
+    split = [config.corpus_spec[key] for key in ("split_key", "validation", "test")]
+
+    def fair(facts: pa.Table, canonical: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """Of problems by their text, [n]."""
+        return has_no_trained_twin(*split, *(facts[name].combine_chunks() for name in ("problem", "answer")))
+
+    return fair
 
 
 def stage_seconds(workspace: Workspace, config: RunConfig, evaluation: Location) -> dict[str, float | None]:
@@ -151,8 +179,10 @@ def _found(place: Location, asked: dict[str, Any]) -> dict[str, Any] | None:
 
 def _headline(name: str, report: dict[str, Any]) -> str:
     low, high = report["interval"]
+    what = "missing operands" if report.get("missing") == "operand" else "problems"
+    left_out = f", {report['left_out']:,} left out" if report.get("left_out") else ""
     return (
-        f"run {name}: {report['correct']:,} of {report['problems']:,} {report['split']} problems of "
-        f"{report['corpus']} right, exact match {report['exact_match']:.3%} "
+        f"run {name}: {report['correct']:,} of {report['problems']:,} {report['split']} {what} of "
+        f"{report['corpus']} right{left_out}, exact match {report['exact_match']:.3%} "
         f"(95 % interval {low:.3%} to {high:.3%}), {passes_text(report['passes'])}"
     )

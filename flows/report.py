@@ -42,8 +42,9 @@ def write_report(
     """Write the page of one evaluation of a run; `remarks` say what was left out."""
     with open_catalog(workspace) as connection:
         asked = connection.sql(
-            "SELECT * FROM predictions WHERE run = ? AND corpus = ? AND split = ? AND checkpoint = ?",
-            params=[config.name, outcome.corpus, outcome.split, outcome.checkpoint.split()[0]],
+            "SELECT * FROM predictions WHERE run = ? AND corpus = ? AND split = ? AND checkpoint = ? "
+            "AND coalesce(missing, 'answer') = ?",
+            params=[config.name, outcome.corpus, outcome.split, outcome.checkpoint.split()[0], outcome.missing],
         ).to_arrow_table()
         connection.register("asked", asked)
         figures = [*_suite_figures(connection, config, outcome), *_figures(connection, config.name, outcome)]

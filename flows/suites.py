@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from flows.requests import SuiteName
 from model.config import Extent
@@ -95,12 +96,12 @@ def fair_to(config: RunConfig) -> Fair | None:
         return None
     later = reserved(spec["split_key"], version)
 
-    def fair(canonical: np.ndarray, digits: np.ndarray) -> np.ndarray:
-        """Of problems by the hashes of their canonical forms, and by the digits of their longest operands, [n]."""
+    def fair(facts: pa.Table, canonical: np.ndarray) -> np.ndarray:
+        """Of problems by the digits of their longest operands and the hashes of their canonical forms, [n]."""
         listed = np.zeros(len(canonical), np.bool_)
         listed[later.find(canonical)[0]] = True
         held_out = split_numbers(canonical, spec["validation"], spec["test"]) == SPLITS.index("test")
-        return ~listed | held_out | (digits > config.extent.digits)
+        return ~listed | held_out | (facts["digits"].to_numpy() > config.extent.digits)
 
     return fair
 

@@ -70,7 +70,7 @@ class Checkpoints:
         self, entry: CheckpointEntry, config: RunConfig, model: nn.Module, optimizers: dict[str, Optimizer], keep: int
     ) -> None:
         """Write a checkpoint and forget those that are neither best, last nor among the `keep` newest."""
-        tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
+        tensors = {_name(name): value for name, value in model.state_dict().items()}
         names = {id(weight): name for name, weight in model.named_parameters()}
         for kind, optimizer in optimizers.items():
             for weight, state in optimizer.state.items():
@@ -148,8 +148,9 @@ def hash_of_bytes(data: bytes) -> str:
 def restore(tensors: dict[str, Tensor], model: nn.Module, optimizers: dict[str, Optimizer] | None = None) -> None:
     """Put a checkpoint's values back; raises `RunFailure` where a tensor is missing or has another shape."""
     try:
+        own = {_name(name): name for name in model.state_dict()}
         model.load_state_dict(
-            {name.removeprefix("model."): v for name, v in tensors.items() if name.startswith("model.")}
+            {own.get(name, name): v for name, v in tensors.items() if name in own or name.startswith("model.")}
         )
         for kind, optimizer in (optimizers or {}).items():
             for name, weight in model.named_parameters():
@@ -157,6 +158,11 @@ def restore(tensors: dict[str, Tensor], model: nn.Module, optimizers: dict[str, 
                     optimizer.state[weight] = _optimizer_state(tensors, kind, name, weight.device)
     except (RuntimeError, KeyError) as error:
         raise RunFailure(f"the checkpoint doesn't fit this encoder: {str(error).splitlines()[0]}") from error
+
+
+def _name(weight: str) -> str:
+    """A weight's name in a checkpoint; those that only training reads are told from the model's."""
+    return f"{'training' if weight.startswith('running_sum') else 'model'}.{weight}"
 
 
 def _optimizer_state(tensors: dict[str, Tensor], kind: str, name: str, device: torch.device) -> dict[str, Tensor]:

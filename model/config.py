@@ -24,6 +24,7 @@ class Extent(NamedTuple):
     """Brackets nested inside each other."""
 
 
+Objective = Literal["answer", "anywhere", "all"]
 Position = Literal["sinusoidal", "learned", "place-value", "relative"]
 
 
@@ -196,6 +197,24 @@ class TrainingSpec(BaseModel):
         le=LANES,
     )
 
+    objective: Objective = _field(
+        18,
+        "answer",
+        "What is hidden: slots of the answer; anywhere, an operand too where one number alone solves the problem; "
+        "or all, any digits and slots.",
+    )
+    operand_share: float = _field(
+        19, 0.3, "Objective anywhere: share of problems whose answer is shown and an operand hidden.", ge=0, le=1
+    )
+    running_sum: float = _field(
+        20, 0.0, "Weight of the loss on the running sums of products; 0 leaves it out.", ge=0, le=100
+    )
+    compile: Literal["auto", "on", "off"] = _field(
+        21,
+        "auto",
+        "Whether torch.compile makes the layers faster; auto does so on a GPU where a compiler is installed.",
+    )
+
     @model_validator(mode="after")
     def _elastic(self) -> "TrainingSpec":
         if self.workers and self.min_workers > self.workers:
@@ -275,3 +294,12 @@ class EvaluationSpec(BaseModel):
     decoding: Decoding = Field(
         ONE_PASS, description="How the answers' slots are filled.", json_schema_extra={"position": 3}
     )
+    missing: Literal["answer", "operand"] = _field(
+        4, "answer", "What is asked: the answer, or an operand with the answer shown, as in 12+?=30."
+    )
+
+    @model_validator(mode="after")
+    def _one_pass(self) -> "EvaluationSpec":
+        if self.missing == "operand" and self.decoding != ONE_PASS:
+            raise ValueError("missing is operand, which is filled in one pass: leave the options of decoding out")
+        return self

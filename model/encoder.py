@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from model.config import EncoderConfig
 from model.positions import HIDDEN, PositionEmbedding, Positions, RelativeBias
+from model.running_sum import OUTPUTS
 from model.tokenizer import PAD, Tokenizer
 
 
@@ -66,7 +67,8 @@ class Layer(nn.Module):
 class Encoder(nn.Module):
     """Logits of the answer's slots from token ids; the answer is in nothing but the logits."""
 
-    def __init__(self, config: EncoderConfig, tokenizer: Tokenizer) -> None:
+    def __init__(self, config: EncoderConfig, tokenizer: Tokenizer, *, running_sum: bool = False) -> None:
+        """With a second output layer for running sums (`model.running_sum`), which only training reads, or without."""
         super().__init__()
         self.config = config
         self.pad = tokenizer.id_of(PAD)
@@ -79,6 +81,8 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width) if config.norm == "pre" else nn.Identity()
         self.head = nn.Linear(config.width, tokenizer.size)
+        # Last, so that the other weights are drawn alike with it and without.
+        self.running_sum = nn.Linear(config.width, OUTPUTS) if running_sum else None
 
     def initialise(self, seed: int) -> None:
         """Draw all weights from `seed`: normal(0, 0.02) embeddings, and matrices at 1/√fan-in.
@@ -95,17 +99,26 @@ class Encoder(nn.Module):
                 if name.startswith(zero) or (weight.ndim == 1 and "norm" not in name):
                     weight.zero_()
                 elif weight.ndim == 2:
-                    fan_in = self.scale > 1 or name.startswith(("layers", "head"))
+                    fan_in = self.scale > 1 or name.startswith(("layers", "head", "running_sum"))
                     spread = weight.shape[1] ** -0.5 if fan_in else 0.02
                     weight.copy_(torch.randn(weight.shape, generator=generator) * spread)
 
     def forward(
-        self, ids: Tensor, slots: int, *, loops: int = 0, offset: Tensor | None = None, sharpness: float = 1.0
+        self,
+        ids: Tensor,
+        slots: int,
+        *,
+        loops: int = 0,
+        offset: Tensor | None = None,
+        sharpness: float = 1.0,
+        asked: int = 0,
+        sums: bool = False,
     ) -> Tensor:
         """Logits [n, slots, pieces] of token ids [n, width], uint8 or int64, the last `slots` of them the answer's.
 
         `loops` runs of the block instead of the configured number, places shifted by `offset`
-        [n] (`PositionEmbedding`), attention scores multiplied by `sharpness`.
+        [n] (`PositionEmbedding`), attention scores multiplied by `sharpness`; logits of the last
+        `asked` tokens instead, and with `sums` the running sum's logits behind them [n, asked, pieces + OUTPUTS].
         """
         ids = ids.long()
         where = self.where(ids, slots)
@@ -114,14 +127,18 @@ class Encoder(nn.Module):
         bias = bias.masked_fill(ids == self.pad, HIDDEN)[:, None, None, :]
         if self.bias:
             bias = bias + self.bias(where, ids.shape[1])
+        asked = asked or slots
         hidden, depth = embedded, (loops or self.config.loops) * len(self.layers)
         for number in range(depth):
             if number and number % len(self.layers) == 0:
                 hidden = hidden + embedded
-            # Nothing reads the problem's states behind the final layer, so it computes the slots' alone.
-            last = slots if number == depth - 1 else ids.shape[1]
+            # Nothing reads the other states behind the final layer, so it computes those that are asked for alone.
+            last = asked if number == depth - 1 else ids.shape[1]
             hidden = self.layers[number % len(self.layers)](hidden, bias[:, :, -last:], last, sharpness)
-        return self.head(self.norm(hidden))
+        states = self.norm(hidden)
+        if sums and self.running_sum:
+            return torch.cat([self.head(states), self.running_sum(states)], -1)
+        return self.head(states)
 
     def parameter_count(self) -> int:
         """Number of weights."""

@@ -15,12 +15,14 @@ from model.breakdown import Group, breakdown, exact_match_interval
 from model.calibration import Calibration, calibration
 from model.config import Decoding, EvaluationSpec
 from model.decoding import spell
+from model.missing import fill_operands
 from model.trained import TrainedEncoder
 from storage.columns import string_buffers
 from storage.database import connect, parquet_source
 from storage.errors import RunFailure, UserError
 from storage.location import Location
 from storage.manifest import Dataset, ShardRecord
+from storage.order import derive_key, uniforms
 
 _BATCH_ROWS = 1 << 15
 
@@ -29,7 +31,8 @@ _PASSES = (2, 4, 8, 16)
 _PASSES_TOKENS = 1 << 21
 
 CanonicalHashes = Callable[[NDArray[np.uint64]], NDArray[np.uint64]]
-Fair = Callable[[NDArray[np.uint64], NDArray[np.int32]], NDArray[np.bool_]]
+# Of problems by their facts and the hashes of their canonical forms, uint64 [n], which may be asked.
+Fair = Callable[[pa.Table, NDArray[np.uint64]], NDArray[np.bool_]]
 
 # What a prediction says of its problem; a family that doesn't know one of these has nulls.
 _FACTS = {
@@ -50,6 +53,7 @@ _SCHEMA = pa.schema(
         ("width", pa.int64()),
         ("id", pa.int64()),
         *_FACTS.items(),
+        ("missing", pa.string()),
         ("prediction", pa.string()),
         ("correct", pa.bool_()),
         ("confidence", pa.float32()),
@@ -69,9 +73,24 @@ class Asked(NamedTuple):
     """Token rows, [n, width]."""
     slots: int
 
-    def filter(self, kept: NDArray[np.bool_]) -> "Asked":
-        """The problems marked, [n]."""
+    @property
+    def ids(self) -> NDArray[np.uint64]:
+        """Numbers of the rows in the corpus's order, [n]."""
+        return self.facts.column("id").to_numpy().view(np.uint64)
+
+    def where(self, kept: NDArray[np.bool_]) -> "Asked":
+        """Those of the problems that are kept, [n]."""
         return self._replace(facts=self.facts.filter(pa.array(kept)), rows=self.rows[kept])
+
+
+class _Verdicts(NamedTuple):
+    """What the model said of n problems."""
+
+    facts: dict[str, pa.Array | pa.ChunkedArray]
+    """Columns problem and answer, as they were asked."""
+    prediction: pa.Array
+    correct: NDArray[np.bool_]
+    confidence: NDArray[np.float32]
 
 
 class PassesResult(BaseModel):
@@ -93,7 +112,6 @@ class Evaluation(BaseModel):
     corpus: str
     split: str
     problems: int
-    left_out: int = Field(0, description="Problems not asked, as the encoder may have been trained on them.")
     correct: int
     exact_match: float
     interval: tuple[float, float] = Field(description="95 % interval of the exact match.")
@@ -106,6 +124,10 @@ class Evaluation(BaseModel):
     checkpoint: str
     step: int
     parameters: int
+    missing: str = Field("answer", description="What was asked: the answer, or an operand.")
+    left_out: int = Field(
+        0, description="Problems not asked: they or their twins may have been trained on, or no operand is certain."
+    )
 
 
 def evaluate(
@@ -122,26 +144,24 @@ def evaluate(
 ) -> Evaluation:
     """Answer a split's problems and write them to `target` as Parquet, stratum by stratum in the order of their ids.
 
-    `canonical` gives the hashes of canonical forms from ids, uint64 [n]; `fair` says from them and from the digits of
-    the longest operands, [n], which problems are asked. Raises `UserError` for a corpus whose problems the model may
-    have been trained on, or which it can't read.
+    `canonical` gives the hashes of canonical forms from ids, uint64 [n]; problems that aren't `fair` are left out.
+    Raises `UserError` for a corpus whose problems the model may have been trained on, or which it can't read, and
+    `RunFailure` where no problem can be asked.
     """
     check_corpus(model, corpus, tokens)
-    classes, right, sure, first, left_out = [], [], [], dict[int, Asked](), 0
+    if spec.missing == "operand":
+        model.tokenizer.character_ids()
+    classes, right, sure, first, streamed = [], [], [], dict[int, Asked](), 0
     with target.staged() as path, pq.ParquetWriter(path, _SCHEMA, compression="zstd") as writer:
         for asked in _stream(corpus, tokens, spec):
-            hashes = canonical(asked.facts.column("id").to_numpy().view(np.uint64))
-            progress(len(hashes))
+            streamed += len(asked.rows)
+            progress(len(asked.rows))
             if fair is not None:
-                kept = fair(hashes, asked.facts.column("digits").to_numpy())
-                left_out += len(kept) - int(kept.sum())
-                asked, hashes = asked.filter(kept), hashes[kept]
-            if not len(hashes):
+                asked = asked.where(fair(asked.facts, canonical(asked.ids)))
+            asked, verdicts = _ask(model, asked, spec)
+            if not (rows := len(asked.rows)):
                 continue
-            filled = model.fill(asked.rows, asked.slots, spec.decoding)
-            prediction = spell(filled.ids, model.tokenizer)
-            correct = _right(prediction, asked)
-            ids, rows = asked.facts.column("id"), len(correct)
+            hashes = canonical(asked.ids)
             values = {
                 "suite": pa.array([suite] * rows, pa.string()),
                 "checkpoint": pa.array([spec.checkpoint] * rows),
@@ -149,42 +169,66 @@ def evaluate(
                 "split": pa.array([spec.split] * rows),
                 "family": pa.array([asked.family] * rows),
                 "width": pa.array([asked.width] * rows),
-                "id": ids,
+                "id": asked.facts.column("id"),
                 **{name: asked.facts.column(name) for name in _FACTS},
-                "prediction": prediction,
-                "correct": pa.array(correct),
-                "confidence": pa.array(filled.confidence),
+                **verdicts.facts,
+                "missing": pa.array([spec.missing] * rows),
+                "prediction": verdicts.prediction,
+                "correct": pa.array(verdicts.correct),
+                "confidence": pa.array(verdicts.confidence),
                 "canonical": pa.array(hashes),
             }
             writer.write_table(pa.Table.from_arrays(list(values.values()), schema=_SCHEMA))
             classes.append(hashes)
-            right.append(correct)
-            sure.append(filled.confidence)
+            right.append(verdicts.correct)
+            sure.append(verdicts.confidence)
             first.setdefault(asked.width, asked)
         if not right:
-            raise RunFailure(f"no problem of the {spec.split} split is left to be asked: generate a larger corpus")
-    verdicts = np.concatenate(right)
-    interval, method, count = exact_match_interval(verdicts, np.concatenate(classes))
+            raise RunFailure(
+                f"none of the {streamed:,} problems of the {spec.split} split may be asked: the run may have met them "
+                "or their addition twins in training, or no operand of them is certain; raise limit or take another "
+                "corpus"
+            )
+    outcomes = np.concatenate(right)
+    interval, method, count = exact_match_interval(outcomes, np.concatenate(classes))
     return Evaluation(
         suite=suite,
         corpus=corpus.manifest.name,
         split=spec.split,
-        problems=len(verdicts),
-        left_out=left_out,
-        correct=int(verdicts.sum()),
-        exact_match=float(verdicts.mean()),
+        problems=len(outcomes),
+        correct=int(outcomes.sum()),
+        exact_match=float(outcomes.mean()),
         interval=interval,
         interval_method=method,
         classes=count,
         passes=spec.decoding.passes,
         # It costs more than a small suite does, and says nothing of what that one is for.
-        by_passes=by_passes(model, list(first.values()), spec.decoding) if suite in ("", "test") else (),
+        by_passes=by_passes(model, list(first.values()), spec.decoding)
+        if suite in ("", "test") and spec.missing == "answer"
+        else (),
         breakdown=breakdown(target),
-        calibration=calibration(np.concatenate(sure), verdicts),
+        calibration=calibration(np.concatenate(sure), outcomes),
         checkpoint=f"{spec.checkpoint} ({model.checkpoint.file})",
         step=model.checkpoint.step,
         parameters=model.encoder.parameter_count(),
+        missing=spec.missing,
+        left_out=streamed - len(outcomes),
     )
+
+
+def _ask(model: TrainedEncoder, asked: Asked, spec: EvaluationSpec) -> tuple[Asked, _Verdicts]:
+    """The problems that can be asked for what is missing, and what the model says."""
+    if not len(asked.rows):
+        nothing = np.zeros(0, np.float32)
+        return asked, _Verdicts({}, pa.array([], pa.string()), nothing.astype(np.bool_), nothing)
+    if spec.missing == "answer":
+        filled = model.fill(asked.rows, asked.slots, spec.decoding)
+        prediction = spell(filled.ids, model.tokenizer)
+        return asked, _Verdicts({}, prediction, _right(prediction, asked), filled.confidence)
+    share = uniforms(derive_key("missing operand"), asked.ids)
+    can, answers = fill_operands(model.encoder, model.tokenizer, asked.rows, asked.slots, model.precision, share)
+    facts = {"problem": answers.problems, "answer": answers.operands}
+    return asked.where(can), _Verdicts(facts, answers.predictions, answers.correct, answers.confidence)
 
 
 def check_corpus(model: TrainedEncoder, corpus: Dataset, tokens: Dataset) -> None:

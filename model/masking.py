@@ -1,28 +1,27 @@
 """What is drawn at random in a step, keyed by (seed, step, row) and never by rank: hidden slots, offsets, loops.
 
 A share of the rows hides the whole answer; each other row hides a random number of slots,
-one to all of them, at random places.
+one to all of them, at random places. `rows` are the numbers that a rank's rows have in the
+global batch, int64 [n]; everything is drawn on their device.
 """
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
+from torch import Tensor
 
 from storage.order import derive_key, uniforms
 
 
-def slot_masks(seed: int, step: int, rows: int, slots: int, full_share: float) -> NDArray[np.bool_]:
-    """Masks of a whole global batch, bool [rows, slots], True where a slot is hidden; no row without one."""
-    counters = np.arange(rows * (slots + 2), dtype=np.uint64).reshape(rows, slots + 2)
-    drawn = uniforms(derive_key(seed, "mask", step), counters)
+def slot_masks(seed: int, step: int, rows: Tensor, slots: int, full_share: float) -> Tensor:
+    """Masks of rows of a global batch, bool [n, slots], True where a slot is hidden; no row without one."""
+    drawn = draws(derive_key(seed, "mask", step), rows, slots + 2)
     full = drawn[:, 0] < full_share
-    hidden = 1 + (drawn[:, 1] * slots).astype(np.intp)
-    rank = drawn[:, 2:].argsort(1).argsort(1)
-    return full[:, None] | (rank < hidden[:, None])
+    return full[:, None] | some_of(torch.ones_like(drawn[:, 2:], dtype=torch.bool), drawn[:, 1], drawn[:, 2:])
 
 
-def place_offsets(seed: int, step: int, rows: int) -> NDArray[np.float64]:
-    """How far the places of each row of a global batch are shifted, as a share of the room, [rows] in [0, 1)."""
-    return uniforms(derive_key(seed, "offset", step), np.arange(rows, dtype=np.uint64))
+def place_offsets(seed: int, step: int, rows: Tensor) -> Tensor:
+    """How far the places of rows of a global batch are shifted, as a share of the room, float64 [n] in [0, 1)."""
+    return draws(derive_key(seed, "offset", step), rows, 1)[:, 0]
 
 
 def loops_of(seed: int, step: int, least: int, most: int) -> int:
@@ -31,3 +30,35 @@ def loops_of(seed: int, step: int, least: int, most: int) -> int:
         return most
     drawn = uniforms(derive_key(seed, "loops", step), np.zeros(1, np.uint64))
     return least + int(drawn[0] * (most - least + 1))
+
+
+def some_of(candidates: Tensor, share: Tensor, urgency: Tensor) -> Tensor:
+    """Of each row's candidates, bool [n, k], a number from one to all: bool [n, k].
+
+    `share` [n] in [0, 1) decides how many, the order of `urgency` [n, k] in [0, 1) which.
+    """
+    number = 1 + (share * candidates.sum(1)).long()
+    rank = torch.where(candidates, urgency, 2.0).argsort(1).argsort(1)
+    return candidates & (rank < number[:, None])
+
+
+def draws(key: int, rows: Tensor, columns: int) -> Tensor:
+    """Numbers in [0, 1), float64 [n, columns]: `storage.order.uniforms` of row · columns + column, on the device."""
+    counters = rows[:, None] * columns + torch.arange(columns, device=rows.device)
+    # The same 64 bits as numpy's unsigned ones: products wrap around, shifts to the right are made logical.
+    first = _mix64(counters * _signed(0x9E3779B97F4A7C15) + _signed(key))
+    return _shifted(_mix64(first ^ (key >> 1)), 11).double() * 2.0**-53
+
+
+def _mix64(values: Tensor) -> Tensor:
+    mixed = (values ^ _shifted(values, 30)) * _signed(0xBF58476D1CE4E5B9)
+    mixed = (mixed ^ _shifted(mixed, 27)) * _signed(0x94D049BB133111EB)
+    return mixed ^ _shifted(mixed, 31)
+
+
+def _shifted(values: Tensor, bits: int) -> Tensor:
+    return (values >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >> 63 else value

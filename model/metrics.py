@@ -18,6 +18,8 @@ SCHEMA = pa.schema(
         pa.field("seconds", pa.float64(), nullable=False),
         pa.field("data_seconds", pa.float64(), nullable=False),
         pa.field("validation_exact_match", pa.float64()),
+        pa.field("problems_per_second", pa.float64()),
+        pa.field("share_of_peak", pa.float64()),
     ]
 )
 

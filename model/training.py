@@ -23,13 +23,17 @@ from torch.nn.parallel import DistributedDataParallel
 
 from model.batches import Batches, Stage, batches_from, held_rows, stages_of
 from model.checkpoint import CheckpointEntry, Checkpoints, restore
+from model.compilation import compile_layers, compiles
 from model.config import Seeds, TrainingSpec, seed_runs
 from model.encoder import Encoder
-from model.masking import loops_of, place_offsets, slot_masks
+from model.masking import loops_of, place_offsets
 from model.metrics import MetricsWriter
+from model.objectives import Objective
 from model.optimizer import build_optimizers, precision_of, rate_factor, set_rates
 from model.run import RunConfig, check_claim, claim_run, run_tokenizer
-from model.tokenizer import MASK, load_tokenizer
+from model.running_sum import OUTPUTS, RunningSum, running_sum_loss
+from model.throughput import Pace, peak_flops, training_flops
+from model.tokenizer import MASK, Tokenizer, load_tokenizer
 from storage.errors import RunFailure, UserError
 from storage.lanes import LANES, lanes_of
 from storage.location import Location, Workspace
@@ -40,6 +44,7 @@ from storage.parameters import read_parameters
 # Steps between the moments when the ranks agree whether to stop and the loss is looked at.
 _AGREE_EVERY = 10
 _LOCK_SECONDS = 60.0
+_NOT_ASKED = -100
 
 
 @dataclass(frozen=True)
@@ -88,6 +93,18 @@ def check_encoder(config: RunConfig) -> None:
         raise UserError(f"{reason} for this corpus: raise it")
 
 
+def check_objective(config: RunConfig, tokenizer: Tokenizer) -> None:
+    """Raise `UserError` where tokenizer, corpus or machine don't have what a training's objective needs."""
+    spec = config.training
+    if spec.objective != "answer" or spec.running_sum:
+        tokenizer.character_ids()
+    if spec.running_sum and "*" not in config.operators:
+        raise UserError(
+            f"running_sum is {spec.running_sum:g}, but corpus {config.corpus!r} has no products: set it to 0"
+        )
+    compiles(spec, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+
+
 def train(
     job: TrainingJob,
     *,
@@ -122,15 +139,21 @@ class _Trainer:
             raise UserError(
                 f"the tokens at {job.tokens} are not those of run {job.config.name!r}: choose another run name"
             )
-        self.encoder = Encoder(self.spec.encoder, tokenizer)
+        self.pieces = tokenizer.size
+        self.objective = Objective(self.spec, tokenizer).to(self.device)
+        self.sums = RunningSum(tokenizer).to(self.device) if self.spec.running_sum else None
+        self.encoder = Encoder(self.spec.encoder, tokenizer, running_sum=self.sums is not None)
         self.encoder.initialise(derive_key(self.spec.seed, "weights"))
         self.encoder.to(self.device)
         self.optimizers = build_optimizers(self.encoder, self.spec)
         self.checkpoints = Checkpoints(job.run / "checkpoints")
         self.metrics = MetricsWriter(job.run / "metrics")
         self.step = self._resume()
+        if compiles(self.spec, self.device):
+            compile_layers(self.encoder.layers)
         self.model = self._distributed()
         self.precision = precision_of(self.spec, self.device)
+        self.pace = Pace(peak_flops(self.device, self.precision))
         self.validation = [
             (layout, torch.from_numpy(rows).to(self.device), held)
             for layout, rows, held in held_rows(
@@ -151,6 +174,7 @@ class _Trainer:
         stages = stages_of(self.tokens, self.spec)
         batches = batches_from(stages, self.step, rank=self.rank, ranks=self.ranks)
         stopped, checked, began = False, self.step, time.perf_counter()
+        self.pace.begin()
         while self.step < self.spec.steps and not stopped:
             self._one_step(batches, began)
             last = self.step == self.spec.steps
@@ -164,6 +188,8 @@ class _Trainer:
                 self._record_validation()
             if saved:
                 self._save()
+            if validated:
+                self.pace.begin()
             if self.rank == 0 and (validated or self.step % _AGREE_EVERY == 0):
                 rate = (self.step - checked) * self.spec.batch_size / (time.perf_counter() - began)
                 report(Progress(self.step, self.spec.steps, self.loss, self.exact_match, rate))
@@ -194,25 +220,44 @@ class _Trainer:
         self.waiting.append((row, loss.detach()))
 
     def _loss(self, rows: np.ndarray, slots: int) -> Tensor:
-        """This rank's share of the mean loss over all hidden slots of the global batch, times the ranks."""
+        """This rank's share of the mean loss over all hidden tokens of the global batch, times the ranks."""
         spec, encoder = self.spec, self.spec.encoder
         first = lanes_of(self.rank, self.ranks)[0] * (spec.batch_size // LANES)
-        mine = slice(first, first + len(rows))
-        masks = slot_masks(spec.seed, self.step, spec.batch_size, slots, spec.full_mask_share)
-        hidden = torch.from_numpy(masks[mine]).to(self.device)
-        offset = None
-        if encoder.random_offset:
-            shares = place_offsets(spec.seed, self.step, spec.batch_size)[mine]
-            offset = torch.from_numpy(shares).to(self.device, torch.float32)
-        ids = torch.from_numpy(rows).to(self.device).long()
-        answers = ids[:, -slots:]
-        shown = ids.clone()
-        shown[:, -slots:] = torch.where(hidden, self.mask_id, answers)
+        mine = torch.arange(first, first + len(rows), device=self.device)
+        question = self.objective(torch.from_numpy(rows).to(self.device).long(), slots, self.step, mine)
+        asked = self.objective.asked(slots, rows.shape[1])
         loops = loops_of(spec.seed, self.step, encoder.min_loops, encoder.loops)
+        outputs = self.pieces + (OUTPUTS if self.sums else 0)
+        flops = training_flops(encoder, outputs, rows.shape[1], asked, loops)
+        self.pace.add(spec.batch_size, flops * len(rows))
         with torch.autocast(self.device.type, self.precision, enabled=self.precision is not torch.float32):
-            logits = self.model(shown, slots, loops=loops, offset=offset)
-        total = cross_entropy(logits.float()[hidden], answers[hidden], reduction="sum")
-        return total * (self.ranks / int(masks.sum()))
+            logits = self.model(
+                question.ids.masked_fill(question.hidden, self.mask_id),
+                slots,
+                loops=loops,
+                offset=place_offsets(spec.seed, self.step, mine).float() if encoder.random_offset else None,
+                asked=asked,
+                sums=self.sums is not None,
+            )
+        hidden = question.hidden[:, -asked:]
+        # Marked instead of taken out: a device need not wait until it is known how many there are.
+        targets = question.ids[:, -asked:].masked_fill(~hidden, _NOT_ASKED)
+        scores = logits[..., : self.pieces].float().flatten(0, 1)
+        total = cross_entropy(scores, targets.flatten(), ignore_index=_NOT_ASKED, reduction="sum")
+        share = total * self._per_slot(hidden)
+        if self.sums is None:
+            return share
+        sums, product = self.sums(question.ids, slots)
+        counted = question.hidden[:, -slots:] & product[:, None]
+        auxiliary = running_sum_loss(logits[:, -slots:, self.pieces :].float(), sums, counted)
+        return share + auxiliary * self._per_slot(counted) * spec.running_sum
+
+    def _per_slot(self, hidden: Tensor) -> Tensor:
+        """What this rank's sum over hidden tokens counts in the mean over those of all ranks, times the ranks."""
+        count = hidden.sum()
+        if self.ranks > 1:
+            dist.all_reduce(count)
+        return (self.ranks / count.clamp(min=1).double()).float()
 
     def _agree(self, stop: Callable[[], bool]) -> bool:
         """Settle the losses of the last steps over all ranks; True if rank 0 was told to stop."""
@@ -228,10 +273,11 @@ class _Trainer:
         losses = torch.stack([loss for _, loss in self.waiting]).double() / self.ranks
         if self.ranks > 1:
             dist.all_reduce(losses)
-        for (row, _), loss in zip(self.waiting, losses.tolist(), strict=True):
+        values, pace = losses.tolist(), self.pace.look()
+        for (row, _), loss in zip(self.waiting, values, strict=True):
             if not math.isfinite(loss):
                 self._refuse(int(row["step"]), loss)
-            self.metrics.add({**row, "loss": loss})
+            self.metrics.add({**row, **pace, "loss": loss})
         self.loss = losses[-1].item()
         self.waiting.clear()
 
@@ -322,6 +368,7 @@ def prepare_seeds(
     configs = [RunConfig.of(run, own, source, tokens, (tokenizer, pieces)) for run, own in seed_runs(name, spec, seeds)]
     for config in configs:
         check_encoder(config)
+        check_objective(config, pieces)
         check_claim(workspace.run(config.name), config)
     check_data(tokens, spec)
     for config in configs:

@@ -31,7 +31,8 @@ _COLUMNS = {
         "epoch": "DOUBLE",
         "problems": "BIGINT",
         "loss": "DOUBLE",
-        **dict.fromkeys(("learning_rate", "seconds", "data_seconds", "validation_exact_match"), "DOUBLE"),
+        **dict.fromkeys(("learning_rate", "seconds", "data_seconds", "problems_per_second"), "DOUBLE"),
+        **dict.fromkeys(("share_of_peak", "validation_exact_match"), "DOUBLE"),
     },
     "predictions": {
         "run": "VARCHAR",
@@ -41,7 +42,7 @@ _COLUMNS = {
         "id": "BIGINT",
         **dict.fromkeys(("split", "family"), "VARCHAR"),
         "width": "BIGINT",
-        **dict.fromkeys(("problem", "answer", "prediction"), "VARCHAR"),
+        **dict.fromkeys(("problem", "answer", "missing", "prediction"), "VARCHAR"),
         "correct": "BOOLEAN",
         "confidence": "FLOAT",
         "canonical": "UBIGINT",
@@ -130,11 +131,13 @@ def _shards_view(corpora: list[Dataset]) -> dict[str, str]:
 def _run_views(workspace: Workspace) -> dict[str, str]:
     folder = workspace.root / "runs"
     names = [name for name in folder.children() if (folder / name / "run.json").exists()]
-    metrics, predictions, runs = [], [], []
+    # Runs of earlier versions lack some of the columns.
+    metrics, predictions, runs = [_empty(_COLUMNS["metrics"])], [_empty(_COLUMNS["predictions"])], []
     for name in names:
         run = folder / name
         if parts := _parquet_files(run / "metrics"):
-            metrics.append(f"SELECT * FROM {parquet_source(parts, options=', hive_partitioning = false')}")
+            source = parquet_source(parts, options=", hive_partitioning = false, union_by_name = true")
+            metrics.append(f"SELECT * FROM {source}")
         if answers := _parquet_files(run / "predictions"):
             source = parquet_source(answers, options=", hive_partitioning = false, union_by_name = true")
             predictions.append(f"SELECT {literal(name)} AS run, * FROM {source}")

@@ -63,10 +63,14 @@ _COLUMNS = {
         "step": "Step of the optimizer, from 1.",
         "epoch": "Passes so far over the problems that are trained on; a stage of a curriculum counts its own.",
         "problems": "Problems seen so far.",
-        "loss": "Mean cross-entropy over the masked answer slots, in nats.",
+        "loss": "Mean cross-entropy over the masked tokens, in nats, and that of running sums where they are asked.",
         "learning_rate": "Learning rate of the step.",
         "seconds": "Seconds since training began, or went on after a stop.",
         "data_seconds": "Seconds for which the step waited for data.",
+        "problems_per_second": "Problems a second over the ten or fewer steps in which the loss was not looked at, "
+        "validation and checkpoints left out.",
+        "share_of_peak": "Share of the device's fastest matrix products that the model's own reach, over the same "
+        "steps.",
         "validation_exact_match": "Share of validation problems answered exactly; NULL at steps without validation.",
     },
     "predictions": {
@@ -75,6 +79,7 @@ _COLUMNS = {
         "checkpoint": "Which checkpoint answered: best or last.",
         "corpus": "Name of the corpus that the problem is from.",
         **_PROBLEM,
+        "missing": "What was asked: the answer, or an operand with the answer shown, which then stands as 12+?=30.",
         "prediction": "The encoder's answer as text.",
         "correct": "Whether the encoder's answer is the exact one.",
         "confidence": "The encoder's probability of its own answer.",

@@ -4,8 +4,10 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from model.breakdown import exact_match_interval
 from model.checkpoint import CheckpointEntry, Checkpoints
@@ -13,6 +15,7 @@ from model.config import Decoding, EvaluationSpec
 from model.decoding import spell
 from model.encoder import Encoder
 from model.evaluation import evaluate
+from model.missing import fill_operands
 from model.optimizer import build_optimizers
 from model.tokenizer import MASK
 from model.trained import TrainedEncoder
@@ -160,3 +163,59 @@ def test_confidence_is_a_probability(small: Built, tmp_path: Path) -> None:
     rows = np.array([small.tokenizer.row(problem, small.layout) for problem in ("1+2", "99+99")], np.uint8)
     confidence = untrained(small, tmp_path).fill(rows, small.layout.answer).confidence
     assert ((confidence > 0) & (confidence <= 1)).all()
+
+
+def test_missing_operands_are_asked_with_the_answer_shown(small: Built, tmp_path: Path) -> None:
+    outcome = evaluate(
+        untrained(small, tmp_path),
+        small.corpus,
+        small.tokens,
+        EvaluationSpec(limit=300, missing="operand"),
+        Location(tmp_path / "predictions.parquet"),
+        partial(canonical_hashes, small.spec),
+    )
+    assert (outcome.missing, outcome.problems, outcome.left_out, outcome.by_passes) == ("operand", 300, 0, ())
+    assert outcome.exact_match < 0.05
+    table = pq.read_table(tmp_path / "predictions.parquet")
+    assert set(table.column("missing").to_pylist()) == {"operand"}
+    first = pq.read_table(small.corpus.paths("test")).slice(0, 300)
+    given = zip(first.column("problem").to_pylist(), first.column("answer").to_pylist(), strict=True)
+    asked = zip(table.column("problem").to_pylist(), table.column("answer").to_pylist(), strict=True)
+    for (problem, answer), (question, operand) in zip(given, asked, strict=True):
+        assert question.replace("?", operand) == f"{problem}={answer}"
+
+
+def test_an_operand_that_is_right_is_told_right(small: Built, tmp_path: Path) -> None:
+    model = untrained(small, tmp_path)
+    row = np.array([small.tokenizer.row("12+34", small.layout)], np.uint8)
+    row[0, -small.layout.answer :] = small.tokenizer.slots("46", small.layout)
+
+    class Oracle(Encoder):
+        def forward(self, ids, slots, **options):  # type: ignore[no-untyped-def]
+            return torch.nn.functional.one_hot(torch.from_numpy(row).long(), small.tokenizer.size).float() * 50
+
+    oracle = Oracle(model.config.training.encoder, small.tokenizer)
+    asked, answers = fill_operands(oracle, small.tokenizer, row, small.layout.answer, torch.float32, np.array([0.9]))
+    assert asked.all()
+    assert [column[0].as_py() for column in answers[:3]] == ["12+?=46", "34", "34"]
+    assert answers.correct[0]
+    assert answers.confidence[0] == pytest.approx(1.0)
+
+
+def test_problems_that_may_not_be_judged_are_left_out(small: Built, tmp_path: Path) -> None:
+    def fair(facts: pa.Table, canonical: np.ndarray) -> np.ndarray:
+        assert len(facts) == len(canonical)
+        return np.array([int(answer) % 3 == 0 for answer in facts["answer"].to_pylist()])
+
+    values = (small.corpus, small.tokens, EvaluationSpec(limit=0), Location(tmp_path / "predictions.parquet"))
+    outcome = evaluate(untrained(small, tmp_path), *values, partial(canonical_hashes, small.spec), fair=fair)
+    answers = [int(answer) for answer in pq.read_table(small.corpus.paths("test")).column("answer").to_pylist()]
+    assert outcome.problems == sum(answer % 3 == 0 for answer in answers)
+    assert outcome.problems + outcome.left_out == len(answers)
+    asked = pq.read_table(tmp_path / "predictions.parquet").column("answer").to_pylist()
+    assert all(int(answer) % 3 == 0 for answer in asked)
+
+
+def test_a_missing_operand_is_filled_in_one_pass_alone() -> None:
+    with pytest.raises(ValueError, match="missing is operand, which is filled in one pass"):
+        EvaluationSpec(missing="operand", decoding=Decoding(passes=4))

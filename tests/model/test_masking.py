@@ -1,8 +1,29 @@
 import numpy as np
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from model.masking import loops_of, place_offsets, slot_masks
+from model.masking import draws, loops_of, place_offsets
+from model.masking import slot_masks as masks_on_the_device
+from storage.order import uniforms
+
+
+def slot_masks(seed: int, step: int, rows: int, slots: int, full_share: float) -> NDArray[np.bool_]:
+    return masks_on_the_device(seed, step, torch.arange(rows), slots, full_share).numpy()
+
+
+@given(key=st.integers(0, 2**64 - 1), first=st.integers(0, 2**40), columns=st.integers(1, 9))
+def test_what_is_drawn_on_the_device_has_numpys_bits(key: int, first: int, columns: int) -> None:
+    rows = torch.arange(first, first + 20)
+    counters = rows.numpy().astype(np.uint64)[:, None] * np.uint64(columns) + np.arange(columns, dtype=np.uint64)
+    assert np.array_equal(draws(key, rows, columns).numpy(), uniforms(key, counters))
+
+
+def test_a_rank_draws_for_its_rows_what_one_process_draws_for_them() -> None:
+    whole, mine = torch.arange(128), torch.arange(32, 96)
+    assert torch.equal(masks_on_the_device(1, 2, whole, 5, 0.3)[32:96], masks_on_the_device(1, 2, mine, 5, 0.3))
+    assert torch.equal(place_offsets(1, 2, whole)[32:96], place_offsets(1, 2, mine))
 
 
 @given(seed=st.integers(0, 99), step=st.integers(0, 10**6), slots=st.integers(2, 12), share=st.floats(0, 1))
@@ -35,7 +56,8 @@ def test_loops_are_drawn_between_their_bounds_or_fixed() -> None:
 
 
 def test_offsets_are_spread_evenly_and_follow_from_seed_and_step() -> None:
-    shares = place_offsets(3, 9, 10_000)
+    rows = torch.arange(10_000)
+    shares = place_offsets(3, 9, rows).numpy()
     assert np.allclose(np.histogram(shares, bins=10, range=(0, 1))[0] / 10_000, 0.1, atol=0.02)
-    assert np.array_equal(shares, place_offsets(3, 9, 10_000))
-    assert not np.array_equal(shares, place_offsets(3, 10, 10_000))
+    assert np.array_equal(shares, place_offsets(3, 9, rows).numpy())
+    assert not np.array_equal(shares, place_offsets(3, 10, rows).numpy())

@@ -10,12 +10,15 @@ from safetensors.torch import load_file
 
 from model.batches import batches_from, stages_of
 from model.checkpoint import Checkpoints
+from model.compilation import compiles
 from model.config import CurriculumStage, TrainingSpec
 from model.metrics import metric_parts
 from model.run import RunConfig, claim_run
+from model.trained import TrainedEncoder
 from model.training import TrainingJob, main, prepare, train
+from pipelines.spec import CorpusSpec
 from storage.errors import RunFailure, UserError
-from tests.builders import TINY_TRAINING, Built
+from tests.builders import TINY_TRAINING, Built, build_small
 from tests.model.workers import Countdown, train_with
 
 LONGER = TINY_TRAINING.model_copy(update={"steps": 30, "checkpoint_every": 10, "validate_every": 10})
@@ -149,6 +152,77 @@ def test_a_curriculum_resumes_in_any_stage_with_the_same_bits(longer: Built, tmp
     assert losses(whole) == losses(cut)
     first = {stage.first for stage, _, _ in islice(batches_from(stages_of(longer.tokens, spec), 0), 30)}
     assert first == {0, 7, 15}
+
+
+OPERATIONS = CorpusSpec(
+    name="operations", terms=2, high=30, operators=("+", "-", "*"), rows_per_shard=3_000, validation=0.1, test=0.1
+)
+
+
+@pytest.fixture(scope="module")
+def operations(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    return build_small(tmp_path_factory.mktemp("operations"), OPERATIONS)
+
+
+@pytest.mark.parametrize("objective", ["anywhere", "all"])
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_every_objective_with_running_sums_resumes_with_the_same_bits(
+    operations: Built, tmp_path: Path, objective: str, ranks: int
+) -> None:
+    spec = LONGER.model_copy(update={"objective": objective, "running_sum": 0.5})
+    assert_a_resume_changes_nothing(operations, tmp_path, spec, ranks)
+
+
+def test_ranks_lose_alike_where_each_hides_another_number_of_tokens(operations: Built, tmp_path: Path) -> None:
+    spec = TINY_TRAINING.model_copy(update={"objective": "anywhere", "running_sum": 0.5})
+    assert_two_ranks_lose_as_one(operations, tmp_path, spec, 1e-4)
+
+
+def test_an_encoder_trained_with_running_sums_answers_without_them(operations: Built, tmp_path: Path) -> None:
+    job = job_of(operations, tmp_path, TINY_TRAINING.model_copy(update={"running_sum": 1.0}))
+    train(job)
+    saved = {name for name in final_tensors(job) if "running_sum" in name and not name.startswith("optimizer")}
+    assert saved == {"training.running_sum.weight", "training.running_sum.bias"}
+    model = TrainedEncoder.open(job.run)
+    assert model.encoder.running_sum is None
+    assert len(model.solve(["12*3"])[0].answer) <= operations.layout.answer
+
+
+def test_running_sums_of_a_corpus_without_products_are_refused(small: Built) -> None:
+    with pytest.raises(UserError, match=r"running_sum is 0.5, but corpus 'small' has no products: set it to 0"):
+        prepare(small.workspace, "never", "small", "small-digit", TINY_TRAINING.model_copy(update={"running_sum": 0.5}))
+    assert not small.workspace.run("never").exists()
+
+
+def test_compiling_without_a_compiler_is_refused_and_left_to_itself_never_fails(
+    small: Built, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    for choice, device in (("auto", "cpu"), ("auto", "cuda"), ("off", "cpu")):
+        assert not compiles(TINY_TRAINING.model_copy(update={"compile": choice}), torch.device(device))
+    with pytest.raises(UserError, match=r"compile is on, but no C.. compiler was found: install g"):
+        prepare(small.workspace, "never", "small", "small-digit", TINY_TRAINING.model_copy(update={"compile": "on"}))
+
+
+@pytest.mark.slow
+def test_compiled_layers_train_alike_and_resume_with_the_same_bits(small: Built, tmp_path: Path) -> None:
+    spec = LONGER.model_copy(update={"compile": "on"})
+    assert_a_resume_changes_nothing(small, tmp_path, spec, 1)
+    plain = job_of(small, tmp_path / "plain", LONGER)
+    train(plain)
+    compiled = job_of(small, tmp_path / "a", spec)
+    for (step, one), (_, other) in zip(losses(plain), losses(compiled), strict=True):
+        assert one == pytest.approx(other, rel=1e-3), step
+
+
+def test_metrics_say_how_fast_and_how_near_to_the_peak_a_step_is(small: Built, tmp_path: Path) -> None:
+    job = job_of(small, tmp_path, TINY_TRAINING)
+    train(job)
+    query = f"SELECT problems_per_second, share_of_peak FROM read_parquet({metric_parts(job.run / 'metrics')})"
+    rows = duckdb.sql(query).fetchall()
+    assert len(rows) == TINY_TRAINING.steps
+    assert all(rate > 0 and 0 < share < 1 for rate, share in rows)
 
 
 @pytest.mark.parametrize(

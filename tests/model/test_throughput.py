@@ -1,0 +1,34 @@
+"""FLOPs as torch itself counts them."""
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from model.config import EncoderConfig
+from model.encoder import Encoder
+from model.throughput import Pace, peak_flops, training_flops
+from tests.benchmarks.tokenizers import digit_tokenizer
+from tests.model.test_objectives import complete
+
+
+@pytest.mark.parametrize(
+    "values", [{}, {"layers": 3, "norm": "post"}, {"layers": 1, "loops": 4, "positions": ("relative",)}]
+)
+@pytest.mark.parametrize("asked", [5, 16])
+def test_flops_are_those_that_torch_counts(values: dict[str, object], asked: int) -> None:
+    config, tokenizer = EncoderConfig(width=32, heads=4, feedforward=48, **values), digit_tokenizer()
+    encoder, rows = Encoder(config, tokenizer), complete(tokenizer, "12+3", "7-5", "8*9")
+    with FlopCounterMode(display=False) as counter:
+        encoder(rows, 5, loops=config.loops, asked=asked).sum().backward()
+    counted = counter.get_total_flops()
+    assert training_flops(config, tokenizer.size, rows.shape[1], asked, config.loops) * len(rows) == counted
+
+
+def test_the_share_of_the_peak_is_what_was_done_over_what_could_be() -> None:
+    peak = peak_flops(torch.device("cpu"), torch.float32)
+    pace = Pace(peak)
+    pace.add(10, 1_000)
+    pace.add(20, 3_000)
+    found = pace.look()
+    assert found["share_of_peak"] / found["problems_per_second"] == pytest.approx(4_000 / 30 / peak)
+    assert pace.look()["problems_per_second"] == 0
