@@ -1,7 +1,7 @@
 """A driver of its own that trains over two Ray nodes, and loses what it is told to in the middle.
 
-`python -m tests.model.elastic RUN_JOB LOSS`: LOSS is `worker` (one is killed), `node` (one node with its
-worker) or `nothing`. It prints how many workers each start had.
+`python -m tests.model.elastic RUN_JOB LOSS`: LOSS is `worker` (one is killed), `node` (one node with
+its worker).
 """
 
 import os
@@ -18,6 +18,9 @@ from flows.session import ray_session
 from model.checkpoint import Checkpoints
 from model.launch import choose_room, launch
 from model.training import Progress, TrainingJob
+
+# A node that is lost is missed within some five seconds, not thirty.
+_HEALTH = {"health_check_period_ms": 1_000, "health_check_failure_threshold": 5, "health_check_timeout_ms": 5_000}
 
 
 def training_workers() -> list[int]:
@@ -36,14 +39,15 @@ def training_workers() -> list[int]:
 def main() -> None:
     job: TrainingJob = pickle.loads(Path(sys.argv[1]).read_bytes())
     loss = sys.argv[2]
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 80 << 20})
+    head = {"num_cpus": 1, "object_store_memory": 80 << 20, "_system_config": _HEALTH}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     node = cluster.add_node(num_cpus=1, object_store_memory=80 << 20)
     ray.init(address=cluster.address, log_to_driver=False)
     lost = threading.Event()
 
     def report(progress: Progress) -> None:
         """Lose something once there is a checkpoint to go on from."""
-        if lost.is_set() or not Checkpoints(job.run / "checkpoints").index().last or loss == "nothing":
+        if lost.is_set() or not Checkpoints(job.run / "checkpoints").index().last:
             return
         print(f"lost at {progress.step}", flush=True)
         lost.set()
