@@ -26,6 +26,19 @@ def test_any_number_of_ray_workers_makes_the_bytes_that_one_process_makes(
     assert not (tmp_path / ".progress").exists()
 
 
+def test_without_ray_one_process_makes_the_same_and_keeps_test_rows_alone_if_asked(
+    tmp_path: Path, small: Built
+) -> None:
+    corpus, _ = build_corpus(SMALL, Location(tmp_path / "all"), in_flight=0)
+    assert (corpus.manifest, corpus.shards) == (small.corpus.manifest, small.corpus.shards)
+    spec = SMALL.model_copy(update={"only_test": True})
+    asked, _ = build_corpus(spec, Location(tmp_path / "test"), in_flight=0)
+    assert asked.shards == corpus.of_split("test")
+    tokens, _ = build_tokens(asked, small.tokenizer, Location(tmp_path / "tokens"), in_flight=0)
+    assert [shard.rows for shard in tokens.shards] == [shard.rows for shard in asked.shards]
+    assert abs(corpus_bytes(spec) / asked.manifest.bytes - 1) < 0.5
+
+
 def test_what_is_committed_is_not_made_again(ray_instance: int, tmp_path: Path) -> None:
     build(SMALL, tmp_path)
     times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")}

@@ -64,6 +64,24 @@ def test_expressions_have_pythons_answers_and_bounded_brackets(
         assert deepest <= depth
 
 
+@given(
+    min_depth=st.integers(1, 6), more=st.integers(0, 2), spare=st.integers(0, 4), key=st.integers(0, 99),
+    operators=st.sampled_from([("-",), ("+", "-"), ("+", "-", "*")]),
+)  # fmt: skip
+@settings(max_examples=30, deadline=None)
+def test_expressions_are_nested_as_deep_as_asked(
+    min_depth: int, more: int, spare: int, operators: tuple, key: int
+) -> None:
+    terms = min_depth + 2 + spare
+    spec = ProblemSpec(
+        family="expression", terms=terms, min_terms=min_depth + 2, digits=4, depth=min_depth + more,
+        min_depth=min_depth, operators=operators,
+    )  # fmt: skip
+    for text in check(Expressions(spec, CANONICAL, key, 10**9), 200):
+        deepest = max(text[:place].count("(") - text[:place].count(")") for place in range(len(text)))
+        assert min_depth <= deepest <= min_depth + more
+
+
 @pytest.mark.parametrize("preset", ["addition", "subtraction", "multiplication", "long", "arithmetic", "billion"])
 def test_a_hundred_thousand_answers_of_a_preset_are_pythons_own(preset: str) -> None:
     parts = components(CORPORA[preset])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pipelines.components import components
 from pipelines.generate import sample_rows
 from pipelines.reading import Form, canonical_form, text_hashes
-from pipelines.reserved import adderboard, edge_cases, reserved
+from pipelines.reserved import adderboard, edge_cases, listing, reserved
 from pipelines.spec import CorpusSpec
 from pipelines.split import Canonical
 from storage.manifest import SPLITS
@@ -63,5 +63,43 @@ def test_every_reserved_problem_is_known_in_every_order(split_key: str) -> None:
 def test_the_suites_are_whole() -> None:
     assert len(adderboard()) == 10_010
     assert adderboard()[:2] == ["0+0", "0+1"]
-    assert len(edge_cases()) == 6 * 200
+    assert len(set(edge_cases())) == len(edge_cases())
     assert all("9" * digits + "+1" in edge_cases() for digits in (1, 2, 20, 200))
+
+
+def test_edge_cases_are_what_their_kind_says() -> None:
+    found: dict[str, set[int]] = {}
+    for case in listing("edge"):
+        assert case.answer == eval(case.text)
+        assert case.digits == max(map(len, re.split(r"\D", case.text)))
+        found.setdefault(case.kind, set()).add(case.digits)
+        left, right, digits = str(case.left), str(case.right), case.digits
+        if case.kind == "carry chain":
+            assert case.answer == 10**digits
+        elif case.kind == "chain without a carry":
+            assert case.answer == 10**digits - 1
+            assert all(int(a) + int(b) == 9 for a, b in zip(left, right, strict=True))
+        elif case.kind == "borrow chain" and digits > 1:
+            # Every column below the first one ends as a nine or is borrowed from.
+            assert str(case.answer).endswith("9" * (digits - 1))
+        elif case.kind == "chain without a borrow":
+            assert case.answer == 9 * 10 ** (digits - 1)
+            assert left[1:] == right
+        elif case.kind == "negative":
+            assert case.answer < 0 or digits == 1
+        elif case.kind == "zeros":
+            assert "0" in left + right + str(case.answer) or digits == 1
+        elif case.kind == "nines":
+            assert left == "9" * digits
+    assert all({2, 50, 200} <= lengths for lengths in found.values())
+    assert found.keys() == {
+        "carry chain", "chain without a carry", "borrow chain", "chain without a borrow", "negative", "zeros", "nines",
+    }  # fmt: skip
+
+
+def test_what_later_versions_reserve_is_what_earlier_ones_did_not() -> None:
+    first, later, all_of_them = reserved("numerate", 4), reserved("numerate", 5), reserved("numerate")
+    hashes = text_hashes(pa.array(["9+1", "0+1", "55+44"]), Canonical("numerate"))
+    assert first.find(hashes)[0].tolist() == [2]
+    assert not len(later.hashes)
+    assert len(all_of_them.find(hashes)[0]) == 3

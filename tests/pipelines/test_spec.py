@@ -31,6 +31,15 @@ _PRODUCTS = {"family": "expression", "operators": ("+", "-", "*"), "rows": 1}
         ({"family": "digits", "digits": 40}, "say how many rows"),
         ({"family": "digits", "min_digits": 3, "digits": 2}, "min_digits is 3, above digits"),
         ({"family": "expression", "terms": 32, "digits": 508, "rows": 1}, "16,416 characters, at most 16,384"),
+        ({**_PRODUCTS, "min_depth": 3}, "min_depth is 3, above depth"),
+        ({**_PRODUCTS, "min_depth": 2}, "which takes 4 operands, min_terms is 2"),
+        ({**_PRODUCTS, "operators": ("+", "*"), "min_depth": 1, "min_terms": 3}, "which takes a '-'"),
+        ({"family": "listed", "only_test": True}, "name the list that is to be asked, edge or adderboard"),
+        ({"family": "listed", "listing": "edge"}, "has test problems alone: say only_test too"),
+        (
+            {"family": "listed", "listing": "adderboard", "operators": ("-",), "only_test": True},
+            "has no problem with - and at most 2 digits",
+        ),
         ({**_PRODUCTS, "terms": 15, "digits": 480}, "7,200 digits, at most 7,180 are possible: .* or leave '\\*' out"),
     ],
 )
@@ -67,3 +76,10 @@ def test_large_answers_of_a_grid_are_exact() -> None:
     table, _ = sample_rows(spec, components(spec)[0], 1_000)
     answers = [eval(problem) for problem in table["problem"].to_pylist()]
     assert answers == table["value"].to_pylist() == [int(answer) for answer in table["answer"].to_pylist()]
+
+
+def test_what_came_later_leaves_the_identity_of_earlier_corpora_alone() -> None:
+    spec = CorpusSpec(**_PRODUCTS)
+    assert {"min_depth", "only_test", "listing"}.isdisjoint(spec.identity())
+    asked = CorpusSpec(**_PRODUCTS, only_test=True)
+    assert CorpusSpec.of_identity("x", asked.identity()).only_test

@@ -1,0 +1,204 @@
+import re
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pydantic import ValidationError
+
+from flows.requests import EvaluateRequest, SuiteName
+from flows.suite_figures import edge_figure, grid_cells, grid_figure, kind_cells
+from flows.suites import fair_to, prepare, suite_of
+from model.config import EncoderConfig, EvaluationSpec
+from model.evaluation import Evaluation, evaluate
+from model.run import RunConfig, load_run
+from model.shipped import shipped_runs
+from model.tokenizer import Tokenizer
+from model.trained import TrainedEncoder
+from pipelines.build import spec_of
+from pipelines.generate import GENERATOR_VERSION, canonical_hashes
+from pipelines.presets import CORPORA
+from pipelines.reading import canonical_form, text_hashes
+from pipelines.reserved import adderboard, edge_cases
+from pipelines.split import Canonical
+from pipelines.vocabulary import train_pieces
+from storage.errors import UserError
+from storage.location import Workspace
+
+ADDITION = load_run(shipped_runs()["addition"])
+
+
+def config_of(corpus: str, encoder: EncoderConfig | None = None, version: int = GENERATOR_VERSION) -> RunConfig:
+    """The configuration of a run on a preset's corpus, by an encoder for any length if nothing else is asked."""
+    training = ADDITION.training.model_copy(update={"encoder": encoder or ADDITION.training.encoder})
+    spec = {**CORPORA[corpus].identity(), "generator_version": version}
+    return ADDITION.model_copy(update={"name": "mine", "corpus_spec": spec, "training": training})
+
+
+def made(folder: Path, config: RunConfig, name: SuiteName, digits: int = 0) -> list[dict]:
+    """The rows of a suite."""
+    tokenizer = Tokenizer(train_pieces([]))
+    corpus, tokens = prepare(Workspace.create(str(folder)), config, tokenizer, suite_of(config, name, digits))
+    assert corpus.manifest.rows == corpus.manifest.split_rows["test"] == tokens.manifest.rows
+    return [row for path in corpus.paths("test") for row in pq.ParquetFile(path).read().to_pylist()]
+
+
+@pytest.mark.parametrize(("name", "corpus"), [("grid", "signed-5"), ("edge", "long"), ("nested", "arithmetic")])
+def test_a_suites_answers_are_pythons_own_and_its_rows_are_test_alone(
+    tmp_path: Path, name: SuiteName, corpus: str
+) -> None:
+    rows = made(tmp_path, config_of(corpus), name, 9 if name != "nested" else 0)
+    assert len(rows) > 200
+    assert all(row["answer"] == str(eval(row["problem"])) for row in rows)
+
+
+def test_adderboard_has_its_ten_thousand_and_ten_problems_in_their_order(tmp_path: Path) -> None:
+    rows = sorted(made(tmp_path, config_of("addition-10"), "adderboard"), key=lambda row: row["id"])
+    assert [row["problem"] for row in rows] == adderboard()
+    assert Counter(row["kind"] for row in rows) == {"edge": 10, "random": 10_000}
+
+
+def test_the_grid_has_problems_of_all_pairs_of_lengths_that_training_never_saw(tmp_path: Path) -> None:
+    config = config_of("signed-5")
+    rows = made(tmp_path, config, "grid", 12)
+    cells = Counter((row["operators"], *(len(number) for number in re.split(r"\D", row["problem"]))) for row in rows)
+    # Short lengths have no more test problems than these.
+    wide = {(o, a, b) for o in "+-" for a in range(1, 13) for b in range(1, 13) if a + b > 5}
+    assert wide <= cells.keys()
+    assert min(cells[cell] for cell in wide) >= 3
+
+
+def test_nested_problems_are_one_to_three_brackets_deeper_than_trained(tmp_path: Path) -> None:
+    rows = made(tmp_path, config_of("arithmetic"), "nested")
+
+    def deepest(problem: str) -> int:
+        return max(problem[:place].count("(") - problem[:place].count(")") for place in range(len(problem)))
+
+    assert [row["depth"] for row in rows] == [deepest(row["problem"]) for row in rows]
+    counts = Counter(row["depth"] for row in rows)
+    assert counts.keys() == {4, 5, 6}
+    assert min(counts.values()) > 500
+
+
+@pytest.mark.parametrize(
+    ("name", "config", "words"),
+    [
+        ("grid", config_of("notebook"), "asks problems of 2 operands, run 'mine' learnt 4"),
+        ("nested", config_of("addition-10"), "has none: train a run on family 'expression'"),
+        ("adderboard", config_of("multiplication"), r"asks sums, run 'mine' learnt \*"),
+        ("edge", config_of("addition-10", EncoderConfig(operands=2, places=2)), ""),
+    ],
+)
+def test_a_suite_that_a_run_cannot_be_asked_is_refused(name: SuiteName, config: RunConfig, words: str) -> None:
+    if not words:
+        assert suite_of(config, name).corpus.parts[0].digits == 1
+        return
+    with pytest.raises(UserError, match=words):
+        suite_of(config, name)
+
+
+def test_what_an_encoder_cannot_hold_is_left_out_and_said(tmp_path: Path) -> None:
+    config = config_of("signed-5", EncoderConfig(positions=("place-value",), places=8))
+    suite = suite_of(config, "grid", 12)
+    # A sum has a digit more than its operands.
+    assert {part.operators: part.digits for part in suite.corpus.parts} == {("+",): 7, ("-",): 8}
+    assert suite.remarks == (
+        "+ up to 7 digits instead of 12: encoder.places is 8, 13 is needed",
+        "- up to 8 digits instead of 12: encoder.places is 8, 12 is needed",
+    )
+    (remark,) = suite_of(config_of("addition-10"), "edge", 3).remarks
+    assert re.fullmatch(rf"\d+ of the {len(edge_cases()):,} edge cases are asked: \+ up to 3 digits", remark)
+
+
+def test_problems_that_an_older_generator_trained_on_are_not_asked() -> None:
+    assert fair_to(config_of("addition-10")) is None
+    fair = fair_to(config_of("addition-10", version=4))
+    assert fair
+    # Reserved from the first, since version 5, the same beyond what was learnt, and by AdderBoard too.
+    problems = ["99+1", "55+45", "55555555555+44444444445", "0+1"]
+    hashes = text_hashes(pa.array(problems), Canonical("numerate"))
+    assert fair(hashes, pa.array([2, 2, 11, 1]).to_numpy()).tolist() == [True, False, True, True]
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Evaluation, Path]]:
+    """What the encoder that comes with Numerate says to small parts of the suites, and its predictions."""
+    folder = tmp_path_factory.mktemp("asked")
+    workspace, model = Workspace.create(str(folder)), TrainedEncoder.open(shipped_runs()["addition"])
+    found = {}
+    for name, digits, limit in (("grid", 12, 100), ("edge", 14, 0), ("adderboard", 0, 100)):
+        corpus, tokens = prepare(workspace, model.config, model.tokenizer, suite_of(model.config, name, digits))  # type: ignore[arg-type]
+        target = workspace.root / f"{name}.parquet"
+        canonical = partial(canonical_hashes, spec_of(corpus))
+        spec = EvaluationSpec(limit=limit)
+        outcome = evaluate(model, corpus, tokens, spec, target, canonical, suite=name, fair=fair_to(model.config))
+        found[name] = outcome, target.path
+    return found
+
+
+def test_the_shipped_adder_answers_the_grid_and_adderboard_and_fails_at_long_chains_alone(
+    asked: dict[str, tuple[Evaluation, Path]],
+) -> None:
+    assert asked["adderboard"][0].correct == asked["adderboard"][0].problems == 100
+    assert asked["grid"][0].correct == 100
+    wrong = [row for row in pq.read_table(asked["edge"][1]).to_pylist() if not row["correct"]]
+    assert all(row["digits"] > 12 and "chain" in row["kind"] for row in wrong)
+    assert asked["edge"][0].left_out > 0
+
+
+def test_predictions_say_suite_split_and_checkpoint(asked: dict[str, tuple[Evaluation, Path]]) -> None:
+    for name, (outcome, path) in asked.items():
+        table = pq.read_table(path)
+        rows = set(zip(*(table[column].to_pylist() for column in ("suite", "split", "checkpoint")), strict=True))
+        assert rows == {(name, "test", "best")}
+        assert len(table) == outcome.problems
+
+
+def test_the_cells_of_both_figures_are_those_of_the_predictions(asked: dict[str, tuple[Evaluation, Path]]) -> None:
+    with duckdb.connect() as connection:
+        for name in ("grid", "edge"):
+            connection.register("asked", pq.read_table(asked[name][1]))
+            rows = pq.read_table(asked[name][1]).to_pylist()
+            kinds = sorted({row["kind"] for row in rows if row["kind"]})
+            expected: dict[tuple[int, int], list[bool]] = {}
+            for row in rows:
+                first, second = (len(number) - 1 for number in row["problem"].split("+"))
+                place = second if name == "grid" else kinds.index(row["kind"])
+                column = first if name == "grid" else max(first, second)
+                key = (place // 3, column // 3) if name == "grid" else (place, column // 3)
+                expected.setdefault(key, []).append(row["correct"])
+            cells = grid_cells(connection, "+", 3) if name == "grid" else kind_cells(connection, kinds, 3)
+            assert {cell[:2]: cell[2:] for cell in cells} == {
+                key: (len(correct), sum(correct)) for key, correct in expected.items()
+            }
+            assert "<svg" in (grid_figure(connection, {"+": 10}) if name == "grid" else edge_figure(connection, kinds))
+
+
+def test_a_breakdown_adds_up_to_the_whole(asked: dict[str, tuple[Evaluation, Path]]) -> None:
+    outcome, path = asked["edge"]
+    assert {"digits", "carries", "kind"} <= outcome.breakdown.keys()
+    rows = pq.read_table(path).to_pylist()
+    for column, groups in outcome.breakdown.items():
+        right = Counter(row[column] for row in rows if row["correct"])
+        assert {group.value: group.problems for group in groups} == Counter(row[column] for row in rows)
+        assert all(group.correct == right[group.value] for group in groups)
+        assert all(group.interval[0] <= group.exact_match <= group.interval[1] for group in groups)
+        assert len({canonical_form(row["problem"]) for row in rows}) == outcome.classes
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"suite": "grid", "corpus": "x"}, "has its own corpus: leave corpus 'x' out"),
+        ({"suite": "edge", "split": "train"}, "has test problems alone: leave split 'train' out"),
+        ({"suite_digits": 4}, "suite_digits belongs to grid and edge, not to suite 'test'"),
+        ({"suite": "none"}, "'test', 'grid', 'edge', 'adderboard' or 'nested'"),
+        ({"compare": ("a", "a")}, "names a run twice"),
+    ],
+)
+def test_a_contradictory_request_is_refused(values: dict, words: str) -> None:
+    with pytest.raises(ValidationError, match=words):
+        EvaluateRequest(**values)
