@@ -135,6 +135,8 @@ def evaluate(
     trained on, or which it can't read, and `RunFailure` where no problem can be asked.
     """
     check_corpus(model, corpus, tokens)
+    if spec.missing == "operand":
+        model.tokenizer.character_ids()
     classes, right, first, streamed = [], [], dict[int, Asked](), 0
     with target.staged() as path, pq.ParquetWriter(path, _SCHEMA, compression="zstd") as writer:
         for asked in _stream(corpus, tokens, spec):
@@ -142,6 +144,8 @@ def evaluate(
             progress(len(asked.rows))
             if judged:
                 asked = asked.where(judged(*(asked.facts[name].combine_chunks() for name in ("problem", "answer"))))
+            if not len(asked.rows):
+                continue
             asked, verdicts = _ask(model, asked, spec)
             ids, rows = asked.facts.column("id"), len(asked.rows)
             if not rows:
