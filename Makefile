@@ -1,10 +1,11 @@
 # `make run` and `make test` do everything on a fresh machine with Python 3.11 and make.
 PYTHON ?= python3
 VENV := .venv
+PEERS := .venv-peers
 STAMP := $(VENV)/installed
 BIN := $(VENV)/bin
 
-.PHONY: run test test-all check bench setup clean
+.PHONY: run test test-all check bench peers setup clean
 run: $(STAMP)
 	$(BIN)/numerate run
 
@@ -19,10 +20,15 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# The peers that the benchmarks time are installed only here.
-bench: $(STAMP)
+# The peers that the benchmarks time are installed only here, those with older pins in an environment of their own.
+bench: $(STAMP) peers
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[benchmarks]"
 	$(BIN)/python -m tests.benchmarks
+
+peers:
+	@test -e $(PEERS)/installed || { $(PYTHON) -m venv $(PEERS) \
+		&& $(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/benchmarks/peers.txt \
+		&& touch $(PEERS)/installed; } || echo "$(PEERS) can't be installed here: its benchmarks are left out"
 
 setup: $(STAMP)
 
@@ -33,4 +39,4 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $(STAMP)
 
 clean:
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) $(PEERS) build *.egg-info

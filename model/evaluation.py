@@ -158,6 +158,8 @@ def evaluate(
             progress(len(asked.rows))
             if fair is not None:
                 asked = asked.where(fair(asked.facts, canonical(asked.ids)))
+            if not len(asked.rows):
+                continue
             asked, verdicts = _ask(model, asked, spec)
             if not (rows := len(asked.rows)):
                 continue
@@ -218,9 +220,6 @@ def evaluate(
 
 def _ask(model: TrainedEncoder, asked: Asked, spec: EvaluationSpec) -> tuple[Asked, _Verdicts]:
     """The problems that can be asked for what is missing, and what the model says."""
-    if not len(asked.rows):
-        nothing = np.zeros(0, np.float32)
-        return asked, _Verdicts({}, pa.array([], pa.string()), nothing.astype(np.bool_), nothing)
     if spec.missing == "answer":
         filled = model.fill(asked.rows, asked.slots, spec.decoding)
         prediction = spell(filled.ids, model.tokenizer)

@@ -23,7 +23,8 @@ class Objective(nn.Module):
     def __init__(self, spec: TrainingSpec, tokenizer: Tokenizer) -> None:
         super().__init__()
         self.spec = spec
-        self.operand = MissingOperand(tokenizer)
+        # A tokenizer whose tokens aren't digits can be asked for answers alone.
+        self.operand = MissingOperand(tokenizer) if spec.objective != "answer" else None
 
     def forward(self, ids: Tensor, slots: int, step: int, rows: Tensor) -> Question:
         """Questions from complete rows, int64 [n, width], the last `slots` of them the answer's.
@@ -31,11 +32,12 @@ class Objective(nn.Module):
         `rows`, int64 [n], are their numbers in the global batch.
         """
         spec, width = self.spec, ids.shape[1]
-        if spec.objective == "all":
-            return Question(ids, self._tokens(ids, slots, step, rows))
+        if self.operand and spec.objective == "all":
+            places = self.operand.where(ids, slots).place
+            return Question(ids, self._tokens(places > 0, slots, step, rows))
         masks = slot_masks(spec.seed, step, rows, slots, spec.full_mask_share)
         answer = Question(ids, pad(masks, (width - slots, 0)))
-        if spec.objective == "answer":
+        if self.operand is None:
             return answer
         drawn = draws(derive_key(spec.seed, "operand", step), rows, 2)
         operand = self.operand(ids, slots, drawn[:, 1])
@@ -46,11 +48,10 @@ class Objective(nn.Module):
         """How many of a row's last tokens may be hidden."""
         return slots if self.spec.objective == "answer" else width
 
-    def _tokens(self, ids: Tensor, slots: int, step: int, rows: Tensor) -> Tensor:
+    def _tokens(self, digit: Tensor, slots: int, step: int, rows: Tensor) -> Tensor:
         """Digits and slots hidden alike, bool [n, width]; of a share of the rows the answer, and nothing else."""
-        drawn = draws(derive_key(self.spec.seed, "all", step), rows, ids.shape[1] + 2)
-        slot = torch.zeros_like(ids, dtype=torch.bool)
+        drawn = draws(derive_key(self.spec.seed, "all", step), rows, digit.shape[1] + 2)
+        slot = torch.zeros_like(digit)
         slot[:, -slots:] = True
-        candidates = slot | (self.operand.where(ids, slots).place > 0)
         full = drawn[:, :1] < self.spec.full_mask_share
-        return torch.where(full, slot, some_of(candidates, drawn[:, 1], drawn[:, 2:]))
+        return torch.where(full, slot, some_of(slot | digit, drawn[:, 1], drawn[:, 2:]))

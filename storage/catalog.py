@@ -131,8 +131,8 @@ def _shards_view(corpora: list[Dataset]) -> dict[str, str]:
 def _run_views(workspace: Workspace) -> dict[str, str]:
     folder = workspace.root / "runs"
     names = [name for name in folder.children() if (folder / name / "run.json").exists()]
-    # Runs of earlier versions lack some of the columns.
-    metrics, predictions, runs = [_empty(_COLUMNS["metrics"])], [_empty(_COLUMNS["predictions"])], []
+    # Runs of earlier versions lack some columns of the metrics.
+    metrics, predictions, runs = [_empty(_COLUMNS["metrics"])], [], []
     for name in names:
         run = folder / name
         if parts := _parquet_files(run / "metrics"):

@@ -67,8 +67,8 @@ _COLUMNS = {
         "learning_rate": "Learning rate of the step.",
         "seconds": "Seconds since training began, or went on after a stop.",
         "data_seconds": "Seconds for which the step waited for data.",
-        "problems_per_second": "Problems a second over the ten or fewer steps in which the loss was not looked at, "
-        "validation and checkpoints left out.",
+        "problems_per_second": "Problems a second, over the at most ten steps between two looks at the loss; "
+        "validation and checkpoints are left out.",
         "share_of_peak": "Share of the device's fastest matrix products that the model's own reach, over the same "
         "steps.",
         "validation_exact_match": "Share of validation problems answered exactly; NULL at steps without validation.",

@@ -1,9 +1,12 @@
-"""A training step against PyTorch's own encoder, and how fast rows reach it."""
+"""A training step against PyTorch's own encoder and Hugging Face's BERT, and how fast rows reach it."""
 
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
@@ -22,10 +25,12 @@ from storage.lanes import LanePlan
 from storage.location import Location
 from storage.manifest import Dataset, commit
 from tests.benchmarks.measure import Figure, core_seconds, ratio, seconds
+from tests.benchmarks.peers import PeerMissingError, peer
 from tests.benchmarks.tokenizers import digit_tokenizer
 
 _STEPS, _BATCH, _SLOTS, _WIDTH = 10, 512, 4, 16
 _ROWS = 1 << 22
+_PEER_ROWS = 1 << 18
 
 
 class TorchEncoder(nn.Module):
@@ -48,6 +53,27 @@ class TorchEncoder(nn.Module):
 
 def against_torch(folder: Path) -> Iterator[Figure]:
     """Rows a second of a training step on two cores, AdamW for both, in the arithmetic that training takes here."""
+    config, ids, ours = _ours()
+    theirs = _trainer(TorchEncoder(config, digit_tokenizer().size), ids)
+    yield _step_figure("torch.nn.TransformerEncoder", config, ratio(ours, theirs, 7))
+
+
+def against_bert(folder: Path) -> Iterator[Figure]:
+    """The same against `transformers.BertModel`, as it is and with our activation."""
+    config, ids, ours = _ours()
+    shape = config.model_dump(include={"width", "heads", "layers", "feedforward"})
+    more = {"pieces": digit_tokenizer().size, "slots": _SLOTS, "rows": ids.tolist(), "steps": _STEPS, "threads": 2}
+    for activation in ("gelu", "relu"):
+        try:
+            with peer("bert", **shape, **more, activation=activation) as bert:
+                rates = ratio(ours, bert.rate, 7)
+                yield _step_figure(f"transformers.BertModel with {activation}", config, rates, bert.detail)
+        except PeerMissingError as error:
+            print(f"transformers.BertModel is left out: {error}")
+
+
+def _ours() -> tuple[EncoderConfig, Tensor, Callable[[], float]]:
+    """The default encoder, a batch of the notebook's rows, and the rate of its training steps."""
     torch.set_num_threads(2)
     tokenizer = digit_tokenizer()
     spec = CORPORA["notebook"]
@@ -57,10 +83,14 @@ def against_torch(folder: Path) -> Iterator[Figure]:
     config = EncoderConfig()
     encoder = Encoder(config, tokenizer)
     encoder.initialise(0)
-    ours, theirs = _trainer(encoder, ids, _SLOTS), _trainer(TorchEncoder(config, tokenizer.size), ids)
-    mine, peer, times = ratio(ours, theirs, 7)
-    detail = f"{mine:,.0f} against {peer:,.0f} rows/s, width {config.width}, {config.layers} layers, batch {_BATCH}"
-    yield Figure("torch.nn.TransformerEncoder, a training step", times, "×", 1.5, detail=detail)
+    return config, ids, _trainer(encoder, ids, _SLOTS)
+
+
+def _step_figure(what: str, config: EncoderConfig, rates: tuple[float, float, float], more: str = "") -> Figure:
+    mine, theirs, times = rates
+    detail = f"{mine:,.0f} against {theirs:,.0f} rows/s {more}".rstrip()
+    detail += f", width {config.width}, {config.layers} layers, batch {_BATCH}"
+    return Figure(f"{what}, a training step", times, "×", 1.5, 1.5, detail)
 
 
 def _trainer(model: nn.Module, ids: Tensor, *slots: int) -> Callable[[], float]:
@@ -99,10 +129,36 @@ def reading(folder: Path) -> Iterator[Figure]:
 
     read("")
     yield Figure("reading, DuckDB to tensor", read("") / 1e6, "M rows/s/core", 5)
+    yield from _against_readers(tokens, folder, lambda: read(""), batch)
     read("carries = 1")
     yield Figure("reading with a predicate", read("carries = 1") / 1e6, "M rows/s/core")
     shutil.rmtree(folder / "corpus")
     yield Figure("plan of an epoch of 10⁹ rows", _plan_seconds() * 1e3, "ms", 50, at_most=True)
+
+
+def _against_readers(tokens: Dataset, folder: Path, ours: Callable[[], float], batch: int) -> Iterator[Figure]:
+    """Libraries that read the same rows in the order of their file, while ours come in training's."""
+    file = _as_lists(tokens, folder / "rows.parquet")
+    for name, library in (("datasets", "Hugging Face datasets"), ("streaming", "MosaicML streaming")):
+        try:
+            with peer(name, file=str(file), batch=batch) as reader:
+                reader.rate()
+                mine, theirs, times = ratio(ours, reader.rate, 3)
+        except PeerMissingError as error:
+            print(f"{library} is left out: {error}")
+            continue
+        detail = f"{mine / 1e6:.2f} M against {theirs / 1e6:.2f} M rows/s {reader.detail}"
+        yield Figure(f"reading, {library}", times, "×", detail=detail)
+
+
+def _as_lists(tokens: Dataset, file: Path) -> Path:
+    """Rows of the train split as lists of numbers, which is how those libraries take them."""
+    shard = tokens.checked(tokens.of_split("train")[0])
+    rows = pq.ParquetFile(shard.path).read(columns=["tokens"]).slice(0, _PEER_ROWS).column(0).combine_chunks()
+    width = rows.type.byte_width
+    numbers = pa.array(np.frombuffer(b"".join(rows.to_pylist()), np.uint8))
+    pq.write_table(pa.table({"tokens": pa.FixedSizeListArray.from_arrays(numbers, width)}), file)
+    return file
 
 
 def _plan_seconds() -> float:

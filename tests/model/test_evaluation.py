@@ -20,7 +20,7 @@ from model.optimizer import build_optimizers
 from model.tokenizer import MASK
 from model.trained import TrainedEncoder
 from pipelines.generate import canonical_hashes
-from storage.errors import UserError
+from storage.errors import RunFailure, UserError
 from storage.location import Location
 from tests.builders import TINY_TRAINING, Built
 from tests.model.test_training import job_of
@@ -214,6 +214,13 @@ def test_problems_that_may_not_be_judged_are_left_out(small: Built, tmp_path: Pa
     assert outcome.problems + outcome.left_out == len(answers)
     asked = pq.read_table(tmp_path / "predictions.parquet").column("answer").to_pylist()
     assert all(int(answer) % 3 == 0 for answer in asked)
+    with pytest.raises(RunFailure, match=r"of the .* problems asked may be judged"):
+        evaluate(
+            untrained(small, tmp_path / "none"),
+            *values,
+            partial(canonical_hashes, small.spec),
+            judged=lambda problems, answers: np.zeros(len(problems), np.bool_),
+        )
 
 
 def test_a_missing_operand_is_filled_in_one_pass_alone() -> None:

@@ -206,6 +206,26 @@ def test_runs_metrics_and_predictions_join_what_runs_of_all_versions_wrote(own_s
         assert [row[-3:] for row in predictions.fetchall()] == [(2, 2, 1), (None, None, None)]
 
 
+def test_metrics_of_an_earlier_version_are_read_beside_newer_ones_of_the_same_run(own_small: Built) -> None:
+    later = ("problems_per_second", "share_of_peak")
+    folder = own_small.workspace.run("resumed")
+    (folder / "run.json").write(
+        json.dumps({"name": "resumed", "corpus": "small", "tokenizer": "digit", "training": {}}).encode()
+    )
+    rows = [{name: "resumed" if name == "run" else step for name in SCHEMA.names} for step in (1, 2)]
+    earlier = pa.schema([field for field in SCHEMA if field.name not in later])
+    with (folder / "metrics" / "part-000000001-000000001.parquet").staged() as path:
+        pq.write_table(pa.Table.from_pylist(rows[:1], schema=earlier), path)
+    query = f"SELECT step, {', '.join(later)} FROM metrics ORDER BY step"
+    with open_catalog(own_small.workspace) as connection:
+        assert select(connection, query).fetchall() == [(1, None, None)]
+    writer = MetricsWriter(folder / "metrics")
+    writer.add(rows[1])
+    writer.flush()
+    with open_catalog(own_small.workspace) as connection:
+        assert select(connection, query).fetchall() == [(1, None, None), (2, 2.0, 2.0)]
+
+
 def test_a_damaged_corpus_is_left_out_and_the_others_stay(tmp_path: Path) -> None:
     workspace = mixed_corpus(tmp_path / "workspace")
     mixed_corpus(tmp_path / "workspace", "broken")
