@@ -214,12 +214,12 @@ def test_problems_that_may_not_be_judged_are_left_out(small: Built, tmp_path: Pa
     assert outcome.problems + outcome.left_out == len(answers)
     asked = pq.read_table(tmp_path / "predictions.parquet").column("answer").to_pylist()
     assert all(int(answer) % 3 == 0 for answer in asked)
-    with pytest.raises(RunFailure, match=r"of the .* problems asked may be judged"):
+    with pytest.raises(RunFailure, match=r"none of the .* problems of the test split may be asked"):
         evaluate(
             untrained(small, tmp_path / "none"),
             *values,
             partial(canonical_hashes, small.spec),
-            judged=lambda problems, answers: np.zeros(len(problems), np.bool_),
+            fair=lambda facts, canonical: np.zeros(len(facts), np.bool_),
         )
 
 
