@@ -167,11 +167,12 @@ def each_result(
 def _cancel(references: list[ray.ObjectRef]) -> None:
     """Stop what still runs: workers are interrupted, and those that don't end by that are killed.
 
-    Not killed at once: a worker that dies while its task is cancelled can take the driver with it (a race in
-    Ray's task manager, seen once with 2.60, between cancelling a task and trying it again).
+    What waits behind them goes first, lest a worker that ends takes it up. Not killed at once: a worker that dies
+    while its task is cancelled can take the driver with it (a race in Ray's task manager, seen once with 2.60,
+    between cancelling a task and trying it again).
     """
     for force in (False, True):
-        for reference in references:
+        for reference in reversed(references):
             ray.cancel(reference, force=force)
         if references:
             _, references = ray.wait(references, num_returns=len(references), timeout=_CANCEL_SECONDS)

@@ -55,3 +55,15 @@ def ray_instance() -> Iterator[int]:
 
     with ray_session(cpus=2) as cpus:
         yield cpus
+
+
+@pytest.fixture(scope="session")
+def prefect_api() -> Iterator[str]:
+    """URL of a real Prefect server, for commands that needn't show how they start one of their own: that takes each
+    of them ten seconds."""
+    from prefect.server.api.server import SubprocessASGIServer
+
+    server = SubprocessASGIServer()
+    server.start()
+    yield server.api_url
+    server.stop()

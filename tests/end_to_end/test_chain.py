@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import duckdb
@@ -34,9 +34,11 @@ STAGES = ["generate", "tokenizer", "encode", "train", "evaluate"]
 
 @dataclass(frozen=True)
 class Home:
-    """A folder to work in, with a spec and a workspace."""
+    """A folder to work in, with a spec and a workspace; `api` is the Prefect server of commands that are waited for,
+    where they don't start one of their own."""
 
     folder: Path
+    api: str = ""
 
     @property
     def workspace(self) -> Path:
@@ -57,7 +59,7 @@ class Home:
             text=True,
             timeout=400,
             cwd=self.folder,
-            env=self.environment(),
+            env={**self.environment(), **({"PREFECT_API_URL": self.api} if self.api else {})},
         )
         assert result.returncode == code, result.stdout + result.stderr
         return result
@@ -84,7 +86,7 @@ class Home:
 
 
 @pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
+def home(tmp_path_factory: pytest.TempPathFactory, prefect_api: str) -> Home:
     """A workspace after one `numerate run`."""
     made = Home(tmp_path_factory.mktemp("chain"))
     made.write_spec("spec.json")
@@ -92,7 +94,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Home:
     assert "60 steps" in result.stderr
     assert "on 2 CPU workers" in result.stderr
     assert "Traceback" not in result.stderr
-    return made
+    return replace(made, api=prefect_api)
 
 
 def test_the_report_says_what_was_done(home: Home) -> None:

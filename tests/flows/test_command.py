@@ -13,7 +13,9 @@ from pipelines.presets import CORPORA
 from tests.builders import Built
 
 
-def numerate(*arguments: str, stdin: str = "", cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+def numerate(
+    *arguments: str, stdin: str = "", cwd: Path | None = None, api: str = ""
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "flows.command", *arguments],
         input=stdin,
@@ -21,7 +23,11 @@ def numerate(*arguments: str, stdin: str = "", cwd: Path | None = None) -> subpr
         text=True,
         timeout=300,
         cwd=cwd,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        env={
+            **os.environ,
+            "PYTHONPATH": str(Path(__file__).parents[2]),
+            **({"PREFECT_API_URL": api} if api else {}),
+        },
     )
 
 

@@ -63,11 +63,11 @@ def test_a_corpus_that_is_not_there_is_one_line(place: Path, corpus: str, words:
     assert not (place / "corpora/nowhere").exists()
 
 
-def test_an_old_corpus_is_migrated_by_the_command_that_its_refusal_names(place: Path) -> None:
+def test_an_old_corpus_is_migrated_by_the_command_that_its_refusal_names(place: Path, prefect_api: str) -> None:
     write_old(place / "corpora/old", MIXED)
     workspace = ("--workspace", str(place))
     assert_one_line(numerate("corpus", "verify", "old", *workspace), 2, "'numerate corpus migrate old'")
-    result = numerate("corpus", "migrate", "old", *workspace)
+    result = numerate("corpus", "migrate", "old", *workspace, api=prefect_api)
     assert (result.returncode, result.stdout) == (0, "")
     migrated, tokens = result.stderr.splitlines()
     assert "6,000 rows with the same ids and problems; 0 moved to test" in migrated
