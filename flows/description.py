@@ -18,6 +18,7 @@ def described_json(spec: CorpusSpec) -> dict[str, Any]:
     found = describe(spec)
     return {
         "name": spec.name,
+        "rows": found.rows,
         **{name: value for name, value in asdict(found).items() if name != "spec"},
         "split_rows": found.split_rows,
         "spec": spec.identity(),

@@ -184,5 +184,6 @@ def _headline(name: str, report: dict[str, Any]) -> str:
     return (
         f"run {name}: {report['correct']:,} of {report['problems']:,} {report['split']} {what} of "
         f"{report['corpus']} right{left_out}, exact match {report['exact_match']:.3%} "
-        f"(95 % interval {low:.3%} to {high:.3%}), {passes_text(report['passes'])}"
+        f"(95 % interval {low:.3%} to {high:.3%}), {passes_text(report['passes'])}, "
+        f"{report['evaluation']['checkpoint']} checkpoint"
     )

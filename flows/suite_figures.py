@@ -6,6 +6,7 @@ import duckdb
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from flows.drawing import SECOND, heat, svg
@@ -77,6 +78,7 @@ def edge_figure(connection: duckdb.DuckDBPyConnection, kinds: list[str]) -> str:
         """A line of cells for each kind."""
         heat(axes, _matrix(kind_cells(connection, kinds, step), len(kinds), -(-longest // step)), step)
         axes.set(xlabel="digits of the longest operand", yticks=range(len(kinds)), yticklabels=kinds)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
     return svg(draw, "Exact match by kind of edge case and length")
 

@@ -18,7 +18,6 @@ class Description:
     """Rows, columns, size and examples of a corpus that need not exist."""
 
     spec: CorpusSpec
-    rows: int
     tasks: int
     bytes: int
     columns: dict[str, str]
@@ -27,11 +26,20 @@ class Description:
     """Of each problem its split, family, text and answer."""
 
     @property
+    def rows(self) -> int:
+        """Rows of the corpus; on average over split keys where it keeps test rows alone."""
+        return sum(self.split_rows.values()) if self.spec.only_test else self.spec.total_rows
+
+    @property
     def split_rows(self) -> dict[str, int]:
         """Rows that each split gets, on average over split keys."""
         held_out = {"validation": self.spec.validation, "test": self.spec.test}
         shares = {"train": 1 - sum(held_out.values()), **held_out}
-        return {split: round(self.rows * shares[split]) for split in SPLITS}
+        parts = zip(self.spec.parts, self.spec.part_rows, strict=True)
+        listed = sum(rows for part, rows in parts if part.family == "listed")
+        found = {split: round((self.spec.total_rows - listed) * shares[split]) for split in SPLITS}
+        found["test"] += listed
+        return {split: rows if split in self.spec.kept_splits else 0 for split, rows in found.items()}
 
 
 def describe(spec: CorpusSpec, examples: int = 10) -> Description:
@@ -48,7 +56,6 @@ def describe(spec: CorpusSpec, examples: int = 10) -> Description:
     columns |= {"split": "string", "family": "string", "width": "int64"}
     return Description(
         spec=spec,
-        rows=spec.total_rows,
         tasks=len(range_tasks(spec)),
         bytes=round(corpus_bytes(spec)),
         columns=columns,

@@ -122,7 +122,7 @@ def test_predictions_join_the_corpus_in_sql(home: Home) -> None:
     (row,) = home.sql(
         "SELECT count(*) AS n, sum((p.answer = c.answer AND p.problem = c.problem)::INT) AS same, "
         "sum((p.correct = (p.prediction = p.answer))::INT) AS judged "
-        "FROM predictions p JOIN corpus_pairs c USING (id) WHERE c.split = 'test'"
+        "FROM predictions p JOIN corpus_pairs c USING (id) WHERE c.split = 'test' AND p.suite = 'test'"
     )
     assert row["n"] == row["same"] == row["judged"]
 
@@ -201,6 +201,29 @@ def test_a_run_name_in_use_with_another_configuration_is_one_line(home: Home) ->
 def test_a_corpus_name_in_use_is_one_line(home: Home) -> None:
     result = home.numerate("corpus", "generate", "--name", "pairs", "--terms", "2", code=2)
     assert result.stderr.splitlines()[-1].startswith("error: corpus 'pairs' exists with another configuration")
+
+
+@pytest.mark.slow
+def test_a_suite_is_made_asked_compared_and_queried(home: Home) -> None:
+    asked = ("evaluate", "--suite", "edge", "--suite-digits", "3")
+    home.numerate(*asked, "--name", "first")
+    assert "(found)" in home.numerate(*asked, "--name", "first").stderr
+    result = home.numerate(*asked, "--name", "seeds", "--compare", "first", "--json")
+    (line, *_) = json.loads(result.stdout)["lines"]
+    report = json.loads((home.workspace / "runs/first/evaluations/suite.edge/report.json").read_text())
+    assert line["problems"] == report["problems"]
+    assert line["best"]["median"] == report["exact_match"]
+    assert (home.workspace / "comparisons/seeds/edge/index.html").exists()
+    (row,) = home.sql(
+        f"SELECT count(*) AS n, count(DISTINCT p.split) AS splits, sum((p.answer = c.answer)::INT) AS same "
+        f"FROM predictions p JOIN corpus_{report['corpus'].replace('-', '_')} c USING (id) "
+        "WHERE p.suite = 'edge' AND p.checkpoint = 'best'"
+    )
+    assert row == {"n": report["problems"], "splits": 1, "same": report["problems"]}
+    assert (
+        "has none: train a run on family 'expression'"
+        in home.numerate("evaluate", "--name", "first", "--suite", "nested", code=2).stderr
+    )
 
 
 @pytest.mark.slow
