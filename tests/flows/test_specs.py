@@ -127,8 +127,9 @@ def spec_or_line(source: str, options: dict[str, Any]) -> CorpusSpec | None:
 
 
 def assert_it_can_be_made(spec: CorpusSpec) -> None:
-    """Its first rows come out of each component, and their answers are Python's own."""
-    for component in components(spec):
+    """Its first rows come out of some of its components, and their answers are Python's own."""
+    made = components(spec)
+    for component in made[:: max(1, len(made) // 4)]:
         table, splits = sample_rows(spec, component, 50)
         assert len(splits) == table.num_rows == min(50, component.rows)
         for problem, answer in zip(table["problem"].to_pylist(), table["answer"].to_pylist(), strict=True):
@@ -137,7 +138,7 @@ def assert_it_can_be_made(spec: CorpusSpec) -> None:
     assert sum(task.rows for task in range_tasks(spec)) == spec.total_rows
 
 
-@settings(max_examples=100, deadline=None, phases=_PHASES, suppress_health_check=list(HealthCheck))
+@settings(max_examples=60, deadline=None, phases=_PHASES, suppress_health_check=list(HealthCheck))
 @given(SPECS)
 def test_a_spec_file_is_a_corpus_or_one_line(tmp_path: Path, values: dict[Any, Any]) -> None:
     path = tmp_path / "spec.yaml"
