@@ -25,9 +25,11 @@ bench: $(STAMP) peers
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[benchmarks]"
 	$(BIN)/python -m tests.benchmarks
 
+# streaming asks for a torchvision, which may be one for another torch and then breaks what imports it; nothing here does.
 peers:
 	@test -e $(PEERS)/installed || { $(PYTHON) -m venv $(PEERS) \
 		&& $(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/benchmarks/peers.txt \
+		&& $(PEERS)/bin/python -m pip uninstall --quiet --yes torchvision \
 		&& touch $(PEERS)/installed; } || echo "$(PEERS) can't be installed here: its benchmarks are left out"
 
 setup: $(STAMP)

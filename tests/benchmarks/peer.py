@@ -77,7 +77,7 @@ def datasets(file: str, batch: int) -> tuple[Rate, str]:
 
 def streaming(file: str, batch: int) -> tuple[Rate, str]:
     """Rows a second of one core from MDS shards to torch batches, in the file's order."""
-    # Pictures are not read here, and what reads them asks for a torchvision that fits the CPU's torch.
+    # Pictures are not read here, and what reads them asks for torchvision, which is not installed.
     sys.modules["streaming.vision"] = types.ModuleType("streaming.vision")
     import numpy as np
     import pyarrow.parquet as pq
