@@ -1,19 +1,17 @@
 """Several runs of one kind, such as one a seed, asked the same: medians, minima and maxima, never the best alone."""
 
 from collections.abc import Mapping
-from pathlib import Path
 from statistics import median
 from typing import Any
 
-import jinja2
 from pydantic import BaseModel, ConfigDict, Field
 
+from flows.pages import write_page
 from storage.errors import UserError
 from storage.location import Location
 
 Reports = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
-_TEMPLATE = Path(__file__).with_name("comparison.html")
 _CHECKPOINTS = ("best", "last")
 _ALL = "all"
 
@@ -110,8 +108,7 @@ def comparison_text(comparison: Comparison) -> str:
 
 def write_comparison(page: Location, name: str, comparison: Comparison) -> None:
     """Write the page of a comparison."""
-    text = jinja2.Template(_TEMPLATE.read_text(), autoescape=True).render(name=name, comparison=comparison)
-    page.write(text.encode())
+    write_page(page, "comparison.html", name=name, comparison=comparison)
 
 
 def _by_value(report: Mapping[str, Any]) -> dict[tuple[str, int | str], tuple[int, float]]:

@@ -1,13 +1,12 @@
 """The HTML report of a run: one self-contained page, made by SQL over the catalog."""
 
-from pathlib import Path
 from typing import Any
 
 import duckdb
-import jinja2
 from matplotlib.axes import Axes
 
 from flows.drawing import INK, PALE, SECOND, by_group, svg
+from flows.pages import write_page
 from flows.suite_figures import edge_figure, grid_figure
 from flows.suites import learnt_digits
 from model.evaluation import Evaluation
@@ -28,7 +27,6 @@ _LABELS = {
 }
 # Patterns of operators are too many for a figure.
 _MOST_TEXTS = 40
-_TEMPLATE = Path(__file__).with_name("report.html")
 
 
 def write_report(
@@ -59,7 +57,9 @@ def write_report(
             "SELECT split, sum(rows)::BIGINT, count(*) FROM shards WHERE corpus = ? GROUP BY ALL ORDER BY 2 DESC",
             [config.corpus],
         ).fetchall()
-    text = jinja2.Template(_TEMPLATE.read_text(), autoescape=True).render(
+    write_page(
+        page,
+        "report.html",
         config=config,
         outcome=outcome,
         passes=passes_text(outcome.passes),
@@ -70,7 +70,6 @@ def write_report(
         wrong=wrong,
         splits=rows,
     )
-    page.write(text.encode())
 
 
 def passes_text(passes: int) -> str:

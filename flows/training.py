@@ -13,8 +13,9 @@ from flows.session import ray_session
 from flows.timing import note_seconds
 from model.config import TrainingSpec
 from model.launch import choose_room, launch
+from model.preparation import found_result, prepare
 from model.seeds import Room, Seat, train_side_by_side
-from model.training import Progress, TrainingJob, TrainingResult, found_result, prepare_seeds
+from model.training import Progress, TrainingJob, TrainingResult
 from storage.catalog import refresh_catalog
 from storage.errors import RunFailure
 from storage.location import Workspace
@@ -27,7 +28,7 @@ def train_encoder(request: TrainRequest) -> dict[str, Any]:
     Several seeds are trained side by side where there is room, each a run of its own.
     """
     workspace, name, spec = Workspace.create(request.workspace), request.run_name, request.training_spec()
-    jobs = prepare_seeds(workspace, name, request.corpus, request.tokenizer_name, spec, request.seeds)
+    jobs = prepare(workspace, name, request.corpus, request.tokenizer_name, spec, request.seeds)
     if missing := sum(not _say_found(job) for job in jobs):
         try:
             _train(jobs, missing, f"train {name}", spec)

@@ -1,5 +1,7 @@
 """From logits to answers: the argmax of every slot, in one pass or several, and the text that the slots spell."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,16 +37,29 @@ def fill_slots(
     """Fill the last `slots` of token rows [n, width], whatever stands in them now; ids are of the rows' type."""
     device = next(encoder.parameters()).device
     found, sure = [], []
-    encoder.eval()
-    step = max(1, _CHUNK_TOKENS // rows.shape[1])
-    with torch.no_grad(), torch.autocast(device.type, precision, enabled=precision is not torch.float32):
-        for first in range(0, len(rows), step):
-            ids = torch.from_numpy(np.array(rows[first : first + step])).to(device).long()
+    with answering(encoder, precision):
+        for part in parts_of(*rows.shape):
+            ids = torch.from_numpy(np.array(rows[part])).to(device).long()
             ids[:, -slots:] = tokenizer.id_of(MASK)
             confidence = _fill(encoder, ids, slots, decoding)
             found.append(ids[:, -slots:].cpu().numpy().astype(rows.dtype))
             sure.append(confidence.cpu().numpy())
     return Answers(np.concatenate(found), np.concatenate(sure))
+
+
+@contextmanager
+def answering(encoder: Encoder, precision: torch.dtype) -> Iterator[None]:
+    """The encoder in a block in which it answers and learns nothing, in the arithmetic asked for."""
+    device = next(encoder.parameters()).device
+    encoder.eval()
+    with torch.no_grad(), torch.autocast(device.type, precision, enabled=precision is not torch.float32):
+        yield
+
+
+def parts_of(rows: int, width: int) -> Iterator[slice]:
+    """Token rows [rows, width] in parts that an encoder takes at once."""
+    step = max(1, _CHUNK_TOKENS // width)
+    return (slice(first, first + step) for first in range(0, rows, step))
 
 
 def _fill(encoder: Encoder, ids: Tensor, slots: int, decoding: Decoding) -> Tensor:

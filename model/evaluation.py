@@ -72,6 +72,8 @@ class Asked(NamedTuple):
     rows: NDArray[np.integer]
     """Token rows, [n, width]."""
     slots: int
+    canonical: NDArray[np.uint64]
+    """Hashes of the canonical forms, [n]."""
 
     @property
     def ids(self) -> NDArray[np.uint64]:
@@ -80,12 +82,15 @@ class Asked(NamedTuple):
 
     def where(self, kept: NDArray[np.bool_]) -> "Asked":
         """Those of the problems that are kept, [n]."""
-        return self._replace(facts=self.facts.filter(pa.array(kept)), rows=self.rows[kept])
+        return self._replace(
+            facts=self.facts.filter(pa.array(kept)), rows=self.rows[kept], canonical=self.canonical[kept]
+        )
 
 
 class _Verdicts(NamedTuple):
     """What the model said of n problems."""
 
+    asked: Asked
     facts: dict[str, pa.Array | pa.ChunkedArray]
     """Columns problem and answer, as they were asked."""
     prediction: pa.Array
@@ -151,83 +156,83 @@ def evaluate(
     check_corpus(model, corpus, tokens)
     if spec.missing == "operand":
         model.tokenizer.character_ids()
-    classes, right, sure, first, streamed = [], [], [], dict[int, Asked](), 0
+    found, first, streamed = [], dict[int, Asked](), 0
     with target.staged() as path, pq.ParquetWriter(path, _SCHEMA, compression="zstd") as writer:
-        for asked in _stream(corpus, tokens, spec):
+        for asked in _stream(corpus, tokens, spec, canonical):
             streamed += len(asked.rows)
             progress(len(asked.rows))
-            if fair is not None:
-                asked = asked.where(fair(asked.facts, canonical(asked.ids)))
-            if not len(asked.rows):
-                continue
-            asked, verdicts = _ask(model, asked, spec)
-            if not (rows := len(asked.rows)):
-                continue
-            hashes = canonical(asked.ids)
-            values = {
-                "suite": pa.array([suite] * rows, pa.string()),
-                "checkpoint": pa.array([spec.checkpoint] * rows),
-                "corpus": pa.array([corpus.manifest.name] * rows),
-                "split": pa.array([spec.split] * rows),
-                "family": pa.array([asked.family] * rows),
-                "width": pa.array([asked.width] * rows),
-                "id": asked.facts.column("id"),
-                **{name: asked.facts.column(name) for name in _FACTS},
-                **verdicts.facts,
-                "missing": pa.array([spec.missing] * rows),
-                "prediction": verdicts.prediction,
-                "correct": pa.array(verdicts.correct),
-                "confidence": pa.array(verdicts.confidence),
-                "canonical": pa.array(hashes),
-            }
-            writer.write_table(pa.Table.from_arrays(list(values.values()), schema=_SCHEMA))
-            classes.append(hashes)
-            right.append(verdicts.correct)
-            sure.append(verdicts.confidence)
-            first.setdefault(asked.width, asked)
-        if not right:
+            verdicts = _ask(model, asked if fair is None else asked.where(fair(asked.facts, asked.canonical)), spec)
+            if verdicts is not None:
+                writer.write_table(_predictions(verdicts, corpus.manifest.name, spec, suite))
+                found.append((verdicts.asked.canonical, verdicts.correct, verdicts.confidence))
+                first.setdefault(asked.width, verdicts.asked)
+        if not found:
             raise RunFailure(
                 f"none of the {streamed:,} problems of the {spec.split} split may be asked: the run may have met them "
                 "or their addition twins in training, or no operand of them is certain; raise limit or take another "
                 "corpus"
             )
-    outcomes = np.concatenate(right)
-    interval, method, count = exact_match_interval(outcomes, np.concatenate(classes))
+    classes, correct, confidence = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    interval, method, count = exact_match_interval(correct, classes)
+    # Passes cost more than a small suite does, and say nothing of what that one is for.
+    compares_passes = suite in ("", "test") and spec.missing == "answer"
     return Evaluation(
         suite=suite,
         corpus=corpus.manifest.name,
         split=spec.split,
-        problems=len(outcomes),
-        correct=int(outcomes.sum()),
-        exact_match=float(outcomes.mean()),
+        problems=len(correct),
+        correct=int(correct.sum()),
+        exact_match=float(correct.mean()),
         interval=interval,
         interval_method=method,
         classes=count,
         passes=spec.decoding.passes,
-        # It costs more than a small suite does, and says nothing of what that one is for.
-        by_passes=by_passes(model, list(first.values()), spec.decoding)
-        if suite in ("", "test") and spec.missing == "answer"
-        else (),
+        by_passes=by_passes(model, list(first.values()), spec.decoding) if compares_passes else (),
         breakdown=breakdown(target),
-        calibration=calibration(np.concatenate(sure), outcomes),
+        calibration=calibration(confidence, correct),
         checkpoint=f"{spec.checkpoint} ({model.checkpoint.file})",
         step=model.checkpoint.step,
         parameters=model.encoder.parameter_count(),
         missing=spec.missing,
-        left_out=streamed - len(outcomes),
+        left_out=streamed - len(correct),
     )
 
 
-def _ask(model: TrainedEncoder, asked: Asked, spec: EvaluationSpec) -> tuple[Asked, _Verdicts]:
-    """The problems that can be asked for what is missing, and what the model says."""
+def _ask(model: TrainedEncoder, asked: Asked, spec: EvaluationSpec) -> _Verdicts | None:
+    """What the model says of the problems that can be asked for what is missing; None where there are none."""
+    if not len(asked.rows):
+        return None
     if spec.missing == "answer":
         filled = model.fill(asked.rows, asked.slots, spec.decoding)
         prediction = spell(filled.ids, model.tokenizer)
-        return asked, _Verdicts({}, prediction, _right(prediction, asked), filled.confidence)
+        return _Verdicts(asked, {}, prediction, _right(prediction, asked), filled.confidence)
     share = uniforms(derive_key("missing operand"), asked.ids)
     can, answers = fill_operands(model.encoder, model.tokenizer, asked.rows, asked.slots, model.precision, share)
     facts = {"problem": answers.problems, "answer": answers.operands}
-    return asked.where(can), _Verdicts(facts, answers.predictions, answers.correct, answers.confidence)
+    verdicts = _Verdicts(asked.where(can), facts, answers.predictions, answers.correct, answers.confidence)
+    return verdicts if can.any() else None
+
+
+def _predictions(verdicts: _Verdicts, corpus: str, spec: EvaluationSpec, suite: str) -> pa.Table:
+    """The rows of a file of predictions."""
+    asked, rows = verdicts.asked, len(verdicts.correct)
+    values = {
+        "suite": pa.array([suite] * rows, pa.string()),
+        "checkpoint": pa.array([spec.checkpoint] * rows),
+        "corpus": pa.array([corpus] * rows),
+        "split": pa.array([spec.split] * rows),
+        "family": pa.array([asked.family] * rows),
+        "width": pa.array([asked.width] * rows),
+        "id": asked.facts.column("id"),
+        **{name: asked.facts.column(name) for name in _FACTS},
+        **verdicts.facts,
+        "missing": pa.array([spec.missing] * rows),
+        "prediction": verdicts.prediction,
+        "correct": pa.array(verdicts.correct),
+        "confidence": pa.array(verdicts.confidence),
+        "canonical": pa.array(asked.canonical),
+    }
+    return pa.Table.from_arrays(list(values.values()), schema=_SCHEMA)
 
 
 def check_corpus(model: TrainedEncoder, corpus: Dataset, tokens: Dataset) -> None:
@@ -284,7 +289,7 @@ def _right(predictions: pa.Array, asked: Asked) -> NDArray[np.bool_]:
     return np.asarray(pc.equal(predictions, answers))
 
 
-def _stream(corpus: Dataset, tokens: Dataset, spec: EvaluationSpec) -> Iterator[Asked]:
+def _stream(corpus: Dataset, tokens: Dataset, spec: EvaluationSpec, canonical: CanonicalHashes) -> Iterator[Asked]:
     """Batches of problems; both datasets hold the same rows in the same order."""
     left = _limits(corpus, spec)
     for text_shard, token_shard in zip(corpus.of_split(spec.split), tokens.of_split(spec.split), strict=True):
@@ -298,14 +303,13 @@ def _stream(corpus: Dataset, tokens: Dataset, spec: EvaluationSpec) -> Iterator[
             raise RunFailure(f"shard {token_shard.path} doesn't hold the rows of its corpus: encode it again")
         facts = pa.table({"id": text.column("id"), **{name: _fact(text, name) for name in _FACTS}})
         data, _ = string_buffers(coded.column("tokens").combine_chunks())
-        rows, slots = (
-            data.reshape(take, -1).view(id_type(tokens)),
-            tokens.manifest.spec["layouts"][token_shard.stratum]["answer"],
-        )
+        rows = data.reshape(take, -1).view(id_type(tokens))
+        slots = tokens.manifest.spec["layouts"][token_shard.stratum]["answer"]
         family, _, width = text_shard.stratum.rpartition("-")
         for first in range(0, take, _BATCH_ROWS):
-            batch = slice(first, first + _BATCH_ROWS)
-            yield Asked(family, int(width), facts.slice(first, _BATCH_ROWS), rows[batch], slots)
+            batch = facts.slice(first, _BATCH_ROWS)
+            hashes = canonical(batch.column("id").to_numpy().view(np.uint64))
+            yield Asked(family, int(width), batch, rows[first : first + _BATCH_ROWS], slots, hashes)
 
 
 def _limits(corpus: Dataset, spec: EvaluationSpec) -> dict[str, int]:

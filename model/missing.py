@@ -13,12 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from model.decoding import spell
+from model.decoding import answering, parts_of, spell
 from model.encoder import Encoder
 from model.positions import Positions
 from model.tokenizer import BLANK, MASK, PAD, Tokenizer
-
-_CHUNK_TOKENS = 1 << 15
 
 
 class Question(NamedTuple):
@@ -120,11 +118,8 @@ def _filled(
 ) -> tuple[Tensor, Tensor]:
     """The rows with the encoder's tokens where they are hidden, int64 [n, width], and their joint probability, [n]."""
     filled, sure = ids.clone(), torch.zeros(len(ids), device=ids.device)
-    encoder.eval()
-    step = max(1, _CHUNK_TOKENS // ids.shape[1])
-    with torch.no_grad(), torch.autocast(ids.device.type, precision, enabled=precision is not torch.float32):
-        for first in range(0, len(ids), step):
-            part = slice(first, first + step)
+    with answering(encoder, precision):
+        for part in parts_of(*ids.shape):
             logits = encoder(ids[part].masked_fill(hidden[part], mask), slots, asked=ids.shape[1])
             probability, chosen = logits.float().log_softmax(-1).max(-1)
             filled[part] = torch.where(hidden[part], chosen, ids[part])

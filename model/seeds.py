@@ -21,7 +21,8 @@ from typing import NamedTuple
 import torch
 
 from model.checkpoint import Checkpoints
-from model.training import Progress, TrainingJob, TrainingResult, found_result, train
+from model.preparation import found_result
+from model.training import Progress, TrainingJob, TrainingResult, train
 from storage.errors import RunFailure, UserError
 
 # What one seed may take of a GPU that several share, and how many share it at most.

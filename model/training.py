@@ -21,23 +21,24 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.nn.parallel import DistributedDataParallel
 
-from model.batches import Batches, Stage, batches_from, held_rows, stages_of
+from model.batches import Stage, batches_from, held_rows, stages_of
 from model.checkpoint import CheckpointEntry, Checkpoints, restore
 from model.compilation import compile_layers, compiles
-from model.config import Seeds, TrainingSpec, seed_runs
+from model.config import Seeds, TrainingSpec
+from model.decoding import answering
 from model.encoder import Encoder
 from model.masking import loops_of, place_offsets
 from model.metrics import MetricsWriter
 from model.objectives import Objective
 from model.optimizer import build_optimizers, precision_of, rate_factor, set_rates
-from model.run import RunConfig, check_claim, claim_run, run_tokenizer
+from model.run import RunConfig, run_tokenizer
 from model.running_sum import OUTPUTS, RunningSum, running_sum_loss
 from model.throughput import Pace, peak_flops, training_flops
-from model.tokenizer import MASK, Tokenizer, load_tokenizer
+from model.tokenizer import MASK
 from storage.errors import RunFailure, UserError
 from storage.lanes import LANES, lanes_of
 from storage.location import Location, Workspace
-from storage.manifest import Dataset, load
+from storage.manifest import load
 from storage.order import derive_key
 from storage.parameters import read_parameters
 
@@ -75,34 +76,6 @@ class TrainingResult:
     step: int
     finished: bool
     exact_match: float
-
-
-def check_data(tokens: Dataset, spec: TrainingSpec) -> None:
-    """Raise, before any work, what training on these tokens would raise; every shard is read and hashed once."""
-    for split in ("train", "validation"):
-        for shard in tokens.of_split(split):
-            tokens.verified(shard)
-    stages_of(tokens, spec)
-    Batches.of(tokens, "validation", LANES, spec.seed, spec.where)
-
-
-def check_encoder(config: RunConfig) -> None:
-    """Raise `UserError` where the encoder's positions don't reach as far as the corpus's problems, or need digits."""
-    config.training.encoder.check_pieces(config.group)
-    if reason := config.training.encoder.refusal(config.extent, config.group):
-        raise UserError(f"{reason} for this corpus: raise it")
-
-
-def check_objective(config: RunConfig, tokenizer: Tokenizer) -> None:
-    """Raise `UserError` where tokenizer, corpus or machine don't have what a training's objective needs."""
-    spec = config.training
-    if spec.objective != "answer" or spec.running_sum:
-        tokenizer.character_ids()
-    if spec.running_sum and "*" not in config.operators:
-        raise UserError(
-            f"running_sum is {spec.running_sum:g}, but corpus {config.corpus!r} has no products: set it to 0"
-        )
-    compiles(spec, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
 
 
 def train(
@@ -289,11 +262,7 @@ class _Trainer:
     def _validate(self) -> float:
         """Exact match on the validation rows, all slots masked, one pass."""
         correct = torch.zeros((), dtype=torch.float64, device=self.device)
-        self.encoder.eval()
-        with (
-            torch.no_grad(),
-            torch.autocast(self.device.type, self.precision, enabled=self.precision is not torch.float32),
-        ):
+        with answering(self.encoder, self.precision):
             for layout, held, _ in self.validation:
                 for rows in held.split(1024):
                     shown = rows.clone()
@@ -350,46 +319,13 @@ def _barrier() -> None:
         dist.barrier()
 
 
-def prepare(workspace: Workspace, name: str, corpus: str, tokenizer: str, spec: TrainingSpec) -> TrainingJob:
-    """Claim a run's folder for training on a corpus as a tokenizer encoded it.
-
-    Raises `UserError` or `RunFailure` for anything that doesn't fit, before any work.
-    """
-    return prepare_seeds(workspace, name, corpus, tokenizer, spec, 1)[0]
-
-
-def prepare_seeds(
-    workspace: Workspace, name: str, corpus: str, tokenizer: str, spec: TrainingSpec, seeds: int
-) -> list[TrainingJob]:
-    """The same for several seeds, each a run of its own; all are checked before one is claimed."""
-    source = load(workspace.corpus(corpus), f"corpus {corpus!r}")
-    pieces, _ = load_tokenizer(workspace.tokenizer(tokenizer))
-    tokens = load(workspace.tokens(corpus, tokenizer), f"corpus {corpus!r} encoded by {tokenizer!r}")
-    configs = [RunConfig.of(run, own, source, tokens, (tokenizer, pieces)) for run, own in seed_runs(name, spec, seeds)]
-    for config in configs:
-        check_encoder(config)
-        check_objective(config, pieces)
-        check_claim(workspace.run(config.name), config)
-    check_data(tokens, spec)
-    for config in configs:
-        claim_run(workspace.run(config.name), config, pieces)
-    return [TrainingJob(workspace.run(config.name), tokens.location, config) for config in configs]
-
-
-def found_result(job: TrainingJob) -> TrainingResult | None:
-    """The result of a run that has all its steps already; None where some are left."""
-    last = Checkpoints(job.run / "checkpoints").index().last
-    if last is None or last.step < job.config.training.steps:
-        return None
-    return TrainingResult(last.step, True, last.exact_match)
-
-
 def main() -> int:
     """Train in this process, by a YAML or JSON file with workspace, name, corpus, tokenizer and training.
 
     Several `seeds` are trained in processes of their own, side by side.
     """
-    # The seeds' processes come back here.
+    # These import this module.
+    from model.preparation import prepare
     from model.seeds import train_in_processes
 
     if len(sys.argv) != 2:
@@ -405,7 +341,7 @@ def main() -> int:
         values = read_parameters(sys.argv[1])
         spec = TrainingSpec.model_validate(values.pop("training", {}))
         seeds = Seeds(seeds=values.pop("seeds", 1)).seeds
-        jobs = prepare_seeds(Workspace.create(values.pop("workspace", "./workspace")), spec=spec, seeds=seeds, **values)
+        jobs = prepare(Workspace.create(values.pop("workspace", "./workspace")), spec=spec, seeds=seeds, **values)
         results = train_in_processes(jobs, lambda: bool(asked)) if seeds > 1 else [_train_here(jobs[0], asked)]
     except (UserError, RunFailure) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -240,7 +240,8 @@ def _check_disk(folder: Location, what: str, tasks: Sequence[Task], needed: Call
 
 def _check_splits(spec: CorpusSpec) -> None:
     rows = min(_FIRST_ROWS, spec.total_rows)
-    if missing := [name for name in spec.kept_splits if name not in first_splits(spec, rows)]:
+    found = first_splits(spec, rows)
+    if missing := [name for name in spec.kept_splits if name not in found]:
         raise UserError(
             f"corpus {spec.name!r} has {spec.total_rows:,} rows, and of the first {rows:,} none is in "
             f"{', '.join(missing)}: take more rows or larger shares"

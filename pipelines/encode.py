@@ -148,9 +148,10 @@ def encode_rows(table: pa.Table, tokenizer: Tokenizer, layout: TokenLayout) -> n
     Raises `RunFailure` where a row is wider than the layout.
     """
     problem, answer = (table.column(name).combine_chunks() for name in _TEXT)
+    signs = pc.starts_with(answer, "-")
     negative: NDArray[np.bool_] | bool = False
-    if pc.any(pc.starts_with(answer, "-")).as_py():
-        negative = pc.starts_with(answer, "-").to_numpy(zero_copy_only=False)
+    if pc.any(signs).as_py():
+        negative = signs.to_numpy(zero_copy_only=False)
         answer = pc.ascii_ltrim(answer, characters="-")
     if tokenizer.group != 1:
         return _rows_of_pieces(problem, answer, negative, tokenizer, layout)

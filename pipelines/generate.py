@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 
 from pipelines.components import Component, components
 from pipelines.families.family import Block, Family
-from pipelines.reserved import reserved
+from pipelines.reserved import splits_of
 from pipelines.spec import CorpusSpec
-from pipelines.split import split_numbers
 from storage.location import Location
 from storage.manifest import SPLITS, ShardRecord
 from storage.order import UInt64s
@@ -243,12 +242,9 @@ def _strata(
 
 def _blocks(spec: CorpusSpec, task: RangeTask) -> Iterator[tuple[UInt64s, Block, NDArray[np.uint8]]]:
     family = task.component.family(spec)
-    always_test = reserved(spec.split_key)
     offset = np.uint64(task.component.first)
     for first in range(task.first, task.first + task.rows, family.block_rows):
         positions = np.arange(first, min(first + family.block_rows, task.first + task.rows), dtype=np.uint64)
         problems = family.problems(positions)
-        canonical = family.canonical(problems)
-        splits = split_numbers(canonical, spec.validation, spec.test)
-        splits[always_test.find(canonical)[0]] = SPLITS.index("test")
+        splits = splits_of(family.canonical(problems), spec.split_key, spec.validation, spec.test)
         yield positions + offset, problems, splits

@@ -7,10 +7,13 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from pipelines.hashes import HashSet
 from pipelines.reading import text_hashes
-from pipelines.split import Canonical
+from pipelines.split import Canonical, split_numbers
+from storage.manifest import SPLITS
+from storage.order import UInt64s
 
 ListingName = Literal["edge", "adderboard"]
 
@@ -89,6 +92,13 @@ def reserved(split_key: str, after: int = 0) -> HashSet:
     hashes = text_hashes(pa.array([case.text for case in cases], pa.string()), Canonical(split_key))
     later = np.array([case.since > after for case in cases])
     return HashSet.of(np.setdiff1d(hashes[later], hashes[~later]))
+
+
+def splits_of(canonical: UInt64s, split_key: str, validation: float, test: float) -> NDArray[np.uint8]:
+    """Numbers of the splits, as in `SPLITS`, of canonical hashes [n] under a split key: reserved problems are test."""
+    splits = split_numbers(canonical, validation, test)
+    splits[reserved(split_key).find(canonical)[0]] = SPLITS.index("test")
+    return splits
 
 
 @lru_cache(maxsize=1)

@@ -10,8 +10,8 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from pipelines.reading import text_hashes
-from pipelines.reserved import reserved
-from pipelines.split import Canonical, split_numbers
+from pipelines.reserved import splits_of
+from pipelines.split import Canonical
 
 
 def addition_twins(problems: pa.Array, answers: pa.Array) -> pa.Array:
@@ -42,7 +42,5 @@ def has_no_trained_twin(
     rows = np.flatnonzero(pc.is_valid(twins).to_numpy(zero_copy_only=False))
     judged = np.ones(len(problems), np.bool_)
     hashes = text_hashes(twins.take(pa.array(rows)), Canonical(split_key))
-    held_out = split_numbers(hashes, validation, test) > 0
-    held_out[reserved(split_key).find(hashes)[0]] = True
-    judged[rows] = held_out
+    judged[rows] = splits_of(hashes, split_key, validation, test) > 0
     return judged

@@ -11,8 +11,9 @@ import pytest
 from flows.cleaning import clean, show
 from flows.solving import Solver
 from model.checkpoint import Checkpoints
+from model.preparation import prepare
 from model.shipped import export
-from model.training import prepare, train
+from model.training import train
 from storage.errors import UserError
 from storage.location import Location, Workspace
 from tests.builders import Built
@@ -27,7 +28,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, small: Built) -> Path:
     """A workspace with a corpus, and a run of several checkpoints; not to be changed."""
     root = tmp_path_factory.mktemp("cleaning") / "w"
     shutil.copytree(small.workspace.root.path, root, ignore=shutil.ignore_patterns("runs"))
-    train(prepare(Workspace.open(str(root)), "one", "small", "small-digit", SPEC))
+    train(*prepare(Workspace.open(str(root)), "one", "small", "small-digit", SPEC))
     return root
 
 
@@ -100,7 +101,7 @@ def test_a_cleaned_run_answers_exports_and_is_found_trained(place: Workspace, tm
     model, text = Solver(place, "one").model_for("1+2")
     assert model.solve([text])
     export(place.run("one"), Location(tmp_path / "out"))
-    assert train(prepare(place, "one", "small", "small-digit", SPEC)).finished
+    assert train(*prepare(place, "one", "small", "small-digit", SPEC)).finished
 
 
 def test_one_run_is_cleaned_alone(place: Workspace) -> None:

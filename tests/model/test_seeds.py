@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from model.checkpoint import Checkpoints
 from model.config import seed_runs
+from model.preparation import found_result
 from model.seeds import Seat, in_a_process, room_for, train_in_processes, train_side_by_side
-from model.training import TrainingJob, TrainingResult, found_result, train
+from model.training import TrainingJob, TrainingResult, train
 from storage.errors import RunFailure
 from tests.builders import TINY_TRAINING, Built
 from tests.model.test_training import LONGER, job_of, same_bits

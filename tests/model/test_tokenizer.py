@@ -15,9 +15,10 @@ from model.config import EncoderConfig, EvaluationSpec, TrainingSpec
 from model.decoding import spell
 from model.evaluation import evaluate
 from model.positions import Positions
+from model.preparation import prepare
 from model.tokenizer import BLANK, EQUALS, MASK, PAD, Tokenizer, right_groups
 from model.trained import TrainedEncoder
-from model.training import prepare, train
+from model.training import train
 from pipelines.generate import canonical_hashes
 from pipelines.spec import CorpusSpec, TokenizerSpec
 from pipelines.vocabulary import train_pieces
@@ -50,7 +51,7 @@ def trained(built: Built, spec: TrainingSpec = TINY_TRAINING, name: str = "run")
     encoder = spec.encoder.model_copy(update={"positions": positions})
     spec = spec.model_copy(update={"encoder": encoder})
     corpus = built.spec.name
-    job = prepare(built.workspace, f"{name}-{corpus}-{kind}", corpus, built.tokens.location.name, spec)
+    (job,) = prepare(built.workspace, f"{name}-{corpus}-{kind}", corpus, built.tokens.location.name, spec)
     train(replace(job, threads=1))
     return TrainedEncoder.open(built.workspace.run(f"{name}-{corpus}-{kind}"))
 

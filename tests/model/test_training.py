@@ -13,9 +13,10 @@ from model.checkpoint import Checkpoints
 from model.compilation import compiles
 from model.config import CurriculumStage, TrainingSpec
 from model.metrics import metric_parts
+from model.preparation import prepare
 from model.run import RunConfig, claim_run
 from model.trained import TrainedEncoder
-from model.training import TrainingJob, main, prepare, train
+from model.training import TrainingJob, main, train
 from pipelines.spec import CorpusSpec
 from storage.errors import RunFailure, UserError
 from tests.builders import TINY_TRAINING, Built, build_small

@@ -1,0 +1,73 @@
+"""What is settled before a training begins: whether all parts fit each other, and whose the run's folder is."""
+
+import torch
+
+from model.batches import Batches, stages_of
+from model.checkpoint import Checkpoints
+from model.compilation import compiles
+from model.config import TrainingSpec, seed_runs
+from model.run import RunConfig, check_claim, claim_run
+from model.tokenizer import Tokenizer, load_tokenizer
+from model.training import TrainingJob, TrainingResult
+from storage.errors import UserError
+from storage.lanes import LANES
+from storage.location import Workspace
+from storage.manifest import Dataset, load
+
+
+def prepare(
+    workspace: Workspace, name: str, corpus: str, tokenizer: str, spec: TrainingSpec, seeds: int = 1
+) -> list[TrainingJob]:
+    """Claim the folders of one run, or of one for each of several seeds, on a corpus as a tokenizer encoded it.
+
+    All are checked before one is claimed. Raises `UserError` or `RunFailure` for anything that doesn't fit,
+    before any work.
+    """
+    source = load(workspace.corpus(corpus), f"corpus {corpus!r}")
+    pieces, _ = load_tokenizer(workspace.tokenizer(tokenizer))
+    tokens = load(workspace.tokens(corpus, tokenizer), f"corpus {corpus!r} encoded by {tokenizer!r}")
+    configs = [RunConfig.of(run, own, source, tokens, (tokenizer, pieces)) for run, own in seed_runs(name, spec, seeds)]
+    for config in configs:
+        _check_encoder(config)
+        _check_objective(config, pieces)
+        check_claim(workspace.run(config.name), config)
+    _check_data(tokens, spec)
+    for config in configs:
+        claim_run(workspace.run(config.name), config, pieces)
+    return [TrainingJob(workspace.run(config.name), tokens.location, config) for config in configs]
+
+
+def found_result(job: TrainingJob) -> TrainingResult | None:
+    """The result of a run that has all its steps already; None where some are left."""
+    last = Checkpoints(job.run / "checkpoints").index().last
+    if last is None or last.step < job.config.training.steps:
+        return None
+    return TrainingResult(last.step, True, last.exact_match)
+
+
+def _check_data(tokens: Dataset, spec: TrainingSpec) -> None:
+    """Raise, before any work, what training on these tokens would raise; every shard is read and hashed once."""
+    for split in ("train", "validation"):
+        for shard in tokens.of_split(split):
+            tokens.verified(shard)
+    stages_of(tokens, spec)
+    Batches.of(tokens, "validation", LANES, spec.seed, spec.where)
+
+
+def _check_encoder(config: RunConfig) -> None:
+    """Raise `UserError` where the encoder's positions don't reach as far as the corpus's problems, or need digits."""
+    config.training.encoder.check_pieces(config.group)
+    if reason := config.training.encoder.refusal(config.extent, config.group):
+        raise UserError(f"{reason} for this corpus: raise it")
+
+
+def _check_objective(config: RunConfig, tokenizer: Tokenizer) -> None:
+    """Raise `UserError` where tokenizer, corpus or machine don't have what a training's objective needs."""
+    spec = config.training
+    if spec.objective != "answer" or spec.running_sum:
+        tokenizer.character_ids()
+    if spec.running_sum and "*" not in config.operators:
+        raise UserError(
+            f"running_sum is {spec.running_sum:g}, but corpus {config.corpus!r} has no products: set it to 0"
+        )
+    compiles(spec, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
