@@ -17,7 +17,7 @@ from cyclopts import App, CycloptsError, Parameter
 from pydantic import ValidationError
 
 from flows.corpus_verbs import corpus_app
-from flows.options import AnyModel, one_line
+from flows.options import AnyModel
 from flows.requests import (
     PRESETS,
     WORKSPACE,
@@ -26,6 +26,7 @@ from flows.requests import (
 from flows.verbs import Json, Place, flow_verb
 from storage.errors import RunFailure, UserError
 from storage.location import Location, Workspace
+from storage.parameters import one_line
 
 _HELP = """Learn integer arithmetic from tokens alone: corpus, tokenizer, encoder, evaluation.
 

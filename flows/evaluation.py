@@ -19,6 +19,7 @@ from flows.timing import note_seconds, seconds_of
 from model.config import EvaluationSpec
 from model.evaluation import Evaluation, Fair, evaluate
 from model.run import RunConfig, load_run
+from model.shipped import run_or_shipped
 from model.trained import TrainedEncoder
 from pipelines.build import spec_of
 from pipelines.generate import canonical_hashes
@@ -39,7 +40,7 @@ def evaluate_encoder(request: EvaluateRequest) -> dict[str, Any]:
 
 def _evaluated(request: EvaluateRequest) -> dict[str, Any]:
     workspace, spec = Workspace.create(request.workspace), request.evaluation_spec()
-    run = workspace.run(request.name)
+    run = run_or_shipped(workspace.run(request.name))
     model = TrainedEncoder.open(run, spec.checkpoint)
     config = model.config
     suite = suite_of(config, request.suite, request.suite_digits) if request.suite != "test" else None
@@ -90,7 +91,7 @@ def _compared(request: EvaluateRequest) -> dict[str, Any]:
     """Every run asked by its best and its last checkpoint, and what comes out over all of them."""
     workspace = Workspace.create(request.workspace)
     for name in request.compare:
-        load_run(workspace.run(name))
+        load_run(run_or_shipped(workspace.run(name)))
     place = workspace.comparison(request.name) / (request.corpus or request.suite)
     reports = {
         name: {

@@ -2,18 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from reprlib import Repr
 from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 from cyclopts import Parameter
 from pydantic import BaseModel, Field, ValidationError, create_model
 
 from storage.errors import UserError
-from storage.parameters import read_parameters
-
-_LONGEST_NAME = 60
-_SHORT = Repr()
-_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = _LONGEST_NAME
+from storage.parameters import one_line, read_parameters
 
 AnyModel = TypeVar("AnyModel", bound=BaseModel)
 
@@ -59,23 +54,6 @@ def resolve(model: type[AnyModel], source: str, presets: Mapping[str, AnyModel],
         return model.model_validate(_merged(values, given))
     except ValidationError as error:
         raise UserError(one_line(error)) from error
-
-
-def one_line(error: ValidationError) -> str:
-    """The first mistake of a validation, with its place, its value and its bound."""
-    first = error.errors()[0]
-    place = ".".join(_shown(part) for part in first["loc"])
-    text = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "extra_forbidden":
-        return f"{place} is not a parameter: remove it, or see --help for those that are"
-    value = "" if first["type"] == "value_error" else f" is {_SHORT.repr(first['input'])}"
-    return f"{place}{value}: {text[0].lower() + text[1:]}" if place else text
-
-
-def _shown(part: int | str) -> str:
-    """A part of a place as it was written, where that can stand in a line."""
-    text = str(part)
-    return text if text.isprintable() and text and len(text) <= _LONGEST_NAME else _SHORT.repr(text)
 
 
 def _read_file(source: str, presets: Mapping[str, AnyModel]) -> dict[str, Any]:

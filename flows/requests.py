@@ -259,7 +259,28 @@ PRESETS: dict[str, EndToEndRequest] = {
         name="length",
         corpus=CORPORA["addition-10"],
         training=TrainingSpec(
-            encoder=ENCODERS["local"], steps=3_000, batch_size=256, learning_rate=5e-3, checkpoint_every=1_000
+            encoder=ENCODERS["local"], steps=2_500, batch_size=256, learning_rate=5e-3, checkpoint_every=1_000
+        ),
+    ),
+    # Products of two numbers of up to three digits.
+    "products": EndToEndRequest(
+        name="products",
+        corpus=CORPORA["products-3"],
+        training=TrainingSpec(
+            encoder=ENCODERS["mixing"],
+            steps=8_000,
+            batch_size=256,
+            learning_rate=5e-3,
+            running_sum=1.0,
+            checkpoint_every=1_000,
+        ),
+    ),
+    # Brackets, signs and all operators, up to four numbers of one digit.
+    "expressions": EndToEndRequest(
+        name="expressions",
+        corpus=CORPORA["expressions-4"],
+        training=TrainingSpec(
+            encoder=ENCODERS["mixing"], steps=8_000, batch_size=256, learning_rate=5e-3, checkpoint_every=1_000
         ),
     ),
     # + and − of two numbers of up to five digits, negative results included.

@@ -58,6 +58,22 @@ class EncoderConfig(BaseModel):
     far: Literal["shared", "hidden"] = _field(
         14, "shared", "Digits further apart than reach: one score for all of them, or unseen."
     )
+    warm_loops: int = _field(
+        15,
+        0,
+        "Most runs of the block before those, without gradient, drawn at random for half of the steps in training; "
+        "0 leaves them out.",
+        ge=0,
+        le=256,
+    )
+    carry_loops: int = _field(
+        16,
+        0,
+        "Runs of the block before carries move, one place a run: a sum's slot is asked in training once its carry can "
+        "be there, and answers take as many runs as they have slots beside these; 0 always asks and takes loops.",
+        ge=0,
+        le=64,
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> "EncoderConfig":
@@ -65,9 +81,18 @@ class EncoderConfig(BaseModel):
             raise ValueError(f"width {self.width} is not divisible by heads {self.heads}: change one of them")
         if self.min_loops > self.loops:
             raise ValueError(f"min_loops {self.min_loops} is above loops {self.loops}: lower it")
+        if self.carry_loops > (least := self.min_loops or self.loops):
+            raise ValueError(
+                f"carry_loops {self.carry_loops} is above the fewest loops ({least}), in which nothing would be asked: "
+                "lower it"
+            )
         if len(set(self.positions)) < len(self.positions):
             raise ValueError(f"positions {', '.join(self.positions)} name one twice: leave it out")
         return self
+
+    def loops_of(self, slots: int) -> int:
+        """Runs of the block that an answer of `slots` takes, if it isn't told otherwise."""
+        return max(self.loops, slots + self.carry_loops) if self.carry_loops else self.loops
 
     @property
     def any_length(self) -> bool:
@@ -248,6 +273,18 @@ class Seeds(BaseModel):
         ge=1,
         le=1_000,
     )
+
+
+class TrainingFile(Seeds):
+    """What `python -m model.training` reads from a file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    workspace: str = _field(0, "./workspace", "Folder that holds corpora, tokenizers and runs.")
+    corpus: str = _field(1, ..., "Name of the corpus, which is encoded already.")
+    tokenizer: str = _field(2, "", "Name of the tokenizer; empty takes <corpus>-digit.")
+    name: str = _field(3, "", "Name of the run; empty takes the corpus's.")
+    training: TrainingSpec = _field(4, TrainingSpec(), "The training.")
 
 
 def seed_runs(name: str, spec: TrainingSpec, seeds: int) -> list[tuple[str, TrainingSpec]]:

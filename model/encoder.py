@@ -109,6 +109,7 @@ class Encoder(nn.Module):
         slots: int,
         *,
         loops: int = 0,
+        warm: int = 0,
         offset: Tensor | None = None,
         sharpness: float = 1.0,
         asked: int = 0,
@@ -116,9 +117,11 @@ class Encoder(nn.Module):
     ) -> Tensor:
         """Logits [n, slots, pieces] of token ids [n, width], uint8 or int64, the last `slots` of them the answer's.
 
-        `loops` runs of the block instead of the configured number, places shifted by `offset`
+        `loops` runs of the block instead of the configured number, `warm` more of them before those
+        and without gradient (progressive training, arXiv 2202.05826), places shifted by `offset`
         [n] (`PositionEmbedding`), attention scores multiplied by `sharpness`; logits of the last
-        `asked` tokens instead, and with `sums` the running sum's logits behind them [n, asked, pieces + OUTPUTS].
+        `asked` tokens instead, and with `sums` the running sum's logits behind them
+        [n, asked, pieces + OUTPUTS].
         """
         ids = ids.long()
         where = self.where(ids, slots)
@@ -128,17 +131,31 @@ class Encoder(nn.Module):
         if self.bias:
             bias = bias + self.bias(where, ids.shape[1])
         asked = asked or slots
-        hidden, depth = embedded, (loops or self.config.loops) * len(self.layers)
-        for number in range(depth):
-            if number and number % len(self.layers) == 0:
-                hidden = hidden + embedded
-            # Nothing reads the other states behind the final layer, so it computes those that are asked for alone.
-            last = asked if number == depth - 1 else ids.shape[1]
-            hidden = self.layers[number % len(self.layers)](hidden, bias[:, :, -last:], last, sharpness)
-        states = self.norm(hidden)
+        state: Tensor | float = 0.0
+        if warm:
+            with torch.no_grad():
+                for _ in range(warm):
+                    state = self._block(state + embedded, bias.detach(), ids.shape[1], sharpness)
+            # Autocast would go on with the weights that it rounded here, which take no gradient.
+            torch.clear_autocast_cache()
+        loops = loops or self.config.loops_of(slots)
+        for _ in range(loops - 1):
+            state = self._block(state + embedded, bias, ids.shape[1], sharpness)
+        # Nothing reads the other states behind the final layer, so it computes those that are asked for alone.
+        state = self._block(state + embedded, bias, asked, sharpness)
         if sums and self.running_sum:
-            return torch.cat([self.head(states), self.running_sum(states)], -1)
-        return self.head(states)
+            return torch.cat([self.head(state), self.running_sum(state)], -1)
+        return self.head(state)
+
+    def _block(self, hidden: Tensor, bias: Tensor, last: int, sharpness: float) -> Tensor:
+        """New states [n, last, d] of the last positions of `hidden` [n, width, d].
+
+        They are normed, also where they go round again: grown from run to run, they would take ever less notice
+        of what reaches them late, such as a carry from far away (EXPERIMENTS.md).
+        """
+        for layer in self.layers[:-1]:
+            hidden = layer(hidden, bias, hidden.shape[1], sharpness)
+        return self.norm(self.layers[-1](hidden, bias[:, :, -last:], last, sharpness))
 
     def parameter_count(self) -> int:
         """Number of weights."""

@@ -5,6 +5,8 @@ one to all of them, at random places. `rows` are the numbers that a rank's rows 
 global batch, int64 [n]; everything is drawn on their device.
 """
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -30,6 +32,12 @@ def loops_of(seed: int, step: int, least: int, most: int) -> int:
         return most
     drawn = uniforms(derive_key(seed, "loops", step), np.zeros(1, np.uint64))
     return least + int(drawn[0] * (most - least + 1))
+
+
+def warm_loops_of(seed: int, step: int, most: int) -> int:
+    """How often the block is run before those, without gradient: 0 in half of the steps, else 1 to `most`."""
+    drawn = uniforms(derive_key(seed, "warm loops", step), np.zeros(1, np.uint64))
+    return max(0, 1 + math.floor((2 * drawn[0] - 1) * most)) if most else 0
 
 
 def some_of(candidates: Tensor, share: Tensor, urgency: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """A training run's folder: what it was asked for, its tokenizer, its metrics and its checkpoints."""
 
 import json
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -12,12 +12,16 @@ from storage.errors import RunFailure, UserError
 from storage.location import Location
 from storage.manifest import Dataset
 
+# What the weights of a checkpoint mean. 2: states are normed between the runs of the block.
+MODEL_VERSION = 2
+
 
 class RunConfig(BaseModel):
     """Everything that decides a run's weights, and the identities of what it was fed."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    model_version: Literal[2]
     name: str
     corpus: str = Field(description="Name of the corpus.")
     tokenizer: str = Field(description="Name of the tokenizer.")
@@ -102,6 +106,7 @@ class RunConfig(BaseModel):
                 f"{tokenizer[0]!r}: run 'numerate encode' with a tokenizer of this corpus"
             )
         return cls(
+            model_version=MODEL_VERSION,
             name=name,
             corpus=corpus.manifest.name,
             tokenizer=tokenizer[0],

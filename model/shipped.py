@@ -24,6 +24,18 @@ def shipped_runs() -> dict[str, Location]:
     return {name: SHIPPED / name for name in sorted(SHIPPED.children()) if (SHIPPED / name / "run.json").exists()}
 
 
+def run_or_shipped(run: Location) -> Location:
+    """The folder of a run, into which an encoder of its name that comes with Numerate is copied if it isn't there."""
+    source = shipped_runs().get(run.name)
+    if source and not (run / "run.json").exists():
+        index = Checkpoints(source / "checkpoints").index()
+        files = [f"checkpoints/{entry.file}" for entry in index.entries]
+        # The configuration last: what has none isn't there.
+        for file in (*files, "checkpoints/index.json", "tokenizer.model", "run.json"):
+            (run / file).write((source / file).read())
+    return run
+
+
 def export(run: Location, target: Location, which: str = "best") -> CheckpointEntry:
     """Write a run's 'best' or 'last' checkpoint with all that is needed to ask it, at `target`, by whose name it goes.
 

@@ -24,11 +24,11 @@ _KNOWN_PEAKS = {
 _MEASURED_SIZE, _MEASURED_TIMES = 1_024, 5
 
 
-def training_flops(config: EncoderConfig, outputs: int, width: int, asked: int, loops: int) -> int:
+def training_flops(config: EncoderConfig, outputs: int, width: int, asked: int, loops: int, warm: int = 0) -> int:
     """FLOPs of the matrix products of a training step, for each row of `width` tokens.
 
     `outputs` are the numbers that the output layer gives for each of the last `asked` tokens, `loops` the runs
-    of the block.
+    of the block, `warm` those before them, which have no backward pass.
     """
     d, hidden, total = config.width, config.feedforward, 0
     depth = loops * config.layers
@@ -37,7 +37,8 @@ def training_flops(config: EncoderConfig, outputs: int, width: int, asked: int, 
         keys_and_values = width * 3 * d * d
         attention = 2 * last * width * d
         total += keys_and_values + attention + last * (d * d + 2 * d * hidden)
-    return 3 * 2 * (total + asked * d * outputs)
+    warmed = warm * config.layers * width * (4 * d * d + 2 * width * d + 2 * d * hidden)
+    return 2 * (warmed + 3 * (total + asked * d * outputs))
 
 
 def peak_flops(device: torch.device, precision: torch.dtype) -> float:

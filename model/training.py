@@ -17,17 +17,19 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from pydantic import ValidationError
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, pad
 from torch.nn.parallel import DistributedDataParallel
 
+from model.arrival import CarryArrival
 from model.batches import Stage, batches_from, held_rows, stages_of
 from model.checkpoint import CheckpointEntry, Checkpoints, restore
 from model.compilation import compile_layers, compiles
-from model.config import Seeds, TrainingSpec
+from model.config import TrainingFile
 from model.decoding import answering
 from model.encoder import Encoder
-from model.masking import loops_of, place_offsets
+from model.masking import loops_of, place_offsets, warm_loops_of
 from model.metrics import MetricsWriter
 from model.objectives import Objective
 from model.optimizer import build_optimizers, precision_of, rate_factor, set_rates
@@ -40,7 +42,7 @@ from storage.lanes import LANES, lanes_of
 from storage.location import Location, Workspace
 from storage.manifest import load
 from storage.order import derive_key
-from storage.parameters import read_parameters
+from storage.parameters import one_line, read_parameters
 
 # Steps between the moments when the ranks agree whether to stop and the loss is looked at.
 _AGREE_EVERY = 10
@@ -115,6 +117,7 @@ class _Trainer:
         self.pieces = tokenizer.size
         self.objective = Objective(self.spec, tokenizer).to(self.device)
         self.sums = RunningSum(tokenizer).to(self.device) if self.spec.running_sum else None
+        self.arrival = CarryArrival(tokenizer).to(self.device) if self.spec.encoder.carry_loops else None
         self.encoder = Encoder(self.spec.encoder, tokenizer, running_sum=self.sums is not None)
         self.encoder.initialise(derive_key(self.spec.seed, "weights"))
         self.encoder.to(self.device)
@@ -201,18 +204,23 @@ class _Trainer:
         asked = self.objective.asked(slots, rows.shape[1])
         loops = loops_of(spec.seed, self.step, encoder.min_loops, encoder.loops)
         outputs = self.pieces + (OUTPUTS if self.sums else 0)
-        flops = training_flops(encoder, outputs, rows.shape[1], asked, loops)
+        warm = warm_loops_of(spec.seed, self.step, encoder.warm_loops)
+        flops = training_flops(encoder, outputs, rows.shape[1], asked, loops, warm)
         self.pace.add(spec.batch_size, flops * len(rows))
         with torch.autocast(self.device.type, self.precision, enabled=self.precision is not torch.float32):
             logits = self.model(
                 question.ids.masked_fill(question.hidden, self.mask_id),
                 slots,
                 loops=loops,
+                warm=warm,
                 offset=place_offsets(spec.seed, self.step, mine).float() if encoder.random_offset else None,
                 asked=asked,
                 sums=self.sums is not None,
             )
         hidden = question.hidden[:, -asked:]
+        if self.arrival:
+            under_way = self.arrival(question.ids, slots) + encoder.carry_loops > warm + loops
+            hidden = hidden & ~pad(under_way, (asked - slots, 0))
         # Marked instead of taken out: a device need not wait until it is known how many there are.
         targets = question.ids[:, -asked:].masked_fill(~hidden, _NOT_ASKED)
         scores = logits[..., : self.pieces].float().flatten(0, 1)
@@ -320,7 +328,7 @@ def _barrier() -> None:
 
 
 def main() -> int:
-    """Train in this process, by a YAML or JSON file with workspace, name, corpus, tokenizer and training.
+    """Train in this process, by a YAML or JSON file of a `TrainingFile`'s parameters.
 
     Several `seeds` are trained in processes of their own, side by side.
     """
@@ -330,7 +338,7 @@ def main() -> int:
 
     if len(sys.argv) != 2:
         print(
-            "usage: python -m model.training SPEC  (workspace, name, corpus, tokenizer, training, seeds)",
+            f"usage: python -m model.training FILE  (YAML or JSON: {', '.join(TrainingFile.model_fields)})",
             file=sys.stderr,
         )
         return 2
@@ -338,20 +346,19 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda received, frame: asked.append(received))
     try:
-        values = read_parameters(sys.argv[1])
-        spec = TrainingSpec.model_validate(values.pop("training", {}))
-        seeds = Seeds(seeds=values.pop("seeds", 1)).seeds
-        jobs = prepare(Workspace.create(values.pop("workspace", "./workspace")), spec=spec, seeds=seeds, **values)
-        results = train_in_processes(jobs, lambda: bool(asked)) if seeds > 1 else [_train_here(jobs[0], asked)]
+        file = TrainingFile.model_validate(read_parameters(sys.argv[1]))
+        name, tokenizer = file.name or file.corpus, file.tokenizer or f"{file.corpus}-digit"
+        jobs = prepare(Workspace.create(file.workspace), name, file.corpus, tokenizer, file.training, file.seeds)
+        results = train_in_processes(jobs, lambda: bool(asked)) if len(jobs) > 1 else [_train_here(jobs[0], asked)]
     except (UserError, RunFailure) as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    except (ValueError, TypeError) as error:
-        print(f"error: {sys.argv[1]}: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+    except ValidationError as error:
+        print(f"error: {sys.argv[1]}: {one_line(error)}", file=sys.stderr)
+        return UserError.exit_code
     for job, result in zip(jobs, results, strict=True):
-        run = f"run {job.config.name}: " if seeds > 1 else ""
-        print(f"{run}step {result.step} of {spec.steps}, exact match on validation {result.exact_match:.4%}")
+        run = f"run {job.config.name}: " if len(jobs) > 1 else ""
+        print(f"{run}step {result.step} of {file.training.steps}, exact match on validation {result.exact_match:.4%}")
     return 0 if all(result.finished for result in results) else 130
 
 

@@ -53,6 +53,14 @@ CORPORA: dict[str, CorpusSpec] = {
             for digits in (20, 40, 100)
         ),
         _corpus("signed-5", 6_000_000, _two_operands("+-", 1, 5)),
+        # All products of two numbers 0–999, short ones among the first.
+        _corpus("products-3", 1_000_000, _two_operands("*", 1, 3, hard=0.0)),
+        # Brackets, signs and all operators, with numbers of one digit.
+        _corpus(
+            "expressions-4",
+            3_000_000,
+            ProblemSpec(family="expression", operators=("+", "-", "*"), terms=4, digits=1, depth=2),
+        ),
         # The grid of four numbers 0–99 with all operators has 2.7 billion problems.
         _corpus("billion", 1_000_000_000, _MIXED_GRID),
     )

@@ -1,12 +1,18 @@
-"""Parameters in a YAML or JSON file: plain values by name, each said once."""
+"""Parameters in a YAML or JSON file: plain values by name, each said once, and what is wrong with them in one line."""
 
 from collections.abc import Hashable
 from pathlib import Path
+from reprlib import Repr
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 from storage.errors import UserError
+
+_LONGEST_NAME = 60
+_SHORT = Repr()
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = _LONGEST_NAME
 
 
 def read_parameters(source: str) -> dict[str, Any]:
@@ -25,6 +31,25 @@ def read_parameters(source: str) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"{source} holds no parameters: write one 'name: value' a line")
     return values
+
+
+def one_line(error: ValidationError) -> str:
+    """The first mistake of a validation, with its place, its value and its bound."""
+    first = error.errors()[0]
+    place = ".".join(_shown(part) for part in first["loc"])
+    text = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        return f"{place} is not a parameter: remove it, or see --help for those that are"
+    if first["type"] == "missing":
+        return f"{place} is missing: add it"
+    value = "" if first["type"] == "value_error" else f" is {_SHORT.repr(first['input'])}"
+    return f"{place}{value}: {text[0].lower() + text[1:]}" if place else text
+
+
+def _shown(part: int | str) -> str:
+    """A part of a place as it was written, where that can stand in a line."""
+    text = str(part)
+    return text if text.isprintable() and text and len(text) <= _LONGEST_NAME else _SHORT.repr(text)
 
 
 class _Loader(yaml.SafeLoader):

@@ -9,12 +9,13 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from flows.options import one_line, options_of, resolve
+from flows.options import options_of, resolve
 from flows.requests import CORPUS_PRESETS, GenerateRequest
 from pipelines.components import components
 from pipelines.generate import range_tasks, sample_rows
 from pipelines.spec import CorpusSpec
 from storage.errors import UserError
+from storage.parameters import one_line
 
 Options = options_of(GenerateRequest)
 # To shrink an example that takes seconds takes many minutes.

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from flows.options import one_line
 from model.batches import held_rows
 from model.config import TrainingSpec
 from model.launch import choose_room, launch
 from model.seeds import Room
 from storage.errors import UserError
 from storage.lanes import LANES
+from storage.parameters import one_line
 from tests.builders import TINY_TRAINING, Built
 from tests.model.test_training import LONGER, job_of, losses, same_bits
 from tests.model.workers import train_with

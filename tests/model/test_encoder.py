@@ -130,3 +130,18 @@ def test_more_loops_use_the_same_weights_and_compute_something_else(small: Built
     assert one.parameter_count() == three.parameter_count()
     assert torch.equal(one(ids, 4, loops=3), three(ids, 4))
     assert not torch.allclose(one(ids, 4), three(ids, 4), atol=1e-3)
+
+
+def test_warm_loops_compute_the_same_and_only_the_loops_behind_them_learn(small: Built) -> None:
+    model, ids = encoder(small, layers=2, loops=2), rows_of(small, "12+3")
+    with torch.autocast("cpu", torch.bfloat16):
+        warm = model(ids, 4, loops=2, warm=3)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(warm, model(ids, 4, loops=5))
+    warm.sum().backward()
+    assert all(weight.grad is not None and weight.grad.any() for weight in model.layers.parameters())
+
+
+def test_an_encoder_that_moves_carries_takes_a_loop_for_each_slot(small: Built) -> None:
+    model, ids = encoder(small, loops=3, carry_loops=3), rows_of(small, "12+3")
+    assert torch.equal(model(ids, 4), model(ids, 4, loops=7))

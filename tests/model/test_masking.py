@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from model.masking import draws, loops_of, place_offsets
+from model.masking import draws, loops_of, place_offsets, warm_loops_of
 from model.masking import slot_masks as masks_on_the_device
 from storage.order import uniforms
 
@@ -53,6 +53,12 @@ def test_loops_are_drawn_between_their_bounds_or_fixed() -> None:
     assert min(drawn) == 2
     assert drawn == [loops_of(0, step, 2, 8) for step in range(2_000)]
     assert loops_of(0, 5, 0, 3) == 3
+
+
+def test_half_of_the_steps_have_no_warm_loops_and_the_others_one_to_most() -> None:
+    drawn = [warm_loops_of(0, step, 4) for step in range(4_000)]
+    assert np.allclose(np.bincount(drawn) / 4_000, [1 / 2, 1 / 8, 1 / 8, 1 / 8, 1 / 8], atol=0.03)
+    assert warm_loops_of(0, 5, 0) == 0
 
 
 def test_offsets_are_spread_evenly_and_follow_from_seed_and_step() -> None:

@@ -6,7 +6,7 @@ from safetensors.torch import load_file
 
 from flows.solving import Solver
 from model.checkpoint import Checkpoints
-from model.shipped import export, shipped_runs
+from model.shipped import export, run_or_shipped, shipped_runs
 from model.trained import TrainedEncoder, extent_of
 from model.training import train
 from pipelines.reserved import adderboard, edge_cases
@@ -41,6 +41,16 @@ def test_a_changed_export_is_refused(small: Built, tmp_path: Path) -> None:
     place.write(place.read()[:-1] + b"x")
     with pytest.raises(RunFailure, match="is damaged"):
         TrainedEncoder.open(target)
+
+
+def test_an_encoder_that_comes_with_numerate_is_a_run_like_any_other_once_it_is_asked(tmp_path: Path) -> None:
+    workspace = Workspace.create(str(tmp_path))
+    copied, source = run_or_shipped(workspace.run("addition")), shipped_runs()["addition"]
+    assert TrainedEncoder.open(copied).checkpoint == TrainedEncoder.open(source).checkpoint
+    own = (copied / "run.json").read().replace(b"addition-10", b"addition-11")
+    (copied / "run.json").write(own)
+    assert (run_or_shipped(copied) / "run.json").read() == own
+    assert not (run_or_shipped(workspace.run("other")) / "run.json").exists()
 
 
 def test_a_problem_beyond_what_was_learnt_is_refused(small: Built, tmp_path: Path) -> None:

@@ -15,13 +15,14 @@ from tests.model.test_objectives import complete
     "values", [{}, {"layers": 3, "norm": "post"}, {"layers": 1, "loops": 4, "positions": ("relative",)}]
 )
 @pytest.mark.parametrize("asked", [5, 16])
-def test_flops_are_those_that_torch_counts(values: dict[str, object], asked: int) -> None:
+@pytest.mark.parametrize("warm", [0, 3])
+def test_flops_are_those_that_torch_counts(values: dict[str, object], asked: int, warm: int) -> None:
     config, tokenizer = EncoderConfig(width=32, heads=4, feedforward=48, **values), digit_tokenizer()
     encoder, rows = Encoder(config, tokenizer), complete(tokenizer, "12+3", "7-5", "8*9")
     with FlopCounterMode(display=False) as counter:
-        encoder(rows, 5, loops=config.loops, asked=asked).sum().backward()
+        encoder(rows, 5, loops=config.loops, warm=warm, asked=asked).sum().backward()
     counted = counter.get_total_flops()
-    assert training_flops(config, tokenizer.size, rows.shape[1], asked, config.loops) * len(rows) == counted
+    assert training_flops(config, tokenizer.size, rows.shape[1], asked, config.loops, warm) * len(rows) == counted
 
 
 def test_the_share_of_the_peak_is_what_was_done_over_what_could_be() -> None:

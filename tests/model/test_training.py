@@ -1,7 +1,11 @@
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pytest
@@ -127,6 +131,8 @@ EVERYTHING = LONGER.model_copy(
                 "layers": 1,
                 "min_loops": 1,
                 "loops": 3,
+                "warm_loops": 3,
+                "carry_loops": 1,
             }
         )
     }
@@ -361,6 +367,40 @@ def test_the_loop_runs_from_a_file_in_a_plain_process(
     assert main() == 0
     assert "step 12 of 12" in capsys.readouterr().out
     small.workspace.run("plain").remove()
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({}, "corpus is missing: add it"),
+        ({"corpus": "small", "steps": 3}, "steps is not a parameter"),
+        ({"corpus": "small", "training": {"steps": 0}}, "training.steps is 0: "),
+        ({"corpus": "small", "training": 3}, "training is 3: "),
+        ({"corpus": "small", "seeds": "x"}, "seeds is 'x': "),
+    ],
+)
+def test_a_file_that_says_no_training_is_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    values: dict[str, Any],
+    words: str,
+) -> None:
+    file = tmp_path / "spec.json"
+    file.write_text(json.dumps(values))
+    monkeypatch.setattr("sys.argv", ["model.training", str(file)])
+    assert main() == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {file}: {words}")
+    assert said.count("\n") == 1
+
+
+def test_what_is_refused_with_one_thread_is_one_line(small: Built, tmp_path: Path) -> None:
+    file = tmp_path / "spec.json"
+    file.write_text(json.dumps({"workspace": str(small.workspace.root), "corpus": "small", "name": "No"}))
+    command, environment = [sys.executable, "-m", "model.training", str(file)], {**os.environ, "OMP_NUM_THREADS": "1"}
+    found = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (found.returncode, found.stderr.count("\n")) == (2, 1), found.stderr
 
 
 def test_a_job_of_more_threads_trains_alike(small: Built, tmp_path: Path) -> None:
