@@ -13,6 +13,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Annotated, Literal
 
+import yaml
 from cyclopts import App, CycloptsError, Parameter
 from pydantic import ValidationError
 
@@ -22,6 +23,7 @@ from flows.requests import (
     PRESETS,
     WORKSPACE,
     EndToEndRequest,
+    request_of,
 )
 from flows.verbs import Json, Place, flow_verb
 from storage.errors import RunFailure, UserError
@@ -120,6 +122,8 @@ def export_model(
 ) -> None:
     """Write a trained encoder to a folder of its own, without what only training needs.
 
+    `request.yaml` there says how it was trained: `numerate run request.yaml` does it again.
+
     Example: `numerate model export notebook ./notebook-encoder`
 
     Parameters
@@ -131,9 +135,14 @@ def export_model(
     checkpoint
         Which of its checkpoints.
     """
+    from model.run import load_run
     from model.shipped import export
 
-    entry = export(Workspace.open(workspace).run(run), Location.parse(target), checkpoint)
+    place, folder = Location.parse(target), Workspace.open(workspace).run(run)
+    entry = export(folder, place, checkpoint)
+    if request := request_of(load_run(folder)):
+        text = yaml.safe_dump(request.model_dump(mode="json", exclude_defaults=True), sort_keys=False)
+        (place / "request.yaml").write(f"# Trained by: numerate run request.yaml\n{text}".encode())
     made = {"run": run, "location": target, "step": entry.step, "exact_match": entry.exact_match}
     print(json.dumps(made, indent=2) if as_json else f"run {run}, step {entry.step:,}: {target}")
 

@@ -90,7 +90,9 @@ def encoder_text(found: dict[str, Any]) -> str:
 
 def _times(encoder: dict[str, Any]) -> str:
     least, most = encoder["min_loops"] or encoder["loops"], encoder["loops"]
-    return "once" if most == 1 else f"{most} times" if least == most else f"{least} to {most} times"
+    times = "once" if most == 1 else f"{most} times" if least == most else f"{least} to {most} times"
+    # The loops that learn; an answer takes as many as its carries need.
+    return f"{times} in training and once a slot in answering" if encoder["carry_loops"] else times
 
 
 def _examples(found: Description) -> list[str]:

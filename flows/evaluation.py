@@ -16,17 +16,17 @@ from flows.report import passes_text, write_report
 from flows.requests import EvaluateRequest
 from flows.suites import Suite, fair_to, prepare, suite_of
 from flows.timing import note_seconds, seconds_of
-from model.config import EvaluationSpec
+from model.config import ONE_PASS, EvaluationSpec
 from model.evaluation import Evaluation, Fair, evaluate
 from model.run import RunConfig, load_run
-from model.shipped import run_or_shipped
+from model.shipped import own_or_shipped
 from model.trained import TrainedEncoder
 from pipelines.build import spec_of
 from pipelines.generate import canonical_hashes
 from pipelines.twins import has_no_trained_twin
 from storage.catalog import refresh_catalog
 from storage.location import Location, Workspace
-from storage.manifest import Dataset, load
+from storage.manifest import Dataset, hash_of, load
 
 
 @flow(name="evaluate-encoder", flow_run_name="evaluate {request.name}", persist_result=False)
@@ -40,13 +40,13 @@ def evaluate_encoder(request: EvaluateRequest) -> dict[str, Any]:
 
 def _evaluated(request: EvaluateRequest) -> dict[str, Any]:
     workspace, spec = Workspace.create(request.workspace), request.evaluation_spec()
-    run = run_or_shipped(workspace.run(request.name))
+    request = request.model_copy(update={"name": own_or_shipped(workspace, request.name)})
+    run = workspace.run(request.name)
     model = TrainedEncoder.open(run, spec.checkpoint)
     config = model.config
     suite = suite_of(config, request.suite, request.suite_digits) if request.suite != "test" else None
     name = suite.corpus.name if suite else request.corpus or config.corpus
-    label = f"suite.{request.suite}" if suite else name
-    label += "" if spec.missing == "answer" else f"-missing-{spec.missing}"
+    label = f"suite.{request.suite}{_longest(request)}" if suite else name
     place, predictions = _places(run, config, label, spec)
     asked = {
         "evaluation": spec.model_dump(),
@@ -90,15 +90,16 @@ def _evaluated(request: EvaluateRequest) -> dict[str, Any]:
 def _compared(request: EvaluateRequest) -> dict[str, Any]:
     """Every run asked by its best and its last checkpoint, and what comes out over all of them."""
     workspace = Workspace.create(request.workspace)
-    for name in request.compare:
-        load_run(run_or_shipped(workspace.run(name)))
-    place = workspace.comparison(request.name) / (request.corpus or request.suite)
+    names = [own_or_shipped(workspace, name) for name in request.compare]
+    for name in names:
+        load_run(workspace.run(name))
+    place = workspace.comparison(request.name) / (request.corpus or request.suite + _longest(request))
     reports = {
         name: {
             which: _evaluated(request.model_copy(update={"name": name, "checkpoint": which, "compare": ()}))
             for which in ("best", "last")
         }
-        for name in request.compare
+        for name in names
     }
     comparison = compare(reports)
     (place / "report.json").write(comparison.model_dump_json(indent=2).encode() + b"\n")
@@ -109,10 +110,21 @@ def _compared(request: EvaluateRequest) -> dict[str, Any]:
 
 
 def _places(run: Location, config: RunConfig, label: str, spec: EvaluationSpec) -> tuple[Location, Location]:
-    """Where the report and the predictions of an evaluation lie; those of the last checkpoint beside the best's."""
+    """Where the report and the predictions of an evaluation lie.
+
+    The run's own report is that of its corpus's test split, of the best checkpoint in one pass; all others lie
+    beside it, each way of asking in its own place.
+    """
+    label += "" if spec.missing == "answer" else f"-missing-{spec.missing}"
+    label += "" if spec.decoding == ONE_PASS else f"-{hash_of(spec.decoding.model_dump(mode='json'))[:8]}"
     mark = "" if spec.checkpoint == "best" else f".{spec.checkpoint}"
-    place = run if label + mark == config.corpus else run / "evaluations" / (label + mark)
+    own = label + mark == config.corpus and spec.split == "test"
+    place = run if own else run / "evaluations" / f"{label}{mark}{'' if spec.split == 'test' else f'.{spec.split}'}"
     return place, run / "predictions" / f"{label}.{spec.split}{mark}.parquet"
+
+
+def _longest(request: EvaluateRequest) -> str:
+    return f"-{request.suite_digits}" if request.suite_digits else ""
 
 
 def _held(workspace: Workspace, config: RunConfig, name: str) -> tuple[Dataset, Dataset]:
@@ -130,7 +142,8 @@ def _remarks(outcome: Evaluation, suite: Suite | None) -> tuple[str, ...]:
     if outcome.left_out:
         remarks += (
             f"{outcome.left_out:,} problems are left out: the run may have met them in training (they are held out "
-            "since a later generator version, or their addition twin is trained on), or no operand of them is certain",
+            "since a later generator version, or a sum or difference of the same numbers is trained on), or no operand "
+            "of them is certain",
         )
     return remarks
 
@@ -145,14 +158,15 @@ def _fair(config: RunConfig, corpus: Dataset) -> Fair | None:
 
 
 def _twins(config: RunConfig) -> Fair | None:
-    """Problems whose addition twin the run was not trained on; None where hidden operands were not trained."""
-    if config.training.objective == "answer" or "+" not in config.operators:
+    """Problems of whose twins the run was trained on none; None where hidden operands were not trained."""
+    if config.training.objective == "answer":
         return None
-    split = [config.corpus_spec[key] for key in ("split_key", "validation", "test")]
+    key, validation, test = (config.corpus_spec[name] for name in ("split_key", "validation", "test"))
 
     def fair(facts: pa.Table, canonical: NDArray[np.uint64]) -> NDArray[np.bool_]:
         """Of problems by their text, [n]."""
-        return has_no_trained_twin(*split, *(facts[name].combine_chunks() for name in ("problem", "answer")))
+        problems, answers = (facts[name].combine_chunks() for name in ("problem", "answer"))
+        return has_no_trained_twin(key, validation, test, config.operators, problems, answers)
 
     return fair
 

@@ -1,7 +1,7 @@
 """What each flow is asked for: one pydantic model a flow, from which form, options and spec file are made."""
 
 import shlex
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -10,6 +10,10 @@ from model.presets import ENCODERS
 from pipelines.presets import CORPORA
 from pipelines.spec import CorpusSpec, TokenizerSpec
 from storage.location import Location, Workspace
+
+if TYPE_CHECKING:
+    # Not at once: it imports torch.
+    from model.run import RunConfig
 
 WORKSPACE = "./workspace"
 
@@ -235,6 +239,20 @@ class EndToEndRequest(InWorkspace, Seeds):
         return [self.evaluate_request().model_copy(update={"name": name}) for name in names]
 
 
+def request_of(config: "RunConfig") -> EndToEndRequest | None:
+    """The request that makes a run's corpus and tokenizer and trains it again; None where its pieces are learnt."""
+    kind = {1: "digit", 2: "pairs", 3: "triples"}.get(config.group)
+    if kind is None:
+        return None
+    corpus = {name: value for name, value in config.corpus_spec.items() if name != "generator_version"}
+    return EndToEndRequest(
+        name=config.name,
+        corpus=CorpusSpec.model_validate({**corpus, "name": config.corpus}),
+        tokenizer=TokenizerSpec.model_validate({"kind": kind}),
+        training=config.training,
+    )
+
+
 PRESETS: dict[str, EndToEndRequest] = {
     "notebook": EndToEndRequest(),
     # Two numbers 0–99, in a minute: to try the whole chain, not to be proud of the accuracy.
@@ -254,6 +272,15 @@ PRESETS: dict[str, EndToEndRequest] = {
         name="vanilla",
         training=TrainingSpec(encoder=ENCODERS["vanilla"], optimizer="adamw", learning_rate=1e-3),
     ),
+    # Larger encoders on the same problems, for machines with a GPU.
+    **{
+        name: EndToEndRequest(name=name, training=TrainingSpec(encoder=ENCODERS[name], learning_rate=rate, **more))
+        for name, rate, more in (
+            ("small", 4e-3, {}),
+            ("base", 2e-3, {}),
+            ("paper", 3e-4, {"optimizer": "adamw"}),
+        )
+    },
     # Sums of two numbers of up to ten digits, to be asked far longer ones.
     "length": EndToEndRequest(
         name="length",

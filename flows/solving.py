@@ -1,6 +1,7 @@
 """Answers what people type: one problem, a stream of them, or a conversation on a terminal."""
 
 import json
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -42,10 +43,11 @@ class Solver:
         """
         refused: list[UserError] = []
         for name in self._folders:
-            model = self._open(name)
             try:
+                model = self._open(name)
                 return model, read_problem(model, text)
             except UserError as error:
+                # A run of the workspace that has no checkpoint yet, or is of another version, is passed over.
                 refused.append(error)
         raise refused[0]
 
@@ -173,7 +175,7 @@ def _shown(model: TrainedEncoder, problem: str, solution: Solution, style: Style
         {
             "problem": problem,
             "answer": None if abstained else solution.answer,
-            "confidence": solution.confidence,
+            "confidence": solution.confidence if math.isfinite(solution.confidence) else None,
             "abstained": abstained,
             "run": model.config.name,
             "checkpoint": model.checkpoint.file,

@@ -66,6 +66,7 @@ def prepare(workspace: Workspace, config: RunConfig, tokenizer: Tokenizer, suite
     corpus, _ = build_corpus(spec, workspace.corpus(spec.name), in_flight=0)
     tokens, _ = build_tokens(corpus, tokenizer, workspace.tokens(spec.name, config.tokenizer), in_flight=0)
     layouts = tokens.manifest.spec["layouts"].values()
+    # Layouts count tokens, which are what these bounds are about.
     extent = Extent(
         problem=max(layout["problem"] for layout in layouts),
         answer=max(layout["answer"] for layout in layouts),
@@ -73,7 +74,7 @@ def prepare(workspace: Workspace, config: RunConfig, tokenizer: Tokenizer, suite
         operands=max(part.terms if part.family == "expression" else 2 for part in spec.parts),
         depth=max(part.depth if part.family == "expression" else 0 for part in spec.parts),
     )
-    if reason := config.training.encoder.refusal(extent):
+    if reason := config.training.encoder.refusal(extent, config.group):
         raise UserError(f"suite {spec.name!r} holds what run {config.name!r} can't ({reason}): ask it another suite")
     return corpus, tokens
 
@@ -151,7 +152,7 @@ def _nested(config: RunConfig) -> Suite:
     for depth in range(part["depth"] + 1, part["depth"] + 4):
         terms = max(part["terms"], depth + 2)
         extent = Extent(problem=1, answer=2, digits=part["digits"], operands=terms, depth=depth)
-        reason = config.training.encoder.refusal(extent)
+        reason = config.training.encoder.refusal(extent, config.group)
         if reason or depth > _DEEPEST:
             remarks.append(f"depth {depth} is left out: {reason or f'{_DEEPEST} is the deepest'}")
             continue
@@ -197,9 +198,11 @@ def _held(config: RunConfig, operators: Iterable[str], digits: int) -> tuple[dic
 
 def _refusal(config: RunConfig, operator: str, digits: int) -> str:
     """Why the encoder can't hold two operands of so many digits; empty where it can."""
+    group = max(1, config.group)
     answer = 2 * digits if operator == "*" else digits + (operator == "+")
-    extent = Extent(problem=2 * digits + 1, answer=answer + 1, digits=digits, operands=2, depth=0)
-    return config.training.encoder.refusal(extent)
+    problem, slots = 2 * -(-digits // group) + 1, 1 + -(-answer // group)
+    extent = Extent(problem=problem, answer=slots, digits=digits, operands=2, depth=0)
+    return config.training.encoder.refusal(extent, config.group)
 
 
 def _beyond(learnt: int) -> int:

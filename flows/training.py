@@ -29,6 +29,8 @@ def train_encoder(request: TrainRequest) -> dict[str, Any]:
     """
     workspace, name, spec = Workspace.create(request.workspace), request.run_name, request.training_spec()
     jobs = prepare(workspace, name, request.corpus, request.tokenizer_name, spec, request.seeds)
+    for line in spec.ignored:
+        say(f"warning: {line}")
     if missing := sum(not _say_found(job) for job in jobs):
         try:
             _train(jobs, missing, f"train {name}", spec)

@@ -8,7 +8,7 @@ there, it learns to pass carries on, as far as it is run (`EncoderConfig.carry_l
 import torch
 from torch import Tensor, nn
 
-from model.positions import DIGITS, Positions
+from model.positions import Positions, digit_values
 from model.tokenizer import Tokenizer
 
 
@@ -19,7 +19,7 @@ class CarryArrival(nn.Module):
         super().__init__()
         self.where = Positions(tokenizer)
         pieces = tokenizer.pieces()
-        self.register_buffer("values", torch.tensor([max(0, DIGITS.find(piece)) for piece in pieces]), persistent=False)
+        self.register_buffer("values", digit_values(tokenizer), persistent=False)
         self.register_buffer("plus", torch.tensor([piece == "+" for piece in pieces]), persistent=False)
         self.register_buffer("others", torch.tensor([piece in {*"*-()"} for piece in pieces]), persistent=False)
         self.values: Tensor

@@ -19,6 +19,9 @@ from model.run import RunConfig
 from storage.errors import RunFailure, UserError
 from storage.location import Location
 
+# What the optimizers keep of a weight, in its shape.
+_STATES = {"adamw": ("exp_avg", "exp_avg_sq"), "muon": ("momentum_buffer",)}
+
 
 class CheckpointEntry(BaseModel):
     """One checkpoint of the index."""
@@ -75,7 +78,7 @@ class Checkpoints:
         for kind, optimizer in optimizers.items():
             for weight, state in optimizer.state.items():
                 for key, value in state.items():
-                    tensors[f"optimizer.{kind}.{key}.{names[id(weight)]}"] = torch.as_tensor(value)
+                    tensors[_state_name(kind, key, names[id(weight)])] = torch.as_tensor(value)
         metadata = {"step": str(entry.step), "run": config.model_dump_json()}
         flat = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
         data = save(flat, metadata)
@@ -146,18 +149,34 @@ def hash_of_bytes(data: bytes) -> str:
 
 
 def restore(tensors: dict[str, Tensor], model: nn.Module, optimizers: dict[str, Optimizer] | None = None) -> None:
-    """Put a checkpoint's values back; raises `RunFailure` where a tensor is missing or has another shape."""
-    try:
-        own = {_name(name): name for name in model.state_dict()}
-        model.load_state_dict(
-            {own.get(name, name): v for name, v in tensors.items() if name in own or name.startswith("model.")}
-        )
-        for kind, optimizer in (optimizers or {}).items():
-            for name, weight in model.named_parameters():
-                if any(weight is other for group in optimizer.param_groups for other in group["params"]):
-                    optimizer.state[weight] = _optimizer_state(tensors, kind, name, weight.device)
-    except (RuntimeError, KeyError) as error:
-        raise RunFailure(f"the checkpoint doesn't fit this encoder: {str(error).splitlines()[0]}") from error
+    """Put a checkpoint's values back, in the optimizers too if those are given.
+
+    Raises `RunFailure`, which names the first of them, where a tensor is missing, has another shape or is none of
+    theirs.
+    """
+    weights = {_name(name): value for name, value in model.state_dict().items()}
+    states = _optimizer_states(model, optimizers) if optimizers else {}
+    expected = {**weights, **states}
+    for name, value in expected.items():
+        if name not in tensors:
+            # What only training reads is not handed on.
+            if optimizers or name.startswith("model."):
+                raise RunFailure(f"the checkpoint doesn't fit this encoder: {name} is missing")
+        elif tensors[name].shape != value.shape:
+            raise RunFailure(
+                f"the checkpoint doesn't fit this encoder: {name} is {list(tensors[name].shape)}, "
+                f"{list(value.shape)} is needed"
+            )
+    kinds = ("model.", "training.", "optimizer.") if optimizers else ("model.",)
+    for name in tensors:
+        if name.startswith(kinds) and name not in expected:
+            raise RunFailure(f"the checkpoint doesn't fit this encoder: it has no {name}")
+    with torch.no_grad():
+        for name, value in weights.items():
+            if name in tensors:
+                value.copy_(tensors[name])
+    if optimizers:
+        _restore_optimizers(tensors, model, optimizers)
 
 
 def _name(weight: str) -> str:
@@ -165,10 +184,26 @@ def _name(weight: str) -> str:
     return f"{'training' if weight.startswith('running_sum') else 'model'}.{weight}"
 
 
-def _optimizer_state(tensors: dict[str, Tensor], kind: str, name: str, device: torch.device) -> dict[str, Tensor]:
-    state = {}
-    for key, value in tensors.items():
-        parts = key.split(".", 3)
-        if parts[0] == "optimizer" and parts[1] == kind and parts[3] == name:
-            state[parts[2]] = value.clone() if parts[2] == "step" else value.to(device, copy=True)
-    return state
+def _optimizer_states(model: nn.Module, optimizers: dict[str, Optimizer]) -> dict[str, Tensor]:
+    """By their names in a checkpoint, tensors of the shapes that the optimizers' states have after a step."""
+    found = dict[str, Tensor]()
+    for kind, optimizer in optimizers.items():
+        own = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
+        for name, weight in model.named_parameters():
+            if id(weight) in own:
+                keys = dict.fromkeys(_STATES[kind], weight) | ({"step": torch.zeros(())} if kind == "adamw" else {})
+                found |= {_state_name(kind, key, name): value for key, value in keys.items()}
+    return found
+
+
+def _restore_optimizers(tensors: dict[str, Tensor], model: nn.Module, optimizers: dict[str, Optimizer]) -> None:
+    weights = dict(model.named_parameters())
+    for name, value in tensors.items():
+        if name.startswith("optimizer."):
+            _, kind, key, weight = name.split(".", 3)
+            place = "cpu" if key == "step" else weights[weight].device
+            optimizers[kind].state[weights[weight]][key] = value.to(place, copy=True)
+
+
+def _state_name(kind: str, key: str, weight: str) -> str:
+    return f"optimizer.{kind}.{key}.{weight}"

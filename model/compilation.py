@@ -30,9 +30,12 @@ def compiles(spec: TrainingSpec, device: torch.device) -> bool:
 
 
 def compile_layers(layers: nn.ModuleList) -> None:
-    """Compile each layer where it is: the names of weights stay, and so does one program for all runs of a loop."""
+    """Compile each layer where it is: the names of weights stay, and one program does for all widths and loops.
+
+    One that were made for the first width that it meets would differ after a resume.
+    """
     for layer in layers:
-        layer.compile()
+        layer.compile(dynamic=True)
 
 
 def _has_compiler(device: torch.device) -> bool:

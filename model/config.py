@@ -253,9 +253,32 @@ class TrainingSpec(BaseModel):
             raise ValueError(f"the curriculum has {taken:,} steps, the training {self.steps:,}: raise steps")
         return self
 
+    @property
+    def ignored(self) -> list[str]:
+        """Settings that were changed and have no effect, each with the reason."""
+        encoder, plain = self.encoder, TrainingSpec.model_fields
+        settings = [
+            ("operand_share", self.operand_share, self.objective != "anywhere", f"objective is {self.objective}"),
+            ("matrix_learning_rate", self.matrix_learning_rate, self.optimizer == "adamw", "optimizer is adamw"),
+        ]
+        found = [
+            f"{name} {value} is ignored: {why}"
+            for name, value, idle, why in settings
+            if idle and value != plain[name].default
+        ]
+        needs = {"reach": "relative", "far": "relative", "random_offset": "place-value", "longest": "learned"}
+        for name, position in needs.items():
+            value = getattr(encoder, name)
+            if position not in encoder.positions and value != EncoderConfig.model_fields[name].default:
+                found.append(f"encoder.{name} {value} is ignored: positions don't hold {position}")
+        return found
+
     def identity(self) -> dict[str, Any]:
-        """What decides the weights, as JSON values; the number of workers is not part of it."""
-        return self.model_dump(mode="json", exclude={"workers", "min_workers"})
+        """What decides the weights and which of them is best, as JSON values.
+
+        How many workers there are and how many checkpoints are kept is no part of it.
+        """
+        return self.model_dump(mode="json", exclude={"workers", "min_workers", "keep"})
 
     @property
     def spec_hash(self) -> str:
@@ -304,7 +327,9 @@ class Decoding(BaseModel):
     order: Literal["confidence", "units-first"] = _field(
         1, "confidence", "Which slots a pass fixes: the surest ones, or those from the units upwards."
     )
-    loops: int = _field(2, 0, "Runs of the block; 0 takes as many as in training.", ge=0, le=256)
+    loops: int = _field(
+        2, 0, "Runs of the block; 0 takes as many as in training, or as carries need (carry_loops).", ge=0, le=4_096
+    )
     sharpness: float = _field(3, 1.0, "Factor on the attention scores.", gt=0, le=100)
 
 

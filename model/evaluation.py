@@ -156,7 +156,7 @@ def evaluate(
     check_corpus(model, corpus, tokens)
     if spec.missing == "operand":
         model.tokenizer.character_ids()
-    found, first, streamed = [], dict[int, Asked](), 0
+    found, first, streamed = [], dict[tuple[str, int], Asked](), 0
     with target.staged() as path, pq.ParquetWriter(path, _SCHEMA, compression="zstd") as writer:
         for asked in _stream(corpus, tokens, spec, canonical):
             streamed += len(asked.rows)
@@ -165,12 +165,12 @@ def evaluate(
             if verdicts is not None:
                 writer.write_table(_predictions(verdicts, corpus.manifest.name, spec, suite))
                 found.append((verdicts.asked.canonical, verdicts.correct, verdicts.confidence))
-                first.setdefault(asked.width, verdicts.asked)
+                first.setdefault((asked.family, asked.width), verdicts.asked)
         if not found:
             raise RunFailure(
                 f"none of the {streamed:,} problems of the {spec.split} split may be asked: the run may have met them "
-                "or their addition twins in training, or no operand of them is certain; raise limit or take another "
-                "corpus"
+                "or sums and differences of the same numbers in training, or no operand of them is certain; raise "
+                "limit or take another corpus"
             )
     classes, correct, confidence = (np.concatenate(parts) for parts in zip(*found, strict=True))
     interval, method, count = exact_match_interval(correct, classes)

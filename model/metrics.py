@@ -46,7 +46,7 @@ class MetricsWriter:
         self.rows.clear()
 
     def drop_after(self, step: int) -> None:
-        """Delete parts that hold later steps than `step`; parts end at every checkpoint."""
+        """Delete parts that hold later steps than `step`; parts end at validations, and so at checkpoints."""
         for name in self.folder.children():
             if name.startswith("part-") and int(name.removesuffix(".parquet").split("-")[2]) > step:
                 (self.folder / name).remove()

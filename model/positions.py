@@ -73,6 +73,15 @@ class Positions(nn.Module):
         )
 
 
+def digit_values(tokenizer: Tokenizer) -> Tensor:
+    """The digit that each piece stands for, int64 [pieces], 0 for pieces that are none.
+
+    Raises `UserError` for a tokenizer whose pieces hold several digits.
+    """
+    tokenizer.character_ids()
+    return torch.tensor([int(piece) if piece in {*DIGITS} else 0 for piece in tokenizer.pieces()])
+
+
 class PositionEmbedding(nn.Module):
     """What is added to a token's embedding for where it stands; nothing where only `relative` is asked for."""
 

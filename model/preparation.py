@@ -61,6 +61,10 @@ def _check_encoder(config: RunConfig) -> None:
         raise UserError(f"{reason} for this corpus: raise it")
 
 
+def _sums_alone(config: RunConfig) -> bool:
+    return config.operators == ("+",) and not config.extent.depth
+
+
 def _check_objective(config: RunConfig, tokenizer: Tokenizer) -> None:
     """Raise `UserError` where tokenizer, corpus or machine don't have what a training's objective needs."""
     spec = config.training
@@ -69,5 +73,10 @@ def _check_objective(config: RunConfig, tokenizer: Tokenizer) -> None:
     if spec.running_sum and "*" not in config.operators:
         raise UserError(
             f"running_sum is {spec.running_sum:g}, but corpus {config.corpus!r} has no products: set it to 0"
+        )
+    if spec.encoder.carry_loops and (spec.objective != "answer" or not _sums_alone(config)):
+        raise UserError(
+            f"encoder.carry_loops is {spec.encoder.carry_loops}, but only of sums without brackets, asked for their "
+            "answers, is it known when a carry arrives: set it to 0, or take objective answer and operator + alone"
         )
     compiles(spec, torch.device("cuda" if torch.cuda.is_available() else "cpu"))

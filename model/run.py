@@ -15,6 +15,9 @@ from storage.manifest import Dataset
 # What the weights of a checkpoint mean. 2: states are normed between the runs of the block.
 MODEL_VERSION = 2
 
+# Of a row: the memory of attention grows with their square.
+_MOST_TOKENS = 2_048
+
 
 class RunConfig(BaseModel):
     """Everything that decides a run's weights, and the identities of what it was fed."""
@@ -87,6 +90,10 @@ class RunConfig(BaseModel):
             reason = f"it has {extent.depth} nested brackets, the run learnt up to {learnt.depth}"
         if extent.operands not in counts:
             reason = f"it has {extent.operands} operands, the run learnt {_span(counts.start, counts.stop - 1)}"
+        if extent.problem + extent.answer > _MOST_TOKENS:
+            reason = (
+                f"it takes {extent.problem + extent.answer:,} tokens with its answer, {_MOST_TOKENS:,} are the most"
+            )
         if reason:
             raise UserError(f"the problem is none that run {self.name!r} can answer ({reason}): ask another one")
         for layout in self.layouts:
@@ -150,12 +157,18 @@ def load_run(folder: Location) -> RunConfig:
     """The configuration of a run; raises `UserError` where there is none."""
     if not (folder / "run.json").exists():
         raise UserError(f"run {folder.name!r} is not there ({folder}): train it first, 'numerate run' does all of it")
+    version: Any = MODEL_VERSION
     try:
-        return RunConfig.model_validate(json.loads((folder / "run.json").read()))
+        values = json.loads((folder / "run.json").read())
+        version = values.get("model_version", 1) if isinstance(values, dict) and values else version
+        return RunConfig.model_validate(values)
     except (ValueError, RecursionError) as error:
-        raise RunFailure(
-            f"{folder / 'run.json'} is damaged or of another version: delete {folder} and train again"
-        ) from error
+        if version != MODEL_VERSION:
+            raise UserError(
+                f"run {folder.name!r} is of model version {version!r}, {MODEL_VERSION} is needed here: train it again "
+                "under another name, or ask it with the release that trained it"
+            ) from error
+        raise RunFailure(f"{folder / 'run.json'} is damaged: delete {folder} and train again") from error
 
 
 def run_tokenizer(folder: Location, config: RunConfig) -> Tokenizer:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 
-from model.positions import DIGITS, Positions
+from model.positions import Positions, digit_values
 from model.tokenizer import Tokenizer
 
 # Last digits of a running sum that are told: all of them, for factors of up to 111 digits.
@@ -25,7 +25,7 @@ class RunningSum(nn.Module):
         super().__init__()
         self.where = Positions(tokenizer)
         pieces = tokenizer.pieces()
-        self.register_buffer("values", torch.tensor([max(0, DIGITS.find(piece)) for piece in pieces]), persistent=False)
+        self.register_buffer("values", digit_values(tokenizer), persistent=False)
         self.register_buffer("times", torch.tensor([piece == "*" for piece in pieces]), persistent=False)
         self.register_buffer("others", torch.tensor([piece in {*"+-()"} for piece in pieces]), persistent=False)
         self.values: Tensor

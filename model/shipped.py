@@ -12,7 +12,7 @@ from safetensors.torch import save
 from model.checkpoint import CheckpointEntry, CheckpointIndex, Checkpoints, hash_of_bytes
 from model.run import load_run, run_tokenizer
 from storage.errors import UserError
-from storage.location import Location
+from storage.location import Location, Workspace
 
 SHIPPED = Location(Path(__file__).parent / "shipped")
 
@@ -24,16 +24,17 @@ def shipped_runs() -> dict[str, Location]:
     return {name: SHIPPED / name for name in sorted(SHIPPED.children()) if (SHIPPED / name / "run.json").exists()}
 
 
-def run_or_shipped(run: Location) -> Location:
-    """The folder of a run, into which an encoder of its name that comes with Numerate is copied if it isn't there."""
-    source = shipped_runs().get(run.name)
-    if source and not (run / "run.json").exists():
-        index = Checkpoints(source / "checkpoints").index()
-        files = [f"checkpoints/{entry.file}" for entry in index.entries]
-        # The configuration last: what has none isn't there.
-        for file in (*files, "checkpoints/index.json", "tokenizer.model", "run.json"):
-            (run / file).write((source / file).read())
-    return run
+def own_or_shipped(workspace: Workspace, name: str) -> str:
+    """The name of a workspace's run, or of the encoder `name` that comes with Numerate, copied as `shipped-<name>`.
+
+    Under its own name it would be in the way of a training.
+    """
+    source, copy = shipped_runs().get(name), f"shipped-{name}"
+    if source is None or (workspace.run(name) / "run.json").exists():
+        return name
+    if not (workspace.run(copy) / "run.json").exists():
+        export(source, workspace.run(copy))
+    return copy
 
 
 def export(run: Location, target: Location, which: str = "best") -> CheckpointEntry:

@@ -58,6 +58,7 @@ class TrainingJob:
     tokens: Location
     config: RunConfig
     threads: int = 0
+    """CPU threads of a worker; 0 leaves them as they are."""
 
 
 @dataclass(frozen=True)
@@ -67,13 +68,18 @@ class Progress:
     step: int
     steps: int
     loss: float
+    """Mean over the hidden tokens of the last step's batch, in nats."""
     exact_match: float
+    """Share of validation problems, as validated last."""
     problems_per_second: float
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """How a training ended; `finished` is False where it was stopped before its last step."""
+    """How a training ended: its last step, and the share of validation problems that it then answered exactly.
+
+    `finished` is False where it was stopped before its last step.
+    """
 
     step: int
     finished: bool
@@ -161,7 +167,7 @@ class _Trainer:
             if validated:
                 self._settle()
                 self.exact_match = self._validate()
-                self._record_validation()
+                self._record()
             if saved:
                 self._save()
             if validated:
@@ -257,15 +263,18 @@ class _Trainer:
         values, pace = losses.tolist(), self.pace.look()
         for (row, _), loss in zip(self.waiting, values, strict=True):
             if not math.isfinite(loss):
-                self._refuse(int(row["step"]), loss)
+                self._refuse(f"the loss is {loss} at step {row['step']}")
             self.metrics.add({**row, **pace, "loss": loss})
         self.loss = losses[-1].item()
         self.waiting.clear()
 
-    def _refuse(self, step: int, loss: float) -> None:
+    def _refuse(self, what: str) -> None:
+        """Raise `RunFailure`; the metrics that led there are kept until the run is taken up again."""
+        if self.rank == 0:
+            self.metrics.flush()
         kept = self.checkpoints.index().last
         where = f"the last good checkpoint is of step {kept.step}" if kept else "there is no checkpoint yet"
-        raise RunFailure(f"the loss is {loss} at step {step}: {where}; lower learning_rate or matrix_learning_rate")
+        raise RunFailure(f"{what}: {where}; lower learning_rate or matrix_learning_rate")
 
     def _validate(self) -> float:
         """Exact match on the validation rows, all slots masked, one pass."""
@@ -282,19 +291,22 @@ class _Trainer:
             dist.all_reduce(correct)
         return correct.item() / sum(rows for _, _, rows in self.validation)
 
-    def _record_validation(self) -> None:
+    def _record(self) -> None:
+        """Write the metrics up to here, so that they can be queried while the run goes on."""
         if self.rank == 0 and self.metrics.rows:
             self.metrics.rows[-1]["validation_exact_match"] = self.exact_match
+            self.metrics.flush()
+        self.metrics.rows.clear()
 
     def _save(self) -> None:
+        # The loss that tells of them is that of the next step.
+        if not torch.stack([weight.isfinite().all() for weight in self.encoder.parameters()]).all():
+            self._refuse(f"weights are no finite numbers behind step {self.step}")
         if self.rank == 0:
-            self.metrics.flush()
             entry = CheckpointEntry(
                 step=self.step, exact_match=self.exact_match, file=f"step-{self.step:09d}.safetensors"
             )
             self.checkpoints.save(entry, self.job.config, self.encoder, self.optimizers, self.spec.keep)
-        else:
-            self.metrics.rows.clear()
         _barrier()
 
     def _resume(self) -> int:

@@ -4,9 +4,10 @@ A block is a run of rows of one shard; from the counts a reader knows which bloc
 rows that it wants, and reads no others.
 """
 
-import re
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -79,21 +80,40 @@ def predicate_columns(dataset: Dataset, shards: Sequence[ShardRecord]) -> dict[s
 
 
 def check_predicate(predicate: str, columns: dict[str, str]) -> None:
-    """Raise `UserError` for what isn't one expression over these columns, or isn't the same at every call."""
+    """Raise `UserError` for what isn't one condition over these columns, row by row and the same at every call."""
     with duckdb.connect(config={"enable_external_access": False}) as connection:
         types = ", ".join(f"{identifier(name)} {kind}" for name, kind in columns.items())
         connection.execute(f"CREATE TABLE rows ({types})")
-        names = connection.execute(
-            "SELECT DISTINCT function_name FROM duckdb_functions() WHERE stability <> 'CONSISTENT'"
-        ).fetchall()
-        volatile = {name for (name,) in names} & set(re.findall(r"(\w+)\s*\(", predicate.lower()))
-        if volatile:
-            raise UserError(f"where {predicate!r}: {sorted(volatile)[0]}() isn't the same at every call: leave it out")
         try:
             connection.table("rows").filter(duckdb.SQLExpression(predicate)).fetchall()
+            query = f"SELECT ({predicate}\n) FROM rows"
+            ((_, kind, *_),) = connection.execute(f"DESCRIBE {query}").fetchall()
         except duckdb.Error as error:
             known = ", ".join(columns)
             raise UserError(f"where {predicate!r} is no predicate over {known}: {_reason(error)}") from error
+        if kind != "BOOLEAN":
+            raise UserError(f"where {predicate!r} is a value of type {kind}, no condition: compare it with something")
+        (parsed,) = connection.execute("SELECT json_serialize_sql(?)", [query]).fetchall()[0]
+        unstable = connection.execute(
+            "SELECT DISTINCT function_name FROM duckdb_functions() WHERE stability <> 'CONSISTENT'"
+        ).fetchall()
+    # What is written like a column and is none is a value of the session, such as current_timestamp.
+    known_names, varying = {name.lower() for name in columns}, {name for (name,) in unstable}
+    for node in _nodes(json.loads(parsed)):
+        if node.get("class") == "SUBQUERY":
+            raise UserError(f"where {predicate!r} holds a query of its own: say it by the row's columns alone")
+        called = node.get("function_name") if node.get("class") == "FUNCTION" else None
+        named = node["column_names"][-1].lower() if node.get("class") == "COLUMN_REF" else None
+        if (called in varying) or (named and named not in known_names):
+            raise UserError(f"where {predicate!r}: {called or named} isn't the same at every call: leave it out")
+
+
+def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
+    """All mappings in a tree of JSON."""
+    if isinstance(tree, dict):
+        yield tree
+    for child in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
+        yield from _nodes(child)
 
 
 def _counted(source: str, shard: ShardRecord, predicate: str) -> list[int]:

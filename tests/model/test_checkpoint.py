@@ -14,10 +14,11 @@ import torch
 
 from model.checkpoint import CheckpointEntry, CheckpointIndex, Checkpoints, hash_of_bytes, restore
 from model.encoder import Encoder
+from model.optimizer import build_optimizers
 from model.run import load_run
 from model.trained import TrainedEncoder
 from model.training import TrainingJob, train
-from storage.errors import RunFailure
+from storage.errors import RunFailure, UserError
 from tests.builders import TINY_TRAINING, Built
 from tests.model.test_training import job_of
 
@@ -88,6 +89,33 @@ def test_weights_of_another_shape_are_refused(trained: TrainingJob, small: Built
     assert "\n" not in str(failure.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "change", "words"),
+    [
+        ("model.head.weight", None, "model.head.weight is missing"),
+        ("optimizer.adamw.exp_avg.head.weight", None, "optimizer.adamw.exp_avg.head.weight is missing"),
+        ("optimizer.adamw.step.head.bias", torch.zeros(2), r"step.head.bias is \[2\], \[\] is needed"),
+        ("optimizer", torch.zeros(2), ""),
+        ("optimizer.adamw", torch.zeros(2), "it has no optimizer.adamw"),
+        ("optimizer.sgd.step.head.bias", torch.zeros(2), "it has no optimizer.sgd"),
+        ("model.more", torch.zeros(2), "it has no model.more"),
+    ],
+)
+def test_tensors_that_are_missing_or_of_something_else_are_named(
+    trained: TrainingJob, small: Built, name: str, change: torch.Tensor | None, words: str
+) -> None:
+    checkpoints, spec = Checkpoints(trained.run / "checkpoints"), trained.config.training
+    tensors = checkpoints.load(checkpoints.choose("last"), trained.config)
+    tensors = {key: value for key, value in tensors.items() if key != name} | ({} if change is None else {name: change})
+    encoder = Encoder(spec.encoder, small.tokenizer)
+    optimizers = build_optimizers(encoder, spec)
+    if words:
+        with pytest.raises(RunFailure, match=f"the checkpoint doesn't fit this encoder: .*{words}"):
+            restore(tensors, encoder, optimizers)
+    else:
+        restore(tensors, encoder, optimizers)
+
+
 @pytest.mark.parametrize("field", ["tokenizer_identity", "tokens_identity", "corpus_identity"])
 def test_a_checkpoint_of_another_tokenizer_or_manifest_is_refused(trained: TrainingJob, field: str) -> None:
     checkpoints = Checkpoints(trained.run / "checkpoints")
@@ -103,6 +131,15 @@ def test_a_damaged_configuration_is_one_line(small: Built, tmp_path: Path, text:
     with pytest.raises(RunFailure, match=r"run.json is damaged") as failure:
         load_run(job.run)
     assert "\n" not in str(failure.value)
+
+
+def test_a_run_of_another_model_version_is_told_from_a_damaged_one(small: Built, tmp_path: Path) -> None:
+    job = job_of(small, tmp_path, TINY_TRAINING)
+    values = json.loads((job.run / "run.json").read())
+    for version in (1, 3):
+        (job.run / "run.json").write(json.dumps({**values, "model_version": version}).encode())
+        with pytest.raises(UserError, match=f"is of model version {version}, 2 is needed here: train it again"):
+            load_run(job.run)
 
 
 def save_without_end(job: TrainingJob, encoder: Encoder, pipe: int, first: int) -> None:

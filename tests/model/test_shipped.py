@@ -1,12 +1,16 @@
+import json
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from flows.options import resolve
+from flows.requests import PRESETS, EndToEndRequest, request_of
 from flows.solving import Solver
 from model.checkpoint import Checkpoints
-from model.shipped import export, run_or_shipped, shipped_runs
+from model.run import claim_run, load_run
+from model.shipped import export, own_or_shipped, shipped_runs
 from model.trained import TrainedEncoder, extent_of
 from model.training import train
 from pipelines.reserved import adderboard, edge_cases
@@ -43,14 +47,22 @@ def test_a_changed_export_is_refused(small: Built, tmp_path: Path) -> None:
         TrainedEncoder.open(target)
 
 
-def test_an_encoder_that_comes_with_numerate_is_a_run_like_any_other_once_it_is_asked(tmp_path: Path) -> None:
+def test_an_encoder_that_comes_with_numerate_is_a_run_of_its_own_name_once_it_is_asked(tmp_path: Path) -> None:
     workspace = Workspace.create(str(tmp_path))
-    copied, source = run_or_shipped(workspace.run("addition")), shipped_runs()["addition"]
-    assert TrainedEncoder.open(copied).checkpoint == TrainedEncoder.open(source).checkpoint
-    own = (copied / "run.json").read().replace(b"addition-10", b"addition-11")
-    (copied / "run.json").write(own)
-    assert (run_or_shipped(copied) / "run.json").read() == own
-    assert not (run_or_shipped(workspace.run("other")) / "run.json").exists()
+    name = own_or_shipped(workspace, "addition")
+    copied, source = TrainedEncoder.open(workspace.run(name)), TrainedEncoder.open(shipped_runs()["addition"])
+    assert (name, copied.config.name) == ("shipped-addition", "shipped-addition")
+    assert all(torch.equal(a, b) for a, b in zip(copied.encoder.parameters(), source.encoder.parameters(), strict=True))
+    assert own_or_shipped(workspace, "addition") == name
+    assert own_or_shipped(workspace, "other") == "other"
+    export(shipped_runs()["addition"], workspace.run("addition"))
+    assert own_or_shipped(workspace, "addition") == "addition"
+
+
+def test_a_problem_too_long_for_any_machine_is_refused() -> None:
+    model = TrainedEncoder.open(shipped_runs()["addition"])
+    with pytest.raises(UserError, match=r"it takes 7,003 tokens with its answer, 2,048 are the most"):
+        model.solve([f"{'9' * 3000}+{'1' * 1000}"])
 
 
 def test_a_problem_beyond_what_was_learnt_is_refused(small: Built, tmp_path: Path) -> None:
@@ -76,6 +88,17 @@ def test_what_comes_with_numerate_answers(name: str) -> None:
     assert [solution.answer for solution in model.solve(problems)] == [str(eval(problem)) for problem in problems]
 
 
+@pytest.mark.parametrize("name", list(shipped_runs()))
+def test_what_comes_with_numerate_says_how_it_was_trained_and_what_was_measured(name: str) -> None:
+    place, config = shipped_runs()[name], load_run(shipped_runs()[name])
+    file = (place / "request.yaml").path
+    assert "numerate run request.yaml" in file.read_text()
+    request = resolve(EndToEndRequest, str(file), PRESETS, None)
+    assert request == request_of(config)
+    assert request.training == config.training
+    assert json.loads((place / "report.json").read())["exact_match"] > 0.999
+
+
 def test_a_newcomer_is_answered_by_the_first_encoder_that_holds_the_problem(tmp_path: Path) -> None:
     solver = Solver(Workspace.create(str(tmp_path)), "")
     for problem, name in (("123456789 + 987654321", "addition"), ("12+34+5+99", "notebook")):
@@ -84,6 +107,16 @@ def test_a_newcomer_is_answered_by_the_first_encoder_that_holds_the_problem(tmp_
         assert model.solve([text])[0].answer == str(eval(problem))
     with pytest.raises(UserError, match=r"learnt \+ alone"):
         solver.model_for("3*4")
+
+
+def test_a_run_without_a_checkpoint_leaves_the_answer_to_others(small: Built, tmp_path: Path) -> None:
+    workspace = Workspace.create(str(tmp_path))
+    job = job_of(small, tmp_path, TINY_TRAINING)
+    claim_run(workspace.run("young"), job.config, small.tokenizer)
+    model, _ = Solver(workspace, "").model_for("123+456")
+    assert model.config.name == "addition"
+    with pytest.raises(UserError, match="has no checkpoint yet"):
+        Solver(workspace, "young").model_for("12+34")
 
 
 @pytest.mark.slow

@@ -11,12 +11,14 @@ import duckdb
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.optim import Optimizer
 
 from model.batches import batches_from, stages_of
 from model.checkpoint import Checkpoints
 from model.compilation import compiles
 from model.config import CurriculumStage, TrainingSpec
 from model.metrics import metric_parts
+from model.optimizer import set_rates
 from model.preparation import prepare
 from model.run import RunConfig, claim_run
 from model.trained import TrainedEncoder
@@ -150,6 +152,12 @@ def test_ranks_draw_the_same_offsets_for_the_same_rows(longer: Built, tmp_path: 
     assert_two_ranks_lose_as_one(longer, tmp_path, EVERYTHING, 1e-3)
 
 
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_warm_loops_in_bfloat16_resume_with_the_same_bits(longer: Built, tmp_path: Path, ranks: int) -> None:
+    spec = EVERYTHING.model_copy(update={"precision": "bfloat16"})
+    assert_a_resume_changes_nothing(longer, tmp_path, spec, ranks)
+
+
 def test_a_curriculum_resumes_in_any_stage_with_the_same_bits(longer: Built, tmp_path: Path) -> None:
     stages = (CurriculumStage(where="digits <= 4", steps=7), CurriculumStage(where="operators = '+'", steps=8))
     spec = LONGER.model_copy(update={"curriculum": stages, "where": "digits > 2"})
@@ -195,6 +203,38 @@ def test_an_encoder_trained_with_running_sums_answers_without_them(operations: B
     model = TrainedEncoder.open(job.run)
     assert model.encoder.running_sum is None
     assert len(model.solve(["12*3"])[0].answer) <= operations.layout.answer
+
+
+@pytest.mark.parametrize("change", [{"objective": "anywhere"}, {}])
+def test_carries_are_waited_for_in_answers_of_sums_alone(
+    operations: Built, small: Built, change: dict[str, str]
+) -> None:
+    encoder = TINY_TRAINING.encoder.model_copy(update={"carry_loops": 1})
+    spec = TINY_TRAINING.model_copy(update={"encoder": encoder, **change})
+    built = small if change else operations
+    name = built.corpus.manifest.name
+    with pytest.raises(UserError, match=r"carry_loops is 1, but only of sums without brackets"):
+        prepare(built.workspace, "never", name, f"{name}-digit", spec)
+
+
+def test_weights_that_are_no_numbers_are_never_saved(small: Built, tmp_path: Path) -> None:
+    job = job_of(small, tmp_path, LONGER)
+    train(job, stop=Countdown(0))
+    good = Checkpoints(job.run / "checkpoints").index().last
+    import model.training as module
+
+    def poisoned(optimizers: dict[str, Optimizer], step: int, spec: TrainingSpec) -> None:
+        set_rates(optimizers, step, spec)
+        for group in optimizers["adamw"].param_groups:
+            group["lr"] = float("nan") if step == 19 else group["lr"]
+
+    module.set_rates = poisoned  # type: ignore[assignment]
+    try:
+        with pytest.raises(RunFailure, match=r"weights are no finite numbers behind step 20: the last good .* step 10"):
+            train(replace(job, config=job.config), stop=Countdown(0))
+    finally:
+        module.set_rates = set_rates
+    assert Checkpoints(job.run / "checkpoints").index().last == good
 
 
 def test_running_sums_of_a_corpus_without_products_are_refused(small: Built) -> None:
