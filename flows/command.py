@@ -140,7 +140,7 @@ def export_model(
 
     place, folder = Location.parse(target), Workspace.open(workspace).run(run)
     entry = export(folder, place, checkpoint)
-    if request := request_of(load_run(folder)):
+    if request := request_of(load_run(place)):
         text = yaml.safe_dump(request.model_dump(mode="json", exclude_defaults=True), sort_keys=False)
         (place / "request.yaml").write(f"# Trained by: numerate run request.yaml\n{text}".encode())
     made = {"run": run, "location": target, "step": entry.step, "exact_match": entry.exact_match}

@@ -16,6 +16,7 @@ from flows.report import passes_text, write_report
 from flows.requests import EvaluateRequest
 from flows.suites import Suite, fair_to, prepare, suite_of
 from flows.timing import note_seconds, seconds_of
+from model.checkpoint import Checkpoints
 from model.config import ONE_PASS, EvaluationSpec
 from model.evaluation import Evaluation, Fair, evaluate
 from model.run import RunConfig, load_run
@@ -47,7 +48,7 @@ def _evaluated(request: EvaluateRequest) -> dict[str, Any]:
     suite = suite_of(config, request.suite, request.suite_digits) if request.suite != "test" else None
     name = suite.corpus.name if suite else request.corpus or config.corpus
     label = f"suite.{request.suite}{_longest(request)}" if suite else name
-    place, predictions = _places(run, config, label, spec)
+    place, predictions = places_of(run, config, label, spec)
     asked = {
         "evaluation": spec.model_dump(),
         "step": model.checkpoint.step,
@@ -95,11 +96,7 @@ def _compared(request: EvaluateRequest) -> dict[str, Any]:
         load_run(workspace.run(name))
     place = workspace.comparison(request.name) / (request.corpus or request.suite + _longest(request))
     reports = {
-        name: {
-            which: _evaluated(request.model_copy(update={"name": name, "checkpoint": which, "compare": ()}))
-            for which in ("best", "last")
-        }
-        for name in names
+        name: _best_and_last(workspace, request.model_copy(update={"name": name, "compare": ()})) for name in names
     }
     comparison = compare(reports)
     (place / "report.json").write(comparison.model_dump_json(indent=2).encode() + b"\n")
@@ -109,7 +106,15 @@ def _compared(request: EvaluateRequest) -> dict[str, Any]:
     return comparison.model_dump()
 
 
-def _places(run: Location, config: RunConfig, label: str, spec: EvaluationSpec) -> tuple[Location, Location]:
+def _best_and_last(workspace: Workspace, request: EvaluateRequest) -> dict[str, dict[str, Any]]:
+    """What a run's best and its last checkpoint answer; often they are one, which is asked once."""
+    best = _evaluated(request.model_copy(update={"checkpoint": "best"}))
+    index = Checkpoints(workspace.run(request.name) / "checkpoints").index()
+    same = index.best == index.last
+    return {"best": best, "last": best if same else _evaluated(request.model_copy(update={"checkpoint": "last"}))}
+
+
+def places_of(run: Location, config: RunConfig, label: str, spec: EvaluationSpec) -> tuple[Location, Location]:
     """Where the report and the predictions of an evaluation lie.
 
     The run's own report is that of its corpus's test split, of the best checkpoint in one pass; all others lie

@@ -120,15 +120,12 @@ def test_a_run_without_a_checkpoint_leaves_the_answer_to_others(small: Built, tm
 
 
 @pytest.mark.slow
-def test_the_shipped_adder_passes_adderboards_public_test_and_fails_only_at_long_chains() -> None:
+def test_the_shipped_adder_passes_adderboards_public_test_and_carries_as_far_as_it_is_asked() -> None:
     model = TrainedEncoder.open(shipped_runs()["addition"])
-    problems = adderboard()
+    problems = adderboard() + [problem for problem in edge_cases() if "+" in problem and len(problem) <= 81]
     answers = [solution.answer for solution in model.solve(problems)]
-    assert sum(answer == str(eval(problem)) for problem, answer in zip(problems, answers, strict=True)) == 10_010
-    edges = [problem for problem in edge_cases() if "+" in problem]
-    answers = [solution.answer for solution in model.solve(edges)]
-    wrong = [problem for problem, answer in zip(edges, answers, strict=True) if answer != str(eval(problem))]
-    assert min(max(map(len, problem.split("+"))) for problem in wrong) > 12
+    wrong = [problem for problem, answer in zip(problems, answers, strict=True) if answer != str(eval(problem))]
+    assert not wrong
 
 
 def test_what_comes_with_numerate_is_small() -> None:
