@@ -144,6 +144,11 @@ def _held(workspace: Workspace, config: RunConfig, name: str) -> tuple[Dataset, 
 def _remarks(outcome: Evaluation, suite: Suite | None) -> tuple[str, ...]:
     """What was left out, in words."""
     remarks = suite.remarks if suite else ()
+    if 2 * outcome.classes < outcome.problems:
+        remarks += (
+            f"most problems stand here several times, by repeating or in other orders: counted once each, of "
+            f"{outcome.classes:,} problems {outcome.exact_match_by_class:.3%} are right",
+        )
     if outcome.left_out:
         remarks += (
             f"{outcome.left_out:,} problems are left out: the run may have met them in training (they are held out "

@@ -69,6 +69,12 @@ def exact_match_interval(
     return _interval(kinds, counts, seed), f"{method} over {total:,} canonical classes", total
 
 
+def exact_match_by_class(correct: NDArray[np.bool_], classes: NDArray[np.integer]) -> float:
+    """The mean over classes of each class's share of right answers, of problems [n]."""
+    _, member = np.unique(classes, return_inverse=True)
+    return float((np.bincount(member, weights=correct) / np.bincount(member)).mean())
+
+
 def _group(value: int | str, counted: NDArray[np.int64]) -> Group:
     """A group from the kinds of its classes, [3, kinds]: problems, right answers, and how many classes are such."""
     sizes, right, counts = counted

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from model.batches import id_type
-from model.breakdown import Group, breakdown, exact_match_interval
+from model.breakdown import Group, breakdown, exact_match_by_class, exact_match_interval
 from model.calibration import Calibration, calibration
 from model.config import Decoding, EvaluationSpec
 from model.decoding import spell
@@ -122,6 +122,7 @@ class Evaluation(BaseModel):
     interval: tuple[float, float] = Field(description="95 % interval of the exact match.")
     interval_method: str
     classes: int = Field(description="Canonical classes among the problems.")
+    exact_match_by_class: float = Field(description="Mean over canonical classes: repeats and orders count once.")
     passes: int
     by_passes: tuple[PassesResult, ...] = Field(description="Exact match against the number of passes.")
     breakdown: dict[str, tuple[Group, ...]] = Field({}, description="Exact match by what the problems differ in.")
@@ -186,6 +187,7 @@ def evaluate(
         interval=interval,
         interval_method=method,
         classes=count,
+        exact_match_by_class=exact_match_by_class(correct, classes),
         passes=spec.decoding.passes,
         by_passes=by_passes(model, list(first.values()), spec.decoding) if compares_passes else (),
         breakdown=breakdown(target),

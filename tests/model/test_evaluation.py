@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from model.breakdown import exact_match_interval
+from model.breakdown import exact_match_by_class, exact_match_interval
 from model.checkpoint import CheckpointEntry, Checkpoints
 from model.config import Decoding, EvaluationSpec
 from model.decoding import spell
@@ -148,6 +148,11 @@ def test_the_interval_of_independent_problems_is_the_binomials() -> None:
     (low, high), _, _ = exact_match_interval(correct, np.arange(10_000))
     spread = 1.96 * np.sqrt(0.9 * 0.1 / 10_000)
     assert (low, high) == (pytest.approx(0.9 - spread, abs=5e-4), pytest.approx(0.9 + spread, abs=5e-4))
+
+
+def test_a_problem_that_stands_there_often_counts_once_by_class() -> None:
+    correct, classes = np.array([True, True, True, False, False]), np.array([7, 7, 7, 7, 3])
+    assert exact_match_by_class(correct, classes) == (3 / 4 + 0) / 2
 
 
 @pytest.mark.parametrize("right", [True, False])
