@@ -33,6 +33,8 @@ def own_or_shipped(workspace: Workspace, name: str) -> str:
     if source is None or (workspace.run(name) / "run.json").exists():
         return name
     if not (workspace.run(copy) / "run.json").exists():
+        # What an interrupted copy left.
+        workspace.run(copy).remove()
         export(source, workspace.run(copy))
     return copy
 
