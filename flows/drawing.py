@@ -15,7 +15,7 @@ matplotlib.use("svg")
 matplotlib.rcParams["svg.hashsalt"] = "numerate"
 
 INK, SECOND, PALE = "#3566a8", "#c2571a", "#8888"
-_LABELLED_BARS, _MOST_BARS = 5, 40
+_LABELLED_BARS, _MOST_BARS = 5, 20
 
 
 def svg(draw: Callable[..., None], label: str, *, axes: int = 1, height: float = 3.0) -> str:

@@ -26,7 +26,7 @@ _LABELS = {
     "kind": "kind",
 }
 # Patterns of operators are too many for a figure.
-_MOST_TEXTS = 40
+_MOST_TEXTS = 20
 
 
 def write_report(
