@@ -24,6 +24,10 @@ def _two_operands(operators: str, shortest: int, longest: int, hard: float = 0.2
     )
 
 
+def _short_expression(fewest: int, most: int) -> ProblemSpec:
+    return ProblemSpec(family="expression", operators=("+", "-", "*"), min_terms=fewest, terms=most, digits=1, depth=2)
+
+
 CORPORA: dict[str, CorpusSpec] = {
     spec.name: spec
     for spec in (
@@ -55,11 +59,14 @@ CORPORA: dict[str, CorpusSpec] = {
         _corpus("signed-5", 6_000_000, _two_operands("+-", 1, 5)),
         # All products of two numbers 0–999, short ones among the first.
         _corpus("products-3", 1_000_000, _two_operands("*", 1, 3, hard=0.0)),
-        # Brackets, signs and all operators, with numbers of one digit.
-        _corpus(
-            "expressions-4",
-            3_000_000,
-            ProblemSpec(family="expression", operators=("+", "-", "*"), terms=4, digits=1, depth=2),
+        # Brackets, signs and all operators, with numbers of one digit; short ones repeat, so most have four numbers.
+        CorpusSpec(
+            name="expressions-4",
+            rows=4_000_000,
+            mixture=(
+                _part(1, _short_expression(2, 3)),
+                _part(3, _short_expression(4, 4)),
+            ),
         ),
         # The grid of four numbers 0–99 with all operators has 2.7 billion problems.
         _corpus("billion", 1_000_000_000, _MIXED_GRID),

@@ -4,6 +4,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from model.config import EncoderConfig
 from model.encoder import Encoder, SelfAttention
+from model.positions import Where
 from model.tokenizer import TokenLayout
 from tests.builders import Built
 
@@ -96,6 +97,22 @@ def test_padding_is_never_read(small: Built, positions: tuple[str, ...]) -> None
 def test_the_place_of_a_digit_matters(small: Built, positions: tuple[str, ...]) -> None:
     model = encoder(small, positions=positions)
     assert not torch.allclose(model(rows_of(small, "12+3"), 4), model(rows_of(small, "21+3"), 4), atol=1e-3)
+
+
+@pytest.mark.parametrize("positions", [("place-value",), ("relative",), ("place-value", "relative")])
+def test_places_alone_count_and_not_the_order_in_which_digits_are_written(
+    small: Built, monkeypatch: pytest.MonkeyPatch, positions: tuple[str, ...]
+) -> None:
+    model = encoder(small, layers=2, positions=positions)
+    ids = rows_of(small, "12+345", "9+78")
+    # Every token of the problem elsewhere, as if each number were written from the units on, or in any other way.
+    problem, width = LAYOUT.width - LAYOUT.answer, LAYOUT.width
+    shuffled = torch.randperm(problem, generator=torch.Generator().manual_seed(1))
+    written = torch.cat([shuffled, torch.arange(problem, width)])
+    where = Where(*(kind[:, written] for kind in model.where(ids, 4)))
+    expected = model(ids, 4)
+    monkeypatch.setattr(model.where, "forward", lambda *_: where)
+    assert torch.allclose(model(ids[:, written], 4), expected, atol=1e-5)
 
 
 def test_hidden_digits_far_away_change_nothing_until_loops_pass_it_on(small: Built) -> None:
