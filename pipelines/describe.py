@@ -1,7 +1,9 @@
 """What a corpus would be, found out on a few of its rows before anything is written."""
 
+import math
 from dataclasses import dataclass
 
+import numpy as np
 import pyarrow as pa
 
 from pipelines.build import corpus_bytes
@@ -43,14 +45,20 @@ class Description:
 
 
 def describe(spec: CorpusSpec, examples: int = 10) -> Description:
-    """Describe a corpus; the size is measured on a block of each of its components, in memory."""
+    """Describe a corpus; the size is measured on a block of each of its components, in memory.
+
+    Where it keeps test rows alone, it may show fewer than `examples` problems.
+    """
     found, columns = list[dict[str, str]](), dict[str, str]()
     parts = components(spec)
+    # Rows to look at for one that is kept, and some more, as chance has it.
+    scarcity = 1 + math.ceil(4 / spec.test) if spec.only_test else 1
     for number, component in enumerate(parts):
         wanted = (number + 1) * examples // len(parts) - number * examples // len(parts)
-        table, splits = sample_rows(spec, component, max(1, wanted))
+        table, splits = sample_rows(spec, component, max(1, wanted * scarcity))
         columns |= {field.name: _type_name(field.type) for field in table.schema}
-        for row, split in zip(table.slice(0, wanted).to_pylist(), splits, strict=False):
+        kept = np.flatnonzero(np.isin(splits, [SPLITS.index(split) for split in spec.kept_splits]))[:wanted]
+        for row, split in zip(table.take(pa.array(kept)).to_pylist(), splits[kept], strict=True):
             values = {**row, "split": SPLITS[split], "family": component.problems.family}
             found.append({name: values[name] for name in _EXAMPLE_COLUMNS})
     columns |= {"split": "string", "family": "string", "width": "int64"}

@@ -37,6 +37,7 @@ def test_without_ray_one_process_makes_the_same_and_keeps_test_rows_alone_if_ask
     tokens, _ = build_tokens(asked, small.tokenizer, Location(tmp_path / "tokens"), in_flight=0)
     assert [shard.rows for shard in tokens.shards] == [shard.rows for shard in asked.shards]
     assert abs(corpus_bytes(spec) / asked.manifest.bytes - 1) < 0.5
+    assert {row["split"] for row in describe(spec).examples} == {"test"}
 
 
 def test_what_is_committed_is_not_made_again(ray_instance: int, tmp_path: Path) -> None:
