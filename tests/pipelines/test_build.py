@@ -5,6 +5,7 @@ import pytest
 
 from model.tokenizer import TokenLayout
 from pipelines.build import build_corpus, build_tokens, corpus_bytes, token_layouts
+from pipelines.describe import describe
 from pipelines.spec import CorpusSpec
 from storage.errors import RunFailure, UserError
 from storage.location import Location
