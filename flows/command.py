@@ -153,7 +153,11 @@ def solve(
     /,
     *,
     run: Annotated[
-        str, Parameter(help="Name of the run; empty takes the workspace's, or else one that comes with Numerate.")
+        str,
+        Parameter(
+            help="Name of the run, or a folder with a slash in its path; empty takes the workspace's, or else one that "
+            "comes with Numerate."
+        ),
     ] = "",
     abstain_below: Annotated[
         float, Parameter(help="Answer '?' (in JSON null) where the encoder's confidence, 0 to 1, is below this.")

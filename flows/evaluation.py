@@ -18,7 +18,7 @@ from flows.suites import Suite, fair_to, prepare, suite_of
 from flows.timing import note_seconds, seconds_of
 from model.checkpoint import Checkpoints
 from model.config import ONE_PASS, EvaluationSpec
-from model.evaluation import Evaluation, Fair, evaluate
+from model.evaluation import Evaluation, Fair, check_corpus, evaluate
 from model.run import RunConfig, load_run
 from model.shipped import own_or_shipped
 from model.trained import TrainedEncoder
@@ -49,10 +49,14 @@ def _evaluated(request: EvaluateRequest) -> dict[str, Any]:
     name = suite.corpus.name if suite else request.corpus or config.corpus
     label = f"suite.{request.suite}{_longest(request)}" if suite else name
     place, predictions = places_of(run, config, label, spec)
+    corpus, tokens = prepare(workspace, config, model.tokenizer, suite) if suite else _held(workspace, config, name)
+    check_corpus(model, corpus, tokens)
     asked = {
         "evaluation": spec.model_dump(),
         "step": model.checkpoint.step,
+        "weights": model.checkpoint.sha256,
         "corpus": name,
+        "corpus_identity": corpus.manifest.identity,
         "suite": request.suite if spec.split == "test" else "",
         "remarks": list(suite.remarks) if suite else [],
     }
@@ -60,7 +64,6 @@ def _evaluated(request: EvaluateRequest) -> dict[str, Any]:
     if found:
         say(_headline(request.name, found) + " (found)")
         return found
-    corpus, tokens = prepare(workspace, config, model.tokenizer, suite) if suite else _held(workspace, config, name)
     held = corpus.manifest.split_rows[spec.split]
     began = time.monotonic()
     with metered("evaluate-encoder", f"evaluate {request.name}", min(spec.limit or held, held), "problems") as meter:

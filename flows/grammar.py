@@ -12,7 +12,7 @@ _OPERATORS = "+-*"
 
 
 class Reading(NamedTuple):
-    """A problem without its blanks and its final '='."""
+    """A problem without its blanks, its final '=' and zeros that lead a number."""
 
     text: str
     operators: frozenset[str]
@@ -43,7 +43,7 @@ class _Reader:
         self.operators: set[str] = set()
         self.signed = False
         self._open: list[int] = []
-        self._last = ""
+        self._last = self._number = ""
         self._blank = self._sign = False
 
     @property
@@ -63,6 +63,10 @@ class _Reader:
             self._operator(place, character)
         else:
             self._refuse(f"{character!r} at {place} is no digit, operator ({' '.join(_OPERATORS)}) or bracket")
+        if character.isdecimal() and self._number == "0":
+            self.read.pop()
+            self._number = ""
+        self._number = self._number + character if character.isdecimal() else ""
         self.read.append(character)
         self._last, self._blank = character, False
 

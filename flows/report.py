@@ -41,8 +41,11 @@ def write_report(
     with open_catalog(workspace) as connection:
         asked = connection.sql(
             "SELECT * FROM predictions WHERE run = ? AND corpus = ? AND split = ? AND checkpoint = ? "
-            "AND coalesce(missing, 'answer') = ?",
-            params=[config.name, outcome.corpus, outcome.split, outcome.checkpoint.split()[0], outcome.missing],
+            "AND coalesce(missing, 'answer') = ? AND coalesce(decoding, '') = ?",
+            params=[
+                *(config.name, outcome.corpus, outcome.split, outcome.checkpoint.split()[0]),
+                *(outcome.missing, outcome.decoding),
+            ],
         ).to_arrow_table()
         connection.register("asked", asked)
         figures = [*_suite_figures(connection, config, outcome), *_figures(connection, config.name, outcome)]

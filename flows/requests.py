@@ -295,7 +295,7 @@ PRESETS: dict[str, EndToEndRequest] = {
         corpus=CORPORA["products-3"],
         training=TrainingSpec(
             encoder=ENCODERS["mixing"],
-            steps=5_000,
+            steps=9_000,
             batch_size=256,
             learning_rate=5e-3,
             running_sum=1.0,
@@ -307,7 +307,7 @@ PRESETS: dict[str, EndToEndRequest] = {
         name="expressions",
         corpus=CORPORA["expressions-4"],
         training=TrainingSpec(
-            encoder=ENCODERS["mixing"], steps=5_000, batch_size=256, learning_rate=5e-3, checkpoint_every=1_000
+            encoder=ENCODERS["mixing"], steps=9_000, batch_size=256, learning_rate=5e-3, checkpoint_every=1_000
         ),
     ),
     # + and − of two numbers of up to five digits, negative results included.

@@ -11,7 +11,7 @@ from flows.grammar import read, shown
 from model.shipped import shipped_runs
 from model.trained import Solution, TrainedEncoder
 from storage.errors import UserError
-from storage.location import Workspace
+from storage.location import Location, Workspace
 
 _READ_BYTES = 1 << 16
 _WITHHELD = "?"
@@ -26,6 +26,10 @@ class Solver:
         shipped, folder = shipped_runs(), workspace.root / "runs"
         runs = {run: folder / run for run in folder.children() if (folder / run / "run.json").exists()}
         known = {**shipped, **runs}
+        if "/" in name:
+            # What was handed on is asked where it lies.
+            self._folders = {name: Location.parse(name, "run")}
+            return
         if name:
             if name not in known:
                 raise UserError(f"run {name!r} is not there: train it, or take one of {', '.join(known)}")
@@ -179,5 +183,6 @@ def _shown(model: TrainedEncoder, problem: str, solution: Solution, style: Style
             "abstained": abstained,
             "run": model.config.name,
             "checkpoint": model.checkpoint.file,
+            "step": model.checkpoint.step,
         }
     )

@@ -20,6 +20,7 @@ from storage.errors import RunFailure, UserError
 from storage.location import Location
 
 # What the optimizers keep of a weight, in its shape.
+_KINDS = ("model.", "training.", "optimizer.")
 _STATES = {"adamw": ("exp_avg", "exp_avg_sq"), "muon": ("momentum_buffer",)}
 
 
@@ -151,8 +152,8 @@ def hash_of_bytes(data: bytes) -> str:
 def restore(tensors: dict[str, Tensor], model: nn.Module, optimizers: dict[str, Optimizer] | None = None) -> None:
     """Put a checkpoint's values back, in the optimizers too if those are given.
 
-    Raises `RunFailure`, which names the first of them, where a tensor is missing, has another shape or is none of
-    theirs.
+    Raises `RunFailure`, which names the first of them, where a tensor is missing, has another shape, holds anything but
+    finite numbers or is none of theirs.
     """
     weights = {_name(name): value for name, value in model.state_dict().items()}
     states = _optimizer_states(model, optimizers) if optimizers else {}
@@ -167,9 +168,13 @@ def restore(tensors: dict[str, Tensor], model: nn.Module, optimizers: dict[str, 
                 f"the checkpoint doesn't fit this encoder: {name} is {list(tensors[name].shape)}, "
                 f"{list(value.shape)} is needed"
             )
-    kinds = ("model.", "training.", "optimizer.") if optimizers else ("model.",)
+        elif not tensors[name].is_floating_point():
+            raise RunFailure(f"the checkpoint doesn't fit this encoder: {name} is of type {tensors[name].dtype}")
+        elif not tensors[name].isfinite().all():
+            raise RunFailure(f"the checkpoint doesn't fit this encoder: {name} holds values that are no numbers")
+    kinds = _KINDS if optimizers else ("model.",)
     for name in tensors:
-        if name.startswith(kinds) and name not in expected:
+        if name not in expected and name.startswith(kinds) | (not name.startswith(_KINDS)):
             raise RunFailure(f"the checkpoint doesn't fit this encoder: it has no {name}")
     with torch.no_grad():
         for name, value in weights.items():

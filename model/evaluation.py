@@ -1,5 +1,6 @@
 """Exact match on a split: every problem, the model's answer and whether it is right."""
 
+import json
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
@@ -54,6 +55,7 @@ _SCHEMA = pa.schema(
         ("id", pa.int64()),
         *_FACTS.items(),
         ("missing", pa.string()),
+        ("decoding", pa.string()),
         ("prediction", pa.string()),
         ("correct", pa.bool_()),
         ("confidence", pa.float32()),
@@ -131,6 +133,7 @@ class Evaluation(BaseModel):
     step: int
     parameters: int
     missing: str = Field("answer", description="What was asked: the answer, or an operand.")
+    decoding: str = Field("", description="How the slots were filled, as JSON; empty in the ordinary way.")
     left_out: int = Field(
         0, description="Problems not asked: they or their twins may have been trained on, or no operand is certain."
     )
@@ -170,8 +173,8 @@ def evaluate(
         if not found:
             raise RunFailure(
                 f"none of the {streamed:,} problems of the {spec.split} split may be asked: the run may have met them "
-                "or sums and differences of the same numbers in training, or no operand of them is certain; raise "
-                "limit or take another corpus"
+                "or sums and differences of the same numbers in training, or no operand of them is certain; "
+                + ("ask another split" if spec.split == "train" else "raise limit or take another corpus")
             )
     classes, correct, confidence = (np.concatenate(parts) for parts in zip(*found, strict=True))
     interval, method, count = exact_match_interval(correct, classes)
@@ -196,6 +199,7 @@ def evaluate(
         step=model.checkpoint.step,
         parameters=model.encoder.parameter_count(),
         missing=spec.missing,
+        decoding=decoding_text(spec),
         left_out=streamed - len(correct),
     )
 
@@ -229,12 +233,19 @@ def _predictions(verdicts: _Verdicts, corpus: str, spec: EvaluationSpec, suite: 
         **{name: asked.facts.column(name) for name in _FACTS},
         **verdicts.facts,
         "missing": pa.array([spec.missing] * rows),
+        "decoding": pa.array([decoding_text(spec)] * rows, pa.string()),
         "prediction": verdicts.prediction,
         "correct": pa.array(verdicts.correct),
         "confidence": pa.array(verdicts.confidence),
         "canonical": pa.array(asked.canonical),
     }
     return pa.Table.from_arrays(list(values.values()), schema=_SCHEMA)
+
+
+def decoding_text(spec: EvaluationSpec) -> str:
+    """How slots are filled, as JSON without what is ordinary; empty where all is."""
+    values = spec.decoding.model_dump(mode="json", exclude_defaults=True)
+    return json.dumps(values) if values else ""
 
 
 def check_corpus(model: TrainedEncoder, corpus: Dataset, tokens: Dataset) -> None:

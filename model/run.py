@@ -3,20 +3,17 @@
 import json
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from model.batches import layouts_of
 from model.config import Extent, TrainingSpec
-from model.tokenizer import Tokenizer, TokenLayout
+from model.tokenizer import MOST_TOKENS, Tokenizer, TokenLayout
 from storage.errors import RunFailure, UserError
 from storage.location import Location
 from storage.manifest import Dataset
 
 # What the weights of a checkpoint mean. 2: states are normed between the runs of the block.
 MODEL_VERSION = 2
-
-# Of a row: the memory of attention grows with their square.
-_MOST_TOKENS = 2_048
 
 
 class RunConfig(BaseModel):
@@ -37,6 +34,14 @@ class RunConfig(BaseModel):
     )
     layouts: tuple[TokenLayout, ...] = Field(min_length=1)
     training: TrainingSpec
+
+    @model_validator(mode="after")
+    def _of_a_corpus(self) -> "RunConfig":
+        try:
+            _ = (self.operators, self.signed_operands, self.extent, self.operand_counts)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError("corpus_spec is no corpus's specification") from error
+        return self
 
     def decides(self) -> dict[str, Any]:
         """What must be the same for a run to go on; the number of workers may change."""
@@ -90,10 +95,8 @@ class RunConfig(BaseModel):
             reason = f"it has {extent.depth} nested brackets, the run learnt up to {learnt.depth}"
         if extent.operands not in counts:
             reason = f"it has {extent.operands} operands, the run learnt {_span(counts.start, counts.stop - 1)}"
-        if extent.problem + extent.answer > _MOST_TOKENS:
-            reason = (
-                f"it takes {extent.problem + extent.answer:,} tokens with its answer, {_MOST_TOKENS:,} are the most"
-            )
+        if extent.problem + extent.answer > MOST_TOKENS:
+            reason = f"it takes {extent.problem + extent.answer:,} tokens with its answer, {MOST_TOKENS:,} are the most"
         if reason:
             raise UserError(f"the problem is none that run {self.name!r} can answer ({reason}): ask another one")
         for layout in self.layouts:
@@ -174,11 +177,19 @@ def load_run(folder: Location) -> RunConfig:
 def run_tokenizer(folder: Location, config: RunConfig) -> Tokenizer:
     """The run's own copy of its tokenizer; raises `RunFailure` if it isn't the one it was trained with."""
     tokenizer = Tokenizer((folder / "tokenizer.model").read())
-    if tokenizer.identity != config.tokenizer_identity:
+    if (tokenizer.identity, _group_of(tokenizer)) != (config.tokenizer_identity, config.group):
         raise RunFailure(
             f"{folder / 'tokenizer.model'} is not the tokenizer of this run: delete {folder} and train again"
         )
     return tokenizer
+
+
+def _group_of(tokenizer: Tokenizer) -> int:
+    """Its digits a token; -1 for bytes that SentencePiece can't read."""
+    try:
+        return tokenizer.group
+    except RuntimeError:
+        return -1
 
 
 def _span(least: int, most: int) -> str:

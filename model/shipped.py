@@ -11,8 +11,8 @@ from safetensors.torch import save
 
 from model.checkpoint import CheckpointEntry, CheckpointIndex, Checkpoints, hash_of_bytes
 from model.run import load_run, run_tokenizer
-from storage.errors import UserError
-from storage.location import Location, Workspace
+from storage.errors import RunFailure, UserError
+from storage.location import Location, Workspace, checked_name
 
 SHIPPED = Location(Path(__file__).parent / "shipped")
 
@@ -32,21 +32,29 @@ def own_or_shipped(workspace: Workspace, name: str) -> str:
     source, copy = shipped_runs().get(name), f"shipped-{name}"
     if source is None or (workspace.run(name) / "run.json").exists():
         return name
-    if not (workspace.run(copy) / "run.json").exists():
-        # What an interrupted copy left.
+    if not _is_copy(workspace.run(copy), source):
+        # What an interrupted copy, or an earlier release, left.
         workspace.run(copy).remove()
         export(source, workspace.run(copy))
     return copy
 
 
+def _is_copy(copy: Location, source: Location) -> bool:
+    try:
+        return load_run(copy).model_copy(update={"name": source.name}) == load_run(source)
+    except (UserError, RunFailure):
+        return False
+
+
 def export(run: Location, target: Location, which: str = "best") -> CheckpointEntry:
     """Write a run's 'best' or 'last' checkpoint with all that is needed to ask it, at `target`, by whose name it goes.
 
-    Raises `UserError` where something lies there, or the run has no checkpoint.
+    Raises `UserError` where something lies there, that can't be a run's name, or the run has no checkpoint.
     """
     config = load_run(run)
     tokenizer, checkpoints = run_tokenizer(run, config), Checkpoints(run / "checkpoints")
     entry = checkpoints.choose(which)
+    checked_name(target.name, "run")
     if target.children():
         raise UserError(f"{target} is not empty: name a new folder")
     weights = {

@@ -30,6 +30,10 @@ DIGITS = "0123456789"
 ID_TYPES: dict[int, np.dtype] = {1: np.dtype(np.uint8), 2: np.dtype("<i2")}
 
 
+# Of a row: the memory of attention grows with their square.
+MOST_TOKENS = 2_048
+
+
 class TokenLayout(BaseModel):
     """One row of tokens: the problem right-aligned after padding, `=`, and the answer's slots.
 
@@ -40,8 +44,8 @@ class TokenLayout(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    problem: int = Field(ge=1, description="Tokens of the longest problem.")
-    answer: int = Field(ge=2, description="Slots of the answer, the sign's included.")
+    problem: int = Field(ge=1, le=MOST_TOKENS, description="Tokens of the longest problem.")
+    answer: int = Field(ge=2, le=MOST_TOKENS, description="Slots of the answer, the sign's included.")
 
     @property
     def width(self) -> int:

@@ -42,8 +42,10 @@ class TrainedEncoder:
         checkpoints = Checkpoints(folder / "checkpoints")
         entry = checkpoints.choose(which)
         tokenizer = run_tokenizer(folder, config)
+        # First, as it refuses what isn't of this run: its shape may be any.
+        tensors = checkpoints.load(entry, config)
         encoder = Encoder(config.training.encoder, tokenizer)
-        restore(checkpoints.load(entry, config), encoder)
+        restore(tensors, encoder)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         return cls(config, entry, tokenizer, encoder.to(device), precision_of(config.training, device))
 

@@ -42,7 +42,7 @@ _COLUMNS = {
         "id": "BIGINT",
         **dict.fromkeys(("split", "family"), "VARCHAR"),
         "width": "BIGINT",
-        **dict.fromkeys(("problem", "answer", "missing", "prediction"), "VARCHAR"),
+        **dict.fromkeys(("problem", "answer", "missing", "decoding", "prediction"), "VARCHAR"),
         "correct": "BOOLEAN",
         "confidence": "FLOAT",
         "canonical": "UBIGINT",
@@ -132,7 +132,8 @@ def _run_views(workspace: Workspace) -> dict[str, str]:
     folder = workspace.root / "runs"
     names = [name for name in folder.children() if (folder / name / "run.json").exists()]
     # Runs of earlier versions lack some columns of the metrics.
-    metrics, predictions, runs = [_empty(_COLUMNS["metrics"])], [], []
+    metrics, predictions = ([_empty(_COLUMNS[view])] for view in ("metrics", "predictions"))
+    runs: list[str] = []
     for name in names:
         run = folder / name
         if parts := _parquet_files(run / "metrics"):

@@ -80,6 +80,7 @@ _COLUMNS = {
         "corpus": "Name of the corpus that the problem is from.",
         **_PROBLEM,
         "missing": "What was asked: the answer, or an operand with the answer shown, which then stands as 12+?=30.",
+        "decoding": 'How the slots were filled, as JSON such as {"passes": 7}; empty in the ordinary way.',
         "prediction": "The encoder's answer as text.",
         "correct": "Whether the encoder's answer is the exact one.",
         "confidence": "The encoder's probability of its own answer.",

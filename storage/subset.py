@@ -59,13 +59,25 @@ def kept_rows(dataset: Dataset, shards: Sequence[ShardRecord], predicate: str, f
     check_predicate(predicate, columns)
     sources = {shard.path: _source(dataset, shard, columns) for shard in shards}
     place = folder / f"{hash_of([dataset.manifest.identity, predicate, list(sources)])[:16]}.parquet"
-    if not place.exists():
-        counts = [_counted(sources[shard.path], shard, predicate) for shard in shards]
+    found = _kept_counts(place, shards)
+    if found is None:
+        found = {shard.path: _counted(sources[shard.path], shard, predicate) for shard in shards}
         with place.staged() as path:
-            pq.write_table(pa.table({"path": list(sources), "rows": counts}), path)
-    found = pq.read_table(place.path)
-    rows = zip(found.column("path").to_pylist(), found.column("rows").to_pylist(), strict=True)
-    return {path: KeptRows(sources[path], predicate, np.array(counts, np.int64)) for path, counts in rows}
+            pq.write_table(pa.table({"path": list(found), "rows": list(found.values())}), path)
+    return {path: KeptRows(sources[path], predicate, np.array(rows, np.int64)) for path, rows in found.items()}
+
+
+def _kept_counts(place: Location, shards: Sequence[ShardRecord]) -> dict[str, list[int]] | None:
+    """Rows that were counted of each shard's blocks; None where they weren't, or what is there is no such count."""
+    if not place.exists():
+        return None
+    try:
+        table = pq.read_table(place.path)
+        found = dict(zip(table.column("path").to_pylist(), table.column("rows").to_pylist(), strict=True))
+    except (pa.ArrowException, OSError, KeyError):
+        return None
+    blocks = {shard.path: -(-shard.rows // BLOCK_ROWS) for shard in shards}
+    return found if {path: len(rows) for path, rows in found.items()} == blocks else None
 
 
 def predicate_columns(dataset: Dataset, shards: Sequence[ShardRecord]) -> dict[str, str]:
@@ -87,12 +99,14 @@ def check_predicate(predicate: str, columns: dict[str, str]) -> None:
         try:
             connection.table("rows").filter(duckdb.SQLExpression(predicate)).fetchall()
             query = f"SELECT ({predicate}\n) FROM rows"
-            ((_, kind, *_),) = connection.execute(f"DESCRIBE {query}").fetchall()
+            kinds = [row[1] for row in connection.execute(f"DESCRIBE {query}").fetchall()]
         except duckdb.Error as error:
             known = ", ".join(columns)
             raise UserError(f"where {predicate!r} is no predicate over {known}: {_reason(error)}") from error
-        if kind != "BOOLEAN":
-            raise UserError(f"where {predicate!r} is a value of type {kind}, no condition: compare it with something")
+        if kinds != ["BOOLEAN"]:
+            raise UserError(
+                f"where {predicate!r} is of type {', '.join(kinds)}, no single condition: compare it with something"
+            )
         (parsed,) = connection.execute("SELECT json_serialize_sql(?)", [query]).fetchall()[0]
         unstable = connection.execute(
             "SELECT DISTINCT function_name FROM duckdb_functions() WHERE stability <> 'CONSISTENT'"
@@ -105,7 +119,9 @@ def check_predicate(predicate: str, columns: dict[str, str]) -> None:
         called = node.get("function_name") if node.get("class") == "FUNCTION" else None
         named = node["column_names"][-1].lower() if node.get("class") == "COLUMN_REF" else None
         if (called in varying) or (named and named not in known_names):
-            raise UserError(f"where {predicate!r}: {called or named} isn't the same at every call: leave it out")
+            raise UserError(
+                f"where {predicate!r}: {called or named} is no column, or not the same at every call: leave it out"
+            )
 
 
 def _nodes(tree: Any) -> Iterator[dict[str, Any]]:

@@ -1,14 +1,24 @@
-"""Where evaluations lie."""
+"""Where evaluations lie, and when they are done again."""
 
+import shutil
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from flows.evaluation import places_of
+import pytest
+
+from flows.evaluation import evaluate_encoder, places_of
+from flows.requests import EvaluateRequest
 from model.config import Decoding, EvaluationSpec
 from model.run import load_run
 from model.shipped import shipped_runs
+from model.training import train
+from pipelines.build import build_tokens
+from storage.errors import UserError
 from storage.location import Location
+from storage.query import open_catalog
+from tests.builders import SMALL, TINY_TRAINING, build_corpus_plainly, build_small
+from tests.model.test_training import job_of
 
 CONFIG = load_run(shipped_runs()["addition"])
 ASKED: list[tuple[str, dict[str, Any]]] = [
@@ -31,3 +41,39 @@ def test_only_the_test_split_in_one_pass_is_the_runs_own_report_and_no_other_is_
     for one, other in combinations(places, 2):
         assert one[0] != other[0]
         assert one[1] != other[1]
+
+
+def test_another_corpus_of_the_same_name_is_asked_anew_and_one_of_another_split_is_refused(tmp_path: Path) -> None:
+    built = build_small(tmp_path)
+    train(job_of(built, (built.workspace.root / "runs").path, TINY_TRAINING))
+    request = EvaluateRequest(workspace=str(built.workspace.root), name="run")
+
+    def asked(**changes: Any) -> dict[str, Any]:
+        if changes:
+            place = built.workspace.corpus("small")
+            shutil.rmtree(place.path)
+            corpus = build_corpus_plainly(SMALL.model_copy(update=changes), place)
+            build_tokens(corpus, built.tokenizer, built.workspace.tokens("small", "small-digit"), in_flight=0)
+        return evaluate_encoder.fn(request)
+
+    first, report = asked(), built.workspace.run("run") / "report.json"
+    before = report.path.stat().st_mtime_ns
+    assert asked()["weights"] == first["weights"]
+    assert report.path.stat().st_mtime_ns == before
+    other = asked(seed=7)
+    assert other["corpus_identity"] != first["corpus_identity"]
+    assert report.path.stat().st_mtime_ns > before
+    with pytest.raises(UserError, match="has split_key other"):
+        asked(split_key="other")
+
+
+def test_answers_in_several_passes_are_told_apart_in_sql(tmp_path: Path) -> None:
+    built = build_small(tmp_path)
+    train(job_of(built, (built.workspace.root / "runs").path, TINY_TRAINING))
+    root = str(built.workspace.root)
+    one = evaluate_encoder.fn(EvaluateRequest(workspace=root, name="run"))
+    decoding = Decoding(passes=3, order="units-first")
+    evaluate_encoder.fn(EvaluateRequest(workspace=root, name="run", decoding=decoding))
+    with open_catalog(built.workspace) as connection:
+        rows = connection.sql("SELECT decoding, count(*) FROM predictions GROUP BY ALL ORDER BY ALL").fetchall()
+    assert rows == [("", one["problems"]), ('{"passes": 3, "order": "units-first"}', one["problems"])]

@@ -66,6 +66,21 @@ def test_every_problem_of_a_corpus_can_be_read_and_asked(nested: Built, expressi
     assert len(expressions.solve(problems[:50])) == 50
 
 
+@pytest.mark.parametrize(
+    ("typed", "text"),
+    [
+        ("007+5", "7+5"),
+        ("00-05", "0-5"),
+        ("10+100", "10+100"),
+        ("0*000", "0*0"),
+        ("(0100-001)*00", "(100-1)*0"),
+        ("-02 - 0010 =", "-2-10"),
+    ],
+)
+def test_zeros_that_lead_a_number_are_left_out(typed: str, text: str) -> None:
+    assert read(typed).text == text
+
+
 @given(st.text(alphabet="12 +-*()", max_size=12))
 def test_what_is_read_is_an_expression_and_what_is_refused_is_none(text: str) -> None:
     expected = is_expression(text)

@@ -3,11 +3,13 @@
 import json
 import os
 import pickle
+import shutil
 import signal
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +21,7 @@ from model.run import load_run
 from model.trained import TrainedEncoder
 from model.training import TrainingJob, train
 from storage.errors import RunFailure, UserError
+from storage.location import Location
 from tests.builders import TINY_TRAINING, Built
 from tests.model.test_training import job_of
 
@@ -95,10 +98,14 @@ def test_weights_of_another_shape_are_refused(trained: TrainingJob, small: Built
         ("model.head.weight", None, "model.head.weight is missing"),
         ("optimizer.adamw.exp_avg.head.weight", None, "optimizer.adamw.exp_avg.head.weight is missing"),
         ("optimizer.adamw.step.head.bias", torch.zeros(2), r"step.head.bias is \[2\], \[\] is needed"),
-        ("optimizer", torch.zeros(2), ""),
+        ("optimizer", torch.zeros(2), "it has no optimizer"),
         ("optimizer.adamw", torch.zeros(2), "it has no optimizer.adamw"),
         ("optimizer.sgd.step.head.bias", torch.zeros(2), "it has no optimizer.sgd"),
         ("model.more", torch.zeros(2), "it has no model.more"),
+        ("more", torch.zeros(2), "it has no more"),
+        ("model.head.bias", torch.zeros(20, dtype=torch.int8), "model.head.bias is of type torch.int8"),
+        ("model.head.bias", torch.zeros(20, dtype=torch.complex64), "model.head.bias is of type torch.complex64"),
+        ("model.head.bias", torch.full((20,), torch.nan), "model.head.bias holds values that are no numbers"),
     ],
 )
 def test_tensors_that_are_missing_or_of_something_else_are_named(
@@ -109,10 +116,7 @@ def test_tensors_that_are_missing_or_of_something_else_are_named(
     tensors = {key: value for key, value in tensors.items() if key != name} | ({} if change is None else {name: change})
     encoder = Encoder(spec.encoder, small.tokenizer)
     optimizers = build_optimizers(encoder, spec)
-    if words:
-        with pytest.raises(RunFailure, match=f"the checkpoint doesn't fit this encoder: .*{words}"):
-            restore(tensors, encoder, optimizers)
-    else:
+    with pytest.raises(RunFailure, match=f"the checkpoint doesn't fit this encoder: .*{words}"):
         restore(tensors, encoder, optimizers)
 
 
@@ -131,6 +135,38 @@ def test_a_damaged_configuration_is_one_line(small: Built, tmp_path: Path, text:
     with pytest.raises(RunFailure, match=r"run.json is damaged") as failure:
         load_run(job.run)
     assert "\n" not in str(failure.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"corpus_spec": {}}, "run.json is damaged"),
+        ({"corpus_spec": {"mixture": [{"family": "grid"}]}}, "run.json is damaged"),
+        ({"group": 3}, "is not the tokenizer of this run"),
+        ({"layouts": [{"problem": 10**9, "answer": 10**9}]}, "run.json is damaged"),
+        ({"training": {**TINY_TRAINING.model_dump(), "encoder": {"width": 4096, "layers": 48}}}, "belongs to another"),
+    ],
+)
+def test_a_configuration_that_was_changed_is_one_line(
+    trained: TrainingJob, tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    run = Location(tmp_path / "run")
+    shutil.copytree(trained.run.path, run.path)
+    values = json.loads((run / "run.json").read())
+    (run / "run.json").write(json.dumps({**values, **changes}).encode())
+    with pytest.raises(RunFailure, match=words) as failure:
+        TrainedEncoder.open(run)
+    assert "\n" not in str(failure.value)
+
+
+def test_a_tokenizer_that_is_none_is_one_line(trained: TrainingJob, tmp_path: Path) -> None:
+    run = Location(tmp_path / "run")
+    shutil.copytree(trained.run.path, run.path)
+    values, data = json.loads((run / "run.json").read()), b"no model"
+    (run / "tokenizer.model").write(data)
+    (run / "run.json").write(json.dumps({**values, "tokenizer_identity": hash_of_bytes(data)}).encode())
+    with pytest.raises(RunFailure, match="is not the tokenizer of this run"):
+        TrainedEncoder.open(run)
 
 
 def test_a_run_of_another_model_version_is_told_from_a_damaged_one(small: Built, tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 import re
 from dataclasses import replace
 from functools import partial
+from itertools import pairwise
+from math import comb
 from pathlib import Path
 
 import numpy as np
@@ -138,9 +140,9 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
         correct = np.repeat(random.random(300) < truth, sizes)
         (low, high), method, count = exact_match_interval(correct, classes)
         covered += low <= truth <= high
-        assert method.startswith("bootstrap")
+        assert method.startswith("Clopper-Pearson over 300")
         assert count == 300
-    assert 0.89 <= covered / trials <= 0.99
+    assert 0.91 <= covered / trials <= 0.99
 
 
 def test_the_interval_of_independent_problems_is_the_binomials() -> None:
@@ -155,10 +157,33 @@ def test_a_problem_that_stands_there_often_counts_once_by_class() -> None:
     assert exact_match_by_class(correct, classes) == (3 / 4 + 0) / 2
 
 
+@pytest.mark.parametrize("size", [1, 4])
+def test_every_error_more_lowers_both_bounds_and_few_are_told_exactly(size: int) -> None:
+    found = []
+    for errors in range(9):
+        correct = np.ones(1_000, np.bool_)
+        correct[:errors] = False
+        (low, high), _, _ = exact_match_interval(correct, np.arange(1_000) // size)
+        found.append((low, high))
+        if size == 1 and errors:
+            # By definition: at each bound what was seen, or what is further out, has a chance of 2.5 %.
+            chances = [binomial(1_000, 1 - bound, errors) for bound in (low, high)]
+            assert chances[0][0] == pytest.approx(0.025)
+            assert chances[1][1] == pytest.approx(0.025)
+    assert found == sorted(found, reverse=True)
+    assert all(one[0] > other[0] for one, other in pairwise(found))
+
+
+def binomial(trials: int, rate: float, errors: int) -> tuple[float, float]:
+    """The chances of at most, and of at least, so many errors."""
+    each = [comb(trials, count) * rate**count * (1 - rate) ** (trials - count) for count in range(errors + 1)]
+    return sum(each), 1 - sum(each[:-1])
+
+
 @pytest.mark.parametrize("right", [True, False])
 def test_without_an_error_the_interval_still_has_a_width(right: bool) -> None:
     (low, high), method, _ = exact_match_interval(np.full(1_000, right), np.arange(1_000) // 4)
-    assert method.startswith("exact binomial over 250")
+    assert method.startswith("Clopper-Pearson over 250")
     # The bound at which 250 classes without an error (or success) have a chance of 2.5 %.
     assert (low if right else 1 - high) ** 250 == pytest.approx(0.025)
     assert (high if right else low) == float(right)

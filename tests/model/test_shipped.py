@@ -34,6 +34,11 @@ def test_an_exported_run_answers_as_it_did_and_holds_weights_alone(small: Built,
     assert len(after.solve(["1+2", "99+1"])) == 2
     with pytest.raises(UserError, match="is not empty: name a new folder"):
         export(job.run, target)
+    with pytest.raises(UserError, match="run name 'My Model' is not usable"):
+        export(job.run, Location(tmp_path / "My Model"))
+    # What was handed on is asked where it lies.
+    model, _ = Solver(Workspace.create(str(tmp_path / "elsewhere")), str(target)).model_for("1+2")
+    assert model.solve(["1+2"]) == after.solve(["1+2"])
 
 
 def test_a_changed_export_is_refused(small: Built, tmp_path: Path) -> None:
@@ -53,8 +58,16 @@ def test_an_encoder_that_comes_with_numerate_is_a_run_of_its_own_name_once_it_is
     copied, source = TrainedEncoder.open(workspace.run(name)), TrainedEncoder.open(shipped_runs()["addition"])
     assert (name, copied.config.name) == ("shipped-addition", "shipped-addition")
     assert all(torch.equal(a, b) for a, b in zip(copied.encoder.parameters(), source.encoder.parameters(), strict=True))
+    kept = workspace.run(name) / "report.json"
     assert own_or_shipped(workspace, "addition") == name
     assert own_or_shipped(workspace, "other") == "other"
+    # A copy of what an earlier release shipped is made anew.
+    values = json.loads((workspace.run(name) / "run.json").read())
+    (workspace.run(name) / "run.json").write(json.dumps({**values, "corpus_identity": "0" * 64}).encode())
+    kept.write(b"old")
+    assert own_or_shipped(workspace, "addition") == name
+    assert TrainedEncoder.open(workspace.run(name)).config == copied.config
+    assert not kept.exists() or kept.read() != b"old"
     export(shipped_runs()["addition"], workspace.run("addition"))
     assert own_or_shipped(workspace, "addition") == "addition"
 

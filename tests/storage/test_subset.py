@@ -2,6 +2,8 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -68,6 +70,19 @@ def test_counting_is_done_once(longer: Built, tmp_path: Path) -> None:
     assert {path: kept.rows for path, kept in one.items()} == {path: kept.rows for path, kept in again.items()}
 
 
+@pytest.mark.parametrize("cut", [0, 100, None])
+def test_damaged_counts_are_counted_anew(longer: Built, tmp_path: Path, cut: int | None) -> None:
+    shards = longer.tokens.of_split("train")
+    one = kept_rows(longer.tokens, shards, "digits > 3", Location(tmp_path))
+    (file,) = tmp_path.iterdir()
+    if cut is None:
+        pq.write_table(pa.table({"path": [shard.path for shard in shards], "rows": [[1] * 99 for _ in shards]}), file)
+    else:
+        file.write_bytes(file.read_bytes()[:cut])
+    again = kept_rows(longer.tokens, shards, "digits > 3", Location(tmp_path))
+    assert {path: kept.rows for path, kept in one.items()} == {path: kept.rows for path, kept in again.items()}
+
+
 @pytest.mark.parametrize(
     "predicate",
     [
@@ -90,6 +105,8 @@ def test_counting_is_done_once(longer: Built, tmp_path: Path) -> None:
         "NULL",
         "",
         "true, false",
+        "columns(*) IS NOT NULL",
+        "rowid < 5",
     ],
 )
 def test_what_is_no_predicate_is_refused_in_one_line(longer: Built, predicate: str) -> None:
