@@ -102,7 +102,7 @@ def describe_model(preset: str = "tiny", *, as_json: Json = False) -> None:
     Parameters
     ----------
     preset
-        Name of the encoder: vanilla, tiny, small, base, paper, local or signed.
+        Name of the encoder: vanilla, tiny, small, base, paper, local, signed or mixing.
     """
     from flows.description import encoder_json, encoder_text
 

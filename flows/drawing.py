@@ -55,11 +55,15 @@ def by_group(groups: Sequence[Group], label: str) -> str:
     return svg(draw, f"Exact match by {label}")
 
 
-def heat(axes: Axes, matches: NDArray[np.float64], size: int) -> None:
-    """Exact match, in percent, of cells [rows, columns] whose columns are `size` lengths wide; nan where none."""
+def heat(axes: Axes, matches: NDArray[np.float64], size: int, *, square: bool) -> None:
+    """Exact match, in percent, of cells [rows, columns] whose columns are `size` lengths wide; nan where none.
+
+    So are the rows if it is `square`; else they are numbered from 0.
+    """
     edges = np.arange(matches.shape[1] + 1) * size + 0.5
-    heights = edges if len(matches) == matches.shape[1] else np.arange(len(matches) + 1) - 0.5
-    mesh = axes.pcolormesh(edges, heights, matches, vmin=0, vmax=100, cmap="viridis")
+    mesh = axes.pcolormesh(
+        edges, edges if square else np.arange(len(matches) + 1) - 0.5, matches, vmin=0, vmax=100, cmap="viridis"
+    )
     figure = axes.get_figure()
     assert figure is not None
     figure.colorbar(mesh, ax=axes, label="exact match, %")

@@ -47,7 +47,7 @@ def _evaluated(request: EvaluateRequest) -> dict[str, Any]:
     config = model.config
     suite = suite_of(config, request.suite, request.suite_digits) if request.suite != "test" else None
     name = suite.corpus.name if suite else request.corpus or config.corpus
-    label = f"suite.{request.suite}{_longest(request)}" if suite else name
+    label = f"suite.{name}" if suite else name
     place, predictions = places_of(run, config, label, spec)
     corpus, tokens = prepare(workspace, config, model.tokenizer, suite) if suite else _held(workspace, config, name)
     check_corpus(model, corpus, tokens)
@@ -97,7 +97,8 @@ def _compared(request: EvaluateRequest) -> dict[str, Any]:
     names = [own_or_shipped(workspace, name) for name in request.compare]
     for name in names:
         load_run(workspace.run(name))
-    place = workspace.comparison(request.name) / (request.corpus or request.suite + _longest(request))
+    what = request.corpus or (f"{request.suite}-{request.suite_digits}" if request.suite_digits else request.suite)
+    place = workspace.comparison(request.name) / _label(what, request.evaluation_spec())
     reports = {
         name: _best_and_last(workspace, request.model_copy(update={"name": name, "compare": ()})) for name in names
     }
@@ -123,16 +124,17 @@ def places_of(run: Location, config: RunConfig, label: str, spec: EvaluationSpec
     The run's own report is that of its corpus's test split, of the best checkpoint in one pass; all others lie
     beside it, each way of asking in its own place.
     """
-    label += "" if spec.missing == "answer" else f"-missing-{spec.missing}"
-    label += "" if spec.decoding == ONE_PASS else f"-{hash_of(spec.decoding.model_dump(mode='json'))[:8]}"
+    label = _label(label, spec)
     mark = "" if spec.checkpoint == "best" else f".{spec.checkpoint}"
     own = label + mark == config.corpus and spec.split == "test"
     place = run if own else run / "evaluations" / f"{label}{mark}{'' if spec.split == 'test' else f'.{spec.split}'}"
     return place, run / "predictions" / f"{label}.{spec.split}{mark}.parquet"
 
 
-def _longest(request: EvaluateRequest) -> str:
-    return f"-{request.suite_digits}" if request.suite_digits else ""
+def _label(what: str, spec: EvaluationSpec) -> str:
+    """What is asked, and how where that isn't the ordinary way."""
+    what += "" if spec.missing == "answer" else f"-missing-{spec.missing}"
+    return what + ("" if spec.decoding == ONE_PASS else f"-{hash_of(spec.decoding.model_dump(mode='json'))[:8]}")
 
 
 def _held(workspace: Workspace, config: RunConfig, name: str) -> tuple[Dataset, Dataset]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from model.config import EncoderConfig, EvaluationSpec, Seeds, TrainingSpec, seed_runs
+from model.config import CurriculumStage, EncoderConfig, EvaluationSpec, Seeds, TrainingSpec, seed_runs
 from model.presets import ENCODERS
 from pipelines.presets import CORPORA
 from pipelines.spec import CorpusSpec, TokenizerSpec
@@ -316,6 +316,20 @@ PRESETS: dict[str, EndToEndRequest] = {
         corpus=CORPORA["signed-5"],
         training=TrainingSpec(
             encoder=ENCODERS["signed"], steps=6_000, batch_size=256, learning_rate=5e-3, checkpoint_every=1_000
+        ),
+    ),
+    # The same up to twelve digits, at the end mostly differences of numbers that begin alike: chance gives few of them.
+    "signed-12": EndToEndRequest(
+        name="signed-12",
+        corpus=CORPORA["signed-12"],
+        training=TrainingSpec(
+            encoder=ENCODERS["signed"].model_copy(update={"loops": 4}),
+            steps=7_000,
+            batch_size=256,
+            learning_rate=5e-3,
+            checkpoint_every=1_000,
+            curriculum=(CurriculumStage(steps=4_500),),
+            where="operators = '-' AND answer_digits < digits OR id % 50 = 0",
         ),
     ),
 }

@@ -18,7 +18,7 @@ _WITHHELD = "?"
 
 
 class Solver:
-    """The encoders that may answer: the named one, or the workspace's and behind it those that come with Numerate."""
+    """The encoders that may answer: the named one, or the workspace's and behind them those that come with Numerate."""
 
     def __init__(self, workspace: Workspace, name: str) -> None:
         """Raises `UserError` where there is no run of that name."""
@@ -35,10 +35,10 @@ class Solver:
                 raise UserError(f"run {name!r} is not there: train it, or take one of {', '.join(known)}")
             self._folders = {name: known[name]}
             return
-        if len(runs) > 1 and "notebook" not in runs:
-            raise UserError(f"several runs in workspace {workspace.root}: name one of {', '.join(runs)} with --run")
-        first = [run for run in runs if run == "notebook" or len(runs) == 1]
-        self._folders = {run: known[run] for run in [*first, *shipped]}
+        # Copies of the shipped ones were asked suites; they say the same.
+        own = [run for run in runs if not run.startswith("shipped-")]
+        self._folders = {run: known[run] for run in sorted(own, key=lambda run: (run != "notebook", run))}
+        self._folders |= {run: place for run, place in shipped.items() if run not in runs}
 
     def model_for(self, text: str) -> tuple[TrainedEncoder, str]:
         """The first encoder that can answer, and the problem as it reads it.

@@ -61,7 +61,8 @@ def grid_figure(connection: duckdb.DuckDBPyConnection, learnt: dict[str, int]) -
     def draw(*axes: Axes) -> None:
         """A map beside the other."""
         for each, (operator, most) in zip(axes, learnt.items(), strict=True):
-            heat(each, _matrix(grid_cells(connection, operator, step), -(-longest // step), -(-longest // step)), step)
+            cells = _matrix(grid_cells(connection, operator, step), -(-longest // step), -(-longest // step))
+            heat(each, cells, step, square=True)
             each.add_patch(Rectangle((0.5, 0.5), most, most, fill=False, edgecolor=SECOND, linewidth=1.5))
             each.set(xlabel=f"digits before the {operator}", ylabel="digits behind it", aspect="equal")
 
@@ -76,7 +77,8 @@ def edge_figure(connection: duckdb.DuckDBPyConnection, kinds: list[str]) -> str:
 
     def draw(axes: Axes) -> None:
         """A line of cells for each kind."""
-        heat(axes, _matrix(kind_cells(connection, kinds, step), len(kinds), -(-longest // step)), step)
+        cells = _matrix(kind_cells(connection, kinds, step), len(kinds), -(-longest // step))
+        heat(axes, cells, step, square=False)
         axes.set(xlabel="digits of the longest operand", yticks=range(len(kinds)), yticklabels=kinds)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 

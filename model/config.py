@@ -266,11 +266,16 @@ class TrainingSpec(BaseModel):
             for name, value, idle, why in settings
             if idle and value != plain[name].default
         ]
-        needs = {"reach": "relative", "far": "relative", "random_offset": "place-value", "longest": "learned"}
-        for name, position in needs.items():
+        needs: dict[str, tuple[Position, ...]] = {
+            **dict.fromkeys(("reach", "far"), ("relative",)),
+            **dict.fromkeys(("places", "depth", "random_offset"), ("place-value",)),
+            "operands": ("place-value", "relative"),
+            "longest": ("learned",),
+        }
+        for name, positions in needs.items():
             value = getattr(encoder, name)
-            if position not in encoder.positions and value != EncoderConfig.model_fields[name].default:
-                found.append(f"encoder.{name} {value} is ignored: positions don't hold {position}")
+            if not set(positions) & set(encoder.positions) and value != EncoderConfig.model_fields[name].default:
+                found.append(f"encoder.{name} {value} is ignored: positions don't hold {' or '.join(positions)}")
         return found
 
     def identity(self) -> dict[str, Any]:

@@ -89,5 +89,6 @@ def spell(ids: NDArray[np.integer], tokenizer: Tokenizer) -> pa.Array:
     texts[tokenizer.id_of(BLANK)] = ""
     # A row a piece, zeros behind it.
     table = np.array([text.encode() for text in texts])
-    characters = table.view(np.uint8).reshape(len(texts), -1).take(ids, axis=0).reshape(len(ids), -1)
+    pieces = table.view(np.uint8).reshape(len(texts), -1)
+    characters = pieces.take(ids, axis=0).reshape(len(ids), ids.shape[1] * pieces.shape[1])
     return to_strings(characters.tobytes(), (characters != 0).sum(1))

@@ -56,7 +56,7 @@ CORPORA: dict[str, CorpusSpec] = {
             _corpus(f"addition-{digits}", 200_000, _two_operands("+", digits, digits, hard=0.0))
             for digits in (20, 40, 100)
         ),
-        _corpus("signed-5", 6_000_000, _two_operands("+-", 1, 5)),
+        *(_corpus(f"signed-{digits}", 6_000_000, _two_operands("+-", 1, digits)) for digits in (5, 12)),
         # All products of two numbers 0–999, short ones among the first.
         _corpus("products-3", 1_000_000, _two_operands("*", 1, 3, hard=0.0)),
         # Brackets, signs and all operators, with numbers of one digit; short ones repeat, so most have four numbers.

@@ -5,7 +5,9 @@ from torch.nn.functional import scaled_dot_product_attention
 from model.config import EncoderConfig
 from model.encoder import Encoder, SelfAttention
 from model.positions import Where
+from model.presets import ENCODERS
 from model.tokenizer import TokenLayout
+from model.weights import parameter_table
 from tests.builders import Built
 
 LAYOUT = TokenLayout(problem=11, answer=4)
@@ -162,3 +164,18 @@ def test_warm_loops_compute_the_same_and_only_the_loops_behind_them_learn(small:
 def test_an_encoder_that_moves_carries_takes_a_loop_for_each_slot(small: Built) -> None:
     model, ids = encoder(small, loops=3, carry_loops=3), rows_of(small, "12+3")
     assert torch.equal(model(ids, 4), model(ids, 4, loops=7))
+
+
+@pytest.mark.parametrize("preset", list(ENCODERS))
+def test_the_parameter_table_is_the_papers_arithmetic(small: Built, preset: str) -> None:
+    config, pieces = ENCODERS[preset], small.tokenizer.size
+    width, inner = config.width, config.feedforward
+    found = parameter_table(config, small.tokenizer)
+    assert found["attention"] == config.layers * 4 * (width * width + width)
+    assert found["feed-forward"] == config.layers * (2 * width * inner + width + inner)
+    assert found["token embedding"] == pieces * width
+    assert found["output layer"] == pieces * (width + 1)
+    assert sum(found.values()) == Encoder(config, small.tokenizer).parameter_count()
+    # In millions, what each is said to have.
+    sizes = {"tiny": 0.4, "small": 3, "base": 25, "paper": 18.9}
+    assert sum(found.values()) / 1e6 == pytest.approx(sizes.get(preset, sum(found.values()) / 1e6), rel=0.07)

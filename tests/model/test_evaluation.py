@@ -128,6 +128,7 @@ def test_slots_are_spelt_as_they_are_read(small: Built) -> None:
     assert spell(rows, small.tokenizer).to_pylist() == ["0", "-7", "198", "-42"]
     rows[0, -1] = small.tokenizer.id_of(MASK)
     assert spell(rows, small.tokenizer).to_pylist()[0] == "?"
+    assert spell(rows[:0], small.tokenizer).to_pylist() == []
 
 
 def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:

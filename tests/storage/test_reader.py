@@ -3,6 +3,8 @@ from itertools import islice
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from model.batches import Batches
 from storage.columns import fixed_width_values
@@ -37,6 +39,28 @@ def test_a_resume_at_any_step_reads_what_the_undisturbed_run_reads(small: Built)
     for first in (1, 13, reader.plan.steps_per_epoch - 1, reader.plan.steps_per_epoch, steps - 1):
         resumed = batches(reader, first, steps - first, 2)
         assert all(np.array_equal(a, b) for a, b in zip(undisturbed[first:], resumed, strict=True))
+
+
+@settings(max_examples=8, deadline=None)
+@given(data=st.data())
+def test_kills_at_any_step_and_any_ranks_behind_them_read_exactly_the_rows_that_are_left(
+    longer: Built, data: st.DataObject
+) -> None:
+    readers = Batches.of(longer.tokens, "train", 128, 4).reader
+    assert isinstance(readers, BucketReader)
+    steps, step, read = readers.order.steps_per_epoch + 3, 0, list[np.ndarray]()
+    undisturbed = [rows for _, rows in islice(readers.batches(0, rank=0, ranks=1), steps)]
+    while step < steps:
+        ranks = data.draw(st.integers(1, 4))
+        # Steps that count, and those behind the last checkpoint that were read in vain.
+        kept, lost = data.draw(st.integers((steps - step + 2) // 3, steps - step)), data.draw(st.integers(0, 5))
+        parts = [
+            [rows for _, rows in islice(readers.batches(step, rank=rank, ranks=ranks), kept + lost)]
+            for rank in range(ranks)
+        ]
+        read += [np.concatenate(rows) for rows in zip(*parts, strict=True)][:kept]
+        step += kept
+    assert all(np.array_equal(one, other) for one, other in zip(undisturbed, read, strict=True))
 
 
 def test_an_epoch_holds_every_row_at_most_once_and_the_plan_says_which(small: Built) -> None:
