@@ -17,6 +17,10 @@ _READ_BYTES = 1 << 16
 _WITHHELD = "?"
 
 
+class NotLearntError(UserError):
+    """A problem holds what the encoder never saw."""
+
+
 class Solver:
     """The encoders that may answer: the named one, or the workspace's and behind them those that come with Numerate."""
 
@@ -43,7 +47,7 @@ class Solver:
     def model_for(self, text: str) -> tuple[TrainedEncoder, str]:
         """The first encoder that can answer, and the problem as it reads it.
 
-        Raises `UserError`, as the first of them does, where none can.
+        Raises `UserError` where none can, as the first of them does that knows the operators.
         """
         refused: list[UserError] = []
         for name in self._folders:
@@ -53,7 +57,7 @@ class Solver:
             except UserError as error:
                 # A run of the workspace that has no checkpoint yet, or is of another version, is passed over.
                 refused.append(error)
-        raise refused[0]
+        raise next((error for error in refused if not isinstance(error, NotLearntError)), refused[0])
 
     def _open(self, name: str) -> TrainedEncoder:
         if name not in self._opened:
@@ -113,12 +117,12 @@ def read_problem(model: TrainedEncoder, text: str) -> str:
     config, known = model.config, model.config.operators
     problem = read(text)
     if unknown := problem.operators - set(known):
-        raise UserError(
+        raise NotLearntError(
             f"problem {shown(text)} holds {' '.join(sorted(unknown))}, run {config.name!r} learnt "
             f"{' '.join(known)} alone: train one on a corpus with these operators"
         )
     if problem.signed and not config.signed_operands:
-        raise UserError(
+        raise NotLearntError(
             f"problem {shown(text)} holds a minus before an operand, run {config.name!r} never saw one: "
             "train one on a corpus of expressions with -"
         )

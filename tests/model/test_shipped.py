@@ -134,6 +134,8 @@ def test_a_newcomer_is_answered_by_the_first_encoder_that_holds_the_problem(tmp_
         assert model.solve([text])[0].answer == str(eval(problem))
     with pytest.raises(UserError, match=r"learnt \+ alone"):
         solver.model_for("3*4")
+    with pytest.raises(UserError, match="run 'signed' can answer .it has 13 digits, the run learnt up to 12"):
+        solver.model_for(f"{10**12}-1")
 
 
 def test_of_several_runs_the_first_that_holds_the_problem_answers(tmp_path: Path) -> None:
