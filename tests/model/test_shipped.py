@@ -134,7 +134,7 @@ def test_a_newcomer_is_answered_by_the_first_encoder_that_holds_the_problem(tmp_
         assert model.solve([text])[0].answer == str(eval(problem))
     with pytest.raises(UserError, match=r"learnt \+ alone"):
         solver.model_for("3*4")
-    with pytest.raises(UserError, match="run 'signed' can answer .it has 13 digits, the run learnt up to 12"):
+    with pytest.raises(UserError, match=r"run 'signed' can answer .it has 13 digits, the run learnt up to 12"):
         solver.model_for(f"{10**12}-1")
 
 
