@@ -172,7 +172,8 @@ def _by_passes(outcome: Evaluation) -> str:
             axes.plot([r.passes for r in found], matches, color=color, marker="o", markersize=3, label=order)
         axes.set_xscale("log", base=2)
         axes.set(xlabel="passes of the encoder", ylabel="exact match, %")
-        axes.set_ylim(_floor(100 * r.exact_match for r in outcome.by_passes), 100.5)
+        least = _floor(100 * r.exact_match for r in outcome.by_passes)
+        axes.set_ylim(least, 100 + (100 - least) / 20)
         axes.xaxis.set_major_formatter("{x:.0f}")
         axes.legend(frameon=False)
 
