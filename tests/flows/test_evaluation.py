@@ -43,7 +43,7 @@ def test_only_the_test_split_in_one_pass_is_the_runs_own_report_and_no_other_is_
         assert one[1] != other[1]
 
 
-def test_another_corpus_of_the_same_name_is_asked_anew_and_one_of_another_split_is_refused(tmp_path: Path) -> None:
+def test_several_passes_are_told_apart_in_sql_and_another_corpus_of_the_same_name_is_asked_anew(tmp_path: Path) -> None:
     built = build_small(tmp_path)
     train(job_of(built, (built.workspace.root / "runs").path, TINY_TRAINING))
     request = EvaluateRequest(workspace=str(built.workspace.root), name="run")
@@ -60,20 +60,13 @@ def test_another_corpus_of_the_same_name_is_asked_anew_and_one_of_another_split_
     before = report.path.stat().st_mtime_ns
     assert asked()["weights"] == first["weights"]
     assert report.path.stat().st_mtime_ns == before
+    decoding = Decoding(passes=3, order="units-first")
+    evaluate_encoder.fn(request.model_copy(update={"decoding": decoding}))
+    with open_catalog(built.workspace) as connection:
+        rows = connection.sql("SELECT decoding, count(*) FROM predictions GROUP BY ALL ORDER BY ALL").fetchall()
+    assert rows == [("", first["problems"]), ('{"passes": 3, "order": "units-first"}', first["problems"])]
     other = asked(seed=7)
     assert other["corpus_identity"] != first["corpus_identity"]
     assert report.path.stat().st_mtime_ns > before
     with pytest.raises(UserError, match="has split_key other"):
         asked(split_key="other")
-
-
-def test_answers_in_several_passes_are_told_apart_in_sql(tmp_path: Path) -> None:
-    built = build_small(tmp_path)
-    train(job_of(built, (built.workspace.root / "runs").path, TINY_TRAINING))
-    root = str(built.workspace.root)
-    one = evaluate_encoder.fn(EvaluateRequest(workspace=root, name="run"))
-    decoding = Decoding(passes=3, order="units-first")
-    evaluate_encoder.fn(EvaluateRequest(workspace=root, name="run", decoding=decoding))
-    with open_catalog(built.workspace) as connection:
-        rows = connection.sql("SELECT decoding, count(*) FROM predictions GROUP BY ALL ORDER BY ALL").fetchall()
-    assert rows == [("", one["problems"]), ('{"passes": 3, "order": "units-first"}', one["problems"])]

@@ -152,7 +152,7 @@ def test_ranks_draw_the_same_offsets_for_the_same_rows(longer: Built, tmp_path: 
     assert_two_ranks_lose_as_one(longer, tmp_path, EVERYTHING, 1e-3)
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_warm_loops_in_bfloat16_resume_with_the_same_bits(longer: Built, tmp_path: Path, ranks: int) -> None:
     spec = EVERYTHING.model_copy(update={"precision": "bfloat16"})
     assert_a_resume_changes_nothing(longer, tmp_path, spec, ranks)

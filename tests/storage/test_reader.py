@@ -41,7 +41,7 @@ def test_a_resume_at_any_step_reads_what_the_undisturbed_run_reads(small: Built)
         assert all(np.array_equal(a, b) for a, b in zip(undisturbed[first:], resumed, strict=True))
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(data=st.data())
 def test_kills_at_any_step_and_any_ranks_behind_them_read_exactly_the_rows_that_are_left(
     longer: Built, data: st.DataObject
