@@ -3,13 +3,12 @@
 from statistics import median
 from typing import Any
 
-from prefect import flow
-
 from flows.corpus import generate_corpus
 from flows.evaluation import evaluate_encoder
 from flows.progress import say
 from flows.requests import EndToEndRequest
 from flows.session import ray_session
+from flows.stage import stage
 from flows.tokens import encode_corpus, train_tokenizer_flow
 from flows.training import train_encoder
 from model.config import seed_runs
@@ -54,7 +53,7 @@ def check_request(request: EndToEndRequest) -> None:
             )
 
 
-@flow(name="end-to-end", flow_run_name="end to end {request.run_name}", persist_result=False)
+@stage("end-to-end", "end to end {request.run_name}")
 def end_to_end(request: EndToEndRequest) -> dict[str, Any]:
     """Corpus, tokenizer, encoding, training and evaluation; returns report.json's values, for each seed."""
     check_request(request)

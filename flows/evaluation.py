@@ -8,14 +8,15 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from prefect import flow
 
 from flows.comparison import compare, comparison_text, write_comparison
 from flows.progress import metered, say
 from flows.report import passes_text, write_report
 from flows.requests import EvaluateRequest
+from flows.stage import stage
 from flows.suites import Suite, fair_to, prepare, suite_of
 from flows.timing import note_seconds, seconds_of
+from flows.tokens import ensure_tokens
 from model.checkpoint import Checkpoints
 from model.config import ONE_PASS, EvaluationSpec
 from model.evaluation import Evaluation, Fair, check_corpus, evaluate
@@ -30,7 +31,7 @@ from storage.location import Location, Workspace
 from storage.manifest import Dataset, hash_of, load
 
 
-@flow(name="evaluate-encoder", flow_run_name="evaluate {request.name}", persist_result=False)
+@stage("evaluate-encoder", "evaluate {request.name} on {request.asked}")
 def evaluate_encoder(request: EvaluateRequest) -> dict[str, Any]:
     """Ask a trained encoder problems that it never saw, or find it asked; returns the values of its report.json.
 
@@ -49,6 +50,8 @@ def _evaluated(request: EvaluateRequest) -> dict[str, Any]:
     name = suite.corpus.name if suite else request.corpus or config.corpus
     label = f"suite.{name}" if suite else name
     place, predictions = places_of(run, config, label, spec)
+    if request.make_missing and not suite:
+        ensure_tokens(request.workspace, name, config.tokenizer)
     corpus, tokens = prepare(workspace, config, model.tokenizer, suite) if suite else _held(workspace, config, name)
     check_corpus(model, corpus, tokens)
     asked = {

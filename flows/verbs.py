@@ -55,10 +55,8 @@ def requested(presets: Mapping[str, AnyModel], spec: str, options: Any) -> AnyMo
 
 def run_flow(flow: str, request: BaseModel, verbose: bool) -> Any:
     """Run the flow `module:function` in the request's workspace, recorded by Prefect; returns what it returns."""
-    from flows.session import configure_prefect, start_prefect
+    from flows.session import connect_prefect
 
-    workspace = Workspace.create(request.workspace)  # type: ignore[attr-defined]
-    configure_prefect(workspace.root.path / ".prefect", verbose=verbose)
-    start_prefect()
+    connect_prefect(Workspace.create(request.workspace), verbose=verbose)  # type: ignore[attr-defined]
     module, function = flow.split(":")
     return getattr(import_module(f"flows.{module}"), function)(request)
