@@ -4,7 +4,6 @@ Exit codes: 0 done, 1 failed, 2 a mistake in what was asked, 130 interrupted. A 
 line on standard error. Engines are imported by the verb that needs them.
 """
 
-import atexit
 import json
 import os
 import signal
@@ -25,6 +24,7 @@ from flows.requests import (
     EndToEndRequest,
     request_of,
 )
+from flows.session import end_quietly
 from flows.verbs import Json, Place, flow_verb
 from storage.errors import RunFailure, UserError
 from storage.location import Location, Workspace
@@ -278,8 +278,7 @@ def sql(
 
 def main() -> None:
     """Entry point of the command; never returns."""
-    # Runs last of all exit functions: DuckDB's bindings then complain about objects that Prefect still holds.
-    atexit.register(lambda: os.dup2(os.open(os.devnull, os.O_WRONLY), 2))
+    end_quietly()
     signal.signal(signal.SIGTERM, _terminated)
     code = 0
     try:

@@ -3,6 +3,7 @@
 import time
 from typing import Any
 
+from flows.artifacts import show_corpus
 from flows.progress import human, metered, say
 from flows.requests import CORPUS_PRESETS, GenerateRequest
 from flows.session import ray_session
@@ -24,15 +25,16 @@ def generate_corpus(request: GenerateRequest) -> dict[str, Any]:
         dataset, made = build_corpus(spec, folder, in_flight=cpus, progress=meter.add)
     seconds = time.monotonic() - began
     rows, size = dataset.manifest.rows, dataset.manifest.bytes
+    headline = f"corpus {spec.name}: found, {rows:,} rows"
     if made:
         note_seconds(folder, seconds, add=True)
         refresh_catalog(workspace)
-        say(
+        headline = (
             f"corpus {spec.name}: {rows:,} rows in {seconds:.1f} s, {human(rows / seconds)} rows/s, "
             f"{size / rows:.2f} bytes a row"
         )
-    else:
-        say(f"corpus {spec.name}: found, {rows:,} rows")
+    say(headline)
+    show_corpus(workspace, dataset, headline)
     return {
         "corpus": spec.name,
         "location": str(folder),

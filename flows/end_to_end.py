@@ -3,8 +3,9 @@
 from statistics import median
 from typing import Any
 
+from flows.artifacts import show_whole
 from flows.corpus import generate_corpus
-from flows.evaluation import evaluate_encoder
+from flows.evaluation import evaluate_encoder, headline
 from flows.progress import say
 from flows.requests import EndToEndRequest
 from flows.session import ray_session
@@ -64,7 +65,11 @@ def end_to_end(request: EndToEndRequest) -> dict[str, Any]:
         encode_corpus(request.encode_request())
         train_encoder(request.train_request())
     reports = [evaluate_encoder(asked) for asked in request.evaluate_requests()]
-    return reports[0] if request.seeds == 1 else _over_seeds(request.run_name, reports)
+    whole = reports[0] if request.seeds == 1 else _over_seeds(request.run_name, reports)
+    runs = [asked.name for asked in request.evaluate_requests()]
+    lines = [headline(run, report) for run, report in zip(runs, reports, strict=True)]
+    show_whole(Workspace.open(request.workspace), runs[0], lines, reports[0]["seconds"])
+    return whole
 
 
 def _over_seeds(name: str, reports: list[dict[str, Any]]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from flows.artifacts import show_evaluation
 from flows.comparison import compare, comparison_text, write_comparison
 from flows.progress import metered, say
 from flows.report import passes_text, write_report
@@ -65,7 +66,8 @@ def _evaluated(request: EvaluateRequest) -> dict[str, Any]:
     }
     found = _found(place, asked) if predictions.exists() else None
     if found:
-        say(_headline(request.name, found) + " (found)")
+        say(headline(request.name, found) + " (found)")
+        show_evaluation(workspace, headline(request.name, found), [], place / "report" / "index.html")
         return found
     held = corpus.manifest.split_rows[spec.split]
     began = time.monotonic()
@@ -85,12 +87,13 @@ def _evaluated(request: EvaluateRequest) -> dict[str, Any]:
     report = {**outcome.model_dump(), **asked, "seconds": stage_seconds(workspace, config, place)}
     refresh_catalog(workspace)
     page = place / "report" / "index.html"
-    write_report(page, workspace, config, outcome, report["seconds"], _remarks(outcome, suite))
+    figures = write_report(page, workspace, config, outcome, report["seconds"], _remarks(outcome, suite))
     (place / "report.json").write(json.dumps(report, indent=2).encode() + b"\n")
-    say(_headline(request.name, report))
+    say(headline(request.name, report))
     for remark in _remarks(outcome, suite):
         say(f"  {remark}")
     say(f"report: {page}")
+    show_evaluation(workspace, headline(request.name, report), figures, page)
     return report
 
 
@@ -210,7 +213,8 @@ def _found(place: Location, asked: dict[str, Any]) -> dict[str, Any] | None:
     return report if all(report.get(key) == value for key, value in asked.items()) else None
 
 
-def _headline(name: str, report: dict[str, Any]) -> str:
+def headline(name: str, report: dict[str, Any]) -> str:
+    """What an evaluation came to, in one line."""
     low, high = report["interval"]
     what = "missing operands" if report.get("missing") == "operand" else "problems"
     left_out = f", {report['left_out']:,} left out" if report.get("left_out") else ""

@@ -40,6 +40,7 @@ def serve(workspace: Workspace, *, host: str = LOOPBACK, port: int = 0, at_once:
 def _serve(workspace: Workspace, host: str, port: int, at_once: int) -> None:
     # Runs are seen within a second, not ten.
     os.environ.setdefault("PREFECT_RUNNER_POLL_FREQUENCY", "1")
+    os.environ.setdefault("PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT", "false")
     api, server, runner = configured_api(), None, None
     stopped = _on_signals()
     try:
@@ -53,7 +54,7 @@ def _serve(workspace: Workspace, host: str, port: int, at_once: int) -> None:
             _check(runner, server)
             if not ready and served(workspace).runner == runner.pid:
                 ready = True
-                say(f"workspace {workspace.root} is served: open {api.removesuffix('/api')}/deployments")
+                say(f"workspace {workspace.root} is served: open {api.removesuffix('/api')}/v2/deployments")
             time.sleep(_POLL_SECONDS)
         say("ending: runs that are under way are cancelled, each goes on where it ended when it is started again")
     finally:

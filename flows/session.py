@@ -17,6 +17,12 @@ _OBJECT_STORE_BYTES = 256 << 20
 _SERVED = "served.json"
 
 
+def end_quietly() -> None:
+    """Let DuckDB's bindings say nothing when this process exits: they complain of objects that Prefect still holds."""
+    # Runs last of all exit functions, if it is registered first.
+    atexit.register(lambda: os.dup2(os.open(os.devnull, os.O_WRONLY), 2))
+
+
 def prefect_home(workspace: Workspace) -> Path:
     """Where Prefect keeps the runs of a workspace, unless the environment names another home."""
     return Path(os.environ.get("PREFECT_HOME") or workspace.root.path / ".prefect")

@@ -8,20 +8,23 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import wraps
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from prefect import Flow, flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.concurrency.sync import concurrency
 from prefect.context import FlowRunContext
+from prefect.runtime import flow_run
+from pydantic import ValidationError
 
 from flows.progress import say
 from flows.requests import InWorkspace
 from flows.server import end_with
-from flows.session import served
-from storage.errors import TransientFailure
+from flows.session import end_quietly, served
+from storage.errors import TransientFailure, UserError
 from storage.location import Workspace
 from storage.manifest import hash_of
+from storage.parameters import one_line
 
 _RETRIES, _RETRY_SECONDS = 2, [5.0, 30.0]
 # How soon a run that was killed gives its turn to the next one.
@@ -36,6 +39,7 @@ def stage(name: str, run_name: str) -> Callable[[Callable[[Request], Result]], F
 
     def decorate(work: Callable[[Request], Result]) -> Flow[[Request], Result]:
         """The flow."""
+        kind: type[Request] = get_type_hints(work)["request"]
         tried = task(
             name=name,
             task_run_name=run_name,
@@ -49,12 +53,30 @@ def stage(name: str, run_name: str) -> Callable[[Callable[[Request], Result]], F
         @wraps(work)
         def in_turn(request: Request) -> Result:
             """The work, when it is its turn."""
-            with _turn(Workspace.open(request.workspace)):
-                return tried(request)
+            asked = _checked(kind, request)
+            with _turn(Workspace.open(asked.workspace)):
+                return tried(asked)
 
-        return flow(name=name, flow_run_name=run_name, persist_result=False)(in_turn)
+        def named() -> str:
+            """What the run is called; its flow's name where what is asked can't be read."""
+            try:
+                return run_name.format(request=_checked(kind, flow_run.parameters["request"]))
+            except (UserError, KeyError):
+                return name
+
+        # Not checked by Prefect, whose complaint has many lines.
+        made = flow(name=name, flow_run_name=named, persist_result=False, validate_parameters=False)
+        return made(in_turn)
 
     return decorate
+
+
+def _checked(kind: type[Request], request: Any) -> Request:
+    """The request of a form's values; raises `UserError`, in one line, where they don't fit."""
+    try:
+        return kind.model_validate(request)
+    except ValidationError as error:
+        raise UserError(one_line(error)) from error
 
 
 def turn_of(workspace: Workspace) -> str:
@@ -71,6 +93,7 @@ def _turn(workspace: Workspace) -> Iterator[None]:
         return
     runner = served(workspace).runner
     if runner and runner == os.getppid():
+        end_quietly()
         threading.Thread(target=end_with, args=(runner,), daemon=True).start()
     with _slot(turn_of(workspace)) if runner else nullcontext():
         yield

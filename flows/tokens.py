@@ -3,6 +3,7 @@
 import time
 from typing import Any, get_args
 
+from flows.artifacts import show_tokenizer, show_tokens
 from flows.corpus import ensure_corpus
 from flows.progress import human, metered, say
 from flows.requests import EncodeRequest, TokenizerRequest
@@ -28,11 +29,12 @@ def train_tokenizer_flow(request: TokenizerRequest) -> dict[str, Any]:
     began = time.monotonic()
     tokenizer, made = train_tokenizer(request.tokenizer_spec(), corpus, folder)
     seconds = time.monotonic() - began
+    headline = f"tokenizer {name}: found, {tokenizer.size} pieces"
     if made:
         note_seconds(folder, seconds)
-        say(f"tokenizer {name}: {tokenizer.size} pieces in {seconds:.1f} s, exact round trip proven")
-    else:
-        say(f"tokenizer {name}: found, {tokenizer.size} pieces")
+        headline = f"tokenizer {name}: {tokenizer.size} pieces in {seconds:.1f} s, exact round trip proven"
+    say(headline)
+    show_tokenizer(name, tokenizer, headline)
     return {"tokenizer": name, "location": str(folder), "identity": tokenizer.identity, "pieces": tokenizer.size}
 
 
@@ -50,11 +52,12 @@ def encode_corpus(request: EncodeRequest) -> dict[str, Any]:
         tokens, made = build_tokens(corpus, tokenizer, folder, in_flight=cpus, progress=meter.add)
     seconds = time.monotonic() - began
     rows = tokens.manifest.rows
+    headline = f"encode {request.corpus}: found, {rows:,} rows"
     if made:
         note_seconds(folder, seconds, add=True)
-        say(f"encode {request.corpus}: {rows:,} rows in {seconds:.1f} s, {human(rows / seconds)} rows/s")
-    else:
-        say(f"encode {request.corpus}: found, {rows:,} rows")
+        headline = f"encode {request.corpus}: {rows:,} rows in {seconds:.1f} s, {human(rows / seconds)} rows/s"
+    say(headline)
+    show_tokens(tokens, headline)
     return {"corpus": request.corpus, "location": str(folder), "identity": tokens.manifest.identity, "rows": rows}
 
 

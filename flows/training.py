@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from statistics import median
 from typing import Any
 
+from flows.artifacts import show_training
 from flows.progress import human, metered, say
 from flows.requests import TrainRequest
 from flows.session import ray_session
@@ -39,6 +40,9 @@ def train_encoder(request: TrainRequest) -> dict[str, Any]:
         finally:
             refresh_catalog(workspace)
     found = [_found(job) for job in jobs]
+    names = [job.config.name for job in jobs]
+    matches = ", ".join(f"{each['run']} {each['exact_match']:.2%}" for each in found)
+    show_training(workspace, names, f"{spec.steps:,} steps; exact match on validation: {matches}")
     return found[0] if request.seeds == 1 else {"runs": found}
 
 

@@ -1,6 +1,7 @@
 """How a flow becomes a verb of the command line: from its request's model, and run with Prefect set up."""
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Annotated, Any
@@ -58,5 +59,9 @@ def run_flow(flow: str, request: BaseModel, verbose: bool) -> Any:
     from flows.session import connect_prefect
 
     connect_prefect(Workspace.create(request.workspace), verbose=verbose)  # type: ignore[attr-defined]
+    from prefect import tags
+
     module, function = flow.split(":")
-    return getattr(import_module(f"flows.{module}"), function)(request)
+    # Whoever serves the workspace later can tell by the process whether this run was killed.
+    with tags(f"process:{os.getpid()}"):
+        return getattr(import_module(f"flows.{module}"), function)(request)

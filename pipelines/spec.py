@@ -96,7 +96,7 @@ class ProblemSpec(BaseModel):
         description="Expression: brackets that are nested inside each other in every problem, at the least.",
         json_schema_extra={"position": 11},
     )
-    listing: ListingName | Literal[""] = Field(
+    listing: Literal["", ListingName] = Field(
         "", description="Listed: which list of problems.", json_schema_extra={"position": 12}
     )
 
