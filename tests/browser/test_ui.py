@@ -50,6 +50,14 @@ def test_a_form_is_filled_in_and_its_run_followed_to_the_report(visitor: Visitor
         assert eval(problem) == int(answer)
 
 
+def test_the_server_listens_on_the_loopback_interface_alone(served: Served) -> None:
+    port = f"{int(served.url.rpartition(':')[2]):04X}"
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    listening = {words[1] for words in lines if words[3] == "0A" and words[1].endswith(f":{port}")}
+    assert listening == {f"0100007F:{port}"}
+    assert not [line for line in Path("/proc/net/tcp6").read_text().splitlines() if f":{port} " in line]
+
+
 def test_a_bad_value_is_refused_in_the_form(visitor: Visitor, served: Served) -> None:
     before = served.ask("flow_runs/count", {})
     visitor.open_form("generate-corpus")
