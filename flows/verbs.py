@@ -58,7 +58,7 @@ def run_flow(flow: str, request: BaseModel, verbose: bool) -> Any:
     from flows.session import configure_prefect, start_prefect
 
     workspace = Workspace.create(request.workspace)  # type: ignore[attr-defined]
-    configure_prefect(workspace.root.path / ".prefect", verbose=verbose)
+    configure_prefect(workspace.root.on_this_machine().path / ".prefect", verbose=verbose)
     start_prefect()
     module, function = flow.split(":")
     return getattr(import_module(f"flows.{module}"), function)(request)

@@ -25,6 +25,7 @@ from model.trained import TrainedEncoder
 from model.training import TrainingJob, main, train
 from pipelines.spec import CorpusSpec
 from storage.errors import RunFailure, UserError
+from storage.local import LocalLocation
 from tests.builders import TINY_TRAINING, Built, build_small
 from tests.model.workers import Countdown, train_with
 
@@ -32,10 +33,8 @@ LONGER = TINY_TRAINING.model_copy(update={"steps": 30, "checkpoint_every": 10, "
 
 
 def job_of(built: Built, folder: Path, spec: TrainingSpec, name: str = "run") -> TrainingJob:
-    from storage.location import Location
-
     config = RunConfig.of(name, spec, built.corpus, built.tokens, ("small-digit", built.tokenizer))
-    run = Location(folder / name)
+    run = LocalLocation(folder / name)
     claim_run(run, config, built.tokenizer)
     return TrainingJob(run, built.tokens.location, config, threads=1)
 
