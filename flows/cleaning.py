@@ -105,9 +105,7 @@ def _clean_held(
 
 def _remove(root: Location, found: Iterator[Waste], result: Cleaning) -> None:
     waste = list(found)
-    result.removed += [
-        Removed(str(place.path.relative_to(root.path)), place.total_bytes(), reason) for place, reason, _ in waste
-    ]
+    result.removed += [Removed(place.below(root), place.total_bytes(), reason) for place, reason, _ in waste]
     for _, _, remove in waste:
         if not result.dry_run:
             remove()

@@ -21,7 +21,8 @@ from rich.console import Console
 from rich.table import Table
 
 from storage.errors import UserError
-from storage.location import Location, Workspace
+from storage.local import LocalLocation
+from storage.location import Workspace
 from storage.query import open_catalog, select, sql_error, stream
 
 Format = Literal["table", "csv", "json", "parquet"]
@@ -41,7 +42,7 @@ def answer(workspace: Workspace, query: str, form: Format = "table", output: str
         raise UserError(f"workspace {workspace.root} is not there: make one with 'numerate run', or name another")
     if form == "parquet" and not output and sys.stdout.isatty():
         raise UserError("parquet is not for a terminal: name a file with --output, or redirect standard output")
-    place, root = Path(output).expanduser().resolve(), workspace.root.path.resolve()
+    place, root = Path(output).expanduser().resolve(), workspace.root.on_this_machine().path.resolve()
     if output and any(place.is_relative_to(root / folder) for folder in (*_DATA, workspace.catalog.name)):
         raise UserError(f"output {output!r} would lie among the workspace's own data: name a file elsewhere")
     with open_catalog(workspace) as connection:
@@ -164,7 +165,7 @@ def _sink(output: str) -> Iterator[BinaryIO]:
         raise UserError(f"output {output!r} can't be written ({error.strerror}): name another file") from error
 
 
-def _writable(path: Path) -> Location:
+def _writable(path: Path) -> LocalLocation:
     """Where the file lies, links followed; raises `UserError` for a folder and for a file in no folder."""
     if path.is_dir():
         raise UserError(f"output {str(path)!r} is a folder: name a file in it")
@@ -173,4 +174,4 @@ def _writable(path: Path) -> Location:
         raise UserError(f"output {str(path)!r} can't be written: there is no folder {str(place.parent)!r}, make it")
     if place.exists() and not os.access(place, os.W_OK):
         raise UserError(f"output {str(path)!r} can't be written (it is write-protected): name another file")
-    return Location(place)
+    return LocalLocation(place)

@@ -17,7 +17,8 @@ from flows.progress import say
 from flows.server import LOOPBACK, PORT, PrefectServer, free_port
 from flows.session import configure_prefect, configured_api, forget_served, prefect_home, served, served_api
 from storage.errors import RunFailure, UserError
-from storage.location import Location, Workspace
+from storage.local import LocalLocation
+from storage.location import Workspace
 
 # A run that is cancelled has so long to leave a checkpoint.
 _STOP_SECONDS = 40.0
@@ -33,7 +34,7 @@ def serve(workspace: Workspace, *, host: str = LOOPBACK, port: int = 0, at_once:
     configure_prefect(prefect_home(workspace), keep_log=True)
     if url := served_api(workspace).removesuffix("/api"):
         raise UserError(f"workspace {workspace.root} is served already: open {url}")
-    with Location(prefect_home(workspace)).exclusive(f"workspace {workspace.root}"):
+    with LocalLocation(prefect_home(workspace)).exclusive(f"workspace {workspace.root}"):
         _serve(workspace, host, port, at_once)
 
 

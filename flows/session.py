@@ -25,7 +25,7 @@ def end_quietly() -> None:
 
 def prefect_home(workspace: Workspace) -> Path:
     """Where Prefect keeps the runs of a workspace, unless the environment names another home."""
-    return Path(os.environ.get("PREFECT_HOME") or workspace.root.path / ".prefect")
+    return Path(os.environ.get("PREFECT_HOME") or workspace.root.on_this_machine().path / ".prefect")
 
 
 def connect_prefect(workspace: Workspace, *, verbose: bool = False) -> None:

@@ -41,8 +41,7 @@ class Batches:
         Raises `UserError` where no layout has rows for a batch; layouts with fewer rows are left out.
         """
         buckets = _buckets(tokens, split, batch_size, where)
-        kind = id_type(tokens)
-        readers = [_reader(layout, pieces, batch_size, seed, kind) for layout, pieces in buckets.items()]
+        readers = [_reader(tokens, layout, pieces, batch_size, seed) for layout, pieces in buckets.items()]
         return cls(tuple(buckets), BucketReader(tuple(readers)))
 
     @property
@@ -100,7 +99,7 @@ def held_rows(
     for layout, pieces in buckets.items():
         share = max(1, round(size * _rows(pieces) / max(1, total) / LANES))
         held = max(1, min(share, _rows(pieces) // LANES)) * LANES
-        batches = _reader(layout, pieces, held, seed, id_type(tokens)).batches(0, rank=rank, ranks=ranks)
+        batches = _reader(tokens, layout, pieces, held, seed).batches(0, rank=rank, ranks=ranks)
         found.append((layout, next(batches).copy(), held))
         batches.close()
     return found
@@ -138,9 +137,10 @@ def _rows(pieces: list[_Piece]) -> int:
     return sum(piece.rows for piece in pieces)
 
 
-def _reader(layout: TokenLayout, pieces: list[_Piece], batch_size: int, seed: int, kind: np.dtype) -> ElasticReader:
+def _reader(tokens: Dataset, layout: TokenLayout, pieces: list[_Piece], batch_size: int, seed: int) -> ElasticReader:
+    kind, below = id_type(tokens), tokens.location
     key = derive_key(seed, "rows", layout.problem, layout.answer)
     plan = LanePlan(tuple(piece.rows for piece in pieces), batch_size, key)
     kept = tuple(piece.kept for piece in pieces if piece.kept)
     paths = tuple(piece.path for piece in pieces)
-    return ElasticReader(paths, plan, layout.width * kind.itemsize, kept=kept, kind=kind)
+    return ElasticReader(paths, plan, layout.width * kind.itemsize, kept=kept, kind=kind, below=below)

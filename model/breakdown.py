@@ -35,7 +35,7 @@ def breakdown(predictions: Location) -> dict[str, tuple[Group, ...]]:
     """Exact match by each of `COLUMNS` whose values differ, from a file of predictions; values in their order."""
     source = parquet_source([str(predictions)], options=", hive_partitioning = false")
     found = {}
-    with connect() as connection:
+    with connect(predictions) as connection:
         for column in COLUMNS:
             rows = connection.execute(
                 f"SELECT value, size, correct, count(*) FROM (SELECT {column} AS value, count(*) AS size, "

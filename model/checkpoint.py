@@ -105,7 +105,7 @@ class Checkpoints:
         index = self.index()
         entry = index.best if which == "best" else index.last
         if entry is None:
-            raise UserError(f"run {self.folder.path.parent.name!r} has no checkpoint yet: train it first")
+            raise UserError(f"run {self.folder.parent.name!r} has no checkpoint yet: train it first")
         return entry
 
     def load(self, entry: CheckpointEntry, config: RunConfig) -> dict[str, Tensor]:

@@ -379,5 +379,5 @@ def _fact(text: pa.Table, name: str) -> pa.ChunkedArray:
 
 def _read(dataset: Dataset, shard: ShardRecord, rows: int) -> pa.Table:
     source = parquet_source([str(dataset.verified(shard))], options=", hive_partitioning = false")
-    with connect() as connection:
+    with connect(dataset.location) as connection:
         return connection.sql(f"SELECT * FROM {source} LIMIT {rows}").to_arrow_table()

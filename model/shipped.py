@@ -12,9 +12,10 @@ from safetensors.torch import save
 from model.checkpoint import CheckpointEntry, CheckpointIndex, Checkpoints, hash_of_bytes
 from model.run import load_run, run_tokenizer
 from storage.errors import RunFailure, UserError
+from storage.local import LocalLocation
 from storage.location import Location, Workspace, checked_name
 
-SHIPPED = Location(Path(__file__).parent / "shipped")
+SHIPPED = LocalLocation(Path(__file__).parent / "shipped")
 
 _REPORT = "report.json"
 

@@ -27,7 +27,7 @@ from pipelines.generate import GENERATOR_VERSION, first_splits, generate_range, 
 from pipelines.spec import CorpusSpec
 from storage.errors import RunFailure, UserError
 from storage.location import Location
-from storage.manifest import SPLITS, Dataset, ShardRecord, commit, committed, hash_of, load
+from storage.manifest import SPLITS, Dataset, Seen, ShardRecord, commit, committed, hash_of, load
 from storage.shard import Layout
 
 _SAMPLE_ROWS = 1 << 16
@@ -68,7 +68,7 @@ def make_corpus(
 
     Raises `RunFailure` if the disk is too small, or a known shard comes out with other rows.
     """
-    what, identity = f"corpus {spec.name!r}", corpus_identity(spec)
+    what, identity, seen = f"corpus {spec.name!r}", corpus_identity(spec), Seen.at(folder)
     tasks, notes = range_tasks(spec), Notes(folder, hash_of(identity))
     _check_disk(folder, what, tasks, lambda: corpus_bytes(spec))
     notes.adopt(known, tasks)
@@ -81,7 +81,13 @@ def make_corpus(
             f"run 'numerate corpus verify {spec.name} --deep --repair'"
         )
     dataset = commit(
-        folder, kind="corpus", name=spec.name, generator_version=GENERATOR_VERSION, spec=identity, shards=shards
+        folder,
+        kind="corpus",
+        name=spec.name,
+        generator_version=GENERATOR_VERSION,
+        spec=identity,
+        shards=shards,
+        seen=seen,
     )
     notes.clear()
     return dataset
@@ -123,12 +129,20 @@ def build_tokens(
     if found and found.whole():
         return found, False
     with held(folder, f"the tokens of corpus {name!r}"):
-        tasks, notes = encode_tasks(corpus.shards), Notes(folder, hash_of(spec))
+        tasks, notes, seen = encode_tasks(corpus.shards), Notes(folder, hash_of(spec)), Seen.at(folder)
         _check_disk(folder, "the tokens", tasks, lambda: _token_bytes(corpus, tokenizer, layouts))
         notes.adopt(found.shards if found else (), tasks)
         worker = partial(encode_shard, EncodeJob(corpus.location, folder, tokenizer, layouts))
         shards = make_shards(worker, tasks, notes, in_flight=in_flight, progress=progress)
-        dataset = commit(folder, kind="tokens", name=name, generator_version=ENCODER_VERSION, spec=spec, shards=shards)
+        dataset = commit(
+            folder,
+            kind="tokens",
+            name=name,
+            generator_version=ENCODER_VERSION,
+            spec=spec,
+            shards=shards,
+            seen=seen,
+        )
         notes.clear()
     return dataset, True
 
@@ -229,11 +243,14 @@ def _found(folder: Location, what: str, spec_hash: str) -> Dataset | None:
 
 
 def _check_disk(folder: Location, what: str, tasks: Sequence[Task], needed: Callable[[], float]) -> None:
+    free = folder.free_bytes()
+    if free is None:
+        return
     lying = sum(max(0, (folder / path).size()) for task in tasks for path in task.paths)
     missing = (needed() - lying) * _DISK_MARGIN
-    if missing > folder.free_bytes():
+    if missing > free:
         raise RunFailure(
-            f"{what} needs {missing / 1e6:,.1f} MB more at {folder}, {folder.free_bytes() / 1e6:,.1f} MB are free: "
+            f"{what} needs {missing / 1e6:,.1f} MB more at {folder}, {free / 1e6:,.1f} MB are free: "
             "free some space or name another --workspace"
         )
 

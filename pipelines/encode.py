@@ -5,6 +5,7 @@ sample of every shard they are compared with SentencePiece's own, and a differen
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +20,7 @@ from storage.columns import fixed_width_array, string_buffers
 from storage.errors import RunFailure
 from storage.location import Location
 from storage.manifest import ShardRecord
-from storage.shard import Layout, file_hash, open_shard
+from storage.shard import Layout, open_file_hash, open_shard
 
 ENCODER_VERSION = 2
 TOKENS = "tokens"
@@ -102,15 +103,20 @@ def in_tokens(corpus: Location, tokenizer: Tokenizer, shard: ShardRecord) -> Sha
     return shard.model_copy(update={"problem_length": longest["problem"], "answer_digits": longest["answer"]})
 
 
-def _opened(corpus: Location, shard: ShardRecord) -> pq.ParquetFile:
+@contextmanager
+def _opened(corpus: Location, shard: ShardRecord) -> Iterator[pq.ParquetFile]:
     pa.set_cpu_count(1)
     source = corpus / shard.path
-    if source.size() != shard.bytes or file_hash(source) != shard.sha256:
-        raise RunFailure(
-            f"shard {source} is missing or damaged: delete it and run the 'numerate corpus generate' that made it "
-            "again, it makes that shard anew"
-        )
-    return pq.ParquetFile(source.path)
+    if source.size() == shard.bytes:
+        with source.opened(whole=True) as file:
+            if open_file_hash(file) == shard.sha256:
+                file.seek(0)
+                yield pq.ParquetFile(file)
+                return
+    raise RunFailure(
+        f"shard {source} is missing or damaged: delete it and run the 'numerate corpus generate' that made it "
+        "again, it makes that shard anew"
+    )
 
 
 def _encoded_blocks(table: pa.Table, tokenizer: Tokenizer, layout: TokenLayout, samples: int) -> Iterator[pa.Table]:

@@ -68,10 +68,12 @@ class Notes:
         value = {"fingerprint": self.fingerprint, "shards": [shard.model_dump() for shard in shards]}
         self._place(number).write(json.dumps(value).encode())
 
+    def numbers(self) -> set[int]:
+        """Numbers of the tasks that were noted, for whatever fingerprint."""
+        return {int(name.partition(".")[0]) for name in (self.folder / ".progress").children()}
+
     def read(self, number: int) -> list[ShardRecord] | None:
-        """The shards of a task that was done for this fingerprint and still lie there in full, else None."""
-        if not self._place(number).exists():
-            return None
+        """The shards of a noted task, if it was done for this fingerprint and they still lie there, else None."""
         try:
             value = json.loads(self._place(number).read())
         except json.JSONDecodeError:
@@ -79,8 +81,7 @@ class Notes:
         if value["fingerprint"] != self.fingerprint:
             return None
         shards = [ShardRecord(**shard) for shard in value["shards"]]
-        whole = all((self.folder / shard.path).size() == shard.bytes for shard in shards)
-        return shards if whole else None
+        return shards if self.folder.holds({shard.path: shard.bytes for shard in shards}) else None
 
     def adopt(self, shards: Sequence[ShardRecord], tasks: Sequence[Task]) -> None:
         """Note the tasks whose shards a manifest names, so that only those that lie there no more are made again."""
@@ -102,9 +103,9 @@ def make_shards(
     `progress` is called with the rows that a task added. Raises what `each_result` raises.
     """
     done: dict[int, list[ShardRecord]] = {}
-    missing = []
+    missing, noted = [], notes.numbers()
     for task in tasks:
-        shards = notes.read(task.number)
+        shards = notes.read(task.number) if task.number in noted else None
         if shards is None:
             missing.append(task)
         else:

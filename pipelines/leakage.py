@@ -168,7 +168,7 @@ def _at(corpus: Dataset, shards: Sequence[ShardRecord], rows: NDArray[np.uint32]
 def _problems(corpus: Dataset, shard: ShardRecord) -> Iterator[pa.Array]:
     """The text of a shard's problems, batch by batch; raises `RunFailure` where it has not the manifest's rows."""
     pa.set_cpu_count(1)
-    with pq.ParquetFile((corpus.location / shard.path).path) as parquet:
+    with (corpus.location / shard.path).opened() as file, pq.ParquetFile(file) as parquet:
         if parquet.metadata.num_rows != shard.rows:
             raise RunFailure(f"it has {parquet.metadata.num_rows:,} rows instead of {shard.rows:,}")
         for batch in parquet.iter_batches(_BATCH_ROWS, columns=["problem"], use_threads=False):

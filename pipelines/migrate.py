@@ -59,9 +59,11 @@ def migrate(folder: Location, *, in_flight: int, progress: Progress = lambda row
 
     Its old form, tokens included, is deleted at the end. Raises `RunFailure` if the disk is too small for both.
     """
-    beside = Location(folder.path.parent) / f".{folder.name}.migrating"
+    beside = folder.parent / f".{folder.name}.migrating"
     with held(folder, f"corpus {folder.name!r}"):
         spec = old_spec(folder)
+        if spec is not None and folder.remote:
+            raise UserError(f"{folder} can't be swapped for its present form in one step: migrate it on a local disk")
         if spec is None:
             # Killed after the swap: what lies beside is the old form.
             beside.remove()

@@ -116,7 +116,7 @@ def examine(folder: Location) -> Examination:
             "'numerate corpus generate' that made it again, what comes out the same stays"
         )
     # In a workspace the folder's name is the corpus's; elsewhere a copy may have any.
-    name = folder.name if folder.path.parent.name == "corpora" else str(head.get("name"))
+    name = folder.name if folder.parent.name == "corpora" else str(head.get("name"))
     found = Examination(folder, name, identity, str(head.get("writer")), None)
     _read_shards(found, head)
     if not _as_committed(found, head, text):
@@ -217,7 +217,8 @@ def _as_committed(found: Examination, head: dict[str, Any], text: bytes) -> bool
 
 def _writer_of(place: Location) -> str:
     """The writer of a Parquet file, as a manifest names it."""
-    return f"pyarrow {str(pq.read_metadata(place.path).created_by).rpartition(' ')[2]}"
+    with place.opened() as file:
+        return f"pyarrow {str(pq.read_metadata(file).created_by).rpartition(' ')[2]}"
 
 
 def _damaged(folder: Location, shards: Iterable[ShardRecord], *, in_flight: int, progress: Progress) -> list[Fault]:
@@ -268,4 +269,4 @@ def _extra(folder: Location, shards: Sequence[ShardRecord]) -> list[str]:
 
 def _files(folder: Location) -> list[str]:
     """Paths of all Parquet files below data/, sorted."""
-    return sorted(path.relative_to(folder.path).as_posix() for path in (folder / "data").path.rglob("*.parquet"))
+    return [f"data/{path}" for path in (folder / "data").files(".parquet")]

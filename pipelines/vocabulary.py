@@ -86,7 +86,7 @@ def _first_problems(corpus: Dataset, shards: list[ShardRecord], rows: int) -> li
     if not paths:
         return []
     query = f"SELECT problem || '=' || answer FROM {parquet_source(paths)} LIMIT {int(rows)}"
-    with connect() as connection:
+    with connect(corpus.location) as connection:
         return [line for (line,) in connection.sql(query).fetchall()]
 
 

@@ -8,7 +8,7 @@ import logging
 
 import duckdb
 
-from storage.database import identifier, literal, parquet_source
+from storage.database import identifier, let_read, literal, parquet_source, reason
 from storage.errors import RunFailure, UserError
 from storage.location import Location, Workspace
 from storage.manifest import Dataset, committed, load
@@ -57,6 +57,7 @@ _COLUMNS = {
 def refresh_catalog(workspace: Workspace) -> Location:
     """Write `catalog.duckdb` anew: corpus_<name>, shards, runs, metrics and predictions."""
     with workspace.catalog.staged() as path, duckdb.connect() as connection:
+        let_read(connection, workspace.root)
         corpora = _corpora(workspace)
         views = {
             **{name: _empty(columns) for name, columns in _COLUMNS.items()},
@@ -70,7 +71,7 @@ def refresh_catalog(workspace: Workspace) -> Location:
             try:
                 _create_view(connection, name, query)
             except duckdb.Error as error:
-                _LOG.warning("view %s is left out of SQL: %s", name, " ".join(str(error).split()))
+                _LOG.warning("view %s is left out of SQL: %s", name, reason(error))
         connection.execute("DETACH catalog")
     return workspace.catalog
 
@@ -114,7 +115,7 @@ def _corpus_views(connection: duckdb.DuckDBPyConnection, corpora: list[Dataset])
         try:
             views[view] = corpus_query(connection, corpus, corpus.shards)
         except (duckdb.Error, RunFailure) as error:
-            _LOG.warning("corpus %s is left out of SQL: %s", name, " ".join(str(error).split()))
+            _LOG.warning("corpus %s is left out of SQL: %s", name, reason(error))
     return views
 
 

@@ -34,7 +34,7 @@ class Corpus:
 
         Its columns are those of `numerate sql`. Raises `RunFailure` for a missing or cut shard.
         """
-        connection, shards = connect(threads=2, memory="1GB"), self.dataset.of_split(split)
+        connection, shards = connect(self.dataset.location, threads=2, memory="1GB"), self.dataset.of_split(split)
         for shard in shards:
             self.dataset.checked(shard)
         return connection.sql(corpus_query(connection, self.dataset, shards))

@@ -5,17 +5,44 @@ from pathlib import Path
 import duckdb
 
 from storage.errors import RunFailure
+from storage.location import Location
 
 
-def connect(*, threads: int = 1, memory: str = "512MB", spill: Path | None = None) -> duckdb.DuckDBPyConnection:
+def connect(
+    below: Location | None = None, *, threads: int = 1, memory: str = "512MB", spill: Path | None = None
+) -> duckdb.DuckDBPyConnection:
     """An in-memory database with bounded threads and memory; without `spill` nothing goes to disk.
 
-    Opened by the process that uses it, never before a fork.
+    It reads files of this machine's disks, and those of an object store only if they lie `below`. Opened by the
+    process that uses it, never before a fork.
     """
     connection = duckdb.connect(config={"threads": threads, "async_threads": 0, "memory_limit": memory})
     connection.execute("SET temp_directory = ?", [str(spill) if spill else ""])
     connection.execute("SET enable_progress_bar = false")
+    if below:
+        let_read(connection, below)
     return connection
+
+
+def let_read(connection: duckdb.DuckDBPyConnection, below: Location) -> None:
+    """Let a connection read what lies below a folder of an object store; a disk's it reads anyway.
+
+    DuckDB's own way to object stores is an extension, which it would have to download, with credentials of its own.
+    """
+    if below.remote:
+        from storage.ranged import object_files
+
+        connection.register_filesystem(object_files(below))  # type: ignore[arg-type]
+
+
+def reason(error: Exception) -> str:
+    """What DuckDB, or Arrow on its behalf, complains of, in one line."""
+    text = str(error)
+    if "Traceback (most recent call last)" in text:
+        # What failed is our way to an object store, and its last line says why.
+        name, _, words = text.strip().splitlines()[-1].partition(": ")
+        return words or name
+    return " ".join(text.split("\n\n")[0].split())
 
 
 def literal(text: str) -> str:

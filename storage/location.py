@@ -1,29 +1,30 @@
-"""Where a workspace's files lie, and the only place that writes them: whole, synced, or not at all.
+"""Where a workspace's files lie: what every kind of place promises, and the names below a workspace.
 
-Every other module names files by `Location`; a file appears under its final name in one
-rename, after its bytes have reached the disk.
+Every other module names files by `Location`. Files of a local disk are in `storage.local`, those of an
+object store in `storage.objects`; on both a file appears under its name whole, or not at all.
 """
 
-import ctypes
-import errno
-import fcntl
-import filecmp
-import os
 import re
-import shutil
-import time
-import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from storage.errors import RunFailure, UserError
+from storage.errors import UserError
 
-_LOCK = ".lock"
-# Of Linux's renameat2: paths as they are, and two names that change places.
-_HERE, _RENAME_EXCHANGE = -100, 2
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from storage.local import LocalLocation
+
+OBJECT_STORES = ("s3", "gs", "az")
+
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+
+Version = Any
+"""What tells whether a file is still the one that was seen; None where there was none."""
 
 
 def checked_name(name: str, what: str) -> str:
@@ -36,172 +37,158 @@ def checked_name(name: str, what: str) -> str:
     return name
 
 
-@dataclass(frozen=True)
-class Location:
-    """One file or folder of a workspace."""
+def checked_part(part: str) -> str:
+    """Return `part` if it stays below the folder that it is taken in; raises `UserError` otherwise."""
+    if not part or part.startswith("/") or ".." in part.split("/"):
+        raise UserError(f"path {part!r} leads out of its folder: name one below it")
+    return part
 
-    path: Path
 
-    @classmethod
-    def parse(cls, uri: str, what: str = "workspace") -> "Location":
-        """Read a path or a `file://` URI; raises `UserError` for any other scheme."""
+class Location(ABC):
+    """One file or folder of a workspace, on a disk or in an object store.
+
+    Locations can be pickled and compared; `str` gives the path or URI, by which DuckDB reads it too.
+    """
+
+    remote: bool
+    """Whether it lies in an object store."""
+
+    @staticmethod
+    def parse(uri: str, what: str = "workspace") -> "Location":
+        """Read a path or a URI; raises `UserError` for a scheme that isn't known, and for credentials in a URI."""
         scheme, separator, rest = uri.partition("://")
+        if separator and scheme in OBJECT_STORES:
+            from storage.objects import ObjectLocation
+
+            return ObjectLocation.of(scheme, rest, what)
         if separator and scheme != "file":
-            raise UserError(f"{what} {uri!r}: the scheme {scheme!r} is not supported, use a local path or file://")
+            # Not the whole URI, in which there may be a password.
+            raise UserError(
+                f"{what} {scheme}://…: the scheme {scheme!r} is not supported, use a local path, file://, "
+                f"{', '.join(f'{name}://' for name in OBJECT_STORES)}"
+            )
         if not (rest if separator else uri).strip():
             raise UserError(f"{what} '': the path is empty, name a folder")
-        return cls(Path(rest if separator else uri).expanduser().absolute())
+        from storage.local import LocalLocation
 
+        return LocalLocation(Path(rest if separator else uri).expanduser().absolute())
+
+    @abstractmethod
     def __truediv__(self, part: str) -> "Location":
-        return Location(self.path / part)
-
-    def __str__(self) -> str:
-        return str(self.path)
+        """What lies below this folder; raises `UserError` for a part that leads out of it."""
 
     @property
+    @abstractmethod
     def name(self) -> str:
         """The last part of the path."""
-        return self.path.name
 
+    @property
+    @abstractmethod
+    def parent(self) -> "Location":
+        """The folder in which this lies."""
+
+    @abstractmethod
+    def below(self, folder: "Location") -> str:
+        """The path from a folder above to here."""
+
+    @abstractmethod
     def exists(self) -> bool:
         """Whether a file or folder lies here."""
-        return self.path.exists()
 
+    @abstractmethod
     def size(self) -> int:
         """Bytes of the file; -1 where there is none."""
-        try:
-            return self.path.stat().st_size
-        except OSError:
-            return -1
 
+    @abstractmethod
     def read(self) -> bytes:
         """The whole file; raises `RunFailure` where there is none."""
-        try:
-            return self.path.read_bytes()
-        except OSError as error:
-            raise RunFailure(f"{self} can't be read ({error.strerror}): run what made it again") from error
+
+    @abstractmethod
+    def opened(self, *, whole: bool = False) -> "pa.NativeFile":
+        """The file for reading, here and there in it; `whole` says that all of it will be needed.
+
+        Raises `OSError` where there is none.
+        """
 
     def write(self, data: bytes) -> None:
         """Replace the file by `data` in one step."""
         with self.staged() as path:
             path.write_bytes(data)
 
+    @abstractmethod
+    def version(self) -> Version:
+        """What tells this file from any later one; None where there is none."""
+
+    @abstractmethod
+    def write_over(self, data: bytes, seen: Version) -> None:
+        """Replace the file by `data` in one step, if it is still that of version `seen` or holds `data` already.
+
+        Raises `RunFailure` where another process has written it. On a disk only who holds the folder may call this.
+        """
+
+    @abstractmethod
     def remove(self) -> None:
         """Delete the file or folder, if it is there."""
-        if self.path.is_dir():
-            shutil.rmtree(self.path)
-        else:
-            self.path.unlink(missing_ok=True)
 
+    @abstractmethod
     def exchange(self, other: "Location") -> None:
-        """Swap two folders in one step, so that each name holds a whole one at any moment; Linux alone can.
+        """Swap two folders in one step, so that each name holds a whole one at any moment.
 
-        Raises `RunFailure` where the system or the disk can't.
+        Raises `RunFailure` where that can't be done.
         """
-        swap = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-        if not swap or swap(_HERE, bytes(self.path), _HERE, bytes(other.path), _RENAME_EXCHANGE):
-            why = os.strerror(ctypes.get_errno()) if swap else "not on this system"
-            raise RunFailure(
-                f"{self} and {other} can't be swapped in one step ({why}): move both to a local Linux disk"
-            )
-        _sync(self.path.parent)
 
+    @abstractmethod
     def children(self) -> list[str]:
-        """Names of what lies in this folder, sorted; empty where there is no folder."""
-        try:
-            return sorted(entry.name for entry in self.path.iterdir() if not entry.name.startswith("."))
-        except (FileNotFoundError, NotADirectoryError):
-            return []
+        """Names of what lies in this folder, sorted, without hidden ones; empty where there is no folder."""
 
-    @contextmanager
-    def staged(self) -> Iterator[Path]:
-        """Yield a path beside this one; on success its bytes are synced and take this name, else they go.
+    @abstractmethod
+    def files(self, suffix: str) -> list[str]:
+        """Paths from here to all files below whose names end so, sorted."""
+
+    @abstractmethod
+    def holds(self, sizes: Mapping[str, int]) -> bool:
+        """Whether files of these paths and sizes lie below."""
+
+    @abstractmethod
+    def staged(self) -> AbstractContextManager[Path]:
+        """Yield a path on this machine's disk; on success what was written there takes this name, else it goes.
 
         A file that holds the same bytes already stays as it is.
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        beside = self.path.parent / f".{self.path.name}.{uuid.uuid4().hex}.partial"
-        try:
-            yield beside
-            if not (self.path.is_file() and filecmp.cmp(beside, self.path, shallow=False)):
-                _sync(beside)
-                os.replace(beside, self.path)
-                _sync(self.path.parent)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise RunFailure(
-                    f"the disk is full while writing {self}: free some space and run the same command again"
-                ) from error
-            raise
-        finally:
-            beside.unlink(missing_ok=True)
 
-    @contextmanager
-    def exclusive(self, what: str, *, wait_seconds: float = 0.0) -> Iterator[None]:
+    @abstractmethod
+    def exclusive(self, what: str, *, wait_seconds: float = 0.0) -> AbstractContextManager[None]:
         """Hold this folder alone; the hold ends with the process, however that ends.
 
         Raises `UserError` if another process still holds it after `wait_seconds`.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        until = time.monotonic() + wait_seconds
-        with open(self.path / _LOCK, "w") as file:
-            while True:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    if time.monotonic() >= until:
-                        raise UserError(
-                            f"{what} is being written by another process: wait for it to end, or choose another name"
-                        ) from None
-                    time.sleep(0.2)
-            yield
 
+    @abstractmethod
     def sweep(self) -> None:
-        """Delete what writers that were killed left beside their files; only while holding the folder."""
-        for place in self.partials():
-            place.remove()
+        """Delete what writers that were killed left; only while holding the folder."""
 
+    @abstractmethod
     def partials(self) -> Iterator["Location"]:
         """What writers at work, or that were killed, have beside their files.
 
         A folder below that was ever held by itself is left to its holder.
         """
-        for folder, below, names in os.walk(self.path):
-            below[:] = [name for name in below if not Path(folder, name, _LOCK).exists()]
-            for name in names:
-                if name.startswith(".") and name.endswith(".partial"):
-                    yield Location(Path(folder, name))
 
+    @abstractmethod
     def total_bytes(self) -> int:
         """Bytes of the file, or of all files in the folder."""
-        if not self.path.is_dir():
-            return max(0, self.size())
-        return sum(
-            max(0, Location(Path(folder, name)).size()) for folder, _, names in os.walk(self.path) for name in names
-        )
 
+    @abstractmethod
     def changed(self) -> float:
         """When the file or folder was last written, as seconds since 1970; 0 where there is none."""
-        try:
-            return self.path.stat().st_mtime
-        except OSError:
-            return 0.0
 
-    def free_bytes(self) -> int:
-        """Free bytes on the disk that holds, or would hold, this location."""
-        path = self.path
-        while not path.exists():
-            path = path.parent
-        return shutil.disk_usage(path).free
+    @abstractmethod
+    def free_bytes(self) -> int | None:
+        """Free bytes where this lies, or would lie; None where there is no such bound."""
 
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    @abstractmethod
+    def on_this_machine(self) -> "LocalLocation":
+        """A folder of this machine for what can't lie elsewhere: this one, or its own one in the user's cache."""
 
 
 @dataclass(frozen=True)
@@ -233,7 +220,7 @@ class Workspace:
         return self.root / "corpora" / checked_name(name, "corpus")
 
     def corpus_at(self, name: str) -> Location:
-        """Folder of a corpus of any workspace: a path or a `file://` URI, if there is a slash in it, else a name."""
+        """Folder of a corpus of any workspace: a path or a URI, if there is a slash in it, else a name."""
         return Location.parse(name, "corpus") if "/" in name else self.corpus(name)
 
     def tokenizer(self, name: str) -> Location:
@@ -253,6 +240,6 @@ class Workspace:
         return self.root / "comparisons" / checked_name(name, "comparison")
 
     @property
-    def catalog(self) -> Location:
-        """The DuckDB file with views over the workspace."""
-        return self.root / "catalog.duckdb"
+    def catalog(self) -> "LocalLocation":
+        """The DuckDB file with views over the workspace; DuckDB opens such a file on a disk only."""
+        return self.root.on_this_machine() / "catalog.duckdb"

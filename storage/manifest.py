@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from storage.errors import RunFailure, UserError
-from storage.location import Location
+from storage.location import Location, Version
 
 SCHEMA_VERSION = 2
 SPLITS = ("train", "validation", "test")
@@ -123,12 +123,25 @@ class Dataset:
 
     def whole(self) -> bool:
         """Whether every shard is there with its size."""
-        return all((self.location / shard.path).size() == shard.bytes for shard in self.shards)
+        return self.location.holds({shard.path: shard.bytes for shard in self.shards})
 
 
 def hash_of(value: Any) -> str:
     """SHA-256 of a JSON value's canonical text."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What lay at a dataset's place before somebody began to make it: a commit is made over that and nothing else."""
+
+    shards: Version
+    manifest: Version
+
+    @classmethod
+    def at(cls, location: Location) -> "Seen":
+        """What lies there now."""
+        return cls((location / "shards.parquet").version(), (location / "manifest.json").version())
 
 
 def commit(
@@ -139,8 +152,13 @@ def commit(
     generator_version: int,
     spec: dict[str, Any],
     shards: list[ShardRecord],
+    seen: Seen | None = None,
 ) -> Dataset:
-    """Write `shards.parquet` and then `manifest.json`; from then on the dataset exists."""
+    """Write `shards.parquet` and then `manifest.json`; from then on the dataset exists.
+
+    Raises `RunFailure` where another process committed other files than these since they were `seen`, by default now.
+    """
+    seen = seen or Seen.at(location)
     table = pa.Table.from_pylist([shard.model_dump() for shard in shards], schema=_SHARD_SCHEMA)
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd")
@@ -155,8 +173,8 @@ def commit(
         writer=WRITER,
         shards_sha256=hashlib.sha256(encoded).hexdigest(),
     )
-    (location / "shards.parquet").write(encoded)
-    (location / "manifest.json").write(manifest.text().encode())
+    (location / "shards.parquet").write_over(encoded, seen.shards)
+    (location / "manifest.json").write_over(manifest.text().encode(), seen.manifest)
     return Dataset(location, manifest, tuple(shards))
 
 
@@ -212,7 +230,7 @@ def check_version(text: bytes, location: Location, what: str) -> None:
             f"{what} was written by a newer Numerate (schema version {version}, this one reads {SCHEMA_VERSION}): "
             "update Numerate"
         )
-    place = location.name if location.path.parent.name == "corpora" else location
+    place = location.name if location.parent.name == "corpora" else location
     remedy = f"run 'numerate corpus migrate {place}'"
     if head.get("kind") == "tokens":
         remedy = f"delete {location} and run 'numerate encode' again"

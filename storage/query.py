@@ -16,8 +16,9 @@ import duckdb
 import pyarrow as pa
 
 from storage.catalog import refresh_catalog
-from storage.database import literal
+from storage.database import let_read, literal, reason
 from storage.errors import RunFailure, UserError
+from storage.local import LocalLocation
 from storage.location import Location, Workspace
 
 _MEMORY = "1GB"
@@ -43,7 +44,8 @@ def open_catalog(workspace: Workspace) -> Iterator[duckdb.DuckDBPyConnection]:
             connection.execute("SET autoload_known_extensions = false")
             # Else a table's name would be looked up among this program's variables.
             connection.execute("SET python_enable_replacements = false")
-            connection.execute(f"SET allowed_directories = [{literal(str(workspace.root))}]")
+            let_read(connection, workspace.root)
+            connection.execute(f"SET allowed_directories = [{literal(f'{workspace.root}/')}]")
             connection.execute("SET enable_external_access = false")
             connection.execute("SET lock_configuration = true")
             yield connection
@@ -87,7 +89,7 @@ def sql_error(error: Exception) -> UserError | RunFailure:
         return UserError(
             f"SQL: the query needs more than {_MEMORY} of memory or fills the disk: filter, aggregate or LIMIT more"
         )
-    text = " ".join(re.split(r"\n\s*LINE \d+:", text)[0].split())
+    text = reason(error) if "Traceback" in text else " ".join(re.split(r"\n\s*LINE \d+:", text)[0].split())
     if text.startswith("Permission Error"):
         return UserError(f"SQL: {text} (SQL reads files of the workspace only, and no link that leads out of it)")
     if re.match(r"(IO|Invalid|Invalid Input|Serialization) Error\b.*\.parquet", text):
@@ -160,9 +162,9 @@ def _behind(first: pa.RecordBatch | None, rest: Iterator[pa.RecordBatch]) -> Ite
 
 
 @contextmanager
-def _spill_folder(workspace: Workspace) -> Iterator[Location]:
+def _spill_folder(workspace: Workspace) -> Iterator[LocalLocation]:
     """A folder of this process alone, gone afterwards; those of killed processes go first."""
-    folder = workspace.root / ".spill"
+    folder = workspace.root.on_this_machine() / ".spill"
     own = folder / uuid.uuid4().hex
     with ExitStack() as held:
         with folder.exclusive(f"{folder}", wait_seconds=10):

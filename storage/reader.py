@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from storage.columns import string_buffers
-from storage.database import connect, parquet_source
+from storage.database import connect, parquet_source, reason
 from storage.errors import RunFailure
 from storage.lanes import BucketOrder, LanePlan, lanes_of
+from storage.location import Location
 from storage.subset import KeptRows
 
 _STREAM_ROWS = 1 << 16
@@ -33,6 +34,8 @@ class ElasticReader:
     column: str = "tokens"
     kept: tuple[KeptRows, ...] = ()
     kind: np.dtype = _BYTE
+    below: Location | None = None
+    """The folder of the paths, where that lies in an object store."""
 
     def batches(self, first_step: int, *, rank: int = 0, ranks: int = 1) -> Generator[NDArray[np.integer]]:
         """This rank's part of batch `first_step` and of all that follow, without end: [rows, numbers in a row].
@@ -42,7 +45,7 @@ class ElasticReader:
         """
         lanes = lanes_of(rank, ranks)
         step, take = first_step, self.plan.rows_per_lane
-        connection = connect()
+        connection = connect(self.below)
         # Every window reads all lanes' files: their footers are parsed once.
         connection.execute("SET parquet_metadata_cache = true")
         with ThreadPoolExecutor(1) as pool:
@@ -89,9 +92,7 @@ class ElasticReader:
                 target[filled : filled + len(rows)] = rows
                 filled += len(rows)
         except (duckdb.Error, ValueError) as error:
-            raise RunFailure(
-                f"shard {self.paths[shard]} can't be read ({str(error).splitlines()[0]}): encode it again"
-            ) from error
+            raise RunFailure(f"shard {self.paths[shard]} can't be read ({reason(error)}): encode it again") from error
         if filled != len(target):
             raise RunFailure(f"shard {self.paths[shard]} ended early: encode it again")
 

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import xxhash
 
 from storage.columns import fixed_width_values, string_buffers
+from storage.local import LocalLocation
 from storage.location import Location
 from storage.manifest import ShardRecord
 
@@ -93,17 +94,22 @@ def open_shard(folder: Location, path: str, *, split: str, stratum: str, layout:
             stratum=stratum,
             rows=shard.writer.rows,
             bytes=staged.stat().st_size,
-            sha256=file_hash(Location(staged)),
+            sha256=file_hash(LocalLocation(staged)),
             content=shard.writer.content(),
         )
 
 
 def file_hash(location: Location) -> str:
     """SHA-256 of a file."""
+    with location.opened(whole=True) as file:
+        return open_file_hash(file)
+
+
+def open_file_hash(file: pa.NativeFile) -> str:
+    """SHA-256 of an open file from where it stands."""
     digest = hashlib.sha256()
-    with open(location.path, "rb") as file:
-        while chunk := file.read(_HASH_CHUNK):
-            digest.update(chunk)
+    while chunk := file.read(_HASH_CHUNK):
+        digest.update(chunk)
     return digest.hexdigest()
 
 

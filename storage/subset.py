@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from storage.database import connect, identifier, literal, parquet_source
+from storage.database import connect, identifier, literal, parquet_source, reason
 from storage.errors import UserError
 from storage.location import Location
 from storage.manifest import Dataset, ShardRecord, hash_of
@@ -61,7 +61,7 @@ def kept_rows(dataset: Dataset, shards: Sequence[ShardRecord], predicate: str, f
     place = folder / f"{hash_of([dataset.manifest.identity, predicate, list(sources)])[:16]}.parquet"
     found = _kept_counts(place, shards)
     if found is None:
-        found = {shard.path: _counted(sources[shard.path], shard, predicate) for shard in shards}
+        found = {shard.path: _counted(dataset, sources[shard.path], shard, predicate) for shard in shards}
         with place.staged() as path:
             pq.write_table(pa.table({"path": list(found), "rows": list(found.values())}), path)
     return {path: KeptRows(sources[path], predicate, np.array(rows, np.int64)) for path, rows in found.items()}
@@ -72,7 +72,8 @@ def _kept_counts(place: Location, shards: Sequence[ShardRecord]) -> dict[str, li
     if not place.exists():
         return None
     try:
-        table = pq.read_table(place.path)
+        with place.opened() as file:
+            table = pq.ParquetFile(file).read()
         found = dict(zip(table.column("path").to_pylist(), table.column("rows").to_pylist(), strict=True))
     except (pa.ArrowException, OSError, KeyError):
         return None
@@ -84,7 +85,7 @@ def predicate_columns(dataset: Dataset, shards: Sequence[ShardRecord]) -> dict[s
     """Names and SQL types of all columns that a predicate may name; a shard that lacks one has nulls there."""
     found: dict[str, str] = {}
     firsts = {shard.stratum: shard for shard in reversed(shards)}
-    with connect() as connection:
+    with connect(dataset.location) as connection:
         for shard in firsts.values():
             described = connection.execute(f"DESCRIBE SELECT * FROM {_source(dataset, shard, {})}").fetchall()
             found = {row[0]: row[1] for row in described} | found
@@ -102,7 +103,7 @@ def check_predicate(predicate: str, columns: dict[str, str]) -> None:
             kinds = [row[1] for row in connection.execute(f"DESCRIBE {query}").fetchall()]
         except duckdb.Error as error:
             known = ", ".join(columns)
-            raise UserError(f"where {predicate!r} is no predicate over {known}: {_reason(error)}") from error
+            raise UserError(f"where {predicate!r} is no predicate over {known}: {reason(error)}") from error
         if kinds != ["BOOLEAN"]:
             raise UserError(
                 f"where {predicate!r} is of type {', '.join(kinds)}, no single condition: compare it with something"
@@ -132,7 +133,7 @@ def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
         yield from _nodes(child)
 
 
-def _counted(source: str, shard: ShardRecord, predicate: str) -> list[int]:
+def _counted(dataset: Dataset, source: str, shard: ShardRecord, predicate: str) -> list[int]:
     """Rows that a predicate keeps of each block of a shard."""
     counts = np.zeros(-(-shard.rows // BLOCK_ROWS), np.int64)
     query = (
@@ -140,23 +141,20 @@ def _counted(source: str, shard: ShardRecord, predicate: str) -> list[int]:
         f"WHERE ({predicate}\n) GROUP BY ALL"
     )
     try:
-        with connect(threads=2) as connection:
+        with connect(dataset.location, threads=2) as connection:
             blocks, rows = connection.execute(query).fetchnumpy().values()
     except duckdb.Error as error:
-        raise UserError(f"where {predicate!r} can't be answered: {_reason(error)}") from error
+        raise UserError(f"where {predicate!r} can't be answered: {reason(error)}") from error
     counts[np.asarray(blocks, np.intp)] = rows
     return [int(count) for count in counts]
 
 
-def _reason(error: duckdb.Error) -> str:
-    return " ".join(str(error).split("\n\n")[0].split())
-
-
 def _source(dataset: Dataset, shard: ShardRecord, columns: dict[str, str]) -> str:
     """SQL of one shard as a table with `file_row_number`, and with nulls in those of `columns` that it lacks."""
-    place = dataset.checked(shard).path
+    place = dataset.checked(shard)
     folders = partition_of(shard.path)
-    missing = set(columns) - set(pq.read_schema(place).names) - set(folders) - {"file_row_number"}
+    with place.opened() as file:
+        missing = set(columns) - set(pq.read_schema(file).names) - set(folders) - {"file_row_number"}
     more = [f"{literal(value)}::{PARTITIONS[name]} AS {identifier(name)}" for name, value in folders.items()]
     more += [f"NULL::{columns[name]} AS {identifier(name)}" for name in sorted(missing)]
     source = parquet_source([str(place)], options=", file_row_number = true, hive_partitioning = false")

@@ -16,7 +16,7 @@ from pipelines.generate import RangeTask, generate_range, sample_table
 from pipelines.presets import CORPORA
 from pipelines.spec import TokenizerSpec
 from pipelines.vocabulary import train_pieces
-from storage.location import Location
+from storage.local import LocalLocation
 from tests.benchmarks.measure import Figure, best_of, core_seconds, ratio
 from tests.benchmarks.tokenizers import digit_tokenizer, learnt_tokenizer
 
@@ -64,9 +64,9 @@ def by_kind(folder: Path) -> Iterator[Figure]:
 def of_shards(folder: Path) -> Iterator[Figure]:
     """A shard of the notebook to a shard of tokens, reading, checking and writing included, one core."""
     spec = CORPORA["notebook"]
-    corpus = Location(folder / "corpus")
+    corpus = LocalLocation(folder / "corpus")
     shards = tuple(generate_range(spec, corpus, RangeTask(0, components(spec)[0], 0, _SHARD_ROWS)))
-    job = EncodeJob(corpus, Location(folder / "tokens"), digit_tokenizer(), token_layouts(shards))
+    job = EncodeJob(corpus, LocalLocation(folder / "tokens"), digit_tokenizer(), token_layouts(shards))
     taken = best_of(lambda: [encode_shard(job, task) for task in encode_tasks(shards)], 3, core_seconds)
     for place in ("corpus", "tokens"):
         shutil.rmtree(folder / place)

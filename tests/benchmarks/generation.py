@@ -15,6 +15,7 @@ from pipelines.encode import EncodeJob, encode_shard, encode_tasks
 from pipelines.generate import RangeTask, generate_range
 from pipelines.presets import CORPORA
 from pipelines.spec import CorpusSpec
+from storage.local import LocalLocation
 from storage.location import Location
 from storage.manifest import ShardRecord
 from tests.benchmarks.measure import Figure, core_seconds, ratio, run_watched, seconds
@@ -153,8 +154,8 @@ def _our_rate(folder: Path, spec: CorpusSpec) -> float:
     """Rows a second of a whole corpus on two cores, by workers that have imported what they need, as the peers have."""
     warm, place = folder / "warm", folder / "ours"
     with ray_session(2) as cpus:
-        build_corpus(CORPORA["quick"], Location(warm), in_flight=cpus)
-        taken = seconds(lambda: build_corpus(spec, Location(place), in_flight=cpus))
+        build_corpus(CORPORA["quick"], LocalLocation(warm), in_flight=cpus)
+        taken = seconds(lambda: build_corpus(spec, LocalLocation(place), in_flight=cpus))
     for made in (warm, place):
         shutil.rmtree(made)
     return spec.total_rows / taken
@@ -163,7 +164,7 @@ def _our_rate(folder: Path, spec: CorpusSpec) -> float:
 def _one_core(folder: Path, spec: CorpusSpec, rows: int) -> tuple[float, float, float, float]:
     """Seconds a row of generating and of encoding in this process, and bytes a row of text and of tokens."""
     # Each time into a new folder: a shard that lies there already is compared with the new one.
-    taken = [_once(Location(folder / "one"), spec, rows) for _ in range(9)]
+    taken = [_once(LocalLocation(folder / "one"), spec, rows) for _ in range(9)]
     generated, encoded, text, tokens = (min(values) / rows for values in zip(*taken, strict=True))
     return generated, encoded, text, tokens
 

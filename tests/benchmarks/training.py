@@ -22,6 +22,7 @@ from pipelines.encode import ENCODER_VERSION, EncodeJob, encode_rows, encode_sha
 from pipelines.generate import RangeTask, generate_range, sample_table
 from pipelines.presets import CORPORA
 from storage.lanes import LanePlan
+from storage.local import LocalLocation
 from storage.location import Location
 from storage.manifest import Dataset, commit
 from tests.benchmarks.measure import Figure, core_seconds, ratio, seconds
@@ -115,7 +116,7 @@ def _trainer(model: nn.Module, ids: Tensor, *slots: int) -> Callable[[], float]:
 
 def reading(folder: Path) -> Iterator[Figure]:
     """From shards through DuckDB to tensors, one core, in training's own order; and what a plan costs at 10⁹ rows."""
-    tokens = _tokens(Location(folder / "corpus"), Location(folder / "tokens"))
+    tokens = _tokens(LocalLocation(folder / "corpus"), LocalLocation(folder / "tokens"))
     # Several windows, of which each is read while the one before is used.
     steps, batch = 2_500, 4_096
 

@@ -14,7 +14,7 @@ import pytest
 
 from pipelines.build import build_corpus
 from pipelines.spec import CorpusSpec
-from storage.location import Location
+from storage.local import LocalLocation
 from storage.manifest import load
 
 _INSIDE = "NUMERATE_TEST_OWN_MOUNTS"
@@ -133,7 +133,7 @@ def test_a_disk_that_fills_up_stops_a_generation_in_one_line_and_it_goes_on_with
     code, errors = ended(generate(disk.path / "w", "full", **_ROWS))
     assert (code, "4,000,000 rows" in errors) == (0, True), errors
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
-    build_corpus(CorpusSpec(name="full", **_ROWS), Location(tmp_path / "whole"), in_flight=ray_instance)
+    build_corpus(CorpusSpec(name="full", **_ROWS), LocalLocation(tmp_path / "whole"), in_flight=ray_instance)
     assert data_of(folder) == data_of(tmp_path / "whole")
 
 
@@ -166,6 +166,6 @@ def test_of_two_who_generate_one_corpus_at_once_one_wins_and_the_other_ends_in_o
     )
     code, errors = ended(first)
     assert (code, "4,000,000 rows" in errors) == (0, True), errors
-    assert load(Location(folder), "corpus").whole()
-    build_corpus(CorpusSpec(name="both", **_ROWS), Location(tmp_path / "whole"), in_flight=ray_instance)
+    assert load(LocalLocation(folder), "corpus").whole()
+    build_corpus(CorpusSpec(name="both", **_ROWS), LocalLocation(tmp_path / "whole"), in_flight=ray_instance)
     assert data_of(folder) == data_of(tmp_path / "whole")

@@ -15,7 +15,8 @@ from model.preparation import prepare
 from model.shipped import export
 from model.training import train
 from storage.errors import UserError
-from storage.location import Location, Workspace
+from storage.local import LocalLocation
+from storage.location import Workspace
 from tests.builders import Built
 from tests.flows.test_command import assert_one_line, numerate
 from tests.model.test_training import LONGER
@@ -100,7 +101,7 @@ def test_a_cleaned_run_answers_exports_and_is_found_trained(place: Workspace, tm
     clean(place)
     model, text = Solver(place, "one").model_for("1+2")
     assert model.solve([text])
-    export(place.run("one"), Location(tmp_path / "out"))
+    export(place.run("one"), LocalLocation(tmp_path / "out"))
     assert train(*prepare(place, "one", "small", "small-digit", SPEC)).finished
 
 

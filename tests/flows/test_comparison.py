@@ -6,7 +6,7 @@ import pytest
 
 from flows.comparison import compare, comparison_text, write_comparison
 from storage.errors import UserError
-from storage.location import Location
+from storage.local import LocalLocation
 
 MATCHES = {"a": (0.9, 0.2), "b": (0.5, 0.5), "c": (0.7, 0.6)}
 
@@ -35,7 +35,7 @@ def test_a_comparison_has_the_median_and_both_ends_of_best_and_last() -> None:
 
 def test_the_headline_is_the_median_and_never_the_best_run(tmp_path: Path) -> None:
     comparison = compare(REPORTS)
-    write_comparison(Location(tmp_path / "index.html"), "mine", comparison)
+    write_comparison(LocalLocation(tmp_path / "index.html"), "mine", comparison)
     page = (tmp_path / "index.html").read_text()
     assert '<p class="headline">70.000 % exact match</p>' in page
     (line,) = [line for line in comparison_text(comparison).splitlines() if line.startswith("all problems")]

@@ -15,7 +15,7 @@ from model.shipped import shipped_runs
 from model.training import train
 from pipelines.build import build_tokens
 from storage.errors import UserError
-from storage.location import Location
+from storage.local import LocalLocation
 from storage.query import open_catalog
 from tests.builders import SMALL, TINY_TRAINING, build_corpus_plainly, build_small
 from tests.model.test_training import job_of
@@ -35,7 +35,7 @@ ASKED: list[tuple[str, dict[str, Any]]] = [
 
 
 def test_only_the_test_split_in_one_pass_is_the_runs_own_report_and_no_other_is_overwritten(tmp_path: Path) -> None:
-    run = Location(tmp_path)
+    run = LocalLocation(tmp_path)
     places = [places_of(run, CONFIG, label, EvaluationSpec(**spec)) for label, spec in ASKED]
     assert places[0] == (run, run / "predictions" / f"{CONFIG.corpus}.test.parquet")
     for one, other in combinations(places, 2):

@@ -54,7 +54,7 @@ def test_faults_are_named_and_the_command_that_mends_them_does(place: Path, smal
     ("corpus", "words"),
     [
         ("nowhere", ["corpus 'nowhere' is not there", "numerate corpus generate"]),
-        ("s3://bucket/x", ["corpus 's3://bucket/x'", "file://"]),
+        ("ftp://bucket/x", ["corpus ftp://", "file://"]),
         ("Bad Name", ["'Bad Name'"]),
     ],
 )

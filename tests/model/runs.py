@@ -11,7 +11,7 @@ from model.config import TrainingSpec
 from model.metrics import metric_parts
 from model.run import RunConfig, claim_run
 from model.training import TrainingJob
-from storage.location import Location
+from storage.local import LocalLocation
 from tests.builders import TINY_TRAINING, Built
 
 LONGER = TINY_TRAINING.model_copy(update={"steps": 30, "checkpoint_every": 10, "validate_every": 10})
@@ -20,7 +20,7 @@ LONGER = TINY_TRAINING.model_copy(update={"steps": 30, "checkpoint_every": 10, "
 def job_of(built: Built, folder: Path, spec: TrainingSpec, name: str = "run") -> TrainingJob:
     """A claimed run of a corpus, in a folder of its own."""
     config = RunConfig.of(name, spec, built.corpus, built.tokens, ("small-digit", built.tokenizer))
-    run = Location(folder / name)
+    run = LocalLocation(folder / name)
     claim_run(run, config, built.tokenizer)
     return TrainingJob(run, built.tokens.location, config, threads=1)
 

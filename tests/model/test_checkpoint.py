@@ -21,7 +21,7 @@ from model.run import load_run
 from model.trained import TrainedEncoder
 from model.training import TrainingJob, train
 from storage.errors import RunFailure, UserError
-from storage.location import Location
+from storage.local import LocalLocation
 from tests.builders import TINY_TRAINING, Built
 from tests.model.runs import job_of
 
@@ -150,7 +150,7 @@ def test_a_damaged_configuration_is_one_line(small: Built, tmp_path: Path, text:
 def test_a_configuration_that_was_changed_is_one_line(
     trained: TrainingJob, tmp_path: Path, changes: dict[str, Any], words: str
 ) -> None:
-    run = Location(tmp_path / "run")
+    run = LocalLocation(tmp_path / "run")
     shutil.copytree(trained.run.path, run.path)
     values = json.loads((run / "run.json").read())
     (run / "run.json").write(json.dumps({**values, **changes}).encode())
@@ -160,7 +160,7 @@ def test_a_configuration_that_was_changed_is_one_line(
 
 
 def test_a_tokenizer_that_is_none_is_one_line(trained: TrainingJob, tmp_path: Path) -> None:
-    run = Location(tmp_path / "run")
+    run = LocalLocation(tmp_path / "run")
     shutil.copytree(trained.run.path, run.path)
     values, data = json.loads((run / "run.json").read()), b"no model"
     (run / "tokenizer.model").write(data)

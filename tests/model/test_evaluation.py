@@ -23,7 +23,7 @@ from model.tokenizer import MASK
 from model.trained import TrainedEncoder
 from pipelines.generate import canonical_hashes
 from storage.errors import RunFailure, UserError
-from storage.location import Location
+from storage.local import LocalLocation
 from tests.builders import TINY_TRAINING, Built
 from tests.model.runs import job_of
 
@@ -46,7 +46,7 @@ def test_a_model_with_random_weights_scores_zero(small: Built, tmp_path: Path) -
         small.corpus,
         small.tokens,
         EvaluationSpec(limit=0),
-        Location(tmp_path / "predictions.parquet"),
+        LocalLocation(tmp_path / "predictions.parquet"),
         partial(canonical_hashes, small.spec),
     )
     held = small.corpus.manifest.split_rows["test"]
@@ -73,7 +73,7 @@ def test_a_limit_takes_the_first_problems(small: Built, tmp_path: Path) -> None:
         small.corpus,
         small.tokens,
         EvaluationSpec(limit=700),
-        Location(tmp_path / "p.parquet"),
+        LocalLocation(tmp_path / "p.parquet"),
         partial(canonical_hashes, small.spec),
     )
     assert outcome.problems == 700
@@ -96,7 +96,7 @@ def test_a_corpus_whose_test_problems_may_have_been_trained_on_is_refused(
     asked = replace(model, config=model.config.model_copy(update={"corpus_identity": "0" * 64, **config}))
     manifest = small.corpus.manifest
     other = replace(small.corpus, manifest=manifest.model_copy(update={"spec": {**manifest.spec, **spec}}))
-    target = Location(tmp_path / "p.parquet")
+    target = LocalLocation(tmp_path / "p.parquet")
     with pytest.raises(UserError, match=message):
         evaluate(asked, other, small.tokens, EvaluationSpec(), target, lambda ids: ids)
     assert not target.exists()
@@ -104,7 +104,7 @@ def test_a_corpus_whose_test_problems_may_have_been_trained_on_is_refused(
 
 def test_another_corpus_of_the_same_split_is_asked_with_its_facts(small: Built, longer: Built, tmp_path: Path) -> None:
     own = untrained(longer, tmp_path)
-    target = Location(tmp_path / "p.parquet")
+    target = LocalLocation(tmp_path / "p.parquet")
     asked = replace(own, config=own.config.model_copy(update={"corpus_identity": "0" * 64}))
     spec = EvaluationSpec(limit=101, decoding=Decoding(passes=2, loops=2))
     outcome = evaluate(asked, longer.corpus, longer.tokens, spec, target, partial(canonical_hashes, longer.spec))
@@ -202,7 +202,7 @@ def test_missing_operands_are_asked_with_the_answer_shown(small: Built, tmp_path
         small.corpus,
         small.tokens,
         EvaluationSpec(limit=300, missing="operand"),
-        Location(tmp_path / "predictions.parquet"),
+        LocalLocation(tmp_path / "predictions.parquet"),
         partial(canonical_hashes, small.spec),
     )
     assert (outcome.missing, outcome.problems, outcome.left_out, outcome.by_passes) == ("operand", 300, 0, ())
@@ -238,7 +238,7 @@ def test_problems_that_may_not_be_judged_are_left_out(small: Built, tmp_path: Pa
         assert len(facts) == len(canonical)
         return np.array([int(answer) % 3 == 0 for answer in facts["answer"].to_pylist()])
 
-    values = (small.corpus, small.tokens, EvaluationSpec(limit=0), Location(tmp_path / "predictions.parquet"))
+    values = (small.corpus, small.tokens, EvaluationSpec(limit=0), LocalLocation(tmp_path / "predictions.parquet"))
     outcome = evaluate(untrained(small, tmp_path), *values, partial(canonical_hashes, small.spec), fair=fair)
     answers = [int(answer) for answer in pq.read_table(small.corpus.paths("test")).column("answer").to_pylist()]
     assert outcome.problems == sum(answer % 3 == 0 for answer in answers)

@@ -16,7 +16,8 @@ from model.trained import TrainedEncoder, extent_of
 from model.training import train
 from pipelines.reserved import adderboard, edge_cases
 from storage.errors import RunFailure, UserError
-from storage.location import Location, Workspace
+from storage.local import LocalLocation
+from storage.location import Workspace
 from tests.builders import TINY_TRAINING, Built
 from tests.model.runs import job_of
 
@@ -24,7 +25,7 @@ from tests.model.runs import job_of
 def test_an_exported_run_answers_as_it_did_and_holds_weights_alone(small: Built, tmp_path: Path) -> None:
     job = job_of(small, tmp_path, TINY_TRAINING)
     train(job)
-    target = Location(tmp_path / "exported")
+    target = LocalLocation(tmp_path / "exported")
     entry = export(job.run, target, "last")
     tensors = load_file((target / "checkpoints" / entry.file).path)
     assert all(name.startswith("model.") and value.dtype == torch.bfloat16 for name, value in tensors.items())
@@ -36,7 +37,7 @@ def test_an_exported_run_answers_as_it_did_and_holds_weights_alone(small: Built,
     with pytest.raises(UserError, match="is not empty: name a new folder"):
         export(job.run, target)
     with pytest.raises(UserError, match="run name 'My Model' is not usable"):
-        export(job.run, Location(tmp_path / "My Model"))
+        export(job.run, LocalLocation(tmp_path / "My Model"))
     # What was handed on is asked where it lies.
     model, _ = Solver(Workspace.create(str(tmp_path / "elsewhere")), str(target)).model_for("1+2")
     assert model.solve(["1+2"]) == after.solve(["1+2"])
@@ -45,7 +46,7 @@ def test_an_exported_run_answers_as_it_did_and_holds_weights_alone(small: Built,
 def test_a_changed_export_is_refused(small: Built, tmp_path: Path) -> None:
     job = job_of(small, tmp_path, TINY_TRAINING)
     train(job)
-    target = Location(tmp_path / "exported")
+    target = LocalLocation(tmp_path / "exported")
     entry = export(job.run, target)
     place = target / "checkpoints" / entry.file
     place.write(place.read()[:-1] + b"x")

@@ -23,7 +23,7 @@ from pipelines.generate import canonical_hashes
 from pipelines.spec import CorpusSpec, TokenizerSpec
 from pipelines.vocabulary import train_pieces
 from storage.errors import UserError
-from storage.location import Location
+from storage.local import LocalLocation
 from tests.builders import TINY_TRAINING, TOKENIZERS, Built, build_small, encode_plainly
 
 # Problems with numbers of any length, brackets and leading zeros, whether they make sense or not.
@@ -150,7 +150,7 @@ def test_the_rows_that_training_reads_are_the_corpuss_equations(of_kind: Built) 
 
 
 def test_predictions_are_judged_by_comparing_text(of_kind: Built, tmp_path: Path) -> None:
-    model, target = trained(of_kind), Location(tmp_path / "p.parquet")
+    model, target = trained(of_kind), LocalLocation(tmp_path / "p.parquet")
     hashes = partial(canonical_hashes, of_kind.spec)
     outcome = evaluate(model, of_kind.corpus, of_kind.tokens, EvaluationSpec(limit=90), target, hashes)
     found = pq.read_table(target.path).to_pylist()
@@ -186,7 +186,7 @@ def test_the_same_training_learns_with_every_tokenizer(kind: str, tmp_path: Path
             "encoder": EncoderConfig(width=32, heads=2, feedforward=64),
         }
     )
-    model, target = trained(built, steps), Location(tmp_path / "p.parquet")
+    model, target = trained(built, steps), LocalLocation(tmp_path / "p.parquet")
     hashes = partial(canonical_hashes, corpus)
     outcome = evaluate(model, built.corpus, built.tokens, EvaluationSpec(split="train", limit=0), target, hashes)
     rows = pq.read_table(target.path).to_pylist()

@@ -8,20 +8,20 @@ from pipelines.build import build_corpus, build_tokens, corpus_bytes, token_layo
 from pipelines.describe import describe
 from pipelines.spec import CorpusSpec
 from storage.errors import RunFailure, UserError
-from storage.location import Location
+from storage.local import LocalLocation
 from storage.manifest import Dataset, ShardRecord, committed
 from tests.builders import SMALL, TOKENIZERS, Built, encode_plainly
 
 
 def build(spec: CorpusSpec, folder: Path) -> Dataset:
-    return build_corpus(spec, Location(folder), in_flight=2)[0]
+    return build_corpus(spec, LocalLocation(folder), in_flight=2)[0]
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
 def test_any_number_of_ray_workers_makes_the_bytes_that_one_process_makes(
     ray_instance: int, tmp_path: Path, small: Built, workers: int
 ) -> None:
-    corpus, _ = build_corpus(SMALL, Location(tmp_path), in_flight=workers)
+    corpus, _ = build_corpus(SMALL, LocalLocation(tmp_path), in_flight=workers)
     assert corpus.manifest == small.corpus.manifest
     assert corpus.shards == small.corpus.shards
     assert not (tmp_path / ".progress").exists()
@@ -30,12 +30,12 @@ def test_any_number_of_ray_workers_makes_the_bytes_that_one_process_makes(
 def test_without_ray_one_process_makes_the_same_and_keeps_test_rows_alone_if_asked(
     tmp_path: Path, small: Built
 ) -> None:
-    corpus, _ = build_corpus(SMALL, Location(tmp_path / "all"), in_flight=0)
+    corpus, _ = build_corpus(SMALL, LocalLocation(tmp_path / "all"), in_flight=0)
     assert (corpus.manifest, corpus.shards) == (small.corpus.manifest, small.corpus.shards)
     spec = SMALL.model_copy(update={"only_test": True})
-    asked, _ = build_corpus(spec, Location(tmp_path / "test"), in_flight=0)
+    asked, _ = build_corpus(spec, LocalLocation(tmp_path / "test"), in_flight=0)
     assert asked.shards == corpus.of_split("test")
-    tokens, _ = build_tokens(asked, small.tokenizer, Location(tmp_path / "tokens"), in_flight=0)
+    tokens, _ = build_tokens(asked, small.tokenizer, LocalLocation(tmp_path / "tokens"), in_flight=0)
     assert [shard.rows for shard in tokens.shards] == [shard.rows for shard in asked.shards]
     assert abs(corpus_bytes(spec) / asked.manifest.bytes - 1) < 0.5
     assert {row["split"] for row in describe(spec).examples} == {"test"}
@@ -44,7 +44,7 @@ def test_without_ray_one_process_makes_the_same_and_keeps_test_rows_alone_if_ask
 def test_what_is_committed_is_not_made_again(ray_instance: int, tmp_path: Path) -> None:
     build(SMALL, tmp_path)
     times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")}
-    dataset, made = build_corpus(SMALL, Location(tmp_path), in_flight=2)
+    dataset, made = build_corpus(SMALL, LocalLocation(tmp_path), in_flight=2)
     assert not made
     assert dataset.manifest.rows == 10_000
     assert times == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")}
@@ -62,8 +62,8 @@ def test_a_run_that_was_cut_off_makes_only_what_is_missing(ray_instance: int, tm
             raise CutError
 
     with pytest.raises(CutError):
-        build_corpus(SMALL, Location(tmp_path), in_flight=1, progress=cut)
-    assert not committed(Location(tmp_path))
+        build_corpus(SMALL, LocalLocation(tmp_path), in_flight=1, progress=cut)
+    assert not committed(LocalLocation(tmp_path))
     (tmp_path / "data" / ".half.parquet.1.partial").write_bytes(b"left by a killed writer")
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "data" / "split=train").rglob("*.parquet")}
     assert len(kept) >= 2
@@ -90,7 +90,7 @@ def test_a_committed_corpus_is_mended_shard_by_shard(ray_instance: int, tmp_path
     victims[1].write_bytes(whole[1][:-1])
     untouched = tmp_path / before.shards[-1].path
     time = untouched.stat().st_mtime_ns
-    mended, made = build_corpus(SMALL, Location(tmp_path), in_flight=2)
+    mended, made = build_corpus(SMALL, LocalLocation(tmp_path), in_flight=2)
     assert made
     assert mended == before
     assert [victim.read_bytes() for victim in victims] == whole
@@ -107,7 +107,7 @@ def test_another_corpus_of_that_name_is_not_overwritten(ray_instance: int, tmp_p
 def test_a_disk_that_is_too_small_is_noticed_before_the_first_byte(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Location, "free_bytes", lambda self: 1_000_000)
+    monkeypatch.setattr(LocalLocation, "free_bytes", lambda self: 1_000_000)
     with pytest.raises(RunFailure, match=r"needs 1,[12]\d\d\.\d MB more .* 1\.0 MB are free"):
         build(CorpusSpec(), tmp_path)
     assert not list(tmp_path.rglob("*.parquet"))
@@ -128,14 +128,14 @@ def test_ray_encodes_to_the_bytes_that_one_process_encodes(ray_instance: int, tm
     from model.tokenizer import load_tokenizer
 
     tokenizer, _ = load_tokenizer(small.workspace.tokenizer("small-digit"))
-    tokens, made = build_tokens(small.corpus, tokenizer, Location(tmp_path), in_flight=2)
+    tokens, made = build_tokens(small.corpus, tokenizer, LocalLocation(tmp_path), in_flight=2)
     assert made
     assert tokens.manifest == small.tokens.manifest
     assert tokens.shards == small.tokens.shards
 
 
 def test_a_tokenizer_encodes_other_corpora_too(ray_instance: int, tmp_path: Path, small: Built, longer: Built) -> None:
-    tokens, _ = build_tokens(longer.corpus, small.tokenizer, Location(tmp_path), in_flight=2)
+    tokens, _ = build_tokens(longer.corpus, small.tokenizer, LocalLocation(tmp_path), in_flight=2)
     shard = tokens.shards[0]
     text = pq.read_table(str(longer.corpus.checked(longer.corpus.shards[0])), columns=["problem"])
     coded = pq.read_table(str(tokens.checked(shard)), columns=["tokens"])
@@ -165,7 +165,7 @@ def test_tokens_of_other_kinds_are_counted_once_and_found_again(
     tmp_path: Path, longer: Built, ray_instance: int, kind: str
 ) -> None:
     plain = encode_plainly(longer.workspace, longer.spec, longer.corpus, TOKENIZERS[kind])
-    folder = Location(tmp_path / "tokens")
+    folder = LocalLocation(tmp_path / "tokens")
     made, anew = build_tokens(longer.corpus, plain.tokenizer, folder, in_flight=ray_instance)
     assert anew
     assert made.manifest == plain.tokens.manifest

@@ -13,7 +13,7 @@ from pipelines.split import Canonical
 from pipelines.vocabulary import sample_problems, train_tokenizer
 from storage.columns import fixed_width_values
 from storage.errors import RunFailure, UserError
-from storage.location import Location
+from storage.local import LocalLocation
 from tests.builders import Built
 
 
@@ -64,14 +64,14 @@ def test_the_sample_is_the_same_every_time_and_from_train_alone(small: Built) ->
 
 def test_a_tokenizer_is_the_same_every_time_and_has_every_character(tmp_path: Path, small: Built) -> None:
     spec = TokenizerSpec(sample_rows=2_000, proof_rows=500)
-    again, made = train_tokenizer(spec, small.corpus, Location(tmp_path / "again"))
+    again, made = train_tokenizer(spec, small.corpus, LocalLocation(tmp_path / "again"))
     assert made
     assert again.identity == small.tokenizer.identity
     assert all(small.tokenizer.decode([small.tokenizer.id_of(c)]) == c for c in "0123456789+-*()=")
 
 
 def test_a_tokenizer_of_another_configuration_is_not_overwritten(tmp_path: Path, small: Built) -> None:
-    folder = Location(tmp_path / "t")
+    folder = LocalLocation(tmp_path / "t")
     train_tokenizer(TokenizerSpec(sample_rows=2_000), small.corpus, folder)
     before = (folder / "tokenizer.model").read()
     with pytest.raises(UserError, match="exists with another configuration"):
@@ -91,7 +91,7 @@ def test_a_damaged_shard_is_named_and_nothing_is_written(own_small: Built, tmp_p
     place.remove()
     if damage != "remove":
         place.write(bytes(data))
-    target = Location(tmp_path / "tokens")
+    target = LocalLocation(tmp_path / "tokens")
     job = EncodeJob(own_small.corpus.location, target, own_small.tokenizer, {"grid-16": own_small.layout})
     with pytest.raises(RunFailure, match=f"shard {place} is missing or damaged"):
         encode_shard(job, encode_tasks(own_small.corpus.shards)[0])

@@ -12,7 +12,7 @@ from pipelines.reading import canonical_form
 from pipelines.reserved import adderboard, edge_cases
 from pipelines.spec import CorpusSpec, MixturePart
 from pipelines.split import split_numbers
-from storage.location import Location
+from storage.local import LocalLocation
 from storage.manifest import SPLITS, Dataset
 from tests.builders import SMALL, Built, build_corpus_plainly
 
@@ -46,7 +46,7 @@ def test_ids_rise_within_a_shard_and_recompute_their_rows(small: Built) -> None:
 
 
 def test_a_spec_gives_the_same_bytes_whatever_the_order_of_its_tasks(tmp_path: Path, small: Built) -> None:
-    folder = Location(tmp_path)
+    folder = LocalLocation(tmp_path)
     records = {}
     for task in reversed(range_tasks(SMALL)):
         records.update({record.path: record for record in generate_range(SMALL, folder, task)})
@@ -56,7 +56,7 @@ def test_a_spec_gives_the_same_bytes_whatever_the_order_of_its_tasks(tmp_path: P
 
 
 def test_a_manifest_is_the_same_for_the_same_spec(tmp_path: Path, small: Built) -> None:
-    again = build_corpus_plainly(SMALL, Location(tmp_path))
+    again = build_corpus_plainly(SMALL, LocalLocation(tmp_path))
     assert again.manifest.identity == small.corpus.manifest.identity
 
 
@@ -68,7 +68,7 @@ def test_the_shares_of_the_notebook_hold_over_its_classes() -> None:
 
 
 def test_the_first_rows_of_a_corpus_are_those_of_the_whole_one(tmp_path: Path, small: Built) -> None:
-    limited = build_corpus_plainly(SMALL.model_copy(update={"rows": 3_000}), Location(tmp_path))
+    limited = build_corpus_plainly(SMALL.model_copy(update={"rows": 3_000}), LocalLocation(tmp_path))
     assert limited.manifest.rows == 3_000
     assert {shard.content for shard in limited.shards} < {shard.content for shard in small.corpus.shards}
 
@@ -94,7 +94,7 @@ MIXED = CorpusSpec(
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return build_corpus_plainly(MIXED, Location(tmp_path_factory.mktemp("mixed")))
+    return build_corpus_plainly(MIXED, LocalLocation(tmp_path_factory.mktemp("mixed")))
 
 
 def problems_of(corpus: Dataset) -> list[tuple[str, str, str]]:
@@ -140,7 +140,7 @@ def test_reserved_problems_are_always_test(mixed: Dataset) -> None:
 def test_row_groups_of_a_large_range_are_cut_and_complete(tmp_path: Path) -> None:
     spec = CorpusSpec(rows=400_000, rows_per_shard=400_000)
     (task,) = range_tasks(spec)
-    records = generate_range(spec, Location(tmp_path), task)
+    records = generate_range(spec, LocalLocation(tmp_path), task)
     assert sum(record.rows for record in records) == 400_000
     train = pq.ParquetFile(tmp_path / records[0].path).metadata
     assert train.num_row_groups == 4  # three of some 128 thousand rows, and what is left

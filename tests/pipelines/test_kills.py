@@ -16,7 +16,7 @@ import pytest
 from pipelines.build import build_corpus
 from pipelines.spec import CorpusSpec
 from pipelines.verify import check_bytes, examine
-from storage.location import Location
+from storage.local import LocalLocation
 from storage.manifest import load
 
 _POLL_SECONDS = 0.02
@@ -26,11 +26,11 @@ from pathlib import Path
 from flows.session import ray_session
 from pipelines.build import build_corpus
 from pipelines.spec import CorpusSpec
-from storage.location import Location
+from storage.local import LocalLocation
 
 spec = CorpusSpec.model_validate_json(sys.argv[1])
 with ray_session(cpus=2) as cpus:
-    build_corpus(spec, Location(Path(sys.argv[2])), in_flight=cpus)
+    build_corpus(spec, LocalLocation(Path(sys.argv[2])), in_flight=cpus)
 """
 
 
@@ -167,8 +167,8 @@ def test_a_killed_generation_comes_out_as_an_undisturbed_one(
     print(f"{dict(killer.killed)} killed while they wrote, {killer.starts} starts, {took:.0f} s")
     assert killer.killed == {"worker": workers, "driver": drivers}
     assert killer.starts == drivers + 1
-    whole, _ = build_corpus(spec, Location(tmp_path / "whole"), in_flight=ray_instance)
-    killed = load(Location(tmp_path / "killed"), "corpus")
+    whole, _ = build_corpus(spec, LocalLocation(tmp_path / "whole"), in_flight=ray_instance)
+    killed = load(LocalLocation(tmp_path / "killed"), "corpus")
     assert killed.manifest == whole.manifest
     assert files(tmp_path / "killed") == files(tmp_path / "whole")
     found = examine(killed.location)

@@ -13,7 +13,7 @@ from pipelines.leakage import HELD_OUT, _hashes, _leaks, differences, find_leaks
 from pipelines.reading import canonical_form
 from pipelines.spec import CorpusSpec, MixturePart
 from storage.errors import RunFailure
-from storage.location import Location
+from storage.local import LocalLocation
 from storage.manifest import Dataset, ShardRecord, commit
 from tests.builders import build_corpus_plainly
 
@@ -35,7 +35,7 @@ EXPRESSIONS = CorpusSpec(
 
 
 def made(spec: CorpusSpec, folder: Path, **changes: object) -> Dataset:
-    return build_corpus_plainly(spec.model_copy(update=changes), Location(folder / spec.name))
+    return build_corpus_plainly(spec.model_copy(update=changes), LocalLocation(folder / spec.name))
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from pipelines.migrate import migrate, old_spec
 from pipelines.reading import canonical_form
 from pipelines.reserved import adderboard, edge_cases
 from storage.errors import RunFailure, UserError
+from storage.local import LocalLocation
 from storage.location import Location
 from storage.manifest import SPLITS, hash_of, load
 from storage.order import Permutation, derive_key
@@ -137,7 +138,7 @@ def test_ids_problems_and_splits_stay_but_for_reserved_problems(
 ) -> None:
     folder = tmp_path / "corpora" / "old"
     before = write_old(folder, values)
-    done = migrate(Location(folder), in_flight=2)
+    done = migrate(LocalLocation(folder), in_flight=2)
     assert done
     reserved = {canonical_form(problem) for problem in (*edge_cases(), *adderboard())}
     after = rows_of(folder)
@@ -149,22 +150,22 @@ def test_ids_problems_and_splits_stay_but_for_reserved_problems(
     assert done.old_tokens == ("old-digit",)
     assert {path.name for path in folder.parent.iterdir()} == {"old"}
     assert {path.name for path in folder.iterdir()} <= {"data", "manifest.json", "shards.parquet", ".lock"}
-    assert load(Location(folder), "corpus").whole()
-    assert migrate(Location(folder), in_flight=2) is None
+    assert load(LocalLocation(folder), "corpus").whole()
+    assert migrate(LocalLocation(folder), in_flight=2) is None
 
 
 def test_an_old_corpus_is_refused_with_the_command_that_migrates_it(tmp_path: Path) -> None:
     for folder, place in ((tmp_path / "corpora/old", "old"), (tmp_path / "old", str(tmp_path / "old"))):
         write_old(folder, MIXED)
         with pytest.raises(UserError, match=f"schema version 1, .*: run 'numerate corpus migrate {place}'"):
-            load(Location(folder), "corpus 'old'")
+            load(LocalLocation(folder), "corpus 'old'")
 
 
 def test_a_newer_corpus_asks_for_a_newer_numerate(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text('{"schema_version": 3, "something": "else"}')
     for refused in (lambda place: load(place, "corpus 'new'"), old_spec):
         with pytest.raises(UserError, match=r"newer Numerate \(schema version 3, this one reads 2\): update Numerate"):
-            refused(Location(tmp_path))
+            refused(LocalLocation(tmp_path))
 
 
 def test_an_old_manifest_without_its_spec_is_one_line(tmp_path: Path) -> None:
@@ -172,7 +173,7 @@ def test_an_old_manifest_without_its_spec_is_one_line(tmp_path: Path) -> None:
     place = tmp_path / "old/manifest.json"
     place.write_text(place.read_text().replace('"seed": 3', '"seed": 4'))
     with pytest.raises(RunFailure, match=r"spec is lost with it: run 'numerate corpus generate' under another name"):
-        old_spec(Location(tmp_path / "old"))
+        old_spec(LocalLocation(tmp_path / "old"))
 
 
 class KilledError(BaseException):
@@ -186,7 +187,7 @@ def test_a_killed_migration_loses_nothing_and_goes_on(
     folder = tmp_path / "corpora" / "old"
     before = write_old(folder, MIXED)
     old = {path: path.read_bytes() for path in folder.rglob("*.*") if path.is_file()}
-    exchange = Location.exchange
+    exchange = LocalLocation.exchange
 
     def progress(rows: int) -> None:
         if moment == "first range":
@@ -197,23 +198,23 @@ def test_a_killed_migration_loses_nothing_and_goes_on(
             exchange(one, other)
         raise KilledError
 
-    monkeypatch.setattr(Location, "exchange", swap)
+    monkeypatch.setattr(LocalLocation, "exchange", swap)
     with pytest.raises(KilledError):
-        migrate(Location(folder), in_flight=1, progress=progress)
+        migrate(LocalLocation(folder), in_flight=1, progress=progress)
     monkeypatch.undo()
     if moment == "after the swap":
-        assert load(Location(folder), "corpus").whole()
+        assert load(LocalLocation(folder), "corpus").whole()
     else:
         assert all(path.read_bytes() == data for path, data in old.items())
-    assert (migrate(Location(folder), in_flight=2) is None) == (moment == "after the swap")
+    assert (migrate(LocalLocation(folder), in_flight=2) is None) == (moment == "after the swap")
     assert [row[1:] for row in rows_of(folder)] == [row[1:] for row in before]
     assert os.listdir(folder.parent) == ["old"]
 
 
 def test_a_migrated_corpus_is_the_one_that_is_generated_anew(ray_instance: int, tmp_path: Path) -> None:
     write_old(tmp_path / "old", SUMS)
-    spec = old_spec(Location(tmp_path / "old"))
+    spec = old_spec(LocalLocation(tmp_path / "old"))
     assert spec
-    done = migrate(Location(tmp_path / "old"), in_flight=2)
+    done = migrate(LocalLocation(tmp_path / "old"), in_flight=2)
     assert done
-    assert done.corpus.manifest == build_corpus(spec, Location(tmp_path / "new"), in_flight=2)[0].manifest
+    assert done.corpus.manifest == build_corpus(spec, LocalLocation(tmp_path / "new"), in_flight=2)[0].manifest

@@ -16,6 +16,7 @@ from pipelines.build import held
 from pipelines.components import components
 from pipelines.verify import check_bytes, check_rows, examine, repair
 from storage.errors import RunFailure, UserError
+from storage.local import LocalLocation
 from storage.location import Location
 from storage.manifest import WRITER, Dataset, ShardRecord, commit, load
 from storage.shard import file_hash, open_shard
@@ -29,7 +30,7 @@ def corpus(tmp_path: Path, small: Built) -> Dataset:
     """A copy of the small corpus, as a workspace holds it, for a test to damage."""
     folder = tmp_path / "corpora" / "small"
     shutil.copytree(small.corpus.location.path, folder, ignore=shutil.ignore_patterns("tokens"))
-    return load(Location(folder), "corpus")
+    return load(LocalLocation(folder), "corpus")
 
 
 def faults(folder: Location, deep: bool = False) -> dict[str, str]:
@@ -189,7 +190,7 @@ def test_a_folder_without_a_manifest_is_one_line_with_what_to_do(corpus: Dataset
     with pytest.raises(RunFailure, match=r"has no manifest.json"):
         examine(corpus.location)
     with pytest.raises(UserError, match=r"corpus 'nowhere' is not there"):
-        examine(Location(tmp_path / "nowhere"))
+        examine(LocalLocation(tmp_path / "nowhere"))
 
 
 def falsified(corpus: Dataset, number: int) -> None:
@@ -272,7 +273,7 @@ def test_a_corpus_of_another_writer_is_mended_by_content(corpus: Dataset, monkey
         place = (folder / shard.path).path
         pq.write_table(pq.ParquetFile(place).read(), place, compression="gzip")
         changed[shard.path] = shard.model_copy(
-            update={"bytes": place.stat().st_size, "sha256": file_hash(Location(place))}
+            update={"bytes": place.stat().st_size, "sha256": file_hash(LocalLocation(place))}
         )
     committed_anew(corpus, changed)
     place = folder / "manifest.json"

@@ -5,7 +5,7 @@ import pytest
 
 from pipelines.spec import CorpusSpec, MixturePart
 from pipelines.vocabulary import sample_problems
-from storage.location import Location
+from storage.local import LocalLocation
 from storage.manifest import Dataset
 from tests.builders import Built, build_corpus_plainly
 
@@ -23,7 +23,7 @@ MIXED = CorpusSpec(
 
 @pytest.fixture(scope="module")
 def mixed(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return build_corpus_plainly(MIXED, Location(tmp_path_factory.mktemp("mixed")))
+    return build_corpus_plainly(MIXED, LocalLocation(tmp_path_factory.mktemp("mixed")))
 
 
 def strata_of(corpus: Dataset) -> dict[str, str]:

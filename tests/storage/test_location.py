@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from storage.errors import RunFailure, UserError
+from storage.local import LocalLocation
 from storage.location import Location, Workspace
 
 
@@ -13,7 +14,7 @@ def test_a_file_uri_and_a_path_name_the_same_place(tmp_path: Path) -> None:
     assert Location.parse(f"file://{tmp_path}") == Location.parse(str(tmp_path))
 
 
-@pytest.mark.parametrize("uri", ["s3://bucket/x", "ftp://host/x"])
+@pytest.mark.parametrize("uri", ["http://bucket/x", "ftp://host/x"])
 def test_an_unknown_scheme_is_refused_by_name(uri: str) -> None:
     with pytest.raises(UserError, match=f"scheme '{uri.split(':')[0]}' is not supported"):
         Location.parse(uri)
@@ -26,7 +27,7 @@ def test_a_workspace_below_a_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path: Path) -> None:
-    place = Location(tmp_path / "x")
+    place = LocalLocation(tmp_path / "x")
     place.write(b"old")
 
     def fail() -> None:
@@ -42,11 +43,11 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path: Path) -
 
 def test_a_missing_file_is_one_clear_line(tmp_path: Path) -> None:
     with pytest.raises(RunFailure, match=r"can't be read .No such file"):
-        Location(tmp_path / "nothing").read()
+        LocalLocation(tmp_path / "nothing").read()
 
 
 def _hold(folder: Path, ready: "multiprocessing.synchronize.Event") -> None:
-    with Location(folder).exclusive("it"):
+    with LocalLocation(folder).exclusive("it"):
         ready.set()
         signal.pause()
 
@@ -60,14 +61,14 @@ def test_two_processes_never_hold_one_folder_and_a_killed_one_lets_go(tmp_path: 
         assert ready.wait(30)
         with (
             pytest.raises(UserError, match="it is being written by another process"),
-            Location(tmp_path).exclusive("it"),
+            LocalLocation(tmp_path).exclusive("it"),
         ):
             pass
     finally:
         assert holder.pid
         os.kill(holder.pid, signal.SIGKILL)
         holder.join()
-    with Location(tmp_path).exclusive("it"):
+    with LocalLocation(tmp_path).exclusive("it"):
         pass
 
 
@@ -75,12 +76,12 @@ def test_a_sweep_removes_what_killed_writers_left_and_nothing_else(tmp_path: Pat
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / ".x.parquet.0123.partial").write_bytes(b"half")
     (tmp_path / "deep" / "x.parquet").write_bytes(b"whole")
-    Location(tmp_path).sweep()
+    LocalLocation(tmp_path).sweep()
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["x.parquet"]
 
 
 def test_a_sweep_leaves_a_folder_below_to_whoever_holds_it(tmp_path: Path) -> None:
-    folder = Location(tmp_path)
+    folder = LocalLocation(tmp_path)
     for place in ("data", "tokens/one"):
         (tmp_path / place).mkdir(parents=True)
         (tmp_path / place / ".x.parquet.0123.partial").write_bytes(b"half")
@@ -90,7 +91,7 @@ def test_a_sweep_leaves_a_folder_below_to_whoever_holds_it(tmp_path: Path) -> No
 
 
 def test_a_file_that_is_written_again_as_it_was_stays_as_it_is(tmp_path: Path) -> None:
-    place = Location(tmp_path) / "x"
+    place = LocalLocation(tmp_path) / "x"
     place.write(b"same")
     before = place.path.stat()
     place.write(b"same")
@@ -102,8 +103,8 @@ def test_a_file_that_is_written_again_as_it_was_stays_as_it_is(tmp_path: Path) -
 
 def test_two_folders_change_places(tmp_path: Path) -> None:
     for name in ("one", "two"):
-        (Location(tmp_path) / name / name).write(b"")
-    (Location(tmp_path) / "one").exchange(Location(tmp_path) / "two")
+        (LocalLocation(tmp_path) / name / name).write(b"")
+    (LocalLocation(tmp_path) / "one").exchange(LocalLocation(tmp_path) / "two")
     assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*/*")) == ["one/two", "two/one"]
     with pytest.raises(RunFailure, match=r"can't be swapped in one step \(No such file or directory\)"):
-        (Location(tmp_path) / "one").exchange(Location(tmp_path) / "three")
+        (LocalLocation(tmp_path) / "one").exchange(LocalLocation(tmp_path) / "three")

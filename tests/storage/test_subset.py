@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from model.batches import Batches
 from storage.database import connect, parquet_source
 from storage.errors import UserError
-from storage.location import Location
+from storage.local import LocalLocation
 from storage.subset import BLOCK_ROWS, KeptRows, check_predicate, kept_rows, predicate_columns
 from tests.builders import Built
 
@@ -36,7 +36,7 @@ def direct(built: Built, path: str, predicate: str) -> list[bytes]:
 def test_any_slice_of_the_rows_kept_is_what_duckdb_keeps(longer: Built, tmp_path: Path, predicate: str) -> None:
     shards = longer.tokens.of_split("train")
     random = np.random.default_rng(0)
-    for path, kept in kept_rows(longer.tokens, shards, predicate, Location(tmp_path)).items():
+    for path, kept in kept_rows(longer.tokens, shards, predicate, LocalLocation(tmp_path)).items():
         expected = direct(longer, path, predicate)
         assert kept.rows == len(expected)
         for _ in range(5 if expected else 0):
@@ -62,10 +62,10 @@ def test_a_slice_reads_the_blocks_that_hold_it_and_no_others(counts: list[int], 
 
 def test_counting_is_done_once(longer: Built, tmp_path: Path) -> None:
     shards = longer.tokens.of_split("train")
-    one = kept_rows(longer.tokens, shards, "digits > 3", Location(tmp_path))
+    one = kept_rows(longer.tokens, shards, "digits > 3", LocalLocation(tmp_path))
     (file,) = tmp_path.iterdir()
     before = file.stat().st_mtime_ns
-    again = kept_rows(longer.tokens, shards, "digits > 3", Location(tmp_path))
+    again = kept_rows(longer.tokens, shards, "digits > 3", LocalLocation(tmp_path))
     assert file.stat().st_mtime_ns == before
     assert {path: kept.rows for path, kept in one.items()} == {path: kept.rows for path, kept in again.items()}
 
@@ -73,13 +73,13 @@ def test_counting_is_done_once(longer: Built, tmp_path: Path) -> None:
 @pytest.mark.parametrize("cut", [0, 100, None])
 def test_damaged_counts_are_counted_anew(longer: Built, tmp_path: Path, cut: int | None) -> None:
     shards = longer.tokens.of_split("train")
-    one = kept_rows(longer.tokens, shards, "digits > 3", Location(tmp_path))
+    one = kept_rows(longer.tokens, shards, "digits > 3", LocalLocation(tmp_path))
     (file,) = tmp_path.iterdir()
     if cut is None:
         pq.write_table(pa.table({"path": [shard.path for shard in shards], "rows": [[1] * 99 for _ in shards]}), file)
     else:
         file.write_bytes(file.read_bytes()[:cut])
-    again = kept_rows(longer.tokens, shards, "digits > 3", Location(tmp_path))
+    again = kept_rows(longer.tokens, shards, "digits > 3", LocalLocation(tmp_path))
     assert {path: kept.rows for path, kept in one.items()} == {path: kept.rows for path, kept in again.items()}
 
 
@@ -118,7 +118,7 @@ def test_what_is_no_predicate_is_refused_in_one_line(longer: Built, predicate: s
 def test_a_predicate_that_fails_on_the_rows_leaves_nothing_behind(longer: Built, tmp_path: Path) -> None:
     shards = longer.tokens.of_split("train")
     with pytest.raises(UserError, match="can't be answered: Conversion Error"):
-        kept_rows(longer.tokens, shards, "operators::BOOLEAN", Location(tmp_path))
+        kept_rows(longer.tokens, shards, "operators::BOOLEAN", LocalLocation(tmp_path))
     assert not list(tmp_path.iterdir())
 
 

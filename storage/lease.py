@@ -1,0 +1,152 @@
+"""Who writes a folder of an object store: an object that is renewed as long as its holder lives, and expires behind it.
+
+A lease is taken, renewed and taken over by conditional writes alone. Ages are told by the store's own
+clock. On one machine a lock on a file tells at once that a holder has ended; elsewhere one waits until it expires.
+"""
+
+import json
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+import obstore
+from obstore.exceptions import AlreadyExistsError, PreconditionError
+
+from storage.errors import RunFailure, UserError
+from storage.local import being_written, cache_folder, this_machine, try_lock
+from storage.location import Version
+from storage.objects import ObjectLocation, version_of
+from storage.stores import store_of, told
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
+
+_LOCK = ".lock"
+_EXPIRE_SECONDS = 30.0
+_RENEW_SECONDS = 5.0
+# A holder that couldn't renew for so long counts itself out, well before others do.
+_GIVE_UP_SECONDS = 20.0
+_POLL_SECONDS = 1.0
+
+_held: list["Lease"] = []
+
+
+@contextmanager
+def leased(folder: ObjectLocation, what: str, wait_seconds: float) -> Iterator[None]:
+    """Hold a folder alone; raises `UserError` if another process still holds it after `wait_seconds`."""
+    until = time.monotonic() + wait_seconds
+    locks = cache_folder() / "locks"
+    locks.mkdir(parents=True, exist_ok=True)
+    lease = Lease(folder, what)
+    with open(locks / sha256(str(folder).encode()).hexdigest(), "w") as file:
+        while not (try_lock(file.fileno()) and lease.take()):
+            if time.monotonic() >= until:
+                raise being_written(what)
+            time.sleep(_POLL_SECONDS)
+        with lease.kept():
+            yield
+
+
+def refuse_lost(place: ObjectLocation) -> None:
+    """Raise `RunFailure` where `place` lies in a folder that this process held and holds no more."""
+    for lease in _held:
+        if lease.lost and place.lies_in(lease.folder):
+            raise RunFailure(
+                f"{lease.what} could not be held ({lease.folder} was silent for {_GIVE_UP_SECONDS:.0f} s, or another "
+                "process took it over): run the same command again, it goes on where this one ended"
+            )
+
+
+class Lease:
+    """The right to write a folder."""
+
+    def __init__(self, folder: ObjectLocation, what: str) -> None:
+        self.folder, self.what = folder, what
+        self._place, self._owner = folder / _LOCK, uuid.uuid4().hex
+        self._count, self._renewed, self._taken_over = 0, 0.0, False
+        self._version: Version = None
+        self._ended = threading.Event()
+
+    @property
+    def lost(self) -> bool:
+        """Whether another process holds the folder by now, or may."""
+        return self._taken_over or time.monotonic() - self._renewed > _GIVE_UP_SECONDS
+
+    def take(self) -> bool:
+        """Take the folder, if nobody holds it; to be tried again."""
+        if self._write(None):
+            return True
+        found = self._found()
+        if found is None:
+            return False
+        value, version, written = found
+        free = value.get("owner") in ("", self._owner) or value.get("machine") == this_machine()
+        return (free or self._is_old(written)) and self._write(version)
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Renew it in the block, and let go behind it."""
+        renewer = threading.Thread(target=self._renew, daemon=True)
+        _held.append(self)
+        renewer.start()
+        try:
+            yield
+        finally:
+            self._ended.set()
+            renewer.join()
+            _held.remove(self)
+            # Where the folder was deleted, or taken over, or doesn't answer, there is nothing to let go.
+            with suppress(UserError, RunFailure):
+                self._owner = ""
+                self._write(self._version)
+
+    def _renew(self) -> None:
+        while not self._ended.wait(_RENEW_SECONDS):
+            with suppress(UserError, RunFailure):
+                if not self._write(self._version):
+                    self._taken_over = True
+                    return
+
+    def _write(self, seen: Version) -> bool:
+        """Say that it is ours, if the object is still that of version `seen`; whether it is ours now."""
+        began = time.monotonic()
+        self._count += 1
+        value = {"owner": self._owner, "machine": this_machine(), "count": self._count}
+        try:
+            with told(str(self._place)):
+                made = obstore.put(self._store, self._place.key, json.dumps(value).encode(), mode=seen or "create")
+            self._version = version_of(made)
+        except (AlreadyExistsError, PreconditionError):
+            # The answer to a write of ours may have been lost, and the library have written again.
+            found = self._found()
+            if not found or (found[0].get("owner"), found[0].get("count")) != (self._owner, self._count):
+                return False
+            self._version = found[1]
+        self._renewed = began
+        return True
+
+    def _found(self) -> tuple[dict[str, Any], Version, float] | None:
+        """What the object says, its version, and when it was written."""
+        try:
+            with told(str(self._place)):
+                got = obstore.get(self._store, self._place.key)
+                meta, value = got.meta, json.loads(got.bytes().to_bytes())
+        except FileNotFoundError:
+            return None
+        return value, version_of(meta), meta["last_modified"].timestamp()
+
+    def _is_old(self, written: float) -> bool:
+        """Whether it wasn't renewed for too long, by the clock of the store."""
+        now = self.folder / f"{_LOCK}-{self._owner}"
+        now.write(b"")
+        age = now.changed() - written
+        now.remove()
+        return age > _EXPIRE_SECONDS
+
+    @property
+    def _store(self) -> "ObjectStore":
+        return store_of(self.folder.scheme, self.folder.bucket, quick=True)

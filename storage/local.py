@@ -1,0 +1,218 @@
+"""Files of a disk, here or mounted: a name appears in one rename, after its bytes have reached the disk."""
+
+import ctypes
+import errno
+import fcntl
+import filecmp
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from storage.errors import RunFailure, UserError
+from storage.location import Location, Version, checked_part
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_LOCK = ".lock"
+_POLL_SECONDS = 0.2
+# Of Linux's renameat2: paths as they are, and two names that change places.
+_HERE, _RENAME_EXCHANGE = -100, 2
+
+
+@dataclass(frozen=True)
+class LocalLocation(Location):
+    """A file or folder by its path."""
+
+    path: Path
+
+    remote = False
+
+    def __truediv__(self, part: str) -> "LocalLocation":
+        return LocalLocation(self.path / checked_part(part))
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def parent(self) -> "LocalLocation":
+        return LocalLocation(self.path.parent)
+
+    def below(self, folder: Location) -> str:
+        return self.path.relative_to(str(folder)).as_posix()
+
+    def exists(self) -> bool:
+        return self.path.exists()
+
+    def size(self) -> int:
+        try:
+            return self.path.stat().st_size
+        except OSError:
+            return -1
+
+    def read(self) -> bytes:
+        try:
+            return self.path.read_bytes()
+        except OSError as error:
+            raise RunFailure(f"{self} can't be read ({error.strerror}): run what made it again") from error
+
+    def opened(self, *, whole: bool = False) -> "pa.NativeFile":
+        import pyarrow as pa
+
+        return pa.OSFile(str(self.path))
+
+    def version(self) -> Version:
+        return True if self.path.exists() else None
+
+    def write_over(self, data: bytes, seen: Version) -> None:
+        self.write(data)
+
+    def remove(self) -> None:
+        if self.path.is_dir():
+            shutil.rmtree(self.path)
+        else:
+            self.path.unlink(missing_ok=True)
+
+    def exchange(self, other: Location) -> None:
+        swap = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+        if not swap or swap(_HERE, os.fsencode(self.path), _HERE, os.fsencode(str(other)), _RENAME_EXCHANGE):
+            why = os.strerror(ctypes.get_errno()) if swap else "not on this system"
+            raise RunFailure(
+                f"{self} and {other} can't be swapped in one step ({why}): move both to a local Linux disk"
+            )
+        _sync(self.path.parent)
+
+    def children(self) -> list[str]:
+        try:
+            return sorted(entry.name for entry in self.path.iterdir() if not entry.name.startswith("."))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def files(self, suffix: str) -> list[str]:
+        return sorted(path.relative_to(self.path).as_posix() for path in self.path.rglob(f"*{suffix}"))
+
+    def holds(self, sizes: Mapping[str, int]) -> bool:
+        return all((self / path).size() == size for path, size in sizes.items())
+
+    @contextmanager
+    def staged(self) -> Iterator[Path]:
+        """Yield a path beside this one; on success its bytes are synced and take this name, else they go.
+
+        A file that holds the same bytes already stays as it is.
+        """
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        beside = self.path.parent / f".{self.path.name}.{uuid.uuid4().hex}.partial"
+        try:
+            yield beside
+            if not (self.path.is_file() and filecmp.cmp(beside, self.path, shallow=False)):
+                _sync(beside)
+                os.replace(beside, self.path)
+                _sync(self.path.parent)
+        except OSError as error:
+            refuse_full_disk(error, f"the disk is full while writing {self}")
+            raise
+        finally:
+            beside.unlink(missing_ok=True)
+
+    @contextmanager
+    def exclusive(self, what: str, *, wait_seconds: float = 0.0) -> Iterator[None]:
+        self.path.mkdir(parents=True, exist_ok=True)
+        until = time.monotonic() + wait_seconds
+        with open(self.path / _LOCK, "w") as file:
+            while not try_lock(file.fileno()):
+                if time.monotonic() >= until:
+                    raise being_written(what)
+                time.sleep(_POLL_SECONDS)
+            yield
+
+    def sweep(self) -> None:
+        for place in self.partials():
+            place.remove()
+
+    def partials(self) -> Iterator[Location]:
+        for folder, below, names in os.walk(self.path):
+            below[:] = [name for name in below if not Path(folder, name, _LOCK).exists()]
+            for name in names:
+                if name.startswith(".") and name.endswith(".partial"):
+                    yield LocalLocation(Path(folder, name))
+
+    def total_bytes(self) -> int:
+        if not self.path.is_dir():
+            return max(0, self.size())
+        return sum(
+            max(0, LocalLocation(Path(folder, name)).size())
+            for folder, _, names in os.walk(self.path)
+            for name in names
+        )
+
+    def changed(self) -> float:
+        try:
+            return self.path.stat().st_mtime
+        except OSError:
+            return 0.0
+
+    def free_bytes(self) -> int | None:
+        path = self.path
+        while not path.exists():
+            path = path.parent
+        return shutil.disk_usage(path).free
+
+    def on_this_machine(self) -> "LocalLocation":
+        return self
+
+
+def try_lock(file: int) -> bool:
+    """Lock an open file against other processes until it is closed; False where another one has it."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def being_written(what: str) -> UserError:
+    """What is told to the second of two who want to write the same."""
+    return UserError(f"{what} is being written by another process: wait for it to end, or choose another name")
+
+
+def refuse_full_disk(error: OSError, text: str) -> None:
+    """Raise `RunFailure` with the remedy if an error says that the disk is full."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        raise RunFailure(f"{text}: free some space and run the same command again") from error
+
+
+def cache_folder() -> Path:
+    """Where this user's processes keep what can be made anew; raises `UserError` where none can be made."""
+    place = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "numerate"
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{place} can't be made ({error.strerror}): set XDG_CACHE_HOME to a folder of yours") from error
+    return place
+
+
+def this_machine() -> str:
+    """A name for this machine as it runs now, and for those who share its cache folder."""
+    place = LocalLocation(cache_folder()) / "machine"
+    if not place.exists():
+        place.write(uuid.uuid4().hex.encode())
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    return f"{place.read().decode()}-{boot.read_text().strip() if boot.exists() else uuid.getnode()}"
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,285 @@
+"""Files of an object store (S3, Google Cloud Storage, Azure): uploaded whole, and committed under a condition.
+
+A file is written on this machine's disk first and appears under its name when all of it has been uploaded.
+Where two writers could meet, a write is made on the condition that nobody was faster.
+"""
+
+import fcntl
+import re
+import sys
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import obstore
+import xxhash
+from obstore.exceptions import AlreadyExistsError, PreconditionError
+
+from storage.errors import RunFailure, UserError
+from storage.local import LocalLocation, cache_folder, refuse_full_disk, try_lock
+from storage.location import Location, Version, checked_part
+from storage.stores import credentials_of, store_of, told
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from obstore import ObjectMeta, PutResult
+    from obstore.store import ObjectStore
+
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+# What stands in a URI as it is, and is no pattern for DuckDB.
+_KEY_PART = re.compile(r"[A-Za-z0-9._=+~-]+")
+_PART_BYTES = 8 << 20
+_UPLOADS_AT_ONCE = 4
+# What an object's bytes are compared by before they are uploaded again.
+_DIGEST = "xxh3"
+
+
+@dataclass(frozen=True)
+class ObjectLocation(Location):
+    """An object, or all objects below a prefix."""
+
+    scheme: str
+    bucket: str
+    key: str
+
+    remote = True
+
+    @classmethod
+    def of(cls, scheme: str, rest: str, what: str) -> "ObjectLocation":
+        """The location that a URI names, `rest` standing behind its scheme; raises `UserError` for any that can't be.
+
+        What is refused is not repeated: there may be a key in it.
+        """
+        bucket, _, key = rest.partition("/")
+        if "@" in rest or "?" in rest or "#" in rest or ":" in bucket:
+            raise UserError(
+                f"{what} {scheme}://…: a URI holds no credentials and no options: name it {scheme}://BUCKET/PREFIX, "
+                f"and set {credentials_of(scheme)} in the environment"
+            )
+        parts = [part for part in key.split("/") if part]
+        if not _BUCKET.fullmatch(bucket) or any(not _KEY_PART.fullmatch(part) or not part.strip(".") for part in parts):
+            raise UserError(
+                f"{what} {scheme}://{rest!r} is not usable: name it {scheme}://BUCKET/PREFIX, "
+                "of letters, digits and . _ - = + ~"
+            )
+        return cls(scheme, bucket, "/".join(parts))
+
+    def __truediv__(self, part: str) -> "ObjectLocation":
+        return replace(self, key="/".join(filter(None, (self.key, checked_part(part)))))
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{self.bucket}" + (f"/{self.key}" if self.key else "")
+
+    @property
+    def name(self) -> str:
+        return self.key.rpartition("/")[2] or self.bucket
+
+    @property
+    def parent(self) -> "ObjectLocation":
+        return replace(self, key=self.key.rpartition("/")[0])
+
+    @property
+    def store(self) -> "ObjectStore":
+        """The handle on the bucket, of this process."""
+        return store_of(self.scheme, self.bucket)
+
+    def lies_in(self, folder: "ObjectLocation") -> bool:
+        """Whether this is a folder or lies below it."""
+        return f"{self}/".startswith(f"{folder}/")
+
+    def below(self, folder: Location) -> str:
+        return str(self).removeprefix(f"{folder}/")
+
+    def meta(self) -> "ObjectMeta | None":
+        """Size, version and age of the object; None where there is none."""
+        if not self.key:
+            return None
+        try:
+            with told(str(self)):
+                return obstore.head(self.store, self.key)
+        except FileNotFoundError:
+            return None
+
+    def exists(self) -> bool:
+        return self.meta() is not None or next(self._all(), None) is not None
+
+    def size(self) -> int:
+        meta = self.meta()
+        return meta["size"] if meta else -1
+
+    def read(self) -> bytes:
+        try:
+            return self._content()
+        except FileNotFoundError as error:
+            raise RunFailure(f"{self} can't be read ({error.strerror}): run what made it again") from error
+
+    def opened(self, *, whole: bool = False) -> "pa.NativeFile":
+        import pyarrow as pa
+
+        if whole:
+            return pa.BufferReader(self._content())
+        from storage.ranged import RangedFile
+
+        with told(str(self)):
+            return pa.PythonFile(RangedFile(self, obstore.head(self.store, self.key)), mode="r")
+
+    def write(self, data: bytes) -> None:
+        self._upload(data, len(data), xxhash.xxh3_128_hexdigest(data))
+
+    def version(self) -> Version:
+        meta = self.meta()
+        return version_of(meta) if meta else None
+
+    def write_over(self, data: bytes, seen: Version) -> None:
+        _refuse_lost(self)
+        digest = {_DIGEST: xxhash.xxh3_128_hexdigest(data)}
+        try:
+            with told(str(self)):
+                obstore.put(self.store, self.key, data, mode=seen or "create", attributes=digest)
+        except (AlreadyExistsError, PreconditionError):
+            # Also where an answer was lost and the library asked again.
+            if self.size() != len(data) or self._content() != data:
+                raise RunFailure(
+                    f"{self} was written by another process in the meantime: look at what lies there, "
+                    "and run the same command again or choose another name"
+                ) from None
+
+    def remove(self) -> None:
+        keys = [meta["path"] for meta in self._all()]
+        with told(str(self)):
+            obstore.delete(self.store, [*keys, *filter(None, [self.key])])
+
+    def exchange(self, other: Location) -> None:
+        raise RunFailure(f"{self} and {other} can't be swapped in one step (an object store): do it on a local disk")
+
+    def children(self) -> list[str]:
+        with told(str(self)):
+            found = obstore.list_with_delimiter(self.store, self.key or None)
+        paths = [*found["common_prefixes"], *(meta["path"] for meta in found["objects"])]
+        names = (path.rpartition("/")[2] for path in paths)
+        return sorted(name for name in names if not name.startswith("."))
+
+    def files(self, suffix: str) -> list[str]:
+        return sorted(path for path in self._sizes() if path.endswith(suffix))
+
+    def holds(self, sizes: Mapping[str, int]) -> bool:
+        if len(sizes) == 1:
+            return all((self / path).size() == size for path, size in sizes.items())
+        found = self._sizes()
+        return all(found.get(path) == size for path, size in sizes.items())
+
+    @contextmanager
+    def staged(self) -> Iterator[Path]:
+        folder = cache_folder() / "staged"
+        path = folder / f"{uuid.uuid4().hex}.partial"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            # Held as long as its writer lives, so that what a killed one left is known.
+            with open(path, "wb") as held:
+                try_lock(held.fileno())
+                yield path
+                digest = xxhash.xxh3_128()
+                with open(path, "rb") as file:
+                    while chunk := file.read(_PART_BYTES):
+                        digest.update(chunk)
+                self._upload(path, path.stat().st_size, digest.hexdigest())
+        except OSError as error:
+            refuse_full_disk(error, f"the disk is full at {folder} while writing {self}")
+            raise
+        finally:
+            path.unlink(missing_ok=True)
+
+    @contextmanager
+    def exclusive(self, what: str, *, wait_seconds: float = 0.0) -> Iterator[None]:
+        from storage.lease import leased
+
+        with leased(self, what, wait_seconds):
+            yield
+
+    def sweep(self) -> None:
+        """Delete what writers that were killed left on this machine's disk; in the store nothing is half written."""
+        for path in (cache_folder() / "staged").glob("*.partial"):
+            try:
+                with open(path, "rb") as file:
+                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    path.unlink(missing_ok=True)
+            except OSError:
+                continue
+
+    def partials(self) -> Iterator[Location]:
+        yield from ()
+
+    def total_bytes(self) -> int:
+        return max(0, self.size()) + sum(self._sizes().values())
+
+    def changed(self) -> float:
+        meta = self.meta()
+        times = [meta["last_modified"]] if meta else [below["last_modified"] for below in self._all()]
+        return max((time.timestamp() for time in times), default=0.0)
+
+    def free_bytes(self) -> int | None:
+        return None
+
+    def on_this_machine(self) -> LocalLocation:
+        mark = sha256(str(self).encode()).hexdigest()[:16]
+        place = cache_folder() / "workspaces" / f"{self.scheme}-{self.bucket}-{mark}"
+        # Prefect makes its home in it, but no folder above.
+        place.mkdir(parents=True, exist_ok=True)
+        return LocalLocation(place)
+
+    def _content(self) -> bytes:
+        """The whole object; raises `FileNotFoundError` where there is none."""
+        with told(str(self)):
+            found = obstore.get(self.store, self.key)
+            size = found.meta["size"]
+            if size <= 2 * _PART_BYTES:
+                return found.bytes().to_bytes()
+            # In parts, each of which has the time that a request may take, and is tried again by itself.
+            starts = list(range(0, size, _PART_BYTES))
+            ends = [min(start + _PART_BYTES, size) for start in starts]
+            return b"".join(obstore.get_ranges(self.store, self.key, starts=starts, ends=ends))
+
+    def _upload(self, data: bytes | Path, size: int, digest: str) -> None:
+        """Put a file there, unless one of the same bytes lies there already."""
+        _refuse_lost(self)
+        with told(str(self)):
+            try:
+                found = obstore.get(self.store, self.key, options={"head": True})
+                if found.meta["size"] == size and found.attributes.get(_DIGEST) == digest:
+                    return
+            except FileNotFoundError:
+                pass
+            obstore.put(
+                self.store,
+                self.key,
+                data,
+                attributes={_DIGEST: digest},
+                chunk_size=_PART_BYTES,
+                max_concurrency=_UPLOADS_AT_ONCE,
+            )
+
+    def _all(self) -> Iterator["ObjectMeta"]:
+        """All objects below."""
+        with told(str(self)):
+            for metas in obstore.list(self.store, self.key or None):
+                yield from metas
+
+    def _sizes(self) -> dict[str, int]:
+        """Sizes of all objects below, by their paths from here."""
+        skipped = len(self.key) + 1 if self.key else 0
+        return {meta["path"][skipped:]: meta["size"] for meta in self._all()}
+
+
+def version_of(meta: "ObjectMeta | PutResult") -> Version:
+    """By what the library tells one version of an object from another."""
+    return {name: meta[name] for name in ("e_tag", "version") if meta[name]}
+
+
+def _refuse_lost(place: ObjectLocation) -> None:
+    """Raise `RunFailure` where another process has taken over a folder that this one held."""
+    if leases := sys.modules.get("storage.lease"):
+        leases.refuse_lost(place)

@@ -1,0 +1,155 @@
+"""Object stores by their URIs: opened once a process, patient with those that stumble, and failing in one line of ours.
+
+What the library says of a failure may hold addresses and keys, so none of it is passed on: only the
+status and the store's own word for it. Credentials are looked up by the library, where each cloud keeps them.
+"""
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import obstore
+from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
+from obstore.store import from_url
+
+from storage.errors import RunFailure, UserError
+
+if TYPE_CHECKING:
+    from obstore.store import ClientConfig, ObjectStore, RetryConfig
+
+# Asked for once a process: a missing bucket is told from a missing object by reading alone.
+_PROBE = ".numerate"
+
+
+class _Cloud(NamedTuple):
+    credentials: str
+    endpoint: str
+    plain: str
+
+
+_CLOUDS = {
+    "s3": _Cloud("AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL and AWS_REGION", "AWS_ALLOW_HTTP"),
+    "gs": _Cloud("GOOGLE_APPLICATION_CREDENTIALS", "GOOGLE_BASE_URL", "GOOGLE_ALLOW_HTTP"),
+    "az": _Cloud(
+        "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_ENDPOINT", "AZURE_ALLOW_HTTP"
+    ),
+}
+_METADATA_SERVERS = re.compile(r"//(169\.254\.|metadata\.google)")
+_NO_BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|bucket does not exist")
+
+
+def credentials_of(scheme: str) -> str:
+    """The environment's variables that a cloud's credentials are in."""
+    return _CLOUDS[scheme].credentials
+
+
+def store_of(scheme: str, bucket: str, *, quick: bool = False) -> "ObjectStore":
+    """The handle on a bucket; `quick` gives up within some ten seconds, else a request is tried for two minutes.
+
+    The first of a process makes sure that the store answers. Raises `UserError` for a bucket that isn't there and
+    for missing or wrong credentials, `RunFailure` for a store that can't be reached.
+    """
+    return _opened(scheme, bucket, quick, os.getpid())
+
+
+@lru_cache(maxsize=64)
+def _opened(scheme: str, bucket: str, quick: bool, process: int) -> "ObjectStore":
+    if not quick:
+        _opened(scheme, bucket, True, process)
+    seconds = 8 if quick else 120
+    retries: RetryConfig = {
+        "max_retries": 5 if quick else 12,
+        "retry_timeout": timedelta(seconds=seconds),
+        "backoff": {
+            "init_backoff": timedelta(seconds=0.1),
+            "max_backoff": timedelta(seconds=2 if quick else 10),
+            "base": 2,
+        },
+    }
+    client: ClientConfig = {
+        "connect_timeout": timedelta(seconds=3),
+        "timeout": timedelta(seconds=6 if quick else 60),
+        # The library looks for it by itself only where no option is given.
+        "allow_http": os.environ.get(_CLOUDS[scheme].plain, "").lower() in ("true", "1", "yes"),
+    }
+    uri = f"{scheme}://{bucket}"
+    with told(uri):
+        options: dict[str, Any] = {"client_options": client, "retry_config": retries, **_profile(scheme)}
+        store = from_url(uri, **options)
+        if quick:
+            try:
+                obstore.get(store, _PROBE).bytes()
+            except FileNotFoundError as error:
+                if _NO_BUCKET.search(str(error)):
+                    raise
+    return store
+
+
+@contextmanager
+def told(uri: str) -> Iterator[None]:
+    """What fails in the block is told in one line: `UserError` or `RunFailure`, or `FileNotFoundError` for an object.
+
+    A condition that a write was made under passes through.
+    """
+    try:
+        yield
+    except (obstore.exceptions.AlreadyExistsError, obstore.exceptions.PreconditionError):
+        raise
+    except FileNotFoundError as error:
+        if _NO_BUCKET.search(str(error)):
+            raise _explained(uri, error) from None
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), uri) from None
+    except (BaseError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise _explained(uri, error) from None
+
+
+def _explained(uri: str, error: Exception) -> Exception:
+    """A failure of the library in our words."""
+    scheme, _, rest = uri.partition("://")
+    cloud, text = _CLOUDS[scheme], str(error)
+    status = int(found.group(1)) if (found := re.search(r"status code: (\d{3})", text)) else 0
+    word = found.group(1) if (found := re.search(r"<Code>(\w{1,60})</Code>", text)) else ""
+    said = word or (str(status) if status else type(error).__name__)
+    if _NO_BUCKET.search(text):
+        bucket = rest.partition("/")[0]
+        return UserError(f"{uri}: there is no bucket {bucket!r}: make it, or name another with --workspace")
+    if _METADATA_SERVERS.search(text) or "MissingAccount" in text:
+        return UserError(f"{uri}: no credentials were found: set {cloud.credentials} in the environment")
+    if status in (401, 403) or isinstance(error, PermissionDeniedError | UnauthenticatedError):
+        return UserError(f"{uri}: access is denied ({said}): check {cloud.credentials}, and what they may do there")
+    if "builder error" in text or "HTTPS_ONLY" in text or "URL scheme is not allowed" in text:
+        return UserError(f"{uri}: its endpoint is no https:// address: set {cloud.plain}=true to trust a plain one")
+    if status in (301, 307, 400):
+        return UserError(f"{uri}: the store refuses the request ({said}): check {cloud.endpoint}")
+    if status >= 429:
+        return RunFailure(
+            f"{uri}: the store keeps failing ({said}): run the same command again, it goes on where this one ended"
+        )
+    return RunFailure(f"{uri}: it can't be reached, or answers too slowly: check the network and {cloud.endpoint}")
+
+
+def _profile(scheme: str) -> dict[str, Any]:
+    """The profile of the AWS command line, where boto3 is there to read it and the environment names no key."""
+    chosen = os.environ.get("AWS_PROFILE") or (Path.home() / ".aws" / "credentials").exists()
+    if scheme != "s3" or os.environ.get("AWS_ACCESS_KEY_ID") or not chosen:
+        return {}
+    try:
+        from botocore.exceptions import BotoCoreError
+        from obstore.auth.boto3 import Boto3CredentialProvider
+    except ImportError:
+        return {}
+    try:
+        return {"credential_provider": Boto3CredentialProvider()}
+    except (BotoCoreError, ValueError):
+        raise UserError(
+            f"AWS_PROFILE is {os.environ.get('AWS_PROFILE', 'default')!r}, which ~/.aws doesn't hold credentials of: "
+            f"name another, or set {credentials_of('s3')}"
+        ) from None
