@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from flows.corpus_verbs import corpus_app
 from flows.options import AnyModel
+from flows.overview_verbs import register
 from flows.requests import (
     PRESETS,
     WORKSPACE,
@@ -46,6 +47,7 @@ app = App(
 tokenizer_app = App(name="tokenizer", help="Tokenizers.")
 model_app = App(name="model", help="Encoders.")
 app.command(corpus_app)
+register(app)
 app.command(model_app)
 app.command(tokenizer_app)
 

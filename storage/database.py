@@ -1,10 +1,23 @@
 """DuckDB connections, set up in one place so that every process stays within its share of the machine."""
 
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 import duckdb
 
 from storage.errors import RunFailure
+
+# How long a query may take to heed an interruption; inside one value, such as a text of gigabytes, it heeds none.
+_HEED_SECONDS = 1.0
+
+Value = TypeVar("Value")
+
+
+class QueryAbandoned(KeyboardInterrupt):
+    """An interruption that a query didn't heed: it still runs, so that the process has to end without it."""
 
 
 def connect(*, threads: int = 1, memory: str = "512MB", spill: Path | None = None) -> duckdb.DuckDBPyConnection:
@@ -16,6 +29,46 @@ def connect(*, threads: int = 1, memory: str = "512MB", spill: Path | None = Non
     connection.execute("SET temp_directory = ?", [str(spill) if spill else ""])
     connection.execute("SET enable_progress_bar = false")
     return connection
+
+
+@contextmanager
+def closing(connection: duckdb.DuckDBPyConnection) -> Iterator[duckdb.DuckDBPyConnection]:
+    """The connection for the block, closed behind it unless a query was abandoned there."""
+    try:
+        yield connection
+    finally:
+        with suppress(duckdb.ResourceInUseException):
+            connection.close()
+
+
+def interruptible(connection: duckdb.DuckDBPyConnection, compute: Callable[[], Value]) -> Value:
+    """What `compute` returns, or raises, when it asks this connection; Ctrl-C ends it within a second or so.
+
+    It is done in a thread of its own: while DuckDB computes, this one hears signals. Raises `QueryAbandoned`
+    where the query goes on all the same.
+    """
+    results, failures, ended = list[Value](), list[BaseException](), threading.Event()
+
+    def work() -> None:
+        """Keep what comes of it."""
+        try:
+            results.append(compute())
+        except BaseException as error:
+            failures.append(error)
+        finally:
+            ended.set()
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        ended.wait()
+    except KeyboardInterrupt as interruption:
+        connection.interrupt()
+        if not ended.wait(_HEED_SECONDS):
+            raise QueryAbandoned("interrupted: the query was stopped") from interruption
+        raise KeyboardInterrupt("interrupted: the query was stopped") from interruption
+    if failures:
+        raise failures[0]
+    return results[0]
 
 
 def literal(text: str) -> str:

@@ -26,7 +26,7 @@ def files_of(small: Built) -> dict[Path, int]:
 
 
 def run(connection: duckdb.DuckDBPyConnection, query: str) -> None:
-    for _ in stream(select(connection, query))[1]:
+    for _ in stream(connection, select(connection, query))[1]:
         pass
 
 
@@ -226,7 +226,7 @@ def test_a_damaged_shard_fails_in_one_line_that_names_it(own_small: Built) -> No
     shard = own_small.corpus.location / own_small.corpus.shards[-1].path
     shard.path.write_bytes(shard.read()[:-20])
     with open_catalog(own_small.workspace) as connection, pytest.raises(RunFailure, match=shard.name) as failure:
-        list(stream(select(connection, "SELECT sum(a) FROM corpus_small"))[1])
+        list(stream(connection, select(connection, "SELECT sum(a) FROM corpus_small"))[1])
     assert "damaged" in str(failure.value)
 
 
@@ -236,7 +236,9 @@ def test_a_query_larger_than_memory_spills_into_the_workspace_and_leaves_nothing
     monkeypatch.setattr("storage.query._MEMORY", "100MB")
     spill = own_small.workspace.root / ".spill"
     with open_catalog(own_small.workspace) as connection:
-        _, batches = stream(select(connection, "SELECT range, hash(range) FROM range(8_000_000) ORDER BY ALL DESC"))
+        _, batches = stream(
+            connection, select(connection, "SELECT range, hash(range) FROM range(8_000_000) ORDER BY ALL DESC")
+        )
         spilled = sum(path.stat().st_size for path in spill.path.rglob("*") if path.is_file())
         assert spilled > 10_000_000
         assert sum(batch.num_rows for batch in batches) == 8_000_000
