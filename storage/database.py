@@ -8,16 +8,12 @@ from typing import TypeVar
 
 import duckdb
 
-from storage.errors import RunFailure
+from storage.errors import QueryAbandoned, RunFailure
 
 # How long a query may take to heed an interruption; inside one value, such as a text of gigabytes, it heeds none.
 _HEED_SECONDS = 1.0
 
 Value = TypeVar("Value")
-
-
-class QueryAbandoned(KeyboardInterrupt):
-    """An interruption that a query didn't heed: it still runs, so that the process has to end without it."""
 
 
 def connect(*, threads: int = 1, memory: str = "512MB", spill: Path | None = None) -> duckdb.DuckDBPyConnection:

@@ -16,8 +16,8 @@ import duckdb
 import pyarrow as pa
 
 from storage.catalog import refresh_catalog
-from storage.database import QueryAbandoned, closing, interruptible, literal
-from storage.errors import RunFailure, UserError
+from storage.database import closing, interruptible, literal
+from storage.errors import QueryAbandoned, RunFailure, UserError
 from storage.location import Location, Workspace
 
 _MEMORY = "1GB"
