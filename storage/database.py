@@ -54,8 +54,8 @@ def interruptible(connection: duckdb.DuckDBPyConnection, compute: Callable[[], V
         finally:
             ended.set()
 
-    threading.Thread(target=work, daemon=True).start()
     try:
+        threading.Thread(target=work, daemon=True).start()
         ended.wait()
     except KeyboardInterrupt as interruption:
         connection.interrupt()
