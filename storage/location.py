@@ -24,14 +24,16 @@ _LOCK = ".lock"
 _GLANCE_SECONDS = 0.1
 # Of Linux's renameat2: paths as they are, and two names that change places.
 _HERE, _RENAME_EXCHANGE = -100, 2
+_LONGEST_SHOWN = 60
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
 def checked_name(name: str, what: str) -> str:
     """Return `name` if it can name a folder and a SQL view; raises `UserError` otherwise."""
     if not _NAME.fullmatch(name):
+        shown = name if len(name) <= _LONGEST_SHOWN else f"{name[:_LONGEST_SHOWN]}…"
         raise UserError(
-            f"{what} name {name!r} is not usable: take lower-case letters, digits, '-' and '_', "
+            f"{what} name {shown!r} is not usable: take lower-case letters, digits, '-' and '_', "
             "64 at most, beginning with a letter or a digit"
         )
     return name

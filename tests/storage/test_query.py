@@ -46,6 +46,10 @@ def refused(small: Built, query: str) -> str:
         "COPY (SELECT 1) TO '{workspace}/x.csv'",
         "COPY corpus_small TO '{workspace}/x.parquet'",
         "COPY corpus_small FROM '/etc/passwd'",
+        "COPY (SELECT 1) TO '/tmp/x.csv'",
+        "ATTACH '/tmp/x.db' AS x",
+        "INSTALL httpfs FROM 'http://localhost'",
+        "LOAD '/tmp/x.duckdb_extension'",
         "COPY FROM DATABASE catalog TO other",
         "ATTACH '{workspace}/x.db' AS x",
         "DETACH catalog",
@@ -143,6 +147,20 @@ def test_table_functions_that_may_do_more_than_read_are_refused(small: Built, qu
         "FROM read_text('http://localhost/x')",
         "FROM read_csv('s3://bucket/x.csv')",
         "FROM duckdb_secrets()",
+        "FROM glob('/*')",
+        "FROM glob('../*')",
+        "FROM glob('~/*')",
+        "FROM glob('{workspace}/../../**')",
+        "FROM read_text('~/.bashrc')",
+        "FROM read_text('FILE:///etc/passwd')",
+        "FROM read_text('/proc/self/root/etc/passwd')",
+        "FROM read_text('{workspace}//..//..//x')",
+        "FROM read_text(chr(47) || 'etc/passwd')",
+        "FROM read_blob('/proc/self/mem')",
+        "FROM query_table('/etc/passwd.csv')",
+        "FROM read_csv(['{workspace}/catalog.duckdb', '/etc/passwd'])",
+        "FROM (SELECT (SELECT content FROM read_text('/etc/passwd')))",
+        "WITH x AS (FROM read_text('/etc/passwd')) FROM x",
     ],
 )
 def test_no_file_outside_of_the_workspace_is_read(small: Built, query: str) -> None:
@@ -156,7 +174,9 @@ def test_links_do_not_lead_out_of_the_workspace(own_small: Built, tmp_path: Path
     root = own_small.workspace.root.path
     (root / "file.csv").symlink_to(secret)
     (root / "folder").symlink_to(secret.parent)
-    for path in ("file.csv", "folder/secret.csv", "folder/*.csv"):
+    (root / "chain").symlink_to(root / "folder")
+    (root / "root").symlink_to("/")
+    for path in ("file.csv", "folder/secret.csv", "folder/*.csv", "chain/secret.csv", "root/etc/passwd"):
         assert "Permission Error" in refused(own_small, f"FROM read_csv('{{workspace}}/{path}')")
 
 
