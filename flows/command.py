@@ -4,20 +4,23 @@ Exit codes: 0 done, 1 failed, 2 a mistake in what was asked, 130 interrupted. A 
 line on standard error. Engines are imported by the verb that needs them.
 """
 
+import atexit
 import json
 import os
 import signal
 import sys
 from collections.abc import Callable
 from types import FrameType
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NoReturn
 
 import yaml
 from cyclopts import App, CycloptsError, Parameter
 from pydantic import ValidationError
 
 from flows.corpus_verbs import corpus_app
+from flows.manual import FIRST, MANUAL, arrange
 from flows.options import AnyModel
+from flows.overview_verbs import register
 from flows.requests import (
     PRESETS,
     WORKSPACE,
@@ -26,26 +29,20 @@ from flows.requests import (
 )
 from flows.session import end_quietly
 from flows.verbs import Json, Place, flow_verb
-from storage.errors import RunFailure, UserError
+from storage.errors import QueryAbandoned, RunFailure, UserError
 from storage.location import Location, Workspace
 from storage.parameters import one_line
 
-_HELP = """Learn integer arithmetic from tokens alone: corpus, tokenizer, encoder, evaluation.
-
-Three things to try:
-
-- `numerate run` makes the notebook's 100 million sums, trains an encoder on them and reports
-- `numerate solve "12+34+5+99"` asks the encoder
-- `numerate sql "SELECT sum, count(*) FROM corpus_notebook GROUP BY ALL"` asks the corpus
-"""
 _INTERRUPTED = 130
+_GOES_ON = "interrupted: the same command goes on where this one ended"
 
 app = App(
-    name="numerate", help=_HELP, help_format="markdown", suppress_keyboard_interrupt=False, version_flags=["--version"]
+    name="numerate", help=MANUAL, help_format="markdown", suppress_keyboard_interrupt=False, version_flags=["--version"]
 )
 tokenizer_app = App(name="tokenizer", help="Tokenizers.")
 model_app = App(name="model", help="Encoders.")
 app.command(corpus_app)
+register(app)
 app.command(model_app)
 app.command(tokenizer_app)
 
@@ -262,7 +259,7 @@ def sql(
     workspace: Place = WORKSPACE,
     as_json: Annotated[bool, Parameter(name="--json", negative="", help="The same as --format json.")] = False,
 ) -> None:
-    """Ask the workspace one SELECT: corpus_<name>, shards, runs, metrics, predictions.
+    """Ask the workspace one SELECT, of the views `corpus_NAME`, `shards`, `runs`, `metrics` and `predictions`.
 
     Without a query it is read from standard input. A table ends after 10,000 rows, other formats hold all.
 
@@ -276,13 +273,19 @@ def sql(
     answer(place, query or _standard_input(), form or ("json" if as_json else "table"), output)
 
 
+arrange(app)
+
+
 def main() -> None:
     """Entry point of the command; never returns."""
     end_quietly()
     signal.signal(signal.SIGTERM, _terminated)
     code = 0
     try:
-        app(sys.argv[1:] or ["--help"], exit_on_error=False, print_error=False)
+        if len(sys.argv) == 1:
+            print(FIRST, end="")
+        else:
+            app(sys.argv[1:], exit_on_error=False, print_error=False)
     except (UserError, RunFailure) as error:
         code = _complain(str(error), error.exit_code)
     except ValidationError as error:
@@ -291,8 +294,10 @@ def main() -> None:
         cause = error.__cause__
         text = one_line(cause) if isinstance(cause, ValidationError) else " ".join(str(error).split())
         code = _complain(text, UserError.exit_code)
-    except KeyboardInterrupt:
-        code = _complain("interrupted: the same command goes on where this one ended", _INTERRUPTED)
+    except KeyboardInterrupt as interruption:
+        code = _complain(str(interruption) or _GOES_ON, _INTERRUPTED)
+        if isinstance(interruption, QueryAbandoned):
+            _end_at_once(code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = RunFailure.exit_code
@@ -321,6 +326,13 @@ def _standard_input() -> str:
 def _complain(text: str, code: int) -> int:
     print(f"error: {text}", file=sys.stderr)
     return code
+
+
+def _end_at_once(code: int) -> NoReturn:
+    """End, with what has to be done at an exit, but without waiting for threads."""
+    sys.stdout.flush()
+    atexit._run_exitfuncs()
+    os._exit(code)
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:

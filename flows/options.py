@@ -38,7 +38,8 @@ def options_of(model: type[BaseModel]) -> Any:
                 if default not in ("", ())
                 else ""
             )
-        text = f"{field.description or name}{shown}"
+        # Help is Markdown, in which <name> would be a tag that isn't shown.
+        text = f"{field.description or name}{shown}".replace("<", r"\<")
         fields[name] = (Annotated[kind | None, Field(description=text), parameter], None)
     return create_model(f"{model.__name__}Options", **fields)
 

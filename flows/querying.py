@@ -23,7 +23,7 @@ from rich.table import Table
 from storage.errors import UserError
 from storage.local import LocalLocation
 from storage.location import Workspace
-from storage.query import open_catalog, select, sql_error, stream
+from storage.query import fetched, open_catalog, select, stream
 
 Format = Literal["table", "csv", "json", "parquet"]
 
@@ -46,14 +46,11 @@ def answer(workspace: Workspace, query: str, form: Format = "table", output: str
     if output and any(place.is_relative_to(root / folder) for folder in (*_DATA, workspace.catalog.name)):
         raise UserError(f"output {output!r} would lie among the workspace's own data: name a file elsewhere")
     with open_catalog(workspace) as connection:
-        _WRITERS[form](select(connection, query), output)
+        _WRITERS[form](connection, select(connection, query), output)
 
 
-def _write_table(relation: duckdb.DuckDBPyRelation, output: str) -> None:
-    try:
-        rows = relation.limit(_MOST_ROWS + 1).fetchall()
-    except duckdb.Error as error:
-        raise sql_error(error) from error
+def _write_table(connection: duckdb.DuckDBPyConnection, relation: duckdb.DuckDBPyRelation, output: str) -> None:
+    rows = fetched(connection, relation, _MOST_ROWS + 1)
     for_people = not output and sys.stdout.isatty()
     text = io.StringIO()
     # Values are shown as they are: brackets and colons in them are no markup.
@@ -82,26 +79,26 @@ def _table(names: list[str], rows: list[tuple[Any, ...]]) -> Table:
     return table
 
 
-def _write_csv(relation: duckdb.DuckDBPyRelation, output: str) -> None:
-    schema, batches = stream(relation)
+def _write_csv(connection: duckdb.DuckDBPyConnection, relation: duckdb.DuckDBPyRelation, output: str) -> None:
+    schema, batches = stream(connection, relation)
     _check_types(relation, schema, "CSV", _no_csv)
     with _sink(output) as sink, csv.CSVWriter(sink, schema) as writer:
         for batch in batches:
             writer.write_batch(batch)
 
 
-def _write_parquet(relation: duckdb.DuckDBPyRelation, output: str) -> None:
-    schema, batches = stream(relation)
+def _write_parquet(connection: duckdb.DuckDBPyConnection, relation: duckdb.DuckDBPyRelation, output: str) -> None:
+    schema, batches = stream(connection, relation)
     _check_types(relation, schema, "Parquet", _no_parquet)
     with _sink(output) as sink, pq.ParquetWriter(sink, schema, compression="zstd") as writer:
         for batch in batches:
             writer.write_batch(batch)
 
 
-def _write_json(relation: duckdb.DuckDBPyRelation, output: str) -> None:
+def _write_json(connection: duckdb.DuckDBPyConnection, relation: duckdb.DuckDBPyRelation, output: str) -> None:
     """An array of objects, one a line, spelled by DuckDB: a dozen times as fast as by Python's objects."""
     rows = relation.set_alias("numerate_row").project("to_json(numerate_row)::VARCHAR AS text")
-    _, batches = stream(rows, _JSON_ROWS)
+    _, batches = stream(connection, rows, _JSON_ROWS)
     with _sink(output) as sink:
         sink.write(b"[")
         separator = ""
@@ -119,7 +116,7 @@ def _standard_json(row: str) -> str:
     return json.dumps(json.loads(row, parse_constant=lambda name: None), ensure_ascii=False)
 
 
-_WRITERS: dict[Format, Callable[[duckdb.DuckDBPyRelation, str], None]] = {
+_WRITERS: dict[Format, Callable[[duckdb.DuckDBPyConnection, duckdb.DuckDBPyRelation, str], None]] = {
     "table": _write_table,
     "csv": _write_csv,
     "json": _write_json,

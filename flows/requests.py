@@ -9,7 +9,7 @@ from model.config import CurriculumStage, EncoderConfig, EvaluationSpec, Seeds, 
 from model.presets import ENCODERS
 from pipelines.presets import CORPORA
 from pipelines.spec import CorpusSpec, TokenizerSpec
-from storage.location import Location, Workspace
+from storage.location import Location, Workspace, checked_name
 
 if TYPE_CHECKING:
     # Not at once: it imports torch.
@@ -28,6 +28,13 @@ class InWorkspace(BaseModel):
     workspace: str = Field(
         WORKSPACE, description="Folder that holds corpora, tokenizers and runs.", json_schema_extra={"position": 90}
     )
+
+
+def _check_names(request: BaseModel, **kinds: str) -> None:
+    """Raise `UserError`, in the form and before any work, for a field that can't name a folder of the workspace."""
+    for field, kind in kinds.items():
+        if name := getattr(request, field):
+            checked_name(name, kind)
 
 
 class GenerateRequest(InWorkspace, CorpusSpec):
@@ -113,6 +120,11 @@ class OfCorpus(MakesMissing):
         json_schema_extra={"position": 81},
     )
 
+    @model_validator(mode="after")
+    def _usable_names(self) -> "OfCorpus":
+        _check_names(self, corpus="corpus", tokenizer="tokenizer")
+        return self
+
     @property
     def tokenizer_name(self) -> str:
         """The tokenizer's name, spelt out."""
@@ -140,6 +152,11 @@ class TrainRequest(OfCorpus, Seeds, TrainingSpec):
     """Train an encoder."""
 
     name: str = Field("", description="Name of the run; empty takes the corpus's.", json_schema_extra={"position": 82})
+
+    @model_validator(mode="after")
+    def _usable_name(self) -> "TrainRequest":
+        _check_names(self, name="run")
+        return self
 
     @property
     def run_name(self) -> str:
@@ -181,6 +198,13 @@ class EvaluateRequest(MakesMissing, EvaluationSpec):
     )
 
     @model_validator(mode="after")
+    def _usable_names(self) -> "EvaluateRequest":
+        _check_names(self, name="run", corpus="corpus")
+        for name in self.compare:
+            checked_name(name, "run")
+        return self
+
+    @model_validator(mode="after")
     def _one_way_to_ask(self) -> "EvaluateRequest":
         if self.suite != "test":
             if self.corpus:
@@ -211,6 +235,11 @@ class EndToEndRequest(InWorkspace, Seeds):
     tokenizer: TokenizerSpec = Field(TokenizerSpec(), description="Tokenizer.", json_schema_extra={"position": 2})
     training: TrainingSpec = Field(TrainingSpec(), description="Training.", json_schema_extra={"position": 3})
     evaluation: EvaluationSpec = Field(EvaluationSpec(), description="Evaluation.", json_schema_extra={"position": 4})
+
+    @model_validator(mode="after")
+    def _usable_name(self) -> "EndToEndRequest":
+        _check_names(self, name="run")
+        return self
 
     @property
     def run_name(self) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import yaml
 
 from model.tokenizer import Tokenizer, TokenLayout
 from pipelines.components import Component, components
@@ -24,7 +25,7 @@ from pipelines.encode import (
 )
 from pipelines.fanout import Notes, Progress, Task, each_result, make_shards
 from pipelines.generate import GENERATOR_VERSION, first_splits, generate_range, range_tasks, sample_rows
-from pipelines.spec import CorpusSpec
+from pipelines.spec import UNFINISHED, CorpusSpec
 from storage.errors import RunFailure, UserError
 from storage.location import Location
 from storage.manifest import SPLITS, Dataset, Seen, ShardRecord, commit, committed, hash_of, load
@@ -72,6 +73,7 @@ def make_corpus(
     tasks, notes = range_tasks(spec), Notes(folder, hash_of(identity))
     _check_disk(folder, what, tasks, lambda: corpus_bytes(spec))
     notes.adopt(known, tasks)
+    (folder / UNFINISHED).write(yaml.safe_dump(spec.model_dump(mode="json", exclude_defaults=True)).encode())
     worker = partial(generate_range, spec, folder)
     shards = make_shards(worker, tasks, notes, in_flight=in_flight, progress=progress)
     contents = {shard.path: shard.content for shard in shards}

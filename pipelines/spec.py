@@ -11,6 +11,9 @@ from storage.location import checked_name
 from storage.manifest import SPLITS, hash_of
 from storage.order import LARGEST_SIZE
 
+# While a corpus is made its spec lies there, below its folder, with which the same can be asked for again.
+UNFINISHED = ".progress/spec.yaml"
+
 Operator = Literal["+", "-", "*"]
 FamilyName = Literal["grid", "digits", "expression", "listed"]
 

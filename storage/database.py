@@ -1,11 +1,20 @@
 """DuckDB connections, set up in one place so that every process stays within its share of the machine."""
 
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TypeVar
 
 import duckdb
 
-from storage.errors import RunFailure
+from storage.errors import QueryAbandoned, RunFailure
 from storage.location import Location
+
+# How long a query may take to heed an interruption; inside one value, such as a text of gigabytes, it heeds none.
+_HEED_SECONDS = 1.0
+
+Value = TypeVar("Value")
 
 
 def connect(
@@ -43,6 +52,46 @@ def reason(error: Exception) -> str:
         name, _, words = text.strip().splitlines()[-1].partition(": ")
         return words or name
     return " ".join(text.split("\n\n")[0].split())
+
+
+@contextmanager
+def closing(connection: duckdb.DuckDBPyConnection) -> Iterator[duckdb.DuckDBPyConnection]:
+    """The connection for the block, closed behind it unless a query was abandoned there."""
+    try:
+        yield connection
+    finally:
+        with suppress(duckdb.ResourceInUseException):
+            connection.close()
+
+
+def interruptible(connection: duckdb.DuckDBPyConnection, compute: Callable[[], Value]) -> Value:
+    """What `compute` returns, or raises, when it asks this connection; Ctrl-C ends it within a second or so.
+
+    It is done in a thread of its own: while DuckDB computes, this one hears signals. Raises `QueryAbandoned`
+    where the query goes on all the same.
+    """
+    results, failures, ended = list[Value](), list[BaseException](), threading.Event()
+
+    def work() -> None:
+        """Keep what comes of it."""
+        try:
+            results.append(compute())
+        except BaseException as error:
+            failures.append(error)
+        finally:
+            ended.set()
+
+    try:
+        threading.Thread(target=work, daemon=True).start()
+        ended.wait()
+    except KeyboardInterrupt as interruption:
+        connection.interrupt()
+        if not ended.wait(_HEED_SECONDS):
+            raise QueryAbandoned("interrupted: the query was stopped") from interruption
+        raise KeyboardInterrupt("interrupted: the query was stopped") from interruption
+    if failures:
+        raise failures[0]
+    return results[0]
 
 
 def literal(text: str) -> str:

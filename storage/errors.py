@@ -1,4 +1,4 @@
-"""The two ways in which a command ends badly, so that every face can turn them into one line.
+"""The ways in which a command ends badly, so that every face can turn them into one line.
 
 `UserError` is a mistake in what was asked (exit code 2); `RunFailure` is a correct request
 that could not be carried out (exit code 1). Neither is ever shown with a traceback.
@@ -19,3 +19,7 @@ class RunFailure(RuntimeError):
 
 class TransientFailure(RunFailure):
     """A failure that may pass by itself, such as a lost worker: a flow tries again."""
+
+
+class QueryAbandoned(KeyboardInterrupt):
+    """An interruption that a SQL query didn't heed: it still runs, so that the process has to end without it."""

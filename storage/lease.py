@@ -51,6 +51,13 @@ def leased(folder: ObjectLocation, what: str, wait_seconds: float) -> Iterator[N
             yield
 
 
+def is_leased(folder: ObjectLocation) -> bool:
+    """Whether a process holds a folder now; one that ended without letting go counts until its lease expires."""
+    lease = Lease(folder, "")
+    found = lease.found()
+    return found is not None and found[0].get("owner") != "" and not lease.is_old(found[2])
+
+
 def refuse_lost(place: ObjectLocation) -> None:
     """Raise `RunFailure` where `place` lies in a folder that this process held and holds no more."""
     for lease in _held:
@@ -80,12 +87,12 @@ class Lease:
         """Take the folder, if nobody holds it; to be tried again."""
         if self._write(None):
             return True
-        found = self._found()
+        found = self.found()
         if found is None:
             return False
         value, version, written = found
         free = value.get("owner") in ("", self._owner) or value.get("machine") == this_machine()
-        return (free or self._is_old(written)) and self._write(version)
+        return (free or self.is_old(written)) and self._write(version)
 
     @contextmanager
     def kept(self) -> Iterator[None]:
@@ -122,14 +129,14 @@ class Lease:
             self._version = version_of(made)
         except (AlreadyExistsError, PreconditionError):
             # The answer to a write of ours may have been lost, and the library have written again.
-            found = self._found()
+            found = self.found()
             if not found or (found[0].get("owner"), found[0].get("count")) != (self._owner, self._count):
                 return False
             self._version = found[1]
         self._renewed = began
         return True
 
-    def _found(self) -> tuple[dict[str, Any], Version, float] | None:
+    def found(self) -> tuple[dict[str, Any], Version, float] | None:
         """What the object says, its version, and when it was written."""
         try:
             with told(str(self._place)):
@@ -139,7 +146,7 @@ class Lease:
             return None
         return value, version_of(meta), meta["last_modified"].timestamp()
 
-    def _is_old(self, written: float) -> bool:
+    def is_old(self, written: float) -> bool:
         """Whether it wasn't renewed for too long, by the clock of the store."""
         now = self.folder / f"{_LOCK}-{self._owner}"
         now.write(b"")

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 OBJECT_STORES = ("s3", "gs", "az")
 
+_LONGEST_SHOWN = 60
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 Version = Any
@@ -30,8 +31,9 @@ Version = Any
 def checked_name(name: str, what: str) -> str:
     """Return `name` if it can name a folder and a SQL view; raises `UserError` otherwise."""
     if not _NAME.fullmatch(name):
+        shown = name if len(name) <= _LONGEST_SHOWN else f"{name[:_LONGEST_SHOWN]}…"
         raise UserError(
-            f"{what} name {name!r} is not usable: take lower-case letters, digits, '-' and '_', "
+            f"{what} name {shown!r} is not usable: take lower-case letters, digits, '-' and '_', "
             "64 at most, beginning with a letter or a digit"
         )
     return name
@@ -162,6 +164,10 @@ class Location(ABC):
 
         Raises `UserError` if another process still holds it after `wait_seconds`.
         """
+
+    @abstractmethod
+    def is_held(self) -> bool:
+        """Whether a process holds this folder alone now; what one that ended left says nothing."""
 
     @abstractmethod
     def sweep(self) -> None:

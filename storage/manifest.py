@@ -199,6 +199,12 @@ def committed(location: Location) -> bool:
 
 def load(location: Location, what: str) -> Dataset:
     """Open a committed dataset; raises `UserError` where there is none, `RunFailure` where it is damaged."""
+    manifest, encoded = load_encoded(location, what)
+    return Dataset(location, manifest, decoded(encoded))
+
+
+def load_encoded(location: Location, what: str) -> tuple[Manifest, bytes]:
+    """What `load` reads, with the bytes of `shards.parquet` as they lie there; raises the same."""
     if not committed(location):
         raise UserError(f"{what} is not there ({location}): make it first, 'numerate run' does all of it")
     text = (location / "manifest.json").read()
@@ -216,7 +222,7 @@ def load(location: Location, what: str) -> Dataset:
     encoded = (location / "shards.parquet").read()
     if hashlib.sha256(encoded).hexdigest() != manifest.shards_sha256:
         raise RunFailure(f"{location / 'shards.parquet'} doesn't match its manifest: delete both and run again")
-    return Dataset(location, manifest, decoded(encoded))
+    return manifest, encoded
 
 
 def check_version(text: bytes, location: Location, what: str) -> None:

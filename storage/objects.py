@@ -200,6 +200,11 @@ class ObjectLocation(Location):
         with leased(self, what, wait_seconds):
             yield
 
+    def is_held(self) -> bool:
+        from storage.lease import is_leased
+
+        return is_leased(self)
+
     def sweep(self) -> None:
         """Delete what writers that were killed left on this machine's disk; in the store nothing is half written."""
         for path in (cache_folder() / "staged").glob("*.partial"):

@@ -16,8 +16,8 @@ import duckdb
 import pyarrow as pa
 
 from storage.catalog import refresh_catalog
-from storage.database import let_read, literal, reason
-from storage.errors import RunFailure, UserError
+from storage.database import closing, interruptible, let_read, literal, reason
+from storage.errors import QueryAbandoned, RunFailure, UserError
 from storage.local import LocalLocation
 from storage.location import Location, Workspace
 
@@ -39,7 +39,7 @@ def open_catalog(workspace: Workspace) -> Iterator[duckdb.DuckDBPyConnection]:
     place = refresh_catalog(workspace)
     with _spill_folder(workspace) as spill:
         limits = {"memory_limit": _MEMORY, "temp_directory": str(spill)}
-        with duckdb.connect(str(place), read_only=True, config=limits) as connection:
+        with closing(duckdb.connect(str(place), read_only=True, config=limits)) as connection:
             connection.execute("SET autoinstall_known_extensions = false")
             connection.execute("SET autoload_known_extensions = false")
             # Else a table's name would be looked up among this program's variables.
@@ -63,21 +63,35 @@ def select(connection: duckdb.DuckDBPyConnection, query: str) -> duckdb.DuckDBPy
             kind = statements[0].type.name
             raise UserError(f"SQL must be exactly one SELECT, not {kind}: nothing here can be changed by SQL")
         _refuse_effects(connection, query)
-        return connection.sql(_without_end(connection, query))
+        text = _without_end(connection, query)
+        # Constants are computed here already.
+        return interruptible(connection, lambda: connection.sql(text))
     except duckdb.Error as error:
         raise sql_error(error) from error
 
 
-def stream(relation: duckdb.DuckDBPyRelation, rows: int = 1 << 16) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
+def fetched(
+    connection: duckdb.DuckDBPyConnection, relation: duckdb.DuckDBPyRelation, most: int
+) -> list[tuple[Any, ...]]:
+    """The first rows, `most` of them; raises `UserError` or `RunFailure` where SQL fails."""
+    try:
+        return interruptible(connection, relation.limit(most).fetchall)
+    except duckdb.Error as error:
+        raise sql_error(error) from error
+
+
+def stream(
+    connection: duckdb.DuckDBPyConnection, relation: duckdb.DuckDBPyRelation, rows: int = 1 << 16
+) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
     """Schema and record batches of at most `rows` rows; raises `UserError` or `RunFailure` where SQL fails.
 
     The first batch is computed here, so that most failures come before anything is written.
     """
     try:
-        reader = relation.to_arrow_reader(rows)
+        reader = interruptible(connection, lambda: relation.to_arrow_reader(rows))
     except duckdb.Error as error:
         raise sql_error(error) from error
-    batches = _batches(reader)
+    batches = _batches(connection, reader)
     first = next(batches, None)
     return reader.schema, _behind(first, batches)
 
@@ -143,10 +157,10 @@ def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
             waiting.extend(value)
 
 
-def _batches(reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
+def _batches(connection: duckdb.DuckDBPyConnection, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
     while True:
         try:
-            batch = reader.read_next_batch()
+            batch = interruptible(connection, reader.read_next_batch)
         except StopIteration:
             return
         # Arrow hands a failure of DuckDB on as one of its own or of the system.
@@ -173,8 +187,13 @@ def _spill_folder(workspace: Workspace) -> Iterator[LocalLocation]:
             held.enter_context(own.exclusive(f"{own}"))
         try:
             yield own
-        finally:
+        except QueryAbandoned:
+            # The query may still write there: the next one removes it.
+            raise
+        except BaseException:
             own.remove()
+            raise
+        own.remove()
 
 
 def _remove_unless_held(folder: Location) -> None:

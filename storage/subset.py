@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from storage.database import connect, identifier, literal, parquet_source, reason
+from storage.database import closing, connect, identifier, interruptible, literal, parquet_source, reason
 from storage.errors import UserError
 from storage.location import Location
 from storage.manifest import Dataset, ShardRecord, hash_of
@@ -94,11 +94,12 @@ def predicate_columns(dataset: Dataset, shards: Sequence[ShardRecord]) -> dict[s
 
 def check_predicate(predicate: str, columns: dict[str, str]) -> None:
     """Raise `UserError` for what isn't one condition over these columns, row by row and the same at every call."""
-    with duckdb.connect(config={"enable_external_access": False}) as connection:
+    with closing(duckdb.connect(config={"enable_external_access": False})) as connection:
         types = ", ".join(f"{identifier(name)} {kind}" for name, kind in columns.items())
         connection.execute(f"CREATE TABLE rows ({types})")
         try:
-            connection.table("rows").filter(duckdb.SQLExpression(predicate)).fetchall()
+            rows = connection.table("rows").filter(duckdb.SQLExpression(predicate))
+            interruptible(connection, rows.fetchall)
             query = f"SELECT ({predicate}\n) FROM rows"
             kinds = [row[1] for row in connection.execute(f"DESCRIBE {query}").fetchall()]
         except duckdb.Error as error:
@@ -141,10 +142,11 @@ def _counted(dataset: Dataset, source: str, shard: ShardRecord, predicate: str) 
         f"WHERE ({predicate}\n) GROUP BY ALL"
     )
     try:
-        with connect(dataset.location, threads=2) as connection:
-            blocks, rows = connection.execute(query).fetchnumpy().values()
+        with closing(connect(dataset.location, threads=2)) as connection:
+            found = interruptible(connection, lambda: connection.execute(query).fetchnumpy())
     except duckdb.Error as error:
         raise UserError(f"where {predicate!r} can't be answered: {reason(error)}") from error
+    blocks, rows = found.values()
     counts[np.asarray(blocks, np.intp)] = rows
     return [int(count) for count in counts]
 

@@ -26,7 +26,7 @@ def files_of(small: Built) -> dict[Path, int]:
 
 
 def run(connection: duckdb.DuckDBPyConnection, query: str) -> None:
-    for _ in stream(select(connection, query))[1]:
+    for _ in stream(connection, select(connection, query))[1]:
         pass
 
 
@@ -46,6 +46,10 @@ def refused(small: Built, query: str) -> str:
         "COPY (SELECT 1) TO '{workspace}/x.csv'",
         "COPY corpus_small TO '{workspace}/x.parquet'",
         "COPY corpus_small FROM '/etc/passwd'",
+        "COPY (SELECT 1) TO '/tmp/x.csv'",
+        "ATTACH '/tmp/x.db' AS x",
+        "INSTALL httpfs FROM 'http://localhost'",
+        "LOAD '/tmp/x.duckdb_extension'",
         "COPY FROM DATABASE catalog TO other",
         "ATTACH '{workspace}/x.db' AS x",
         "DETACH catalog",
@@ -143,6 +147,20 @@ def test_table_functions_that_may_do_more_than_read_are_refused(small: Built, qu
         "FROM read_text('http://localhost/x')",
         "FROM read_csv('s3://bucket/x.csv')",
         "FROM duckdb_secrets()",
+        "FROM glob('/*')",
+        "FROM glob('../*')",
+        "FROM glob('~/*')",
+        "FROM glob('{workspace}/../../**')",
+        "FROM read_text('~/.bashrc')",
+        "FROM read_text('FILE:///etc/passwd')",
+        "FROM read_text('/proc/self/root/etc/passwd')",
+        "FROM read_text('{workspace}//..//..//x')",
+        "FROM read_text(chr(47) || 'etc/passwd')",
+        "FROM read_blob('/proc/self/mem')",
+        "FROM query_table('/etc/passwd.csv')",
+        "FROM read_csv(['{workspace}/catalog.duckdb', '/etc/passwd'])",
+        "FROM (SELECT (SELECT content FROM read_text('/etc/passwd')))",
+        "WITH x AS (FROM read_text('/etc/passwd')) FROM x",
     ],
 )
 def test_no_file_outside_of_the_workspace_is_read(small: Built, query: str) -> None:
@@ -156,7 +174,9 @@ def test_links_do_not_lead_out_of_the_workspace(own_small: Built, tmp_path: Path
     root = own_small.workspace.root.path
     (root / "file.csv").symlink_to(secret)
     (root / "folder").symlink_to(secret.parent)
-    for path in ("file.csv", "folder/secret.csv", "folder/*.csv"):
+    (root / "chain").symlink_to(root / "folder")
+    (root / "root").symlink_to("/")
+    for path in ("file.csv", "folder/secret.csv", "folder/*.csv", "chain/secret.csv", "root/etc/passwd"):
         assert "Permission Error" in refused(own_small, f"FROM read_csv('{{workspace}}/{path}')")
 
 
@@ -226,7 +246,7 @@ def test_a_damaged_shard_fails_in_one_line_that_names_it(own_small: Built) -> No
     shard = own_small.corpus.location / own_small.corpus.shards[-1].path
     shard.path.write_bytes(shard.read()[:-20])
     with open_catalog(own_small.workspace) as connection, pytest.raises(RunFailure, match=shard.name) as failure:
-        list(stream(select(connection, "SELECT sum(a) FROM corpus_small"))[1])
+        list(stream(connection, select(connection, "SELECT sum(a) FROM corpus_small"))[1])
     assert "damaged" in str(failure.value)
 
 
@@ -236,7 +256,9 @@ def test_a_query_larger_than_memory_spills_into_the_workspace_and_leaves_nothing
     monkeypatch.setattr("storage.query._MEMORY", "100MB")
     spill = own_small.workspace.root / ".spill"
     with open_catalog(own_small.workspace) as connection:
-        _, batches = stream(select(connection, "SELECT range, hash(range) FROM range(8_000_000) ORDER BY ALL DESC"))
+        _, batches = stream(
+            connection, select(connection, "SELECT range, hash(range) FROM range(8_000_000) ORDER BY ALL DESC")
+        )
         spilled = sum(path.stat().st_size for path in spill.path.rglob("*") if path.is_file())
         assert spilled > 10_000_000
         assert sum(batch.num_rows for batch in batches) == 8_000_000

@@ -1,0 +1,91 @@
+"""How `numerate --help` reads: verbs in groups, each with its example, which stands in the verb's own help."""
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from cyclopts import App, Group
+from cyclopts.help import DefaultFormatter, HelpEntry
+from cyclopts.help.specs import ColumnSpec, CommandNameRenderer
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+FIRST = """Numerate: how well can an encoder, trained on nothing but tokens, learn integer arithmetic?
+
+Three things to try:
+
+  numerate solve "12+34+5+99"                          asks an encoder that comes with Numerate
+  numerate run quick                                   makes a corpus, trains an encoder, reports: two minutes
+  numerate sql "SELECT * FROM corpus_quick LIMIT 5"    asks that corpus
+
+Then: numerate status shows what there is, numerate doctor whether this machine is ready, numerate --help all verbs.
+"""
+
+MANUAL = """Learn integer arithmetic from tokens alone: corpus, tokenizer, encoder, evaluation.
+
+Everything lies in a workspace, `./workspace` unless `--workspace` names another. A command that was cut off goes on
+when it is started again, and one whose work is done says so and does nothing.
+
+Results go to standard output, with `--json` as one JSON value; progress and errors go to standard error, bars and
+colours only to a terminal (`NO_COLOR` is heeded). Exit codes: 0 done, 1 failed, 2 a mistake in what was asked, 130
+interrupted.
+
+Three things to try: `numerate solve "12+34+5+99"`, `numerate run quick`, `numerate status`.
+"""
+
+_GROUPS = {
+    "Make": ("run", "corpus", "tokenizer", "encode", "train", "evaluate"),
+    "Ask": ("solve", "sql", "model"),
+    "Serve and share": ("serve", "submit", "publish"),
+    "Look after": ("status", "doctor", "clean", "completion"),
+}
+_EXAMPLE = re.compile(r"^ *Example: `(.+)`$", re.MULTILINE)
+
+
+def arrange(app: App) -> None:
+    """Put the verbs into their groups, and their examples beside them; those of no group come last."""
+    for number, (title, verbs) in enumerate(_GROUPS.items()):
+        group = _group(app, title, number)
+        for place, verb in enumerate(verbs):
+            if verb in app:
+                app[verb].group, app[verb].sort_key = group, place
+    app.group_commands = _group(app, "More", len(_GROUPS))
+    for below in {words[0] for words, _ in verbs_of(app) if len(words) > 1}:
+        app[below].group_commands = _group(app[below], "Commands", 0)
+
+
+def verbs_of(app: App, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], App]]:
+    """Every verb that does something, by the words that call it."""
+    for name in app:
+        if name.startswith("-"):
+            continue
+        if app[name].default_command:
+            yield (*above, name), app[name]
+        else:
+            yield from verbs_of(app[name], (*above, name))
+
+
+def example_of(app: App) -> str:
+    """The example in a verb's help, or in that of the first verb below it; empty where there is none."""
+    if found := _EXAMPLE.search(app.help):
+        return found[1]
+    return next((example for _, below in verbs_of(app) if (example := example_of(below))), "")
+
+
+def _group(app: App, title: str, number: int) -> Group:
+    columns = (
+        ColumnSpec(renderer=CommandNameRenderer(), style="cyclopts.name", no_wrap=True),
+        ColumnSpec(renderer=lambda entry: _described(app, entry), overflow="fold"),
+    )
+    return Group(title, sort_key=number, help_formatter=DefaultFormatter(column_specs=columns))
+
+
+def _described(app: App, entry: HelpEntry) -> "RenderableType":
+    """What a verb does, and its example in a line of its own."""
+    from rich.console import Group as Lines
+    from rich.text import Text
+
+    name = entry.names[0] if entry.names else ""
+    example = "" if name.startswith("-") or name not in app else example_of(app[name])
+    return Lines(entry.description or "", *([Text(example, style="dim")] if example else []))

@@ -1,0 +1,201 @@
+"""What the doctor finds on a machine that is right, and on ones that are not: each with what to do."""
+
+import json
+import os
+import socket
+import sys
+from collections import namedtuple
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from flows import engine_checks, machine_checks
+from flows.command import app
+from flows.doctor import Finding, findings, report
+from flows.engine_checks import DEEP_CHECKS, ENGINE_CHECKS, check_gpu, check_prefect, check_ray
+from flows.machine_checks import MACHINE_CHECKS
+from storage import machine
+from storage.errors import RunFailure
+from storage.location import Workspace
+
+Usage = namedtuple("Usage", ["total", "used", "free"])
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Workspace:
+    return Workspace.open(str(tmp_path / "w"))
+
+
+def test_every_check_of_the_machine_says_something_and_changes_nothing(place: Workspace) -> None:
+    for check in MACHINE_CHECKS:
+        found = check(place)
+        assert found.text
+        assert (found.level == "ok") == (found.remedy == ""), found
+    assert not place.root.exists()
+
+
+def test_packages_out_of_range_are_named_with_the_command_that_installs_them(
+    place: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = ["fastapi<0.151,>=0.139", "duckdb<3,>=2.0", "gone>=1", 'psutil>=6; extra == "benchmarks"']
+    monkeypatch.setattr(machine_checks.metadata, "requires", lambda name: wanted)
+    versions = {"fastapi": "0.165.0", "duckdb": "2.0.0"}
+    monkeypatch.setattr(machine_checks, "_version", lambda name: versions.get(name, ""))
+    found = machine_checks.check_packages(place)
+    assert found.level == "problem"
+    assert "fastapi 0.165.0, gone is missing: out of range (Prefect's server dies" in found.text
+    assert found.remedy == "run: pip install 'fastapi<0.151,>=0.139' 'gone>=1'"
+    versions |= {"fastapi": "0.140.0", "gone": "1"}
+    monkeypatch.setattr(machine_checks, "_pins", lambda: {"fastapi": "0.150.0", "duckdb": "2.0.0+cpu"})
+    found = machine_checks.check_packages(place)
+    assert (found.level, found.text) == (
+        "warning",
+        "not the versions that are tested: fastapi 0.140.0 (tested: 0.150.0)",
+    )
+    monkeypatch.setattr(machine_checks, "_pins", dict)
+    assert machine_checks.check_packages(place).level == "ok"
+
+
+@pytest.mark.parametrize(
+    ("free", "level"), [(50_000_000, "problem"), (1_000_000_000, "warning"), (10_000_000_000, "ok")]
+)
+def test_a_small_disk_is_told(place: Workspace, monkeypatch: pytest.MonkeyPatch, free: int, level: str) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: Usage(free, 0, free))
+    assert machine_checks.check_disk(place).level == level
+
+
+def test_a_workspace_that_cannot_be_written_is_a_problem() -> None:
+    found = machine_checks.check_workspace(Workspace.open("/proc/self/nowhere"))
+    assert (found.level, "--workspace" in found.remedy) == ("problem", True)
+
+
+def test_a_control_group_may_grant_less_than_there_is(
+    tmp_path: Path, place: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert machine.cores() == len(os.sched_getaffinity(0))
+    assert (machine.granted_cores(tmp_path), machine.granted_memory(tmp_path)) == (None, None)
+    (tmp_path / "cpu.max").write_text("max 100000\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert (machine.granted_cores(tmp_path), machine.granted_memory(tmp_path)) == (None, None)
+    (tmp_path / "cpu.max").write_text("50000 100000\n")
+    (tmp_path / "memory.max").write_text("1500000000\n")
+    assert (machine.granted_cores(tmp_path), machine.granted_memory(tmp_path)) == (0.5, 1_500_000_000)
+    older = tmp_path / "older"
+    (older / "cpu").mkdir(parents=True)
+    (older / "memory").mkdir()
+    (older / "cpu/cpu.cfs_quota_us").write_text("-1\n")
+    (older / "cpu/cpu.cfs_period_us").write_text("100000\n")
+    (older / "memory/memory.limit_in_bytes").write_text("9223372036854771712\n")
+    assert (machine.granted_cores(older), machine.granted_memory(older)) == (None, None)
+    (older / "cpu/cpu.cfs_quota_us").write_text("150000\n")
+    assert machine.granted_cores(older) == 1.5
+    monkeypatch.setattr(machine_checks, "granted_cores", lambda: 0.5)
+    monkeypatch.setattr(machine_checks, "granted_memory", lambda: 1_500_000_000)
+    found = machine_checks.check_cores(place)
+    assert (found.level, "taskset -c 0-0'" in found.remedy) == ("warning", True)
+    assert machine_checks.check_memory(place).level == "problem"
+
+
+def test_a_clock_in_the_past_is_a_problem(place: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Past(datetime):
+        @classmethod
+        def now(cls, tz: object = None) -> "Past":
+            return cls(1970, 1, 1, tzinfo=UTC)
+
+    monkeypatch.setattr(machine_checks, "datetime", Past)
+    assert machine_checks.check_clock(place).level == "problem"
+
+
+def answer(monkeypatch: pytest.MonkeyPatch, done: bool, line: str) -> None:
+    """What a process of its own, in which an engine is imported, ends with."""
+    monkeypatch.setattr(engine_checks, "_python", lambda code, seconds, **environment: (done, line))
+
+
+def test_engines_that_do_not_come_up_are_problems(place: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer(monkeypatch, False, "ImportError: libcuda.so.1")
+    for check in (check_gpu, check_ray, check_prefect):
+        found = check(place)
+        assert found.level == "problem"
+        assert "ImportError: libcuda.so.1" in found.text
+        assert "pip install" in found.remedy
+
+
+def test_a_gpu_that_torch_does_not_see_is_told(place: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer(monkeypatch, True, json.dumps({"version": "2.13.0+cpu", "cuda": "", "gpus": []}))
+    monkeypatch.setattr(engine_checks, "has_nvidia", lambda: True)
+    assert check_gpu(place).level == "warning"
+    monkeypatch.setattr(engine_checks, "has_nvidia", lambda: False)
+    assert check_gpu(place).level == "ok"
+    answer(monkeypatch, True, json.dumps({"version": "2.13.0", "cuda": "12.8", "gpus": [["H100", 85 * 10**9]]}))
+    assert "H100 with 85 GB" in check_gpu(place).text
+
+
+def test_little_shared_memory_is_told(place: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer(monkeypatch, True, "2.60.0")
+    monkeypatch.setattr("shutil.disk_usage", lambda path: Usage(64 << 20, 0, 64 << 20))
+    found = check_ray(place)
+    assert (found.level, "--shm-size" in found.remedy) == ("warning", True)
+
+
+def test_a_server_that_is_configured_and_gone_is_a_problem(place: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer(monkeypatch, True, "3.8.8")
+    assert check_prefect(place).level == "ok"
+    monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
+    found = check_prefect(place)
+    assert (found.level, "unset PREFECT_API_URL" in found.remedy) == ("problem", True)
+
+
+def test_who_holds_a_port_is_named() -> None:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port = server.getsockname()[1]
+        assert engine_checks._port(port, "it is wanted").level == "ok"
+        server.listen()
+        found = engine_checks._port(port, "it is wanted")
+    assert found.level == "warning"
+    assert f"process {os.getpid()} (" in found.text
+    assert found.text.endswith("it is wanted")
+
+
+def test_a_process_that_hangs_or_dies_is_a_finding() -> None:
+    assert engine_checks._python("print(1)\nprint(2)", 60.0) == (True, "2")
+    assert engine_checks._python("raise ValueError('no')", 60.0) == (False, "ValueError: no")
+    assert engine_checks._python("import os; os.kill(os.getpid(), 9)", 60.0) == (False, "exit code -9")
+    assert engine_checks._python("import time; time.sleep(60)", 0.1) == (False, "no answer within 0 s")
+
+
+def test_a_problem_is_exit_code_one_and_a_warning_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+    well, warned = Finding("disk", "ok", "much"), Finding("cores", "warning", "few", "get more")
+    report(iter([well, warned]), as_json=False)
+    assert capsys.readouterr().out.splitlines() == [
+        "ok      disk         much",
+        "warning cores        few",
+        " " * 21 + "get more",
+    ]
+    with pytest.raises(RunFailure, match="1 problem on this machine") as failure:
+        report(iter([well, Finding("clock", "problem", "past", "set it")]), as_json=True)
+    assert failure.value.exit_code == 1
+    values = json.loads(capsys.readouterr().out)
+    assert values["findings"][1] == {"name": "clock", "level": "problem", "text": "past", "remedy": "set it"}
+
+
+def test_a_check_that_fails_itself_is_a_warning(place: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    def check_of_nothing(workspace: Workspace) -> Finding:
+        raise OSError("no such\nthing")
+
+    monkeypatch.setattr(machine_checks, "MACHINE_CHECKS", (check_of_nothing,))
+    monkeypatch.setattr(engine_checks, "ENGINE_CHECKS", ())
+    (found,) = findings(place)
+    assert found == Finding("of nothing", "warning", "can't be looked at (OSError: no such thing)")
+
+
+@pytest.mark.slow
+def test_this_machine_runs_it_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    app(["doctor", "--deep", "--json", "--workspace", str(tmp_path / "w")], result_action="return_value")
+    found = {one["name"]: one for one in json.loads(capsys.readouterr().out)["findings"]}
+    assert len(found) == len(MACHINE_CHECKS) + len(ENGINE_CHECKS) + len(DEEP_CHECKS)
+    assert found["python"]["text"].endswith(sys.executable)
+    assert {found[name]["level"] for name in ("ray", "prefect", "ray starts", "prefect starts")} == {"ok"}
+    assert "with" in found["ray starts"]["text"]
+    assert not (tmp_path / "w").exists()

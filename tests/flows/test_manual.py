@@ -1,0 +1,83 @@
+"""What every verb promises, whoever adds it: an example that is understood, --json, a place in the help."""
+
+import shlex
+
+import pytest
+from cyclopts import App
+
+from flows.command import app
+from flows.manual import FIRST, example_of, verbs_of
+
+VERBS = {" ".join(words): verb for words, verb in verbs_of(app)}
+
+
+def help_of(*words: str, capsys: pytest.CaptureFixture[str]) -> str:
+    app([*words, "--help"], result_action="return_value")
+    return capsys.readouterr().out
+
+
+def test_all_verbs_are_found() -> None:
+    assert {"run", "solve", "sql", "status", "doctor", "corpus generate", "completion bash"} <= set(VERBS)
+
+
+@pytest.mark.parametrize("words", VERBS)
+def test_a_verb_has_an_example_of_its_own_that_is_understood(words: str) -> None:
+    example = example_of(VERBS[words])
+    assert f"numerate {words}" in example
+    if example.startswith("numerate") and "|" not in example:
+        command, bound, *_ = app.parse_args(shlex.split(example)[1:], exit_on_error=False, print_error=False)
+        assert command is VERBS[words].default_command
+        assert bound is not None
+
+
+@pytest.mark.parametrize("words", VERBS)
+def test_a_verb_takes_json_and_says_what_it_does(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = help_of(*words.split(), capsys=capsys)
+    assert "--json" in text
+    assert f"Usage: numerate {words}" in text
+    assert example_of(VERBS[words]).split()[0] in text
+    options = [name for argument in VERBS[words].assemble_argument_collection() for name in argument.names]
+    assert "--json" in options
+
+
+def test_the_manual_names_every_verb_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = help_of(capsys=capsys).splitlines()
+    titles = [line.split("─")[1].strip() for line in lines if line.startswith("╭─")]
+    assert titles[:2] == ["Make", "Ask"]
+    assert titles[-1] == "More"
+    flat = " ".join(" ".join(line.strip("│ ").split()) for line in lines)
+    for name in app:
+        if not name.startswith("-"):
+            assert " ".join(example_of(app[name]).split()) in flat, name
+    for promise in ("./workspace", "--json", "NO_COLOR", "130", "standard error"):
+        assert promise in flat
+
+
+def test_no_placeholder_is_lost_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "<corpus>-digit" in help_of("encode", capsys=capsys)
+    assert "corpus_NAME" in help_of("sql", capsys=capsys)
+
+
+def test_a_first_time_user_is_told_three_things_that_work() -> None:
+    commands = [line.strip().split("  ")[0] for line in FIRST.splitlines() if line.startswith("  numerate")]
+    assert len(commands) == 3
+    assert len(FIRST.splitlines()) <= 10
+    for command in commands:
+        app.parse_args(shlex.split(command)[1:], exit_on_error=False, print_error=False)
+
+
+def test_a_verb_of_no_group_is_shown_too(capsys: pytest.CaptureFixture[str]) -> None:
+    from flows.manual import arrange
+
+    own = App(name="own")
+
+    @own.command
+    def dance() -> None:
+        """Dance.
+
+        Example: `own dance`
+        """
+
+    arrange(own)
+    own(["--help"], result_action="return_value")
+    assert "own dance" in capsys.readouterr().out

@@ -1,0 +1,103 @@
+"""A command that is named is exact: the command line reads it back as the same request."""
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from flows import mending
+from flows.command import app
+from flows.options import resolve
+from flows.requests import CORPUS_PRESETS, PRESETS, EncodeRequest, GenerateRequest, TokenizerRequest, TrainRequest
+from model.config import CurriculumStage, EncoderConfig, TrainingSpec
+from model.preparation import prepare
+from model.run import RunConfig, load_run
+from pipelines.presets import CORPORA
+from pipelines.spec import CorpusSpec
+from storage.location import Location
+from tests.builders import LONGER, SMALL, Built
+
+TRAININGS = {name: preset.train_request() for name, preset in PRESETS.items()}
+
+
+def read_back(command: str, model: type[BaseModel], presets: Any) -> Any:
+    """The request that the command line makes of a command of a flow."""
+    words = shlex.split(command)
+    assert words[0] == "numerate"
+    _, bound, *_ = app.parse_args(words[1:], exit_on_error=False, print_error=False)
+    return resolve(model, bound.arguments.get("spec", "notebook"), presets, bound.arguments.get("options"))
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        *CORPORA.values(),
+        SMALL,
+        LONGER,
+        CorpusSpec(name="it", terms=3, operators=("-",), rows=5_000, split_key="two words; $HOME 'x'"),
+        CORPORA["arithmetic"].model_copy(update={"name": "other", "rows": 2_000_000}),
+        CORPORA["signed-5"].model_copy(update={"only_test": True}),
+    ],
+    ids=lambda spec: spec.name,
+)
+@pytest.mark.parametrize("workspace", ["./workspace", "/tmp/my place"])
+def test_a_corpus_is_generated_again_by_its_command(spec: CorpusSpec, workspace: str) -> None:
+    command = mending.generate_command(spec, workspace)
+    asked = read_back(command, GenerateRequest, CORPUS_PRESETS)
+    assert (asked.corpus_spec(), asked.workspace) == (spec, workspace)
+
+
+def test_a_preset_is_named_rather_than_spelt_out() -> None:
+    assert mending.generate_command(CORPORA["billion"], "./workspace") == "numerate corpus generate billion"
+    assert mending.generate_command(CORPORA["notebook"], "x") == "numerate corpus generate --workspace x"
+
+
+def test_a_mixture_of_ones_own_asks_for_a_file() -> None:
+    mixed = next(spec for spec in CORPORA.values() if spec.mixture)
+    own = mixed.model_copy(update={"mixture": mixed.mixture[:1]})
+    assert mending.generate_command(own, "./workspace") == ""
+    assert mending.generate_from("a b.yaml", "w") == "numerate corpus generate 'a b.yaml' --workspace w"
+
+
+@pytest.mark.parametrize("kind", ["digit", "pairs", "unigram"])
+@pytest.mark.parametrize("name", ["", "other"])
+def test_a_tokenizer_and_tokens_are_made_again_by_their_commands(kind: str, name: str) -> None:
+    asked = TokenizerRequest(corpus="pairs", kind=kind, tokenizer=name, workspace="w")
+    command = mending.tokenizer_command(asked.tokenizer_name, "pairs", kind, "w")
+    assert read_back(command, TokenizerRequest, {"notebook": TokenizerRequest()}) == asked
+    command = mending.encode_command("pairs", asked.tokenizer_name, "w")
+    encode = read_back(command, EncodeRequest, {"notebook": EncodeRequest()})
+    assert (encode.corpus, encode.tokenizer_name, encode.workspace) == ("pairs", asked.tokenizer_name, "w")
+
+
+@pytest.fixture(scope="module")
+def config(small: Built) -> RunConfig:
+    prepare(small.workspace, "mended", "small", "small-digit", TrainingSpec(batch_size=128, validation_rows=128))
+    return load_run(small.workspace.run("mended"))
+
+
+@pytest.mark.parametrize("training", [*(request.training_spec() for request in TRAININGS.values())])
+@pytest.mark.parametrize("name", ["small", "mended"])
+def test_a_run_goes_on_by_its_command(config: RunConfig, training: TrainingSpec, name: str) -> None:
+    training = training.model_copy(update={"seed": 7, "min_workers": 1, "where": "a < 'x' -- \"\n AND true"})
+    run = config.model_copy(update={"name": name, "training": training})
+    asked = read_back(mending.train_command(run, "w"), TrainRequest, TRAININGS)
+    assert asked.training_spec() == training
+    assert (asked.run_name, asked.corpus, asked.tokenizer_name) == (name, "small", "small-digit")
+    assert asked.workspace == "w"
+
+
+def test_a_training_with_a_curriculum_of_its_own_asks_for_a_file(config: RunConfig) -> None:
+    training = TrainingSpec(
+        encoder=EncoderConfig(random_offset=True), curriculum=(CurriculumStage(where="a > 3", steps=10),)
+    )
+    assert mending.train_command(config.model_copy(update={"training": training}), "./workspace") == ""
+
+
+def test_a_folder_is_deleted_only_where_something_makes_it_again() -> None:
+    assert mending.removal(Location(Path("/a b")), "make") == "rm -r '/a b' && make"
+    assert mending.removal(Location(Path("/a b")), "") == ""
+    assert mending.repair_command("x", "w") == "numerate corpus verify x --workspace w --repair"
+    assert mending.migrate_command("x", "./workspace") == "numerate corpus migrate x"

@@ -1,0 +1,100 @@
+"""Completion as a real shell takes it, and what of standard output and error a terminal and a pipe get."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flows.command import app
+from tests.builders import Built
+
+HERE = Path(__file__).parents[2]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(HERE), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+
+def called(*words: str, capsys: pytest.CaptureFixture[str]) -> str:
+    app(list(words), exit_on_error=False, print_error=False, result_action="return_value")
+    return capsys.readouterr().out
+
+
+def completed(script: str, line: str) -> list[str]:
+    """What bash offers behind `line` when Tab is pressed."""
+    words = line.split(" ")
+    ask = (
+        f"{script}\nCOMP_WORDS=({' '.join(map(repr, words))}); COMP_CWORD={len(words) - 1}; COMP_LINE={line!r}; "
+        f"COMP_POINT={len(line)}\n"
+        f'_numerate numerate {words[-1]!r} {words[-2]!r}\nprintf "%s\\n" "${{COMPREPLY[@]}}"'
+    )
+    result = subprocess.run(["bash", "-c", ask], capture_output=True, text=True, env=ENVIRONMENT, check=True)
+    return [word.strip() for word in result.stdout.splitlines()]
+
+
+def test_bash_completes_verbs_options_and_choices(capsys: pytest.CaptureFixture[str]) -> None:
+    script = json.loads(called("completion", "bash", "--json", capsys=capsys))["script"]
+    assert completed(script, "numerate sta") == ["status"]
+    assert set(completed(script, "numerate corpus ")) >= {"generate", "describe", "verify", "migrate", "leakage"}
+    assert completed(script, "numerate corpus gen") == ["generate"]
+    assert "--workspace" in completed(script, "numerate status --w")
+    assert set(completed(script, "numerate sql --format ")) >= {"table", "csv", "json", "parquet"}
+    assert completed(script, "numerate train --optimizer a") == ["adamw"]
+
+
+@pytest.mark.parametrize(
+    ("shell", "mark"), [("bash", "complete -F"), ("zsh", "#compdef numerate"), ("fish", "complete -c")]
+)
+def test_each_shell_has_its_script(shell: str, mark: str, capsys: pytest.CaptureFixture[str]) -> None:
+    script = called("completion", shell, capsys=capsys)
+    assert mark in script
+
+
+def test_an_installed_completion_is_there_in_a_new_bash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    found = json.loads(called("completion", "install", "bash", "--json", capsys=capsys))
+    assert Path(found["file"]).is_relative_to(tmp_path)
+    shell = subprocess.run(
+        ["bash", "-i", "-c", "complete -p numerate"],
+        env={**ENVIRONMENT, "HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert "_numerate" in shell.stdout, shell.stderr
+
+
+def on_a_terminal(*words: str, **environment: str) -> str:
+    """What a command writes to a terminal, as output and error."""
+    leader, follower = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, *words], stdout=follower, stderr=follower, env={**ENVIRONMENT, "TERM": "xterm", **environment}
+    )
+    os.close(follower)
+    written = b""
+    while True:
+        try:
+            part = os.read(leader, 65536)
+        except OSError:
+            break
+        if not part:
+            break
+        written += part
+    os.close(leader)
+    assert process.wait(60) == 0
+    return written.decode()
+
+
+def test_colours_are_for_a_terminal_alone_and_not_where_they_are_unwanted(small: Built) -> None:
+    words = ("-m", "flows.command", "status", "--workspace", str(small.workspace.root))
+    assert "\x1b[32mwhole" in on_a_terminal(*words)
+    assert "\x1b[3" not in on_a_terminal(*words, NO_COLOR="1")
+
+
+def test_a_progress_bar_is_for_a_terminal_alone() -> None:
+    words = ("-c", "from flows.progress import metered\nwith metered('a', 'title', 3) as meter:\n    meter.add(3)")
+    assert "title" in on_a_terminal(*words)
+    piped = subprocess.run([sys.executable, *words], capture_output=True, text=True, env=ENVIRONMENT)
+    assert (piped.stdout, piped.stderr) == ("", "")

@@ -1,0 +1,241 @@
+"""What nobody can make Numerate do by a file or a name.
+
+SQL is tried in tests/storage/test_query.py, pickled checkpoints in tests/model/test_checkpoint.py.
+"""
+
+import ast
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import ValidationError
+
+from flows import command
+from flows.requests import (
+    EncodeRequest,
+    EndToEndRequest,
+    EvaluateRequest,
+    GenerateRequest,
+    TokenizerRequest,
+    TrainRequest,
+)
+from storage import parameters
+from storage.errors import UserError
+from storage.location import Workspace
+
+ROOT = Path(__file__).parents[2]
+SOURCES = sorted(
+    path for folder in ("flows", "model", "pipelines", "storage") for path in (ROOT / folder).rglob("*.py")
+)
+
+UNPICKLING = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+RUNNING = {"eval", "exec", "compile", "os.system", "os.popen", "yaml.unsafe_load", "yaml.full_load", "yaml.load_all"}
+
+
+def dangers(source: str) -> list[str]:
+    """The calls and imports in a source by which a file's bytes or a text could be run."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            module = node.module or "" if isinstance(node, ast.ImportFrom) else ""
+            names = [module] if module else [alias.name for alias in node.names]
+            found += [f"import {name}" for name in names if name.split(".")[0] in UNPICKLING]
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            given = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            unsafe = (
+                name in RUNNING
+                or (name.endswith("torch.load") and given.get("weights_only") != "True")
+                or given.get("allow_pickle", "False") != "False"
+                or (name.startswith("subprocess.") and given.get("shell", "False") != "False")
+                or (name == "yaml.load" and ast.unparse(node.args[-1]) not in ("_Loader", "yaml.SafeLoader"))
+            )
+            found += [ast.unparse(node)] if unsafe else []
+    return found
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_source_unpickles_or_runs_what_it_read(path: Path) -> None:
+    assert dangers(path.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import pickle",
+        "from pickle import loads",
+        "import torch.x, dill as d",
+        "torch.load(path)",
+        "torch.load(path, weights_only=False)",
+        "numpy.load(path, allow_pickle=True)",
+        "np.load(path, allow_pickle=flag)",
+        "yaml.load(text, yaml.Loader)",
+        "yaml.load(text)",
+        "yaml.unsafe_load(text)",
+        "eval(text)",
+        "subprocess.run(text, shell=True)",
+        "os.system(text)",
+    ],
+)
+def test_the_search_finds_what_it_looks_for(line: str) -> None:
+    assert len(dangers(line)) == 1
+
+
+@pytest.mark.parametrize(
+    "line", ["np.load(path)", "torch.load(path, weights_only=True)", "model.eval()", "yaml.safe_load(x)"]
+)
+def test_the_search_lets_the_safe_ways_pass(line: str) -> None:
+    assert dangers(line) == []
+
+
+@pytest.fixture
+def handlers() -> Iterator[None]:
+    """The command sets a handler of its own."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def ended(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
+    """Exit code and standard error of the command, in this process; it printed nothing."""
+    monkeypatch.setattr(sys, "argv", ["numerate", *words])
+    monkeypatch.setattr("atexit.register", lambda function: None)
+    with pytest.raises(SystemExit) as end:
+        command.main()
+    output, errors = capsys.readouterr()
+    assert output == ""
+    return int(str(end.value.code)), errors
+
+
+FLOWS = (
+    ["run"],
+    ["corpus", "generate"],
+    ["corpus", "describe"],
+    ["tokenizer", "train"],
+    ["encode"],
+    ["train"],
+    ["evaluate"],
+)
+
+
+@pytest.mark.usefixtures("handlers")
+@pytest.mark.parametrize("verb", FLOWS, ids=" ".join)
+def test_yaml_that_names_a_python_object_is_one_line(
+    verb: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trap, file = tmp_path / "trap", tmp_path / "spec.yaml"
+    for text in (
+        f"!!python/object/apply:os.makedirs [{trap}]",
+        f"name: !!python/object/apply:os.makedirs [{trap}]",
+        f"name: !!python/object/new:os.makedirs\n  args: [{trap}]",
+        "name: !!python/name:os.system",
+        "!!python/module:os {}",
+    ):
+        file.write_text(text)
+        code, errors = ended(monkeypatch, capsys, *verb, str(file), "--workspace", str(tmp_path / "w"))
+        assert code == 2
+        assert errors.startswith(f"error: {file} is not YAML or JSON: could not determine a constructor for the tag")
+        assert len(errors.splitlines()) == 1
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_the_loader_of_parameters_is_the_safe_one() -> None:
+    assert issubclass(parameters._Loader, yaml.SafeLoader)
+    assert not any("python" in str(tag) for tag in parameters._Loader.yaml_constructors)
+
+
+NAMES = {
+    "above": "../x",
+    "far above": "../../../../tmp/x",
+    "absolute": "/tmp/x",
+    "below": "a/b",
+    "hidden": ".x",
+    "here": ".",
+    "NUL": "a\0b",
+    "line": "a\nb",
+    "end": "a\n",
+    "long": "a" * 10_000,
+    "65": "a" * 65,
+    "space": "a b",
+    "capital": "A",
+    "home": "~root",
+    "scheme": "file://x",
+    "encoded": "%2e%2e%2fx",
+    "full width": "．．／x",
+    "backslash": "..\\x",
+    "option": "--x",
+    "variable": "$HOME",
+}
+
+
+@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
+def test_no_name_leads_out_of_the_workspace(name: str, tmp_path: Path) -> None:
+    workspace = Workspace.open(str(tmp_path))
+    for place in (workspace.corpus, workspace.tokenizer, workspace.run, workspace.comparison):
+        with pytest.raises(UserError, match="is not usable") as refusal:
+            place(name)
+        assert len(str(refusal.value).splitlines()) == 1
+        assert len(str(refusal.value)) < 400
+    with pytest.raises(UserError, match="is not usable"):
+        workspace.tokens("x", name)
+    with pytest.raises(UserError, match="is not usable"):
+        workspace.tokens(name, "x")
+
+
+REQUESTS = [
+    (GenerateRequest, "name"),
+    *((model, field) for model in (TokenizerRequest, EncodeRequest) for field in ("corpus", "tokenizer")),
+    *((TrainRequest, field) for field in ("corpus", "tokenizer", "name")),
+    *((EvaluateRequest, field) for field in ("corpus", "name")),
+    (EndToEndRequest, "name"),
+]
+
+
+@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
+def test_a_form_or_a_flow_run_refuses_such_a_name_before_any_work(name: str) -> None:
+    for model, field in REQUESTS:
+        with pytest.raises(ValidationError) as refusal:
+            model.model_validate({field: name})
+        line = parameters.one_line(refusal.value)
+        assert "is not usable" in line, (model, field)
+        assert len(line.splitlines()) == 1
+        assert len(line) < 400
+    with pytest.raises(ValidationError, match="is not usable"):
+        EvaluateRequest(compare=("fine", name))
+    with pytest.raises(ValidationError, match="is not usable"):
+        EndToEndRequest.model_validate({"corpus": {"name": name}})
+
+
+@pytest.mark.usefixtures("handlers")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["run", "--name", "{}"],
+        ["run", "--corpus.name", "{}"],
+        ["corpus", "generate", "--name", "{}"],
+        ["corpus", "describe", "--name", "{}"],
+        ["tokenizer", "train", "--tokenizer", "{}"],
+        ["encode", "--corpus", "{}"],
+        ["train", "--name", "{}"],
+        ["train", "--tokenizer", "{}"],
+        ["evaluate", "--name", "{}"],
+        ["evaluate", "--compare", "{}"],
+        ["clean", "{}"],
+        ["model", "export", "{}", "{place}/out"],
+    ],
+    ids=" ".join,
+)
+def test_the_command_refuses_such_a_name_in_one_line_before_any_work(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = tmp_path / "w"
+    place.mkdir()
+    more = ["--workspace", str(place)]
+    for name in ("../x", "/tmp/x", "a/b", "a" * 10_000):
+        given = [word.replace("{place}", str(tmp_path)).replace("{}", name) for word in words]
+        code, errors = ended(monkeypatch, capsys, *given, *more)
+        assert (code, "is not usable" in errors, len(errors.splitlines())) == (2, True, 1), errors
+    assert [*tmp_path.rglob("*")] == [place]

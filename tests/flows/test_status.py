@@ -1,0 +1,290 @@
+"""What a look at a workspace shows: what lies there, what is at work, and what is broken, with the command for it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+
+import pytest
+import yaml
+
+from flows import status as status_module
+from flows.command import app
+from flows.status import Status, running_flows, status_of
+from model.preparation import prepare
+from model.training import train
+from pipelines.fanout import Notes
+from storage.errors import UserError
+from storage.glance import glance
+from storage.location import Location, Workspace
+from tests.builders import SMALL, TINY_TRAINING, Built
+from tests.flows.test_command import numerate
+from tests.pipelines.test_migrate import MIXED, write_old
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, small: Built) -> Path:
+    """A workspace with a corpus, its tokens and a trained run; not to be changed."""
+    root = tmp_path_factory.mktemp("status") / "w"
+    shutil.copytree(small.workspace.root.path, root, ignore=shutil.ignore_patterns("runs", ".spill"))
+    train(*prepare(Workspace.open(str(root)), "one", "small", "small-digit", TINY_TRAINING))
+    return root
+
+
+@pytest.fixture
+def place(trained: Path, tmp_path: Path) -> Path:
+    """The same for a test that breaks it."""
+    shutil.copytree(trained, tmp_path / "w")
+    return tmp_path / "w"
+
+
+def broken(place: Path) -> dict[str, str]:
+    """What is broken, and the command that mends it, without the workspace's name."""
+    return {
+        fault.what: fault.mend.replace(f" --workspace {place}", "").replace(str(place), "W")
+        for fault in status_of(str(place)).broken
+    }
+
+
+def test_all_that_lies_there_is_shown_with_its_numbers(trained: Path, small: Built) -> None:
+    status = status_of(str(trained))
+    (corpus,), (tokenizer,), (tokens,), (run,) = status.corpora, status.tokenizers, status.tokens, status.runs
+    manifest = small.corpus.manifest
+    assert (corpus.name, corpus.state, corpus.rows, corpus.bytes) == ("small", "whole", manifest.rows, manifest.bytes)
+    assert corpus.splits == manifest.split_rows
+    assert corpus.looked_at == corpus.shards == len(small.corpus.shards)
+    assert (tokenizer.name, tokenizer.kind, tokenizer.pieces, tokenizer.corpus) == ("small-digit", "digit", 20, "small")
+    assert (tokens.corpus, tokens.tokenizer, tokens.rows) == ("small", "small-digit", manifest.rows)
+    assert (run.state, run.corpus, run.step, run.steps) == ("trained", "small", 12, 12)
+    assert run.validation is not None
+    assert (run.test, status.broken, status.at_work, status.flows) == (None, [], [], [])
+    assert status.free_bytes > 0
+
+
+def test_nothing_is_written_by_looking(trained: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
+    status_of(str(trained))
+    assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
+
+
+def test_missing_and_cut_shards_are_found(place: Path) -> None:
+    first, second, *_ = sorted((place / "corpora/small/data").rglob("*.parquet"))
+    first.unlink()
+    second.write_bytes(b"PAR1")
+    next((place / "corpora/small/tokens").rglob("split=*/**/*.parquet")).unlink()
+    assert broken(place) == {
+        "corpus small": "numerate corpus verify small --repair",
+        "tokens of small by small-digit": "numerate encode --corpus small",
+    }
+    (fault, _) = status_of(str(place)).broken
+    assert fault.text == "2 of 12 shards are missing or cut"
+
+
+@pytest.mark.parametrize(
+    ("file", "what", "mend"),
+    [
+        ("corpora/small/shards.parquet", "corpus small", "numerate corpus verify small --repair"),
+        (
+            "corpora/small/tokens/small-digit/manifest.json",
+            "tokens of small by small-digit",
+            "rm -r W/corpora/small/tokens/small-digit && numerate encode --corpus small",
+        ),
+        (
+            "tokenizers/small-digit/card.json",
+            "tokenizer small-digit",
+            "rm -r W/tokenizers/small-digit && numerate tokenizer train --corpus small",
+        ),
+        ("runs/one/run.json", "run one", ""),
+    ],
+)
+@pytest.mark.parametrize("data", [b"", b"{", b"\x00\xff" * 100, b"[]", b'{"schema_version": "x"}'])
+def test_a_damaged_file_is_a_fault_and_no_failure(place: Path, file: str, what: str, mend: str, data: bytes) -> None:
+    (place / file).write_bytes(data)
+    found = broken(place)
+    assert found[what] == mend
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"{", b"[]", b'{"entries": 3}', b'{"entries": [3, {"file": "x"}, {"step": "y"}]}']
+)
+def test_a_damaged_index_of_checkpoints_is_a_training_to_be_done_again(place: Path, data: bytes) -> None:
+    (place / "runs/one/checkpoints/index.json").write_bytes(data)
+    assert list(broken(place)) == ["run one"]
+
+
+def test_an_older_schema_version_is_migrated(place: Path) -> None:
+    write_old(place / "corpora/old", MIXED)
+    assert broken(place) == {"corpus old": "numerate corpus migrate old"}
+    assert "schema version 1" in {corpus.state for corpus in status_of(str(place)).corpora}
+
+
+def test_interrupted_work_is_named_with_how_far_it_came_and_goes_on_by_its_command(place: Path, small: Built) -> None:
+    corpus, tokens = place / "corpora/cut", place / "corpora/small/tokens/small-digit"
+    spec = SMALL.model_copy(update={"name": "cut"})
+    (corpus / ".progress").mkdir(parents=True)
+    (corpus / ".progress/spec.yaml").write_text(yaml.safe_dump(spec.model_dump(mode="json", exclude_defaults=True)))
+    Notes(Location(corpus), "x").write(0, [])
+    (tokens / "manifest.json").unlink()
+    for number in range(3):
+        Notes(Location(tokens), "x").write(number, [])
+    status = status_of(str(place))
+    assert [one.state for one in status.corpora] == ["unfinished, 25% done", "whole"]
+    assert [one.state for one in status.tokens] == ["unfinished, 25% done"]
+    commands = broken(place)
+    assert commands["corpus cut"].startswith("numerate corpus generate --terms 2 --name cut ")
+    assert commands["tokens of small by small-digit"] == "numerate encode --corpus small"
+
+
+def test_a_training_that_was_cut_off_goes_on_by_its_command(place: Path) -> None:
+    index = place / "runs/one/checkpoints/index.json"
+    entries = json.loads(index.read_text())["entries"]
+    index.write_text(json.dumps({"entries": entries[:1]}))
+    (fault,) = status_of(str(place)).broken
+    assert fault.text == f"its training was cut off at step {entries[0]['step']} of 12"
+    assert fault.mend.startswith("numerate train ")
+    assert "--name one" in fault.mend
+
+
+def test_what_a_run_was_fed_and_is_gone_or_another_by_now_is_named(place: Path, tmp_path: Path) -> None:
+    def with_change(change: str) -> tuple[str, str]:
+        """The fault of the run behind a change, which is taken back."""
+        work = tmp_path / "changed"
+        shutil.copytree(place, work)
+        subprocess.run(change, shell=True, check=True, cwd=work)
+        (fault,) = [fault for fault in status_of(str(work)).broken if fault.what == "run one"]
+        shutil.rmtree(work)
+        return fault.text, fault.mend
+
+    text, mend = with_change("rm -r corpora/small")
+    assert text == "its corpus small is gone"
+    assert mend.startswith("numerate corpus generate --terms 2 --name small ")
+    text, mend = with_change("rm -r tokenizers")
+    assert text == "its tokenizer small-digit is gone, of which the command takes the default options"
+    assert mend.startswith("numerate tokenizer train --corpus small")
+    text, mend = with_change("rm -r corpora/small/tokens")
+    assert text == "the tokens of small are gone"
+    assert mend.startswith("numerate encode --corpus small")
+    text, mend = with_change("""sed -i 's/"writer": "[^"]*"/"writer": "another"/' corpora/small/manifest.json""")
+    assert text == "corpus small is another one by now"
+    assert "--name one-anew" in mend
+
+
+def test_a_held_folder_is_at_work_and_a_left_lock_is_nothing(place: Path) -> None:
+    assert list(place.rglob(".lock"))
+    assert status_of(str(place)).at_work == []
+    index = place / "runs/one/checkpoints/index.json"
+    index.write_text('{"entries": []}')
+    (next((place / "corpora/small/data").rglob("*.parquet"))).unlink()
+    with (Location(place) / "runs/one/.launch").exclusive("it"), Location(place / "corpora/small").exclusive("it"):
+        status = status_of(str(place))
+        assert status.at_work == [
+            "corpus small is being checked or written",
+            "run one is being trained, step 12 of 12",
+        ]
+        assert status.broken == []
+    assert len(status_of(str(place)).broken) == 2
+
+
+def test_a_glance_is_bounded_in_time_and_counts_what_it_looked_at(place: Path) -> None:
+    seen = glance(Location(place / "corpora/small"), "corpus small", until=0.0)
+    assert (seen.shards, seen.looked_at, seen.broken) == (12, 12, 0)
+
+
+def test_a_folder_that_holds_nothing_is_not_shown(place: Path) -> None:
+    for folder in ("corpora/none", "runs/none", "tokenizers/none", "corpora/small/tokens/none"):
+        (place / folder).mkdir()
+        (place / folder / ".lock").touch()
+    status = status_of(str(place))
+    assert [len(found) for found in (status.corpora, status.tokenizers, status.tokens, status.runs)] == [1] * 4
+    assert status.broken == []
+
+
+def test_a_workspace_that_was_named_and_is_not_there_is_a_mistake_and_the_default_one_is_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert not status_of().exists
+    with pytest.raises(UserError, match="none is not there: name another with --workspace"):
+        status_of(str(tmp_path / "none"))
+
+
+def test_it_is_shown_as_text_and_as_json(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shutil.rmtree(place / "corpora/small/data")
+    app(["status", "--workspace", str(place)], result_action="return_value")
+    text = capsys.readouterr().out
+    assert "broken, and what mends it" in text
+    assert f"\n    numerate corpus verify small --workspace {place} --repair\n" in text
+    assert "\x1b" not in text
+    assert not any(line.endswith(" ") for line in text.splitlines())
+    app(["status", "--workspace", str(place), "--json"], result_action="return_value")
+    values = json.loads(capsys.readouterr().out)
+    assert values["broken"][0]["what"] == "corpus small"
+    assert set(values) == set(Status.__dataclass_fields__)
+
+
+class _Api(BaseHTTPRequestHandler):
+    """Prefect's API, as far as it is asked."""
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(200)
+        self.end_headers()
+        run = {"name": "corpus x", "state_name": "Running", "start_time": "2026-11-27T00:00:00Z", "id": "1"}
+        self.wfile.write(json.dumps([run] if self.path == "/api/flow_runs/filter" else {}).encode())
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def api() -> Iterator[str]:
+    server = HTTPServer(("127.0.0.1", 0), _Api)
+    Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+
+
+def test_flows_are_asked_for_where_a_server_is_configured_and_one_that_is_gone_is_no_failure(
+    api: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(status_module, "_API_SECONDS", 30.0)
+    assert running_flows() == []
+    monkeypatch.setenv("PREFECT_API_URL", f"{api}/api/")
+    assert [(flow.name, flow.state) for flow in running_flows()] == [("corpus x", "Running")]
+    for url in (f"{api}/other", "http://127.0.0.1:1/api", "nonsense"):
+        monkeypatch.setenv("PREFECT_API_URL", url)
+        assert running_flows() == []
+    monkeypatch.delenv("PREFECT_API_URL")
+    monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
+    (tmp_path / "profiles.toml").write_text(f'active = "a"\n[profiles.a]\nPREFECT_API_URL = "{api}/api"\n')
+    assert len(running_flows()) == 1
+
+
+@pytest.mark.slow
+def test_the_commands_that_are_named_mend_everything(place: Path, prefect_api: str) -> None:
+    """Broken in every way, and then nothing but what `status` says is done, until it says no more."""
+    index = place / "runs/one/checkpoints/index.json"
+    entries = json.loads(index.read_text())["entries"]
+    index.write_text(json.dumps({"entries": entries[:1]}))
+    next((place / "corpora/small/data").rglob("*.parquet")).unlink()
+    shutil.rmtree(place / "corpora/small/tokens")
+    write_old(place / "corpora/old", MIXED)
+    commands: list[str] = []
+    here = Path(sys.executable).parent
+    environment = {
+        **os.environ,
+        "PATH": f"{here}:{os.environ['PATH']}",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "PREFECT_API_URL": prefect_api,
+    }
+    while faults := json.loads(numerate("status", "--json", "--workspace", str(place)).stdout)["broken"]:
+        command = faults[0]["mend"]
+        assert command not in commands, faults
+        commands.append(command)
+        subprocess.run(command, shell=True, check=True, env=environment, capture_output=True, timeout=300)
+    assert len(commands) == 4
