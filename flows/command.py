@@ -13,17 +13,17 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Annotated, Literal
 
-import yaml
 from cyclopts import App, CycloptsError, Parameter
 from pydantic import ValidationError
 
 from flows.corpus_verbs import corpus_app
 from flows.options import AnyModel
+from flows.publish_verbs import publish_app
 from flows.requests import (
     PRESETS,
     WORKSPACE,
     EndToEndRequest,
-    request_of,
+    request_text,
 )
 from flows.verbs import Json, Place, flow_verb
 from storage.errors import RunFailure, UserError
@@ -47,6 +47,7 @@ tokenizer_app = App(name="tokenizer", help="Tokenizers.")
 model_app = App(name="model", help="Encoders.")
 app.command(corpus_app)
 app.command(model_app)
+app.command(publish_app)
 app.command(tokenizer_app)
 
 
@@ -140,9 +141,8 @@ def export_model(
 
     place, folder = Location.parse(target), Workspace.open(workspace).run(run)
     entry = export(folder, place, checkpoint)
-    if request := request_of(load_run(place)):
-        text = yaml.safe_dump(request.model_dump(mode="json", exclude_defaults=True), sort_keys=False)
-        (place / "request.yaml").write(f"# Trained by: numerate run request.yaml\n{text}".encode())
+    if text := request_text(load_run(place)):
+        (place / "request.yaml").write(text)
     made = {"run": run, "location": target, "step": entry.step, "exact_match": entry.exact_match}
     print(json.dumps(made, indent=2) if as_json else f"run {run}, step {entry.step:,}: {target}")
 
