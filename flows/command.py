@@ -13,7 +13,6 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Annotated, Literal, NoReturn
 
-import yaml
 from cyclopts import App, CycloptsError, Parameter
 from pydantic import ValidationError
 
@@ -21,11 +20,12 @@ from flows.corpus_verbs import corpus_app
 from flows.manual import FIRST, MANUAL, arrange
 from flows.options import AnyModel
 from flows.overview_verbs import register
+from flows.publish_verbs import publish_app
 from flows.requests import (
     PRESETS,
     WORKSPACE,
     EndToEndRequest,
-    request_of,
+    request_text,
 )
 from flows.session import end_quietly
 from flows.verbs import Json, Place, flow_verb
@@ -44,6 +44,7 @@ model_app = App(name="model", help="Encoders.")
 app.command(corpus_app)
 register(app)
 app.command(model_app)
+app.command(publish_app)
 app.command(tokenizer_app)
 
 
@@ -137,9 +138,8 @@ def export_model(
 
     place, folder = Location.parse(target), Workspace.open(workspace).run(run)
     entry = export(folder, place, checkpoint)
-    if request := request_of(load_run(place)):
-        text = yaml.safe_dump(request.model_dump(mode="json", exclude_defaults=True), sort_keys=False)
-        (place / "request.yaml").write(f"# Trained by: numerate run request.yaml\n{text}".encode())
+    if text := request_text(load_run(place)):
+        (place / "request.yaml").write(text)
     made = {"run": run, "location": target, "step": entry.step, "exact_match": entry.exact_match}
     print(json.dumps(made, indent=2) if as_json else f"run {run}, step {entry.step:,}: {target}")
 

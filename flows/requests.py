@@ -3,6 +3,7 @@
 import shlex
 from typing import TYPE_CHECKING, Literal
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from model.config import CurriculumStage, EncoderConfig, EvaluationSpec, Seeds, TrainingSpec, seed_runs
@@ -296,6 +297,15 @@ def request_of(config: "RunConfig") -> EndToEndRequest | None:
         tokenizer=TokenizerSpec.model_validate({"kind": kind}),
         training=config.training,
     )
+
+
+def request_text(config: "RunConfig") -> bytes | None:
+    """The same as the text of a spec file, by which 'numerate run' trains the run again."""
+    request = request_of(config)
+    if request is None:
+        return None
+    text = yaml.safe_dump(request.model_dump(mode="json", exclude_defaults=True), sort_keys=False)
+    return f"# Trained by: numerate run request.yaml\n{text}".encode()
 
 
 PRESETS: dict[str, EndToEndRequest] = {

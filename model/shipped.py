@@ -52,26 +52,38 @@ def export(run: Location, target: Location, which: str = "best") -> CheckpointEn
 
     Raises `UserError` where something lies there, that can't be a run's name, or the run has no checkpoint.
     """
+    entry, files = handed_on(run, target.name, which)
+    if target.children():
+        raise UserError(f"{target} is not empty: name a new folder")
+    for path, data in files.items():
+        (target / path).write(data)
+    return entry
+
+
+def handed_on(run: Location, name: str, which: str = "best") -> tuple[CheckpointEntry, dict[str, bytes]]:
+    """A run's 'best' or 'last' checkpoint as it is handed on under a name, and its files by their paths, the last one
+    `run.json`, without which a folder is no run.
+
+    Raises `UserError` where the name can't be a run's, or the run has no checkpoint.
+    """
     config = load_run(run)
     tokenizer, checkpoints = run_tokenizer(run, config), Checkpoints(run / "checkpoints")
     entry = checkpoints.choose(which)
-    checked_name(target.name, "run")
-    if target.children():
-        raise UserError(f"{target} is not empty: name a new folder")
     weights = {
-        name: value.to(torch.bfloat16) if value.is_floating_point() else value
-        for name, value in checkpoints.load(entry, config).items()
-        if name.startswith("model.")
+        tensor: value.to(torch.bfloat16) if value.is_floating_point() else value
+        for tensor, value in checkpoints.load(entry, config).items()
+        if tensor.startswith("model.")
     }
-    config = config.model_copy(update={"name": target.name})
+    config = config.model_copy(update={"name": checked_name(name, "run")})
     data = save(weights, {"step": str(entry.step), "run": config.model_dump_json()})
     entry = entry.model_copy(update={"sha256": hash_of_bytes(data)})
-    (target / "checkpoints" / entry.file).write(data)
     index = CheckpointIndex(entries=(entry,))
-    (target / "checkpoints" / "index.json").write(index.model_dump_json(indent=2).encode() + b"\n")
-    (target / "tokenizer.model").write(tokenizer.model)
+    files = {
+        f"checkpoints/{entry.file}": data,
+        "checkpoints/index.json": index.model_dump_json(indent=2).encode() + b"\n",
+        "tokenizer.model": tokenizer.model,
+    }
     for report in [_REPORT, *(f"evaluations/{name}/{_REPORT}" for name in (run / "evaluations").children())]:
         if (run / report).exists():
-            (target / report).write((run / report).read())
-    (target / "run.json").write(config.model_dump_json(indent=2).encode() + b"\n")
-    return entry
+            files[report] = (run / report).read()
+    return entry, {**files, "run.json": config.model_dump_json(indent=2).encode() + b"\n"}

@@ -49,26 +49,40 @@ def describe(spec: CorpusSpec, examples: int = 10) -> Description:
 
     Where it keeps test rows alone, it may show fewer than `examples` problems.
     """
-    found, columns = list[dict[str, str]](), dict[str, str]()
-    parts = components(spec)
-    # Rows to look at for one that is kept, and some more, as chance has it.
-    scarcity = 1 + math.ceil(4 / spec.test) if spec.only_test else 1
-    for number, component in enumerate(parts):
-        wanted = (number + 1) * examples // len(parts) - number * examples // len(parts)
-        table, splits = sample_rows(spec, component, max(1, wanted * scarcity))
-        columns |= {field.name: _type_name(field.type) for field in table.schema}
-        kept = np.flatnonzero(np.isin(splits, [SPLITS.index(split) for split in spec.kept_splits]))[:wanted]
-        for row, split in zip(table.take(pa.array(kept)).to_pylist(), splits[kept], strict=True):
-            values = {**row, "split": SPLITS[split], "family": component.problems.family}
-            found.append({name: values[name] for name in _EXAMPLE_COLUMNS})
+    columns = dict[str, str]()
+    for component in components(spec):
+        columns |= column_types(component.family(spec).layout.schema)
     columns |= {"split": "string", "family": "string", "width": "int64"}
     return Description(
         spec=spec,
         tasks=len(range_tasks(spec)),
         bytes=round(corpus_bytes(spec)),
         columns=columns,
-        examples=found,
+        examples=first_problems(spec, examples),
     )
+
+
+def first_problems(spec: CorpusSpec, examples: int) -> list[dict[str, str]]:
+    """Split, family, text and answer of the first problems of each of a corpus's components, `examples` in all.
+
+    Where it keeps test rows alone, there may be fewer.
+    """
+    found, parts = list[dict[str, str]](), components(spec)
+    # Rows to look at for one that is kept, and some more, as chance has it.
+    scarcity = 1 + math.ceil(4 / spec.test) if spec.only_test else 1
+    for number, component in enumerate(parts):
+        wanted = (number + 1) * examples // len(parts) - number * examples // len(parts)
+        table, splits = sample_rows(spec, component, max(1, wanted * scarcity))
+        kept = np.flatnonzero(np.isin(splits, [SPLITS.index(split) for split in spec.kept_splits]))[:wanted]
+        for row, split in zip(table.take(pa.array(kept)).to_pylist(), splits[kept], strict=True):
+            values = {**row, "split": SPLITS[split], "family": component.problems.family}
+            found.append({name: values[name] for name in _EXAMPLE_COLUMNS})
+    return found
+
+
+def column_types(schema: pa.Schema) -> dict[str, str]:
+    """Name to Arrow type; text that lies as a dictionary is text."""
+    return {field.name: _type_name(field.type) for field in schema}
 
 
 def _type_name(kind: pa.DataType) -> str:

@@ -1,0 +1,30 @@
+"""What all cards have in common: a head in YAML that Hugging Face reads, and prose for a stranger."""
+
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+
+UNKNOWN_LICENCE = "unknown"
+
+_TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=False, undefined=jinja2.StrictUndefined
+)
+
+
+def rendered(template: str, head: dict[str, Any], licence: str, **values: Any) -> str:
+    """The card that a template beside this file makes of its head and its values."""
+    text = "None was stated." if licence == UNKNOWN_LICENCE else f"`{licence}`"
+    head = {"license": licence, **head}
+    return _TEMPLATES.get_template(template).render(head=_yaml(head), licence_text=text, **values).rstrip() + "\n"
+
+
+def unfinished_card(what: str) -> str:
+    """The card that a repository has while it is being filled: nothing loads by it."""
+    head = {"viewer": False, "configs": [{"config_name": "unfinished", "data_files": "nothing-is-whole-yet.parquet"}]}
+    return f"---\n{_yaml(head)}---\n\nThis is being uploaded, and is not whole yet: {what}.\n"
+
+
+def _yaml(values: dict[str, Any]) -> str:
+    return str(yaml.safe_dump(values, sort_keys=False, allow_unicode=True))

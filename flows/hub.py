@@ -1,0 +1,82 @@
+"""The Hugging Face hub as seen from here: whose token, which repository, and what its failures mean to a person.
+
+Neither the token nor anything of it is ever part of a message.
+"""
+
+import re
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from storage.errors import RunFailure, UserError
+
+_TOKEN = re.compile(r"[!-~]+")
+
+
+def checked_repository(name: str) -> str:
+    """Return `name` if it is ORG/REPO as the hub allows it; raises `UserError` otherwise."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+        if name.count("/") == 1:
+            return name
+    except HFValidationError:
+        pass
+    raise UserError(
+        f"--to {name!r} is not ORG/REPO: name your account or organization and a repository of letters, digits, '-', "
+        "'_' and '.', such as ada/sums"
+    )
+
+
+def token_of_user() -> str:
+    """The user's token; raises `UserError` where there is none."""
+    from huggingface_hub import get_token
+
+    token = get_token()
+    if not token:
+        raise UserError("no token for the hub: set HF_TOKEN, or run 'hf auth login'")
+    if not _TOKEN.fullmatch(token):
+        raise UserError("the token for the hub holds characters that no token has: set HF_TOKEN anew")
+    return token
+
+
+def explained(error: Exception, endpoint: str, repository: str, token: str) -> UserError | RunFailure:
+    """What went wrong at the hub in one line, without the token."""
+    import httpx2
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    host = urlsplit(endpoint).hostname or "the hub"
+    again = "run the same command again, it sends only what is missing"
+    for cause in _causes(error):
+        if isinstance(cause, OfflineModeIsEnabled):
+            return UserError("HF_HUB_OFFLINE is set, so nothing can be sent: unset it")
+        if isinstance(cause, HfHubHTTPError):
+            status, said = cause.response.status_code, _one_line(cause.server_message or "", token)
+            if status == 401:
+                return UserError(f"{host} refuses the token: set HF_TOKEN to one that is valid, or run 'hf auth login'")
+            if status == 403:
+                return UserError(
+                    f"{host} doesn't let this token write to {repository}: take a token with write access there"
+                )
+            text = f"{host} answers {status}{f' ({said})' if said else ''} for {repository}"
+            return (
+                UserError(f"{text}: mend that first") if status in (400, 402, 409) else RunFailure(f"{text}: {again}")
+            )
+        if isinstance(cause, httpx2.TransportError):
+            return RunFailure(
+                f"{host} can't be reached, or the connection was lost ({type(cause).__name__}): look at the network, "
+                f"then {again}"
+            )
+    return RunFailure(f"{repository} can't be filled ({type(error).__name__}: {_one_line(str(error), token)}): {again}")
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, what it came from, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _one_line(text: str, token: str) -> str:
+    return " ".join(text.replace(token, "…").split())[:300]
