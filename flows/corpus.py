@@ -21,7 +21,8 @@ def generate_corpus(request: GenerateRequest) -> dict[str, Any]:
     workspace, spec = Workspace.create(request.workspace), request.corpus_spec()
     folder = workspace.corpus(spec.name)
     began = time.monotonic()
-    with ray_session() as cpus, metered("generate-corpus", f"corpus {spec.name}", spec.total_rows) as meter:
+    session = ray_session(request.ray, workspace.root)
+    with session as cpus, metered("generate-corpus", f"corpus {spec.name}", spec.total_rows) as meter:
         dataset, made = build_corpus(spec, folder, in_flight=cpus, progress=meter.add)
     seconds = time.monotonic() - began
     rows, size = dataset.manifest.rows, dataset.manifest.bytes

@@ -8,7 +8,7 @@ from cyclopts import App, Parameter
 from pydantic import BaseModel
 
 from flows.requests import CORPUS_PRESETS, WORKSPACE, LeakageRequest, MigrateRequest, VerifyRequest
-from flows.verbs import Json, Place, Verbose, flow_verb, requested, run_flow, spec_verb
+from flows.verbs import Cluster, Json, Place, Verbose, flow_verb, requested, run_flow, spec_verb
 
 corpus_app = App(name="corpus", help="Corpora of arithmetic problems.")
 
@@ -54,6 +54,7 @@ def leakage(
     /,
     *,
     workspace: Place = WORKSPACE,
+    ray: Cluster = "",
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -77,7 +78,9 @@ def leakage(
         Corpus.open(name, workspace)
     try:
         result = run_flow(
-            "leakage:corpus_leakage", LeakageRequest(train=train, held_out=held_out, workspace=workspace), verbose
+            "leakage:corpus_leakage",
+            LeakageRequest(train=train, held_out=held_out, workspace=workspace, ray=ray),
+            verbose,
         )
     except LeakFound as found:
         _show_leakage(found.result, as_json)
@@ -99,6 +102,7 @@ def verify(
     deep: Annotated[bool, _flag(VerifyRequest, "deep")] = False,
     repair: Annotated[bool, _flag(VerifyRequest, "repair")] = False,
     workspace: Place = WORKSPACE,
+    ray: Cluster = "",
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -115,7 +119,7 @@ def verify(
     """
     from pipelines.verify import CorpusDamaged, examine
 
-    request = VerifyRequest(corpus=corpus, deep=deep, repair=repair, workspace=workspace)
+    request = VerifyRequest(corpus=corpus, deep=deep, repair=repair, workspace=workspace, ray=ray)
     examine(request.folder())
     try:
         result = run_flow("upkeep:verify_corpus", request, verbose)
@@ -140,6 +144,7 @@ def migrate(
     /,
     *,
     workspace: Place = WORKSPACE,
+    ray: Cluster = "",
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
@@ -157,7 +162,7 @@ def migrate(
     """
     from pipelines.migrate import old_spec
 
-    request = MigrateRequest(corpus=corpus, workspace=workspace)
+    request = MigrateRequest(corpus=corpus, workspace=workspace, ray=ray)
     old_spec(request.folder())
     result = run_flow("upkeep:migrate_corpus", request, verbose)
     if as_json:

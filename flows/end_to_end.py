@@ -58,7 +58,7 @@ def check_request(request: EndToEndRequest) -> None:
 def end_to_end(request: EndToEndRequest) -> dict[str, Any]:
     """Corpus, tokenizer, encoding, training and evaluation; returns report.json's values, for each seed."""
     check_request(request)
-    with ray_session():
+    with ray_session(request.ray, Workspace.open(request.workspace).root):
         choose_room(request.training, request.seeds)
         generate_corpus(request.generate_request())
         train_tokenizer_flow(request.tokenizer_request())

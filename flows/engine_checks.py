@@ -14,7 +14,7 @@ from urllib.request import urlopen
 from flows.doctor import Check, Finding
 from flows.machine_checks import has_nvidia
 from flows.progress import human
-from flows.status import prefect_url
+from flows.session import configured_api
 from storage.location import Workspace
 
 _IMPORT_SECONDS, _START_SECONDS, _API_SECONDS = 120.0, 180.0, 2.0
@@ -80,7 +80,7 @@ def check_prefect(workspace: Workspace) -> Finding:
     if not done:
         remedy = "run: pip install 'prefect>=3.8.8,<3.9' 'fastapi>=0.139,<0.151'"
         return Finding("prefect", "problem", f"can't be imported ({line})", remedy)
-    if not (url := prefect_url()):
+    if not (url := configured_api()):
         return Finding("prefect", "ok", f"{line}, with a server of its own for each command: none is configured")
     if not _answers(f"{url}/health"):
         remedy = "start that server, or take none: unset PREFECT_API_URL (or what Prefect's profile says)"

@@ -11,6 +11,7 @@ from flows.session import ray_session
 from flows.stage import stage
 from pipelines.leakage import HELD_OUT, LeakFound, differences, find_leaks
 from storage.corpus import Corpus
+from storage.location import Workspace
 
 
 @stage("corpus-leakage", "leakage of {request.held_out} into {request.train}")
@@ -19,7 +20,8 @@ def corpus_leakage(request: LeakageRequest) -> dict[str, Any]:
     train, held_out = (Corpus.open(name, request.workspace).dataset for name in (request.train, request.held_out))
     rows = train.manifest.split_rows["train"] + sum(held_out.manifest.split_rows[split] for split in HELD_OUT)
     title = f"leakage {request.train} {request.held_out}"
-    with ray_session() as cpus, metered("corpus-leakage", title, rows) as meter:
+    root = Workspace.open(request.workspace).root
+    with ray_session(request.ray, root) as cpus, metered("corpus-leakage", title, rows) as meter:
         found = find_leaks(train, held_out, in_flight=cpus, progress=meter.add)
     result = {
         "train": request.train,

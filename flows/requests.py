@@ -29,6 +29,18 @@ class InWorkspace(BaseModel):
     workspace: str = Field(
         WORKSPACE, description="Folder that holds corpora, tokenizers and runs.", json_schema_extra={"position": 90}
     )
+    ray: str = Field(
+        "",
+        max_length=300,
+        description="Ray cluster to work on: host:port of its head, or 'auto' on one of its nodes; empty starts a "
+        "private Ray on this machine.",
+        json_schema_extra={"position": 91},
+    )
+
+    @property
+    def place(self) -> dict[str, str]:
+        """Where it happens, for another request in the same place."""
+        return {name: getattr(self, name) for name in InWorkspace.model_fields}
 
 
 def _check_names(request: BaseModel, **kinds: str) -> None:
@@ -92,6 +104,7 @@ class VerifyRequest(OneCorpus):
         """The command that asks for this."""
         words = ["numerate", "corpus", "verify", self.corpus]
         words += ["--workspace", self.workspace] if self.workspace != WORKSPACE else []
+        words += ["--ray", self.ray] if self.ray else []
         words += [f"--{name}" for name in ("deep", "repair") if getattr(self, name)]
         return shlex.join(words)
 
@@ -249,7 +262,7 @@ class EndToEndRequest(InWorkspace, Seeds):
 
     def generate_request(self) -> GenerateRequest:
         """The first stage's part."""
-        return GenerateRequest(workspace=self.workspace, **self.corpus.model_dump())
+        return GenerateRequest(**self.place, **self.corpus.model_dump())
 
     @property
     def tokenizer_name(self) -> str:
@@ -258,16 +271,16 @@ class EndToEndRequest(InWorkspace, Seeds):
 
     def tokenizer_request(self) -> TokenizerRequest:
         """The second stage's part."""
-        return TokenizerRequest(workspace=self.workspace, corpus=self.corpus.name, **self.tokenizer.model_dump())
+        return TokenizerRequest(**self.place, corpus=self.corpus.name, **self.tokenizer.model_dump())
 
     def encode_request(self) -> EncodeRequest:
         """The third stage's part."""
-        return EncodeRequest(workspace=self.workspace, corpus=self.corpus.name, tokenizer=self.tokenizer_name)
+        return EncodeRequest(**self.place, corpus=self.corpus.name, tokenizer=self.tokenizer_name)
 
     def train_request(self) -> TrainRequest:
         """The fourth stage's part."""
         return TrainRequest(
-            workspace=self.workspace,
+            **self.place,
             corpus=self.corpus.name,
             tokenizer=self.tokenizer_name,
             name=self.run_name,
@@ -277,7 +290,7 @@ class EndToEndRequest(InWorkspace, Seeds):
 
     def evaluate_request(self) -> EvaluateRequest:
         """The fifth stage's part."""
-        return EvaluateRequest(workspace=self.workspace, name=self.run_name, **self.evaluation.model_dump())
+        return EvaluateRequest(**self.place, name=self.run_name, **self.evaluation.model_dump())
 
     def evaluate_requests(self) -> list[EvaluateRequest]:
         """The same for the run of each seed."""

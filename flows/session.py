@@ -1,4 +1,4 @@
-"""The engines around a flow: a Prefect server that keeps its record, and a Ray instance of our own."""
+"""The engines around a flow: a Prefect server that keeps its record, and a Ray, of our own or a cluster's."""
 
 import atexit
 import json
@@ -6,12 +6,12 @@ import os
 import signal
 import tomllib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from flows.server import PrefectServer, answers
-from storage.location import Workspace
+from storage.location import Location, Workspace
 
 _OBJECT_STORE_BYTES = 256 << 20
 _SERVED = "served.json"
@@ -104,18 +104,46 @@ def served_api(workspace: Workspace) -> str:
 
 
 @contextmanager
-def ray_session(cpus: int = 0) -> Iterator[int]:
-    """A private Ray instance for the block, or the one that is already there; yields its CPUs."""
+def ray_session(address: str = "", workspace: Location | None = None, *, cpus: int = 0) -> Iterator[int]:
+    """A Ray instance for the block: the one that is already there, the cluster at `address`, or a private one.
+
+    Yields its CPUs. Raises `UserError` or `RunFailure` where the cluster can't be joined, or one of its nodes
+    doesn't see the workspace.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
 
     if ray.is_initialized():
-        yield int(ray.cluster_resources().get("CPU", 1))
+        yield _cpus()
         return
     # ray.init replaces the handler by which a cancelled flow ends in order.
     handler = signal.getsignal(signal.SIGTERM)
+    with _joined(address) if address else _private(cpus):
+        signal.signal(signal.SIGTERM, handler)
+        if address and workspace:
+            _check(workspace)
+        yield _cpus()
+
+
+def _joined(address: str) -> AbstractContextManager[None]:
+    # Not at once: it imports parts of Ray that a private instance doesn't need.
+    from flows.cluster import joined
+
+    return joined(address)
+
+
+def _check(workspace: Location) -> None:
+    from flows.cluster import check_workspace
+
+    check_workspace(workspace)
+
+
+@contextmanager
+def _private(cpus: int) -> Iterator[None]:
+    import ray
+
     ray.init(
         address="local",
         num_cpus=cpus or os.cpu_count() or 1,
@@ -124,8 +152,13 @@ def ray_session(cpus: int = 0) -> Iterator[int]:
         logging_level="ERROR",
         log_to_driver=False,
     )
-    signal.signal(signal.SIGTERM, handler)
     try:
-        yield int(ray.cluster_resources().get("CPU", 1))
+        yield
     finally:
         ray.shutdown()
+
+
+def _cpus() -> int:
+    import ray
+
+    return int(ray.cluster_resources().get("CPU", 1))

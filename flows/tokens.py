@@ -48,7 +48,8 @@ def encode_corpus(request: EncodeRequest) -> dict[str, Any]:
     corpus = load(workspace.corpus(request.corpus), f"corpus {request.corpus!r}")
     tokenizer, _ = load_tokenizer(workspace.tokenizer(name))
     began = time.monotonic()
-    with ray_session() as cpus, metered("encode-corpus", f"encode {request.corpus}", corpus.manifest.rows) as meter:
+    session = ray_session(request.ray, workspace.root)
+    with session as cpus, metered("encode-corpus", f"encode {request.corpus}", corpus.manifest.rows) as meter:
         tokens, made = build_tokens(corpus, tokenizer, folder, in_flight=cpus, progress=meter.add)
     seconds = time.monotonic() - began
     rows = tokens.manifest.rows

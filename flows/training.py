@@ -36,7 +36,8 @@ def train_encoder(request: TrainRequest) -> dict[str, Any]:
         say(f"warning: {line}")
     if missing := sum(not _say_found(job) for job in jobs):
         try:
-            _train(jobs, missing, f"train {name}", spec)
+            with ray_session(request.ray, workspace.root):
+                _train(jobs, missing, f"train {name}", spec)
         finally:
             refresh_catalog(workspace)
     found = [_found(job) for job in jobs]
@@ -48,7 +49,7 @@ def train_encoder(request: TrainRequest) -> dict[str, Any]:
 
 def _train(jobs: list[TrainingJob], missing: int, title: str, spec: TrainingSpec) -> None:
     """Train those of the jobs that are missing; raises `RunFailure` where one wasn't trained to its end."""
-    with ray_session(), metered("train-encoder", title, missing * spec.steps, "steps") as meter:
+    with metered("train-encoder", title, missing * spec.steps, "steps") as meter:
         room = choose_room(spec, missing)
 
         def train_one(job: TrainingJob, seat: Seat) -> TrainingResult:

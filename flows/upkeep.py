@@ -22,7 +22,7 @@ def verify_corpus(request: VerifyRequest) -> dict[str, Any]:
     """Compare a corpus with its manifest, or with its spec, and mend it if that is asked for."""
     folder = request.folder()
     examine(folder)
-    with held(folder, f"corpus {folder.name!r}"), ray_session() as cpus:
+    with held(folder, f"corpus {folder.name!r}"), ray_session(request.ray, folder) as cpus:
         found = examine(folder)
         if request.deep or request.repair:
             found.spec()
@@ -53,7 +53,7 @@ def migrate_corpus(request: MigrateRequest) -> dict[str, Any]:
     spec = old_spec(folder)
     began = time.monotonic()
     rows = spec.total_rows if spec else 1
-    with ray_session() as cpus, metered("migrate-corpus", f"migrate {folder.name}", rows) as meter:
+    with ray_session(request.ray, folder) as cpus, metered("migrate-corpus", f"migrate {folder.name}", rows) as meter:
         done = migrate(folder, in_flight=cpus, progress=meter.add)
     if done is None:
         say(f"corpus {folder.name}: found in schema version {SCHEMA_VERSION}")

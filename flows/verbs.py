@@ -10,14 +10,16 @@ from cyclopts import App, Parameter
 from pydantic import BaseModel
 
 from flows.options import AnyModel, options_of, resolve
+from flows.requests import InWorkspace
 from storage.location import Workspace
 
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print the result as JSON.")]
 Place = Annotated[str, Parameter(name="--workspace", help="Folder that holds corpora, tokenizers and runs.")]
+Cluster = Annotated[str, Parameter(name="--ray", help=InWorkspace.model_fields["ray"].description)]
 Verbose = Annotated[bool, Parameter(name="--verbose", negative="", help="Show Prefect's own log.")]
 
 
-def flow_verb(parent: App, verb: str, flow: str, presets: Mapping[str, BaseModel], text: str) -> None:
+def flow_verb(parent: App, verb: str, flow: str, presets: Mapping[str, InWorkspace], text: str) -> None:
     """Add a verb that runs the flow `module:function` on a request like the presets."""
 
     def action(spec: str, options: Any, as_json: bool, verbose: bool) -> None:
@@ -54,11 +56,16 @@ def requested(presets: Mapping[str, AnyModel], spec: str, options: Any) -> AnyMo
     return resolve(type(next(iter(presets.values()))), spec, presets, options)
 
 
-def run_flow(flow: str, request: BaseModel, verbose: bool) -> Any:
+def run_flow(flow: str, request: InWorkspace, verbose: bool) -> Any:
     """Run the flow `module:function` in the request's workspace, recorded by Prefect; returns what it returns."""
     from flows.session import connect_prefect
 
-    connect_prefect(Workspace.create(request.workspace), verbose=verbose)  # type: ignore[attr-defined]
+    workspace = Workspace.create(request.workspace)
+    if request.ray:
+        from flows.cluster import check_address
+
+        check_address(request.ray)
+    connect_prefect(workspace, verbose=verbose)
     from prefect import tags
 
     module, function = flow.split(":")

@@ -153,7 +153,7 @@ def large(folder: Path) -> Iterator[Figure]:
 def _our_rate(folder: Path, spec: CorpusSpec) -> float:
     """Rows a second of a whole corpus on two cores, by workers that have imported what they need, as the peers have."""
     warm, place = folder / "warm", folder / "ours"
-    with ray_session(2) as cpus:
+    with ray_session(cpus=2) as cpus:
         build_corpus(CORPORA["quick"], LocalLocation(warm), in_flight=cpus)
         taken = seconds(lambda: build_corpus(spec, LocalLocation(place), in_flight=cpus))
     for made in (warm, place):

@@ -1,0 +1,83 @@
+"""`--ray ADDRESS` on a real cluster: the same bytes as without, nothing left on it, and one line for what is wrong."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipelines.presets import CORPORA
+from storage.location import Location
+from tests.builders import build_corpus_plainly
+from tests.cluster.nodes import Nodes, cluster, free_port
+from tests.pipelines.test_kills import files
+
+PAIRS = CORPORA["quick"].model_copy(update={"rows_per_shard": 2_000})
+
+
+@pytest.fixture(scope="module")
+def nodes() -> Iterator[Nodes]:
+    """A head that works for nobody, and one worker."""
+    with cluster(cpus=2, workers=1) as nodes:
+        (nodes.folder / "driver").mkdir()
+        nodes.wait(2)
+        yield nodes
+
+
+def numerate(nodes: Nodes, api: str, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command as a member of the cluster."""
+    return subprocess.run(
+        [sys.executable, "-m", "flows.command", *words],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        cwd=nodes.folder / "driver",
+        env={**nodes.environment, "PREFECT_API_URL": api, **environment},
+    )
+
+
+def generate(nodes: Nodes, api: str, workspace: Path, address: str, **environment: str) -> str:
+    """Ask for the corpus, and what comes of it on standard error."""
+    words = ("corpus", "generate", "quick", "--rows-per-shard", "2000")
+    done = numerate(nodes, api, *words, "--workspace", str(workspace), "--ray", address, **environment)
+    return f"{done.returncode}: {done.stderr.strip()}" if done.returncode else ""
+
+
+def test_a_corpus_made_on_a_cluster_is_the_same_and_leaves_nothing_there(
+    nodes: Nodes, prefect_api: str, tmp_path: Path
+) -> None:
+    assert generate(nodes, prefect_api, tmp_path / "workspace", nodes.gcs) == ""
+    made = tmp_path / "workspace" / "corpora" / PAIRS.name
+    plain = build_corpus_plainly(PAIRS, Location(tmp_path / "plain"))
+    assert {name: data for name, data in files(made).items() if name != "made.json"} == files(plain.location.path)
+    assert nodes.alive() == 2
+    assert not nodes.left()
+
+
+@pytest.mark.slow
+def test_what_is_wrong_with_an_address_is_one_line(nodes: Nodes, prefect_api: str, tmp_path: Path) -> None:
+    other = tmp_path / "token"
+    other.write_text("f" * 64)
+    closed = f"127.0.0.1:{free_port()}"
+    for address, environment, line in (
+        ("ray://head:10001", {}, "2: error: ray 'ray://head:10001': a driver joins by host:port, not by ray://: "),
+        ("nonsense", {}, "2: error: ray 'nonsense' is no address: take host:port of the cluster's head, or 'auto'"),
+        (closed, {}, f"1: error: no Ray head answers at {closed} (unavailable): check host and port "),
+        (nodes.gcs, {"RAY_AUTH_TOKEN_PATH": str(other)}, f"2: error: ray '{nodes.gcs}' doesn't take our token: set "),
+        (nodes.gcs, {"RAY_AUTH_TOKEN_PATH": os.devnull}, f"2: error: ray '{nodes.gcs}' asks for a token, and "),
+    ):
+        said = generate(nodes, prefect_api, tmp_path / "workspace", address, **environment)
+        assert said.startswith(line), said
+        assert "\n" not in said
+
+
+@pytest.mark.slow
+def test_a_node_that_does_not_see_the_workspace_is_named(nodes: Nodes, prefect_api: str) -> None:
+    # Every process sees a folder of its own there.
+    said = generate(nodes, prefect_api, Path("/proc/self/cwd/workspace"), nodes.gcs)
+    assert said.startswith("2: error: workspace /proc/self/cwd/workspace can't be used on node "), said
+    assert "what is written here doesn't appear there; name one with --workspace that all nodes share" in said
+    assert not list((nodes.folder / "driver" / "workspace").glob(".seen*"))
+    assert not nodes.left()
