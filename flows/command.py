@@ -27,6 +27,7 @@ from flows.requests import (
     EndToEndRequest,
     request_text,
 )
+from flows.serve_verbs import register_serve
 from flows.session import end_quietly
 from flows.verbs import Json, Place, flow_verb
 from storage.errors import QueryAbandoned, RunFailure, UserError
@@ -43,6 +44,7 @@ tokenizer_app = App(name="tokenizer", help="Tokenizers.")
 model_app = App(name="model", help="Encoders.")
 app.command(corpus_app)
 register(app)
+register_serve(app)
 app.command(model_app)
 app.command(publish_app)
 app.command(tokenizer_app)
@@ -185,30 +187,6 @@ def solve(
         answer_one(solver, problem, style)
     else:
         answer_stream(solver, style)
-
-
-@app.command
-def serve(
-    *,
-    host: Annotated[
-        str, Parameter(help="Address to listen on; others than the loopback are open to whoever reaches them.")
-    ] = "127.0.0.1",
-    port: Annotated[int, Parameter(help="Port of the server; 0 takes 4200, or a free one if that is taken.")] = 0,
-    at_once: Annotated[int, Parameter(help="Flow runs that work in the workspace at once; others wait.")] = 1,
-    workspace: Place = WORKSPACE,
-) -> None:
-    """Serve every flow in the Prefect UI, with a form each, until Ctrl-C.
-
-    A server of its own listens on the loopback interface, unless Prefect's settings name an API. Runs that are under
-    way when it ends are cancelled, and go on where they ended when they are started again.
-
-    Example: `numerate serve`
-    """
-    from flows.serve import serve as serve_workspace
-
-    if at_once < 1:
-        raise UserError(f"at-once is {at_once}: let one run work at the least")
-    serve_workspace(Workspace.create(workspace), host=host, port=port, at_once=at_once)
 
 
 @app.command

@@ -25,8 +25,17 @@ _STOP_SECONDS = 40.0
 _POLL_SECONDS = 0.2
 
 
-def serve(workspace: Workspace, *, host: str = LOOPBACK, port: int = 0, at_once: int = 1) -> None:
+def serve(
+    workspace: Workspace,
+    *,
+    host: str = LOOPBACK,
+    port: int = 0,
+    at_once: int = 1,
+    announce: Callable[[str], None] = lambda url: None,
+) -> None:
     """Serve every flow until SIGINT or SIGTERM; raises `UserError` where the workspace is served already.
+
+    `announce` is called with the URL of the pages once they are there.
 
     Where a Prefect API is configured its server is used, else one is started at `host` and `port`; 0 takes 4200, or
     a free one where that is taken.
@@ -35,10 +44,10 @@ def serve(workspace: Workspace, *, host: str = LOOPBACK, port: int = 0, at_once:
     if url := served_api(workspace).removesuffix("/api"):
         raise UserError(f"workspace {workspace.root} is served already: open {url}")
     with LocalLocation(prefect_home(workspace)).exclusive(f"workspace {workspace.root}"):
-        _serve(workspace, host, port, at_once)
+        _serve(workspace, host, port, at_once, announce)
 
 
-def _serve(workspace: Workspace, host: str, port: int, at_once: int) -> None:
+def _serve(workspace: Workspace, host: str, port: int, at_once: int, announce: Callable[[str], None]) -> None:
     # Runs are seen within a second, not ten.
     os.environ.setdefault("PREFECT_RUNNER_POLL_FREQUENCY", "1")
     os.environ.setdefault("PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT", "false")
@@ -55,7 +64,9 @@ def _serve(workspace: Workspace, host: str, port: int, at_once: int) -> None:
             _check(runner, server)
             if not ready and served(workspace).runner == runner.pid:
                 ready = True
-                say(f"workspace {workspace.root} is served: open {api.removesuffix('/api')}/v2/deployments")
+                page = f"{api.removesuffix('/api')}/v2/deployments"
+                say(f"workspace {workspace.root} is served: open {page}")
+                announce(page)
             time.sleep(_POLL_SECONDS)
         say("ending: runs that are under way are cancelled, each goes on where it ended when it is started again")
     finally:
