@@ -20,13 +20,9 @@ from flows.corpus_verbs import corpus_app
 from flows.manual import FIRST, MANUAL, arrange
 from flows.options import AnyModel
 from flows.overview_verbs import register
+from flows.presets import PRESETS
 from flows.publish_verbs import publish_app
-from flows.requests import (
-    PRESETS,
-    WORKSPACE,
-    EndToEndRequest,
-    request_text,
-)
+from flows.requests import WORKSPACE, EndToEndRequest, request_text
 from flows.serve_verbs import register_serve
 from flows.session import end_quietly
 from flows.verbs import Json, Place, flow_verb

@@ -4,8 +4,9 @@ import time
 from typing import Any
 
 from flows.artifacts import show_corpus
+from flows.presets import CORPUS_PRESETS
 from flows.progress import human, metered, say
-from flows.requests import CORPUS_PRESETS, GenerateRequest
+from flows.requests import GenerateRequest
 from flows.session import ray_session
 from flows.stage import stage
 from flows.timing import note_seconds

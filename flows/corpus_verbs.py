@@ -7,7 +7,8 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 from pydantic import BaseModel
 
-from flows.requests import CORPUS_PRESETS, WORKSPACE, LeakageRequest, MigrateRequest, VerifyRequest
+from flows.presets import CORPUS_PRESETS
+from flows.requests import WORKSPACE, LeakageRequest, MigrateRequest, VerifyRequest
 from flows.verbs import Cluster, Json, Place, Verbose, flow_verb, requested, run_flow, spec_verb
 
 corpus_app = App(name="corpus", help="Corpora of arithmetic problems.")

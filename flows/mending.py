@@ -7,9 +7,8 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from flows.presets import CORPUS_PRESETS, PRESETS
 from flows.requests import (
-    CORPUS_PRESETS,
-    PRESETS,
     WORKSPACE,
     EncodeRequest,
     GenerateRequest,

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.presets import CORPORA
-from storage.location import Location
+from storage.local import LocalLocation
 from tests.builders import build_corpus_plainly
 from tests.cluster.nodes import Nodes, cluster, free_port
 from tests.pipelines.test_kills import files
@@ -50,7 +50,7 @@ def test_a_corpus_made_on_a_cluster_is_the_same_and_leaves_nothing_there(
 ) -> None:
     assert generate(nodes, prefect_api, tmp_path / "workspace", nodes.gcs) == ""
     made = tmp_path / "workspace" / "corpora" / PAIRS.name
-    plain = build_corpus_plainly(PAIRS, Location(tmp_path / "plain"))
+    plain = build_corpus_plainly(PAIRS, LocalLocation(tmp_path / "plain"))
     assert {name: data for name, data in files(made).items() if name != "made.json"} == files(plain.location.path)
     assert nodes.alive() == 2
     assert not nodes.left()

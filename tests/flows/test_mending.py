@@ -10,13 +10,14 @@ from pydantic import BaseModel
 from flows import mending
 from flows.command import app
 from flows.options import resolve
-from flows.requests import CORPUS_PRESETS, PRESETS, EncodeRequest, GenerateRequest, TokenizerRequest, TrainRequest
+from flows.presets import CORPUS_PRESETS, PRESETS
+from flows.requests import EncodeRequest, GenerateRequest, TokenizerRequest, TrainRequest
 from model.config import CurriculumStage, EncoderConfig, TrainingSpec
 from model.preparation import prepare
 from model.run import RunConfig, load_run
 from pipelines.presets import CORPORA
 from pipelines.spec import CorpusSpec
-from storage.location import Location
+from storage.local import LocalLocation
 from tests.builders import LONGER, SMALL, Built
 
 TRAININGS = {name: preset.train_request() for name, preset in PRESETS.items()}
@@ -97,7 +98,7 @@ def test_a_training_with_a_curriculum_of_its_own_asks_for_a_file(config: RunConf
 
 
 def test_a_folder_is_deleted_only_where_something_makes_it_again() -> None:
-    assert mending.removal(Location(Path("/a b")), "make") == "rm -r '/a b' && make"
-    assert mending.removal(Location(Path("/a b")), "") == ""
+    assert mending.removal(LocalLocation(Path("/a b")), "make") == "rm -r '/a b' && make"
+    assert mending.removal(LocalLocation(Path("/a b")), "") == ""
     assert mending.repair_command("x", "w") == "numerate corpus verify x --workspace w --repair"
     assert mending.migrate_command("x", "./workspace") == "numerate corpus migrate x"

@@ -6,7 +6,8 @@ import pytest
 from flows.command import app, main
 from flows.end_to_end import check_request
 from flows.options import options_of, resolve
-from flows.requests import PRESETS, EndToEndRequest
+from flows.presets import PRESETS
+from flows.requests import EndToEndRequest
 from storage.errors import UserError
 
 Options = options_of(EndToEndRequest)

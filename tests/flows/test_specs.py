@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from flows.options import options_of, resolve
-from flows.requests import CORPUS_PRESETS, GenerateRequest
+from flows.presets import CORPUS_PRESETS
+from flows.requests import GenerateRequest
 from pipelines.components import components
 from pipelines.generate import range_tasks, sample_rows
 from pipelines.spec import CorpusSpec

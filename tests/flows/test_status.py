@@ -21,7 +21,8 @@ from model.training import train
 from pipelines.fanout import Notes
 from storage.errors import UserError
 from storage.glance import glance
-from storage.location import Location, Workspace
+from storage.local import LocalLocation
+from storage.location import Workspace
 from tests.builders import SMALL, TINY_TRAINING, Built
 from tests.flows.test_command import numerate
 from tests.pipelines.test_migrate import MIXED, write_old
@@ -128,10 +129,10 @@ def test_interrupted_work_is_named_with_how_far_it_came_and_goes_on_by_its_comma
     spec = SMALL.model_copy(update={"name": "cut"})
     (corpus / ".progress").mkdir(parents=True)
     (corpus / ".progress/spec.yaml").write_text(yaml.safe_dump(spec.model_dump(mode="json", exclude_defaults=True)))
-    Notes(Location(corpus), "x").write(0, [])
+    Notes(LocalLocation(corpus), "x").write(0, [])
     (tokens / "manifest.json").unlink()
     for number in range(3):
-        Notes(Location(tokens), "x").write(number, [])
+        Notes(LocalLocation(tokens), "x").write(number, [])
     status = status_of(str(place))
     assert [one.state for one in status.corpora] == ["unfinished, 25% done", "whole"]
     assert [one.state for one in status.tokens] == ["unfinished, 25% done"]
@@ -180,7 +181,10 @@ def test_a_held_folder_is_at_work_and_a_left_lock_is_nothing(place: Path) -> Non
     index = place / "runs/one/checkpoints/index.json"
     index.write_text('{"entries": []}')
     (next((place / "corpora/small/data").rglob("*.parquet"))).unlink()
-    with (Location(place) / "runs/one/.launch").exclusive("it"), Location(place / "corpora/small").exclusive("it"):
+    with (
+        (LocalLocation(place) / "runs/one/.launch").exclusive("it"),
+        LocalLocation(place / "corpora/small").exclusive("it"),
+    ):
         status = status_of(str(place))
         assert status.at_work == [
             "corpus small is being checked or written",
@@ -191,7 +195,7 @@ def test_a_held_folder_is_at_work_and_a_left_lock_is_nothing(place: Path) -> Non
 
 
 def test_a_glance_is_bounded_in_time_and_counts_what_it_looked_at(place: Path) -> None:
-    seen = glance(Location(place / "corpora/small"), "corpus small", until=0.0)
+    seen = glance(LocalLocation(place / "corpora/small"), "corpus small", until=0.0)
     assert (seen.shards, seen.looked_at, seen.broken) == (12, 12, 0)
 
 

@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import load_file
 
 from flows.options import resolve
-from flows.requests import PRESETS, EndToEndRequest, request_of
+from flows.presets import PRESETS
+from flows.requests import EndToEndRequest, request_of
 from flows.solving import Solver
 from model.checkpoint import Checkpoints
 from model.run import claim_run, load_run
