@@ -60,14 +60,14 @@ def configure_prefect(home: Path, *, verbose: bool = False, keep_log: bool = Fal
 def configured_api() -> str:
     """URL of the Prefect API that the environment or Prefect's active profile names; empty where none does."""
     if url := os.environ.get("PREFECT_API_URL"):
-        return url
+        return url.rstrip("/")
     home = Path(os.environ.get("PREFECT_HOME") or Path.home() / ".prefect")
     try:
         profiles = tomllib.loads(Path(os.environ.get("PREFECT_PROFILES_PATH") or home / "profiles.toml").read_text())
     except (OSError, tomllib.TOMLDecodeError):
         return ""
     name = os.environ.get("PREFECT_PROFILE") or profiles.get("active", "")
-    return str(profiles.get("profiles", {}).get(name, {}).get("PREFECT_API_URL", ""))
+    return str(profiles.get("profiles", {}).get(name, {}).get("PREFECT_API_URL", "")).rstrip("/")
 
 
 class Served(NamedTuple):

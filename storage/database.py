@@ -1,6 +1,7 @@
 """DuckDB connections, set up in one place so that every process stays within its share of the machine."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,7 +13,7 @@ from storage.errors import QueryAbandoned, RunFailure
 from storage.location import Location
 
 # How long a query may take to heed an interruption; inside one value, such as a text of gigabytes, it heeds none.
-_HEED_SECONDS = 1.0
+_HEED_SECONDS, _AGAIN_SECONDS = 1.0, 0.05
 
 Value = TypeVar("Value")
 
@@ -85,8 +86,12 @@ def interruptible(connection: duckdb.DuckDBPyConnection, compute: Callable[[], V
         threading.Thread(target=work, daemon=True).start()
         ended.wait()
     except KeyboardInterrupt as interruption:
-        connection.interrupt()
-        if not ended.wait(_HEED_SECONDS):
+        until = time.monotonic() + _HEED_SECONDS
+        # Again and again: one that comes before the query has begun is lost.
+        while not ended.is_set() and time.monotonic() < until:
+            connection.interrupt()
+            ended.wait(_AGAIN_SECONDS)
+        if not ended.is_set():
             raise QueryAbandoned("interrupted: the query was stopped") from interruption
         raise KeyboardInterrupt("interrupted: the query was stopped") from interruption
     if failures:
