@@ -5,15 +5,24 @@ PEERS := .venv-peers
 STAMP := $(VENV)/installed
 BIN := $(VENV)/bin
 
-.PHONY: run test test-all check bench peers setup clean
+.PHONY: run test test-all check bench peers setup browser screenshots clean
 run: $(STAMP)
 	$(BIN)/numerate run
 
-test: $(STAMP)
+test: $(STAMP) browser
 	$(BIN)/python -m pytest -m "not slow"
 
-test-all: $(STAMP)
+test-all: $(STAMP) browser
 	$(BIN)/python -m pytest
+
+# The UI is tried in a real browser, Debian's; where it can't be installed those tests are skipped, and say so.
+browser:
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || { test "$$(id -u)" = 0 \
+		&& apt-get update -qq >/dev/null && apt-get install -y -qq chromium >/dev/null; } \
+		|| echo "chromium can't be installed here: the tests in a browser are left out"
+
+screenshots: $(STAMP) browser
+	$(BIN)/python -m tests.browser.screenshots
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -15,9 +15,16 @@ from types import FrameType
 
 from flows.progress import say
 from flows.server import LOOPBACK, PORT, PrefectServer, free_port
-from flows.session import configure_prefect, configured_api, forget_served, prefect_home, served, served_api
+from flows.session import (
+    configure_prefect,
+    configured_api,
+    forget_served,
+    prefect_home,
+    served,
+    served_api,
+    serving_folder,
+)
 from storage.errors import RunFailure, UserError
-from storage.local import LocalLocation
 from storage.location import Workspace
 
 # A run that is cancelled has so long to leave a checkpoint.
@@ -43,7 +50,7 @@ def serve(
     configure_prefect(prefect_home(workspace), keep_log=True)
     if url := served_api(workspace).removesuffix("/api"):
         raise UserError(f"workspace {workspace.root} is served already: open {url}")
-    with LocalLocation(prefect_home(workspace)).exclusive(f"workspace {workspace.root}"):
+    with serving_folder(workspace).exclusive(f"workspace {workspace.root}"):
         _serve(workspace, host, port, at_once, announce)
 
 

@@ -25,6 +25,7 @@ LOOPBACK = "127.0.0.1"
 PORT = 4200
 REPORTS = "/reports"
 _START_SECONDS, _STOP_SECONDS, _POLL_SECONDS, _WATCH_SECONDS = 120.0, 10.0, 0.1, 0.5
+_LINGER_SECONDS = 20.0
 # What is shown: the pages and pictures that the flows write, and nothing else of the workspace.
 _SHOWN = re.compile(r"(runs|comparisons)/[a-z0-9][\w.-]*(/[a-z0-9][\w.-]*)*/(index\.html|[\w-]+\.png)")
 _TYPES = {".html": "text/html; charset=utf-8", ".png": "image/png"}
@@ -47,6 +48,8 @@ class PrefectServer:
             "host": host,
             "port": self.port,
             "workspace": str(workspace.root) if workspace else "",
+            # Runs that are under way when all else is killed have so long to say how they ended.
+            "linger": _LINGER_SECONDS if workspace else 0.0,
         }
         home.mkdir(parents=True, exist_ok=True)
         self._log = home / "server.log"
@@ -123,10 +126,11 @@ def shown(workspace: Workspace, path: str) -> tuple[bytes, str] | None:
     return (place.read(), _TYPES[Path(path).suffix]) if place.exists() else None
 
 
-def end_with(parent: int) -> None:
-    """Wait in a thread until the parent process is gone, then ask this one to end."""
+def end_with(parent: int, linger: float = 0.0) -> None:
+    """Wait in a thread until the parent process is gone, and `linger` seconds more, then ask this one to end."""
     while os.getppid() == parent:
         time.sleep(_WATCH_SECONDS)
+    time.sleep(linger)
     os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -135,7 +139,7 @@ def main() -> None:
     import uvicorn
 
     wanted = json.loads(sys.argv[1])
-    threading.Thread(target=end_with, args=(wanted["parent"],), daemon=True).start()
+    threading.Thread(target=end_with, args=(wanted["parent"], wanted["linger"]), daemon=True).start()
     application = _application(wanted["workspace"])
     uvicorn.run(application, host=wanted["host"], port=wanted["port"], log_level="error", lifespan="on")
 

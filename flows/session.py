@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from flows.server import PrefectServer, answers
+from storage.errors import RunFailure
+from storage.local import LocalLocation
 from storage.location import Location, Workspace
 
 _OBJECT_STORE_BYTES = 256 << 20
@@ -23,9 +25,14 @@ def end_quietly() -> None:
     atexit.register(lambda: os.dup2(os.open(os.devnull, os.O_WRONLY), 2))
 
 
+def serving_folder(workspace: Workspace) -> LocalLocation:
+    """What is written here of a workspace's serving: who does it, and Prefect's record."""
+    return workspace.root.on_this_machine() / ".prefect"
+
+
 def prefect_home(workspace: Workspace) -> Path:
     """Where Prefect keeps the runs of a workspace, unless the environment names another home."""
-    return Path(os.environ.get("PREFECT_HOME") or workspace.root.on_this_machine().path / ".prefect")
+    return Path(os.environ.get("PREFECT_HOME") or serving_folder(workspace).path)
 
 
 def connect_prefect(workspace: Workspace, *, verbose: bool = False) -> None:
@@ -81,26 +88,34 @@ class Served(NamedTuple):
 
 def note_served(workspace: Workspace, found: Served) -> None:
     """Say who serves the workspace, from now on."""
-    (prefect_home(workspace) / _SERVED).write_text(json.dumps(found._asdict()))
+    (serving_folder(workspace) / _SERVED).write(json.dumps(found._asdict()).encode())
 
 
 def forget_served(workspace: Workspace) -> None:
     """Say that nobody serves the workspace any more."""
-    (prefect_home(workspace) / _SERVED).unlink(missing_ok=True)
+    (serving_folder(workspace) / _SERVED).remove()
 
 
 def served(workspace: Workspace) -> Served:
     """Who serves the workspace, or did until it was killed."""
     try:
-        return Served(**json.loads((prefect_home(workspace) / _SERVED).read_text()))
-    except (OSError, ValueError, TypeError):
+        return Served(**json.loads((serving_folder(workspace) / _SERVED).read()))
+    except (RunFailure, ValueError, TypeError):
         return Served()
 
 
 def served_api(workspace: Workspace) -> str:
     """URL of the API of a `numerate serve` of the workspace that answers; else empty."""
-    api = f"{served(workspace).url}/api"
-    return api if api.startswith("http") and answers(api) else ""
+    url, runner = served(workspace)
+    return f"{url}/api" if runner and _runs(runner) and answers(f"{url}/api") else ""
+
+
+def _runs(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except OSError:
+        return False
+    return True
 
 
 @contextmanager

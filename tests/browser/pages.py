@@ -133,6 +133,7 @@ class Visitor:
         """Send the form off, and go to the page of the run; returns its id, as the server answered it."""
         with self.page.expect_response(re.compile("/create_flow_run$")) as answer:
             self.page.get_by_role("button", name="Submit").click()
+        assert answer.value.ok, answer.value.text()
         run = str(answer.value.json()["id"])
         self.open_run(run)
         return run

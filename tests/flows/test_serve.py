@@ -149,7 +149,7 @@ def test_runs_in_one_workspace_take_turns_and_a_second_serve_is_refused(tmp_path
     served = start_serving(workspace)
     try:
         command = [sys.executable, "-m", "flows.command", "serve", "--workspace", str(workspace)]
-        second = subprocess.run(command, capture_output=True, text=True, check=False)
+        second = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         assert (second.returncode, second.stderr.count("\n")) == (2, 1)
         assert f"is served already: open {served.url}" in second.stderr
         first = start_long(served)
