@@ -106,16 +106,8 @@ def served(workspace: Workspace) -> Served:
 
 def served_api(workspace: Workspace) -> str:
     """URL of the API of a `numerate serve` of the workspace that answers; else empty."""
-    url, runner = served(workspace)
-    return f"{url}/api" if runner and _runs(runner) and answers(f"{url}/api") else ""
-
-
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except OSError:
-        return False
-    return True
+    url = served(workspace).url
+    return f"{url}/api" if url and serving_folder(workspace).is_held() and answers(f"{url}/api") else ""
 
 
 @contextmanager
