@@ -7,6 +7,7 @@ import json
 import os
 import time
 import tomllib
+from base64 import b64encode
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -95,7 +96,7 @@ def running_flows() -> list[FlowRun]:
         return []
     asked = {"flow_runs": {"state": {"type": {"any_": ["RUNNING", "CANCELLING", "PENDING"]}}}, "limit": 50}
     try:
-        request = Request(f"{url}/flow_runs/filter", json.dumps(asked).encode(), {"Content-Type": "application/json"})
+        request = Request(f"{url}/flow_runs/filter", json.dumps(asked).encode(), _headers())
         with urlopen(request, timeout=_API_SECONDS) as answer:
             found: list[dict[str, Any]] = json.load(answer)
         return [FlowRun(run["name"], run["state_name"], run.get("start_time") or "") for run in found]
@@ -114,6 +115,16 @@ def prefect_url() -> str:
         return ""
     name = os.environ.get("PREFECT_PROFILE") or profiles.get("active", "")
     return str(profiles.get("profiles", {}).get(name, {}).get("PREFECT_API_URL", "")).rstrip("/")
+
+
+def _headers() -> dict[str, str]:
+    """Of a request to Prefect's API, with the key or the user and password that the environment holds."""
+    headers = {"Content-Type": "application/json"}
+    if key := os.environ.get("PREFECT_API_KEY"):
+        headers["Authorization"] = f"Bearer {key}"
+    elif pair := os.environ.get("PREFECT_API_AUTH_STRING"):
+        headers["Authorization"] = f"Basic {b64encode(pair.encode()).decode()}"
+    return headers
 
 
 def _there(found: Iterable[State | None]) -> list[State]:
