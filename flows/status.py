@@ -6,11 +6,9 @@ Nothing is changed, and no shard is opened: what only hashes show, `numerate cor
 import json
 import os
 import time
-import tomllib
 from base64 import b64encode
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, TypeVar
 from urllib.error import URLError
 from urllib.request import Request, urlopen
@@ -27,6 +25,7 @@ from flows.examining import (
 )
 from flows.examining_runs import RunState, look_at_run
 from flows.requests import WORKSPACE
+from flows.session import configured_api, served_api
 from storage.errors import UserError
 from storage.location import Location, Workspace
 
@@ -85,13 +84,16 @@ def status_of(workspace: str = WORKSPACE) -> Status:
     status.tokens = _there(look_at_tokens(found, corpus, folder, until()) for corpus, folder in tokens)
     status.runs = _there(look_at_run(found, root / "runs" / name) for name in (root / "runs").children())
     status.at_work, status.broken = [*found.at_work, *_queries(root / ".spill")], found.faults
-    status.flows = running_flows()
+    status.flows = running_flows(place)
     return status
 
 
-def running_flows() -> list[FlowRun]:
-    """The flows that the configured Prefect server says are running; none where no server is, or it doesn't answer."""
-    url = prefect_url()
+def running_flows(workspace: Workspace) -> list[FlowRun]:
+    """The flows that a Prefect server says are running; none where it doesn't answer, or there is none.
+
+    It is the one that is configured, or else that of a `numerate serve` of the workspace.
+    """
+    url = (configured_api() or served_api(workspace)).rstrip("/")
     if not url:
         return []
     asked = {"flow_runs": {"state": {"type": {"any_": ["RUNNING", "CANCELLING", "PENDING"]}}}, "limit": 50}
@@ -102,19 +104,6 @@ def running_flows() -> list[FlowRun]:
         return [FlowRun(run["name"], run["state_name"], run.get("start_time") or "") for run in found]
     except (URLError, OSError, ValueError, LookupError, TypeError):
         return []
-
-
-def prefect_url() -> str:
-    """The API of the Prefect server that the environment or Prefect's active profile names; empty where none is."""
-    if url := os.environ.get("PREFECT_API_URL", ""):
-        return url.rstrip("/")
-    home = Path(os.environ.get("PREFECT_HOME") or Path.home() / ".prefect")
-    try:
-        profiles = tomllib.loads((home / "profiles.toml").read_text())
-    except (OSError, tomllib.TOMLDecodeError):
-        return ""
-    name = os.environ.get("PREFECT_PROFILE") or profiles.get("active", "")
-    return str(profiles.get("profiles", {}).get(name, {}).get("PREFECT_API_URL", "")).rstrip("/")
 
 
 def _headers() -> dict[str, str]:

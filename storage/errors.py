@@ -17,5 +17,9 @@ class RunFailure(RuntimeError):
     exit_code = 1
 
 
+class TransientFailure(RunFailure):
+    """A failure that may pass by itself, such as a lost worker: a flow tries again."""
+
+
 class QueryAbandoned(KeyboardInterrupt):
     """An interruption that a SQL query didn't heed: it still runs, so that the process has to end without it."""
