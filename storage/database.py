@@ -1,6 +1,7 @@
 """DuckDB connections, set up in one place so that every process stays within its share of the machine."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -58,13 +59,22 @@ def interruptible(connection: duckdb.DuckDBPyConnection, compute: Callable[[], V
         threading.Thread(target=work, daemon=True).start()
         ended.wait()
     except KeyboardInterrupt as interruption:
-        connection.interrupt()
-        if not ended.wait(_HEED_SECONDS):
-            raise QueryAbandoned("interrupted: the query was stopped") from interruption
-        raise KeyboardInterrupt("interrupted: the query was stopped") from interruption
+        kind = KeyboardInterrupt if _stopped(connection, ended) else QueryAbandoned
+        raise kind("interrupted: the query was stopped") from interruption
     if failures:
         raise failures[0]
     return results[0]
+
+
+def _stopped(connection: duckdb.DuckDBPyConnection, ended: threading.Event) -> bool:
+    """Whether a query heeds that it is interrupted."""
+    until = time.monotonic() + _HEED_SECONDS
+    while time.monotonic() < until:
+        # Again and again: one that has yet to begin forgets it.
+        connection.interrupt()
+        if ended.wait(_HEED_SECONDS / 20):
+            return True
+    return False
 
 
 def literal(text: str) -> str:
