@@ -37,7 +37,7 @@ NO_WORKSPACE = ("model describe",)
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory, small: Built, ray_instance: int, prefect_api: str) -> Path:
+def done(tmp_path_factory: pytest.TempPathFactory, small: Built, ray_instance: int) -> Path:
     """A folder with the specs of what is done in the workspace below it."""
     folder = tmp_path_factory.mktemp("json")
     shutil.copytree(small.workspace.root.path, folder / "w", ignore=shutil.ignore_patterns("runs", ".spill"))
@@ -52,9 +52,14 @@ def done(tmp_path_factory: pytest.TempPathFactory, small: Built, ray_instance: i
     "words", [pytest.param(words, marks=pytest.mark.slow) if words == "evaluate" else words for words in CALLS]
 )
 def test_a_verb_prints_one_json_value(
-    words: str, done: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    words: str,
+    done: Path,
+    prefect_api: str,
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("PREFECT_API_URL", prefect_api)
     places = {"corpus": done / "corpus.json", "training": done / "training.json", "out": tmp_path / "out"}
     given = [word.format(**places) for word in CALLS[words]]
     if not words.startswith(NO_WORKSPACE):

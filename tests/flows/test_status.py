@@ -27,6 +27,12 @@ from tests.flows.test_command import numerate
 from tests.pipelines.test_migrate import MIXED, write_old
 
 
+@pytest.fixture(autouse=True)
+def no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No Prefect server is configured."""
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, small: Built) -> Path:
     """A workspace with a corpus, its tokens and a trained run; not to be changed."""
