@@ -8,16 +8,15 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from urllib.error import URLError
-from urllib.request import urlopen
 
 from flows.doctor import Check, Finding
 from flows.machine_checks import has_nvidia
 from flows.progress import human
+from flows.server import answers
 from flows.session import configured_api
 from storage.location import Workspace
 
-_IMPORT_SECONDS, _START_SECONDS, _API_SECONDS = 120.0, 180.0, 2.0
+_IMPORT_SECONDS, _START_SECONDS = 120.0, 180.0
 _SHARED_MEMORY = Path("/dev/shm")
 # Of Ray's object store, which `flows.session` asks for.
 _STORE_BYTES = 256 << 20
@@ -80,9 +79,9 @@ def check_prefect(workspace: Workspace) -> Finding:
     if not done:
         remedy = "run: pip install 'prefect>=3.8.8,<3.9' 'fastapi>=0.139,<0.151'"
         return Finding("prefect", "problem", f"can't be imported ({line})", remedy)
-    if not (url := configured_api()):
+    if not (url := configured_api().rstrip("/")):
         return Finding("prefect", "ok", f"{line}, with a server of its own for each command: none is configured")
-    if not _answers(f"{url}/health"):
+    if not answers(url):
         remedy = "start that server, or take none: unset PREFECT_API_URL (or what Prefect's profile says)"
         return Finding("prefect", "problem", f"{line}, and no server answers at {url}", remedy)
     return Finding("prefect", "ok", f"{line}, the server at {url} answers")
@@ -90,9 +89,9 @@ def check_prefect(workspace: Workspace) -> Finding:
 
 def check_port_4200(workspace: Workspace) -> Finding:
     """The port of Prefect's server."""
-    if _answers(f"http://127.0.0.1:{PREFECT_PORT}/api/health"):
+    if answers(f"http://127.0.0.1:{PREFECT_PORT}/api"):
         return Finding(f"port {PREFECT_PORT}", "ok", "a Prefect server is there")
-    return _port(PREFECT_PORT, "'numerate serve' wants it for Prefect's pages")
+    return _port(PREFECT_PORT, "'numerate serve' takes another one")
 
 
 def check_port_8265(workspace: Workspace) -> Finding:
@@ -135,14 +134,6 @@ def _python(code: str, seconds: float, **environment: str) -> tuple[bool, str]:
         return False, f"no answer within {seconds:.0f} s"
     lines = (ended.stderr if ended.returncode else ended.stdout).strip().splitlines()
     return not ended.returncode, lines[-1] if lines else f"exit code {ended.returncode}"
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urlopen(url, timeout=_API_SECONDS) as answer:
-            return bool(answer.status == 200)
-    except (URLError, OSError, ValueError):
-        return False
 
 
 def _port(port: int, use: str) -> Finding:

@@ -4,7 +4,9 @@ Nothing is changed, and no shard is opened: what only hashes show, `numerate cor
 """
 
 import json
+import os
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
@@ -87,18 +89,31 @@ def status_of(workspace: str = WORKSPACE) -> Status:
 
 
 def running_flows(workspace: Workspace) -> list[FlowRun]:
-    """The flows that the Prefect server of the workspace, or the configured one, says are running; none without one."""
-    url = configured_api() or served_api(workspace)
+    """The flows that a Prefect server says are running; none where it doesn't answer, or there is none.
+
+    It is the one that is configured, or else that of a `numerate serve` of the workspace.
+    """
+    url = (configured_api() or served_api(workspace)).rstrip("/")
     if not url:
         return []
     asked = {"flow_runs": {"state": {"type": {"any_": ["RUNNING", "CANCELLING", "PENDING"]}}}, "limit": 50}
     try:
-        request = Request(f"{url}/flow_runs/filter", json.dumps(asked).encode(), {"Content-Type": "application/json"})
+        request = Request(f"{url}/flow_runs/filter", json.dumps(asked).encode(), _headers())
         with urlopen(request, timeout=_API_SECONDS) as answer:
             found: list[dict[str, Any]] = json.load(answer)
         return [FlowRun(run["name"], run["state_name"], run.get("start_time") or "") for run in found]
     except (URLError, OSError, ValueError, LookupError, TypeError):
         return []
+
+
+def _headers() -> dict[str, str]:
+    """Of a request to Prefect's API, with the key or the user and password that the environment holds."""
+    headers = {"Content-Type": "application/json"}
+    if key := os.environ.get("PREFECT_API_KEY"):
+        headers["Authorization"] = f"Bearer {key}"
+    elif pair := os.environ.get("PREFECT_API_AUTH_STRING"):
+        headers["Authorization"] = f"Basic {b64encode(pair.encode()).decode()}"
+    return headers
 
 
 def _there(found: Iterable[State | None]) -> list[State]:

@@ -11,12 +11,11 @@ from rich.text import Text
 
 from flows.progress import human
 from flows.status import Status
+from storage.manifest import SPLITS
 
 _EMPTY = (
     "nothing here yet: 'numerate run quick' makes a corpus, trains an encoder on it and reports, in a minute or two"
 )
-# SIMPLE_HEAD without its empty lines above and below.
-_LINE = box.Box("\n".join(["    ", "    ", " ── ", "    ", "    ", "    ", "    ", "    "]))
 _GOOD = ("whole", "trained", "trained elsewhere")
 
 
@@ -51,13 +50,13 @@ def status_text(status: Status) -> None:
 def _tables(status: Status) -> Iterable[Table]:
     if status.corpora:
         yield _table(
-            ("corpus", "rows", "bytes", "train", "validation", "test", "state"),
+            ("corpus", "rows", "bytes", *SPLITS, "state"),
             [
                 (
                     one.name,
-                    f"{one.rows:,}",
-                    f"{human(one.bytes)}B",
-                    *(f"{one.splits.get(split, 0):,}" for split in ("train", "validation", "test")),
+                    _count(one.rows),
+                    _size(one.bytes),
+                    *(_count(one.splits.get(split, 0)) for split in SPLITS),
                     _looked(one.state, one.looked_at, one.shards),
                 )
                 for one in status.corpora
@@ -67,13 +66,13 @@ def _tables(status: Status) -> Iterable[Table]:
     if status.tokenizers:
         yield _table(
             ("tokenizer", "kind", "pieces", "trained on", "state"),
-            [(one.name, one.kind, f"{one.pieces:,}", one.corpus, one.state) for one in status.tokenizers],
+            [(one.name, one.kind, _count(one.pieces), one.corpus, one.state) for one in status.tokenizers],
             numbers=(2,),
         )
     if status.tokens:
         yield _table(
             ("tokens of", "by", "rows", "bytes", "state"),
-            [(one.corpus, one.tokenizer, f"{one.rows:,}", f"{human(one.bytes)}B", one.state) for one in status.tokens],
+            [(one.corpus, one.tokenizer, _count(one.rows), _size(one.bytes), one.state) for one in status.tokens],
             numbers=(2, 3),
         )
     if status.runs:
@@ -96,7 +95,7 @@ def _tables(status: Status) -> Iterable[Table]:
 
 
 def _table(names: Sequence[str], rows: list[tuple[str, ...]], numbers: Iterable[int]) -> Table:
-    table = Table(box=_LINE, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for place, name in enumerate(names):
         table.add_column(name, justify="right" if place in set(numbers) else "left", no_wrap=True)
     for *values, state in rows:
@@ -116,6 +115,16 @@ def _print_table(console: Console, table: Table) -> None:
 
 def _looked(state: str, looked_at: int, shards: int) -> str:
     return state if looked_at == shards else f"{state} ({looked_at:,} of {shards:,} shards looked at)"
+
+
+def _count(number: int) -> str:
+    """A number, or nothing where nothing is known to be there."""
+    return f"{number:,}" if number else ""
+
+
+def _size(size: int) -> str:
+    text = human(size)
+    return f"{text}B" if " " in text else f"{text} B" if size else ""
 
 
 def _share(value: float | None) -> str:

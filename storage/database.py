@@ -86,17 +86,22 @@ def interruptible(connection: duckdb.DuckDBPyConnection, compute: Callable[[], V
         threading.Thread(target=work, daemon=True).start()
         ended.wait()
     except KeyboardInterrupt as interruption:
-        until = time.monotonic() + _HEED_SECONDS
-        # Again and again: one that comes before the query has begun is lost.
-        while not ended.is_set() and time.monotonic() < until:
-            connection.interrupt()
-            ended.wait(_AGAIN_SECONDS)
-        if not ended.is_set():
-            raise QueryAbandoned("interrupted: the query was stopped") from interruption
-        raise KeyboardInterrupt("interrupted: the query was stopped") from interruption
+        kind = KeyboardInterrupt if _stopped(connection, ended) else QueryAbandoned
+        raise kind("interrupted: the query was stopped") from interruption
     if failures:
         raise failures[0]
     return results[0]
+
+
+def _stopped(connection: duckdb.DuckDBPyConnection, ended: threading.Event) -> bool:
+    """Whether a query heeds that it is interrupted."""
+    until = time.monotonic() + _HEED_SECONDS
+    while time.monotonic() < until:
+        # Again and again: one that has yet to begin forgets it.
+        connection.interrupt()
+        if ended.wait(_HEED_SECONDS / 20):
+            return True
+    return False
 
 
 def literal(text: str) -> str:

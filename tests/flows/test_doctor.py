@@ -140,6 +140,7 @@ def test_little_shared_memory_is_told(place: Workspace, monkeypatch: pytest.Monk
 
 def test_a_server_that_is_configured_and_gone_is_a_problem(place: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     answer(monkeypatch, True, "3.8.8")
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
     assert check_prefect(place).level == "ok"
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
     found = check_prefect(place)

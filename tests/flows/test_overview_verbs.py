@@ -44,7 +44,7 @@ def test_bash_completes_verbs_options_and_choices(capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.parametrize(
-    ("shell", "mark"), [("bash", "complete -F"), ("zsh", "#compdef numerate"), ("fish", "complete -c")]
+    ("shell", "mark"), [("zsh", "#compdef numerate"), pytest.param("fish", "complete -c", marks=pytest.mark.slow)]
 )
 def test_each_shell_has_its_script(shell: str, mark: str, capsys: pytest.CaptureFixture[str]) -> None:
     script = called("completion", shell, capsys=capsys)

@@ -28,6 +28,12 @@ from tests.flows.test_command import numerate
 from tests.pipelines.test_migrate import MIXED, write_old
 
 
+@pytest.fixture(autouse=True)
+def no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No Prefect server is configured."""
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, small: Built) -> Path:
     """A workspace with a corpus, its tokens and a trained run; not to be changed."""
@@ -257,18 +263,17 @@ def test_flows_are_asked_for_where_a_server_is_configured_and_one_that_is_gone_i
     api: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(status_module, "_API_SECONDS", 30.0)
-    assert running_flows(Workspace.open(str(tmp_path))) == []
+    place = Workspace.open(str(tmp_path / "w"))
+    assert running_flows(place) == []
     monkeypatch.setenv("PREFECT_API_URL", f"{api}/api/")
-    assert [(flow.name, flow.state) for flow in running_flows(Workspace.open(str(tmp_path)))] == [
-        ("corpus x", "Running")
-    ]
+    assert [(flow.name, flow.state) for flow in running_flows(place)] == [("corpus x", "Running")]
     for url in (f"{api}/other", "http://127.0.0.1:1/api", "nonsense"):
         monkeypatch.setenv("PREFECT_API_URL", url)
-        assert running_flows(Workspace.open(str(tmp_path))) == []
+        assert running_flows(place) == []
     monkeypatch.delenv("PREFECT_API_URL")
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path))
     (tmp_path / "profiles.toml").write_text(f'active = "a"\n[profiles.a]\nPREFECT_API_URL = "{api}/api"\n')
-    assert len(running_flows(Workspace.open(str(tmp_path)))) == 1
+    assert len(running_flows(place)) == 1
 
 
 @pytest.mark.slow
