@@ -167,6 +167,9 @@ class LocalLocation(Location):
             path = path.parent
         return shutil.disk_usage(path).free
 
+    def for_arrow(self) -> "tuple[pa.fs.FileSystem | None, str]":
+        return None, str(self.path)
+
     def on_this_machine(self) -> "LocalLocation":
         return self
 

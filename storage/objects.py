@@ -224,6 +224,13 @@ class ObjectLocation(Location):
     def free_bytes(self) -> int | None:
         return None
 
+    def for_arrow(self) -> "tuple[pa.fs.FileSystem | None, str]":
+        from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+        from storage.ranged import object_files
+
+        return PyFileSystem(FSSpecHandler(object_files(self, writes=True))), f"{self.bucket}/{self.key}"
+
     def on_this_machine(self) -> LocalLocation:
         mark = sha256(str(self).encode()).hexdigest()[:16]
         place = cache_folder() / "workspaces" / f"{self.scheme}-{self.bucket}-{mark}"

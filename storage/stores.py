@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 # Asked for once a process: a missing bucket is told from a missing object by reading alone.
 _PROBE = ".numerate"
+# How long a request is tried again: at first, and in the midst of work.
+_PROBE_SECONDS, _PATIENCE_SECONDS = 8, 120
 
 
 class _Cloud(NamedTuple):
@@ -60,9 +62,22 @@ def store_of(scheme: str, bucket: str, *, quick: bool = False) -> "ObjectStore":
 
 @lru_cache(maxsize=64)
 def _opened(scheme: str, bucket: str, quick: bool, process: int) -> "ObjectStore":
+    store = built(scheme, bucket, quick=quick)
     if not quick:
         _opened(scheme, bucket, True, process)
-    seconds = 8 if quick else 120
+        return store
+    with told(f"{scheme}://{bucket}"):
+        try:
+            obstore.get(store, _PROBE).bytes()
+        except FileNotFoundError as error:
+            if _NO_BUCKET.search(str(error)):
+                raise
+    return store
+
+
+def built(scheme: str, bucket: str, *, quick: bool = False) -> "ObjectStore":
+    """The library's handle on a bucket, which wasn't asked anything yet."""
+    seconds = _PROBE_SECONDS if quick else _PATIENCE_SECONDS
     retries: RetryConfig = {
         "max_retries": 5 if quick else 12,
         "retry_timeout": timedelta(seconds=seconds),
@@ -81,14 +96,7 @@ def _opened(scheme: str, bucket: str, quick: bool, process: int) -> "ObjectStore
     uri = f"{scheme}://{bucket}"
     with told(uri):
         options: dict[str, Any] = {"client_options": client, "retry_config": retries, **_profile(scheme)}
-        store = from_url(uri, **options)
-        if quick:
-            try:
-                obstore.get(store, _PROBE).bytes()
-            except FileNotFoundError as error:
-                if _NO_BUCKET.search(str(error)):
-                    raise
-    return store
+        return from_url(uri, **options)
 
 
 @contextmanager
