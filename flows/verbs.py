@@ -12,7 +12,10 @@ from flows.options import AnyModel, options_of, resolve
 from storage.location import Workspace
 
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print the result as JSON.")]
-Place = Annotated[str, Parameter(name="--workspace", help="Folder that holds corpora, tokenizers and runs.")]
+Place = Annotated[
+    str,
+    Parameter(name="--workspace", help="Folder that holds corpora, tokenizers and runs, or s3://, gs:// or az:// URI."),
+]
 Verbose = Annotated[bool, Parameter(name="--verbose", negative="", help="Show Prefect's own log.")]
 
 

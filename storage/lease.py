@@ -20,7 +20,7 @@ from storage.errors import RunFailure, UserError
 from storage.local import being_written, cache_folder, this_machine, try_lock
 from storage.location import Version
 from storage.objects import ObjectLocation, version_of
-from storage.stores import store_of, told
+from storage.stores import insisted, store_of, told
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -101,8 +101,10 @@ class Lease:
             _held.remove(self)
             # Where the folder was deleted, or taken over, or doesn't answer, there is nothing to let go.
             with suppress(UserError, RunFailure):
-                self._owner = ""
-                self._write(self._version)
+                found = self._found()
+                if found and found[0].get("owner") == self._owner:
+                    self._owner = ""
+                    self._write(found[1])
 
     def _renew(self) -> None:
         while not self._ended.wait(_RENEW_SECONDS):
@@ -116,14 +118,17 @@ class Lease:
         began = time.monotonic()
         self._count += 1
         value = {"owner": self._owner, "machine": this_machine(), "count": self._count}
+        data = json.dumps(value).encode()
         try:
-            with told(str(self._place)):
-                made = obstore.put(self._store, self._place.key, json.dumps(value).encode(), mode=seen or "create")
+            made = insisted(
+                str(self._place),
+                lambda: obstore.put(self._store, self._place.key, data, mode=seen or "create"),
+            )
             self._version = version_of(made)
         except (AlreadyExistsError, PreconditionError):
-            # The answer to a write of ours may have been lost, and the library have written again.
+            # The answer to a write of ours may have been lost; nobody else writes this owner.
             found = self._found()
-            if not found or (found[0].get("owner"), found[0].get("count")) != (self._owner, self._count):
+            if not found or found[0].get("owner") != self._owner:
                 return False
             self._version = found[1]
         self._renewed = began

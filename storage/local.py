@@ -99,7 +99,9 @@ class LocalLocation(Location):
             return []
 
     def files(self, suffix: str) -> list[str]:
-        return sorted(path.relative_to(self.path).as_posix() for path in self.path.rglob(f"*{suffix}"))
+        return sorted(
+            path.relative_to(self.path).as_posix() for path in self.path.rglob(f"*{suffix}") if path.is_file()
+        )
 
     def holds(self, sizes: Mapping[str, int]) -> bool:
         return all((self / path).size() == size for path, size in sizes.items())

@@ -22,7 +22,7 @@ from obstore.exceptions import AlreadyExistsError, PreconditionError
 from storage.errors import RunFailure, UserError
 from storage.local import LocalLocation, cache_folder, refuse_full_disk, try_lock
 from storage.location import Location, Version, checked_part
-from storage.stores import credentials_of, store_of, told
+from storage.stores import credentials_of, insisted, store_of, told
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -138,8 +138,9 @@ class ObjectLocation(Location):
         _refuse_lost(self)
         digest = {_DIGEST: xxhash.xxh3_128_hexdigest(data)}
         try:
-            with told(str(self)):
-                obstore.put(self.store, self.key, data, mode=seen or "create", attributes=digest)
+            insisted(
+                str(self), lambda: obstore.put(self.store, self.key, data, mode=seen or "create", attributes=digest)
+            )
         except (AlreadyExistsError, PreconditionError):
             # Also where an answer was lost and the library asked again.
             if self.size() != len(data) or self._content() != data:
@@ -150,8 +151,7 @@ class ObjectLocation(Location):
 
     def remove(self) -> None:
         keys = [meta["path"] for meta in self._all()]
-        with told(str(self)):
-            obstore.delete(self.store, [*keys, *filter(None, [self.key])])
+        insisted(str(self), lambda: obstore.delete(self.store, [*keys, *filter(None, [self.key])]))
 
     def exchange(self, other: Location) -> None:
         raise RunFailure(f"{self} and {other} can't be swapped in one step (an object store): do it on a local disk")

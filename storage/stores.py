@@ -7,12 +7,13 @@ status and the store's own word for it. Credentials are looked up by the library
 import errno
 import os
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import obstore
 from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 _PROBE = ".numerate"
 # How long a request is tried again: at first, and in the midst of work.
 _PROBE_SECONDS, _PATIENCE_SECONDS = 8, 120
+
+
+Answer = TypeVar("Answer")
 
 
 class _Cloud(NamedTuple):
@@ -99,6 +103,26 @@ def built(scheme: str, bucket: str, *, quick: bool = False) -> "ObjectStore":
         return from_url(uri, **options)
 
 
+class UnreachableError(RunFailure):
+    """A store that didn't answer."""
+
+
+def insisted(uri: str, ask: Callable[[], Answer]) -> Answer:
+    """The answer to a request that may be sent twice, told as by `told`, also where a connection is lost in its midst.
+
+    The library itself asks again only if no condition stands in it.
+    """
+    until, pauses = time.monotonic() + _PATIENCE_SECONDS, [0.2, 1.0, 3.0]
+    while True:
+        try:
+            with told(uri):
+                return ask()
+        except UnreachableError:
+            if not pauses or time.monotonic() > until:
+                raise
+            time.sleep(pauses.pop(0))
+
+
 @contextmanager
 def told(uri: str) -> Iterator[None]:
     """What fails in the block is told in one line: `UserError` or `RunFailure`, or `FileNotFoundError` for an object.
@@ -141,7 +165,9 @@ def _explained(uri: str, error: Exception) -> Exception:
         return RunFailure(
             f"{uri}: the store keeps failing ({said}): run the same command again, it goes on where this one ended"
         )
-    return RunFailure(f"{uri}: it can't be reached, or answers too slowly: check the network and {cloud.endpoint}")
+    return UnreachableError(
+        f"{uri}: it can't be reached, or answers too slowly: check the network and {cloud.endpoint}"
+    )
 
 
 def _profile(scheme: str) -> dict[str, Any]:

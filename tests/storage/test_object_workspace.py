@@ -1,16 +1,27 @@
 import os
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import safetensors.torch
+import torch
 
 from model.batches import Batches
+from model.preparation import prepare
+from model.run import claim_run
+from model.trained import TrainedEncoder
+from model.training import train
 from pipelines.build import build_corpus, build_tokens
 from pipelines.verify import check_bytes, examine, repair
 from pipelines.vocabulary import train_tokenizer
+from storage.catalog import refresh_catalog
 from storage.corpus import Corpus
 from storage.errors import RunFailure
+from storage.local import LocalLocation
 from storage.location import Location, Workspace
 from storage.query import open_catalog, select
 from tests.builders import SMALL, SMALL_TOKENIZER, TINY_TRAINING, Built
+from tests.model.workers import Countdown
 from tests.object_store import FaultyProxy, Request, objects_below
 
 
@@ -50,6 +61,30 @@ def test_a_corpus_comes_out_as_on_a_disk_and_is_read_verified_and_mended(bucket:
     again = examine(folder)
     check_bytes(again, in_flight=0, progress=lambda rows: None)
     assert not again.faults
+
+
+def test_a_training_that_was_stopped_goes_on_and_ends_with_the_same_bits_as_on_a_disk(
+    bucket: str, small: Built, tmp_path: Path
+) -> None:
+    spec = TINY_TRAINING.model_copy(update={"steps": 30, "checkpoint_every": 10, "validate_every": 10})
+    workspace = Workspace.create(bucket)
+    corpus, _ = build_corpus(SMALL, workspace.corpus("small"), in_flight=0)
+    train_tokenizer(SMALL_TOKENIZER, corpus, workspace.tokenizer("small-digit"))
+    build_tokens(corpus, small.tokenizer, workspace.tokens("small", "small-digit"), in_flight=0)
+    far = replace(prepare(workspace, "run", "small", "small-digit", spec)[0], threads=1)
+    near = replace(far, run=LocalLocation(tmp_path / "run"), tokens=small.tokens.location)
+    claim_run(near.run, near.config, small.tokenizer)
+    assert train(near).finished
+    assert train(far, stop=Countdown(1)).step == 20
+    assert train(far).finished
+    last = "checkpoints/step-000000030.safetensors"
+    ours, theirs = (safetensors.torch.load((job.run / last).read()) for job in (far, near))
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert TrainedEncoder.open(far.run).solve(["1+2"]) == TrainedEncoder.open(near.run).solve(["1+2"])
+    refresh_catalog(workspace)
+    with open_catalog(workspace) as connection:
+        assert select(connection, "SELECT count(*), max(step) FROM metrics").fetchall() == [(30, 30)]
 
 
 def test_a_share_of_errors_and_slow_answers_changes_nothing(bucket: str, proxy: FaultyProxy, small: Built) -> None:
