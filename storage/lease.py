@@ -54,7 +54,7 @@ def leased(folder: ObjectLocation, what: str, wait_seconds: float) -> Iterator[N
 def refuse_lost(place: ObjectLocation) -> None:
     """Raise `RunFailure` where `place` lies in a folder that this process held and holds no more."""
     for lease in _held:
-        if lease.lost and place.lies_in(lease.folder):
+        if place.lies_in(lease.folder) and not lease.holds():
             raise RunFailure(
                 f"{lease.what} could not be held ({lease.folder} was silent for {_GIVE_UP_SECONDS:.0f} s, or another "
                 "process took it over): run the same command again, it goes on where this one ended"
@@ -69,12 +69,14 @@ class Lease:
         self._place, self._owner = folder / _LOCK, uuid.uuid4().hex
         self._count, self._renewed, self._taken_over = 0, 0.0, False
         self._version: Version = None
-        self._ended = threading.Event()
+        self._ended, self._one_at_a_time = threading.Event(), threading.Lock()
 
-    @property
-    def lost(self) -> bool:
-        """Whether another process holds the folder by now, or may."""
-        return self._taken_over or time.monotonic() - self._renewed > _GIVE_UP_SECONDS
+    def holds(self) -> bool:
+        """Whether no other process can hold the folder; where that isn't certain any more, the store is asked."""
+        if time.monotonic() - self._renewed > _GIVE_UP_SECONDS:
+            # This process may have been stopped for a while.
+            self._renew()
+        return not self._taken_over and time.monotonic() - self._renewed <= _GIVE_UP_SECONDS
 
     def take(self) -> bool:
         """Take the folder, if nobody holds it; to be tried again."""
@@ -90,7 +92,7 @@ class Lease:
     @contextmanager
     def kept(self) -> Iterator[None]:
         """Renew it in the block, and let go behind it."""
-        renewer = threading.Thread(target=self._renew, daemon=True)
+        renewer = threading.Thread(target=self._renew_on_time, daemon=True)
         _held.append(self)
         renewer.start()
         try:
@@ -106,12 +108,14 @@ class Lease:
                     self._owner = ""
                     self._write(found[1])
 
-    def _renew(self) -> None:
+    def _renew_on_time(self) -> None:
         while not self._ended.wait(_RENEW_SECONDS):
-            with suppress(UserError, RunFailure):
-                if not self._write(self._version):
-                    self._taken_over = True
-                    return
+            self._renew()
+
+    def _renew(self) -> None:
+        # What isn't answered is asked again the next time.
+        with self._one_at_a_time, suppress(UserError, RunFailure):
+            self._taken_over = self._taken_over or not self._write(self._version)
 
     def _write(self, seen: Version) -> bool:
         """Say that it is ours, if the object is still that of version `seen`; whether it is ours now."""

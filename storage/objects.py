@@ -6,7 +6,6 @@ Where two writers could meet, a write is made on the condition that nobody was f
 
 import fcntl
 import re
-import sys
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -288,5 +287,6 @@ def version_of(meta: "ObjectMeta | PutResult") -> Version:
 
 def _refuse_lost(place: ObjectLocation) -> None:
     """Raise `RunFailure` where another process has taken over a folder that this one held."""
-    if leases := sys.modules.get("storage.lease"):
-        leases.refuse_lost(place)
+    from storage.lease import refuse_lost
+
+    refuse_lost(place)

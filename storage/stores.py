@@ -46,7 +46,8 @@ _CLOUDS = {
         "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_ENDPOINT", "AZURE_ALLOW_HTTP"
     ),
 }
-_METADATA_SERVERS = re.compile(r"//(169\.254\.|metadata\.google)")
+# Where the library asks at last for credentials, as machines of a cloud have them.
+_METADATA_SERVERS = re.compile(r"//169\.254\.|/latest/(api/token|meta-data)|//metadata\.google|/metadata/identity")
 _NO_BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|bucket does not exist")
 
 
@@ -99,7 +100,7 @@ def built(scheme: str, bucket: str, *, quick: bool = False) -> "ObjectStore":
     }
     uri = f"{scheme}://{bucket}"
     with told(uri):
-        options: dict[str, Any] = {"client_options": client, "retry_config": retries, **_profile(scheme)}
+        options: dict[str, Any] = {"client_options": client, "retry_config": retries, **_profile(uri)}
         return from_url(uri, **options)
 
 
@@ -170,20 +171,26 @@ def _explained(uri: str, error: Exception) -> Exception:
     )
 
 
-def _profile(scheme: str) -> dict[str, Any]:
+def _profile(uri: str) -> dict[str, Any]:
     """The profile of the AWS command line, where boto3 is there to read it and the environment names no key."""
-    chosen = os.environ.get("AWS_PROFILE") or (Path.home() / ".aws" / "credentials").exists()
-    if scheme != "s3" or os.environ.get("AWS_ACCESS_KEY_ID") or not chosen:
+    named = os.environ.get("AWS_PROFILE")
+    there = named or (Path.home() / ".aws" / "credentials").exists()
+    if not uri.startswith("s3://") or os.environ.get("AWS_ACCESS_KEY_ID") or not there:
         return {}
     try:
         from botocore.exceptions import BotoCoreError
         from obstore.auth.boto3 import Boto3CredentialProvider
     except ImportError:
+        if named:
+            raise UserError(
+                f"{uri}: AWS_PROFILE is {named!r}, and profiles are read by boto3: install it, "
+                f"or set {credentials_of('s3')}"
+            ) from None
         return {}
     try:
         return {"credential_provider": Boto3CredentialProvider()}
     except (BotoCoreError, ValueError):
         raise UserError(
-            f"AWS_PROFILE is {os.environ.get('AWS_PROFILE', 'default')!r}, which ~/.aws doesn't hold credentials of: "
-            f"name another, or set {credentials_of('s3')}"
+            f"{uri}: AWS_PROFILE is {named or 'default'!r}, of which ~/.aws holds no credentials: name another, "
+            f"or set {credentials_of('s3')}"
         ) from None

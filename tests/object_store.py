@@ -2,6 +2,7 @@
 
 import http.client
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -109,6 +110,8 @@ class Request:
     sent: int
     span: str = ""
     """The range that was asked for."""
+    key: str = ""
+    """The access key that it is signed by."""
     received: int = 0
 
 
@@ -166,8 +169,14 @@ class FaultyProxy:
     def _handle(self, handler: BaseHTTPRequestHandler) -> None:
         size = int(handler.headers.get("Content-Length") or 0)
         with self.lock:
+            signed = re.search(r"Credential=(\w+)/", handler.headers.get("Authorization") or "")
             request = Request(
-                len(self.requests) + 1, handler.command, unquote(handler.path), size, handler.headers.get("Range") or ""
+                number=len(self.requests) + 1,
+                method=handler.command,
+                path=unquote(handler.path),
+                sent=size,
+                span=handler.headers.get("Range") or "",
+                key=signed.group(1) if signed else "",
             )
             self.requests.append(request)
             fault = self.fault(request)

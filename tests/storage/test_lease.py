@@ -19,6 +19,7 @@ from storage.location import Location
 from storage.manifest import Seen, commit, load
 from storage.objects import ObjectLocation
 from tests.builders import SMALL, Built
+from tests.object_store import FaultyProxy
 
 
 def test_of_two_writers_of_one_version_the_second_is_told(bucket: str) -> None:
@@ -121,7 +122,7 @@ def test_who_lost_its_hold_writes_nothing_more(bucket: str, monkeypatch: pytest.
         obstore.put(folder.store, f"{folder.key}/.lock", json.dumps({"owner": "another", "machine": "far"}).encode())
         (lease,) = storage.lease._held
         until = time.monotonic() + 10
-        while not lease.lost:
+        while lease.holds():
             assert time.monotonic() < until
         for write in (
             lambda: (folder / "x").write(b"still mine"),
@@ -134,11 +135,23 @@ def test_who_lost_its_hold_writes_nothing_more(bucket: str, monkeypatch: pytest.
     assert json.loads((folder / ".lock").read())["owner"] == "another"
 
 
-def test_a_holder_that_reaches_nobody_counts_itself_out(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_holder_that_was_stopped_for_a_while_asks_before_it_writes(
+    bucket: str, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storage.stores._PROBE_SECONDS", 1)
     folder = Location.parse(bucket)
     assert isinstance(folder, ObjectLocation)
     lease = Lease(folder, "it")
     assert lease.take()
-    assert not lease.lost
-    monkeypatch.setattr(storage.lease, "_GIVE_UP_SECONDS", -1.0)
-    assert lease.lost
+    renewed = (folder / ".lock").version()
+    assert lease.holds()
+    assert (folder / ".lock").version() == renewed
+    lease._renewed -= 100
+    assert lease.holds()
+    assert (folder / ".lock").version() != renewed
+    lease._renewed -= 100
+    proxy.fault = lambda request: "503"
+    assert not lease.holds()
+    # Nobody took it over: as soon as the store answers it is held again.
+    proxy.fault = lambda request: ""
+    assert lease.holds()

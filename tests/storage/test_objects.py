@@ -154,6 +154,12 @@ def test_a_uri_that_names_no_plain_prefix_is_refused(uri: str) -> None:
         ({}, "missing bucket", ["there is no bucket 'nowhere'", "make it", "--workspace"]),
         ({"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, "", ["can't be reached", "AWS_ENDPOINT_URL"]),
         ({"AWS_ALLOW_HTTP": ""}, "", ["no https:// address", "AWS_ALLOW_HTTP=true"]),
+        (
+            {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_METADATA_ENDPOINT": "http://127.0.0.1:1"},
+            "",
+            ["no credentials were found", "AWS_ACCESS_KEY_ID"],
+        ),
+        ({"AWS_ACCESS_KEY_ID": "", "AWS_PROFILE": "nobody"}, "", ["AWS_PROFILE is 'nobody'", "AWS_ACCESS_KEY_ID"]),
         ({}, "403", ["access is denied (AccessDenied)", "AWS_ACCESS_KEY_ID"]),
         ({}, "503", ["keeps failing (SlowDown)", "run the same command again"]),
     ],
@@ -168,7 +174,7 @@ def test_a_store_that_can_not_be_used_is_one_line_with_the_remedy_and_soon(
 ) -> None:
     proxy.fault = lambda request: fault if fault.isdigit() else ""
     for name, value in changed.items():
-        monkeypatch.setenv(name, value)
+        monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name)
     uri = "s3://nowhere/x" if fault == "missing bucket" else f"{bucket}/x"
     began = time.monotonic()
     with pytest.raises((UserError, RunFailure)) as failure:
@@ -183,6 +189,22 @@ def test_a_store_that_can_not_be_used_is_one_line_with_the_remedy_and_soon(
     # Nor in what a traceback would show.
     assert failure.value.__cause__ is None
     assert failure.value.__suppress_context__
+
+
+def test_a_profile_of_the_aws_command_line_is_taken_where_the_environment_names_no_key(
+    bucket: str, proxy: FaultyProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".aws").mkdir()
+    (tmp_path / ".aws" / "credentials").write_text(
+        "[default]\naws_access_key_id = DEFAULTKEY\naws_secret_access_key = x\n"
+        "[other]\naws_access_key_id = OTHERKEY\naws_secret_access_key = y\n"
+    )
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_PROFILE", "other")
+    Workspace.create(bucket)
+    assert {request.key for request in proxy.requests} == {"OTHERKEY"}
 
 
 def test_nothing_that_travels_holds_credentials(bucket: str) -> None:
