@@ -68,7 +68,7 @@ def leakage(
     Parameters
     ----------
     train
-        Corpus that is trained on: its name, or its path or file:// URI, with a slash.
+        Corpus that is trained on: its name, or its path or URI, with a slash.
     held_out
         Corpus whose validation and test are held out; may be the same.
     """
@@ -116,7 +116,7 @@ def verify(
     Parameters
     ----------
     corpus
-        Name of the corpus, or a path or file:// URI of its folder.
+        Name of the corpus, or a path or URI of its folder.
     """
     from pipelines.verify import CorpusDamaged, examine
 
@@ -159,7 +159,7 @@ def migrate(
     Parameters
     ----------
     corpus
-        Name of the corpus, or a path or file:// URI of its folder.
+        Name of the corpus, or a path or URI of its folder.
     """
     from pipelines.migrate import old_spec
 

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 WORKSPACE = "./workspace"
 
+# A URI with credentials in it is refused by the form too, before anybody takes a note of it.
+_NO_CREDENTIALS = {"pattern": r"^(?!\w+://.*[@?#])"}
+
 SuiteName = Literal["test", "grid", "edge", "adderboard", "nested"]
 
 
@@ -25,7 +28,9 @@ class InWorkspace(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     workspace: str = Field(
-        WORKSPACE, description="Folder that holds corpora, tokenizers and runs.", json_schema_extra={"position": 90}
+        WORKSPACE,
+        description="Folder that holds corpora, tokenizers and runs, or an s3://, gs:// or az:// URI.",
+        json_schema_extra={"position": 90, **_NO_CREDENTIALS},
     )
     ray: str = Field(
         "",
@@ -61,13 +66,13 @@ class LeakageRequest(InWorkspace):
 
     train: str = Field(
         "notebook",
-        description="Corpus that is trained on: its name, or its path or file:// URI, with a slash.",
-        json_schema_extra={"position": 1},
+        description="Corpus that is trained on: its name, or its path or URI, with a slash.",
+        json_schema_extra={"position": 1, **_NO_CREDENTIALS},
     )
     held_out: str = Field(
         "notebook",
         description="Corpus whose validation and test splits must not be among it; may be the same.",
-        json_schema_extra={"position": 2},
+        json_schema_extra={"position": 2, **_NO_CREDENTIALS},
     )
 
 
@@ -76,8 +81,8 @@ class OneCorpus(InWorkspace):
 
     corpus: str = Field(
         "notebook",
-        description="Name of the corpus, or a path or file:// URI of its folder.",
-        json_schema_extra={"position": 0},
+        description="Name of the corpus, or a path or URI of its folder.",
+        json_schema_extra={"position": 0, **_NO_CREDENTIALS},
     )
 
     def folder(self) -> Location:

@@ -14,7 +14,10 @@ from flows.requests import InWorkspace
 from storage.location import Workspace
 
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print the result as JSON.")]
-Place = Annotated[str, Parameter(name="--workspace", help="Folder that holds corpora, tokenizers and runs.")]
+Place = Annotated[
+    str,
+    Parameter(name="--workspace", help="Folder that holds corpora, tokenizers and runs, or s3://, gs:// or az:// URI."),
+]
 Cluster = Annotated[str, Parameter(name="--ray", help=InWorkspace.model_fields["ray"].description)]
 Verbose = Annotated[bool, Parameter(name="--verbose", negative="", help="Show Prefect's own log.")]
 

@@ -110,6 +110,8 @@ def _launch(
     board: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote()
     name = uuid.uuid4().hex
     least = min(job.config.training.min_workers, room.workers)
+    # Its workers look there for what its controller notes, so that it has to be seen by all nodes.
+    files, path = storage.for_arrow()
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"job": _with_threads(job, room), "board": board},
@@ -121,7 +123,8 @@ def _launch(
         ),
         run_config=RunConfig(
             name=name,
-            storage_path=str(storage),
+            storage_path=path,
+            storage_filesystem=files,
             failure_config=FailureConfig(max_failures=_ELASTIC_FAILURES if least else _FAILURES),
         ),
     )

@@ -114,7 +114,7 @@ def _corpus_views(connection: duckdb.DuckDBPyConnection, corpora: list[Dataset])
         view = view_name(name) if view_name(name) not in views else f"corpus_{name}"
         try:
             views[view] = corpus_query(connection, corpus, corpus.shards)
-        except (duckdb.Error, RunFailure) as error:
+        except (duckdb.Error, RunFailure, UserError) as error:
             _LOG.warning("corpus %s is left out of SQL: %s", name, reason(error))
     return views
 

@@ -13,7 +13,7 @@ from storage.errors import QueryAbandoned, RunFailure
 from storage.location import Location
 
 # How long a query may take to heed an interruption; inside one value, such as a text of gigabytes, it heeds none.
-_HEED_SECONDS, _AGAIN_SECONDS = 1.0, 0.05
+_HEED_SECONDS = 1.0
 
 Value = TypeVar("Value")
 

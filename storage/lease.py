@@ -20,7 +20,7 @@ from storage.errors import RunFailure, UserError
 from storage.local import being_written, cache_folder, this_machine, try_lock
 from storage.location import Version
 from storage.objects import ObjectLocation, version_of
-from storage.stores import store_of, told
+from storage.stores import insisted, store_of, told
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -61,7 +61,7 @@ def is_leased(folder: ObjectLocation) -> bool:
 def refuse_lost(place: ObjectLocation) -> None:
     """Raise `RunFailure` where `place` lies in a folder that this process held and holds no more."""
     for lease in _held:
-        if lease.lost and place.lies_in(lease.folder):
+        if place.lies_in(lease.folder) and not lease.holds():
             raise RunFailure(
                 f"{lease.what} could not be held ({lease.folder} was silent for {_GIVE_UP_SECONDS:.0f} s, or another "
                 "process took it over): run the same command again, it goes on where this one ended"
@@ -76,12 +76,14 @@ class Lease:
         self._place, self._owner = folder / _LOCK, uuid.uuid4().hex
         self._count, self._renewed, self._taken_over = 0, 0.0, False
         self._version: Version = None
-        self._ended = threading.Event()
+        self._ended, self._one_at_a_time = threading.Event(), threading.Lock()
 
-    @property
-    def lost(self) -> bool:
-        """Whether another process holds the folder by now, or may."""
-        return self._taken_over or time.monotonic() - self._renewed > _GIVE_UP_SECONDS
+    def holds(self) -> bool:
+        """Whether no other process can hold the folder; where that isn't certain any more, the store is asked."""
+        if time.monotonic() - self._renewed > _GIVE_UP_SECONDS:
+            # This process may have been stopped for a while.
+            self._renew()
+        return not self._taken_over and time.monotonic() - self._renewed <= _GIVE_UP_SECONDS
 
     def take(self) -> bool:
         """Take the folder, if nobody holds it; to be tried again."""
@@ -97,7 +99,7 @@ class Lease:
     @contextmanager
     def kept(self) -> Iterator[None]:
         """Renew it in the block, and let go behind it."""
-        renewer = threading.Thread(target=self._renew, daemon=True)
+        renewer = threading.Thread(target=self._renew_on_time, daemon=True)
         _held.append(self)
         renewer.start()
         try:
@@ -108,29 +110,36 @@ class Lease:
             _held.remove(self)
             # Where the folder was deleted, or taken over, or doesn't answer, there is nothing to let go.
             with suppress(UserError, RunFailure):
-                self._owner = ""
-                self._write(self._version)
+                found = self.found()
+                if found and found[0].get("owner") == self._owner:
+                    self._owner = ""
+                    self._write(found[1])
+
+    def _renew_on_time(self) -> None:
+        while not self._ended.wait(_RENEW_SECONDS):
+            self._renew()
 
     def _renew(self) -> None:
-        while not self._ended.wait(_RENEW_SECONDS):
-            with suppress(UserError, RunFailure):
-                if not self._write(self._version):
-                    self._taken_over = True
-                    return
+        # What isn't answered is asked again the next time.
+        with self._one_at_a_time, suppress(UserError, RunFailure):
+            self._taken_over = self._taken_over or not self._write(self._version)
 
     def _write(self, seen: Version) -> bool:
         """Say that it is ours, if the object is still that of version `seen`; whether it is ours now."""
         began = time.monotonic()
         self._count += 1
         value = {"owner": self._owner, "machine": this_machine(), "count": self._count}
+        data = json.dumps(value).encode()
         try:
-            with told(str(self._place)):
-                made = obstore.put(self._store, self._place.key, json.dumps(value).encode(), mode=seen or "create")
+            made = insisted(
+                str(self._place),
+                lambda: obstore.put(self._store, self._place.key, data, mode=seen or "create"),
+            )
             self._version = version_of(made)
         except (AlreadyExistsError, PreconditionError):
-            # The answer to a write of ours may have been lost, and the library have written again.
+            # The answer to a write of ours may have been lost; nobody else writes this owner.
             found = self.found()
-            if not found or (found[0].get("owner"), found[0].get("count")) != (self._owner, self._count):
+            if not found or found[0].get("owner") != self._owner:
                 return False
             self._version = found[1]
         self._renewed = began

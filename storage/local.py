@@ -99,7 +99,9 @@ class LocalLocation(Location):
             return []
 
     def files(self, suffix: str) -> list[str]:
-        return sorted(path.relative_to(self.path).as_posix() for path in self.path.rglob(f"*{suffix}"))
+        return sorted(
+            path.relative_to(self.path).as_posix() for path in self.path.rglob(f"*{suffix}") if path.is_file()
+        )
 
     def holds(self, sizes: Mapping[str, int]) -> bool:
         return all((self / path).size() == size for path, size in sizes.items())
@@ -180,6 +182,9 @@ class LocalLocation(Location):
         while not path.exists():
             path = path.parent
         return shutil.disk_usage(path).free
+
+    def for_arrow(self) -> "tuple[pa.fs.FileSystem | None, str]":
+        return None, str(self.path)
 
     def on_this_machine(self) -> "LocalLocation":
         return self

@@ -193,6 +193,10 @@ class Location(ABC):
         """Free bytes where this lies, or would lie; None where there is no such bound."""
 
     @abstractmethod
+    def for_arrow(self) -> "tuple[pa.fs.FileSystem | None, str]":
+        """Arrow's file system of this folder, for reading and writing, and its path in it; None is a disk's."""
+
+    @abstractmethod
     def on_this_machine(self) -> "LocalLocation":
         """A folder of this machine for what can't lie elsewhere: this one, or its own one in the user's cache."""
 

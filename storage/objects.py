@@ -6,7 +6,6 @@ Where two writers could meet, a write is made on the condition that nobody was f
 
 import fcntl
 import re
-import sys
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,7 +21,7 @@ from obstore.exceptions import AlreadyExistsError, PreconditionError
 from storage.errors import RunFailure, UserError
 from storage.local import LocalLocation, cache_folder, refuse_full_disk, try_lock
 from storage.location import Location, Version, checked_part
-from storage.stores import credentials_of, store_of, told
+from storage.stores import credentials_of, insisted, store_of, told
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -138,8 +137,9 @@ class ObjectLocation(Location):
         _refuse_lost(self)
         digest = {_DIGEST: xxhash.xxh3_128_hexdigest(data)}
         try:
-            with told(str(self)):
-                obstore.put(self.store, self.key, data, mode=seen or "create", attributes=digest)
+            insisted(
+                str(self), lambda: obstore.put(self.store, self.key, data, mode=seen or "create", attributes=digest)
+            )
         except (AlreadyExistsError, PreconditionError):
             # Also where an answer was lost and the library asked again.
             if self.size() != len(data) or self._content() != data:
@@ -150,8 +150,7 @@ class ObjectLocation(Location):
 
     def remove(self) -> None:
         keys = [meta["path"] for meta in self._all()]
-        with told(str(self)):
-            obstore.delete(self.store, [*keys, *filter(None, [self.key])])
+        insisted(str(self), lambda: obstore.delete(self.store, [*keys, *filter(None, [self.key])]))
 
     def exchange(self, other: Location) -> None:
         raise RunFailure(f"{self} and {other} can't be swapped in one step (an object store): do it on a local disk")
@@ -229,6 +228,13 @@ class ObjectLocation(Location):
     def free_bytes(self) -> int | None:
         return None
 
+    def for_arrow(self) -> "tuple[pa.fs.FileSystem | None, str]":
+        from pyarrow.fs import FSSpecHandler, PyFileSystem
+
+        from storage.ranged import object_files
+
+        return PyFileSystem(FSSpecHandler(object_files(self, writes=True))), f"{self.bucket}/{self.key}"
+
     def on_this_machine(self) -> LocalLocation:
         mark = sha256(str(self).encode()).hexdigest()[:16]
         place = cache_folder() / "workspaces" / f"{self.scheme}-{self.bucket}-{mark}"
@@ -286,5 +292,6 @@ def version_of(meta: "ObjectMeta | PutResult") -> Version:
 
 def _refuse_lost(place: ObjectLocation) -> None:
     """Raise `RunFailure` where another process has taken over a folder that this one held."""
-    if leases := sys.modules.get("storage.lease"):
-        leases.refuse_lost(place)
+    from storage.lease import refuse_lost
+
+    refuse_lost(place)

@@ -1,4 +1,4 @@
-"""Objects of an object store as files: read by ranges, for Arrow and for DuckDB, and never written."""
+"""Objects of an object store as files, for Arrow, DuckDB and Ray: read by ranges, and confined to one folder."""
 
 import errno
 import io
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import obstore
 from fsspec import AbstractFileSystem
 
+from storage.errors import UserError
 from storage.objects import ObjectLocation
 from storage.stores import told
 
@@ -56,17 +57,30 @@ class RangedFile(io.RawIOBase):
         return len(data)
 
 
-class ObjectFiles(AbstractFileSystem):
-    """The objects below a folder as DuckDB asks for them: to be read alone, and no others.
+class _Upload(io.BytesIO):
+    """A small file that is written when it is closed."""
 
-    A subclass for each scheme names it as its `protocol`. What an object is, is asked once in its lifetime.
+    def __init__(self, place: ObjectLocation) -> None:
+        super().__init__()
+        self._place = place
+
+    def close(self) -> None:
+        if not self.closed:
+            self._place.write(self.getvalue())
+        super().close()
+
+
+class ObjectFiles(AbstractFileSystem):
+    """The objects below a folder and no others, as an `fsspec` file system; to be read alone, unless it `writes`.
+
+    What an object is, is asked once in its lifetime. It can be pickled, and holds no credentials.
     """
 
     cachable = False
 
-    def __init__(self, folder: ObjectLocation) -> None:
+    def __init__(self, folder: ObjectLocation, writes: bool = False) -> None:
         super().__init__()
-        self._folder = folder
+        self._folder, self._writes = folder, writes
         self._known: dict[str, ObjectMeta] = {}
 
     def info(self, path: str, **options: Any) -> dict[str, Any]:
@@ -77,6 +91,13 @@ class ObjectFiles(AbstractFileSystem):
         if place.exists():
             return {"name": f"{place.bucket}/{place.key}", "size": 0, "type": "directory"}
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(place))
+
+    def exists(self, path: str, **options: Any) -> bool:
+        """Whether an object or folder is there; unlike `fsspec` it lets a failure pass."""
+        try:
+            return bool(self.info(path))
+        except FileNotFoundError:
+            return False
 
     def modified(self, path: str) -> datetime:
         """When an object was written."""
@@ -98,10 +119,14 @@ class ObjectFiles(AbstractFileSystem):
         ]
         return entries if detail else [entry["name"] for entry in entries]
 
-    def _open(self, path: str, mode: str = "rb", **options: Any) -> RangedFile:
+    def rm_file(self, path: str) -> None:
+        """Delete an object."""
+        self._changing(path).remove()
+
+    def _open(self, path: str, mode: str = "rb", **options: Any) -> RangedFile | _Upload:
+        if mode == "wb":
+            return _Upload(self._changing(path))
         place = self._place(path)
-        if mode != "rb":
-            raise PermissionError(errno.EACCES, "Permission Error: objects are read here, not written", str(place))
         if meta := self._meta(place):
             return RangedFile(place, meta)
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(place))
@@ -113,15 +138,39 @@ class ObjectFiles(AbstractFileSystem):
         return self._known.get(name)
 
     def _place(self, path: str) -> ObjectLocation:
-        """The place that a path names; raises `PermissionError` for one outside of the folder."""
+        """The place that a path names; raises `UserError` for one outside of the folder."""
         bucket, _, key = path.removeprefix(f"{self.protocol}://").partition("/")
         place = ObjectLocation(str(self.protocol), bucket, key.strip("/"))
         if ".." in key.split("/") or not place.lies_in(self._folder):
-            raise PermissionError(errno.EACCES, "Permission Error: it lies outside of what may be read", str(place))
+            raise UserError(f"Permission Error: {place} lies outside of what may be read")
+        return place
+
+    def _changing(self, path: str) -> ObjectLocation:
+        place = self._place(path)
+        if not self._writes:
+            raise UserError(f"Permission Error: {place} may only be read")
+        self._known.pop(f"{place.bucket}/{place.key}", None)
         return place
 
 
-def object_files(folder: ObjectLocation) -> ObjectFiles:
+class S3Files(ObjectFiles):
+    """Those of S3."""
+
+    protocol = "s3"
+
+
+class GoogleFiles(ObjectFiles):
+    """Those of Google Cloud Storage."""
+
+    protocol = "gs"
+
+
+class AzureFiles(ObjectFiles):
+    """Those of Azure."""
+
+    protocol = "az"
+
+
+def object_files(folder: ObjectLocation, *, writes: bool = False) -> ObjectFiles:
     """The file system of a folder of any scheme."""
-    files: ObjectFiles = type(f"ObjectFilesOf{folder.scheme}", (ObjectFiles,), {"protocol": folder.scheme})(folder)
-    return files
+    return {kind.protocol: kind for kind in (S3Files, GoogleFiles, AzureFiles)}[folder.scheme](folder, writes)

@@ -7,12 +7,13 @@ status and the store's own word for it. Credentials are looked up by the library
 import errno
 import os
 import re
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import obstore
 from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
 
 # Asked for once a process: a missing bucket is told from a missing object by reading alone.
 _PROBE = ".numerate"
+# How long a request is tried again: at first, and in the midst of work.
+_PROBE_SECONDS, _PATIENCE_SECONDS = 8, 120
+
+
+Answer = TypeVar("Answer")
 
 
 class _Cloud(NamedTuple):
@@ -40,7 +46,8 @@ _CLOUDS = {
         "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_ENDPOINT", "AZURE_ALLOW_HTTP"
     ),
 }
-_METADATA_SERVERS = re.compile(r"//(169\.254\.|metadata\.google)")
+# Where the library asks at last for credentials, as machines of a cloud have them.
+_METADATA_SERVERS = re.compile(r"//169\.254\.|/latest/(api/token|meta-data)|//metadata\.google|/metadata/identity")
 _NO_BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|bucket does not exist")
 
 
@@ -60,9 +67,22 @@ def store_of(scheme: str, bucket: str, *, quick: bool = False) -> "ObjectStore":
 
 @lru_cache(maxsize=64)
 def _opened(scheme: str, bucket: str, quick: bool, process: int) -> "ObjectStore":
+    store = built(scheme, bucket, quick=quick)
     if not quick:
         _opened(scheme, bucket, True, process)
-    seconds = 8 if quick else 120
+        return store
+    with told(f"{scheme}://{bucket}"):
+        try:
+            obstore.get(store, _PROBE).bytes()
+        except FileNotFoundError as error:
+            if _NO_BUCKET.search(str(error)):
+                raise
+    return store
+
+
+def built(scheme: str, bucket: str, *, quick: bool = False) -> "ObjectStore":
+    """The library's handle on a bucket, which wasn't asked anything yet."""
+    seconds = _PROBE_SECONDS if quick else _PATIENCE_SECONDS
     retries: RetryConfig = {
         "max_retries": 5 if quick else 12,
         "retry_timeout": timedelta(seconds=seconds),
@@ -80,15 +100,28 @@ def _opened(scheme: str, bucket: str, quick: bool, process: int) -> "ObjectStore
     }
     uri = f"{scheme}://{bucket}"
     with told(uri):
-        options: dict[str, Any] = {"client_options": client, "retry_config": retries, **_profile(scheme)}
-        store = from_url(uri, **options)
-        if quick:
-            try:
-                obstore.get(store, _PROBE).bytes()
-            except FileNotFoundError as error:
-                if _NO_BUCKET.search(str(error)):
-                    raise
-    return store
+        options: dict[str, Any] = {"client_options": client, "retry_config": retries, **_profile(uri)}
+        return from_url(uri, **options)
+
+
+class UnreachableError(RunFailure):
+    """A store that didn't answer."""
+
+
+def insisted(uri: str, ask: Callable[[], Answer]) -> Answer:
+    """The answer to a request that may be sent twice, told as by `told`, also where a connection is lost in its midst.
+
+    The library itself asks again only if no condition stands in it.
+    """
+    until, pauses = time.monotonic() + _PATIENCE_SECONDS, [0.2, 1.0, 3.0]
+    while True:
+        try:
+            with told(uri):
+                return ask()
+        except UnreachableError:
+            if not pauses or time.monotonic() > until:
+                raise
+            time.sleep(pauses.pop(0))
 
 
 @contextmanager
@@ -133,23 +166,31 @@ def _explained(uri: str, error: Exception) -> Exception:
         return RunFailure(
             f"{uri}: the store keeps failing ({said}): run the same command again, it goes on where this one ended"
         )
-    return RunFailure(f"{uri}: it can't be reached, or answers too slowly: check the network and {cloud.endpoint}")
+    return UnreachableError(
+        f"{uri}: it can't be reached, or answers too slowly: check the network and {cloud.endpoint}"
+    )
 
 
-def _profile(scheme: str) -> dict[str, Any]:
+def _profile(uri: str) -> dict[str, Any]:
     """The profile of the AWS command line, where boto3 is there to read it and the environment names no key."""
-    chosen = os.environ.get("AWS_PROFILE") or (Path.home() / ".aws" / "credentials").exists()
-    if scheme != "s3" or os.environ.get("AWS_ACCESS_KEY_ID") or not chosen:
+    named = os.environ.get("AWS_PROFILE")
+    there = named or (Path.home() / ".aws" / "credentials").exists()
+    if not uri.startswith("s3://") or os.environ.get("AWS_ACCESS_KEY_ID") or not there:
         return {}
     try:
         from botocore.exceptions import BotoCoreError
         from obstore.auth.boto3 import Boto3CredentialProvider
     except ImportError:
+        if named:
+            raise UserError(
+                f"{uri}: AWS_PROFILE is {named!r}, and profiles are read by boto3: install it, "
+                f"or set {credentials_of('s3')}"
+            ) from None
         return {}
     try:
         return {"credential_provider": Boto3CredentialProvider()}
     except (BotoCoreError, ValueError):
         raise UserError(
-            f"AWS_PROFILE is {os.environ.get('AWS_PROFILE', 'default')!r}, which ~/.aws doesn't hold credentials of: "
-            f"name another, or set {credentials_of('s3')}"
+            f"{uri}: AWS_PROFILE is {named or 'default'!r}, of which ~/.aws holds no credentials: name another, "
+            f"or set {credentials_of('s3')}"
         ) from None

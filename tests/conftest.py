@@ -3,6 +3,7 @@
 import atexit
 import os
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 atexit.register(lambda: os.dup2(os.open(os.devnull, os.O_WRONLY), 2))
 _HOME = tempfile.mkdtemp(prefix="numerate-tests-")
 os.environ["HOME"] = _HOME
-for _name in [name for name in os.environ if name.startswith(("PREFECT_", "RAY_"))]:
+for _name in [name for name in os.environ if name.startswith(("PREFECT_", "RAY_", "AWS_"))]:
     del os.environ[_name]
 os.environ["PREFECT_HOME"] = f"{_HOME}/prefect"
 os.environ["PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS"] = "120"
@@ -20,6 +21,7 @@ os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 os.environ["DO_NOT_TRACK"] = "1"
 
 from tests.builders import LONGER, TOKENIZERS, Built, build_small, encode_plainly  # noqa: E402  (after the environment is set)
+from tests.object_store import FaultyProxy, ObjectServer, environment, object_server  # noqa: E402
 
 
 @pytest.fixture(scope="session")
@@ -67,3 +69,28 @@ def prefect_api() -> Iterator[str]:
     server.start()
     yield server.api_url
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectServer]:
+    """A real S3 server on the loopback interface."""
+    with object_server(tmp_path_factory.mktemp("moto") / "log") as started:
+        yield started
+
+
+@pytest.fixture
+def bucket(object_store: ObjectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URI of a bucket of this test alone, which this process and those that it starts can use."""
+    name = f"b-{uuid.uuid4().hex}"
+    object_store.make_bucket(name)
+    for variable, value in environment(object_store.url, tmp_path / "cache").items():
+        monkeypatch.setenv(variable, value)
+    return f"s3://{name}"
+
+
+@pytest.fixture
+def proxy(bucket: str, object_store: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
+    """The bucket's server behind a proxy that is faultless until told otherwise."""
+    with FaultyProxy(object_store).running() as started:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", started.url)
+        yield started

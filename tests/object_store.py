@@ -1,0 +1,219 @@
+"""A real S3 server on the loopback interface, and a proxy before it that makes it as bad as real ones are."""
+
+import http.client
+import os
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote
+
+import obstore
+
+from storage.location import Location
+from storage.objects import ObjectLocation
+
+KEY, SECRET = "AKIANUMERATETESTS", "a-secret-that-is-seen-nowhere"
+_START_SECONDS = 60.0
+_MOTO = "from moto.server import main; import sys; main(sys.argv[1:])"
+
+
+@dataclass(frozen=True)
+class ObjectServer:
+    """Where the server listens."""
+
+    port: int
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def make_bucket(self, name: str) -> None:
+        status, _ = ask(self.port, "PUT", f"/{name}")
+        assert status == 200
+
+
+def ask(port: int, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
+    """One request of a server on the loopback interface."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    try:
+        connection.request(method, path, body)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+    finally:
+        connection.close()
+
+
+def objects_below(place: Location) -> dict[str, bytes]:
+    """What lies below, by another look than the tested one's."""
+    assert isinstance(place, ObjectLocation)
+    found = {meta["path"]: place.store for metas in obstore.list(place.store, place.key or None) for meta in metas}
+    return {path: obstore.get(store, path).bytes().to_bytes() for path, store in found.items()}
+
+
+def environment(url: str, cache: Path) -> dict[str, str]:
+    """What a person sets for a private server; `cache` stands for a machine's."""
+    return {
+        "AWS_ACCESS_KEY_ID": KEY,
+        "AWS_SECRET_ACCESS_KEY": SECRET,
+        "AWS_ENDPOINT_URL": url,
+        "AWS_ALLOW_HTTP": "true",
+        "AWS_REGION": "us-east-1",
+        "XDG_CACHE_HOME": str(cache),
+    }
+
+
+@contextmanager
+def object_server(log: Path) -> Iterator[ObjectServer]:
+    """moto's server in a process of its own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with open(log, "wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-c", _MOTO, "-H", "127.0.0.1", "-p", str(port)],
+            stdout=output,
+            stderr=output,
+            env={name: value for name, value in os.environ.items() if not name.startswith("AWS_")},
+        )
+    try:
+        until = time.monotonic() + _START_SECONDS
+        while True:
+            try:
+                ask(port, "GET", "/")
+                break
+            except OSError:
+                assert process.poll() is None, log.read_text()
+                assert time.monotonic() < until, "the object server doesn't start"
+                time.sleep(0.05)
+        yield ObjectServer(port)
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@dataclass
+class Request:
+    """One request as the proxy saw it: its number counts from 1."""
+
+    number: int
+    method: str
+    path: str
+    sent: int
+    span: str = ""
+    """The range that was asked for."""
+    key: str = ""
+    """The access key that it is signed by."""
+    received: int = 0
+
+
+@dataclass
+class FaultyProxy:
+    """Passes requests on, but for those that `fault` picks: it says "500", "503", "403", "slow" or "cut", else ""."""
+
+    server: ObjectServer
+    fault: Callable[[Request], str] = lambda request: ""
+    slow_seconds: float = 0.5
+    requests: list[Request] = field(default_factory=list)
+    faults: dict[str, int] = field(default_factory=dict)
+    lock: Any = field(default_factory=threading.Lock)
+    port: int = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def count(self, method: str, part: str = "") -> int:
+        """Requests of a method on paths that hold `part`."""
+        return sum(request.method == method and part in request.path for request in self.requests)
+
+    def server_holds(self, path: str) -> bool:
+        """Whether an object is there, as the server itself says."""
+        return ask(self.server.port, "HEAD", path)[0] == 200
+
+    @contextmanager
+    def running(self) -> Iterator["FaultyProxy"]:
+        proxy = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def handle_one(self) -> None:
+                proxy._handle(self)
+
+            do_GET = do_PUT = do_HEAD = do_POST = do_DELETE = handle_one  # noqa: N815
+
+            def log_message(self, *arguments: object) -> None:
+                pass
+
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server.daemon_threads = True
+        self.port = server.server_address[1]
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield self
+        finally:
+            server.shutdown()
+            server.server_close()
+            thread.join()
+
+    def _handle(self, handler: BaseHTTPRequestHandler) -> None:
+        size = int(handler.headers.get("Content-Length") or 0)
+        with self.lock:
+            signed = re.search(r"Credential=(\w+)/", handler.headers.get("Authorization") or "")
+            request = Request(
+                number=len(self.requests) + 1,
+                method=handler.command,
+                path=unquote(handler.path),
+                sent=size,
+                span=handler.headers.get("Range") or "",
+                key=signed.group(1) if signed else "",
+            )
+            self.requests.append(request)
+            fault = self.fault(request)
+            if fault:
+                self.faults[fault] = self.faults.get(fault, 0) + 1
+        if fault == "cut":
+            # Half of what was sent has arrived.
+            handler.rfile.read(size // 2)
+            handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            handler.connection.close()
+            handler.close_connection = True
+            return
+        body = handler.rfile.read(size)
+        if fault in ("500", "503", "403"):
+            word = {"500": "InternalError", "503": "SlowDown", "403": "AccessDenied"}[fault]
+            text = f"<Error><Code>{word}</Code><Message>{KEY} {SECRET}</Message></Error>".encode()
+            self._answer(handler, int(fault), {"Content-Type": "application/xml"}, text)
+            return
+        if fault == "slow":
+            time.sleep(self.slow_seconds)
+        connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=60)
+        try:
+            connection.request(handler.command, handler.path, body, dict(handler.headers.items()))
+            answer = connection.getresponse()
+            data = answer.read()
+        finally:
+            connection.close()
+        request.received = len(data)
+        self._answer(handler, answer.status, dict(answer.getheaders()), data)
+
+    def _answer(self, handler: BaseHTTPRequestHandler, status: int, headers: dict[str, str], data: bytes) -> None:
+        handler.send_response_only(status)
+        for name, value in headers.items():
+            if name.lower() not in ("connection", "transfer-encoding", "content-length", "keep-alive"):
+                handler.send_header(name, value)
+        length = next((value for name, value in headers.items() if name.lower() == "content-length"), None)
+        handler.send_header("Content-Length", length if handler.command == "HEAD" and length else str(len(data)))
+        handler.end_headers()
+        if handler.command != "HEAD":
+            handler.wfile.write(data)

@@ -1,0 +1,157 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import obstore
+import pytest
+
+import storage.lease
+from pipelines.build import corpus_identity
+from pipelines.generate import GENERATOR_VERSION
+from storage.errors import RunFailure, UserError
+from storage.lease import Lease
+from storage.location import Location
+from storage.manifest import Seen, commit, load
+from storage.objects import ObjectLocation
+from tests.builders import SMALL, Built
+from tests.object_store import FaultyProxy
+
+
+def test_of_two_writers_of_one_version_the_second_is_told(bucket: str) -> None:
+    place = Location.parse(bucket) / "index.json"
+    place.write_over(b"one", None)
+    with pytest.raises(RunFailure, match="was written by another process in the meantime"):
+        place.write_over(b"two", None)
+    seen = place.version()
+    place.write_over(b"two", seen)
+    with pytest.raises(RunFailure, match="was written by another process in the meantime"):
+        place.write_over(b"three", seen)
+    # Who wants to write what lies there has nothing to complain of.
+    place.write_over(b"two", seen)
+    assert place.read() == b"two"
+
+
+def test_of_two_commits_with_different_specs_at_once_one_wins_whole_and_the_other_is_told(
+    bucket: str, small: Built
+) -> None:
+    folder = Location.parse(bucket) / "corpora" / "small"
+    gate, ended = threading.Barrier(4), list[object]()
+
+    def make(spec: dict[str, object]) -> None:
+        seen = Seen.at(folder)
+        gate.wait()
+        try:
+            commit(
+                folder,
+                kind="corpus",
+                name="small",
+                generator_version=GENERATOR_VERSION,
+                spec=spec,
+                shards=list(small.corpus.shards[: len(str(spec))]),
+                seen=seen,
+            )
+            ended.append(spec)
+        except RunFailure as failure:
+            ended.append(failure)
+
+    specs = [{**corpus_identity(SMALL), "seed": seed} for seed in (1, 1, 22, 22)]
+    threads = [threading.Thread(target=make, args=(spec,)) for spec in specs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    won = [end for end in ended if isinstance(end, dict)]
+    assert won
+    assert all(spec == load(folder, "it").manifest.spec for spec in won)
+    assert all("was written by another process" in str(end) for end in ended if isinstance(end, RunFailure))
+
+
+_HOLD = """
+import signal, sys
+from storage.location import Location
+with Location.parse(sys.argv[1]).exclusive("it"):
+    print("held", flush=True)
+    signal.pause()
+"""
+
+
+def hold(uri: str, cache: Path) -> "subprocess.Popen[str]":
+    """A process that holds a folder, on the machine that has this cache."""
+    environment = {**os.environ, "XDG_CACHE_HOME": str(cache), "PYTHONPATH": str(Path(__file__).parents[2])}
+    process = subprocess.Popen([sys.executable, "-c", _HOLD, uri], stdout=subprocess.PIPE, text=True, env=environment)
+    assert process.stdout
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+@pytest.mark.parametrize("machine", ["same", "other"])
+def test_two_processes_never_hold_one_folder_and_a_killed_one_lets_go(
+    bucket: str, tmp_path: Path, machine: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Location.parse(bucket) / "corpus"
+    holder = hold(str(folder), tmp_path / ("cache" if machine == "same" else "other"))
+    try:
+        with pytest.raises(UserError, match="it is being written by another process"), folder.exclusive("it"):
+            pass
+    finally:
+        holder.send_signal(signal.SIGKILL)
+        holder.wait()
+    if machine == "other":
+        # Nobody knows there that it was killed, until it is too old.
+        with pytest.raises(UserError, match="it is being written by another process"), folder.exclusive("it"):
+            pass
+        monkeypatch.setattr(storage.lease, "_EXPIRE_SECONDS", 2.0)
+    with folder.exclusive("it", wait_seconds=30 * (machine == "other")):
+        (folder / "x").write(b"mine")
+    with folder.exclusive("it"):
+        pass
+
+
+def test_who_lost_its_hold_writes_nothing_more(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage.lease, "_RENEW_SECONDS", 0.05)
+    folder = Location.parse(bucket) / "corpus"
+    assert isinstance(folder, ObjectLocation)
+    seen = (folder / "manifest.json").version()
+    with folder.exclusive("corpus 'x'"):
+        (folder / "x").write(b"mine")
+        obstore.put(folder.store, f"{folder.key}/.lock", json.dumps({"owner": "another", "machine": "far"}).encode())
+        (lease,) = storage.lease._held
+        until = time.monotonic() + 10
+        while lease.holds():
+            assert time.monotonic() < until
+        for write in (
+            lambda: (folder / "x").write(b"still mine"),
+            lambda: (folder / "manifest.json").write_over(b"{}", seen),
+        ):
+            with pytest.raises(RunFailure, match=r"corpus 'x' could not be held .* run the same command again"):
+                write()
+    assert (folder / "x").read() == b"mine"
+    # Nor does it take away what another holds.
+    assert json.loads((folder / ".lock").read())["owner"] == "another"
+
+
+def test_a_holder_that_was_stopped_for_a_while_asks_before_it_writes(
+    bucket: str, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("storage.stores._PROBE_SECONDS", 1)
+    folder = Location.parse(bucket)
+    assert isinstance(folder, ObjectLocation)
+    lease = Lease(folder, "it")
+    assert lease.take()
+    renewed = (folder / ".lock").version()
+    assert lease.holds()
+    assert (folder / ".lock").version() == renewed
+    lease._renewed -= 100
+    assert lease.holds()
+    assert (folder / ".lock").version() != renewed
+    lease._renewed -= 100
+    proxy.fault = lambda request: "503"
+    assert not lease.holds()
+    # Nobody took it over: as soon as the store answers it is held again.
+    proxy.fault = lambda request: ""
+    assert lease.holds()
