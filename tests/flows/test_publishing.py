@@ -2,12 +2,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import datasets
-import huggingface_hub.constants
 import pytest
 import yaml
 
@@ -23,7 +21,7 @@ from storage.location import Location, Workspace
 from storage.manifest import SPLITS, Dataset, hash_of
 from tests.builders import build_corpus_plainly
 from tests.flows.test_command import assert_one_line
-from tests.hub import TOKEN, Hub, running_hub
+from tests.hub import TOKEN, Hub
 
 # Three families, whose columns differ, in some fifty files.
 MIXED = CORPORA["arithmetic"].model_copy(update={"name": "mixed", "rows": 4_000, "rows_per_shard": 1_000})
@@ -33,18 +31,6 @@ MIXED = CORPORA["arithmetic"].model_copy(update={"name": "mixed", "rows": 4_000,
 def mixed(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """A mixture; not to be changed by a test."""
     return _built(tmp_path_factory.mktemp("mixed"), MIXED)
-
-
-@pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    """A hub to which this process pushes with a token that it takes."""
-    with running_hub() as hub:
-        monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.url)
-        template = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-        monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
-        yield hub
 
 
 def _built(folder: Path, spec: CorpusSpec) -> Dataset:

@@ -14,7 +14,7 @@ from model.shipped import export, handed_on, shipped_runs
 from model.trained import TrainedEncoder
 from storage.errors import RunFailure, UserError
 from storage.location import Location, Workspace
-from tests.flows.test_publishing import card_of, hub, numerate  # noqa: F401  (a fixture)
+from tests.flows.test_publishing import card_of, numerate
 from tests.hub import Hub
 
 
@@ -30,7 +30,7 @@ def test_a_published_encoder_answers_where_it_was_downloaded(
     workspace: Workspace,
     hub: Hub,
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     publish_model("sums", to="ada/sums", licence="mit", workspace=str(workspace.root), as_json=True)
     sent = json.loads(capsys.readouterr().out)
@@ -81,7 +81,7 @@ def test_figures_of_another_step_are_left_out_and_damaged_ones_refused(name: str
 def test_a_repository_of_another_encoder_is_left_alone(
     workspace: Workspace,
     hub: Hub,
-    tmp_path: Path,  # noqa: F811
+    tmp_path: Path,
 ) -> None:
     publish_model("sums", to="ada/sums", workspace=str(workspace.root))
     other = Workspace.create(str(tmp_path))
