@@ -63,7 +63,7 @@ def checked_licence(licence: str) -> str:
     """Return `licence` if it can be one of Hugging Face's names; raises `UserError` otherwise."""
     if not _LICENCE.fullmatch(licence):
         raise UserError(
-            f"licence {licence!r} is not one of the hub's names: take one such as cc0-1.0, mit or apache-2.0"
+            f"--license {licence!r} is not one of the hub's names: take one such as cc0-1.0, mit or apache-2.0"
         )
     return licence
 

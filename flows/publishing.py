@@ -5,6 +5,7 @@ which a copy is known to be whole, are in the last one; until then the card says
 """
 
 import hashlib
+import json
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -73,14 +74,8 @@ class _Push:
 
     def run(self) -> Sent:
         """Send what is missing."""
-        from huggingface_hub import RepoCard
-
         publication = self.publication
-        try:
-            RepoCard(publication.card).validate(repo_type=publication.kind)
-        except ValueError as error:
-            text = " ".join(str(error).split())
-            raise UserError(f"the hub refuses the card: {text} (a licence that it doesn't know? --license)") from error
+        self._check_card()
         url = self._opened()
         there = self._there()
         self._check_content(there)
@@ -100,6 +95,19 @@ class _Push:
             self._commit([*final, *others, card], f"Add {publication.what}")
         sent = [*first, *last]
         return Sent(url, len(sent), sum(file.size for file in sent), len(publication.files) - len(sent))
+
+    def _check_card(self) -> None:
+        """Raise `UserError` where the hub wouldn't take the card, which comes last."""
+        from huggingface_hub import RepoCard
+
+        try:
+            RepoCard(self.publication.card).validate(repo_type=self.publication.kind)
+        except ValueError as error:
+            try:
+                text = "; ".join(each["message"] for each in json.loads(str(error))["errors"])
+            except (ValueError, KeyError, TypeError):
+                text = " ".join(str(error).split())
+            raise UserError(f"the hub refuses the card ({text}): name a licence that it knows by --license") from error
 
     def _opened(self) -> str:
         """The repository's URL; it is made where it isn't there."""

@@ -4,6 +4,7 @@ What is handed on is a run's folder with one checkpoint, without its optimizers 
 bfloat16, with the reports of what it was asked.
 """
 
+import json
 from pathlib import Path
 
 import torch
@@ -75,7 +76,7 @@ def handed_on(run: Location, name: str, which: str = "best") -> tuple[Checkpoint
         if tensor.startswith("model.")
     }
     config = config.model_copy(update={"name": checked_name(name, "run")})
-    data = save(weights, {"step": str(entry.step), "run": config.model_dump_json()})
+    data = _ordered(save(weights, {"step": str(entry.step), "run": config.model_dump_json()}))
     entry = entry.model_copy(update={"sha256": hash_of_bytes(data)})
     index = CheckpointIndex(entries=(entry,))
     files = {
@@ -87,3 +88,14 @@ def handed_on(run: Location, name: str, which: str = "best") -> tuple[Checkpoint
         if (run / report).exists():
             files[report] = (run / report).read()
     return entry, {**files, "run.json": config.model_dump_json(indent=2).encode() + b"\n"}
+
+
+def _ordered(data: bytes) -> bytes:
+    """The same safetensors with its metadata sorted: the library writes them in another order each time."""
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    # Tensors begin at a multiple of eight bytes.
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[8 + length :]

@@ -1,0 +1,100 @@
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from huggingface_hub import snapshot_download
+
+from flows.model_card import model_card
+from flows.publications import model_publication
+from flows.publish_verbs import publish_model
+from flows.solving import Solver
+from model.run import load_run
+from model.shipped import export, handed_on, shipped_runs
+from model.trained import TrainedEncoder
+from storage.errors import RunFailure, UserError
+from storage.location import Location, Workspace
+from tests.flows.test_publishing import card_of, numerate
+from tests.hub import Hub
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """A workspace with a trained run, `sums`; not to be changed by a test."""
+    found = Workspace.create(str(tmp_path_factory.mktemp("models")))
+    export(shipped_runs()["signed"], found.run("sums"))
+    return found
+
+
+def test_a_published_encoder_answers_where_it_was_downloaded(
+    workspace: Workspace,
+    hub: Hub,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    publish_model("sums", to="ada/sums", licence="mit", workspace=str(workspace.root), as_json=True)
+    sent = json.loads(capsys.readouterr().out)
+    assert (sent["kind"], sent["found"], sent["url"]) == ("model", 0, f"{hub.url}/ada/sums")
+    snapshot = snapshot_download("ada/sums", cache_dir=tmp_path / "cache", endpoint=hub.url)
+    # As `numerate model export` writes it, and the card.
+    exported = Location(tmp_path / "sums")
+    export(workspace.run("sums"), exported)
+    for path in exported.path.rglob("*"):
+        if path.is_file():
+            assert (Path(snapshot) / path.relative_to(exported.path)).read_bytes() == path.read_bytes()
+    model, text = Solver(Workspace.open(str(tmp_path / "none")), snapshot).model_for("12-345")
+    original = TrainedEncoder.open(workspace.run("sums"))
+    assert model.solve([text]) == original.solve([text])
+    solved = numerate("solve", "--run", snapshot, "12-345", "--workspace", str(workspace.root))
+    assert solved.stdout == "-333\n"
+    publish_model("sums", to="ada/sums", licence="mit", workspace=str(workspace.root))
+    assert "found, whole" in capsys.readouterr().out
+
+
+def test_a_model_card_shows_what_was_measured_and_how_it_is_asked(workspace: Workspace) -> None:
+    publication = model_publication(workspace, "sums", "ada/sums")
+    head, body = card_of(publication.card)
+    report = json.loads((workspace.run("sums") / "report.json").read())
+    results = {each["dataset"]["name"]: each["metrics"][0]["value"] for each in head["model-index"][0]["results"]}
+    assert results[f"corpus {report['corpus']}"] == report["exact_match"]
+    assert len(results) == 3
+    assert f"| {report['correct']:,} | {report['problems']:,} |" in body
+    parameters = sum(weight.numel() for weight in TrainedEncoder.open(workspace.run("sums")).encoder.parameters())
+    assert f"{parameters:,} parameters" in body
+    assert "`+`, `-` between 2 numbers of at most 12 digits, and refuses longer ones" in body
+    example = body.split('--run ./sums "')[1].split('"')[0]
+    assert TrainedEncoder.open(workspace.run("sums")).solve([example])[0].answer == str(eval(example))
+    request = yaml.safe_load(next(file for file in publication.files if file.path == "request.yaml").content())
+    assert yaml.safe_load(body.split("```yaml\n")[1].split("```")[0]) == request
+
+
+@pytest.mark.parametrize("name", sorted(shipped_runs()))
+def test_figures_of_another_step_are_left_out_and_damaged_ones_refused(name: str) -> None:
+    run = shipped_runs()[name]
+    entry, files = handed_on(run, name)
+    assert "| corpus `" in model_card(load_run(run), 1, entry.step, files, "ada/sums")
+    assert "Nothing yet" in model_card(load_run(run), 1, entry.step + 1, files, "ada/sums")
+    with pytest.raises(RunFailure, match="a report of the run is damaged"):
+        model_card(load_run(run), 1, entry.step, {**files, "report.json": b"{"}, "ada/sums")
+
+
+def test_a_repository_of_another_encoder_is_left_alone(
+    workspace: Workspace,
+    hub: Hub,
+    tmp_path: Path,
+) -> None:
+    publish_model("sums", to="ada/sums", workspace=str(workspace.root))
+    other = Workspace.create(str(tmp_path))
+    export(shipped_runs()["addition"], other.run("sums"))
+    before = dict(hub["model:ada/sums"].files)
+    with pytest.raises(UserError, match="holds something else than run 'sums'"):
+        publish_model("sums", to="ada/sums", workspace=str(other.root))
+    assert hub["model:ada/sums"].files == before
+
+
+def test_a_run_without_a_checkpoint_is_refused(workspace: Workspace, tmp_path: Path) -> None:
+    other = Workspace.create(str(tmp_path))
+    (other.run("begun") / "run.json").write((workspace.run("sums") / "run.json").read())
+    (other.run("begun") / "tokenizer.model").write((workspace.run("sums") / "tokenizer.model").read())
+    with pytest.raises(UserError, match="run 'begun' has no checkpoint yet"):
+        publish_model("begun", to="ada/begun", workspace=str(other.root))
