@@ -25,6 +25,7 @@ from flows.requests import (
     EndToEndRequest,
     request_of,
 )
+from flows.submit_verbs import submit_app
 from flows.verbs import Json, Place, flow_verb
 from storage.errors import RunFailure, UserError
 from storage.location import Location, Workspace
@@ -47,6 +48,7 @@ tokenizer_app = App(name="tokenizer", help="Tokenizers.")
 model_app = App(name="model", help="Encoders.")
 app.command(corpus_app)
 app.command(model_app)
+app.command(submit_app)
 app.command(tokenizer_app)
 
 
