@@ -1,8 +1,9 @@
 """`numerate submit` against a real job server: once, followed to its end, taken up again, and stopped."""
 
+import contextlib
 import json
-import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -55,10 +56,10 @@ def state(nodes: Nodes, *words: str) -> dict[str, str]:
     return dict(json.loads(output))
 
 
-def slow_corpus(workspace: Path) -> list[str]:
-    """The words that ask for a corpus that takes a minute or so."""
+def slow_corpus(workspace: Path, ranges: int = 60) -> list[str]:
+    """The words that ask for a corpus of which each range takes a second."""
     path = workspace.parent / "slow.json"
-    spec = corpus_of(60, 300_000)
+    spec = corpus_of(ranges, 300_000)
     path.write_text(json.dumps(spec.model_dump(mode="json", exclude_unset=True)))
     return ["corpus", "generate", str(path), "--workspace", str(workspace)]
 
@@ -122,16 +123,47 @@ def test_who_leaves_a_job_can_follow_it_again_and_stop_it(nodes: Nodes, tmp_path
     assert not writing(workspace)
 
 
+class Wire:
+    """A way to the job server that can be cut."""
+
+    def __init__(self, target: str) -> None:
+        self._target = target.rpartition("/")[2].split(":")
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._open: list[socket.socket] = []
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self) -> int:
+        """Break all connections; how many there were."""
+        broken, self._open = self._open, []
+        for end in broken:
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+        return len(broken)
+
+    def _accept(self) -> None:
+        while True:
+            ours, _ = self._listener.accept()
+            theirs = socket.create_connection((self._target[0], int(self._target[1])))
+            self._open += [ours, theirs]
+            for one, other in ((ours, theirs), (theirs, ours)):
+                threading.Thread(target=self._pass_on, args=(one, other), daemon=True).start()
+
+    @staticmethod
+    def _pass_on(one: socket.socket, other: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := one.recv(1 << 16):
+                other.sendall(data)
+        with contextlib.suppress(OSError):
+            other.shutdown(socket.SHUT_WR)
+
+
 def test_a_lost_connection_is_taken_up_where_the_log_was(nodes: Nodes, tmp_path: Path) -> None:
-    words = ["corpus", "generate", "quick", "--workspace", str(tmp_path / "workspace"), "--verbose"]
-    followed = submit(nodes, *words[:-1])
-    lost = threading.Event()
-    assert followed.stdout
-    first = followed.stdout.readline()
-    for pid in nodes.processes("ray-dashboard-JobHead"):
-        os.kill(pid, signal.SIGKILL)
-        lost.set()
-    assert lost.is_set()
-    code, rest, errors = done(followed)
-    assert code == 0, first + rest + errors
-    assert (first + rest).count("corpus quick: 10,000 rows in") == 1
+    wire, workspace = Wire(nodes.dashboard), tmp_path / "workspace"
+    followed = submit(nodes, *slow_corpus(workspace, ranges=20), "--address", wire.url)
+    wait_for_work(workspace)
+    assert wire.cut()
+    code, output, errors = done(followed)
+    assert code == 0, output + errors
+    assert errors.count("was lost, job ") == 1
+    assert output.count("corpus killed: 6,000,000 rows in") == 1
