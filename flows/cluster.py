@@ -27,7 +27,7 @@ from storage.location import Location
 _HEAD_SECONDS = 10.0
 # A node's first worker has to be started there, and to import what it needs.
 _NODE_SECONDS = 90.0
-_TOKEN = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to a file with the cluster's token"
+TOKEN = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to a file with the cluster's token"
 _PACKAGES = ("flows", "model", "pipelines", "storage")
 # What a driver that runs as a Ray job finds set: its code is the job's.
 _IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
@@ -99,10 +99,10 @@ def _ask_head(address: str, head: str) -> None:
         with init_grpc_channel(head) as channel:
             found = NodeInfoGcsServiceStub(channel).CheckAlive(CheckAliveRequest(), timeout=_HEAD_SECONDS)
     except AuthenticationError as error:
-        raise UserError(f"ray {address!r} asks for a token, and there is none: {_TOKEN}") from error
+        raise UserError(f"ray {address!r} asks for a token, and there is none: {TOKEN}") from error
     except grpc.RpcError as error:
         if error.code() == grpc.StatusCode.UNAUTHENTICATED:
-            raise UserError(f"ray {address!r} doesn't take our token: {_TOKEN}") from error
+            raise UserError(f"ray {address!r} doesn't take our token: {TOKEN}") from error
         raise RunFailure(
             f"no Ray head answers at {address} ({error.code().name.lower().replace('_', ' ')}): check host and port "
             "('ray start --head' prints them), and that its --port can be reached from here"

@@ -25,6 +25,7 @@ from flows.publish_verbs import publish_app
 from flows.requests import WORKSPACE, EndToEndRequest, request_text
 from flows.serve_verbs import register_serve
 from flows.session import end_quietly
+from flows.submit_verbs import submit_app
 from flows.verbs import Json, Place, flow_verb
 from storage.errors import QueryAbandoned, RunFailure, UserError
 from storage.location import Location, Workspace
@@ -43,6 +44,7 @@ register(app)
 register_serve(app)
 app.command(model_app)
 app.command(publish_app)
+app.command(submit_app)
 app.command(tokenizer_app)
 
 

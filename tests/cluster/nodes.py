@@ -101,9 +101,11 @@ class Nodes:
         command += ["--object-store-memory", str(_OBJECT_STORE_BYTES), "--num-gpus", "0", "--disable-usage-stats"]
         for name in ("object-manager-port", "node-manager-port", "dashboard-agent-listen-port", "metrics-export-port"):
             command += [f"--{name}", str(free_port())]
+        # A node is told nothing of our code: whoever comes brings it.
+        environment = {name: value for name, value in self.environment.items() if name != "PYTHONPATH"}
         with open(self.folder / f"{number}.log", "wb") as log:
             process = subprocess.Popen(
-                command, stdout=log, stderr=subprocess.STDOUT, env=self.environment, start_new_session=True
+                command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
             )
         return Node(number, process, folder)
 
