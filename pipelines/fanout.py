@@ -70,7 +70,8 @@ class Notes:
 
     def numbers(self) -> set[int]:
         """Numbers of the tasks that were noted, for whatever fingerprint."""
-        return {int(name.partition(".")[0]) for name in (self.folder / ".progress").children()}
+        names = (self.folder / ".progress").children()
+        return {int(name.removesuffix(".json")) for name in names if name.endswith(".json")}
 
     def read(self, number: int) -> list[ShardRecord] | None:
         """The shards of a noted task, if it was done for this fingerprint and they still lie there, else None."""

@@ -31,7 +31,8 @@ def notes_of(workspace: Path, corpus: str) -> list[Path]:
 def start_long(served: Served) -> str:
     """A run that is well under way."""
     run = served.start("generate-corpus", **LONG)
-    wait_for(lambda: len(notes_of(served.workspace, "long")) >= 4)
+    wait_for(lambda: ended(served, run) or len(notes_of(served.workspace, "long")) >= 4)
+    assert not ended(served, run), served.state(run)
     return run
 
 
