@@ -59,6 +59,14 @@ def objects_below(place: Location) -> dict[str, bytes]:
     return {path: obstore.get(store, path).bytes().to_bytes() for path, store in found.items()}
 
 
+def upload(folder: Location, uri: str) -> Location:
+    """Copy a folder with all that lies below it to an object store; where it lies then."""
+    place = Location.parse(uri)
+    for path in folder.files(""):
+        (place / path).write((folder / path).read())
+    return place
+
+
 def environment(url: str, cache: Path) -> dict[str, str]:
     """What a person sets for a private server; `cache` stands for a machine's."""
     return {
