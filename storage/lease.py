@@ -150,9 +150,13 @@ class Lease:
         try:
             with told(str(self._place)):
                 got = obstore.get(self._store, self._place.key)
-                meta, value = got.meta, json.loads(got.bytes().to_bytes())
+                meta, data = got.meta, got.bytes().to_bytes()
         except FileNotFoundError:
             return None
+        try:
+            value = json.loads(data)
+        except ValueError:
+            value = {}
         return value, version_of(meta), meta["last_modified"].timestamp()
 
     def is_old(self, written: float) -> bool:

@@ -33,6 +33,8 @@ _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _KEY_PART = re.compile(r"[A-Za-z0-9._=+~-]+")
 _PART_BYTES = 8 << 20
 _UPLOADS_AT_ONCE = 4
+# Files that are looked for by themselves; of more, all of the folder are listed.
+_ASKED_ONE_BY_ONE = 16
 # What an object's bytes are compared by before they are uploaded again.
 _DIGEST = "xxh3"
 
@@ -166,7 +168,7 @@ class ObjectLocation(Location):
         return sorted(path for path in self._sizes() if path.endswith(suffix))
 
     def holds(self, sizes: Mapping[str, int]) -> bool:
-        if len(sizes) == 1:
+        if len(sizes) <= _ASKED_ONE_BY_ONE:
             return all((self / path).size() == size for path, size in sizes.items())
         found = self._sizes()
         return all(found.get(path) == size for path, size in sizes.items())
@@ -257,21 +259,33 @@ class ObjectLocation(Location):
     def _upload(self, data: bytes | Path, size: int, digest: str) -> None:
         """Put a file there, unless one of the same bytes lies there already."""
         _refuse_lost(self)
-        with told(str(self)):
-            try:
-                found = obstore.get(self.store, self.key, options={"head": True})
-                if found.meta["size"] == size and found.attributes.get(_DIGEST) == digest:
-                    return
-            except FileNotFoundError:
-                pass
-            obstore.put(
-                self.store,
-                self.key,
-                data,
-                attributes={_DIGEST: digest},
-                chunk_size=_PART_BYTES,
-                max_concurrency=_UPLOADS_AT_ONCE,
+        if self._is(size, digest):
+            return
+        try:
+            insisted(
+                str(self),
+                lambda: obstore.put(
+                    self.store,
+                    self.key,
+                    data,
+                    attributes={_DIGEST: digest},
+                    chunk_size=_PART_BYTES,
+                    max_concurrency=_UPLOADS_AT_ONCE,
+                ),
             )
+        except FileNotFoundError:
+            # The answer to the last request of an upload was lost, and there is no such upload any more.
+            if not self._is(size, digest):
+                raise
+
+    def _is(self, size: int, digest: str) -> bool:
+        """Whether an object of these bytes lies there."""
+        try:
+            with told(str(self)):
+                found = obstore.get(self.store, self.key, options={"head": True})
+        except FileNotFoundError:
+            return False
+        return found.meta["size"] == size and found.attributes.get(_DIGEST) == digest
 
     def _all(self) -> Iterator["ObjectMeta"]:
         """All objects below."""

@@ -29,7 +29,6 @@ _PROBE = ".numerate"
 # How long a request is tried again: at first, and in the midst of work.
 _PROBE_SECONDS, _PATIENCE_SECONDS = 8, 120
 
-
 Answer = TypeVar("Answer")
 
 
@@ -77,6 +76,9 @@ def _opened(scheme: str, bucket: str, quick: bool, process: int) -> "ObjectStore
         except FileNotFoundError as error:
             if _NO_BUCKET.search(str(error)):
                 raise
+        except (PermissionDeniedError, UnauthenticatedError):
+            # Maybe the credentials are for a prefix alone; else the next request is told.
+            pass
     return store
 
 
@@ -160,12 +162,12 @@ def _explained(uri: str, error: Exception) -> Exception:
         return UserError(f"{uri}: access is denied ({said}): check {cloud.credentials}, and what they may do there")
     if "builder error" in text or "HTTPS_ONLY" in text or "URL scheme is not allowed" in text:
         return UserError(f"{uri}: its endpoint is no https:// address: set {cloud.plain}=true to trust a plain one")
-    if status in (301, 307, 400):
-        return UserError(f"{uri}: the store refuses the request ({said}): check {cloud.endpoint}")
     if status >= 429:
         return RunFailure(
             f"{uri}: the store keeps failing ({said}): run the same command again, it goes on where this one ended"
         )
+    if status:
+        return UserError(f"{uri}: the store refuses the request ({said}): check {cloud.endpoint}")
     return UnreachableError(
         f"{uri}: it can't be reached, or answers too slowly: check the network and {cloud.endpoint}"
     )

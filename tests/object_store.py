@@ -23,6 +23,7 @@ from storage.objects import ObjectLocation
 
 KEY, SECRET = "AKIANUMERATETESTS", "a-secret-that-is-seen-nowhere"
 _START_SECONDS = 60.0
+_HOLD_SECONDS = 50.0
 _MOTO = "from moto.server import main; import sys; main(sys.argv[1:])"
 
 
@@ -57,6 +58,14 @@ def objects_below(place: Location) -> dict[str, bytes]:
     assert isinstance(place, ObjectLocation)
     found = {meta["path"]: place.store for metas in obstore.list(place.store, place.key or None) for meta in metas}
     return {path: obstore.get(store, path).bytes().to_bytes() for path, store in found.items()}
+
+
+def upload(folder: Location, uri: str) -> Location:
+    """Copy a folder with all that lies below it to an object store; where it lies then."""
+    place = Location.parse(uri)
+    for path in folder.files(""):
+        (place / path).write((folder / path).read())
+    return place
 
 
 def environment(url: str, cache: Path) -> dict[str, str]:
@@ -117,13 +126,17 @@ class Request:
 
 @dataclass
 class FaultyProxy:
-    """Passes requests on, but for those that `fault` picks: it says "500", "503", "403", "slow" or "cut", else ""."""
+    """Passes requests on, but for those of which `fault` says "500", "503", "403", "slow", "cut" or "hold", not "".
+
+    What is held waits until `gate` is set, somewhat less long than a client waits for an answer.
+    """
 
     server: ObjectServer
     fault: Callable[[Request], str] = lambda request: ""
     slow_seconds: float = 0.5
     requests: list[Request] = field(default_factory=list)
     faults: dict[str, int] = field(default_factory=dict)
+    gate: threading.Event = field(default_factory=threading.Event)
     lock: Any = field(default_factory=threading.Lock)
     port: int = 0
 
@@ -197,6 +210,8 @@ class FaultyProxy:
             return
         if fault == "slow":
             time.sleep(self.slow_seconds)
+        if fault == "hold":
+            self.gate.wait(_HOLD_SECONDS)
         connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=60)
         try:
             connection.request(handler.command, handler.path, body, dict(handler.headers.items()))

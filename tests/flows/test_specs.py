@@ -1,5 +1,7 @@
 """Whatever a spec file says, it is a corpus that can be made or one line that says what to change."""
 
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +11,15 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from flows.end_to_end import check_request
 from flows.options import options_of, resolve
 from flows.presets import CORPUS_PRESETS
-from flows.requests import GenerateRequest
+from flows.requests import EndToEndRequest, GenerateRequest, LeakageRequest, VerifyRequest
 from pipelines.components import components
 from pipelines.generate import range_tasks, sample_rows
 from pipelines.spec import CorpusSpec
 from storage.errors import UserError
+from storage.location import Workspace
 from storage.parameters import one_line
 
 Options = options_of(GenerateRequest)
@@ -173,3 +177,31 @@ def test_a_name_said_twice_is_one_line(tmp_path: Path, text: str) -> None:
     with pytest.raises(UserError, match=r"'(rows|weight)' is said twice") as mistake:
         resolve(GenerateRequest, str(tmp_path / "spec.yaml"), CORPUS_PRESETS, None)
     assert "\n" not in str(mistake.value)
+
+
+NAMES = ["../x", "..", "/etc", "a/b", "x/../../y", "", ".hidden", "s3://bucket/x", "a\\b", "~", "x\0"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_name_in_a_spec_leads_out_of_the_workspace(tmp_path: Path, name: str) -> None:
+    workspace = Workspace.open(str(tmp_path / "w"))
+    places: list[Callable[[str], object]] = [
+        *(workspace.corpus, workspace.tokenizer, workspace.run, workspace.comparison),
+        lambda name: workspace.tokens(name, "x"),
+        lambda name: workspace.tokens("x", name),
+    ]
+    for place in places:
+        with pytest.raises(UserError, match=r"name .* is not usable"):
+            place(name)
+    for more in ({"corpus": {"name": name}}, {"name": name or ".."}):
+        with pytest.raises((UserError, ValidationError)):
+            check_request(EndToEndRequest.model_validate({"workspace": str(tmp_path / "w"), **more}))
+    assert [path.name for path in tmp_path.iterdir()] in ([], ["w"])
+
+
+@pytest.mark.parametrize("uri", ["s3://key:secret@bucket/x", "s3://key@bucket", "gs://bucket/x?token=y", "az://c/x#y"])
+def test_a_form_takes_no_uri_with_credentials(uri: str) -> None:
+    for model, name in ((EndToEndRequest, "workspace"), (VerifyRequest, "corpus"), (LeakageRequest, "held_out")):
+        pattern = model.model_json_schema()["properties"][name]["pattern"]
+        assert not re.search(pattern, uri)
+        assert all(re.search(pattern, other) for other in ("./workspace", "s3://bucket/x", "/home/me@work/#1?", "C"))

@@ -1,20 +1,13 @@
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from pydantic import ValidationError
 
-from flows.end_to_end import check_request
-from flows.requests import EndToEndRequest
 from storage.errors import RunFailure, UserError
 from storage.local import LocalLocation
 from storage.location import Location, Workspace
-from storage.manifest import commit, load
-from storage.query import open_catalog, select
-from tests.builders import Built
 
 
 def test_a_file_uri_and_a_path_name_the_same_place(tmp_path: Path) -> None:
@@ -115,41 +108,3 @@ def test_two_folders_change_places(tmp_path: Path) -> None:
     assert sorted(path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*/*")) == ["one/two", "two/one"]
     with pytest.raises(RunFailure, match=r"can't be swapped in one step \(No such file or directory\)"):
         (LocalLocation(tmp_path) / "one").exchange(LocalLocation(tmp_path) / "three")
-
-
-NAMES = ["../x", "..", "/etc", "a/b", "x/../../y", "", ".hidden", "s3://bucket/x", "a\\b", "~", "x\0"]
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_no_name_in_a_spec_leads_out_of_the_workspace(tmp_path: Path, name: str) -> None:
-    workspace = Workspace.open(str(tmp_path / "w"))
-    places: list[Callable[[str], object]] = [
-        *(workspace.corpus, workspace.tokenizer, workspace.run, workspace.comparison),
-        lambda name: workspace.tokens(name, "x"),
-        lambda name: workspace.tokens("x", name),
-    ]
-    for place in places:
-        with pytest.raises(UserError, match=r"name .* is not usable"):
-            place(name)
-    for more in ({"corpus": {"name": name}}, {"name": name or ".."}):
-        with pytest.raises((UserError, ValidationError)):
-            check_request(EndToEndRequest.model_validate({"workspace": str(tmp_path / "w"), **more}))
-    assert [path.name for path in tmp_path.iterdir()] in ([], ["w"])
-
-
-@pytest.mark.parametrize("path", ["../../../outside.parquet", "/etc/outside.parquet", "data/../../../../x.parquet"])
-def test_no_path_in_a_manifest_leads_out_of_its_corpus(own_small: Built, path: str) -> None:
-    commit(
-        own_small.corpus.location,
-        kind="corpus",
-        name="small",
-        generator_version=own_small.corpus.manifest.generator_version,
-        spec=own_small.corpus.manifest.spec,
-        shards=[own_small.corpus.shards[0].model_copy(update={"path": path})],
-    )
-    corpus = load(own_small.corpus.location, "it")
-    for read in (lambda: corpus.paths(corpus.shards[0].split), corpus.whole):
-        with pytest.raises(UserError, match="leads out of its folder"):
-            read()
-    with open_catalog(own_small.workspace) as connection, pytest.raises(UserError, match="corpus_small does not exist"):
-        select(connection, "SELECT * FROM corpus_small")

@@ -2,7 +2,8 @@ import pytest
 
 from storage.errors import RunFailure, UserError
 from storage.location import Workspace
-from storage.manifest import load
+from storage.manifest import commit, load
+from storage.query import open_catalog, select
 from tests.builders import Built
 
 
@@ -57,3 +58,21 @@ def test_an_unknown_split_is_refused(small: Built) -> None:
 def test_a_name_that_is_no_folder_or_view_is_refused(name: str) -> None:
     with pytest.raises(UserError, match="not usable"):
         Workspace.open("/tmp/anywhere").corpus(name)
+
+
+@pytest.mark.parametrize("path", ["../../../outside.parquet", "/etc/outside.parquet", "data/../../../../x.parquet"])
+def test_no_path_in_a_manifest_leads_out_of_its_corpus(own_small: Built, path: str) -> None:
+    commit(
+        own_small.corpus.location,
+        kind="corpus",
+        name="small",
+        generator_version=own_small.corpus.manifest.generator_version,
+        spec=own_small.corpus.manifest.spec,
+        shards=[own_small.corpus.shards[0].model_copy(update={"path": path})],
+    )
+    corpus = load(own_small.corpus.location, "it")
+    for read in (lambda: corpus.paths(corpus.shards[0].split), corpus.whole):
+        with pytest.raises(UserError, match="leads out of its folder"):
+            read()
+    with open_catalog(own_small.workspace) as connection, pytest.raises(UserError, match="corpus_small does not exist"):
+        select(connection, "SELECT * FROM corpus_small")

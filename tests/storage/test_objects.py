@@ -160,7 +160,7 @@ def test_a_uri_that_names_no_plain_prefix_is_refused(uri: str) -> None:
             ["no credentials were found", "AWS_ACCESS_KEY_ID"],
         ),
         ({"AWS_ACCESS_KEY_ID": "", "AWS_PROFILE": "nobody"}, "", ["AWS_PROFILE is 'nobody'", "AWS_ACCESS_KEY_ID"]),
-        ({}, "403", ["access is denied (AccessDenied)", "AWS_ACCESS_KEY_ID"]),
+        ({}, "403", ["access is denied (403)", "AWS_ACCESS_KEY_ID"]),
         ({}, "503", ["keeps failing (SlowDown)", "run the same command again"]),
     ],
 )
