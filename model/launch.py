@@ -4,7 +4,6 @@ Ray Train only launches and restarts; order, checkpoints and metrics are the loo
 """
 
 import logging
-import os
 import threading
 import uuid
 from collections.abc import Callable
@@ -114,7 +113,7 @@ def _launch(
     files, path = storage.for_arrow()
     trainer = TorchTrainer(
         _worker,
-        train_loop_config={"job": _with_threads(job, room), "board": board},
+        train_loop_config={"job": job, "sharing": 0 if room.gpus else room.at_once, "board": board},
         torch_config=TorchConfig(backend="nccl" if room.gpus else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=(least, room.workers) if least else room.workers,
@@ -168,16 +167,13 @@ def _fit(trainer: TorchTrainer, failures: list[Exception], ended: threading.Even
         ended.set()
 
 
-def _with_threads(job: TrainingJob, room: Room) -> TrainingJob:
-    cores = os.cpu_count() or 1
-    return replace(job, threads=0 if room.gpus else max(1, cores // (room.workers * room.at_once)))
-
-
 def _worker(config: dict[str, Any]) -> None:
     from model.training import train
 
     logging.getLogger("ray.train").setLevel(logging.WARNING)
     job, board = config["job"], config["board"]
+    if config["sharing"]:
+        job = replace(job, threads=_threads(config["sharing"]))
     if ray.get(board.failed.remote()):
         return
     pending: list[Any] = []
@@ -196,3 +192,10 @@ def _worker(config: dict[str, Any]) -> None:
         raise
     if ray.train.get_context().get_world_rank() == 0:
         ray.get(board.finish.remote(result))
+
+
+def _threads(sharing: int) -> int:
+    """Threads of this worker, where so many trainings of as many workers share its node; nodes may differ."""
+    here = ray.get_runtime_context().get_node_id()
+    cpus = next((node["Resources"].get("CPU", 1) for node in ray.nodes() if node["NodeID"] == here), 1)
+    return max(1, int(cpus) // (ray.train.get_context().get_local_world_size() * sharing))

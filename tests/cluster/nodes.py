@@ -27,6 +27,8 @@ _END_SECONDS = 10.0
 _OBJECT_STORE_BYTES = 80 << 20
 # Every process of the cluster carries this name in its environment, so that all can be found again.
 _MARK = "NUMERATE_CLUSTER"
+# Ray Train registers its demands with it.
+_RAYS_OWN = {"_AutoscalingCoordinatorActor"}
 # A node that is lost is missed within some five seconds, not thirty.
 _HEALTH = {"health_check_period_ms": 1_000, "health_check_failure_threshold": 5, "health_check_timeout_ms": 5_000}
 
@@ -45,6 +47,14 @@ class Node:
             if words[0].endswith(b"raylet/raylet"):
                 return pid
         raise AssertionError(f"node {self.number} has no raylet")
+
+    def works_on(self, title: str) -> bool:
+        """Whether one of its workers has `title` in its name."""
+        return any(title.encode() in words[0] for _, words in _children(self.raylet()))
+
+    def started(self, pid: int) -> bool:
+        """Whether a process is one of its workers."""
+        return any(child == pid for child, _ in _children(self.raylet()))
 
     def kill(self) -> None:
         """SIGKILL for the raylet, as when a machine is lost; its workers end by that."""
@@ -97,7 +107,7 @@ class Nodes:
         # Short: the path of a socket has 107 characters at most.
         folder = self.folder / str(number)
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", *words]
-        command += ["--node-ip-address", "127.0.0.1", "--num-cpus", str(cpus), "--temp-dir", str(folder)]
+        command += ["--node-ip-address", f"127.0.0.{number + 1}", "--num-cpus", str(cpus), "--temp-dir", str(folder)]
         command += ["--object-store-memory", str(_OBJECT_STORE_BYTES), "--num-gpus", "0", "--disable-usage-stats"]
         for name in ("object-manager-port", "node-manager-port", "dashboard-agent-listen-port", "metrics-export-port"):
             command += [f"--{name}", str(free_port())]
@@ -129,13 +139,17 @@ class Nodes:
         return sum(node.state == node.ALIVE for node in found)
 
     def left(self) -> list[str]:
-        """Drivers, actors and placement groups that are still there."""
+        """Drivers, actors and placement groups that are still there, but for what Ray itself keeps once a cluster."""
         jobs = self._ask("JobInfo", "GetAllJobInfo").job_info_list
         actors = self._ask("ActorInfo", "GetAllActorInfo").actor_table_data
         groups = self._ask("PlacementGroupInfo", "GetAllPlacementGroup").placement_group_table_data
         return [
             *(f"driver {job.entrypoint}" for job in jobs if not job.is_dead),
-            *(f"actor {actor.class_name}" for actor in actors if actor.state != actor.DEAD),
+            *(
+                f"actor {actor.class_name}"
+                for actor in actors
+                if actor.state != actor.DEAD and actor.class_name not in _RAYS_OWN
+            ),
             *(f"placement group {group.name}" for group in groups if group.state != group.REMOVED),
         ]
 

@@ -19,7 +19,7 @@ from storage.local import LocalLocation
 from storage.location import Workspace
 from tests.builders import Built
 from tests.flows.test_command import assert_one_line, numerate
-from tests.model.test_training import LONGER
+from tests.model.runs import LONGER
 
 SPEC = LONGER.model_copy(update={"steps": 20, "checkpoint_every": 2, "validate_every": 2, "keep": 4, "where": "a > 3"})
 

@@ -18,7 +18,7 @@ from storage.errors import UserError
 from storage.local import LocalLocation
 from storage.query import open_catalog
 from tests.builders import SMALL, TINY_TRAINING, build_corpus_plainly, build_small
-from tests.model.test_training import job_of
+from tests.model.runs import job_of
 
 CONFIG = load_run(shipped_runs()["addition"])
 ASKED: list[tuple[str, dict[str, Any]]] = [

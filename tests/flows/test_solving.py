@@ -22,7 +22,7 @@ from pipelines.spec import CorpusSpec
 from storage.errors import UserError
 from tests.builders import TINY_TRAINING, Built, build_small
 from tests.flows.test_command import assert_one_line, numerate
-from tests.model.test_training import job_of
+from tests.model.runs import job_of
 
 NESTED = CorpusSpec(
     name="nested",
