@@ -16,7 +16,8 @@ from model.tokenizer import load_tokenizer
 from model.training import TrainingJob
 from pipelines.build import build_corpus, build_tokens
 from pipelines.vocabulary import train_tokenizer
-from storage.location import Location, Workspace
+from storage.local import LocalLocation
+from storage.location import Workspace
 from tests.builders import SMALL_TOKENIZER, build_small
 from tests.cluster.nodes import Nodes, cluster
 from tests.model.runs import LONGER, job_of, losses, same_bits
@@ -101,7 +102,7 @@ def test_a_generation_and_an_encoding_that_lose_a_node_come_out_the_same(
     generation = begin(nodes, prefect_api, "corpus", "generate", str(tmp_path / "spec.json"), *place)
     lose_while_writing(nodes, 0, folder.path, generation)
     finish(generation)
-    whole, _ = build_corpus(spec, Location(tmp_path / "whole"), in_flight=0)
+    whole, _ = build_corpus(spec, LocalLocation(tmp_path / "whole"), in_flight=0)
     assert made(folder.path) == made(whole.location.path)
 
     train_tokenizer(SMALL_TOKENIZER, whole, workspace.tokenizer(name))
@@ -109,7 +110,7 @@ def test_a_generation_and_an_encoding_that_lose_a_node_come_out_the_same(
     lose_while_writing(nodes, 1, workspace.tokens(spec.name, name).path, encoding)
     finish(encoding)
     tokenizer, _ = load_tokenizer(workspace.tokenizer(name))
-    tokens, _ = build_tokens(whole, tokenizer, Location(tmp_path / "tokens"), in_flight=0)
+    tokens, _ = build_tokens(whole, tokenizer, LocalLocation(tmp_path / "tokens"), in_flight=0)
     assert made(workspace.tokens(spec.name, name).path) == made(tokens.location.path)
     nodes.wait(1)
     assert not nodes.left()

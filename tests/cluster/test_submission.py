@@ -16,7 +16,7 @@ import pytest
 
 from pipelines.build import build_corpus
 from pipelines.presets import CORPORA
-from storage.location import Location
+from storage.local import LocalLocation
 from storage.manifest import load
 from tests.cluster.nodes import Nodes, cluster
 from tests.pipelines.test_kills import corpus_of, writing
@@ -81,8 +81,8 @@ def test_a_submitted_stage_is_followed_to_its_end_and_a_second_call_finds_its_wo
     assert "corpus quick: 10,000 rows in" in output
     assert "-1: sent" in errors
     assert "-1: succeeded" in errors
-    made = load(Location(tmp_path / "workspace" / "corpora" / "quick"), "corpus")
-    plain, _ = build_corpus(CORPORA["quick"], Location(tmp_path / "plain"), in_flight=0)
+    made = load(LocalLocation(tmp_path / "workspace" / "corpora" / "quick"), "corpus")
+    plain, _ = build_corpus(CORPORA["quick"], LocalLocation(tmp_path / "plain"), in_flight=0)
     assert made.manifest == plain.manifest
     code, output, errors = done(submit(nodes, *words))
     assert code == 0, output + errors

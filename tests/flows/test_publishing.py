@@ -17,7 +17,8 @@ from pipelines.spec import CorpusSpec, MixturePart
 from pipelines.verify import check_bytes, examine
 from storage.corpus import Corpus
 from storage.errors import RunFailure, UserError
-from storage.location import Location, Workspace
+from storage.local import LocalLocation
+from storage.location import Workspace
 from storage.manifest import SPLITS, Dataset, hash_of
 from tests.builders import build_corpus_plainly
 from tests.flows.test_command import assert_one_line
@@ -104,7 +105,7 @@ def test_a_published_mixture_loads_as_it_lies_by_configurations(mixed: Dataset, 
     assert set(found) == {"digits", "grid", "expression"}
     assert_holds(found, mixed)
     # A copy is a whole corpus, whatever its folder is called.
-    again = examine(Location(folder))
+    again = examine(LocalLocation(folder))
     check_bytes(again, in_flight=0, progress=lambda rows: None)
     assert again.faults == []
 

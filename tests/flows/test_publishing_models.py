@@ -13,7 +13,8 @@ from model.run import load_run
 from model.shipped import export, handed_on, shipped_runs
 from model.trained import TrainedEncoder
 from storage.errors import RunFailure, UserError
-from storage.location import Location, Workspace
+from storage.local import LocalLocation
+from storage.location import Workspace
 from tests.flows.test_publishing import card_of, numerate
 from tests.hub import Hub
 
@@ -37,7 +38,7 @@ def test_a_published_encoder_answers_where_it_was_downloaded(
     assert (sent["kind"], sent["found"], sent["url"]) == ("model", 0, f"{hub.url}/ada/sums")
     snapshot = snapshot_download("ada/sums", cache_dir=tmp_path / "cache", endpoint=hub.url)
     # As `numerate model export` writes it, and the card.
-    exported = Location(tmp_path / "sums")
+    exported = LocalLocation(tmp_path / "sums")
     export(workspace.run("sums"), exported)
     for path in exported.path.rglob("*"):
         if path.is_file():
