@@ -13,6 +13,7 @@ from typing import Literal
 
 from flows.cards import UNKNOWN_LICENCE
 from storage.errors import UserError
+from storage.local import LocalLocation
 from storage.location import Location, Workspace
 from storage.manifest import Dataset, ShardRecord, load
 
@@ -143,8 +144,7 @@ def _verified(corpus: Dataset, shard: ShardRecord) -> bytes | Path:
 
 
 def _on_this_machine(place: Location) -> bytes | Path:
-    path = getattr(place, "path", None)
-    return path if isinstance(path, Path) else place.read()
+    return place.path if isinstance(place, LocalLocation) else place.read()
 
 
 def _licence_remarks(licence: str) -> tuple[str, ...]:
