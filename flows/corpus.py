@@ -4,6 +4,7 @@ import time
 from typing import Any
 
 from flows.artifacts import show_corpus
+from flows.corpus_card import corpus_card
 from flows.presets import CORPUS_PRESETS
 from flows.progress import human, metered, say
 from flows.requests import GenerateRequest
@@ -30,6 +31,7 @@ def generate_corpus(request: GenerateRequest) -> dict[str, Any]:
     headline = f"corpus {spec.name}: found, {rows:,} rows"
     if made:
         note_seconds(folder, seconds, add=True)
+        (folder / "README.md").write(corpus_card(dataset).encode())
         refresh_catalog(workspace)
         headline = (
             f"corpus {spec.name}: {rows:,} rows in {seconds:.1f} s, {human(rows / seconds)} rows/s, "

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -54,8 +55,18 @@ class Served:
         """What Prefect's API answers."""
         data = None if values is None else json.dumps(values).encode()
         asked = Request(f"{self.url}/api/{path}", data=data, headers={"content-type": "application/json"})
-        with urlopen(asked, timeout=30) as answer:
-            return json.load(answer)
+
+        def answered() -> tuple[Any] | None:
+            """The answer; None while SQLite is busy."""
+            try:
+                with urlopen(asked, timeout=30) as answer:
+                    return (json.load(answer),)
+            except HTTPError as error:
+                if error.code == 503:
+                    return None
+                raise
+
+        return wait_for(answered)[0]
 
     def state(self, run: str) -> tuple[str, str]:
         """Type and message of a flow run's state."""

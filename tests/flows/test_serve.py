@@ -99,11 +99,11 @@ def test_a_port_that_is_taken_is_one_line() -> None:
 
 @pytest.mark.slow
 def test_a_temporary_server_ends_with_a_command_that_is_killed(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "flows.command", "corpus", "generate", "quick", "--rows-per-shard", "1"]
+    command = [sys.executable, "-m", "flows.command", "corpus", "generate", "addition", "--rows", "9000000"]
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     workspace = tmp_path / "workspace"
     process = subprocess.Popen([*command, "--workspace", str(workspace)], env={**kept, "HOME": str(tmp_path)})
-    wait_for(lambda: notes_of(workspace, "quick"))
+    wait_for(lambda: notes_of(workspace, "addition"))
     process.kill()
     process.wait()
     wait_for(lambda: not left_of(workspace), 30)
