@@ -4,7 +4,6 @@ Exit codes: 0 done, 1 failed, 2 a mistake in what was asked, 130 interrupted. A 
 line on standard error. Engines are imported by the verb that needs them.
 """
 
-import atexit
 import json
 import os
 import signal
@@ -25,6 +24,7 @@ from flows.requests import (
     EndToEndRequest,
     request_of,
 )
+from flows.session import end_quietly
 from flows.verbs import Json, Place, flow_verb
 from storage.errors import RunFailure, UserError
 from storage.location import Location, Workspace
@@ -191,6 +191,30 @@ def solve(
 
 
 @app.command
+def serve(
+    *,
+    host: Annotated[
+        str, Parameter(help="Address to listen on; others than the loopback are open to whoever reaches them.")
+    ] = "127.0.0.1",
+    port: Annotated[int, Parameter(help="Port of the server; 0 takes 4200, or a free one if that is taken.")] = 0,
+    at_once: Annotated[int, Parameter(help="Flow runs that work in the workspace at once; others wait.")] = 1,
+    workspace: Place = WORKSPACE,
+) -> None:
+    """Serve every flow in the Prefect UI, with a form each, until Ctrl-C.
+
+    A server of its own listens on the loopback interface, unless Prefect's settings name an API. Runs that are under
+    way when it ends are cancelled, and go on where they ended when they are started again.
+
+    Example: `numerate serve`
+    """
+    from flows.serve import serve as serve_workspace
+
+    if at_once < 1:
+        raise UserError(f"at-once is {at_once}: let one run work at the least")
+    serve_workspace(Workspace.create(workspace), host=host, port=port, at_once=at_once)
+
+
+@app.command
 def clean(
     run: str = "",
     /,
@@ -254,8 +278,7 @@ def sql(
 
 def main() -> None:
     """Entry point of the command; never returns."""
-    # Runs last of all exit functions: DuckDB's bindings then complain about objects that Prefect still holds.
-    atexit.register(lambda: os.dup2(os.open(os.devnull, os.O_WRONLY), 2))
+    end_quietly()
     signal.signal(signal.SIGTERM, _terminated)
     code = 0
     try:

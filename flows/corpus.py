@@ -3,18 +3,19 @@
 import time
 from typing import Any
 
-from prefect import flow
-
+from flows.artifacts import show_corpus
 from flows.progress import human, metered, say
-from flows.requests import GenerateRequest
+from flows.requests import CORPUS_PRESETS, GenerateRequest
 from flows.session import ray_session
+from flows.stage import stage
 from flows.timing import note_seconds
 from pipelines.build import build_corpus
 from storage.catalog import refresh_catalog
 from storage.location import Workspace
+from storage.manifest import committed
 
 
-@flow(name="generate-corpus", flow_run_name="corpus {request.name}", persist_result=False)
+@stage("generate-corpus", "generate {request.name}")
 def generate_corpus(request: GenerateRequest) -> dict[str, Any]:
     """Make a corpus of arithmetic problems, or find it made; `seconds` count Ray's start."""
     workspace, spec = Workspace.create(request.workspace), request.corpus_spec()
@@ -24,15 +25,16 @@ def generate_corpus(request: GenerateRequest) -> dict[str, Any]:
         dataset, made = build_corpus(spec, folder, in_flight=cpus, progress=meter.add)
     seconds = time.monotonic() - began
     rows, size = dataset.manifest.rows, dataset.manifest.bytes
+    headline = f"corpus {spec.name}: found, {rows:,} rows"
     if made:
         note_seconds(folder, seconds, add=True)
         refresh_catalog(workspace)
-        say(
+        headline = (
             f"corpus {spec.name}: {rows:,} rows in {seconds:.1f} s, {human(rows / seconds)} rows/s, "
             f"{size / rows:.2f} bytes a row"
         )
-    else:
-        say(f"corpus {spec.name}: found, {rows:,} rows")
+    say(headline)
+    show_corpus(workspace, dataset, headline)
     return {
         "corpus": spec.name,
         "location": str(folder),
@@ -41,3 +43,9 @@ def generate_corpus(request: GenerateRequest) -> dict[str, Any]:
         "bytes": size,
         "seconds": seconds,
     }
+
+
+def ensure_corpus(workspace: str, name: str) -> None:
+    """Generate a corpus that isn't there, if its name is that of a preset."""
+    if name in CORPUS_PRESETS and not committed(Workspace.open(workspace).corpus(name)):
+        generate_corpus(CORPUS_PRESETS[name].model_copy(update={"workspace": workspace}))

@@ -3,13 +3,13 @@
 from statistics import median
 from typing import Any
 
-from prefect import flow
-
+from flows.artifacts import show_whole
 from flows.corpus import generate_corpus
-from flows.evaluation import evaluate_encoder
+from flows.evaluation import evaluate_encoder, headline
 from flows.progress import say
 from flows.requests import EndToEndRequest
 from flows.session import ray_session
+from flows.stage import stage
 from flows.tokens import encode_corpus, train_tokenizer_flow
 from flows.training import train_encoder
 from model.config import seed_runs
@@ -54,7 +54,7 @@ def check_request(request: EndToEndRequest) -> None:
             )
 
 
-@flow(name="end-to-end", flow_run_name="end to end {request.run_name}", persist_result=False)
+@stage("end-to-end", "end to end {request.run_name}")
 def end_to_end(request: EndToEndRequest) -> dict[str, Any]:
     """Corpus, tokenizer, encoding, training and evaluation; returns report.json's values, for each seed."""
     check_request(request)
@@ -65,7 +65,11 @@ def end_to_end(request: EndToEndRequest) -> dict[str, Any]:
         encode_corpus(request.encode_request())
         train_encoder(request.train_request())
     reports = [evaluate_encoder(asked) for asked in request.evaluate_requests()]
-    return reports[0] if request.seeds == 1 else _over_seeds(request.run_name, reports)
+    whole = reports[0] if request.seeds == 1 else _over_seeds(request.run_name, reports)
+    runs = [asked.name for asked in request.evaluate_requests()]
+    lines = [headline(run, report) for run, report in zip(runs, reports, strict=True)]
+    show_whole(Workspace.open(request.workspace), runs[0], lines, reports[0]["seconds"])
+    return whole
 
 
 def _over_seeds(name: str, reports: list[dict[str, Any]]) -> dict[str, Any]:

@@ -8,14 +8,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from prefect import flow
 
+from flows.artifacts import show_evaluation
 from flows.comparison import compare, comparison_text, write_comparison
 from flows.progress import metered, say
 from flows.report import passes_text, write_report
 from flows.requests import EvaluateRequest
+from flows.stage import stage
 from flows.suites import Suite, fair_to, prepare, suite_of
 from flows.timing import note_seconds, seconds_of
+from flows.tokens import ensure_tokens
 from model.checkpoint import Checkpoints
 from model.config import ONE_PASS, EvaluationSpec
 from model.evaluation import Evaluation, Fair, check_corpus, evaluate
@@ -30,7 +32,7 @@ from storage.location import Location, Workspace
 from storage.manifest import Dataset, hash_of, load
 
 
-@flow(name="evaluate-encoder", flow_run_name="evaluate {request.name}", persist_result=False)
+@stage("evaluate-encoder", "evaluate {request.name} on {request.asked}")
 def evaluate_encoder(request: EvaluateRequest) -> dict[str, Any]:
     """Ask a trained encoder problems that it never saw, or find it asked; returns the values of its report.json.
 
@@ -49,6 +51,8 @@ def _evaluated(request: EvaluateRequest) -> dict[str, Any]:
     name = suite.corpus.name if suite else request.corpus or config.corpus
     label = f"suite.{name}" if suite else name
     place, predictions = places_of(run, config, label, spec)
+    if request.make_missing and not suite:
+        ensure_tokens(request.workspace, name, config.tokenizer)
     corpus, tokens = prepare(workspace, config, model.tokenizer, suite) if suite else _held(workspace, config, name)
     check_corpus(model, corpus, tokens)
     asked = {
@@ -62,7 +66,8 @@ def _evaluated(request: EvaluateRequest) -> dict[str, Any]:
     }
     found = _found(place, asked) if predictions.exists() else None
     if found:
-        say(_headline(request.name, found) + " (found)")
+        say(headline(request.name, found) + " (found)")
+        show_evaluation(workspace, headline(request.name, found), [], place / "report" / "index.html")
         return found
     held = corpus.manifest.split_rows[spec.split]
     began = time.monotonic()
@@ -82,12 +87,13 @@ def _evaluated(request: EvaluateRequest) -> dict[str, Any]:
     report = {**outcome.model_dump(), **asked, "seconds": stage_seconds(workspace, config, place)}
     refresh_catalog(workspace)
     page = place / "report" / "index.html"
-    write_report(page, workspace, config, outcome, report["seconds"], _remarks(outcome, suite))
+    figures = write_report(page, workspace, config, outcome, report["seconds"], _remarks(outcome, suite))
     (place / "report.json").write(json.dumps(report, indent=2).encode() + b"\n")
-    say(_headline(request.name, report))
+    say(headline(request.name, report))
     for remark in _remarks(outcome, suite):
         say(f"  {remark}")
     say(f"report: {page}")
+    show_evaluation(workspace, headline(request.name, report), figures, page)
     return report
 
 
@@ -207,7 +213,8 @@ def _found(place: Location, asked: dict[str, Any]) -> dict[str, Any] | None:
     return report if all(report.get(key) == value for key, value in asked.items()) else None
 
 
-def _headline(name: str, report: dict[str, Any]) -> str:
+def headline(name: str, report: dict[str, Any]) -> str:
+    """What an evaluation came to, in one line."""
     low, high = report["interval"]
     what = "missing operands" if report.get("missing") == "operand" else "problems"
     left_out = f", {report['left_out']:,} left out" if report.get("left_out") else ""

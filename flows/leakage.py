@@ -3,17 +3,17 @@
 from dataclasses import asdict
 from typing import Any
 
-from prefect import flow
 from prefect.artifacts import create_markdown_artifact
 
 from flows.progress import metered
 from flows.requests import LeakageRequest
 from flows.session import ray_session
+from flows.stage import stage
 from pipelines.leakage import HELD_OUT, LeakFound, differences, find_leaks
 from storage.corpus import Corpus
 
 
-@flow(name="corpus-leakage", flow_run_name="leakage {request.train} {request.held_out}", persist_result=False)
+@stage("corpus-leakage", "leakage of {request.held_out} into {request.train}")
 def corpus_leakage(request: LeakageRequest) -> dict[str, Any]:
     """Prove that one corpus trains on nothing that another holds out; raises `LeakFound` where it does."""
     train, held_out = (Corpus.open(name, request.workspace).dataset for name in (request.train, request.held_out))

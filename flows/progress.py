@@ -68,8 +68,14 @@ def metered(key: str, title: str, total: int, unit: str = "rows") -> Iterator[Me
 
 
 def say(text: str) -> None:
-    """One line to the person who waits."""
+    """One line to the person who waits, and into the log of the flow run that says it."""
     print(text, file=sys.stderr, flush=True)
+    if "prefect" in sys.modules:
+        from prefect.context import FlowRunContext
+        from prefect.logging import get_run_logger
+
+        if FlowRunContext.get():
+            get_run_logger().info(text)
 
 
 def human(value: float) -> str:

@@ -36,8 +36,8 @@ def write_report(
     outcome: Evaluation,
     seconds: dict[str, float | None],
     remarks: tuple[str, ...] = (),
-) -> None:
-    """Write the page of one evaluation of a run; `remarks` say what was left out."""
+) -> list[tuple[str, str]]:
+    """Write the page of one evaluation of a run; `remarks` say what was left out. Returns its figures."""
     with open_catalog(workspace) as connection:
         asked = connection.sql(
             "SELECT * FROM predictions WHERE run = ? AND corpus = ? AND split = ? AND checkpoint = ? "
@@ -73,6 +73,7 @@ def write_report(
         wrong=wrong,
         splits=rows,
     )
+    return figures
 
 
 def passes_text(passes: int) -> str:
@@ -98,7 +99,7 @@ def _figures(connection: duckdb.DuckDBPyConnection, run: str, outcome: Evaluatio
     """How it learnt, and exact match by whatever the problems differ in."""
     found = []
     if _rows(connection, "SELECT 1 FROM metrics WHERE run = ? LIMIT 1", [run]):
-        found.append(("Learning curve", _learning_curve(connection, run)))
+        found.append(("Learning curve", learning_curve(connection, run)))
     if _rows(connection, "SELECT max(answer_digits) FROM asked")[0][0] <= _NUMBER_DIGITS:
         found.append(("Exact match by answer", _by_answer(connection)))
     for column, groups in outcome.breakdown.items():
@@ -111,7 +112,8 @@ def _rows(connection: duckdb.DuckDBPyConnection, query: str, values: list[Any] |
     return connection.execute(query, values or []).fetchall()
 
 
-def _learning_curve(connection: duckdb.DuckDBPyConnection, run: str) -> str:
+def learning_curve(connection: duckdb.DuckDBPyConnection, run: str) -> str:
+    """Loss and exact match on validation against a run's steps, as SVG."""
     losses = _rows(
         connection,
         "WITH mine AS (SELECT step, loss FROM metrics WHERE run = ?), "

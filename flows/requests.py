@@ -97,7 +97,18 @@ class MigrateRequest(OneCorpus):
     """Migrate a corpus."""
 
 
-class OfCorpus(InWorkspace):
+class MakesMissing(InWorkspace):
+    """Anything that needs what other flows make."""
+
+    make_missing: bool = Field(
+        False,
+        description="Make first what this needs and isn't there: the corpus, if its name is that of a preset, its "
+        "tokenizer and its tokens.",
+        json_schema_extra={"position": 89},
+    )
+
+
+class OfCorpus(MakesMissing):
     """Anything that is done with one corpus and one tokenizer."""
 
     corpus: str = Field("notebook", description="Name of the corpus.", json_schema_extra={"position": 80})
@@ -145,7 +156,7 @@ class TrainRequest(OfCorpus, Seeds, TrainingSpec):
         return TrainingSpec(**self.model_dump(include=set(TrainingSpec.model_fields)))
 
 
-class EvaluateRequest(InWorkspace, EvaluationSpec):
+class EvaluateRequest(MakesMissing, EvaluationSpec):
     """Evaluate an encoder."""
 
     name: str = Field("notebook", description="Name of the run.", json_schema_extra={"position": 80})
@@ -186,6 +197,11 @@ class EvaluateRequest(InWorkspace, EvaluationSpec):
         if len(set(self.compare)) < len(self.compare):
             raise ValueError(f"compare {', '.join(self.compare)} names a run twice: name each once")
         return self
+
+    @property
+    def asked(self) -> str:
+        """What is asked, in a word or two."""
+        return self.suite if self.suite != "test" else f"{self.corpus or 'its corpus'}, {self.split}"
 
     def evaluation_spec(self) -> EvaluationSpec:
         """The evaluation without its place."""

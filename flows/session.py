@@ -1,59 +1,106 @@
-"""The engines around a flow: Prefect's settings before its import, and a Ray instance of our own."""
+"""The engines around a flow: a Prefect server that keeps its record, and a Ray instance of our own."""
 
+import atexit
+import json
 import os
 import signal
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
+
+from flows.server import PrefectServer, answers
+from storage.location import Workspace
 
 _OBJECT_STORE_BYTES = 256 << 20
+_SERVED = "served.json"
 
 
-def configure_prefect(home: Path, *, verbose: bool = False) -> None:
+def end_quietly() -> None:
+    """Let DuckDB's bindings say nothing when this process exits: they complain of objects that Prefect still holds."""
+    # Runs last of all exit functions, if it is registered first.
+    atexit.register(lambda: os.dup2(os.open(os.devnull, os.O_WRONLY), 2))
+
+
+def prefect_home(workspace: Workspace) -> Path:
+    """Where Prefect keeps the runs of a workspace, unless the environment names another home."""
+    return Path(os.environ.get("PREFECT_HOME") or workspace.root.on_this_machine().path / ".prefect")
+
+
+def connect_prefect(workspace: Workspace, *, verbose: bool = False) -> None:
     """Set Prefect up, before it is imported; what the environment says already is kept.
 
-    Without a configured API the runs are kept in a Prefect home of the workspace, by a
-    temporary server on the loopback interface.
+    Flow runs are recorded by the API that is configured, or else by the server of a `numerate serve` of this
+    workspace, or else by a temporary one, which ends with this process.
     """
-    if not _api_is_configured():
+    configure_prefect(prefect_home(workspace), verbose=verbose)
+    if configured_api():
+        return
+    api = served_api(workspace)
+    if not api:
+        server = PrefectServer(prefect_home(workspace))
+        atexit.register(server.stop)
+        api = server.api_url
+    os.environ["PREFECT_API_URL"] = api
+
+
+def configure_prefect(home: Path, *, verbose: bool = False, keep_log: bool = False) -> None:
+    """Settings for Prefect in this process and its children; `keep_log` sends a run's lines to its page."""
+    if not configured_api():
         os.environ.setdefault("PREFECT_HOME", str(home))
-    os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("DO_NOT_TRACK", "1")
-    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO" if verbose else "ERROR")
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO" if verbose or keep_log else "ERROR")
     if not verbose:
         # A failure is one line of ours, not Prefect's traceback; the API keeps the traceback.
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
 
 
-def start_prefect() -> None:
-    """Start the temporary server, where no API is configured, so that Ctrl-C doesn't end it.
-
-    A terminal sends SIGINT to the whole process group. The server has to outlive it, to be told
-    how the flow ended; a child inherits the signals that are blocked at its start.
-    """
-    from prefect.server.api.server import SubprocessASGIServer
-    from prefect.settings import get_current_settings
-
-    if get_current_settings().api.url:
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def configured_api() -> str:
+    """URL of the Prefect API that the environment or Prefect's active profile names; empty where none does."""
+    if url := os.environ.get("PREFECT_API_URL"):
+        return url
+    home = Path(os.environ.get("PREFECT_HOME") or Path.home() / ".prefect")
     try:
-        SubprocessASGIServer().start()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _api_is_configured() -> bool:
-    if any(os.environ.get(name) for name in ("PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_HOME")):
-        return True
-    try:
-        profiles = tomllib.loads((Path.home() / ".prefect" / "profiles.toml").read_text())
+        profiles = tomllib.loads(Path(os.environ.get("PREFECT_PROFILES_PATH") or home / "profiles.toml").read_text())
     except (OSError, tomllib.TOMLDecodeError):
-        return False
-    active = profiles.get("profiles", {}).get(profiles.get("active", ""), {})
-    return bool(active.get("PREFECT_API_URL"))
+        return ""
+    name = os.environ.get("PREFECT_PROFILE") or profiles.get("active", "")
+    return str(profiles.get("profiles", {}).get(name, {}).get("PREFECT_API_URL", ""))
+
+
+class Served(NamedTuple):
+    """Who serves a workspace."""
+
+    url: str = ""
+    """Of the server and its pages; empty where the workspace isn't served."""
+    runner: int = 0
+    """The process that starts the flow runs."""
+
+
+def note_served(workspace: Workspace, found: Served) -> None:
+    """Say who serves the workspace, from now on."""
+    (prefect_home(workspace) / _SERVED).write_text(json.dumps(found._asdict()))
+
+
+def forget_served(workspace: Workspace) -> None:
+    """Say that nobody serves the workspace any more."""
+    (prefect_home(workspace) / _SERVED).unlink(missing_ok=True)
+
+
+def served(workspace: Workspace) -> Served:
+    """Who serves the workspace, or did until it was killed."""
+    try:
+        return Served(**json.loads((prefect_home(workspace) / _SERVED).read_text()))
+    except (OSError, ValueError, TypeError):
+        return Served()
+
+
+def served_api(workspace: Workspace) -> str:
+    """URL of the API of a `numerate serve` of the workspace that answers; else empty."""
+    api = f"{served(workspace).url}/api"
+    return api if api.startswith("http") and answers(api) else ""
 
 
 @contextmanager

@@ -1,42 +1,49 @@
 """The flows `train-tokenizer` and `encode-corpus`."""
 
 import time
-from typing import Any
+from typing import Any, get_args
 
-from prefect import flow
-
+from flows.artifacts import show_tokenizer, show_tokens
+from flows.corpus import ensure_corpus
 from flows.progress import human, metered, say
 from flows.requests import EncodeRequest, TokenizerRequest
 from flows.session import ray_session
+from flows.stage import stage
 from flows.timing import note_seconds
 from model.tokenizer import load_tokenizer
 from pipelines.build import build_tokens
+from pipelines.spec import TokenizerKind
 from pipelines.vocabulary import train_tokenizer
 from storage.location import Workspace
-from storage.manifest import load
+from storage.manifest import committed, load
 
 
-@flow(name="train-tokenizer", flow_run_name="tokenizer of {request.corpus}", persist_result=False)
+@stage("train-tokenizer", "tokenizer {request.tokenizer_name}")
 def train_tokenizer_flow(request: TokenizerRequest) -> dict[str, Any]:
     """Train a SentencePiece tokenizer on a corpus's train split, or find it trained."""
     workspace, name = Workspace.create(request.workspace), request.tokenizer_name
+    if request.make_missing:
+        ensure_corpus(request.workspace, request.corpus)
     folder = workspace.tokenizer(name)
     corpus = load(workspace.corpus(request.corpus), f"corpus {request.corpus!r}")
     began = time.monotonic()
     tokenizer, made = train_tokenizer(request.tokenizer_spec(), corpus, folder)
     seconds = time.monotonic() - began
+    headline = f"tokenizer {name}: found, {tokenizer.size} pieces"
     if made:
         note_seconds(folder, seconds)
-        say(f"tokenizer {name}: {tokenizer.size} pieces in {seconds:.1f} s, exact round trip proven")
-    else:
-        say(f"tokenizer {name}: found, {tokenizer.size} pieces")
+        headline = f"tokenizer {name}: {tokenizer.size} pieces in {seconds:.1f} s, exact round trip proven"
+    say(headline)
+    show_tokenizer(name, tokenizer, headline)
     return {"tokenizer": name, "location": str(folder), "identity": tokenizer.identity, "pieces": tokenizer.size}
 
 
-@flow(name="encode-corpus", flow_run_name="encode {request.corpus}", persist_result=False)
+@stage("encode-corpus", "encode {request.corpus} with {request.tokenizer_name}")
 def encode_corpus(request: EncodeRequest) -> dict[str, Any]:
     """Turn a corpus's text into fixed-width rows of token ids, or find it done."""
     workspace, name = Workspace.create(request.workspace), request.tokenizer_name
+    if request.make_missing:
+        ensure_tokenizer(request.workspace, request.corpus, name)
     folder = workspace.tokens(request.corpus, name)
     corpus = load(workspace.corpus(request.corpus), f"corpus {request.corpus!r}")
     tokenizer, _ = load_tokenizer(workspace.tokenizer(name))
@@ -45,9 +52,24 @@ def encode_corpus(request: EncodeRequest) -> dict[str, Any]:
         tokens, made = build_tokens(corpus, tokenizer, folder, in_flight=cpus, progress=meter.add)
     seconds = time.monotonic() - began
     rows = tokens.manifest.rows
+    headline = f"encode {request.corpus}: found, {rows:,} rows"
     if made:
         note_seconds(folder, seconds, add=True)
-        say(f"encode {request.corpus}: {rows:,} rows in {seconds:.1f} s, {human(rows / seconds)} rows/s")
-    else:
-        say(f"encode {request.corpus}: found, {rows:,} rows")
+        headline = f"encode {request.corpus}: {rows:,} rows in {seconds:.1f} s, {human(rows / seconds)} rows/s"
+    say(headline)
+    show_tokens(tokens, headline)
     return {"corpus": request.corpus, "location": str(folder), "identity": tokens.manifest.identity, "rows": rows}
+
+
+def ensure_tokenizer(workspace: str, corpus: str, name: str) -> None:
+    """Train a tokenizer that isn't there, and make its corpus, if their names say how."""
+    ensure_corpus(workspace, corpus)
+    kind: Any = name.removeprefix(f"{corpus}-")
+    if kind in get_args(TokenizerKind) and not Workspace.open(workspace).tokenizer(name).exists():
+        train_tokenizer_flow(TokenizerRequest(workspace=workspace, corpus=corpus, kind=kind))
+
+
+def ensure_tokens(workspace: str, corpus: str, tokenizer: str) -> None:
+    """Encode a corpus that isn't encoded yet, and make what that needs, if their names say how."""
+    if not committed(Workspace.open(workspace).tokens(corpus, tokenizer)):
+        encode_corpus(EncodeRequest(workspace=workspace, corpus=corpus, tokenizer=tokenizer, make_missing=True))

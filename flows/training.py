@@ -5,12 +5,13 @@ from collections.abc import Mapping
 from statistics import median
 from typing import Any
 
-from prefect import flow
-
+from flows.artifacts import show_training
 from flows.progress import human, metered, say
 from flows.requests import TrainRequest
 from flows.session import ray_session
+from flows.stage import stage
 from flows.timing import note_seconds
+from flows.tokens import ensure_tokens
 from model.config import TrainingSpec
 from model.launch import choose_room, launch
 from model.preparation import found_result, prepare
@@ -21,13 +22,15 @@ from storage.errors import RunFailure
 from storage.location import Workspace
 
 
-@flow(name="train-encoder", flow_run_name="train {request.corpus}", persist_result=False)
+@stage("train-encoder", "train {request.run_name} for {request.steps} steps")
 def train_encoder(request: TrainRequest) -> dict[str, Any]:
     """Train an encoder by DDP over Ray Train, go on where an earlier call ended, or find it trained.
 
     Several seeds are trained side by side where there is room, each a run of its own.
     """
     workspace, name, spec = Workspace.create(request.workspace), request.run_name, request.training_spec()
+    if request.make_missing:
+        ensure_tokens(request.workspace, request.corpus, request.tokenizer_name)
     jobs = prepare(workspace, name, request.corpus, request.tokenizer_name, spec, request.seeds)
     for line in spec.ignored:
         say(f"warning: {line}")
@@ -37,6 +40,9 @@ def train_encoder(request: TrainRequest) -> dict[str, Any]:
         finally:
             refresh_catalog(workspace)
     found = [_found(job) for job in jobs]
+    names = [job.config.name for job in jobs]
+    matches = ", ".join(f"{each['run']} {each['exact_match']:.2%}" for each in found)
+    show_training(workspace, names, f"{spec.steps:,} steps; exact match on validation: {matches}")
     return found[0] if request.seeds == 1 else {"runs": found}
 
 

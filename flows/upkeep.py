@@ -4,11 +4,10 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from prefect import flow
-
 from flows.progress import metered, say
 from flows.requests import MigrateRequest, VerifyRequest
 from flows.session import ray_session
+from flows.stage import stage
 from flows.timing import note_seconds
 from pipelines.build import held
 from pipelines.migrate import migrate, old_spec
@@ -18,7 +17,7 @@ from storage.location import Workspace
 from storage.manifest import SCHEMA_VERSION, WRITER, ShardRecord
 
 
-@flow(name="verify-corpus", flow_run_name="verify {request.corpus}", persist_result=False)
+@stage("verify-corpus", "verify {request.corpus}")
 def verify_corpus(request: VerifyRequest) -> dict[str, Any]:
     """Compare a corpus with its manifest, or with its spec, and mend it if that is asked for."""
     folder = request.folder()
@@ -47,7 +46,7 @@ def verify_corpus(request: VerifyRequest) -> dict[str, Any]:
     return _result(request, found, dataset.shards)
 
 
-@flow(name="migrate-corpus", flow_run_name="migrate {request.corpus}", persist_result=False)
+@stage("migrate-corpus", "migrate {request.corpus}")
 def migrate_corpus(request: MigrateRequest) -> dict[str, Any]:
     """Bring a corpus of an older schema version into the present form, or find it there."""
     folder = request.folder()

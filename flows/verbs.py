@@ -1,6 +1,7 @@
 """How a flow becomes a verb of the command line: from its request's model, and run with Prefect set up."""
 
 import json
+import os
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Annotated, Any
@@ -58,10 +59,12 @@ def requested(presets: Mapping[str, AnyModel], spec: str, options: Any) -> AnyMo
 
 def run_flow(flow: str, request: BaseModel, verbose: bool) -> Any:
     """Run the flow `module:function` in the request's workspace, recorded by Prefect; returns what it returns."""
-    from flows.session import configure_prefect, start_prefect
+    from flows.session import connect_prefect
 
-    workspace = Workspace.create(request.workspace)  # type: ignore[attr-defined]
-    configure_prefect(workspace.root.on_this_machine().path / ".prefect", verbose=verbose)
-    start_prefect()
+    connect_prefect(Workspace.create(request.workspace), verbose=verbose)  # type: ignore[attr-defined]
+    from prefect import tags
+
     module, function = flow.split(":")
-    return getattr(import_module(f"flows.{module}"), function)(request)
+    # Whoever serves the workspace later can tell by the process whether this run was killed.
+    with tags(f"process:{os.getpid()}"):
+        return getattr(import_module(f"flows.{module}"), function)(request)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
@@ -160,23 +161,52 @@ def evaluate(
     check_corpus(model, corpus, tokens)
     if spec.missing == "operand":
         model.tokenizer.character_ids()
-    found, first, streamed = [], dict[tuple[str, int], Asked](), 0
+    answered = _Answered()
     with target.staged() as path, pq.ParquetWriter(path, _SCHEMA, compression="zstd") as writer:
         for asked in _stream(corpus, tokens, spec, canonical):
-            streamed += len(asked.rows)
+            answered.streamed += len(asked.rows)
             progress(len(asked.rows))
             verdicts = _ask(model, asked if fair is None else asked.where(fair(asked.facts, asked.canonical)), spec)
             if verdicts is not None:
                 writer.write_table(_predictions(verdicts, corpus.manifest.name, spec, suite))
-                found.append((verdicts.asked.canonical, verdicts.correct, verdicts.confidence))
-                first.setdefault((asked.family, asked.width), verdicts.asked)
-        if not found:
+                answered.add(verdicts)
+        if not answered.found:
             raise RunFailure(
-                f"none of the {streamed:,} problems of the {spec.split} split may be asked: the run may have met them "
-                "or sums and differences of the same numbers in training, or no operand of them is certain; "
+                f"none of the {answered.streamed:,} problems of the {spec.split} split may be asked: the run may have "
+                "met them or sums and differences of the same numbers in training, or no operand of them is certain; "
                 + ("ask another split" if spec.split == "train" else "raise limit or take another corpus")
             )
-    classes, correct, confidence = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return _outcome(model, corpus, spec, suite, answered, breakdown(target))
+
+
+@dataclass
+class _Answered:
+    """What is kept of every batch; the rest is in the predictions."""
+
+    found: list[tuple[NDArray[np.uint64], NDArray[np.bool_], NDArray[np.float32]]] = field(default_factory=list)
+    """Hashes of canonical forms, whether the answers are right, and confidence, each [n]."""
+    first: dict[tuple[str, int], Asked] = field(default_factory=dict)
+    """The first problems of each stratum that were asked."""
+    streamed: int = 0
+    """Problems read, also those that may not be asked."""
+
+    def add(self, verdicts: _Verdicts) -> None:
+        """Keep what is needed of one more batch."""
+        asked = verdicts.asked
+        self.found.append((asked.canonical, verdicts.correct, verdicts.confidence))
+        self.first.setdefault((asked.family, asked.width), asked)
+
+
+def _outcome(
+    model: TrainedEncoder,
+    corpus: Dataset,
+    spec: EvaluationSpec,
+    suite: str,
+    answered: _Answered,
+    groups: dict[str, tuple[Group, ...]],
+) -> Evaluation:
+    """What the answers come to."""
+    classes, correct, confidence = (np.concatenate(parts) for parts in zip(*answered.found, strict=True))
     interval, method, count = exact_match_interval(correct, classes)
     # Passes cost more than a small suite does, and say nothing of what that one is for.
     compares_passes = suite in ("", "test") and spec.missing == "answer"
@@ -192,15 +222,15 @@ def evaluate(
         classes=count,
         exact_match_by_class=exact_match_by_class(correct, classes),
         passes=spec.decoding.passes,
-        by_passes=by_passes(model, list(first.values()), spec.decoding) if compares_passes else (),
-        breakdown=breakdown(target),
+        by_passes=by_passes(model, list(answered.first.values()), spec.decoding) if compares_passes else (),
+        breakdown=groups,
         calibration=calibration(confidence, correct),
         checkpoint=f"{spec.checkpoint} ({model.checkpoint.file})",
         step=model.checkpoint.step,
         parameters=model.encoder.parameter_count(),
         missing=spec.missing,
         decoding=decoding_text(spec),
-        left_out=streamed - len(correct),
+        left_out=answered.streamed - len(correct),
     )
 
 

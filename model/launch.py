@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from model.config import TrainingSpec
 from model.seeds import Room, gpu_memory, room_for
 from model.training import Progress, TrainingJob, TrainingResult
-from storage.errors import RunFailure, UserError
+from storage.errors import RunFailure, TransientFailure, UserError
 from storage.location import Location
 
 _POLL_SECONDS = 0.5
@@ -94,7 +94,7 @@ def launch(
 
     With `min_workers` set Ray Train goes on with as few where workers are lost, and with more where there is
     room again, from the last checkpoint each time. `stop` and an interruption (SIGINT, SIGTERM, a cancelled
-    flow) let the workers write a checkpoint; the latter is then raised again. Raises `RunFailure` if workers are
+    flow) let the workers write a checkpoint; the latter is then raised again. Raises `TransientFailure` if workers are
     lost more often than can be mended, and `UserError` where another process trains this run.
     """
     storage = job.run / ".launch"
@@ -153,7 +153,9 @@ def _launch(
         raise failure
     if result is None:
         reason = str(failures[0]).splitlines()[-1] if failures else "no worker finished"
-        raise RunFailure(f"training ended early ({reason}): run the same command again, it goes on from its checkpoint")
+        raise TransientFailure(
+            f"training ended early ({reason}): run the same command again, it goes on from its checkpoint"
+        )
     return result
 
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from storage.errors import RunFailure
+from storage.errors import TransientFailure
 from storage.location import Location
 from storage.manifest import ShardRecord
 
@@ -133,7 +133,7 @@ def each_result(
     As many again wait in Ray, lest a worker idles until this process looks. `shared` are further arguments of
     every call; their arrays lie in memory once for all workers, read-only. Close it to cancel the others, as an
     exception does. With none `in_flight` all is done here, without Ray. Raises what a worker raised, and
-    `RunFailure` where one was lost too often.
+    `TransientFailure` where one was lost too often.
     """
     if not in_flight:
         yield from ((item, worker(item, *shared)) for item in items)
@@ -185,6 +185,6 @@ def _result(reference: ray.ObjectRef) -> Any:
     except RayTaskError as error:
         raise error.cause from None
     except RayError as error:
-        raise RunFailure(
+        raise TransientFailure(
             f"a worker was lost and retries failed ({type(error).__name__}): run the command again"
         ) from error

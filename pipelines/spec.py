@@ -96,7 +96,7 @@ class ProblemSpec(BaseModel):
         description="Expression: brackets that are nested inside each other in every problem, at the least.",
         json_schema_extra={"position": 11},
     )
-    listing: ListingName | Literal[""] = Field(
+    listing: Literal["", ListingName] = Field(
         "", description="Listed: which list of problems.", json_schema_extra={"position": 12}
     )
 
@@ -321,12 +321,15 @@ class CorpusSpec(ProblemSpec):
             raise UserError(f"corpus {name!r} was made by another version of Numerate: make it again") from error
 
 
+TokenizerKind = Literal["digit", "pairs", "triples", "bpe", "unigram"]
+
+
 class TokenizerSpec(BaseModel):
     """How a tokenizer is trained."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["digit", "pairs", "triples", "bpe", "unigram"] = Field(
+    kind: TokenizerKind = Field(
         "digit",
         description="What a token is: 'digit' gives one token a character, 'pairs' and 'triples' groups of two or "
         "three digits from the right of each number, 'bpe' and 'unigram' pieces of numbers that SentencePiece learns.",

@@ -15,3 +15,7 @@ class RunFailure(RuntimeError):
     """A correct request that failed (a truncated shard, a full disk); the text names the remedy."""
 
     exit_code = 1
+
+
+class TransientFailure(RunFailure):
+    """A failure that may pass by itself, such as a lost worker: a flow tries again."""

@@ -23,7 +23,7 @@ from model.training import TrainingJob, train
 from storage.errors import RunFailure, UserError
 from storage.local import LocalLocation
 from tests.builders import TINY_TRAINING, Built
-from tests.model.test_training import job_of
+from tests.model.runs import job_of
 
 
 @dataclass(frozen=True)

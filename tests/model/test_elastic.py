@@ -17,7 +17,7 @@ from storage.errors import UserError
 from storage.lanes import LANES
 from storage.parameters import one_line
 from tests.builders import TINY_TRAINING, Built
-from tests.model.test_training import LONGER, job_of, losses, same_bits
+from tests.model.runs import LONGER, job_of, losses, same_bits
 from tests.model.workers import train_with
 
 

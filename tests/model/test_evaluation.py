@@ -25,7 +25,7 @@ from pipelines.generate import canonical_hashes
 from storage.errors import RunFailure, UserError
 from storage.local import LocalLocation
 from tests.builders import TINY_TRAINING, Built
-from tests.model.test_training import job_of
+from tests.model.runs import job_of
 
 
 def untrained(small: Built, folder: Path) -> TrainedEncoder:

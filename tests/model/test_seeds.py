@@ -20,7 +20,7 @@ from model.seeds import Seat, in_a_process, room_for, train_in_processes, train_
 from model.training import TrainingJob, TrainingResult, train
 from storage.errors import RunFailure
 from tests.builders import TINY_TRAINING, Built
-from tests.model.test_training import LONGER, job_of, same_bits
+from tests.model.runs import LONGER, job_of, same_bits
 
 
 def jobs_of(built: Built, folder: Path, seeds: int, **values: object) -> list[TrainingJob]:

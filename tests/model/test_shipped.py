@@ -19,7 +19,7 @@ from storage.errors import RunFailure, UserError
 from storage.local import LocalLocation
 from storage.location import Workspace
 from tests.builders import TINY_TRAINING, Built
-from tests.model.test_training import job_of
+from tests.model.runs import job_of
 
 
 def test_an_exported_run_answers_as_it_did_and_holds_weights_alone(small: Built, tmp_path: Path) -> None:

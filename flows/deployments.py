@@ -1,0 +1,105 @@
+"""Every flow as a deployment: what the Prefect UI lists, with a form and with defaults that run as they are."""
+
+from importlib import import_module
+from typing import Any, NamedTuple
+
+from prefect import Flow
+
+from flows.requests import (
+    EncodeRequest,
+    EndToEndRequest,
+    EvaluateRequest,
+    GenerateRequest,
+    InWorkspace,
+    LeakageRequest,
+    TokenizerRequest,
+    TrainRequest,
+    VerifyRequest,
+)
+from storage.location import Workspace
+
+TAG = "numerate"
+
+
+class Deployment(NamedTuple):
+    """A flow, `module:function` of this package, and how it is presented."""
+
+    name: str
+    flow: str
+    request: InWorkspace
+    tags: tuple[str, ...]
+    description: str
+
+
+DEPLOYMENTS = (
+    Deployment(
+        "end-to-end",
+        "end_to_end:end_to_end",
+        EndToEndRequest(),
+        ("train", "corpus"),
+        "Everything, each stage only where it is missing: corpus, tokenizer, encoding, training, evaluation. The "
+        "defaults are the notebook's 100 million sums and take some six minutes on two cores.",
+    ),
+    Deployment(
+        "generate-corpus",
+        "corpus:generate_corpus",
+        GenerateRequest(),
+        ("corpus",),
+        "Generate a corpus of arithmetic problems as sharded Parquet, split by problem. The defaults are the "
+        "notebook's 100 million sums of four numbers.",
+    ),
+    Deployment(
+        "train-tokenizer",
+        "tokens:train_tokenizer_flow",
+        TokenizerRequest(make_missing=True),
+        ("tokens",),
+        "Train a SentencePiece tokenizer on a corpus's train split, and prove that it loses nothing.",
+    ),
+    Deployment(
+        "encode-corpus",
+        "tokens:encode_corpus",
+        EncodeRequest(make_missing=True),
+        ("tokens",),
+        "Turn every problem of a corpus into a fixed-width row of token ids.",
+    ),
+    Deployment(
+        "train-encoder",
+        "training:train_encoder",
+        TrainRequest(make_missing=True),
+        ("train",),
+        "Train an encoder by distributed data parallel over Ray. A run that was cut off goes on from its checkpoint.",
+    ),
+    Deployment(
+        "evaluate-encoder",
+        "evaluation:evaluate_encoder",
+        EvaluateRequest(make_missing=True),
+        ("evaluate",),
+        "Ask a trained encoder problems that it never saw, and report how many it answers exactly.",
+    ),
+    Deployment(
+        "verify-corpus",
+        "upkeep:verify_corpus",
+        VerifyRequest(),
+        ("corpus",),
+        "Compare a corpus with its manifest byte by byte, or with its specification row by row, and mend it.",
+    ),
+    Deployment(
+        "corpus-leakage",
+        "leakage:corpus_leakage",
+        LeakageRequest(),
+        ("corpus",),
+        "Prove that nothing that one corpus holds out is trained on by another.",
+    ),
+)
+
+
+def flow_of(deployment: Deployment) -> Flow[..., Any]:
+    """The flow itself."""
+    module, function = deployment.flow.split(":")
+    return getattr(import_module(f"flows.{module}"), function)
+
+
+def parameters_of(deployment: Deployment, workspace: Workspace) -> dict[str, Any]:
+    """The values that a quick run takes and a form begins with, in a workspace."""
+    request = deployment.request.model_copy(update={"workspace": str(workspace.root)})
+    return {"request": request.model_dump(mode="json")}

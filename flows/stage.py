@@ -1,0 +1,122 @@
+"""What every flow has in common: its turn in the workspace, retries where they help, an end with its `serve`.
+
+A flow is one Prefect task inside: more of them would cost a tenth of a second each. What is many is Ray's.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
+from functools import wraps
+from typing import Any, TypeVar, get_type_hints
+
+from prefect import Flow, flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.concurrency.sync import concurrency
+from prefect.context import FlowRunContext
+from prefect.runtime import flow_run
+from pydantic import ValidationError
+
+from flows.progress import say
+from flows.requests import InWorkspace
+from flows.server import end_with
+from flows.session import end_quietly, served
+from storage.errors import TransientFailure, UserError
+from storage.location import Workspace
+from storage.manifest import hash_of
+from storage.parameters import one_line
+
+_RETRIES, _RETRY_SECONDS = 2, [5.0, 30.0]
+# How soon a run that was killed gives its turn to the next one.
+_LEASE_SECONDS = 60.0
+
+Request = TypeVar("Request", bound=InWorkspace)
+Result = dict[str, Any]
+
+
+def stage(name: str, run_name: str) -> Callable[[Callable[[Request], Result]], Flow[[Request], Result]]:
+    """Make a flow of a function that takes a request; `run_name` may name its fields, as in '{request.name}'."""
+
+    def decorate(work: Callable[[Request], Result]) -> Flow[[Request], Result]:
+        """The flow."""
+        kind: type[Request] = get_type_hints(work)["request"]
+        tried = task(
+            name=name,
+            task_run_name=run_name,
+            retries=_RETRIES,
+            retry_delay_seconds=_RETRY_SECONDS,
+            retry_condition_fn=_may_pass,
+            cache_policy=NO_CACHE,
+            persist_result=False,
+        )(work)
+
+        @wraps(work)
+        def in_turn(request: Request) -> Result:
+            """The work, when it is its turn."""
+            asked = _checked(kind, request)
+            with _turn(Workspace.open(asked.workspace)):
+                return tried(asked)
+
+        def named() -> str:
+            """What the run is called; its flow's name where what is asked can't be read."""
+            try:
+                return run_name.format(request=_checked(kind, flow_run.parameters["request"]))
+            except (UserError, KeyError):
+                return name
+
+        # Not checked by Prefect, whose complaint has many lines.
+        made = flow(name=name, flow_run_name=named, persist_result=False, validate_parameters=False)
+        return made(in_turn)
+
+    return decorate
+
+
+def _checked(kind: type[Request], request: Any) -> Request:
+    """The request of a form's values; raises `UserError`, in one line, where they don't fit."""
+    try:
+        return kind.model_validate(request)
+    except ValidationError as error:
+        raise UserError(one_line(error)) from error
+
+
+def turn_of(workspace: Workspace) -> str:
+    """Name of the concurrency limit by which the runs of a workspace wait for each other."""
+    return f"workspace-{workspace.root.name}-{hash_of(str(workspace.root))[:8]}"
+
+
+@contextmanager
+def _turn(workspace: Workspace) -> Iterator[None]:
+    """Wait until a workspace that is served has room for one more run; a flow within a flow has its turn already."""
+    run = FlowRunContext.get()
+    if run is None or run.flow_run is None or run.flow_run.parent_task_run_id is not None:
+        yield
+        return
+    runner = served(workspace).runner
+    if runner and runner == os.getppid():
+        end_quietly()
+        threading.Thread(target=end_with, args=(runner,), daemon=True).start()
+    with _slot(turn_of(workspace)) if runner else nullcontext():
+        yield
+
+
+@contextmanager
+def _slot(name: str) -> Iterator[None]:
+    with ExitStack() as held:
+        try:
+            held.enter_context(concurrency(name, lease_duration=_LEASE_SECONDS, timeout_seconds=1))
+        except TimeoutError:
+            say("another run is at work in this workspace: this one waits for it")
+            held.enter_context(concurrency(name, lease_duration=_LEASE_SECONDS))
+        yield
+
+
+def _may_pass(task: Any, run: Any, state: Any) -> bool:
+    """Whether trying again may help: a worker was lost, not a mistake in what was asked."""
+    try:
+        state.result()
+    except TransientFailure as failure:
+        say(f"{failure}; it is tried again")
+        return True
+    except BaseException:
+        return False
+    return False

@@ -1,0 +1,32 @@
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser
+
+from tests.browser.pages import Served, Visitor, browser, chromium, start_serving
+
+
+@pytest.fixture(scope="session")
+def chromium_browser() -> Iterator[Browser]:
+    """A real browser; `make` installs it where Debian's packages are at hand."""
+    if not chromium():
+        pytest.skip("no chromium on this machine: 'apt-get install chromium' as root brings it")
+    with browser() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A workspace that is served."""
+    found = start_serving(tmp_path_factory.mktemp("served") / "workspace", "--port", "0")
+    yield found
+    found.stop()
+
+
+@pytest.fixture
+def visitor(chromium_browser: Browser, served: Served) -> Iterator[Visitor]:
+    """A person before a window."""
+    page = chromium_browser.new_page(viewport={"width": 1280, "height": 900})
+    page.set_default_timeout(60_000)
+    yield Visitor(page, served)
+    page.close()

@@ -1,0 +1,106 @@
+import base64
+import re
+import time
+from pathlib import Path
+
+from playwright.sync_api import expect
+
+from storage.location import Workspace
+from storage.manifest import committed, load
+from tests.browser.pages import Served, Visitor, wait_for
+
+
+def processes_of(run: str) -> list[str]:
+    """Command lines of the processes of a flow run, Ray's own among them."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        try:
+            if f"PREFECT__FLOW_RUN_ID={run}".encode() in (folder / "environ").read_bytes():
+                found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+        except OSError:
+            continue
+    return found
+
+
+def final(served: Served, run: str) -> tuple[str, str]:
+    """State of a flow run when it has ended."""
+    wait_for(lambda: served.state(run)[0] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"))
+    return served.state(run)
+
+
+def test_a_form_is_filled_in_and_its_run_followed_to_the_report(visitor: Visitor, served: Served) -> None:
+    visitor.open_form("generate-corpus")
+    expect(visitor.page.get_by_text("Name of the corpus in the workspace.")).to_be_visible()
+    for label, value in (("Name", "pairs"), ("Terms", "2"), ("High", "299")):
+        visitor.fill(label, value)
+    run = visitor.submit()
+    assert final(served, run) == ("COMPLETED", "")
+    assert served.ask(f"flow_runs/{run}")["name"] == "generate pairs"
+    visitor.page.reload()
+    visitor.open_artifact("corpus-report")
+    page = visitor.page
+    expect(page.get_by_role("heading", name="Corpus pairs")).to_be_visible()
+    picture = page.locator("img[src^='data:image/svg']")
+    expect(picture).to_be_visible()
+    assert b"<svg" in base64.b64decode(str(picture.get_attribute("src")).partition(",")[2])[:200]
+    artifacts = served.artifacts(run)
+    assert "90,000 of 90,000 rows" in artifacts["generate-corpus"]["description"]
+    assert load(Workspace.open(str(served.workspace)).corpus("pairs"), "").manifest.rows == 90_000
+    for problem, answer in re.findall(r"`([\d+]+)` \| `(\d+)`", artifacts["corpus-report"]["data"]):
+        assert eval(problem) == int(answer)
+
+
+def test_the_server_listens_on_the_loopback_interface_alone(served: Served) -> None:
+    port = f"{int(served.url.rpartition(':')[2]):04X}"
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    listening = {words[1] for words in lines if words[3] == "0A" and words[1].endswith(f":{port}")}
+    assert listening == {f"0100007F:{port}"}
+    assert not [line for line in Path("/proc/net/tcp6").read_text().splitlines() if f":{port} " in line]
+
+
+def test_a_bad_value_is_refused_in_the_form(visitor: Visitor, served: Served) -> None:
+    before = served.ask("flow_runs/count", {})
+    visitor.open_form("generate-corpus")
+    visitor.fill("Validation", "0.7")
+    visitor.page.get_by_role("button", name="Submit").click()
+    expect(visitor.page.get_by_text("0.7 is greater than or equal to the maximum of 0.5").first).to_be_visible()
+    assert served.ask("flow_runs/count", {}) == before
+
+
+def test_what_no_form_can_refuse_is_one_clear_line_in_the_run(served: Served) -> None:
+    run = served.start("generate-corpus", family="digits", terms=2, digits=3, min_digits=9, name="never")
+    state, message = final(served, run)
+    assert state == "FAILED"
+    assert "min_digits is 9, above digits (3): raise digits or lower min_digits" in message
+    assert "\n" not in message
+    assert not (served.workspace / "corpora" / "never").exists()
+
+
+def test_cancelling_leaves_nothing_running_and_the_next_run_goes_on(visitor: Visitor, served: Served) -> None:
+    rows = 20_000_000
+    wanted = {
+        "name": "long",
+        "family": "digits",
+        "terms": 2,
+        "digits": 20,
+        "rows": rows,
+        "rows_per_shard": 200_000,
+    }
+    run = served.start("generate-corpus", **wanted)
+    notes = served.workspace / "corpora" / "long" / ".progress"
+    wait_for(lambda: notes.exists() and len(list(notes.glob("[0-9]*.json"))) >= 4)
+    assert processes_of(run)
+    visitor.cancel(run)
+    began = time.monotonic()
+    assert final(served, run)[0] == "CANCELLED"
+    assert time.monotonic() - began < 30, "10 s on a machine that does nothing else"
+    wait_for(lambda: not processes_of(run), 10)
+    place = Workspace.open(str(served.workspace)).corpus("long")
+    assert not committed(place)
+    written = {path: path.stat().st_mtime_ns for path in Path(str(place)).rglob("*.parquet")}
+    assert written
+    again = served.start("generate-corpus", **wanted)
+    assert final(served, again)[0] == "COMPLETED"
+    assert load(place, "").manifest.rows == rows
+    noted = [path for path, changed in written.items() if path.stat().st_mtime_ns == changed]
+    assert len(noted) > 0.5 * len(written)

@@ -1,0 +1,153 @@
+from itertools import islice
+from pathlib import Path
+
+import pytest
+
+from model.batches import batches_from, stages_of
+from model.checkpoint import Checkpoints
+from model.config import CurriculumStage, TrainingSpec
+from model.training import train
+from tests.builders import TINY_TRAINING, Built
+from tests.model.runs import LONGER, job_of, losses, same_bits
+from tests.model.workers import Countdown, train_with
+
+
+def assert_a_resume_changes_nothing(built: Built, folder: Path, spec: TrainingSpec, ranks: int) -> None:
+    whole, cut = job_of(built, folder / "a", spec), job_of(built, folder / "b", spec)
+    train_with(whole, ranks)
+    train_with(cut, ranks, calls=1)
+    assert Checkpoints(cut.run / "checkpoints").index().last.step == 20  # type: ignore[union-attr]
+    train_with(cut, ranks)
+    assert same_bits(whole, cut)
+
+
+def assert_two_ranks_lose_as_one(built: Built, folder: Path, spec: TrainingSpec, tolerance: float) -> None:
+    # Muon rounds to bfloat16 on its way, which makes a last bit a thousandth.
+    spec = spec.model_copy(update={"optimizer": "adamw"})
+    jobs = [job_of(built, folder / str(ranks), spec) for ranks in (1, 2)]
+    train(jobs[0])
+    train_with(jobs[1], 2)
+    for (step, one), (_, other) in zip(*map(losses, jobs), strict=True):
+        assert one == pytest.approx(other, rel=tolerance), step
+
+
+def test_a_run_that_was_stopped_and_resumed_ends_with_the_same_bits(small: Built, tmp_path: Path) -> None:
+    whole, cut = job_of(small, tmp_path / "a", LONGER), job_of(small, tmp_path / "b", LONGER)
+    assert train(whole).finished
+    stopped = train(cut, stop=Countdown(1))
+    assert (stopped.step, stopped.finished) == (20, False)
+    assert train(cut).finished
+    assert same_bits(whole, cut)
+    assert losses(whole) == losses(cut)
+    assert [step for step, _ in losses(cut)] == list(range(1, 31))
+
+
+def test_a_killed_run_goes_on_from_its_checkpoint_and_drops_later_metrics(small: Built, tmp_path: Path) -> None:
+    class KilledError(Exception):
+        pass
+
+    def kill(progress: object) -> None:
+        if progress.step == 20:  # type: ignore[attr-defined]
+            raise KilledError
+
+    whole, cut = job_of(small, tmp_path / "a", LONGER), job_of(small, tmp_path / "b", LONGER)
+    train(whole)
+    with pytest.raises(KilledError):
+        train(cut, report=kill)
+    index = Checkpoints(cut.run / "checkpoints").index()
+    (cut.run / "checkpoints" / "index.json").write(
+        index.model_copy(update={"entries": index.entries[:1]}).model_dump_json().encode()
+    )
+    assert train(cut).finished
+    assert same_bits(whole, cut)
+    assert losses(whole) == losses(cut)
+
+
+@pytest.mark.parametrize("ranks", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_a_resume_on_the_same_number_of_ranks_ends_with_the_same_bits(small: Built, tmp_path: Path, ranks: int) -> None:
+    assert_a_resume_changes_nothing(small, tmp_path, LONGER, ranks)
+
+
+def test_the_number_of_ranks_changes_no_loss_beyond_rounding(small: Built, tmp_path: Path) -> None:
+    assert_two_ranks_lose_as_one(small, tmp_path, TINY_TRAINING, 1e-4)
+
+
+def test_a_run_moves_to_another_number_of_ranks(small: Built, tmp_path: Path) -> None:
+    whole, moved = job_of(small, tmp_path / "a", LONGER), job_of(small, tmp_path / "b", LONGER)
+    train(whole)
+    train(moved, stop=Countdown(0))
+    train_with(moved, 2)
+    for (_, one), (_, other) in zip(losses(whole), losses(moved), strict=True):
+        assert one == pytest.approx(other, rel=1e-3)
+
+
+EVERYTHING = LONGER.model_copy(
+    update={
+        "encoder": LONGER.encoder.model_copy(
+            update={
+                "positions": ("place-value", "relative"),
+                "random_offset": True,
+                "layers": 1,
+                "min_loops": 1,
+                "loops": 3,
+                "warm_loops": 3,
+                "carry_loops": 1,
+            }
+        )
+    }
+)
+
+
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow)])
+def test_several_widths_random_loops_and_offsets_resume_with_the_same_bits(
+    longer: Built, tmp_path: Path, ranks: int
+) -> None:
+    assert_a_resume_changes_nothing(longer, tmp_path, EVERYTHING, ranks)
+
+
+def test_ranks_draw_the_same_offsets_for_the_same_rows(longer: Built, tmp_path: Path) -> None:
+    assert_two_ranks_lose_as_one(longer, tmp_path, EVERYTHING, 1e-3)
+
+
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_warm_loops_in_bfloat16_resume_with_the_same_bits(longer: Built, tmp_path: Path, ranks: int) -> None:
+    spec = EVERYTHING.model_copy(update={"precision": "bfloat16"})
+    assert_a_resume_changes_nothing(longer, tmp_path, spec, ranks)
+
+
+def test_a_curriculum_resumes_in_any_stage_with_the_same_bits(longer: Built, tmp_path: Path) -> None:
+    stages = (CurriculumStage(where="digits <= 4", steps=7), CurriculumStage(where="operators = '+'", steps=8))
+    spec = LONGER.model_copy(update={"curriculum": stages, "where": "digits > 2"})
+    whole, cut = job_of(longer, tmp_path / "a", spec), job_of(longer, tmp_path / "b", spec)
+    train(whole)
+    for _ in range(3):
+        train(cut, stop=Countdown(0))
+    assert same_bits(whole, cut)
+    assert losses(whole) == losses(cut)
+    first = {stage.first for stage, _, _ in islice(batches_from(stages_of(longer.tokens, spec), 0), 30)}
+    assert first == {0, 7, 15}
+
+
+@pytest.mark.parametrize("objective", ["anywhere", "all"])
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_every_objective_with_running_sums_resumes_with_the_same_bits(
+    operations: Built, tmp_path: Path, objective: str, ranks: int
+) -> None:
+    spec = LONGER.model_copy(update={"objective": objective, "running_sum": 0.5})
+    assert_a_resume_changes_nothing(operations, tmp_path, spec, ranks)
+
+
+def test_ranks_lose_alike_where_each_hides_another_number_of_tokens(operations: Built, tmp_path: Path) -> None:
+    spec = TINY_TRAINING.model_copy(update={"objective": "anywhere", "running_sum": 0.5})
+    assert_two_ranks_lose_as_one(operations, tmp_path, spec, 1e-4)
+
+
+@pytest.mark.slow
+def test_compiled_layers_train_alike_and_resume_with_the_same_bits(small: Built, tmp_path: Path) -> None:
+    spec = LONGER.model_copy(update={"compile": "on"})
+    assert_a_resume_changes_nothing(small, tmp_path, spec, 1)
+    plain = job_of(small, tmp_path / "plain", LONGER)
+    train(plain)
+    compiled = job_of(small, tmp_path / "a", spec)
+    for (step, one), (_, other) in zip(losses(plain), losses(compiled), strict=True):
+        assert one == pytest.approx(other, rel=1e-3), step
