@@ -19,7 +19,7 @@ from storage.manifest import ShardRecord, commit, load
 from tests.benchmarks.measure import Figure, core_seconds, seconds
 
 _SHARDS = 1_000_000
-_NOTES = 100_000
+_NOTES = 5_000
 _TASKS = 4_000
 _ROWS = 1_000_000
 _Made = TypeVar("_Made")
