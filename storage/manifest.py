@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from storage.errors import RunFailure, UserError
 from storage.location import Location, Version
@@ -52,6 +52,10 @@ class ShardRecord(BaseModel):
     content: str = Field(description="Hash of the values, the same for any Parquet writer.")
     problem_length: int = Field(0, description="Characters of the longest problem.")
     answer_digits: int = Field(0, description="Digits of the longest answer.")
+
+
+# All in one call: twice as fast as one by one, of which there may be a million.
+_RECORDS = TypeAdapter(tuple[ShardRecord, ...])
 
 
 class Manifest(BaseModel):
@@ -159,7 +163,8 @@ def commit(
     Raises `RunFailure` where another process committed other files than these since they were `seen`, by default now.
     """
     seen = seen or Seen.at(location)
-    table = pa.Table.from_pylist([shard.model_dump() for shard in shards], schema=_SHARD_SCHEMA)
+    columns = {name: [getattr(shard, name) for shard in shards] for name in _SHARD_SCHEMA.names}
+    table = pa.table(columns, schema=_SHARD_SCHEMA)
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd")
     encoded = sink.getvalue()
@@ -189,7 +194,8 @@ def counted(shards: Sequence[ShardRecord]) -> dict[str, Any]:
 def decoded(encoded: bytes) -> tuple[ShardRecord, ...]:
     """The shards that the bytes of `shards.parquet` name."""
     # In one thread: where OMP_NUM_THREADS is 1, a process that ends soon after Arrow's pool has begun aborts.
-    return tuple(ShardRecord(**row) for row in pq.ParquetFile(io.BytesIO(encoded)).read(use_threads=False).to_pylist())
+    table = pq.ParquetFile(io.BytesIO(encoded)).read(use_threads=False)
+    return _RECORDS.validate_python(table.to_pylist())
 
 
 def committed(location: Location) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks import encoding, generation, training
+from tests.benchmarks import encoding, generation, scale, training
 from tests.benchmarks.measure import Figure
 
 BENCHMARKS: dict[str, Callable[[Path], Iterator[Figure]]] = {
@@ -25,6 +25,7 @@ BENCHMARKS: dict[str, Callable[[Path], Iterator[Figure]]] = {
     "bert": training.against_bert,
     "reading": training.reading,
     "large": generation.large,
+    "scale": scale.scale,
 }
 
 

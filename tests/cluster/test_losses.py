@@ -70,7 +70,7 @@ def wait_for(what: Callable[[], bool], command: subprocess.Popen[str]) -> None:
 
 def finish(command: subprocess.Popen[str]) -> str:
     """What the command wrote, once it has ended well."""
-    output, _ = command.communicate(timeout=300)
+    output, _ = command.communicate(timeout=600)
     assert command.returncode == 0, output
     return output
 

@@ -1,0 +1,135 @@
+"""What grows with the number of shards: the driver, the manifest, its notes, and the way to the first batch.
+
+Of the manifest processor seconds are counted; `python -m tests.benchmarks.scale` runs it alone.
+"""
+
+import resource
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from flows.session import ray_session
+from pipelines.fanout import Notes, make_shards
+from storage.lanes import LanePlan
+from storage.location import Location
+from storage.manifest import ShardRecord, commit, load
+from tests.benchmarks.measure import Figure, core_seconds, seconds
+
+_SHARDS = 1_000_000
+_NOTES = 5_000
+_TASKS = 4_000
+_ROWS = 1_000_000
+_Made = TypeVar("_Made")
+
+
+@dataclass(frozen=True)
+class _Nothing:
+    """A task that makes no shard."""
+
+    number: int
+    rows: int = 1
+
+    @property
+    def paths(self) -> list[str]:
+        """None."""
+        return []
+
+
+def scale(folder: Path) -> Iterator[Figure]:
+    """At a million shards of a million rows each, 10¹² rows."""
+    yield from _driver(Location(folder / "driver"))
+    yield from _notes(Location(folder / "notes"))
+    yield from _manifest(Location(folder / "corpus"))
+
+
+def _driver(folder: Location) -> Iterator[Figure]:
+    tasks = [_Nothing(number) for number in range(_TASKS)]
+
+    def run() -> None:
+        """All tasks, two at once, each with its note."""
+        make_shards(_idle, tasks, Notes(folder, "scale"), in_flight=cpus, progress=lambda rows: None)
+
+    with ray_session(cpus=2) as cpus:
+        make_shards(_idle, tasks[:100], Notes(folder / "warm", "scale"), in_flight=cpus, progress=lambda rows: None)
+        taken = seconds(run)
+    yield Figure("tasks that the driver keeps going, two cores", _TASKS / taken, "tasks/s")
+
+
+def _idle(task: _Nothing) -> list[ShardRecord]:
+    return []
+
+
+def _notes(folder: Location) -> Iterator[Figure]:
+    notes = Notes(folder, "scale")
+
+    def write() -> None:
+        """A note each, with what stands in a real one."""
+        for number in range(_NOTES):
+            notes.write(number, [_record(number)])
+
+    def read() -> None:
+        """All of them, as at a resume."""
+        for number in range(_NOTES):
+            notes.read(number)
+
+    yield Figure("a note written", seconds(write) / _NOTES * 1e6, "µs", detail="by the workers, side by side")
+    yield Figure("a note read at a resume", seconds(read) / _NOTES * 1e6, "µs", detail="by the driver")
+
+
+def _manifest(folder: Location) -> Iterator[Figure]:
+    yield Figure("commit of 10⁶ shards", _committed(folder), "s")
+    yield Figure("shards.parquet of 10⁶ shards", (folder / "shards.parquet").size() / 1e6, "MB")
+    before = _resident()
+    dataset, taken = _timed(lambda: load(folder, "the corpus"))
+    yield Figure("load of 10⁶ shards", taken, "s", detail=f"{(_resident() - before) / 1e6:,.0f} MB")
+    train, taken = _timed(lambda: dataset.of_split("train"))
+    yield Figure("the shards of a split", taken, "s")
+    plan, taken = _timed(lambda: LanePlan(tuple(shard.rows for shard in train), 8_192, 0))
+    first = core_seconds(lambda: [plan.segments(0, lane, 0, 128) for lane in range(64)])
+    yield Figure("plan, and all lanes' first rows", taken + first, "s")
+
+
+def _committed(folder: Location) -> float:
+    records = [_record(number) for number in range(_SHARDS)]
+    return core_seconds(
+        lambda: commit(folder, kind="corpus", name="scale", generator_version=1, spec={}, shards=records)
+    )
+
+
+def _record(number: int) -> ShardRecord:
+    digest = f"{number * 0x9E3779B97F4A7C15F39CC0605CEDC8341082276BF3A27251F86C6A11D0C18E95 % 2**256:064x}"
+    return ShardRecord(
+        path=f"data/split=train/family=grid/width=16/{number:06d}.parquet",
+        split="train",
+        stratum="grid-16",
+        rows=_ROWS,
+        bytes=11_000_000 + number % 9_973,
+        sha256=digest,
+        content=digest[::-1],
+        problem_length=11,
+        answer_digits=3,
+    )
+
+
+def _timed(work: Callable[[], _Made]) -> tuple[_Made, float]:
+    made: list[_Made] = []
+    taken = core_seconds(lambda: made.append(work()))
+    return made[0], taken
+
+
+def _resident() -> int:
+    """Largest memory that this process has had, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _show() -> None:
+    with tempfile.TemporaryDirectory(prefix="numerate-bench-") as folder:
+        for figure in scale(Path(folder)):
+            print(f"{figure.what}: {figure.value:.4g} {figure.unit} {figure.verdict} {figure.detail}", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(_show())
