@@ -14,7 +14,7 @@ from typing import TypeVar
 from flows.session import ray_session
 from pipelines.fanout import Notes, make_shards
 from storage.lanes import LanePlan
-from storage.location import Location
+from storage.local import LocalLocation
 from storage.manifest import ShardRecord, commit, load
 from tests.benchmarks.measure import Figure, core_seconds, seconds
 
@@ -40,9 +40,9 @@ class _Nothing:
 
 def scale(folder: Path) -> Iterator[Figure]:
     """At a million shards of a million rows each, 10¹² rows."""
-    yield from _driver(Location(folder / "driver"))
-    yield from _notes(Location(folder / "notes"))
-    yield from _manifest(Location(folder / "corpus"))
+    yield from _driver(LocalLocation(folder / "driver"))
+    yield from _notes(LocalLocation(folder / "notes"))
+    yield from _manifest(LocalLocation(folder / "corpus"))
 
 
 def _driver(folder: Location) -> Iterator[Figure]:
