@@ -45,7 +45,7 @@ def scale(folder: Path) -> Iterator[Figure]:
     yield from _manifest(LocalLocation(folder / "corpus"))
 
 
-def _driver(folder: Location) -> Iterator[Figure]:
+def _driver(folder: LocalLocation) -> Iterator[Figure]:
     tasks = [_Nothing(number) for number in range(_TASKS)]
 
     def run() -> None:
@@ -62,7 +62,7 @@ def _idle(task: _Nothing) -> list[ShardRecord]:
     return []
 
 
-def _notes(folder: Location) -> Iterator[Figure]:
+def _notes(folder: LocalLocation) -> Iterator[Figure]:
     notes = Notes(folder, "scale")
 
     def write() -> None:
@@ -79,7 +79,7 @@ def _notes(folder: Location) -> Iterator[Figure]:
     yield Figure("a note read at a resume", seconds(read) / _NOTES * 1e6, "µs", detail="by the driver")
 
 
-def _manifest(folder: Location) -> Iterator[Figure]:
+def _manifest(folder: LocalLocation) -> Iterator[Figure]:
     yield Figure("commit of 10⁶ shards", _committed(folder), "s")
     yield Figure("shards.parquet of 10⁶ shards", (folder / "shards.parquet").size() / 1e6, "MB")
     before = _resident()
@@ -92,7 +92,7 @@ def _manifest(folder: Location) -> Iterator[Figure]:
     yield Figure("plan, and all lanes' first rows", taken + first, "s")
 
 
-def _committed(folder: Location) -> float:
+def _committed(folder: LocalLocation) -> float:
     records = [_record(number) for number in range(_SHARDS)]
     return core_seconds(
         lambda: commit(folder, kind="corpus", name="scale", generator_version=1, spec={}, shards=records)
