@@ -1,12 +1,12 @@
 """Ctrl-C ends any query soon, with exit code 130 and nothing half-written, also one that heeds no interruption."""
 
-import _thread
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
@@ -29,6 +29,14 @@ def hear_interrupts() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+@pytest.fixture
+def hearing() -> Iterator[None]:
+    """The same for this process."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize(("query", "form"), [(HEEDLESS, "table"), (ENDLESS, "parquet")])
 def test_ctrl_c_ends_a_query_with_exit_code_130(small: Built, tmp_path: Path, query: str, form: str) -> None:
     options = ("--output", str(tmp_path / "out"), "--workspace", str(small.workspace.root))
@@ -49,13 +57,14 @@ def test_ctrl_c_ends_a_query_with_exit_code_130(small: Built, tmp_path: Path, qu
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.usefixtures("hearing")
 def test_what_heeds_no_interruption_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "_HEED_SECONDS", 0.01)
     goes_on = threading.Event()
 
     def compute() -> None:
         """Heed nothing, behind a Ctrl-C."""
-        _thread.interrupt_main()
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # type: ignore[arg-type]
         goes_on.wait()
 
     with pytest.raises(QueryAbandoned), closing(duckdb.connect()) as connection:
@@ -63,10 +72,11 @@ def test_what_heeds_no_interruption_is_left_behind(monkeypatch: pytest.MonkeyPat
     goes_on.set()
 
 
+@pytest.mark.usefixtures("hearing")
 def test_what_heeds_an_interruption_ends_as_one() -> None:
     def compute() -> None:
         """Ask without end, behind a Ctrl-C."""
-        _thread.interrupt_main()
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # type: ignore[arg-type]
         connection.sql(ENDLESS).fetchall()
 
     with closing(duckdb.connect()) as connection, pytest.raises(KeyboardInterrupt, match="was stopped") as stopped:
