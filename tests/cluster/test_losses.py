@@ -77,7 +77,11 @@ def finish(command: subprocess.Popen[str]) -> str:
 
 def made(folder: Path) -> dict[str, bytes]:
     """The files of a dataset, without how long it took."""
-    return {name: data for name, data in files(folder).items() if name != "made.json" and not name.startswith("tokens")}
+    return {
+        name: data
+        for name, data in files(folder).items()
+        if name not in ("made.json", "README.md") and not name.startswith("tokens")
+    }
 
 
 def lose_while_writing(nodes: Nodes, lost: int, folder: Path, command: subprocess.Popen[str]) -> None:
