@@ -58,7 +58,7 @@ def arrange(app: App) -> None:
 def verbs_of(app: App, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], App]]:
     """Every verb that does something, by the words that call it."""
     for name in app:
-        if name.startswith("-"):
+        if name.startswith("-") or not app[name].show:
             continue
         if app[name].default_command:
             yield (*above, name), app[name]

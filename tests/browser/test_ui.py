@@ -3,6 +3,7 @@ import re
 import time
 from pathlib import Path
 
+import pytest
 from playwright.sync_api import expect
 
 from storage.location import Workspace
@@ -76,6 +77,7 @@ def test_what_no_form_can_refuse_is_one_clear_line_in_the_run(served: Served) ->
     assert not (served.workspace / "corpora" / "never").exists()
 
 
+@pytest.mark.slow
 def test_cancelling_leaves_nothing_running_and_the_next_run_goes_on(visitor: Visitor, served: Served) -> None:
     rows = 20_000_000
     wanted = {

@@ -309,7 +309,8 @@ def _wait_for_steps(process: subprocess.Popen[str], workspace: Path, known: set[
     raise AssertionError(f"training didn't start: {process.poll()}")
 
 
-@pytest.mark.parametrize("number", [pytest.param(signal.SIGTERM, marks=pytest.mark.slow), signal.SIGINT])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_an_interrupted_generation_leaves_nothing_half_written_and_goes_on(home: Home, number: signal.Signals) -> None:
     arguments = ["corpus", "generate", "--name", f"cut-{number.name.lower()}", "--rows", "20000000"]
     process = home.start(*arguments)

@@ -1,6 +1,7 @@
 """A command that is named is exact: the command line reads it back as the same request."""
 
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -73,9 +74,10 @@ def test_a_tokenizer_and_tokens_are_made_again_by_their_commands(kind: str, name
 
 
 @pytest.fixture(scope="module")
-def config(small: Built) -> RunConfig:
+def config(small: Built) -> Iterator[RunConfig]:
     prepare(small.workspace, "mended", "small", "small-digit", TrainingSpec(batch_size=128, validation_rows=128))
-    return load_run(small.workspace.run("mended"))
+    yield load_run(small.workspace.run("mended"))
+    small.workspace.run("mended").remove()
 
 
 @pytest.mark.parametrize("training", [*(request.training_spec() for request in TRAININGS.values())])

@@ -63,6 +63,7 @@ def test_a_corpus_that_is_not_there_is_one_line(place: Path, corpus: str, words:
     assert not (place / "corpora/nowhere").exists()
 
 
+@pytest.mark.slow
 def test_an_old_corpus_is_migrated_by_the_command_that_its_refusal_names(place: Path, prefect_api: str) -> None:
     write_old(place / "corpora/old", MIXED)
     workspace = ("--workspace", str(place))

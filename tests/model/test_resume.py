@@ -72,6 +72,7 @@ def test_the_number_of_ranks_changes_no_loss_beyond_rounding(small: Built, tmp_p
     assert_two_ranks_lose_as_one(small, tmp_path, TINY_TRAINING, 1e-4)
 
 
+@pytest.mark.slow
 def test_a_run_moves_to_another_number_of_ranks(small: Built, tmp_path: Path) -> None:
     whole, moved = job_of(small, tmp_path / "a", LONGER), job_of(small, tmp_path / "b", LONGER)
     train(whole)
@@ -115,6 +116,7 @@ def test_warm_loops_in_bfloat16_resume_with_the_same_bits(longer: Built, tmp_pat
     assert_a_resume_changes_nothing(longer, tmp_path, spec, ranks)
 
 
+@pytest.mark.slow
 def test_a_curriculum_resumes_in_any_stage_with_the_same_bits(longer: Built, tmp_path: Path) -> None:
     stages = (CurriculumStage(where="digits <= 4", steps=7), CurriculumStage(where="operators = '+'", steps=8))
     spec = LONGER.model_copy(update={"curriculum": stages, "where": "digits > 2"})
@@ -137,6 +139,7 @@ def test_every_objective_with_running_sums_resumes_with_the_same_bits(
     assert_a_resume_changes_nothing(operations, tmp_path, spec, ranks)
 
 
+@pytest.mark.slow
 def test_ranks_lose_alike_where_each_hides_another_number_of_tokens(operations: Built, tmp_path: Path) -> None:
     spec = TINY_TRAINING.model_copy(update={"objective": "anywhere", "running_sum": 0.5})
     assert_two_ranks_lose_as_one(operations, tmp_path, spec, 1e-4)

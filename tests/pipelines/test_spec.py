@@ -56,7 +56,7 @@ def test_the_name_is_not_part_of_what_the_rows_follow_from() -> None:
 @pytest.mark.parametrize("depth", [0, 15])
 @pytest.mark.parametrize(
     ("operators", "terms", "digits"),
-    [(("+", "-"), 32, 507), (("-",), 16, 1_000), (("+", "-", "*"), 20, 359)],
+    [(("+", "-"), 32, 507), (("-",), 16, 1_000), pytest.param(("+", "-", "*"), 20, 359, marks=pytest.mark.slow)],
 )
 def test_the_longest_expressions_that_are_let_in_can_be_made(
     operators: tuple[str, ...], terms: int, digits: int, depth: int

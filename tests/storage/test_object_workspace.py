@@ -63,6 +63,7 @@ def test_a_corpus_comes_out_as_on_a_disk_and_is_read_verified_and_mended(bucket:
     assert not again.faults
 
 
+@pytest.mark.slow
 def test_a_training_that_was_stopped_goes_on_and_ends_with_the_same_bits_as_on_a_disk(
     bucket: str, small: Built, tmp_path: Path
 ) -> None:
