@@ -64,7 +64,7 @@ def _serve(workspace: Workspace, host: str, port: int, at_once: int, announce: C
         if not api:
             if host not in (LOOPBACK, "localhost", "::1"):
                 say(f"warning: whoever reaches {host} can start flows here, there is no password")
-            server = PrefectServer(prefect_home(workspace), host=host, port=_port(host, port), workspace=workspace)
+            server = _start_server(workspace, host, port)
             api = os.environ["PREFECT_API_URL"] = server.api_url
         runner, ready = _start_runner(workspace, server is not None, at_once), False
         while not stopped():
@@ -84,13 +84,15 @@ def _serve(workspace: Workspace, host: str, port: int, at_once: int, announce: C
         forget_served(workspace)
 
 
-def _port(host: str, port: int) -> int:
+def _start_server(workspace: Workspace, host: str, port: int) -> PrefectServer:
+    home = prefect_home(workspace)
     if port:
-        return free_port(host, port)
+        return PrefectServer(home, host=host, port=free_port(host, port), workspace=workspace)
     try:
-        return free_port(host, PORT)
-    except UserError:
-        return free_port(host)
+        return PrefectServer(home, host=host, port=free_port(host, PORT), workspace=workspace)
+    except (UserError, RunFailure):
+        # Taken, or by another in this moment.
+        return PrefectServer(home, host=host, port=free_port(host), workspace=workspace)
 
 
 def _on_signals() -> Callable[[], bool]:

@@ -24,6 +24,7 @@ from storage.location import Workspace
 LOOPBACK = "127.0.0.1"
 PORT = 4200
 REPORTS = "/reports"
+_OWNER = "/numerate/process"
 _START_SECONDS, _STOP_SECONDS, _POLL_SECONDS, _WATCH_SECONDS = 120.0, 10.0, 0.1, 0.5
 _LINGER_SECONDS = 20.0
 # What is shown: the pages and pictures that the flows write, and nothing else of the workspace.
@@ -88,10 +89,20 @@ class PrefectServer:
 
     def _wait(self) -> None:
         until = time.monotonic() + _START_SECONDS
-        while not answers(self.api_url):
+        # Another's server may answer at a port that was taken in the meantime.
+        while not (_owner(self.url) == self._process.pid and answers(self.api_url)):
             if self._process.poll() is not None or time.monotonic() > until:
                 raise RunFailure(f"Prefect's server didn't start: {self._log} says why; 'numerate doctor' may too")
             time.sleep(_POLL_SECONDS)
+
+
+def _owner(url: str) -> int:
+    """The process that serves there, if it is one of these; else 0."""
+    try:
+        with urlopen(f"{url}{_OWNER}", timeout=5) as answer:
+            return int(answer.read())
+    except (URLError, OSError, ValueError):
+        return 0
 
 
 def answers(api_url: str) -> bool:
@@ -145,13 +156,19 @@ def main() -> None:
 
 
 def _application(workspace: str) -> Any:
-    """Prefect's application; with a workspace also its reports, before Prefect's pages, which take every path."""
+    """Prefect's application, and before its pages, which take every path, whose it is and the workspace's reports."""
     from prefect.server.api.server import create_app
     from starlette.requests import Request
     from starlette.responses import PlainTextResponse, Response
     from starlette.routing import Route
 
     application = create_app()
+
+    def owner(request: Request) -> Response:
+        """The number of this process."""
+        return PlainTextResponse(str(os.getpid()))
+
+    application.router.routes.insert(0, Route(_OWNER, owner))
     if workspace:
         served = Workspace.open(workspace)
 

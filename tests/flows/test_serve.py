@@ -106,7 +106,8 @@ def test_a_temporary_server_ends_with_a_command_that_is_killed(tmp_path: Path) -
     wait_for(lambda: notes_of(workspace, "addition"))
     process.kill()
     process.wait()
-    wait_for(lambda: not left_of(workspace), 30)
+    # Ray's own processes take their time.
+    wait_for(lambda: not left_of(workspace), 120)
 
 
 @pytest.mark.slow
