@@ -40,7 +40,8 @@ class Meter:
             update_progress_artifact(
                 self._artifact,
                 progress=min(100.0, 100 * done / self.total),
-                description=f"{self.title}: {done:,} of {self.total:,} {self.unit}, {text}, {left:.0f} s left",
+                # What is asked for first comes first: a card shows the beginning.
+                description=f"{left:.0f} s left, {text}; {self.title}: {done:,} of {self.total:,} {self.unit}",
             )
             self._shown = time.monotonic()
 
