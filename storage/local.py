@@ -42,48 +42,59 @@ class LocalLocation(Location):
 
     @property
     def name(self) -> str:
+        """The last part of the path."""
         return self.path.name
 
     @property
     def parent(self) -> "LocalLocation":
+        """The folder in which this lies."""
         return LocalLocation(self.path.parent)
 
     def below(self, folder: Location) -> str:
+        """The path from a folder above to here."""
         return self.path.relative_to(str(folder)).as_posix()
 
     def exists(self) -> bool:
+        """Whether a file or folder lies here."""
         return self.path.exists()
 
     def size(self) -> int:
+        """Bytes of the file; -1 where there is none."""
         try:
             return self.path.stat().st_size
         except OSError:
             return -1
 
     def read(self) -> bytes:
+        """The whole file; raises `RunFailure` where there is none."""
         try:
             return self.path.read_bytes()
         except OSError as error:
             raise RunFailure(f"{self} can't be read ({error.strerror}): run what made it again") from error
 
     def opened(self, *, whole: bool = False) -> "pa.NativeFile":
+        """The file for reading, here and there in it; `whole` says that all of it will be needed."""
         import pyarrow as pa
 
         return pa.OSFile(str(self.path))
 
     def version(self) -> Version:
+        """What tells this file from any later one; None where there is none."""
         return True if self.path.exists() else None
 
     def write_over(self, data: bytes, seen: Version) -> None:
+        """Replace the file by `data` in one step, if it is still that of version `seen` or holds `data` already."""
         self.write(data)
 
     def remove(self) -> None:
+        """Delete the file or folder, if it is there."""
         if self.path.is_dir():
             shutil.rmtree(self.path)
         else:
             self.path.unlink(missing_ok=True)
 
     def exchange(self, other: Location) -> None:
+        """Swap two folders in one step, so that each name holds a whole one at any moment."""
         swap = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
         if not swap or swap(_HERE, os.fsencode(self.path), _HERE, os.fsencode(str(other)), _RENAME_EXCHANGE):
             why = os.strerror(ctypes.get_errno()) if swap else "not on this system"
@@ -93,17 +104,20 @@ class LocalLocation(Location):
         _sync(self.path.parent)
 
     def children(self) -> list[str]:
+        """Names of what lies in this folder, sorted, without hidden ones; empty where there is no folder."""
         try:
             return sorted(entry.name for entry in self.path.iterdir() if not entry.name.startswith("."))
         except (FileNotFoundError, NotADirectoryError):
             return []
 
     def files(self, suffix: str) -> list[str]:
+        """Paths from here to all files below whose names end so, sorted."""
         return sorted(
             path.relative_to(self.path).as_posix() for path in self.path.rglob(f"*{suffix}") if path.is_file()
         )
 
     def holds(self, sizes: Mapping[str, int]) -> bool:
+        """Whether files of these paths and sizes lie below."""
         return all((self / path).size() == size for path, size in sizes.items())
 
     @contextmanager
@@ -128,6 +142,7 @@ class LocalLocation(Location):
 
     @contextmanager
     def exclusive(self, what: str, *, wait_seconds: float = 0.0) -> Iterator[None]:
+        """Hold this folder alone; the hold ends with the process, however that ends."""
         self.path.mkdir(parents=True, exist_ok=True)
         # Who only asks whether it is held has it for microseconds.
         until = time.monotonic() + max(wait_seconds, _GLANCE_SECONDS)
@@ -139,6 +154,7 @@ class LocalLocation(Location):
             yield
 
     def is_held(self) -> bool:
+        """Whether a process holds this folder alone now; what one that ended left says nothing."""
         try:
             handle = os.open(self.path / _LOCK, os.O_RDONLY)
         except OSError:
@@ -152,10 +168,12 @@ class LocalLocation(Location):
         return False
 
     def sweep(self) -> None:
+        """Delete what writers that were killed left; only while holding the folder."""
         for place in self.partials():
             place.remove()
 
     def partials(self) -> Iterator[Location]:
+        """What writers at work, or that were killed, have beside their files."""
         for folder, below, names in os.walk(self.path):
             below[:] = [name for name in below if not Path(folder, name, _LOCK).exists()]
             for name in names:
@@ -163,6 +181,7 @@ class LocalLocation(Location):
                     yield LocalLocation(Path(folder, name))
 
     def total_bytes(self) -> int:
+        """Bytes of the file, or of all files in the folder."""
         if not self.path.is_dir():
             return max(0, self.size())
         return sum(
@@ -172,21 +191,25 @@ class LocalLocation(Location):
         )
 
     def changed(self) -> float:
+        """When the file or folder was last written, as seconds since 1970; 0 where there is none."""
         try:
             return self.path.stat().st_mtime
         except OSError:
             return 0.0
 
     def free_bytes(self) -> int | None:
+        """Free bytes where this lies, or would lie; None where there is no such bound."""
         path = self.path
         while not path.exists():
             path = path.parent
         return shutil.disk_usage(path).free
 
     def for_arrow(self) -> "tuple[pa.fs.FileSystem | None, str]":
+        """Arrow's file system of this folder, for reading and writing, and its path in it; None is a disk's."""
         return None, str(self.path)
 
     def on_this_machine(self) -> "LocalLocation":
+        """A folder of this machine for what can't lie elsewhere: this one, or its own one in the user's cache."""
         return self
 
 

@@ -77,10 +77,12 @@ class ObjectLocation(Location):
 
     @property
     def name(self) -> str:
+        """The last part of the path."""
         return self.key.rpartition("/")[2] or self.bucket
 
     @property
     def parent(self) -> "ObjectLocation":
+        """The folder in which this lies."""
         return replace(self, key=self.key.rpartition("/")[0])
 
     @property
@@ -93,6 +95,7 @@ class ObjectLocation(Location):
         return f"{self}/".startswith(f"{folder}/")
 
     def below(self, folder: Location) -> str:
+        """The path from a folder above to here."""
         return str(self).removeprefix(f"{folder}/")
 
     def meta(self) -> "ObjectMeta | None":
@@ -106,19 +109,23 @@ class ObjectLocation(Location):
             return None
 
     def exists(self) -> bool:
+        """Whether a file or folder lies here."""
         return self.meta() is not None or next(self._all(), None) is not None
 
     def size(self) -> int:
+        """Bytes of the file; -1 where there is none."""
         meta = self.meta()
         return meta["size"] if meta else -1
 
     def read(self) -> bytes:
+        """The whole file; raises `RunFailure` where there is none."""
         try:
             return self._content()
         except FileNotFoundError as error:
             raise RunFailure(f"{self} can't be read ({error.strerror}): run what made it again") from error
 
     def opened(self, *, whole: bool = False) -> "pa.NativeFile":
+        """The file for reading, here and there in it; `whole` says that all of it will be needed."""
         import pyarrow as pa
 
         if whole:
@@ -129,13 +136,16 @@ class ObjectLocation(Location):
             return pa.PythonFile(RangedFile(self, obstore.head(self.store, self.key)), mode="r")
 
     def write(self, data: bytes) -> None:
+        """Replace the file by `data` in one step."""
         self._upload(data, len(data), xxhash.xxh3_128_hexdigest(data))
 
     def version(self) -> Version:
+        """What tells this file from any later one; None where there is none."""
         meta = self.meta()
         return version_of(meta) if meta else None
 
     def write_over(self, data: bytes, seen: Version) -> None:
+        """Replace the file by `data` in one step, if it is still that of version `seen` or holds `data` already."""
         _refuse_lost(self)
         digest = {_DIGEST: xxhash.xxh3_128_hexdigest(data)}
         try:
@@ -151,13 +161,16 @@ class ObjectLocation(Location):
                 ) from None
 
     def remove(self) -> None:
+        """Delete the file or folder, if it is there."""
         keys = [meta["path"] for meta in self._all()]
         insisted(str(self), lambda: obstore.delete(self.store, [*keys, *filter(None, [self.key])]))
 
     def exchange(self, other: Location) -> None:
+        """Swap two folders in one step, so that each name holds a whole one at any moment."""
         raise RunFailure(f"{self} and {other} can't be swapped in one step (an object store): do it on a local disk")
 
     def children(self) -> list[str]:
+        """Names of what lies in this folder, sorted, without hidden ones; empty where there is no folder."""
         with told(str(self)):
             found = obstore.list_with_delimiter(self.store, self.key or None)
         paths = [*found["common_prefixes"], *(meta["path"] for meta in found["objects"])]
@@ -165,9 +178,11 @@ class ObjectLocation(Location):
         return sorted(name for name in names if not name.startswith("."))
 
     def files(self, suffix: str) -> list[str]:
+        """Paths from here to all files below whose names end so, sorted."""
         return sorted(path for path in self._sizes() if path.endswith(suffix))
 
     def holds(self, sizes: Mapping[str, int]) -> bool:
+        """Whether files of these paths and sizes lie below."""
         if len(sizes) <= _ASKED_ONE_BY_ONE:
             return all((self / path).size() == size for path, size in sizes.items())
         found = self._sizes()
@@ -175,6 +190,7 @@ class ObjectLocation(Location):
 
     @contextmanager
     def staged(self) -> Iterator[Path]:
+        """Yield a path on this machine's disk; on success what was written there takes this name, else it goes."""
         folder = cache_folder() / "staged"
         path = folder / f"{uuid.uuid4().hex}.partial"
         try:
@@ -196,12 +212,14 @@ class ObjectLocation(Location):
 
     @contextmanager
     def exclusive(self, what: str, *, wait_seconds: float = 0.0) -> Iterator[None]:
+        """Hold this folder alone; the hold ends with the process, however that ends."""
         from storage.lease import leased
 
         with leased(self, what, wait_seconds):
             yield
 
     def is_held(self) -> bool:
+        """Whether a process holds this folder alone now; what one that ended left says nothing."""
         from storage.lease import is_leased
 
         return is_leased(self)
@@ -217,20 +235,25 @@ class ObjectLocation(Location):
                 continue
 
     def partials(self) -> Iterator[Location]:
+        """What writers at work, or that were killed, have beside their files."""
         yield from ()
 
     def total_bytes(self) -> int:
+        """Bytes of the file, or of all files in the folder."""
         return max(0, self.size()) + sum(self._sizes().values())
 
     def changed(self) -> float:
+        """When the file or folder was last written, as seconds since 1970; 0 where there is none."""
         meta = self.meta()
         times = [meta["last_modified"]] if meta else [below["last_modified"] for below in self._all()]
         return max((time.timestamp() for time in times), default=0.0)
 
     def free_bytes(self) -> int | None:
+        """Free bytes where this lies, or would lie; None where there is no such bound."""
         return None
 
     def for_arrow(self) -> "tuple[pa.fs.FileSystem | None, str]":
+        """Arrow's file system of this folder, for reading and writing, and its path in it; None is a disk's."""
         from pyarrow.fs import FSSpecHandler, PyFileSystem
 
         from storage.ranged import object_files
@@ -238,6 +261,7 @@ class ObjectLocation(Location):
         return PyFileSystem(FSSpecHandler(object_files(self, writes=True))), f"{self.bucket}/{self.key}"
 
     def on_this_machine(self) -> LocalLocation:
+        """A folder of this machine for what can't lie elsewhere: this one, or its own one in the user's cache."""
         mark = sha256(str(self).encode()).hexdigest()[:16]
         place = cache_folder() / "workspaces" / f"{self.scheme}-{self.bucket}-{mark}"
         # Prefect makes its home in it, but no folder above.

@@ -25,16 +25,20 @@ class RangedFile(io.RawIOBase):
         self._place, self._meta, self._at = place, meta, 0
 
     def readable(self) -> bool:
+        """It can be read."""
         return True
 
     def seekable(self) -> bool:
+        """Any place of it can be read."""
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        """Go to a place; returns it, in bytes from the start."""
         self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._meta["size"]}[whence]
         return self._at
 
     def tell(self) -> int:
+        """The place, in bytes from the start."""
         return self._at
 
     def read(self, size: int | None = -1, /) -> bytes:
@@ -52,6 +56,7 @@ class RangedFile(io.RawIOBase):
         return data
 
     def readinto(self, buffer: Any, /) -> int:
+        """Fill the buffer from the place on; returns the bytes read."""
         data = self.read(len(buffer))
         buffer[: len(data)] = data
         return len(data)
@@ -65,6 +70,7 @@ class _Upload(io.BytesIO):
         self._place = place
 
     def close(self) -> None:
+        """Write the file, once."""
         if not self.closed:
             self._place.write(self.getvalue())
         super().close()
