@@ -120,10 +120,9 @@ def free_port(host: str = LOOPBACK, wanted: int = 0) -> int:
         tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             tried.bind((host, wanted))
-        except OSError as error:
-            raise UserError(
-                f"port {wanted} of {host} can't be taken ({error.strerror}): name another with --port"
-            ) from error
+        except (OSError, OverflowError) as error:
+            why = getattr(error, "strerror", None) or "ports are 0 to 65535"
+            raise UserError(f"port {wanted} of {host} can't be taken ({why}): name another with --port") from error
         return int(tried.getsockname()[1])
 
 

@@ -96,6 +96,10 @@ def test_a_port_that_is_taken_is_one_line() -> None:
         holder.listen()
         with pytest.raises(UserError, match=r"port \d+ of 127.0.0.1 can't be taken .*: name another with --port"):
             free_port(wanted=holder.getsockname()[1])
+    with pytest.raises(UserError, match=r"port 65536 of 127.0.0.1 can't be taken \(ports are 0 to 65535\)"):
+        free_port(wanted=65_536)
+    with pytest.raises(UserError, match=r"port 0 of nowhere.invalid can't be taken \(.+\): name another"):
+        free_port("nowhere.invalid")
 
 
 @pytest.mark.slow
