@@ -16,17 +16,17 @@ from typing import Annotated, Literal, NoReturn
 from cyclopts import App, CycloptsError, Parameter
 from pydantic import ValidationError
 
-from flows.corpus_verbs import corpus_app
-from flows.manual import FIRST, MANUAL, arrange
-from flows.options import AnyModel
-from flows.overview_verbs import register
+from flows.cli.corpus_verbs import corpus_app
+from flows.cli.manual import FIRST, MANUAL, arrange
+from flows.cli.options import AnyModel
+from flows.cli.overview_verbs import register
+from flows.cli.publish_verbs import publish_app
+from flows.cli.serve_verbs import register_serve
+from flows.cli.submit_verbs import submit_app
+from flows.cli.verbs import Json, Place, flow_verb
 from flows.presets import PRESETS
-from flows.publish_verbs import publish_app
 from flows.requests import WORKSPACE, EndToEndRequest, request_text
-from flows.serve_verbs import register_serve
 from flows.session import end_quietly
-from flows.submit_verbs import submit_app
-from flows.verbs import Json, Place, flow_verb
 from storage.errors import QueryAbandoned, RunFailure, UserError
 from storage.location import Location, Workspace
 from storage.parameters import one_line
@@ -102,7 +102,7 @@ def describe_model(preset: str = "tiny", *, as_json: Json = False) -> None:
     preset
         Name of the encoder: vanilla, tiny, small, base, paper, local, signed or mixing.
     """
-    from flows.description import encoder_json, encoder_text
+    from flows.cli.description import encoder_json, encoder_text
 
     found = encoder_json(preset)
     print(json.dumps(found, indent=2) if as_json else encoder_text(found))
@@ -209,8 +209,8 @@ def clean(
     run
         Name of a run; without one the whole workspace is cleaned.
     """
-    from flows.cleaning import clean as clean_workspace
-    from flows.cleaning import show
+    from flows.care.cleaning import clean as clean_workspace
+    from flows.care.cleaning import show
 
     place = Workspace.open(workspace)
     if not place.root.exists():

@@ -3,10 +3,10 @@
 import time
 from typing import Any
 
-from flows.artifacts import show_corpus
-from flows.corpus_card import corpus_card
 from flows.presets import CORPUS_PRESETS
 from flows.progress import human, metered, say
+from flows.publishing.corpus_card import corpus_card
+from flows.reports.artifacts import show_corpus
 from flows.requests import GenerateRequest
 from flows.session import ray_session
 from flows.stage import stage

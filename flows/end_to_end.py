@@ -3,10 +3,10 @@
 from statistics import median
 from typing import Any
 
-from flows.artifacts import show_whole
 from flows.corpus import generate_corpus
 from flows.evaluation import evaluate_encoder, headline
 from flows.progress import say
+from flows.reports.artifacts import show_whole
 from flows.requests import EndToEndRequest
 from flows.session import ray_session
 from flows.stage import stage

@@ -9,10 +9,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from flows.artifacts import show_evaluation
-from flows.comparison import compare, comparison_text, write_comparison
 from flows.progress import metered, say
-from flows.report import passes_text, write_report
+from flows.reports.artifacts import show_evaluation
+from flows.reports.comparison import compare, comparison_text, write_comparison
+from flows.reports.report import passes_text, write_report
 from flows.requests import EvaluateRequest
 from flows.stage import stage
 from flows.suites import Suite, fair_to, prepare, suite_of

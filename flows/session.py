@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from flows.server import PrefectServer, answers
+from flows.serving.server import PrefectServer, answers
 from storage.errors import RunFailure
 from storage.local import LocalLocation
 from storage.location import Location, Workspace
@@ -136,13 +136,13 @@ def ray_session(address: str = "", workspace: Location | None = None, *, cpus: i
 
 def _joined(address: str) -> AbstractContextManager[None]:
     # Not at once: it imports parts of Ray that a private instance doesn't need.
-    from flows.cluster import joined
+    from flows.cluster.joining import joined
 
     return joined(address)
 
 
 def _check(workspace: Location) -> None:
-    from flows.cluster import check_workspace
+    from flows.cluster.joining import check_workspace
 
     check_workspace(workspace)
 

@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from flows.progress import say
 from flows.requests import InWorkspace
-from flows.server import end_with
+from flows.serving.server import end_with
 from flows.session import end_quietly, served
 from storage.errors import TransientFailure, UserError
 from storage.location import Workspace

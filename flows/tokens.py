@@ -3,9 +3,9 @@
 import time
 from typing import Any, get_args
 
-from flows.artifacts import show_tokenizer, show_tokens
 from flows.corpus import ensure_corpus
 from flows.progress import human, metered, say
+from flows.reports.artifacts import show_tokenizer, show_tokens
 from flows.requests import EncodeRequest, TokenizerRequest
 from flows.session import ray_session
 from flows.stage import stage

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from statistics import median
 from typing import Any
 
-from flows.artifacts import show_training
 from flows.progress import human, metered, say
+from flows.reports.artifacts import show_training
 from flows.requests import TrainRequest
 from flows.session import ray_session
 from flows.stage import stage

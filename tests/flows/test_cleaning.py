@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.cleaning import clean, show
+from flows.care.cleaning import clean, show
 from flows.solving import Solver
 from model.checkpoint import Checkpoints
 from model.preparation import prepare

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from flows.comparison import compare, comparison_text, write_comparison
+from flows.reports.comparison import compare, comparison_text, write_comparison
 from storage.errors import UserError
 from storage.local import LocalLocation
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from flows import engine_checks, machine_checks
+from flows.care import engine_checks, machine_checks
+from flows.care.doctor import Finding, findings, report
+from flows.care.engine_checks import DEEP_CHECKS, ENGINE_CHECKS, check_gpu, check_prefect, check_ray
+from flows.care.machine_checks import MACHINE_CHECKS
 from flows.command import app
-from flows.doctor import Finding, findings, report
-from flows.engine_checks import DEEP_CHECKS, ENGINE_CHECKS, check_gpu, check_prefect, check_ray
-from flows.machine_checks import MACHINE_CHECKS
 from storage import machine
 from storage.errors import RunFailure
 from storage.location import Workspace

@@ -5,8 +5,8 @@ import shlex
 import pytest
 from cyclopts import App
 
+from flows.cli.manual import FIRST, example_of, verbs_of
 from flows.command import app
-from flows.manual import FIRST, example_of, verbs_of
 
 # They go on until they are ended, and have no result.
 ENDLESS = ("serve",)
@@ -68,7 +68,7 @@ def test_a_first_time_user_is_told_three_things_that_work() -> None:
 
 
 def test_a_verb_of_no_group_is_shown_too(capsys: pytest.CaptureFixture[str]) -> None:
-    from flows.manual import arrange
+    from flows.cli.manual import arrange
 
     own = App(name="own")
 

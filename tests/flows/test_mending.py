@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from flows import mending
+from flows.care import mending
+from flows.cli.options import resolve
 from flows.command import app
-from flows.options import resolve
 from flows.presets import CORPUS_PRESETS, PRESETS
 from flows.requests import EncodeRequest, GenerateRequest, TokenizerRequest, TrainRequest
 from model.config import CurriculumStage, EncoderConfig, TrainingSpec

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
+from flows.cli.options import options_of, resolve
 from flows.command import app, main
 from flows.end_to_end import check_request
-from flows.options import options_of, resolve
 from flows.presets import PRESETS
 from flows.requests import EndToEndRequest
 from storage.errors import UserError

@@ -9,9 +9,9 @@ import datasets
 import pytest
 import yaml
 
-from flows.publications import corpus_publication
-from flows.publish_verbs import publish_corpus, publish_model
-from flows.publishing import Sent, publish
+from flows.cli.publish_verbs import publish_corpus, publish_model
+from flows.publishing.publications import corpus_publication
+from flows.publishing.sending import Sent, publish
 from pipelines.presets import CORPORA
 from pipelines.spec import CorpusSpec, MixturePart
 from pipelines.verify import check_bytes, examine

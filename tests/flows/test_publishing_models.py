@@ -5,9 +5,9 @@ import pytest
 import yaml
 from huggingface_hub import snapshot_download
 
-from flows.model_card import model_card
-from flows.publications import model_publication
-from flows.publish_verbs import publish_model
+from flows.cli.publish_verbs import publish_model
+from flows.publishing.model_card import model_card
+from flows.publishing.publications import model_publication
 from flows.solving import Solver
 from model.run import load_run
 from model.shipped import export, handed_on, shipped_runs

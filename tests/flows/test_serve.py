@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
-from flows.deployments import DEPLOYMENTS, flow_of
 from flows.requests import InWorkspace
-from flows.server import free_port, shown
+from flows.serving.deployments import DEPLOYMENTS, flow_of
+from flows.serving.server import free_port, shown
 from storage.errors import UserError
 from storage.location import Workspace
 from tests.browser.pages import Served, start_serving, wait_for

@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from flows.cli.options import options_of, resolve
 from flows.end_to_end import check_request
-from flows.options import options_of, resolve
 from flows.presets import CORPUS_PRESETS
 from flows.requests import EndToEndRequest, GenerateRequest, LeakageRequest, VerifyRequest
 from pipelines.components import components

@@ -13,9 +13,9 @@ from threading import Thread
 import pytest
 import yaml
 
-from flows import status as status_module
+from flows.care import status as status_module
+from flows.care.status import Status, running_flows, status_of
 from flows.command import app
-from flows.status import Status, running_flows, status_of
 from model.preparation import prepare
 from model.training import train
 from pipelines.fanout import Notes

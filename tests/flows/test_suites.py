@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
+from flows.reports.suite_figures import edge_figure, grid_cells, grid_figure, kind_cells
 from flows.requests import EvaluateRequest, SuiteName
-from flows.suite_figures import edge_figure, grid_cells, grid_figure, kind_cells
 from flows.suites import fair_to, prepare, suite_of
 from model.config import EncoderConfig, EvaluationSpec
 from model.evaluation import Evaluation, evaluate

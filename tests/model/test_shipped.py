@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from flows.options import resolve
+from flows.cli.options import resolve
 from flows.presets import PRESETS
 from flows.requests import EndToEndRequest, request_of
 from flows.solving import Solver

@@ -1,0 +1,1 @@
+"""Looking after a workspace and a machine: what is there, what is broken, and what mends it."""

@@ -1,0 +1,112 @@
+"""What each training run of a workspace is at a glance, and what is wrong with it: apart from torch, whose import takes
+longer than all the rest."""
+
+from dataclasses import dataclass
+
+from flows.care import mending
+from flows.care.examining import KINDS, Findings, read_json, spec_of
+from model.run import RunConfig, load_run
+from storage.errors import RunFailure, UserError
+from storage.location import Location
+
+_KIND_OF_GROUP = {1: "digit", 2: "pairs", 3: "triples"}
+
+
+@dataclass(frozen=True)
+class RunState:
+    """A training run; exact matches are shares, None where nothing was asked yet."""
+
+    name: str
+    state: str
+    corpus: str = ""
+    tokenizer: str = ""
+    step: int = 0
+    steps: int = 0
+    validation: float | None = None
+    test: float | None = None
+
+
+def look_at_run(found: Findings, folder: Location) -> RunState | None:
+    """What a run is; None where the folder holds none. Look at corpora, tokenizers and tokens before."""
+    if not (folder / "run.json").exists():
+        return None
+    what = f"run {folder.name}"
+    try:
+        config = load_run(folder)
+    except UserError as error:
+        found.fault(what, str(error))
+        return RunState(folder.name, "of another version")
+    except RunFailure as error:
+        found.fault(what, str(error))
+        return RunState(folder.name, "damaged")
+    steps, (saved, validation) = config.training.steps, _checkpoints(folder / "checkpoints")
+    begun = _last_metrics(folder / "metrics")
+    if folder.is_held() or (folder / ".launch").is_held():
+        found.at_work.append(f"{what} is being trained, step {max(begun, saved):,} of {steps:,}")
+        state, saved = "training", max(begun, saved)
+    elif saved and not begun:
+        # Handed on, without what only its training needs.
+        state = "trained elsewhere"
+    else:
+        state = "trained" if saved >= steps else f"stopped at step {saved:,}"
+        if not _sources_are_gone(found, what, config) and saved < steps:
+            again = mending.train_command(config, found.uri)
+            found.fault(what, f"its training was cut off at step {saved:,} of {steps:,}: go on", again)
+    return RunState(
+        folder.name,
+        state,
+        config.corpus,
+        config.tokenizer,
+        saved,
+        steps,
+        validation,
+        read_json(folder / "report.json").get("exact_match"),
+    )
+
+
+def _sources_are_gone(found: Findings, what: str, config: RunConfig) -> bool:
+    """Whether a run's corpus, tokenizer or tokens are gone or others by now; the first of them is noted."""
+    corpus, tokenizer = found.corpora.get(config.corpus), found.tokenizers.get(config.tokenizer)
+    tokens = found.tokens.get((config.corpus, config.tokenizer))
+    other = mending.train_command(config.model_copy(update={"name": f"{config.name}-anew"[:64]}), found.uri)
+    if corpus is None:
+        spec = spec_of(config.corpus, config.corpus_spec)
+        again = mending.generate_command(spec, found.uri) if spec else ""
+        # One that is there, but damaged or unfinished, is named already.
+        if not any(fault.what == f"corpus {config.corpus}" for fault in found.faults):
+            found.fault(what, f"its corpus {config.corpus} is gone: make it again", again)
+    elif corpus.identity != config.corpus_identity:
+        found.fault(what, f"corpus {config.corpus} is another one by now: train on that under another name", other)
+    elif tokenizer is None:
+        kind = _KIND_OF_GROUP.get(config.group, config.tokenizer.rpartition("-")[2])
+        again = mending.tokenizer_command(config.tokenizer, config.corpus, kind, found.uri) if kind in KINDS else ""
+        if not any(fault.what == f"tokenizer {config.tokenizer}" for fault in found.faults):
+            text = f"its tokenizer {config.tokenizer} is gone, of which the command takes the default options"
+            found.fault(what, text, again)
+    elif tokenizer != config.tokenizer_identity:
+        found.fault(what, f"tokenizer {config.tokenizer} is another one by now: train under another name", other)
+    elif tokens is None:
+        again = mending.encode_command(config.corpus, config.tokenizer, found.uri)
+        if not any(fault.what == f"tokens of {config.corpus} by {config.tokenizer}" for fault in found.faults):
+            found.fault(what, f"the tokens of {config.corpus} are gone: encode it again", again)
+    else:
+        return False
+    return True
+
+
+def _checkpoints(folder: Location) -> tuple[int, float | None]:
+    """The step of the last checkpoint that lies there, and the best exact match of any; 0 and None without one."""
+    entries = read_json(folder / "index.json").get("entries", [])
+    try:
+        lying = [
+            (int(entry["step"]), float(entry["exact_match"])) for entry in entries if (folder / entry["file"]).exists()
+        ]
+    except (TypeError, LookupError, ValueError):
+        return 0, None
+    return max((step for step, _ in lying), default=0), max((match for _, match in lying), default=None)
+
+
+def _last_metrics(folder: Location) -> int:
+    """The last step of which metrics were written, as the names of their parts say."""
+    names = [name for name in folder.children() if name.startswith("part-") and name.endswith(".parquet")]
+    return max((int(name.removesuffix(".parquet").rpartition("-")[2]) for name in names), default=0)

@@ -1,0 +1,137 @@
+"""A workspace at a glance: what lies in it, what runs now, what is broken, and the command that mends it.
+
+Nothing is changed, and no shard is opened: what only hashes show, `numerate corpus verify` finds.
+"""
+
+import json
+import os
+import time
+from base64 import b64encode
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any, TypeVar
+from urllib.error import URLError
+from urllib.request import Request, urlopen
+
+from flows.care.examining import (
+    CorpusState,
+    Fault,
+    Findings,
+    TokenizerState,
+    TokensState,
+    look_at_corpus,
+    look_at_tokenizer,
+    look_at_tokens,
+)
+from flows.care.examining_runs import RunState, look_at_run
+from flows.requests import WORKSPACE
+from flows.session import configured_api, served_api
+from storage.errors import UserError
+from storage.location import Location, Workspace
+
+# For the sizes of shards, in the whole workspace.
+_SECONDS = 3.0
+_API_SECONDS = 1.0
+
+State = TypeVar("State")
+
+
+@dataclass(frozen=True)
+class FlowRun:
+    """A flow that a Prefect server says is running."""
+
+    name: str
+    state: str
+    since: str
+
+
+@dataclass
+class Status:
+    """All of it, as `--json` prints it."""
+
+    workspace: str
+    exists: bool
+    free_bytes: int | None
+    corpora: list[CorpusState] = field(default_factory=list)
+    tokenizers: list[TokenizerState] = field(default_factory=list)
+    tokens: list[TokensState] = field(default_factory=list)
+    runs: list[RunState] = field(default_factory=list)
+    at_work: list[str] = field(default_factory=list)
+    """What is being written, or asked, by a process now."""
+    flows: list[FlowRun] = field(default_factory=list)
+    broken: list[Fault] = field(default_factory=list)
+
+    def json(self) -> str:
+        """All of it as JSON."""
+        return json.dumps(asdict(self), indent=2)
+
+
+def status_of(workspace: str = WORKSPACE) -> Status:
+    """Look at a workspace, for a few seconds at most; raises `UserError` where one that was named isn't there."""
+    place = Workspace.open(workspace)
+    status = Status(str(place.root), place.root.exists(), place.root.free_bytes())
+    if not status.exists:
+        if workspace != WORKSPACE:
+            raise UserError(f"workspace {place.root} is not there: name another with --workspace")
+        return status
+    found, root = Findings(workspace), place.root
+    corpora = [root / "corpora" / name for name in (root / "corpora").children()]
+    tokens = [(folder.name, folder / "tokens" / name) for folder in corpora for name in (folder / "tokens").children()]
+    until = _deadlines(len(corpora) + len(tokens))
+    status.corpora = _there(look_at_corpus(found, folder, until()) for folder in corpora)
+    folders = [root / "tokenizers" / name for name in (root / "tokenizers").children()]
+    status.tokenizers = _there(look_at_tokenizer(found, folder) for folder in folders)
+    status.tokens = _there(look_at_tokens(found, corpus, folder, until()) for corpus, folder in tokens)
+    status.runs = _there(look_at_run(found, root / "runs" / name) for name in (root / "runs").children())
+    status.at_work, status.broken = [*found.at_work, *_queries(root / ".spill")], found.faults
+    status.flows = running_flows(place)
+    return status
+
+
+def running_flows(workspace: Workspace) -> list[FlowRun]:
+    """The flows that a Prefect server says are running; none where it doesn't answer, or there is none.
+
+    It is the one that is configured, or else that of a `numerate serve` of the workspace.
+    """
+    url = (configured_api() or served_api(workspace)).rstrip("/")
+    if not url:
+        return []
+    asked = {"flow_runs": {"state": {"type": {"any_": ["RUNNING", "CANCELLING", "PENDING"]}}}, "limit": 50}
+    try:
+        request = Request(f"{url}/flow_runs/filter", json.dumps(asked).encode(), _headers())
+        with urlopen(request, timeout=_API_SECONDS) as answer:
+            found: list[dict[str, Any]] = json.load(answer)
+        return [FlowRun(run["name"], run["state_name"], run.get("start_time") or "") for run in found]
+    except (URLError, OSError, ValueError, LookupError, TypeError):
+        return []
+
+
+def _headers() -> dict[str, str]:
+    """Of a request to Prefect's API, with the key or the user and password that the environment holds."""
+    headers = {"Content-Type": "application/json"}
+    if key := os.environ.get("PREFECT_API_KEY"):
+        headers["Authorization"] = f"Bearer {key}"
+    elif pair := os.environ.get("PREFECT_API_AUTH_STRING"):
+        headers["Authorization"] = f"Basic {b64encode(pair.encode()).decode()}"
+    return headers
+
+
+def _there(found: Iterable[State | None]) -> list[State]:
+    return [one for one in found if one is not None]
+
+
+def _deadlines(datasets: int) -> Callable[[], float]:
+    """Until when each of so many datasets may be looked at: what is left of the time is shared out evenly."""
+    end, left = time.monotonic() + _SECONDS, datasets
+
+    def next_one() -> float:
+        """The end of the next one's share."""
+        nonlocal left
+        now, left = time.monotonic(), left - 1
+        return now + max(0.0, end - now) / (left + 1)
+
+    return next_one
+
+
+def _queries(spill: Location) -> list[str]:
+    return ["a SQL query" for name in spill.children() if (spill / name).is_held()]

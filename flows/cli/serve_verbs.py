@@ -1,0 +1,47 @@
+"""The verb `numerate serve`."""
+
+import json
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from flows.cli.verbs import Json, Place
+from flows.requests import WORKSPACE
+from storage.errors import UserError
+from storage.location import Workspace
+
+
+def register_serve(app: App) -> None:
+    """Add the verb."""
+    app.command(serve)
+
+
+def serve(
+    *,
+    host: Annotated[
+        str, Parameter(help="Address to listen on; others than the loopback are open to whoever reaches them.")
+    ] = "127.0.0.1",
+    port: Annotated[int, Parameter(help="Port of the server; 0 takes 4200, or a free one if that is taken.")] = 0,
+    at_once: Annotated[int, Parameter(help="Flow runs that work in the workspace at once; others wait.")] = 1,
+    workspace: Place = WORKSPACE,
+    as_json: Json = False,
+) -> None:
+    """Serve every flow in the Prefect UI, with a form each, until Ctrl-C.
+
+    A server of its own listens on the loopback interface, unless Prefect's settings name an API. Runs that are under
+    way when it ends are cancelled, and go on where they ended when they are started again.
+
+    Example: `numerate serve`
+    """
+    from flows.serving.serve import serve as serve_workspace
+
+    if at_once < 1:
+        raise UserError(f"at-once is {at_once}: let one run work at the least")
+    place = Workspace.create(workspace)
+
+    def announce(url: str) -> None:
+        """Say where the pages are, once they are there."""
+        if as_json:
+            print(json.dumps({"workspace": str(place.root), "url": url}), flush=True)
+
+    serve_workspace(place, host=host, port=port, at_once=at_once, announce=announce)

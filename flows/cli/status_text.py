@@ -1,0 +1,131 @@
+"""A workspace's status as a person reads it: tables on a terminal, plain columns elsewhere, commands ready to copy."""
+
+import io
+import sys
+from collections.abc import Iterable, Sequence
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from flows.care.status import Status
+from flows.progress import human
+from storage.manifest import SPLITS
+
+_EMPTY = (
+    "nothing here yet: 'numerate run quick' makes a corpus, trains an encoder on it and reports, in a minute or two"
+)
+_GOOD = ("whole", "trained", "trained elsewhere")
+
+
+def status_text(status: Status) -> None:
+    """Print a workspace's status on standard output."""
+    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    free = "" if status.free_bytes is None else f": {human(status.free_bytes)}B free"
+    console.print(f"workspace {status.workspace}{free}")
+    if not any((status.corpora, status.tokenizers, status.runs, status.broken, status.at_work)):
+        console.print(_EMPTY)
+    for table in _tables(status):
+        console.print()
+        _print_table(console, table)
+    for title, lines in (
+        ("running now", status.at_work),
+        ("flows", [f"{flow.name}: {flow.state} {flow.since}".strip() for flow in status.flows]),
+    ):
+        if lines:
+            console.print(f"\n{title}")
+            for line in lines:
+                console.print(f"  {line}")
+    if status.broken:
+        console.print("\nbroken, and what mends it", style="bold red")
+        for fault in status.broken:
+            console.print(f"  {fault.what}: {fault.text}")
+            if fault.mend:
+                console.print(f"    {fault.mend}", style="bold")
+    elif status.corpora or status.runs:
+        console.print("\nnothing is broken")
+
+
+def _tables(status: Status) -> Iterable[Table]:
+    if status.corpora:
+        yield _table(
+            ("corpus", "rows", "bytes", *SPLITS, "state"),
+            [
+                (
+                    one.name,
+                    _count(one.rows),
+                    _size(one.bytes),
+                    *(_count(one.splits.get(split, 0)) for split in SPLITS),
+                    _looked(one.state, one.looked_at, one.shards),
+                )
+                for one in status.corpora
+            ],
+            numbers=range(1, 6),
+        )
+    if status.tokenizers:
+        yield _table(
+            ("tokenizer", "kind", "pieces", "trained on", "state"),
+            [(one.name, one.kind, _count(one.pieces), one.corpus, one.state) for one in status.tokenizers],
+            numbers=(2,),
+        )
+    if status.tokens:
+        yield _table(
+            ("tokens of", "by", "rows", "bytes", "state"),
+            [(one.corpus, one.tokenizer, _count(one.rows), _size(one.bytes), one.state) for one in status.tokens],
+            numbers=(2, 3),
+        )
+    if status.runs:
+        yield _table(
+            ("run", "corpus", "step", "of", "validation", "test", "state"),
+            [
+                (
+                    one.name,
+                    one.corpus,
+                    f"{one.step:,}",
+                    f"{one.steps:,}",
+                    _share(one.validation),
+                    _share(one.test),
+                    one.state,
+                )
+                for one in status.runs
+            ],
+            numbers=range(2, 6),
+        )
+
+
+def _table(names: Sequence[str], rows: list[tuple[str, ...]], numbers: Iterable[int]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for place, name in enumerate(names):
+        table.add_column(name, justify="right" if place in set(numbers) else "left", no_wrap=True)
+    for *values, state in rows:
+        table.add_row(*values, Text(state, style="green" if state.startswith(_GOOD) else "yellow"))
+    return table
+
+
+def _print_table(console: Console, table: Table) -> None:
+    """A table as wide as it is: elsewhere than on a terminal nothing cuts it, and no blanks end its lines."""
+    if console.is_terminal:
+        console.print(table)
+        return
+    text = io.StringIO()
+    Console(file=text, width=10_000, highlight=False, color_system=None).print(table)
+    sys.stdout.write("".join(f"{line.rstrip()}\n" for line in text.getvalue().splitlines()))
+
+
+def _looked(state: str, looked_at: int, shards: int) -> str:
+    return state if looked_at == shards else f"{state} ({looked_at:,} of {shards:,} shards looked at)"
+
+
+def _count(number: int) -> str:
+    """A number, or nothing where nothing is known to be there."""
+    return f"{number:,}" if number else ""
+
+
+def _size(size: int) -> str:
+    text = human(size)
+    return f"{text}B" if " " in text else f"{text} B" if size else ""
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.2%}"

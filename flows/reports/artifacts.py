@@ -1,0 +1,165 @@
+"""What a flow run's page shows at its end: a table, and a report in Markdown with its pictures inside.
+
+Only runs of deployments have it; who types a command reads its lines and the HTML report.
+"""
+
+import base64
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
+from prefect.context import FlowRunContext
+
+from flows.serving.server import REPORTS
+from flows.session import served
+from model.tokenizer import Tokenizer
+from storage.corpus import Corpus
+from storage.location import Location, Workspace
+from storage.manifest import Dataset
+from storage.query import open_catalog
+
+Figures = Sequence[tuple[str, str]]
+"""Titles, and pictures as SVG text."""
+
+_SAMPLES = 10
+_SHOWN_PIECES = 300
+# Of a corpus's train split, for its picture.
+_DRAWN_ROWS = 100_000
+
+
+def wanted() -> bool:
+    """Whether this is part of a run that Prefect started, so that somebody may look at its page."""
+    return "PREFECT__FLOW_RUN_ID" in os.environ and FlowRunContext.get() is not None
+
+
+def show_corpus(workspace: Workspace, dataset: Dataset, headline: str) -> None:
+    """A corpus: its shards by split and stratum, some of its problems, and how hard they are."""
+    if not wanted():
+        return
+    from flows.reports.corpus_figures import difficulty_figure
+
+    name = dataset.manifest.name
+    relation = Corpus(workspace, dataset).relation("train" if dataset.manifest.split_rows["train"] else "test")
+    columns = [column for column in ("problem", "answer", "carries") if column in relation.columns]
+    rows = relation.limit(_SAMPLES).select(", ".join(columns)).fetchall()
+    _show_shards("corpus-shards", dataset, f"Shards of corpus {name}")
+    sections = [
+        ("Some of its problems", markdown_table(columns, rows)),
+        (
+            "How hard they are",
+            picture(difficulty_figure(relation.limit(_DRAWN_ROWS)), "Problems by answer and carries"),
+        ),
+        ("Ask it", f'`numerate sql "SELECT split, count(*) FROM corpus_{name} GROUP BY ALL"`'),
+    ]
+    _show_report("corpus-report", f"Corpus {name}", headline, sections)
+
+
+def show_tokenizer(name: str, tokenizer: Tokenizer, headline: str) -> None:
+    """A tokenizer: its pieces."""
+    if wanted():
+        pieces = ", ".join(f"`{piece}`" for piece in tokenizer.pieces()[:_SHOWN_PIECES])
+        _show_report("tokenizer-report", f"Tokenizer {name}", headline, [("Pieces", pieces)])
+
+
+def show_tokens(dataset: Dataset, headline: str) -> None:
+    """A corpus's token rows: their shards."""
+    if wanted():
+        _show_shards("tokens-shards", dataset, f"Shards of the tokens of {dataset.manifest.name}")
+        _show_report("tokens-report", f"Tokens of {dataset.manifest.name}", headline, [])
+
+
+def show_training(workspace: Workspace, runs: Sequence[str], headline: str) -> None:
+    """Trained runs: what was measured along the way, and their learning curves."""
+    if not wanted():
+        return
+    from flows.reports.report import learning_curve
+
+    with open_catalog(workspace) as connection:
+        rows = connection.execute(
+            "SELECT run, step, loss, validation_exact_match, problems_per_second FROM metrics "
+            "WHERE list_contains(?, run) AND validation_exact_match IS NOT NULL ORDER BY run, step",
+            [list(runs)],
+        ).fetchall()
+        curves = [(f"Learning curve of {run}", picture(learning_curve(connection, run), run)) for run in runs]
+    names = ("run", "step", "loss", "exact match on validation", "problems/s")
+    create_table_artifact(
+        [dict(zip(names, row, strict=True)) for row in rows], key="training-metrics", description=headline
+    )
+    _show_report("training-report", f"Training of {', '.join(runs)}", headline, curves)
+
+
+def show_evaluation(workspace: Workspace, headline: str, figures: Figures, page: Location) -> None:
+    """An evaluation: its figures, and where its whole report is."""
+    if not wanted():
+        return
+    where = link(workspace, page)
+    sections = [(title, picture(figure, title)) for title, figure in figures]
+    _show_report("evaluation-report", "Evaluation", headline, [*sections, ("The whole report", _page(page, where))])
+    if where:
+        create_link_artifact(where, link_text="The whole report", key="evaluation-page", description=headline)
+
+
+def show_whole(workspace: Workspace, run: str, lines: Sequence[str], seconds: Mapping[str, float | None]) -> None:
+    """The whole chain: what came out, how long each stage took, how it learnt, and where the report is."""
+    if not wanted():
+        return
+    from flows.reports.report import learning_curve
+
+    with open_catalog(workspace) as connection:
+        curve = picture(learning_curve(connection, run), run)
+    page = workspace.run(run) / "report" / "index.html"
+    sections = [
+        ("Learning curve", curve),
+        ("Seconds", markdown_table(list(seconds), [[value and round(value, 1) for value in seconds.values()]])),
+        ("The whole report", _page(page, link(workspace, page))),
+    ]
+    _show_report("end-to-end-report", f"End to end: {run}", "\n\n".join(lines), sections)
+
+
+def link(workspace: Workspace, page: Location) -> str:
+    """URL of a page of the workspace on the server that serves it; empty where nobody does."""
+    url, root = served(workspace).url, f"{workspace.root}/"
+    return f"{url}{REPORTS}/{str(page).removeprefix(root)}" if url and str(page).startswith(root) else ""
+
+
+def _page(page: Location, where: str) -> str:
+    return f"[{page}]({where})" if where else f"`{page}`"
+
+
+def picture(figure: str, label: str) -> str:
+    """SVG as an image in Markdown, on white: a page may be light or dark."""
+    data = figure.replace("<svg", '<svg style="background:white"', 1).encode()
+    return f"![{label}](data:image/svg+xml;base64,{base64.b64encode(data).decode()})"
+
+
+def markdown_table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """A table in Markdown; every cell is code, lest a problem's signs are taken for layout."""
+    lines = [names, ["---"] * len(names), *([f"`{'' if value is None else value}`" for value in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _show_shards(key: str, dataset: Dataset, description: str) -> None:
+    """One line a split and stratum: a corpus may have a million shards."""
+    sums: dict[tuple[str, str], list[int]] = {}
+    for shard in dataset.shards:
+        found = sums.setdefault((shard.split, shard.stratum), [0, 0, 0])
+        for place, amount in enumerate((1, shard.rows, shard.bytes)):
+            found[place] += amount
+    table = [
+        {
+            "split": split,
+            "stratum": stratum,
+            "shards": f"{count:,}",
+            "rows": f"{rows:,}",
+            "bytes": f"{size:,}",
+            "bytes a row": f"{size / max(1, rows):.2f}",
+        }
+        for (split, stratum), (count, rows, size) in sums.items()
+    ]
+    create_table_artifact(table, key=key, description=description)
+
+
+def _show_report(key: str, title: str, headline: str, sections: Sequence[tuple[str, str]]) -> None:
+    parts = [f"# {title}", headline, *(f"## {name}\n\n{text}" for name, text in sections)]
+    create_markdown_artifact("\n\n".join(parts), key=key, description=headline)

@@ -1,0 +1,153 @@
+"""Several runs of one kind, such as one a seed, asked the same: medians, minima and maxima, never the best alone."""
+
+from collections.abc import Mapping
+from statistics import median
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from flows.reports.pages import write_page
+from storage.errors import UserError
+from storage.location import Location
+
+Reports = Mapping[str, Mapping[str, Mapping[str, Any]]]
+
+_CHECKPOINTS = ("best", "last")
+_ALL = "all"
+
+
+class Spread(BaseModel):
+    """Exact match over the runs."""
+
+    model_config = ConfigDict(frozen=True)
+
+    median: float
+    minimum: float
+    maximum: float
+
+
+class Line(BaseModel):
+    """The problems that have one value in common, answered by the runs' best and last checkpoints."""
+
+    model_config = ConfigDict(frozen=True)
+
+    column: str
+    value: int | str
+    problems: int
+    runs: int = Field(description="Runs that were asked such problems.")
+    best: Spread
+    last: Spread
+
+
+class RunLine(BaseModel):
+    """One run by its best and its last checkpoint."""
+
+    model_config = ConfigDict(frozen=True)
+
+    run: str
+    best: float
+    best_step: int
+    last: float
+    last_step: int
+
+
+class Comparison(BaseModel):
+    """What several runs were asked, and what came out; the first line is over all problems."""
+
+    model_config = ConfigDict(frozen=True)
+
+    suite: str
+    corpus: str
+    split: str
+    runs: tuple[RunLine, ...]
+    lines: tuple[Line, ...]
+
+
+def compare(reports: Reports) -> Comparison:
+    """The comparison of runs by the values of their report.json, for each run's `best` and `last` checkpoint.
+
+    Raises `UserError` where they weren't asked the same.
+    """
+    flat = [report for pair in reports.values() for report in pair.values()]
+    first = flat[0]
+    for name, pair in reports.items():
+        for report in pair.values():
+            for key in ("corpus", "split", "problems"):
+                if report[key] != first[key]:
+                    raise UserError(
+                        f"run {name!r} was asked {key} {report[key]}, another one {first[key]}: "
+                        "compare runs that can be asked the same"
+                    )
+    values = {which: [_by_value(pair[which]) for pair in reports.values()] for which in _CHECKPOINTS}
+    keys = dict.fromkeys(key for found in values["best"] for key in found)
+    return Comparison(
+        suite=first["suite"],
+        corpus=first["corpus"],
+        split=first["split"],
+        runs=tuple(_run_line(name, pair) for name, pair in reports.items()),
+        lines=tuple(_line(key, values) for key in keys),
+    )
+
+
+def comparison_text(comparison: Comparison) -> str:
+    """The table for people, percentages with three decimals."""
+    head = f"{'':24} {'problems':>9}  {'best checkpoint':^29}  {'last checkpoint':^29}"
+    names = f"{'':24} {'':9}  {'median':>9} {'minimum':>9} {'maximum':>9}  {'median':>9} {'minimum':>9} {'maximum':>9}"
+    lines = [
+        f"{_name(line):24} {line.problems:9,}  {_spread_text(line.best)}  {_spread_text(line.last)}"
+        for line in comparison.lines
+    ]
+    runs = [
+        f"run {line.run}: best {line.best:.3%} (step {line.best_step:,}), last {line.last:.3%} "
+        f"(step {line.last_step:,})"
+        for line in comparison.runs
+    ]
+    title = f"{len(comparison.runs)} runs asked {comparison.corpus}, exact match over the runs"
+    return "\n".join([title, head, names, *lines, *runs])
+
+
+def write_comparison(page: Location, name: str, comparison: Comparison) -> None:
+    """Write the page of a comparison."""
+    write_page(page, "comparison.html", name=name, comparison=comparison)
+
+
+def _by_value(report: Mapping[str, Any]) -> dict[tuple[str, int | str], tuple[int, float]]:
+    """Problems and exact match of a report's groups, and first of all its problems."""
+    found: dict[tuple[str, int | str], tuple[int, float]] = {(_ALL, ""): (report["problems"], report["exact_match"])}
+    for column, groups in report["breakdown"].items():
+        found |= {(column, group["value"]): (group["problems"], group["exact_match"]) for group in groups}
+    return found
+
+
+def _line(
+    key: tuple[str, int | str], values: Mapping[str, list[dict[tuple[str, int | str], tuple[int, float]]]]
+) -> Line:
+    found = {which: [values_of[key] for values_of in values[which] if key in values_of] for which in _CHECKPOINTS}
+    spreads = {which: _spread([match for _, match in pairs]) for which, pairs in found.items()}
+    return Line(
+        column=key[0], value=key[1], problems=found["best"][0][0], runs=len(found["best"]),
+        best=spreads["best"], last=spreads["last"],
+    )  # fmt: skip
+
+
+def _spread(matches: list[float]) -> Spread:
+    return Spread(median=median(matches), minimum=min(matches), maximum=max(matches))
+
+
+def _run_line(name: str, pair: Mapping[str, Mapping[str, Any]]) -> RunLine:
+    best, last = (pair[which] for which in _CHECKPOINTS)
+    return RunLine(
+        run=name,
+        best=best["exact_match"],
+        best_step=best["step"],
+        last=last["exact_match"],
+        last_step=last["step"],
+    )
+
+
+def _name(line: Line) -> str:
+    return "all problems" if line.column == _ALL else f"{line.column} {line.value}"
+
+
+def _spread_text(spread: Spread) -> str:
+    return " ".join(f"{value:9.3%}" for value in (spread.median, spread.minimum, spread.maximum))

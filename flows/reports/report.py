@@ -1,0 +1,206 @@
+"""The HTML report of a run: one self-contained page, made by SQL over the catalog."""
+
+from typing import Any
+
+import duckdb
+from matplotlib.axes import Axes
+
+from flows.reports.drawing import INK, PALE, SECOND, by_group, svg
+from flows.reports.pages import write_page
+from flows.reports.suite_figures import edge_figure, grid_figure
+from flows.suites import learnt_digits
+from model.evaluation import Evaluation
+from model.run import RunConfig
+from storage.location import Location, Workspace
+from storage.query import open_catalog
+
+_WRONG_ANSWERS = 20
+# Longer answers are no numbers of DuckDB's.
+_NUMBER_DIGITS = 15
+_LABELS = {
+    "operators": "operators",
+    "terms": "number of operands",
+    "digits": "digits of the longest operand",
+    "carries": "longest run of carries or borrows",
+    "depth": "nested brackets",
+    "kind": "kind",
+}
+# Patterns of operators are too many for a figure.
+_MOST_TEXTS = 20
+
+
+def write_report(
+    page: Location,
+    workspace: Workspace,
+    config: RunConfig,
+    outcome: Evaluation,
+    seconds: dict[str, float | None],
+    remarks: tuple[str, ...] = (),
+) -> list[tuple[str, str]]:
+    """Write the page of one evaluation of a run; `remarks` say what was left out. Returns its figures."""
+    with open_catalog(workspace) as connection:
+        asked = connection.sql(
+            "SELECT * FROM predictions WHERE run = ? AND corpus = ? AND split = ? AND checkpoint = ? "
+            "AND coalesce(missing, 'answer') = ? AND coalesce(decoding, '') = ?",
+            params=[
+                *(config.name, outcome.corpus, outcome.split, outcome.checkpoint.split()[0]),
+                *(outcome.missing, outcome.decoding),
+            ],
+        ).to_arrow_table()
+        connection.register("asked", asked)
+        figures = [*_suite_figures(connection, config, outcome), *_figures(connection, config.name, outcome)]
+        if len(outcome.by_passes) > 1:
+            figures.append(("Exact match by passes", _by_passes(outcome)))
+        figures.append(("Is its confidence honest?", _calibration(connection)))
+        wrong = connection.sql(
+            "SELECT problem, answer, prediction, confidence FROM asked WHERE NOT correct "
+            f"ORDER BY id LIMIT {_WRONG_ANSWERS}"
+        ).fetchall()
+        rows = connection.execute(
+            "SELECT split, sum(rows)::BIGINT, count(*) FROM shards WHERE corpus = ? GROUP BY ALL ORDER BY 2 DESC",
+            [config.corpus],
+        ).fetchall()
+    write_page(
+        page,
+        "report.html",
+        config=config,
+        outcome=outcome,
+        passes=passes_text(outcome.passes),
+        seconds=seconds,
+        remarks=remarks,
+        figures=figures,
+        labels=_LABELS,
+        wrong=wrong,
+        splits=rows,
+    )
+    return figures
+
+
+def passes_text(passes: int) -> str:
+    """The number of passes in words."""
+    return "one pass" if passes == 1 else f"{passes} passes"
+
+
+def _suite_figures(
+    connection: duckdb.DuckDBPyConnection, config: RunConfig, outcome: Evaluation
+) -> list[tuple[str, str]]:
+    """What a suite is asked for."""
+    if outcome.suite == "grid":
+        operators = [row[0] for row in _rows(connection, "SELECT DISTINCT operators FROM asked ORDER BY 1")]
+        learnt = {operator: learnt_digits(config, operator) for operator in operators}
+        return [("Exact match by the lengths of both operands", grid_figure(connection, learnt))]
+    if outcome.suite == "edge":
+        kinds = [row[0] for row in _rows(connection, "SELECT DISTINCT kind FROM asked ORDER BY 1 DESC")]
+        return [("Exact match by kind and length", edge_figure(connection, kinds))]
+    return []
+
+
+def _figures(connection: duckdb.DuckDBPyConnection, run: str, outcome: Evaluation) -> list[tuple[str, str]]:
+    """How it learnt, and exact match by whatever the problems differ in."""
+    found = []
+    if _rows(connection, "SELECT 1 FROM metrics WHERE run = ? LIMIT 1", [run]):
+        found.append(("Learning curve", learning_curve(connection, run)))
+    if _rows(connection, "SELECT max(answer_digits) FROM asked")[0][0] <= _NUMBER_DIGITS:
+        found.append(("Exact match by answer", _by_answer(connection)))
+    for column, groups in outcome.breakdown.items():
+        if len(groups) <= _MOST_TEXTS or isinstance(groups[0].value, int):
+            found.append((f"Exact match by {_LABELS[column]}", by_group(groups, _LABELS[column])))
+    return found
+
+
+def _rows(connection: duckdb.DuckDBPyConnection, query: str, values: list[Any] | None = None) -> list[tuple[Any, ...]]:
+    return connection.execute(query, values or []).fetchall()
+
+
+def learning_curve(connection: duckdb.DuckDBPyConnection, run: str) -> str:
+    """Loss and exact match on validation against a run's steps, as SVG."""
+    losses = _rows(
+        connection,
+        "WITH mine AS (SELECT step, loss FROM metrics WHERE run = ?), "
+        "size AS (SELECT greatest(1, max(step) // 200) AS bin FROM mine) "
+        "SELECT max(step), avg(loss) FROM mine, size GROUP BY (step - 1) // bin ORDER BY 1",
+        [run],
+    )
+    matches = _rows(
+        connection,
+        "SELECT step, validation_exact_match FROM metrics "
+        "WHERE run = ? AND validation_exact_match IS NOT NULL ORDER BY 1",
+        [run],
+    )
+
+    def draw(axes: Axes) -> None:
+        """The loss, and the exact match on an axis of its own."""
+        axes.plot(*zip(*losses, strict=True), color=INK)
+        axes.set(xlabel="step", ylabel="loss on hidden slots", yscale="log")
+        axes.yaxis.label.set_color(INK)
+        other = axes.twinx()
+        other.spines["top"].set_visible(False)
+        other.plot([s for s, _ in matches], [100 * m for _, m in matches], color=SECOND, marker="o", markersize=3)
+        other.set_ylabel("exact match on validation, %", color=SECOND)
+        other.set_ylim(-2, 102)
+
+    return svg(draw, "Loss and exact match against training steps")
+
+
+def _by_answer(connection: duckdb.DuckDBPyConnection) -> str:
+    rows = _rows(
+        connection,
+        "WITH ends AS (SELECT min(answer::BIGINT) AS low, max(answer::BIGINT) AS high FROM asked), "
+        "span AS (SELECT low, greatest(1, (high - low) // 40) AS bin FROM ends) "
+        "SELECT low + bin * ((answer::BIGINT - low) // bin) + bin / 2 AS middle, "
+        "100 * avg(correct::INT), count(*), any_value(bin) FROM asked, span GROUP BY 1 ORDER BY 1",
+    )
+
+    def draw(axes: Axes) -> None:
+        """How many problems there are, and the exact match over them."""
+        axes.bar([r[0] for r in rows], [r[2] for r in rows], width=rows[0][3] * 0.95, color=PALE, label="problems")
+        axes.set(xlabel="answer", ylabel="problems")
+        other = axes.twinx()
+        other.spines["top"].set_visible(False)
+        other.plot([r[0] for r in rows], [r[1] for r in rows], color=SECOND, marker="o", markersize=3)
+        other.set_ylabel("exact match, %", color=SECOND)
+        other.set_ylim(_floor(r[1] for r in rows), 100.5)
+
+    return svg(draw, "Exact match and number of problems by the answer's size")
+
+
+def _by_passes(outcome: Evaluation) -> str:
+    def draw(axes: Axes) -> None:
+        """A line for each order."""
+        one = next(result for result in outcome.by_passes if result.passes == 1)
+        for order, color in (("confidence", INK), ("units-first", SECOND)):
+            found = [one, *(r for r in outcome.by_passes if r.order == order and r.passes > 1)]
+            matches = [100 * r.exact_match for r in found]
+            axes.plot([r.passes for r in found], matches, color=color, marker="o", markersize=3, label=order)
+        axes.set_xscale("log", base=2)
+        axes.set(xlabel="passes of the encoder", ylabel="exact match, %")
+        least = _floor(100 * r.exact_match for r in outcome.by_passes)
+        axes.set_ylim(least, 100 + (100 - least) / 20)
+        axes.xaxis.set_major_formatter("{x:.0f}")
+        axes.legend(frameon=False)
+
+    return svg(draw, "Exact match against the number of passes, by the order in which slots are filled")
+
+
+def _calibration(connection: duckdb.DuckDBPyConnection) -> str:
+    rows = _rows(
+        connection,
+        "SELECT avg(confidence), avg(correct::INT), count(*) FROM asked "
+        "GROUP BY least(9, floor(confidence * 10)) ORDER BY 1",
+    )
+
+    def draw(axes: Axes) -> None:
+        """How often the answers of a confidence are right, beside how often they should be."""
+        axes.plot([0, 100], [0, 100], color=PALE, linewidth=1)
+        axes.plot([100 * r[0] for r in rows], [100 * r[1] for r in rows], color=INK, marker="o", markersize=4)
+        for confidence, right, count in rows:
+            axes.annotate(f"{count:,}", (100 * confidence, 100 * right), (0, -12), textcoords="offset points",
+                          fontsize=7, ha="center")  # fmt: skip
+        axes.set(xlabel="confidence, %", ylabel="right, %", xlim=(-3, 103), ylim=(-12, 106))
+
+    return svg(draw, "Share of right answers against the encoder's own confidence")
+
+
+def _floor(values: Any) -> float:
+    lowest = min(values)
+    return 0.0 if lowest < 90 else (90.0 if lowest < 99 else 99.0)

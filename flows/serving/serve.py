@@ -1,0 +1,129 @@
+"""`numerate serve`: a Prefect server and the runner of its flows, kept up together until Ctrl-C.
+
+Both are processes of their own, in sessions of their own: a signal for this one reaches them when, and in the order
+in which, it is passed on.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from types import FrameType
+
+from flows.progress import say
+from flows.serving.server import LOOPBACK, PORT, PrefectServer, free_port
+from flows.session import (
+    configure_prefect,
+    configured_api,
+    forget_served,
+    prefect_home,
+    served,
+    served_api,
+    serving_folder,
+)
+from storage.errors import RunFailure, UserError
+from storage.location import Workspace
+
+# A run that is cancelled has so long to leave a checkpoint.
+_STOP_SECONDS = 40.0
+_POLL_SECONDS = 0.2
+
+
+def serve(
+    workspace: Workspace,
+    *,
+    host: str = LOOPBACK,
+    port: int = 0,
+    at_once: int = 1,
+    announce: Callable[[str], None] = lambda url: None,
+) -> None:
+    """Serve every flow until SIGINT or SIGTERM; raises `UserError` where the workspace is served already.
+
+    `announce` is called with the URL of the pages once they are there.
+
+    Where a Prefect API is configured its server is used, else one is started at `host` and `port`; 0 takes 4200, or
+    a free one where that is taken.
+    """
+    configure_prefect(prefect_home(workspace), keep_log=True)
+    if url := served_api(workspace).removesuffix("/api"):
+        raise UserError(f"workspace {workspace.root} is served already: open {url}")
+    with serving_folder(workspace).exclusive(f"workspace {workspace.root}"):
+        _serve(workspace, host, port, at_once, announce)
+
+
+def _serve(workspace: Workspace, host: str, port: int, at_once: int, announce: Callable[[str], None]) -> None:
+    # Runs are seen within a second, not ten.
+    os.environ.setdefault("PREFECT_RUNNER_POLL_FREQUENCY", "1")
+    os.environ.setdefault("PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT", "false")
+    api, server, runner = configured_api(), None, None
+    stopped = _on_signals()
+    try:
+        if not api:
+            if host not in (LOOPBACK, "localhost", "::1"):
+                say(f"warning: whoever reaches {host} can start flows here, there is no password")
+            server = _start_server(workspace, host, port)
+            api = os.environ["PREFECT_API_URL"] = server.api_url
+        runner, ready = _start_runner(workspace, server is not None, at_once), False
+        while not stopped():
+            _check(runner, server)
+            if not ready and served(workspace).runner == runner.pid:
+                ready = True
+                page = f"{api.removesuffix('/api')}/v2/deployments"
+                say(f"workspace {workspace.root} is served: open {page}")
+                announce(page)
+            time.sleep(_POLL_SECONDS)
+        say("ending: runs that are under way are cancelled, each goes on where it ended when it is started again")
+    finally:
+        if runner:
+            _end(runner)
+        if server:
+            server.stop()
+        forget_served(workspace)
+
+
+def _start_server(workspace: Workspace, host: str, port: int) -> PrefectServer:
+    home = prefect_home(workspace)
+    if port:
+        return PrefectServer(home, host=host, port=free_port(host, port), workspace=workspace)
+    try:
+        return PrefectServer(home, host=host, port=free_port(host, PORT), workspace=workspace)
+    except (UserError, RunFailure):
+        # Taken, or by another in this moment.
+        return PrefectServer(home, host=host, port=free_port(host), workspace=workspace)
+
+
+def _on_signals() -> Callable[[], bool]:
+    """Whether SIGINT or SIGTERM has come, from now on."""
+    came: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        """Remember it."""
+        came.append(number)
+
+    signal.signal(signal.SIGINT, note)
+    signal.signal(signal.SIGTERM, note)
+    return lambda: bool(came)
+
+
+def _start_runner(workspace: Workspace, own: bool, at_once: int) -> "subprocess.Popen[bytes]":
+    wanted = {"parent": os.getpid(), "workspace": str(workspace.root), "own_server": own, "at_once": at_once}
+    return subprocess.Popen([sys.executable, "-m", "flows.serving.runner", json.dumps(wanted)], start_new_session=True)
+
+
+def _check(runner: "subprocess.Popen[bytes]", server: PrefectServer | None) -> None:
+    if runner.poll() is not None:
+        raise RunFailure("the runner of the flows ended by itself: start 'numerate serve' again")
+    if server and not server.runs():
+        raise RunFailure("Prefect's server ended by itself: start 'numerate serve' again")
+
+
+def _end(runner: "subprocess.Popen[bytes]") -> None:
+    runner.terminate()
+    try:
+        runner.wait(_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        runner.kill()
+        runner.wait()
