@@ -83,8 +83,8 @@ def encode_shard(job: EncodeJob, task: EncodeTask) -> list[ShardRecord]:
                 encoded = pa.concat_tables(_encoded_blocks(table, job.tokenizer, tokens_layout, samples))
                 for first in range(0, encoded.num_rows, _ROW_GROUP):
                     shard.writer.write(encoded.slice(first, _ROW_GROUP))
-    lengths = {"problem_length": task.shard.problem_length, "answer_digits": task.shard.answer_digits}
-    return [shard.record.model_copy(update=lengths)]
+    longest = task.shard
+    return [shard.record._replace(problem_length=longest.problem_length, answer_digits=longest.answer_digits)]
 
 
 def in_tokens(corpus: Location, tokenizer: Tokenizer, shard: ShardRecord) -> ShardRecord:
@@ -100,7 +100,7 @@ def in_tokens(corpus: Location, tokenizer: Tokenizer, shard: ShardRecord) -> Sha
             for name, text in (("problem", table["problem"]), ("answer", pc.ascii_ltrim(table["answer"], "-"))):
                 _, counts = pieces_of(text.combine_chunks(), tokenizer)
                 longest[name] = max(longest[name], int(counts.max()))
-    return shard.model_copy(update={"problem_length": longest["problem"], "answer_digits": longest["answer"]})
+    return shard._replace(problem_length=longest["problem"], answer_digits=longest["answer"])
 
 
 @contextmanager

@@ -6,7 +6,8 @@ what is missing. Ray has to be initialised by the caller.
 
 import json
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
@@ -23,6 +24,12 @@ _POLL_SECONDS = 0.02
 _CANCEL_SECONDS = 5.0
 # Tasks that Ray holds for each that can run: a tenth more rows a second than one.
 _AHEAD = 2
+# Tasks of one call, at most, and calls that have to be left for each worker where it is of several.
+_LARGEST_BATCH = 16
+_BATCHES_LEFT = 64
+# Notes that are read at once: in an object store each costs a request or two.
+_READERS = 16
+_READ_AHEAD = 10_000
 # Of one task, after its worker was killed; what a worker raises is never tried again.
 _RETRIES = 10
 
@@ -65,7 +72,7 @@ class Notes:
 
     def write(self, number: int, shards: list[ShardRecord]) -> None:
         """Note that a task is done."""
-        value = {"fingerprint": self.fingerprint, "shards": [shard.model_dump() for shard in shards]}
+        value = {"fingerprint": self.fingerprint, "shards": [shard._asdict() for shard in shards]}
         self._place(number).write(json.dumps(value).encode())
 
     def numbers(self) -> set[int]:
@@ -83,6 +90,17 @@ class Notes:
             return None
         shards = [ShardRecord(**shard) for shard in value["shards"]]
         return shards if self.folder.holds({shard.path: shard.bytes for shard in shards}) else None
+
+    def read_all(self, numbers: set[int]) -> dict[int, list[ShardRecord]]:
+        """Of these tasks the ones that are done, with their shards."""
+        noted, found = sorted(numbers & self.numbers()), dict[int, list[ShardRecord]]()
+        with ThreadPoolExecutor(_READERS) as readers:
+            for first in range(0, len(noted), _READ_AHEAD):
+                some = noted[first : first + _READ_AHEAD]
+                for number, shards in zip(some, readers.map(self.read, some), strict=True):
+                    if shards is not None:
+                        found[number] = shards
+        return found
 
     def adopt(self, shards: Sequence[ShardRecord], tasks: Sequence[Task]) -> None:
         """Note the tasks whose shards a manifest names, so that only those that lie there no more are made again."""
@@ -103,27 +121,36 @@ def make_shards(
 
     `progress` is called with the rows that a task added. Raises what `each_result` raises.
     """
-    done: dict[int, list[ShardRecord]] = {}
-    missing, noted = [], notes.numbers()
-    for task in tasks:
-        shards = notes.read(task.number) if task.number in noted else None
-        if shards is None:
-            missing.append(task)
-        else:
-            done[task.number] = shards
-            progress(task.rows)
+    done = notes.read_all({task.number for task in tasks})
+    progress(sum(task.rows for task in tasks if task.number in done))
+    missing = [task for task in tasks if task.number not in done]
 
-    def work(task: AnyTask) -> list[ShardRecord]:
-        """What a worker does for one task: its shards, and then the note that they are there."""
-        shards = worker(task)
-        notes.write(task.number, shards)
-        return shards
+    def work(batch: Sequence[AnyTask]) -> list[list[ShardRecord]]:
+        """What a worker does: each task's shards, and then the note that they are there."""
+        made = []
+        for task in batch:
+            made.append(worker(task))
+            notes.write(task.number, made[-1])
+        return made
 
-    with closing(each_result(work, missing, in_flight=in_flight)) as results:
-        for ended, shards in results:
-            done[ended.number] = shards
-            progress(ended.rows)
+    with closing(each_result(work, _batches(missing, in_flight), in_flight=in_flight)) as results:
+        for batch, made in results:
+            done |= {task.number: shards for task, shards in zip(batch, made, strict=True)}
+            progress(sum(task.rows for task in batch))
     return [shard for task in tasks for shard in done[task.number]]
+
+
+def _batches(tasks: Sequence[AnyTask], in_flight: int) -> Iterator[Sequence[AnyTask]]:
+    """The tasks in order, several at once as long as many are left for each worker, and one by one towards the end.
+
+    A driver sends and takes back only so many batches a second, whatever lies in them.
+    """
+    first = 0
+    while first < len(tasks):
+        each = (len(tasks) - first) // (_BATCHES_LEFT * max(1, in_flight))
+        size = max(1, min(_LARGEST_BATCH, each))
+        yield tasks[first : first + size]
+        first += size
 
 
 def each_result(

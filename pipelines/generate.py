@@ -95,9 +95,7 @@ def generate_range(spec: CorpusSpec, folder: Location, task: RangeTask) -> list[
             shards[stratum].writer.write(table)
             lengths[stratum] = tuple(map(max, lengths[stratum], _longest(table)))  # type: ignore[assignment]
     return [
-        shards[stratum].record.model_copy(
-            update={"problem_length": lengths[stratum][0], "answer_digits": lengths[stratum][1]}
-        )
+        shards[stratum].record._replace(problem_length=lengths[stratum][0], answer_digits=lengths[stratum][1])
         for stratum in sorted(shards, key=_order)
     ]
 

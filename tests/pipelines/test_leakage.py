@@ -73,9 +73,7 @@ def rewritten(corpus: Dataset, shard: ShardRecord, row: int, problem: str) -> Da
         name=manifest.name,
         generator_version=manifest.generator_version,
         spec=manifest.spec,
-        shards=[
-            record.model_copy(update={"bytes": place.size()}) if record == shard else record for record in corpus.shards
-        ],
+        shards=[record._replace(bytes=place.size()) if record == shard else record for record in corpus.shards],
     )
 
 

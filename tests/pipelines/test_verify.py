@@ -204,7 +204,7 @@ def falsified(corpus: Dataset, number: int) -> None:
     with open_shard(corpus.location, shard.path, split=shard.split, stratum=shard.stratum, layout=layout) as other:
         other.writer.write(table.cast(layout.schema))
     lengths = {name: getattr(shard, name) for name in ("problem_length", "answer_digits")}
-    committed_anew(corpus, {shard.path: other.record.model_copy(update=lengths)})
+    committed_anew(corpus, {shard.path: other.record._replace(**lengths)})
 
 
 def committed_anew(corpus: Dataset, changed: dict[str, ShardRecord | None]) -> None:
@@ -241,7 +241,7 @@ def test_deep_finds_a_shard_that_the_manifest_lacks_and_one_that_the_spec_lacks(
     shutil.copy((folder / corpus.shards[0].path).path, (folder / foreign).path)
     (folder / lost.path).remove()
     last = corpus.shards[-1]
-    committed_anew(corpus, {lost.path: None, last.path: corpus.shards[0].model_copy(update={"path": foreign})})
+    committed_anew(corpus, {lost.path: None, last.path: corpus.shards[0]._replace(path=foreign)})
     assert set(faults(folder)) == {last.path}
     found = faults(folder, deep=True)
     assert found[lost.path] == "is in the spec, but not in the manifest"
@@ -253,7 +253,7 @@ def test_deep_finds_a_shard_that_the_manifest_lacks_and_one_that_the_spec_lacks(
 @pytest.mark.parametrize("field", ["problem_length", "answer_digits"])
 def test_deep_finds_a_line_of_the_manifest_that_is_wrong_about_its_shard(corpus: Dataset, field: str) -> None:
     shard = corpus.shards[0]
-    committed_anew(corpus, {shard.path: shard.model_copy(update={field: 99})})
+    committed_anew(corpus, {shard.path: shard._replace(**{field: 99})})
     assert faults(corpus.location) == {}
     assert f"({field} 99 instead of " in faults(corpus.location, deep=True)[shard.path]
     assert mended(corpus.location, deep=True).manifest == corpus.manifest
@@ -272,9 +272,7 @@ def test_a_corpus_of_another_writer_is_mended_by_content(corpus: Dataset, monkey
     for shard in corpus.shards:
         place = (folder / shard.path).path
         pq.write_table(pq.ParquetFile(place).read(), place, compression="gzip")
-        changed[shard.path] = shard.model_copy(
-            update={"bytes": place.stat().st_size, "sha256": file_hash(LocalLocation(place))}
-        )
+        changed[shard.path] = shard._replace(bytes=place.stat().st_size, sha256=file_hash(LocalLocation(place)))
     committed_anew(corpus, changed)
     place = folder / "manifest.json"
     monkeypatch.setattr(verify, "WRITER", "pyarrow 99.0")

@@ -68,7 +68,7 @@ def test_no_path_in_a_manifest_leads_out_of_its_corpus(own_small: Built, path: s
         name="small",
         generator_version=own_small.corpus.manifest.generator_version,
         spec=own_small.corpus.manifest.spec,
-        shards=[own_small.corpus.shards[0].model_copy(update={"path": path})],
+        shards=[own_small.corpus.shards[0]._replace(path=path)],
     )
     corpus = load(own_small.corpus.location, "it")
     for read in (lambda: corpus.paths(corpus.shards[0].split), corpus.whole):
