@@ -313,7 +313,3 @@ def _end_at_once(code: int) -> NoReturn:
 
 def _terminated(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
-
-
-if __name__ == "__main__":
-    main()

@@ -204,4 +204,4 @@ def job_name(stage: str, request: dict[str, Any]) -> str:
 
 def entrypoint_of(python: str, stage: str, request: dict[str, Any]) -> str:
     """The shell's command that runs a stage on the cluster; the interpreter is named, as PATH may have another."""
-    return shlex.join([python, "-m", "flows.command", "submit", "execute", stage, json.dumps(request)])
+    return shlex.join([python, "-m", "flows", "submit", "execute", stage, json.dumps(request)])

@@ -22,7 +22,7 @@ from prefect.states import Cancelled, Crashed
 
 from flows.serving.deployments import DEPLOYMENTS, TAG, flow_of, parameters_of
 from flows.serving.server import end_with
-from flows.session import Served, configured_api, note_served
+from flows.session import Served, configured_api, end_quietly, note_served
 from flows.stage import turn_of
 from storage.location import Workspace
 
@@ -109,6 +109,7 @@ async def _limit(client: PrefectClient, name: str, at_once: int, *, anew: bool) 
 
 def main() -> None:
     """The runner's process: takes what `flows.serving.serve` hands it."""
+    end_quietly()
     wanted = json.loads(sys.argv[1])
     threading.Thread(target=end_with, args=(wanted["parent"],), daemon=True).start()
     asyncio.run(run_deployments(Workspace.open(wanted["workspace"]), wanted["own_server"], wanted["at_once"]))

@@ -127,7 +127,7 @@ def large(folder: Path) -> Iterator[Figure]:
         command = [
             sys.executable,
             "-m",
-            "flows.command",
+            "flows",
             "corpus",
             "generate",
             "billion",

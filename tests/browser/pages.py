@@ -106,7 +106,7 @@ def start_serving(workspace: Path, *options: str) -> Served:
     log = workspace.parent / f"{workspace.name}.serve.log"
     with open(log, "w") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "flows.command", "serve", "--workspace", str(workspace), *options],
+            [sys.executable, "-m", "flows", "serve", "--workspace", str(workspace), *options],
             env={**kept, "HOME": str(workspace.parent)},
             stderr=file,
             stdout=file,

@@ -51,7 +51,7 @@ def nodes() -> Iterator[Nodes]:
 def begin(nodes: Nodes, api: str, *words: str) -> subprocess.Popen[str]:
     """Begin a command on the head."""
     return subprocess.Popen(
-        [sys.executable, "-m", "flows.command", *words, "--ray", nodes.gcs],
+        [sys.executable, "-m", "flows", *words, "--ray", nodes.gcs],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

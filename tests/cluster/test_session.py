@@ -29,7 +29,7 @@ def nodes() -> Iterator[Nodes]:
 def numerate(nodes: Nodes, api: str, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the command as a member of the cluster."""
     return subprocess.run(
-        [sys.executable, "-m", "flows.command", *words],
+        [sys.executable, "-m", "flows", *words],
         capture_output=True,
         text=True,
         timeout=120,

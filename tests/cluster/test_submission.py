@@ -35,7 +35,7 @@ def nodes() -> Iterator[Nodes]:
 def submit(nodes: Nodes, *words: str) -> subprocess.Popen[str]:
     """Begin `numerate submit …` on a machine that knows the job server's URL alone."""
     return subprocess.Popen(
-        [sys.executable, "-m", "flows.command", "submit", *words],
+        [sys.executable, "-m", "flows", "submit", *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -117,7 +117,7 @@ def test_who_leaves_a_job_can_follow_it_again_and_stop_it(nodes: Nodes, tmp_path
     assert state(nodes, *words, "--status")["status"] == "RUNNING"
     stopped = state(nodes, *words, "--stop")
     assert (stopped["status"], stopped["exit_code"]) == ("STOPPED", 130)
-    assert not nodes.processes("flows.command\0submit\0execute")
+    assert not nodes.processes("flows\0submit\0execute")
     assert state(nodes, *words, "--detach")["id"].endswith("-2")
     assert state(nodes, *words, "--stop")["status"] == "STOPPED"
     assert not writing(workspace)

@@ -45,7 +45,7 @@ class Home:
         return self.folder / "workspace"
 
     def command(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "flows.command", *arguments]
+        return [sys.executable, "-m", "flows", *arguments]
 
     def environment(self) -> dict[str, str]:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}

@@ -26,7 +26,7 @@ def generate(workspace: Path, name: str, **values: int) -> "subprocess.Popen[str
     given = {"name": name, **values, "workspace": workspace}
     options = [text for field, value in given.items() for text in (f"--{field.replace('_', '-')}", str(value))]
     return subprocess.Popen(
-        [sys.executable, "-m", "flows.command", "corpus", "generate", *options],
+        [sys.executable, "-m", "flows", "corpus", "generate", *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -24,7 +24,7 @@ def start(*arguments: str, folder: Path, cache: Path | None = None) -> "subproce
     """The command, started in a folder and a process group of its own; `cache` stands for another machine."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     return subprocess.Popen(
-        [sys.executable, "-m", "flows.command", *arguments],
+        [sys.executable, "-m", "flows", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -17,7 +17,7 @@ def numerate(
     *arguments: str, stdin: str = "", cwd: Path | None = None, api: str = ""
 ) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "flows.command", *arguments],
+        [sys.executable, "-m", "flows", *arguments],
         input=stdin,
         capture_output=True,
         text=True,

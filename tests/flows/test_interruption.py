@@ -41,7 +41,7 @@ def hearing() -> Iterator[None]:
 def test_ctrl_c_ends_a_query_with_exit_code_130(small: Built, tmp_path: Path, query: str, form: str) -> None:
     options = ("--output", str(tmp_path / "out"), "--workspace", str(small.workspace.root))
     process = subprocess.Popen(
-        [sys.executable, "-m", "flows.command", "sql", query, "--format", form, *options],
+        [sys.executable, "-m", "flows", "sql", query, "--format", form, *options],
         stderr=subprocess.PIPE,
         text=True,
         env=ENVIRONMENT,
@@ -55,6 +55,25 @@ def test_ctrl_c_ends_a_query_with_exit_code_130(small: Built, tmp_path: Path, qu
     _, errors = process.communicate(timeout=60)
     assert (process.returncode, errors) == (130, "error: interrupted: the query was stopped\n")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_ctrl_c_before_the_command_is_there_is_one_line() -> None:
+    interrupted = """
+import sys
+
+class Interruption:
+    def find_spec(self, name, path=None, target=None):
+        if name == "flows.command":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interruption())
+from flows.__main__ import main
+main()
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", interrupted], env=ENVIRONMENT, capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "error: interrupted\n")
 
 
 @pytest.mark.usefixtures("hearing")

@@ -88,7 +88,7 @@ def on_a_terminal(*words: str, **environment: str) -> str:
 
 
 def test_colours_are_for_a_terminal_alone_and_not_where_they_are_unwanted(small: Built) -> None:
-    words = ("-m", "flows.command", "status", "--workspace", str(small.workspace.root))
+    words = ("-m", "flows", "status", "--workspace", str(small.workspace.root))
     assert "\x1b[32mwhole" in on_a_terminal(*words)
     assert "\x1b[3" not in on_a_terminal(*words, NO_COLOR="1")
 

@@ -50,7 +50,7 @@ def numerate(*arguments: str, hub: Hub | None = None, **environment: str) -> sub
     if hub:
         kept |= {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1"}
     kept |= {"PYTHONPATH": str(Path(__file__).parents[2]), **environment}
-    command = [sys.executable, "-m", "flows.command", *arguments]
+    command = [sys.executable, "-m", "flows", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, env=kept)
 
 

@@ -20,7 +20,7 @@ _ENVIRONMENT = {**os.environ, "PYTHONPATH": str(_ROOT)}
 
 
 def command(small: Built, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", "flows.command", "sql", "--workspace", str(small.workspace.root), *arguments]
+    return [sys.executable, "-m", "flows", "sql", "--workspace", str(small.workspace.root), *arguments]
 
 
 def sql(small: Built, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:

@@ -104,7 +104,7 @@ def test_a_port_that_is_taken_is_one_line() -> None:
 
 @pytest.mark.slow
 def test_a_temporary_server_ends_with_a_command_that_is_killed(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "flows.command", "corpus", "generate", "addition", "--rows", "9000000"]
+    command = [sys.executable, "-m", "flows", "corpus", "generate", "addition", "--rows", "9000000"]
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     workspace = tmp_path / "workspace"
     process = subprocess.Popen([*command, "--workspace", str(workspace)], env={**kept, "HOME": str(tmp_path)})
@@ -155,7 +155,7 @@ def test_runs_in_one_workspace_take_turns_and_a_second_serve_is_refused(tmp_path
     workspace = tmp_path / "workspace"
     served = start_serving(workspace)
     try:
-        command = [sys.executable, "-m", "flows.command", "serve", "--workspace", str(workspace)]
+        command = [sys.executable, "-m", "flows", "serve", "--workspace", str(workspace)]
         second = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
         assert (second.returncode, second.stderr.count("\n")) == (2, 1)
         assert f"is served already: open {served.url}" in second.stderr
