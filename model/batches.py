@@ -125,10 +125,9 @@ def _buckets(tokens: Dataset, split: str, least: int, where: str) -> dict[TokenL
     found: dict[TokenLayout, list[_Piece]] = {layout: [] for layout in layouts_of(tokens)}
     shards = tokens.of_split(split)
     kept = kept_rows(tokens, shards, where, tokens.location / _SUBSETS) if where else {}
-    for shard in shards:
+    for shard, path in zip(shards, tokens.paths_of(shards), strict=True):
         rows = kept.get(shard.path)
-        piece = _Piece(str(tokens.checked(shard)), rows.rows if rows else shard.rows, rows)
-        found[by_stratum[shard.stratum]].append(piece)
+        found[by_stratum[shard.stratum]].append(_Piece(path, rows.rows if rows else shard.rows, rows))
     largest = max(found, key=lambda layout: _rows(found[layout]))
     return {layout: pieces for layout, pieces in found.items() if _rows(pieces) >= least or layout == largest}
 

@@ -103,7 +103,16 @@ class Dataset:
 
     def paths(self, split: str) -> list[str]:
         """Paths of one split's shards, each checked to be there in full; raises `RunFailure`."""
-        return [str(self.checked(shard)) for shard in self.of_split(split)]
+        return self.paths_of(self.of_split(split))
+
+    def paths_of(self, shards: Sequence[ShardRecord]) -> list[str]:
+        """Paths of these shards, each checked to be there in full; raises `RunFailure`."""
+        # All at once: one by one they are a request each in an object store.
+        if not self.location.holds({shard.path: shard.bytes for shard in shards}):
+            for shard in shards:
+                self.checked(shard)
+        folder = str(self.location)
+        return [f"{folder}/{shard.path}" for shard in shards]
 
     def checked(self, shard: ShardRecord) -> Location:
         """Where a shard lies, checked by its size alone; raises `RunFailure` if it is missing or cut."""

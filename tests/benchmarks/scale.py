@@ -3,6 +3,7 @@
 Of the manifest processor seconds are counted; `python -m tests.benchmarks.scale` runs it alone.
 """
 
+import os
 import resource
 import sys
 import tempfile
@@ -12,16 +13,20 @@ from pathlib import Path
 from typing import TypeVar
 
 from flows.session import ray_session
+from model.batches import Batches
 from pipelines.fanout import Notes, make_shards
 from storage.lanes import LanePlan
 from storage.local import LocalLocation
 from storage.manifest import ShardRecord, commit, load
 from tests.benchmarks.measure import Figure, core_seconds, seconds
+from tests.builders import build_small
 
 _SHARDS = 1_000_000
 _NOTES = 5_000
 _TASKS = 4_000
 _ROWS = 1_000_000
+# Hard links to one file; file systems allow some ten thousand.
+_LINKS = 30_000
 _Made = TypeVar("_Made")
 
 
@@ -43,6 +48,7 @@ def scale(folder: Path) -> Iterator[Figure]:
     yield from _driver(LocalLocation(folder / "driver"))
     yield from _notes(LocalLocation(folder / "notes"))
     yield from _manifest(LocalLocation(folder / "corpus"))
+    yield from _first_batch(folder / "training")
 
 
 def _driver(folder: LocalLocation) -> Iterator[Figure]:
@@ -90,6 +96,28 @@ def _manifest(folder: LocalLocation) -> Iterator[Figure]:
     plan, taken = _timed(lambda: LanePlan(tuple(shard.rows for shard in train), 8_192, 0))
     first = core_seconds(lambda: [plan.segments(0, lane, 0, 128) for lane in range(64)])
     yield Figure("plan, and all lanes' first rows", taken + first, "s")
+
+
+def _first_batch(folder: Path) -> Iterator[Figure]:
+    """Every shard is the same small file, by hard links: what is timed is their number."""
+    built = build_small(folder)
+    shard = built.tokens.of_split("train")[0]
+    content, target = (built.tokens.location / shard.path).read(), LocalLocation(folder / "tokens")
+    (folder / "tokens" / "data").mkdir(parents=True)
+    shards = []
+    for number in range(_SHARDS):
+        record = shard._replace(path=f"data/{number:06d}.parquet")
+        if number % _LINKS == 0:
+            file = folder / f"{number:06d}"
+            file.write_bytes(content)
+        os.link(file, folder / "tokens" / record.path)
+        shards.append(record)
+    made = built.tokens.manifest
+    commit(
+        target, kind="tokens", name=made.name, generator_version=made.generator_version, spec=made.spec, shards=shards
+    )
+    first = seconds(lambda: next(Batches.of(load(target, "the tokens"), "train", 8_192, 0).reader.batches(0)))
+    yield Figure("time to a training's first batch at 10⁶ shards", first, "s", detail="opened, checked, planned, read")
 
 
 def _committed(folder: LocalLocation) -> float:
