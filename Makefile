@@ -9,8 +9,9 @@ BIN := $(VENV)/bin
 run: $(STAMP)
 	$(BIN)/numerate run
 
+# Two at once: half of them wait for servers and processes to start. A file's tests stay together, and share what it made.
 test: $(STAMP) browser
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-all: $(STAMP) browser
 	$(BIN)/python -m pytest

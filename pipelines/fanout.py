@@ -122,7 +122,8 @@ def make_shards(
     `progress` is called with the rows that a task added. Raises what `each_result` raises.
     """
     done = notes.read_all({task.number for task in tasks})
-    progress(sum(task.rows for task in tasks if task.number in done))
+    if done:
+        progress(sum(task.rows for task in tasks if task.number in done))
     missing = [task for task in tasks if task.number not in done]
 
     def work(batch: Sequence[AnyTask]) -> list[list[ShardRecord]]:

@@ -120,7 +120,7 @@ class LocalLocation(Location):
         """Whether files of these paths and sizes lie below."""
         folder = str(self.path)
         try:
-            return all(os.stat(f"{folder}/{path}").st_size == size for path, size in sizes.items())
+            return all(os.stat(f"{folder}/{checked_part(path)}").st_size == size for path, size in sizes.items())
         except OSError:
             return False
 

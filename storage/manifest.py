@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from storage.errors import RunFailure, UserError
-from storage.location import Location, Version
+from storage.location import Location, Version, checked_part
 
 SCHEMA_VERSION = 2
 SPLITS = ("train", "validation", "test")
@@ -112,7 +112,7 @@ class Dataset:
             for shard in shards:
                 self.checked(shard)
         folder = str(self.location)
-        return [f"{folder}/{shard.path}" for shard in shards]
+        return [f"{folder}/{checked_part(shard.path)}" for shard in shards]
 
     def checked(self, shard: ShardRecord) -> Location:
         """Where a shard lies, checked by its size alone; raises `RunFailure` if it is missing or cut."""
