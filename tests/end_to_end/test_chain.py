@@ -266,7 +266,7 @@ def test_an_interrupted_training_leaves_a_usable_checkpoint_and_goes_on(
         _wait_for_steps(process, home.workspace, known)
         # Ctrl-C on a terminal reaches the whole process group, Prefect's server and Ray's workers included.
         os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
-        _, errors = process.communicate(timeout=120)
+        _, errors = process.communicate(timeout=300)
         assert process.returncode == 130, errors
         assert errors.splitlines()[-1].startswith("error: interrupted"), errors
         assert "Traceback" not in errors
@@ -298,7 +298,7 @@ def _meters(workspace: Path) -> list[tuple[str, str]]:
 
 def _wait_for_steps(process: subprocess.Popen[str], workspace: Path, known: set[str]) -> None:
     """Until a progress artifact that isn't known yet counts steps."""
-    until = time.monotonic() + 120
+    until = time.monotonic() + 300
     while time.monotonic() < until and process.poll() is None:
         counted = [
             re.search(r"train long-\d: ([\d,]+) of", text) for key, text in _meters(workspace) if key not in known
@@ -315,11 +315,11 @@ def test_an_interrupted_generation_leaves_nothing_half_written_and_goes_on(home:
     arguments = ["corpus", "generate", "--name", f"cut-{number.name.lower()}", "--rows", "20000000"]
     process = home.start(*arguments)
     folder = home.workspace / "corpora" / arguments[3]
-    until = time.monotonic() + 120
+    until = time.monotonic() + 300
     while not list(folder.glob(".progress/*.json")) and time.monotonic() < until and process.poll() is None:
         time.sleep(0.05)
     os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
-    _, errors = process.communicate(timeout=120)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 130, errors
     assert errors == "error: interrupted: the same command goes on where this one ended\n"
     assert not (folder / "manifest.json").exists()
