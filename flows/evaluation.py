@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from flows.progress import metered, say
 from flows.reports.artifacts import show_evaluation
 from flows.reports.comparison import compare, comparison_text, write_comparison
-from flows.reports.report import passes_text, write_report
+from flows.reports.report import SECTION, passes_text, write_report
+from flows.reports.run_page import page_of, write_run_page
 from flows.requests import EvaluateRequest
 from flows.stage import stage
 from flows.suites import Suite, fair_to, prepare, suite_of
@@ -67,7 +68,7 @@ def _evaluated(request: EvaluateRequest) -> dict[str, Any]:
     found = _found(place, asked) if predictions.exists() else None
     if found:
         say(headline(request.name, found) + " (found)")
-        show_evaluation(workspace, headline(request.name, found), [], place / "report" / "index.html")
+        show_evaluation(workspace, headline(request.name, found), [], page_of(workspace, request.name))
         return found
     held = corpus.manifest.split_rows[spec.split]
     began = time.monotonic()
@@ -86,9 +87,9 @@ def _evaluated(request: EvaluateRequest) -> dict[str, Any]:
     note_seconds(place / "report", time.monotonic() - began)
     report = {**outcome.model_dump(), **asked, "seconds": stage_seconds(workspace, config, place)}
     refresh_catalog(workspace)
-    page = place / "report" / "index.html"
-    figures = write_report(page, workspace, config, outcome, report["seconds"], _remarks(outcome, suite))
+    figures = write_report(place, workspace, config, outcome, report["seconds"], _remarks(outcome, suite))
     (place / "report.json").write(json.dumps(report, indent=2).encode() + b"\n")
+    page = write_run_page(workspace, request.name)
     say(headline(request.name, report))
     for remark in _remarks(outcome, suite):
         say(f"  {remark}")
@@ -111,6 +112,8 @@ def _compared(request: EvaluateRequest) -> dict[str, Any]:
     comparison = compare(reports)
     (place / "report.json").write(comparison.model_dump_json(indent=2).encode() + b"\n")
     write_comparison(place / "index.html", request.name, comparison)
+    for name in names:
+        write_run_page(workspace, name)
     say(comparison_text(comparison))
     say(f"comparison: {place / 'index.html'}")
     return comparison.model_dump()
@@ -204,7 +207,7 @@ def stage_seconds(workspace: Workspace, config: RunConfig, evaluation: Location)
 
 
 def _found(place: Location, asked: dict[str, Any]) -> dict[str, Any] | None:
-    if not (place / "report.json").exists() or not (place / "report" / "index.html").exists():
+    if not (place / "report.json").exists() or not (place / SECTION).exists():
         return None
     try:
         report: dict[str, Any] = json.loads((place / "report.json").read())

@@ -33,6 +33,24 @@ def status(*, workspace: Place = WORKSPACE, as_json: Json = False) -> None:
     status_text(found)
 
 
+def report(run: str, /, *, workspace: Place = WORKSPACE, as_json: Json = False) -> None:
+    """Write the page of a run from what lies in the workspace: corpus, tokenizer, training, evaluations, comparisons.
+
+    It is one file that needs no network. Evaluations write it too; nothing is computed anew.
+
+    Example: `numerate report notebook`
+
+    Parameters
+    ----------
+    run
+        Name of the run.
+    """
+    from flows.reports.run_page import write_run_page
+
+    page = write_run_page(Workspace.open(workspace), run)
+    print(json.dumps({"page": str(page)}) if as_json else f"report: {page}")
+
+
 def doctor(
     *,
     deep: Annotated[bool, Parameter(negative="", help="Also start a Ray and a Prefect server, and end them.")] = False,
@@ -45,13 +63,15 @@ def doctor(
 
     Example: `numerate doctor --deep`
     """
-    from flows.care.doctor import findings, report
+    from flows.care.doctor import findings
+    from flows.care.doctor import report as tell
 
-    report(findings(Workspace.open(workspace), deep=deep), as_json=as_json)
+    tell(findings(Workspace.open(workspace), deep=deep), as_json=as_json)
 
 
 def register(app: App) -> None:
     """Add the verbs to the command."""
+    app.command(report)
     app.command(status)
     app.command(doctor)
     completion = App(name="completion", help="Completion of verbs and options for your shell.")

@@ -29,7 +29,9 @@ def svg(draw: Callable[..., None], label: str, *, axes: int = 1, height: float =
     sink = io.StringIO()
     figure.savefig(sink, format="svg", transparent=True, metadata={"Date": None})
     text = sink.getvalue()
-    return text[text.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{label}"', 1)
+    # Black is the colour of the text around it, so that a page may be dark.
+    text = text[text.index("<svg") :].replace("#000000", "currentColor")
+    return text.replace("<svg", f'<svg role="img" aria-label="{label}" fill="currentColor"', 1)
 
 
 def by_group(groups: Sequence[Group], label: str) -> str:

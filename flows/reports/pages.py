@@ -12,6 +12,11 @@ _TEMPLATES = jinja2.Environment(
 )
 
 
+def rendered(template: str, **values: Any) -> str:
+    """What `template` makes of the values, as HTML."""
+    return _TEMPLATES.get_template(template).render(**values)
+
+
 def write_page(page: Location, template: str, **values: Any) -> None:
     """Write what `template` makes of the values to `page`."""
-    page.write(_TEMPLATES.get_template(template).render(**values).encode())
+    page.write(rendered(template, **values).encode())

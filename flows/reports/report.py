@@ -1,4 +1,4 @@
-"""The HTML report of a run: one self-contained page, made by SQL over the catalog."""
+"""What one evaluation of a run shows: a section of the run's page, or also a page of its own, made by SQL."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import duckdb
 from matplotlib.axes import Axes
 
 from flows.reports.drawing import INK, PALE, SECOND, by_group, svg
-from flows.reports.pages import write_page
+from flows.reports.pages import rendered, write_page
 from flows.reports.suite_figures import edge_figure, grid_figure
 from flows.suites import learnt_digits
 from model.evaluation import Evaluation
@@ -14,6 +14,8 @@ from model.run import RunConfig
 from storage.location import Location, Workspace
 from storage.query import open_catalog
 
+# Where an evaluation's section lies below its folder.
+SECTION = "report/section.html"
 _WRONG_ANSWERS = 20
 # Longer answers are no numbers of DuckDB's.
 _NUMBER_DIGITS = 15
@@ -30,14 +32,17 @@ _MOST_TEXTS = 20
 
 
 def write_report(
-    page: Location,
+    place: Location,
     workspace: Workspace,
     config: RunConfig,
     outcome: Evaluation,
     seconds: dict[str, float | None],
     remarks: tuple[str, ...] = (),
 ) -> list[tuple[str, str]]:
-    """Write the page of one evaluation of a run; `remarks` say what was left out. Returns its figures."""
+    """Write the section of one evaluation of a run below `place`, and its page where that isn't the run's own.
+
+    `remarks` say what was left out. Returns the figures.
+    """
     with open_catalog(workspace) as connection:
         asked = connection.sql(
             "SELECT * FROM predictions WHERE run = ? AND corpus = ? AND split = ? AND checkpoint = ? "
@@ -48,7 +53,7 @@ def write_report(
             ],
         ).to_arrow_table()
         connection.register("asked", asked)
-        figures = [*_suite_figures(connection, config, outcome), *_figures(connection, config.name, outcome)]
+        figures = [*_suite_figures(connection, config, outcome), *_figures(connection, outcome)]
         if len(outcome.by_passes) > 1:
             figures.append(("Exact match by passes", _by_passes(outcome)))
         figures.append(("Is its confidence honest?", _calibration(connection)))
@@ -60,9 +65,8 @@ def write_report(
             "SELECT split, sum(rows)::BIGINT, count(*) FROM shards WHERE corpus = ? GROUP BY ALL ORDER BY 2 DESC",
             [config.corpus],
         ).fetchall()
-    write_page(
-        page,
-        "report.html",
+    section = rendered(
+        "evaluation.html",
         config=config,
         outcome=outcome,
         passes=passes_text(outcome.passes),
@@ -73,6 +77,9 @@ def write_report(
         wrong=wrong,
         splits=rows,
     )
+    (place / SECTION).write(section.encode())
+    if place != workspace.run(config.name):
+        write_page(place / "report" / "index.html", "report.html", run=config.name, label=place.name, section=section)
     return figures
 
 
@@ -95,11 +102,9 @@ def _suite_figures(
     return []
 
 
-def _figures(connection: duckdb.DuckDBPyConnection, run: str, outcome: Evaluation) -> list[tuple[str, str]]:
-    """How it learnt, and exact match by whatever the problems differ in."""
+def _figures(connection: duckdb.DuckDBPyConnection, outcome: Evaluation) -> list[tuple[str, str]]:
+    """Exact match by whatever the problems differ in."""
     found = []
-    if _rows(connection, "SELECT 1 FROM metrics WHERE run = ? LIMIT 1", [run]):
-        found.append(("Learning curve", learning_curve(connection, run)))
     if _rows(connection, "SELECT max(answer_digits) FROM asked")[0][0] <= _NUMBER_DIGITS:
         found.append(("Exact match by answer", _by_answer(connection)))
     for column, groups in outcome.breakdown.items():

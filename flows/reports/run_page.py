@@ -1,0 +1,151 @@
+"""The page of a run: one file with all that the workspace knows of it, from its corpus to the runs it was compared to.
+
+Nothing is computed anew: sections of evaluations are taken as they lie there, and what is missing is left out.
+"""
+
+import json
+from typing import Any, NamedTuple
+
+import duckdb
+
+from flows.reports.comparison import Comparison
+from flows.reports.corpus_figures import difficulty_figure
+from flows.reports.pages import rendered, write_page
+from flows.reports.report import SECTION, learning_curve
+from model.run import RunConfig, load_run
+from model.tokenizer import load_tokenizer
+from storage.corpus import Corpus
+from storage.errors import RunFailure, UserError
+from storage.location import Location, Workspace
+from storage.manifest import Dataset, committed, load
+from storage.query import open_catalog
+
+_SAMPLES = 8
+# Of a corpus's train split, for its picture.
+_DRAWN_ROWS = 100_000
+_SHOWN_PIECES = 200
+
+
+class Section(NamedTuple):
+    """A part of the page; all but the first few are folded up."""
+
+    mark: str
+    """Where the list at the top leads to."""
+    title: str
+    body: str
+    folded: bool = False
+
+
+def page_of(workspace: Workspace, name: str) -> Location:
+    """Where the page of a run lies."""
+    return workspace.run(name) / "report" / "index.html"
+
+
+def write_run_page(workspace: Workspace, name: str) -> Location:
+    """Write the page of a run from what lies in the workspace, and say where; raises `UserError` if there is no run."""
+    config, page = load_run(workspace.run(name)), page_of(workspace, name)
+    with open_catalog(workspace) as connection:
+        sections = [
+            *_evaluations(workspace.run(name), config),
+            *_training(connection, config),
+            *_comparisons(workspace, name),
+            *_corpus(workspace, config),
+            *_tokenizer(workspace, config),
+        ]
+    write_page(page, "run.html", config=config, sections=sections)
+    return page
+
+
+def _evaluations(run: Location, config: RunConfig) -> list[Section]:
+    """What it was asked: its own corpus's test split first, all others folded up."""
+    found, others = [], run / "evaluations"
+    if (run / SECTION).exists():
+        found.append(Section("test", f"Asked the test split of {config.corpus}", (run / SECTION).read().decode()))
+    for label in sorted(others.children()):
+        if (others / label / SECTION).exists():
+            section = (others / label / SECTION).read().decode()
+            found.append(Section(f"asked-{label}", f"Asked {label}", section, folded=True))
+    return found
+
+
+def _training(connection: duckdb.DuckDBPyConnection, config: RunConfig) -> list[Section]:
+    """How it learnt."""
+    facts = connection.execute(
+        "SELECT max(step) AS steps, max(problems) AS problems, arg_max(loss, step) AS loss, "
+        "max(validation_exact_match) AS best, avg(problems_per_second) AS rate, "
+        # Seconds begin anew where a training went on after a stop.
+        "100 * sum(data_seconds) / sum(seconds) FILTER (following IS NULL OR following < seconds) AS waited, "
+        "min(problems) FILTER (validation_exact_match >= 0.99) AS learnt "
+        "FROM (SELECT *, lead(seconds) OVER (ORDER BY step) AS following FROM metrics WHERE run = ?)",
+        [config.name],
+    ).fetchone()
+    if not facts or facts[0] is None:
+        return []
+    names = ("steps", "problems", "loss", "best", "rate", "waited", "learnt")
+    body = rendered(
+        "training.html",
+        config=config,
+        curve=learning_curve(connection, config.name),
+        **dict(zip(names, facts, strict=True)),
+    )
+    return [Section("training", "How it learnt", body)]
+
+
+def _comparisons(workspace: Workspace, name: str) -> list[Section]:
+    """Comparisons that this run is part of."""
+    found, folder = [], workspace.root / "comparisons"
+    for title in sorted(folder.children()):
+        for label in sorted((folder / title).children()):
+            report = folder / title / label / "report.json"
+            comparison = _comparison(report) if report.exists() else None
+            if comparison and any(line.run == name for line in comparison.runs):
+                body = rendered("compared.html", comparison=comparison, own=name)
+                found.append(Section(f"compared-{title}-{label}", f"Compared: {title}, {label}", body, folded=True))
+    return found
+
+
+def _comparison(report: Location) -> Comparison | None:
+    """A comparison as it lies there; None where it can't be read."""
+    try:
+        return Comparison.model_validate(json.loads(report.read()))
+    except ValueError:
+        return None
+
+
+def _corpus(workspace: Workspace, config: RunConfig) -> list[Section]:
+    """What it learnt from."""
+    if not (dataset := _dataset(workspace, config)):
+        return []
+    relation = Corpus(workspace, dataset).relation("train" if dataset.manifest.split_rows["train"] else "test")
+    columns = [column for column in ("problem", "answer", "carries", "depth") if column in relation.columns]
+    body = rendered(
+        "corpus.html",
+        manifest=dataset.manifest,
+        shards={split: len(dataset.of_split(split)) for split in dataset.manifest.split_rows},
+        columns=columns,
+        samples=relation.limit(_SAMPLES).select(", ".join(columns)).fetchall(),
+        figure=difficulty_figure(relation.limit(_DRAWN_ROWS)),
+    )
+    return [Section("corpus", f"Its corpus {config.corpus}", body)]
+
+
+def _dataset(workspace: Workspace, config: RunConfig) -> Dataset | None:
+    """The corpus that the run was trained on; None where it isn't here any more, whole."""
+    place = workspace.corpus(config.corpus)
+    if not committed(place):
+        return None
+    try:
+        dataset = load(place, f"corpus {config.corpus!r}")
+        return dataset if dataset.manifest.identity == config.corpus_identity and dataset.whole() else None
+    except (UserError, RunFailure):
+        return None
+
+
+def _tokenizer(workspace: Workspace, config: RunConfig) -> list[Section]:
+    """What it reads."""
+    try:
+        tokenizer, card = load_tokenizer(workspace.tokenizer(config.tokenizer))
+    except (UserError, RunFailure):
+        return []
+    values: dict[str, Any] = {"card": card, "pieces": tokenizer.pieces()[:_SHOWN_PIECES], "size": tokenizer.size}
+    return [Section("tokenizer", f"Its tokenizer {config.tokenizer}", rendered("tokenizer.html", **values))]

@@ -1,0 +1,100 @@
+"""The page of a run holds what the workspace knows of it, and needs nothing else."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from flows.evaluation import evaluate_encoder
+from flows.reports.run_page import write_run_page
+from flows.requests import EvaluateRequest
+from model.config import Decoding
+from model.training import train
+from storage.errors import UserError
+from storage.location import Workspace
+from tests.builders import TINY_TRAINING, Built, build_small
+from tests.model.runs import job_of
+
+VOID = {"meta", "br", "img", "path", "use", "rect", "image"}
+
+
+class Reader(HTMLParser):
+    """What a page asks of its reader's machine, and whether its tags are in order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.titles: list[str] = []
+        self.outside: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in VOID:
+            self.open.append(tag)
+        self.outside += [value for name, value in attrs if name in ("src", "href") and value and value[0] != "#"]
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open[-1:] == ["h2"] or self.open[-2:] == ["summary", "strong"]:
+            self.titles.append(data)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """A workspace with a run that was trained, and asked nothing yet."""
+    built = build_small(tmp_path_factory.mktemp("page"))
+    train(job_of(built, (built.workspace.root / "runs").path, TINY_TRAINING))
+    return built
+
+
+def read(page: Path) -> tuple[Reader, str]:
+    reader, text = Reader(), page.read_text()
+    reader.feed(text)
+    assert reader.open == []
+    return reader, text
+
+
+def test_it_grows_with_what_is_known(trained: Built) -> None:
+    page = Path(str(write_run_page(trained.workspace, "run")))
+    assert read(page)[0].titles == ["How it learnt", "Its corpus small", "Its tokenizer small-digit"]
+    request = EvaluateRequest(workspace=str(trained.workspace.root), name="run")
+    report = evaluate_encoder.fn(request)
+    evaluate_encoder.fn(request.model_copy(update={"decoding": Decoding(passes=2)}))
+    evaluate_encoder.fn(request.model_copy(update={"name": "both", "compare": ("run",)}))
+    reader, text = read(page)
+    asked = [title for title in reader.titles if title.startswith(("Asked", "Compared"))]
+    assert asked[0] == "Asked the test split of small"
+    assert asked[1].startswith("Asked small-")
+    assert asked[2:] == ["Compared: both, test"]
+    assert f"{report['correct']:,} of {report['problems']:,} test problems" in " ".join(text.split())
+    # Its own, the learning curve, the corpus and the other evaluation have figures.
+    assert text.count("<svg") >= 8
+
+
+def test_it_needs_no_network_and_no_script_and_may_be_dark(trained: Built) -> None:
+    page = Path(str(write_run_page(trained.workspace, "run")))
+    reader, text = read(page)
+    assert reader.outside == []
+    assert not re.search(r"<script|@import|url\(http", text)
+    assert "prefers-color-scheme: dark" in text
+    assert "#000000" not in text
+
+
+def test_what_is_gone_is_left_out(trained: Built, tmp_path: Path) -> None:
+    moved = tmp_path / "corpora"
+    place = Path(str(trained.workspace.root)) / "corpora"
+    place.rename(moved)
+    try:
+        page = Path(str(write_run_page(trained.workspace, "run")))
+        assert "Its corpus small" not in read(page)[0].titles
+    finally:
+        moved.rename(place)
+
+
+def test_a_run_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nowhere") as error:
+        write_run_page(Workspace.create(str(tmp_path / "workspace")), "nowhere")
+    assert "\n" not in str(error.value)
