@@ -30,6 +30,7 @@ CALLS = {
     "sql": ["SELECT count(*) AS n FROM corpus_small"],
     "model describe": [],
     "model export": ["one", "{out}"],
+    "report": ["one"],
     "status": [],
     "clean": ["--dry-run"],
 }
