@@ -7,7 +7,7 @@ from flows.presets import CORPUS_PRESETS
 from flows.progress import human, metered, say
 from flows.publishing.corpus_card import corpus_card
 from flows.reports.artifacts import show_corpus
-from flows.requests import GenerateRequest
+from flows.requests import GenerateRequest, InWorkspace
 from flows.session import ray_session
 from flows.stage import stage
 from flows.timing import note_seconds
@@ -25,7 +25,7 @@ def generate_corpus(request: GenerateRequest) -> dict[str, Any]:
     began = time.monotonic()
     session = ray_session(request.ray, workspace.root)
     with session as cpus, metered("generate-corpus", f"corpus {spec.name}", spec.total_rows) as meter:
-        dataset, made = build_corpus(spec, folder, in_flight=cpus, progress=meter.add)
+        dataset, made = build_corpus(spec, folder, in_flight=cpus, progress=meter.add, found=meter.found)
     seconds = time.monotonic() - began
     rows, size = dataset.manifest.rows, dataset.manifest.bytes
     headline = f"corpus {spec.name}: found, {rows:,} rows"
@@ -49,7 +49,7 @@ def generate_corpus(request: GenerateRequest) -> dict[str, Any]:
     }
 
 
-def ensure_corpus(workspace: str, name: str) -> None:
-    """Generate a corpus that isn't there, if its name is that of a preset."""
-    if name in CORPUS_PRESETS and not committed(Workspace.open(workspace).corpus(name)):
-        generate_corpus(CORPUS_PRESETS[name].model_copy(update={"workspace": workspace}))
+def ensure_corpus(asked: InWorkspace, name: str) -> None:
+    """Generate a corpus that isn't where something is `asked` for, if its name is that of a preset."""
+    if name in CORPUS_PRESETS and not committed(Workspace.open(asked.workspace).corpus(name)):
+        generate_corpus(CORPUS_PRESETS[name].model_copy(update=asked.place))

@@ -15,6 +15,7 @@ from flows.reports.comparison import compare, comparison_text, write_comparison
 from flows.reports.report import SECTION, passes_text, write_report
 from flows.reports.run_page import page_of, write_run_page
 from flows.requests import EvaluateRequest
+from flows.session import ray_session
 from flows.stage import stage
 from flows.suites import Suite, fair_to, prepare, suite_of
 from flows.timing import note_seconds, seconds_of
@@ -26,6 +27,7 @@ from model.run import RunConfig, load_run
 from model.shipped import own_or_shipped
 from model.trained import TrainedEncoder
 from pipelines.build import spec_of
+from pipelines.fanout import alone
 from pipelines.generate import canonical_hashes
 from pipelines.twins import has_no_trained_twin
 from storage.catalog import refresh_catalog
@@ -53,7 +55,7 @@ def _evaluated(request: EvaluateRequest) -> dict[str, Any]:
     label = f"suite.{name}" if suite else name
     place, predictions = places_of(run, config, label, spec)
     if request.make_missing and not suite:
-        ensure_tokens(request.workspace, name, config.tokenizer)
+        ensure_tokens(request, name, config.tokenizer)
     corpus, tokens = prepare(workspace, config, model.tokenizer, suite) if suite else _held(workspace, config, name)
     check_corpus(model, corpus, tokens)
     asked = {
@@ -72,18 +74,22 @@ def _evaluated(request: EvaluateRequest) -> dict[str, Any]:
         return found
     held = corpus.manifest.split_rows[spec.split]
     began = time.monotonic()
+    ask = partial(
+        evaluate,
+        corpus=corpus,
+        tokens=tokens,
+        spec=spec,
+        target=predictions,
+        canonical=partial(canonical_hashes, spec_of(corpus)),
+        suite=str(asked["suite"]),
+        fair=_fair(config, corpus),
+    )
     with metered("evaluate-encoder", f"evaluate {request.name}", min(spec.limit or held, held), "problems") as meter:
-        outcome = evaluate(
-            model,
-            corpus,
-            tokens,
-            spec,
-            predictions,
-            partial(canonical_hashes, spec_of(corpus)),
-            meter.add,
-            suite=str(asked["suite"]),
-            fair=_fair(config, corpus),
-        )
+        if request.ray:
+            with ray_session(request.ray, workspace.root):
+                outcome = alone(lambda: ask(TrainedEncoder.open(run, spec.checkpoint)), gpu=True)
+        else:
+            outcome = ask(model, progress=meter.add)
     note_seconds(place / "report", time.monotonic() - began)
     report = {**outcome.model_dump(), **asked, "seconds": stage_seconds(workspace, config, place)}
     refresh_catalog(workspace)

@@ -18,7 +18,7 @@ class Meter:
 
     def __init__(self, title: str, total: int, unit: str, bar: Progress | None, artifact: UUID | None) -> None:
         self.title, self.total, self.unit = title, total, unit
-        self.done, self._began, self._shown = 0, time.monotonic(), 0.0
+        self.done, self._found, self._began, self._shown = 0, 0, time.monotonic(), 0.0
         self._bar, self._artifact = bar, artifact
         self._task: Any = bar.add_task(title, total=total, rate="") if bar else None
 
@@ -26,10 +26,16 @@ class Meter:
         """Count `amount` more."""
         self.set(self.done + amount)
 
+    def found(self, amount: int) -> None:
+        """Count `amount` more that an earlier call had done: they say nothing of the rate."""
+        self._found, self.done = self._found + amount, self.done + amount
+        if self._bar:
+            self._bar.reset(self._task, completed=self.done, rate="")
+
     def set(self, done: int, note: str = "") -> None:
         """Set the count; `note` stands beside the rate."""
         self.done = done
-        rate = done / max(1e-9, time.monotonic() - self._began)
+        rate = (done - self._found) / max(1e-9, time.monotonic() - self._began)
         text = f"{human(rate)} {self.unit}/s {note}".strip()
         if self._bar:
             self._bar.update(self._task, completed=done, rate=text)
@@ -81,7 +87,12 @@ def say(text: str) -> None:
 
 def human(value: float) -> str:
     """A number with three figures: 5.94 M, 12.3 k, 87."""
-    for size, suffix in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if value >= size:
-            return f"{value / size:.3g}{suffix}"
-    return f"{value:.3g}"
+    # From where three figures round up to the next thousand.
+    for size, suffix in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if value >= 0.9995 * size:
+            return f"{_three_figures(value / size)}{suffix}"
+    return _three_figures(value)
+
+
+def _three_figures(value: float) -> str:
+    return f"{value:.3g}" if value < 999.5 else f"{value:.0f}"

@@ -1,17 +1,19 @@
 """The flows `train-tokenizer` and `encode-corpus`."""
 
 import time
+from functools import partial
 from typing import Any, get_args
 
 from flows.corpus import ensure_corpus
 from flows.progress import human, metered, say
 from flows.reports.artifacts import show_tokenizer, show_tokens
-from flows.requests import EncodeRequest, TokenizerRequest
+from flows.requests import EncodeRequest, InWorkspace, TokenizerRequest
 from flows.session import ray_session
 from flows.stage import stage
 from flows.timing import note_seconds
 from model.tokenizer import load_tokenizer
 from pipelines.build import build_tokens
+from pipelines.fanout import alone
 from pipelines.spec import TokenizerKind
 from pipelines.vocabulary import train_tokenizer
 from storage.location import Workspace
@@ -23,11 +25,16 @@ def train_tokenizer_flow(request: TokenizerRequest) -> dict[str, Any]:
     """Train a SentencePiece tokenizer on a corpus's train split, or find it trained."""
     workspace, name = Workspace.create(request.workspace), request.tokenizer_name
     if request.make_missing:
-        ensure_corpus(request.workspace, request.corpus)
+        ensure_corpus(request, request.corpus)
     folder = workspace.tokenizer(name)
     corpus = load(workspace.corpus(request.corpus), f"corpus {request.corpus!r}")
     began = time.monotonic()
-    tokenizer, made = train_tokenizer(request.tokenizer_spec(), corpus, folder)
+    train = partial(train_tokenizer, request.tokenizer_spec(), corpus, folder)
+    if request.ray:
+        with ray_session(request.ray, workspace.root):
+            tokenizer, made = alone(train)
+    else:
+        tokenizer, made = train()
     seconds = time.monotonic() - began
     headline = f"tokenizer {name}: found, {tokenizer.size} pieces"
     if made:
@@ -43,14 +50,14 @@ def encode_corpus(request: EncodeRequest) -> dict[str, Any]:
     """Turn a corpus's text into fixed-width rows of token ids, or find it done."""
     workspace, name = Workspace.create(request.workspace), request.tokenizer_name
     if request.make_missing:
-        ensure_tokenizer(request.workspace, request.corpus, name)
+        ensure_tokenizer(request, request.corpus, name)
     folder = workspace.tokens(request.corpus, name)
     corpus = load(workspace.corpus(request.corpus), f"corpus {request.corpus!r}")
     tokenizer, _ = load_tokenizer(workspace.tokenizer(name))
     began = time.monotonic()
     session = ray_session(request.ray, workspace.root)
     with session as cpus, metered("encode-corpus", f"encode {request.corpus}", corpus.manifest.rows) as meter:
-        tokens, made = build_tokens(corpus, tokenizer, folder, in_flight=cpus, progress=meter.add)
+        tokens, made = build_tokens(corpus, tokenizer, folder, in_flight=cpus, progress=meter.add, found=meter.found)
     seconds = time.monotonic() - began
     rows = tokens.manifest.rows
     headline = f"encode {request.corpus}: found, {rows:,} rows"
@@ -62,15 +69,15 @@ def encode_corpus(request: EncodeRequest) -> dict[str, Any]:
     return {"corpus": request.corpus, "location": str(folder), "identity": tokens.manifest.identity, "rows": rows}
 
 
-def ensure_tokenizer(workspace: str, corpus: str, name: str) -> None:
-    """Train a tokenizer that isn't there, and make its corpus, if their names say how."""
-    ensure_corpus(workspace, corpus)
+def ensure_tokenizer(asked: InWorkspace, corpus: str, name: str) -> None:
+    """Train a tokenizer that isn't where something is `asked` for, and make its corpus, if their names say how."""
+    ensure_corpus(asked, corpus)
     kind: Any = name.removeprefix(f"{corpus}-")
-    if kind in get_args(TokenizerKind) and not Workspace.open(workspace).tokenizer(name).exists():
-        train_tokenizer_flow(TokenizerRequest(workspace=workspace, corpus=corpus, kind=kind))
+    if kind in get_args(TokenizerKind) and not Workspace.open(asked.workspace).tokenizer(name).exists():
+        train_tokenizer_flow(TokenizerRequest(**asked.place, corpus=corpus, kind=kind))
 
 
-def ensure_tokens(workspace: str, corpus: str, tokenizer: str) -> None:
+def ensure_tokens(asked: InWorkspace, corpus: str, tokenizer: str) -> None:
     """Encode a corpus that isn't encoded yet, and make what that needs, if their names say how."""
-    if not committed(Workspace.open(workspace).tokens(corpus, tokenizer)):
-        encode_corpus(EncodeRequest(workspace=workspace, corpus=corpus, tokenizer=tokenizer, make_missing=True))
+    if not committed(Workspace.open(asked.workspace).tokens(corpus, tokenizer)):
+        encode_corpus(EncodeRequest(**asked.place, corpus=corpus, tokenizer=tokenizer, make_missing=True))

@@ -30,7 +30,7 @@ def train_encoder(request: TrainRequest) -> dict[str, Any]:
     """
     workspace, name, spec = Workspace.create(request.workspace), request.run_name, request.training_spec()
     if request.make_missing:
-        ensure_tokens(request.workspace, request.corpus, request.tokenizer_name)
+        ensure_tokens(request, request.corpus, request.tokenizer_name)
     jobs = prepare(workspace, name, request.corpus, request.tokenizer_name, spec, request.seeds)
     for line in spec.ignored:
         say(f"warning: {line}")
@@ -51,6 +51,7 @@ def _train(jobs: list[TrainingJob], missing: int, title: str, spec: TrainingSpec
     """Train those of the jobs that are missing; raises `RunFailure` where one wasn't trained to its end."""
     with metered("train-encoder", title, missing * spec.steps, "steps") as meter:
         room = choose_room(spec, missing)
+        begun: dict[str, int] = {}
 
         def train_one(job: TrainingJob, seat: Seat) -> TrainingResult:
             """Train one job, and note how long that took."""
@@ -67,6 +68,11 @@ def _train(jobs: list[TrainingJob], missing: int, title: str, spec: TrainingSpec
             if latest := list(progress.values()):
                 rate = human(sum(one.problems_per_second for one in latest))
                 loss, match = (median(getattr(one, name) for one in latest) for name in ("loss", "exact_match"))
+                for run, one in progress.items():
+                    if run not in begun:
+                        # Steps of an earlier call, of which the rate knows nothing.
+                        begun[run] = one.step
+                        meter.found(one.step)
                 meter.set(
                     sum(one.step for one in latest), f"{rate} problems/s, loss {loss:.4f}, exact match {match:.2%}"
                 )

@@ -37,24 +37,31 @@ _DISK_MARGIN = 1.05
 
 
 def build_corpus(
-    spec: CorpusSpec, folder: Location, *, in_flight: int, progress: Progress = lambda rows: None
+    spec: CorpusSpec,
+    folder: Location,
+    *,
+    in_flight: int,
+    progress: Progress = lambda rows: None,
+    found: Progress | None = None,
 ) -> tuple[Dataset, bool]:
     """The corpus at `folder`, and whether anything of it was made now; missing or cut shards are mended.
 
-    With none `in_flight` all is done in this process, without Ray. Raises `UserError` if another corpus has that
-    place, `RunFailure` if the disk is too small.
+    `progress` is called with the rows that are made, `found` (by default the same) with those that an earlier call
+    had made. With none `in_flight` all is done in this process, without Ray. Raises `UserError` if another corpus has
+    that place, `RunFailure` if the disk is too small.
     """
     what, spec_hash = f"corpus {spec.name!r}", hash_of(corpus_identity(spec))
-    found = _found(folder, what, spec_hash)
-    if found and found.whole():
-        return found, False
+    lying = _found(folder, what, spec_hash)
+    if lying and lying.whole():
+        return lying, False
     _check_splits(spec)
     with held(folder, what):
         # Whoever held the folder before may have made it.
-        found = _found(folder, what, spec_hash)
-        if found and found.whole():
-            return found, False
-        return make_corpus(spec, folder, found.shards if found else (), in_flight=in_flight, progress=progress), True
+        lying = _found(folder, what, spec_hash)
+        if lying and lying.whole():
+            return lying, False
+        known = lying.shards if lying else ()
+        return make_corpus(spec, folder, known, in_flight=in_flight, progress=progress, found=found), True
 
 
 def make_corpus(
@@ -64,6 +71,7 @@ def make_corpus(
     *,
     in_flight: int,
     progress: Progress = lambda rows: None,
+    found: Progress | None = None,
 ) -> Dataset:
     """Make every range of a corpus that isn't `known` or doesn't lie there in full, and commit it; hold the folder.
 
@@ -75,7 +83,7 @@ def make_corpus(
     notes.adopt(known, tasks)
     (folder / UNFINISHED).write(yaml.safe_dump(spec.model_dump(mode="json", exclude_defaults=True)).encode())
     worker = partial(generate_range, spec, folder)
-    shards = make_shards(worker, tasks, notes, in_flight=in_flight, progress=progress)
+    shards = make_shards(worker, tasks, notes, in_flight=in_flight, progress=progress, found=found)
     contents = {shard.path: shard.content for shard in shards}
     if other := [shard.path for shard in known if contents.get(shard.path, shard.content) != shard.content]:
         raise RunFailure(
@@ -118,6 +126,7 @@ def build_tokens(
     *,
     in_flight: int,
     progress: Progress = lambda rows: None,
+    found: Progress | None = None,
 ) -> tuple[Dataset, bool]:
     """The corpus's token rows at `folder`, and whether any were made now; missing or cut shards are mended.
 
@@ -127,15 +136,15 @@ def build_tokens(
     name = corpus.manifest.name
     layouts = _layouts(corpus, tokenizer, folder, in_flight)
     spec = tokens_identity(corpus, tokenizer, layouts)
-    found = _found(folder, f"the tokens of corpus {name!r}", hash_of(spec))
-    if found and found.whole():
-        return found, False
+    lying = _found(folder, f"the tokens of corpus {name!r}", hash_of(spec))
+    if lying and lying.whole():
+        return lying, False
     with held(folder, f"the tokens of corpus {name!r}"):
         tasks, notes, seen = encode_tasks(corpus.shards), Notes(folder, hash_of(spec)), Seen.at(folder)
         _check_disk(folder, "the tokens", tasks, lambda: _token_bytes(corpus, tokenizer, layouts))
-        notes.adopt(found.shards if found else (), tasks)
+        notes.adopt(lying.shards if lying else (), tasks)
         worker = partial(encode_shard, EncodeJob(corpus.location, folder, tokenizer, layouts))
-        shards = make_shards(worker, tasks, notes, in_flight=in_flight, progress=progress)
+        shards = make_shards(worker, tasks, notes, in_flight=in_flight, progress=progress, found=found)
         dataset = commit(
             folder,
             kind="tokens",

@@ -82,9 +82,12 @@ class Notes:
 
     def read(self, number: int) -> list[ShardRecord] | None:
         """The shards of a noted task, if it was done for this fingerprint and they still lie there, else None."""
+        place = self._place(number)
         try:
-            value = json.loads(self._place(number).read())
+            value = json.loads(place.read()) if place.exists() else None
         except json.JSONDecodeError:
+            return None
+        if value is None:
             return None
         if value["fingerprint"] != self.fingerprint:
             return None
@@ -115,23 +118,34 @@ class Notes:
 
 
 def make_shards(
-    worker: Worker[AnyTask], tasks: Sequence[AnyTask], notes: Notes, *, in_flight: int, progress: Progress
+    worker: Worker[AnyTask],
+    tasks: Sequence[AnyTask],
+    notes: Notes,
+    *,
+    in_flight: int,
+    progress: Progress,
+    found: Progress | None = None,
 ) -> list[ShardRecord]:
     """Run `worker` on all tasks that aren't noted as done; shards in the tasks' order.
 
-    `progress` is called with the rows that a task added. Raises what `each_result` raises.
+    `progress` is called with the rows that a task added, `found` (by default the same) with those that were done
+    before. Raises what `each_result` raises.
     """
     done = notes.read_all({task.number for task in tasks})
     if done:
-        progress(sum(task.rows for task in tasks if task.number in done))
+        (found or progress)(sum(task.rows for task in tasks if task.number in done))
     missing = [task for task in tasks if task.number not in done]
 
     def work(batch: Sequence[AnyTask]) -> list[list[ShardRecord]]:
         """What a worker does: each task's shards, and then the note that they are there."""
         made = []
         for task in batch:
-            made.append(worker(task))
-            notes.write(task.number, made[-1])
+            # Noted already where another worker was lost over the rest of the batch.
+            shards = notes.read(task.number) if len(batch) > 1 else None
+            if shards is None:
+                shards = worker(task)
+                notes.write(task.number, shards)
+            made.append(shards)
         return made
 
     with closing(each_result(work, _batches(missing, in_flight), in_flight=in_flight)) as results:
@@ -154,15 +168,30 @@ def _batches(tasks: Sequence[AnyTask], in_flight: int) -> Iterator[Sequence[AnyT
         first += size
 
 
+def alone(work: Callable[[], Result], *, gpu: bool = False) -> Result:
+    """What one piece of work gives that is done on whichever node has room, with a `gpu` if the cluster has any.
+
+    Raises what `each_result` raises.
+    """
+    gpus = min(1.0, ray.cluster_resources().get("GPU", 0.0)) if gpu else 0.0
+    with closing(each_result(lambda _: work(), [None], in_flight=1, gpus=gpus)) as results:
+        return next(results)[1]
+
+
 def each_result(
-    worker: Callable[..., Result], items: Iterable[Item], *, in_flight: int, shared: Sequence[Any] = ()
+    worker: Callable[..., Result],
+    items: Iterable[Item],
+    *,
+    in_flight: int,
+    shared: Sequence[Any] = (),
+    gpus: float = 0.0,
 ) -> Generator[tuple[Item, Result]]:
     """Every item with what `worker` makes of it, as they are done; at most `in_flight` at once.
 
     As many again wait in Ray, lest a worker idles until this process looks. `shared` are further arguments of
-    every call; their arrays lie in memory once for all workers, read-only. Close it to cancel the others, as an
-    exception does. With none `in_flight` all is done here, without Ray. Raises what a worker raised, and
-    `TransientFailure` where one was lost too often.
+    every call; their arrays lie in memory once for all workers, read-only. Each call has `gpus`. Close it to cancel
+    the others, as an exception does. With none `in_flight` all is done here, without Ray. Raises what a worker
+    raised, and `TransientFailure` where one was lost too often.
     """
     if not in_flight:
         yield from ((item, worker(item, *shared)) for item in items)
@@ -172,7 +201,7 @@ def each_result(
         """A plain function, which Ray asks for, where the worker may be a partial one."""
         return worker(item, *arguments)
 
-    remote = ray.remote(num_cpus=1, max_retries=_RETRIES)(call)
+    remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=_RETRIES)(call)
     arguments = [ray.put(value) for value in shared]
     running: dict[ray.ObjectRef, Item] = {}
     queue = iter(items)

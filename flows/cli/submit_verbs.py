@@ -14,8 +14,9 @@ from flows.cli.options import options_of
 from flows.cli.verbs import Json, requested, run_flow
 from flows.presets import CORPUS_PRESETS, PRESETS
 from flows.progress import say
-from flows.requests import EndToEndRequest, InWorkspace
+from flows.requests import EndToEndRequest, InWorkspace, OfCorpus, TrainRequest
 from storage.errors import UserError
+from storage.location import Workspace
 
 if TYPE_CHECKING:
     from flows.cluster.submission import Job, Jobs
@@ -85,9 +86,14 @@ _stage(submit_app, "evaluate", "evaluate", "evaluation:evaluate_encoder", _part(
 @submit_app.command(show=False)
 def execute(stage: str, request: str, /) -> None:
     """What the job runs: the stage, on the cluster that it is in."""
-    flow, presets = _STAGES[stage]
-    model = type(next(iter(presets.values())))
-    result = run_flow(flow, model.model_validate({**json.loads(request), "ray": "auto"}), False)
+    try:
+        flow, presets = _STAGES[stage]
+        values = json.loads(request)
+        model = type(next(iter(presets.values())))
+        asked = model.model_validate({**values, "ray": "auto"})
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise UserError("execute is what a job runs, with a stage and its request as JSON: use 'submit'") from error
+    result = run_flow(flow, asked, False)
     print(json.dumps(result, indent=2))
 
 
@@ -96,12 +102,14 @@ def _submit(stage: str, request: InWorkspace, how: _How, as_json: bool) -> None:
     _check(request, how)
     from flows.cluster.submission import Jobs, entrypoint_of, job_name
 
+    request = _spelt_out(request)
     values = request.model_dump(mode="json", exclude_defaults=True, exclude={"ray"})
     name, jobs = job_name(stage, {**values, "workspace": request.workspace}), Jobs(how.address)
     if how.status or how.stop:
         attempts = jobs.attempts(name)
         if not attempts:
-            raise UserError(f"no job of this stage and request is known at {jobs.address}: send it without --status")
+            option = "--stop" if how.stop else "--status"
+            raise UserError(f"no job of this stage and request is known at {jobs.address}: send it without {option}")
         job = jobs.stop(attempts[-1].id) if how.stop and not attempts[-1].ended else attempts[-1]
         _show(job, as_json)
         return
@@ -112,6 +120,16 @@ def _submit(stage: str, request: InWorkspace, how: _How, as_json: bool) -> None:
     _show(job, as_json)
     if job.exit_code:
         sys.exit(job.exit_code)
+
+
+def _spelt_out(request: InWorkspace) -> InWorkspace:
+    """The same request with its names and its place written in one way: however it is typed, it is one job."""
+    changes = {"workspace": str(Workspace.open(request.workspace).root)}
+    if isinstance(request, TrainRequest | EndToEndRequest):
+        changes["name"] = request.run_name
+    if isinstance(request, OfCorpus):
+        changes["tokenizer"] = request.tokenizer_name
+    return request.model_copy(update=changes)
 
 
 def _check(request: InWorkspace, how: _How) -> None:

@@ -28,6 +28,8 @@ from storage.errors import RunFailure, UserError
 # Both override what a client is given.
 _SERVER, _CLUSTER = "RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"
 _PORT = 8265
+# What RAY_ADDRESS may say instead of an address.
+_HERE = ("auto", "local")
 _CONNECT_SECONDS = 10.0
 # How long a server that is away is waited for, and how often it is asked meanwhile.
 _AWAY_SECONDS, _POLL_SECONDS = 300.0, 2.0
@@ -68,13 +70,20 @@ def job_server(address: str) -> str:
     Raises `UserError` for what is no URL.
     """
     given = address or os.environ.get(_SERVER) or os.environ.get(_CLUSTER) or f"http://127.0.0.1:{_PORT}"
-    parts = urlsplit(given if "://" in given else f"//{given}")
-    if parts.scheme in ("http", "https") and parts.hostname:
+    if not address and given in _HERE:
+        return f"http://127.0.0.1:{_PORT}"
+    wrong = UserError(f"address {given!r} is no job server's: take its URL, such as http://HEAD:{_PORT}")
+    try:
+        parts = urlsplit(given if "://" in given else f"//{given}")
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        raise wrong from error
+    if parts.scheme in ("http", "https") and host:
         return given.rstrip("/")
-    if address or not parts.hostname:
-        raise UserError(f"address {given!r} is no job server's: take its URL, such as http://HEAD:{_PORT}")
+    if address or not host:
+        raise wrong
     # RAY_ADDRESS names the head itself, by another port.
-    return f"http://{parts.hostname}:{_PORT}"
+    return f"http://{f'[{host}]' if ':' in host else host}:{_PORT}"
 
 
 class Jobs:

@@ -1,0 +1,53 @@
+"""How long work shows itself: what was there before says nothing of how fast it goes."""
+
+import re
+
+import pytest
+from rich.progress import Progress
+
+from flows import progress
+from flows.progress import Meter, human
+from flows.requests import EncodeRequest, EvaluateRequest, InWorkspace, TokenizerRequest, TrainRequest
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds that the meter sees."""
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_the_rate_counts_what_is_made_now_alone(clock: list[float]) -> None:
+    bar = Progress()
+    meter = Meter("corpus long", 1_000, "rows", bar, None)
+    meter.found(600)
+    clock[0] = 10.0
+    meter.add(100)
+    assert (meter.done, bar.tasks[0].completed, bar.tasks[0].fields["rate"]) == (700, 700, "10 rows/s")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0"), (87.4, "87.4"), (999.4, "999"), (999.6, "1 k"), (12_345, "12.3 k"), (999_600, "1 M"),
+     (5.94e6, "5.94 M"), (2e9, "2 G"), (5e12, "5 T"), (7e15, "7000 T")],
+)  # fmt: skip
+def test_numbers_have_three_figures_and_no_exponent(value: float, text: str) -> None:
+    assert human(value) == text
+    assert not re.search("e[+-]", human(value))
+
+
+@pytest.mark.parametrize("asked", [TokenizerRequest, EncodeRequest, TrainRequest, EvaluateRequest])
+def test_what_is_made_first_is_made_on_the_same_cluster(
+    asked: type[InWorkspace], monkeypatch: pytest.MonkeyPatch, tmp_path: object
+) -> None:
+    from flows import corpus, tokens
+
+    begun: list[InWorkspace] = []
+    for module, flow in [(corpus, "generate_corpus"), (tokens, "train_tokenizer_flow"), (tokens, "encode_corpus")]:
+        monkeypatch.setattr(module, flow, begun.append)
+    request = asked(workspace=f"{tmp_path}/workspace", ray="head:6379")
+    tokens.ensure_tokenizer(request, "notebook", "notebook-digit")
+    tokens.ensure_tokens(request, "notebook", "notebook-digit")
+    assert len(begun) == 3
+    assert {tuple(each.place.items()) for each in begun} == {tuple(request.place.items())}

@@ -1,0 +1,65 @@
+"""What can be told of a submission before any cluster is asked; `tests/cluster` asks real ones."""
+
+import pytest
+
+from flows.cli.submit_verbs import _spelt_out
+from flows.cluster.submission import job_name, job_server
+from flows.command import app
+from flows.requests import EncodeRequest, EndToEndRequest, InWorkspace, TrainRequest
+from storage.errors import UserError
+
+
+def name_of(request: InWorkspace) -> str:
+    return job_name("stage", _spelt_out(request).model_dump(mode="json"))
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        [InWorkspace(workspace=place) for place in ("/shared/n", "/shared/n/", "/shared//n", "file:///shared/n")],
+        [InWorkspace(workspace=place) for place in ("s3://b/p", "s3://b/p/")],
+        [
+            TrainRequest(workspace="/w", **given)
+            for given in ({}, {"name": "notebook"}, {"tokenizer": "notebook-digit"})
+        ],
+        [EncodeRequest(workspace="/w", **given) for given in ({}, {"tokenizer": "notebook-digit"})],
+        [EndToEndRequest(workspace="/w", **given) for given in ({}, {"name": "notebook"})],
+    ],
+    ids=["folder", "bucket", "training", "encoding", "whole"],
+)
+def test_a_stage_is_one_job_however_its_names_are_written(same: list[InWorkspace]) -> None:
+    assert len({name_of(request) for request in same}) == 1
+
+
+def test_other_work_is_another_job() -> None:
+    requests = [TrainRequest(workspace="/w"), TrainRequest(workspace="/w", seed=1), TrainRequest(workspace="/v")]
+    assert len({name_of(request) for request in requests}) == 3
+
+
+@pytest.mark.parametrize("address", ["http://[::1", "http://h:99999", "ray://h:10001", "://", "auto"])
+def test_an_address_that_can_not_be_a_job_servers_is_one_line(address: str) -> None:
+    with pytest.raises(UserError, match="is no job server's: take its URL, such as http://HEAD:8265"):
+        job_server(address)
+
+
+@pytest.mark.parametrize(
+    ("variable", "server"),
+    [
+        ("auto", "http://127.0.0.1:8265"),
+        ("local", "http://127.0.0.1:8265"),
+        ("head:6379", "http://head:8265"),
+        ("[::1]:6379", "http://[::1]:8265"),
+        ("http://head:9000/", "http://head:9000"),
+    ],
+)
+def test_rays_own_variable_tells_where_the_job_server_is(
+    variable: str, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", variable)
+    assert job_server("") == server
+
+
+@pytest.mark.parametrize("words", [["dance", "{}"], ["train", "{"], ["train", "[]"]])
+def test_what_jobs_alone_run_says_so(words: list[str]) -> None:
+    with pytest.raises(UserError, match="is what a job runs"):
+        app(["submit", "execute", *words], exit_on_error=False, print_error=False)
