@@ -5,10 +5,13 @@ line on standard error. Engines are imported by the verb that needs them.
 """
 
 import atexit
+import io
 import json
 import os
 import signal
 import sys
+import tempfile
+import traceback
 from collections.abc import Callable
 from types import FrameType
 from typing import Annotated, Literal, NoReturn
@@ -256,6 +259,9 @@ def main() -> None:
     """Entry point of the command; never returns."""
     end_quietly()
     signal.signal(signal.SIGTERM, _terminated)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal that lacks a character is no reason to fail.
+        sys.stdout.reconfigure(errors="replace")
     code = 0
     try:
         if len(sys.argv) == 1:
@@ -283,9 +289,17 @@ def main() -> None:
         if "--verbose" in sys.argv:
             raise
         text = " ".join(str(error).split()) or "no message"
-        code = _complain(f"{type(error).__name__}: {text} (a bug; --verbose shows where)", RunFailure.exit_code)
+        where = _noted(traceback.format_exc())
+        code = _complain(f"{type(error).__name__}: {text} (a bug; {where} says where)", RunFailure.exit_code)
     sys.stdout.flush()
     sys.exit(code)
+
+
+def _noted(text: str) -> str:
+    """The path of a new file that holds a text."""
+    with tempfile.NamedTemporaryFile("w", prefix="numerate-", suffix=".txt", delete=False) as file:
+        file.write(text)
+    return file.name
 
 
 def _standard_input() -> str:

@@ -41,6 +41,11 @@ class InWorkspace(BaseModel):
     )
 
     @property
+    def writes(self) -> bool:
+        """Whether the workspace has to be one that can be written."""
+        return True
+
+    @property
     def place(self) -> dict[str, str]:
         """Where it happens, for another request in the same place."""
         return {name: getattr(self, name) for name in InWorkspace.model_fields}
@@ -101,6 +106,11 @@ class VerifyRequest(OneCorpus):
     repair: bool = Field(
         False, description="Make what is broken anew, and leave the rest untouched.", json_schema_extra={"position": 2}
     )
+
+    @property
+    def writes(self) -> bool:
+        """Only where something is mended."""
+        return self.repair
 
     @property
     def command(self) -> str:

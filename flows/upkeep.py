@@ -1,6 +1,7 @@
 """The flows `verify-corpus` and `migrate-corpus`: what is done with a corpus as it lies there."""
 
 import time
+from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any
 
@@ -22,7 +23,12 @@ def verify_corpus(request: VerifyRequest) -> dict[str, Any]:
     """Compare a corpus with its manifest, or with its spec, and mend it if that is asked for."""
     folder = request.folder()
     examine(folder)
-    with held(folder, f"corpus {folder.name!r}"), ray_session(request.ray, folder) as cpus:
+    # An archive that can only be read is written by nobody.
+    written = request.repair or folder.can_be_written()
+    with (
+        held(folder, f"corpus {folder.name!r}") if written else nullcontext(),
+        ray_session(request.ray, folder) as cpus,
+    ):
         found = examine(folder)
         if request.deep or request.repair:
             found.spec()

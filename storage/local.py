@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -212,9 +213,15 @@ class LocalLocation(Location):
         """Arrow's file system of this folder, for reading and writing, and its path in it; None is a disk's."""
         return None, str(self.path)
 
+    def can_be_written(self) -> bool:
+        """Whether anything can be made in this folder, as far as that is known without trying."""
+        return os.access(self.path, os.W_OK)
+
     def on_this_machine(self) -> "LocalLocation":
         """A folder of this machine for what can't lie elsewhere: this one, or its own one in the user's cache."""
-        return self
+        if not self.path.exists() or self.can_be_written():
+            return self
+        return cached(f"file-{self.name}", str(self))
 
 
 def try_lock(file: int) -> bool:
@@ -245,6 +252,14 @@ def cache_folder() -> Path:
     except OSError as error:
         raise UserError(f"{place} can't be made ({error.strerror}): set XDG_CACHE_HOME to a folder of yours") from error
     return place
+
+
+def cached(name: str, whole: str) -> LocalLocation:
+    """A folder in the user's cache for what lies at a place that is called `name`, and `whole` with all its parts."""
+    place = cache_folder() / "workspaces" / f"{name}-{sha256(whole.encode()).hexdigest()[:16]}"
+    # Prefect makes its home in it, but no folder above.
+    place.mkdir(parents=True, exist_ok=True)
+    return LocalLocation(place)
 
 
 def this_machine() -> str:

@@ -57,7 +57,10 @@ class Location(ABC):
 
     @staticmethod
     def parse(uri: str, what: str = "workspace") -> "Location":
-        """Read a path or a URI; raises `UserError` for a scheme that isn't known, and for credentials in a URI."""
+        """Read a folder's path or URI.
+
+        Raises `UserError` for a scheme that isn't known, for credentials in a URI, and for a path of a file.
+        """
         scheme, separator, rest = uri.partition("://")
         if separator and scheme in OBJECT_STORES:
             from storage.objects import ObjectLocation
@@ -73,7 +76,10 @@ class Location(ABC):
             raise UserError(f"{what} '': the path is empty, name a folder")
         from storage.local import LocalLocation
 
-        return LocalLocation(Path(rest if separator else uri).expanduser().absolute())
+        path = Path(rest if separator else uri).expanduser().absolute()
+        if path.is_file():
+            raise UserError(f"{what} {path} is a file: name a folder")
+        return LocalLocation(path)
 
     @abstractmethod
     def __truediv__(self, part: str) -> "Location":
@@ -195,6 +201,10 @@ class Location(ABC):
     @abstractmethod
     def for_arrow(self) -> "tuple[pa.fs.FileSystem | None, str]":
         """Arrow's file system of this folder, for reading and writing, and its path in it; None is a disk's."""
+
+    @abstractmethod
+    def can_be_written(self) -> bool:
+        """Whether anything can be made in this folder, as far as that is known without trying."""
 
     @abstractmethod
     def on_this_machine(self) -> "LocalLocation":

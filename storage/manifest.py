@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from storage.errors import RunFailure, UserError
 from storage.location import Location, Version, checked_part
+from storage.parameters import one_line
 
 SCHEMA_VERSION = 2
 SPLITS = ("train", "validation", "test")
@@ -231,10 +232,8 @@ def load_encoded(location: Location, what: str) -> tuple[Manifest, bytes]:
     try:
         manifest = Manifest.model_validate_json(text)
     except ValidationError as error:
-        first = error.errors()[0]
         raise RunFailure(
-            f"{location / 'manifest.json'} is damaged ({'.'.join(map(str, first['loc']))}: {first['msg']}): "
-            "delete it and run the same command again"
+            f"{location / 'manifest.json'} is damaged ({one_line(error)}): delete it and run the same command again"
         ) from error
     if hash_of(manifest.spec) != manifest.spec_hash:
         raise RunFailure(f"{location / 'manifest.json'} is damaged (its spec was changed): delete it and run again")

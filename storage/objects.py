@@ -10,7 +10,6 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,7 +18,7 @@ import xxhash
 from obstore.exceptions import AlreadyExistsError, PreconditionError
 
 from storage.errors import RunFailure, UserError
-from storage.local import LocalLocation, cache_folder, refuse_full_disk, try_lock
+from storage.local import LocalLocation, cache_folder, cached, refuse_full_disk, try_lock
 from storage.location import Location, Version, checked_part
 from storage.stores import credentials_of, insisted, store_of, told
 
@@ -260,13 +259,13 @@ class ObjectLocation(Location):
 
         return PyFileSystem(FSSpecHandler(object_files(self, writes=True))), f"{self.bucket}/{self.key}"
 
+    def can_be_written(self) -> bool:
+        """Whether anything can be made in this folder, as far as that is known without trying."""
+        return True
+
     def on_this_machine(self) -> LocalLocation:
         """A folder of this machine for what can't lie elsewhere: this one, or its own one in the user's cache."""
-        mark = sha256(str(self).encode()).hexdigest()[:16]
-        place = cache_folder() / "workspaces" / f"{self.scheme}-{self.bucket}-{mark}"
-        # Prefect makes its home in it, but no folder above.
-        place.mkdir(parents=True, exist_ok=True)
-        return LocalLocation(place)
+        return cached(f"{self.scheme}-{self.bucket}", str(self))
 
     def _content(self) -> bytes:
         """The whole object; raises `FileNotFoundError` where there is none."""

@@ -43,7 +43,8 @@ def one_line(error: ValidationError) -> str:
     if first["type"] == "missing":
         return f"{place} is missing: add it"
     value = "" if first["type"] == "value_error" else f" is {_SHORT.repr(first['input'])}"
-    return f"{place}{value}: {text[0].lower() + text[1:]}" if place else text
+    text = text[0].lower() + text[1:] if place or value else text
+    return f"{place}{value}: {text}".removeprefix(" ") if place or value else text
 
 
 def _shown(part: int | str) -> str:

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from model.checkpoint import Checkpoints
 from model.run import load_run
 from storage.errors import RunFailure, UserError
+from storage.local import being_written
 from storage.location import Location, Workspace
 from storage.manifest import committed
 
@@ -95,11 +96,14 @@ def _clean_held(
     root: Location, folder: Location, what: str, find: Callable[[Location], Iterator[Waste]], result: Cleaning
 ) -> None:
     """Clean one folder while no other process writes it."""
+    # The second is held from before the first worker starts until the last has ended.
+    places = [folder, launch] if (launch := folder / ".launch").exists() else [folder]
     with ExitStack() as held:
-        held.enter_context(folder.exclusive(what))
-        # Held from before the first worker starts until the last has ended.
-        if (launch := folder / ".launch").exists():
-            held.enter_context(launch.exclusive(what))
+        for place in places:
+            if not result.dry_run:
+                held.enter_context(place.exclusive(what))
+            elif place.is_held():
+                raise being_written(what)
         _remove(root, find(folder), result)
 
 

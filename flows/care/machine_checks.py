@@ -67,7 +67,8 @@ def check_workspace(workspace: Workspace) -> Finding:
         try:
             Workspace.create(str(root))
         except UserError as error:
-            return Finding("workspace", "problem", str(error), f"run: chmod u+w {root}, or take another --workspace")
+            remedy = f"make {root} writable, or take another --workspace"
+            return Finding("workspace", "problem", str(error), remedy)
         return Finding("workspace", "ok", f"{root} can be written")
     if root.remote:
         return Finding("workspace", "ok", f"{root} answers, and holds nothing yet")
@@ -141,7 +142,7 @@ def check_clock(workspace: Workspace) -> Finding:
     text, remedy = f"{now:%Y-%m-%d %H:%M:%S} UTC", "set the clock, as by: timedatectl set-ntp true"
     if now.year < 2026:
         return Finding("clock", "problem", f"{text}, which is in the past", remedy)
-    if workspace.root.exists():
+    if workspace.root.exists() and workspace.root.can_be_written():
         probe = workspace.root / ".clock"
         probe.write(f"{now}".encode())
         skew = probe.changed() - time.time()

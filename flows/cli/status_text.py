@@ -95,7 +95,8 @@ def _tables(status: Status) -> Iterable[Table]:
 
 
 def _table(names: Sequence[str], rows: list[tuple[str, ...]], numbers: Iterable[int]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    lines = box.SIMPLE_HEAD if (sys.stdout.encoding or "").lower().startswith("utf") else box.ASCII
+    table = Table(box=lines, show_edge=False, pad_edge=False)
     for place, name in enumerate(names):
         table.add_column(name, justify="right" if place in set(numbers) else "left", no_wrap=True)
     for *values, state in rows:

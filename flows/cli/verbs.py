@@ -63,7 +63,7 @@ def run_flow(flow: str, request: InWorkspace, verbose: bool) -> Any:
     """Run the flow `module:function` in the request's workspace, recorded by Prefect; returns what it returns."""
     from flows.session import connect_prefect
 
-    workspace = Workspace.create(request.workspace)
+    workspace = (Workspace.create if request.writes else Workspace.open)(request.workspace)
     if request.ray:
         from flows.cluster.joining import check_address
 
