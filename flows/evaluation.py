@@ -122,6 +122,7 @@ def _compared(request: EvaluateRequest) -> dict[str, Any]:
         write_run_page(workspace, name)
     say(comparison_text(comparison))
     say(f"comparison: {place / 'index.html'}")
+    show_evaluation(workspace, f"Comparison of {', '.join(names)}", [], place / "index.html")
     return comparison.model_dump()
 
 

@@ -1,6 +1,7 @@
 """Whether a machine can do the work: each thing that is needed, whether it is right, and what to do where it isn't.
 
-Nothing is changed but for probes that are gone again; engines are imported in processes of their own, so that one that hangs or dies is a finding too.
+Nothing is changed but for probes that are gone again; engines are imported in processes of their own, so that one
+that hangs or dies is a finding too.
 """
 
 import json

@@ -48,7 +48,7 @@ def numerate(*arguments: str, hub: Hub | None = None, **environment: str) -> sub
     """The command in a process of its own, with the hub and its token."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
     if hub:
-        kept |= {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1"}
+        kept |= {"HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN}
     kept |= {"PYTHONPATH": str(Path(__file__).parents[2]), **environment}
     command = [sys.executable, "-m", "flows", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=120, env=kept)
