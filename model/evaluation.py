@@ -159,6 +159,7 @@ def evaluate(
     `RunFailure` where no problem can be asked.
     """
     check_corpus(model, corpus, tokens)
+    model.check_decoding(spec.decoding)
     if spec.missing == "operand":
         model.tokenizer.character_ids()
     answered = _Answered()
@@ -316,7 +317,7 @@ def by_passes(model: TrainedEncoder, asked: list[Asked], decoding: Decoding) -> 
     ]
     found = []
     for ask in asks:
-        ask = ask.model_copy(update={"loops": decoding.loops, "sharpness": decoding.sharpness})
+        ask = decoding.model_copy(update={"passes": ask.passes, "order": ask.order})
         right = [
             _right(spell(model.fill(batch.rows[:size], batch.slots, ask).ids, model.tokenizer), batch)
             for batch in asked
