@@ -22,16 +22,16 @@ def multiples(digits: Tensor, circles: int) -> Tensor:
 
     `digits` [n, places, 10] are how likely each digit of x is, the units first.
     """
-    table = _table(digits.shape[1], circles, digits.device)
-    found = torch.complex(*(torch.einsum("npw,pwvs->npvs", digits, part) for part in table))
-    return _product(found)
+    table = _table(digits.shape[1], circles, digits.device).flatten(2)
+    found = (digits.transpose(0, 1) @ table).transpose(0, 1)
+    return _product(torch.view_as_complex(found.unflatten(-1, (10, circles, 2))))
 
 
 def product(digits: Tensor, rows: Tensor) -> Tensor:
     """The points of x·y, complex [n, circles]: x by its digits [n, places, 10], y by its multiples [n, 10, circles]."""
     places, circles = digits.shape[1], rows.shape[-1]
     rows = torch.cat([torch.ones_like(rows[..., :1]), rows], -1)
-    found = torch.complex(digits @ rows.real, digits @ rows.imag)
+    found = torch.view_as_complex((digits @ torch.view_as_real(rows).flatten(2)).unflatten(-1, (circles + 1, 2)))
     return _product(found.gather(2, _shift(places, circles, digits.device).expand(len(digits), -1, -1)))
 
 
@@ -42,15 +42,15 @@ def digits_of(points: Tensor) -> Tensor:
     tenth of a turn, so that how far a carry has come is never a matter of precision.
     """
     circles = points.shape[-1]
-    cosines, sines = (part[0, :, 1] for part in _table(1, circles, points.device))
+    # How a digit of the units stands on each circle, [10, circles, 2].
+    units = _table(1, circles, points.device)[0, :, 1]
+    towards, back = _SHARPNESS * units[:, 0].T, (units * units.new_tensor([1.0, -1.0]))[:, 1:].flatten(1)
     found = []
-    for _ in range(circles):
-        first = points[..., :1]
-        digit = (_SHARPNESS * (first.real * cosines[:, 0] + first.imag * sines[:, 0])).softmax(-1)
+    for left in range(circles - 1, -1, -1):
+        digit = (torch.view_as_real(points[..., 0]) @ towards).softmax(-1)
         found.append(digit)
-        rest = points.shape[-1] - 1
-        back = torch.complex(digit @ cosines[:, 1 : 1 + rest], -(digit @ sines[:, 1 : 1 + rest]))
-        points = points[..., 1:] * back
+        turned = (digit @ back[:, : 2 * left]).unflatten(-1, (left, 2))
+        points = points[..., 1:] * torch.view_as_complex(turned)
     return torch.stack(found, -2)
 
 
@@ -59,7 +59,7 @@ def signed_digits(points: Tensor) -> tuple[Tensor, Tensor]:
 
     How likely it is negative [...], and the digits of its absolute value [..., circles − 1, 10], the units first.
     """
-    plus, minus = digits_of(torch.stack([points, points.conj()])).unbind(0)
+    plus, minus = digits_of(torch.stack([points, points.conj().resolve_conj()])).unbind(0)
     # The complement of a negative number begins with a nine, where others have a zero.
     negative = plus[..., -1, 5:].sum(-1)
     share = negative[..., None, None]
@@ -67,12 +67,12 @@ def signed_digits(points: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @lru_cache(maxsize=64)
-def _table(places: int, circles: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Cosines and sines of a digit at each place, times 0 … 9, on each circle: [places, 10, 10, circles]."""
+def _table(places: int, circles: int, device: torch.device) -> Tensor:
+    """Cosine and sine of a digit at each place, times 0 … 9, on each circle: [places, 10, 10, circles, 2]."""
     digits = torch.arange(10, dtype=torch.float64)
     powers = 10.0 ** _shift(places, circles, torch.device("cpu"))
     angles = 2 * torch.pi * (digits[:, None, None] * digits[:, None] / powers[:, None, None]).frac()
-    return angles.cos().float().to(device), angles.sin().float().to(device)
+    return torch.stack([angles.cos(), angles.sin()], -1).float().to(device)
 
 
 @lru_cache(maxsize=64)
