@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from functools import partial
 from itertools import cycle
 from typing import Any
 
@@ -33,8 +34,6 @@ from storage.errors import RunFailure, UserError
 from storage.location import Location, Workspace
 from storage.parameters import one_line, read_parameters
 
-# How long the steps of one encoder are timed, in seconds; what comes before the second half counts as warming up.
-_TIMED_SECONDS = 15.0
 _LONG = 10**6
 
 # An encoder's name, and its unit's.
@@ -62,6 +61,9 @@ class ComparingSpec(BaseModel):
     units: tuple[str, ...] = Field(("none", "residue", "nalu"), min_length=1, description="Units that each is given.")
     seeds: int = Field(5, ge=1, le=1_000, description="Seeds of each.")
     seconds: float = Field(90.0, gt=0, le=1e6, description="Time that each trains.")
+    timed_seconds: float = Field(
+        15.0, gt=0, description="How long each trains before that, for its steps to be timed in the second half."
+    )
     at_once: int = Field(0, ge=0, le=64, description="Trainings side by side; 0 takes as many as there is room for.")
     validations: int = Field(30, ge=1, description="Validations in a training.")
     validation_rows: int = Field(1_024, ge=64, multiple_of=64, description="Problems in a validation.")
@@ -94,7 +96,7 @@ class ComparingSpec(BaseModel):
 
     def decides(self) -> dict[str, Any]:
         """What must be the same for a comparison to go on; more seeds may be added."""
-        return self.model_dump(mode="json", exclude={"workspace", "seeds", "at_once"})
+        return self.model_dump(mode="json", exclude={"workspace", "seeds", "at_once", "timed_seconds"})
 
 
 def compare(spec: ComparingSpec, stop: Callable[[], bool] = lambda: False) -> Location | None:
@@ -196,7 +198,7 @@ def _steps(
         jobs = _jobs(workspace, spec, timed, "-timed")
         # As many side by side as will be, though there be fewer variants.
         found = jobs[: max(len(variants), at_once)]
-        _train(found, _train_a_while, at_once, stop)
+        _train(found, partial(_train_a_while, spec.timed_seconds), at_once, stop)
         seconds = [step_seconds(job.run / "metrics") for job in found[: len(variants)]]
         for job in jobs:
             job.run.remove()
@@ -208,17 +210,17 @@ def _steps(
     return {key: known["/".join(key)] for key in variants}
 
 
-def _train_a_while(job: TrainingJob, seat: Seat) -> TrainingResult:
-    """Train in a process until the first steps have been timed."""
+def _train_a_while(seconds: float, job: TrainingJob, seat: Seat) -> TrainingResult:
+    """Train in a process for so long after its first steps."""
     begun: list[float] = []
 
     def report(now: Progress) -> None:
-        """The first steps are done."""
+        """Steps are done."""
         begun.append(time.monotonic())
 
     def stop() -> bool:
-        """Whether they have been timed."""
-        return seat.stop() or (bool(begun) and time.monotonic() > begun[0] + _TIMED_SECONDS)
+        """Whether the time is up."""
+        return seat.stop() or (bool(begun) and time.monotonic() > begun[0] + seconds)
 
     return in_a_process(job, replace(seat, stop=stop, report=report))
 

@@ -81,7 +81,9 @@ def page(rows: list[Row], goal: float) -> str:
         cells = [[seed[column]["exact_match"] for seed in seeds.values() if column in seed] for column in columns]
         runs = [next(iter(seed.values())) for seed in seeds.values()]
         reached = [run["problems_until_goal"] for run in runs]
-        over.append([*title, str(len(seeds)), *map(_spread, cells), _reached(reached)])
+        # It learnt with its unit.
+        until_goal = _reached(reached) if applied == "on" else ""
+        over.append([*title, str(len(seeds)), *map(_spread, cells), until_goal])
         for number, seed in sorted(seeds.items()):
             run = next(iter(seed.values()))
             figures = [f"{100 * seed[column]['exact_match']:.1f}" if column in seed else "" for column in columns]
