@@ -70,7 +70,7 @@ def signed_digits(points: Tensor) -> tuple[Tensor, Tensor]:
 def _table(places: int, circles: int, device: torch.device) -> Tensor:
     """Cosine and sine of a digit at each place, times 0 … 9, on each circle: [places, 10, 10, circles, 2]."""
     digits = torch.arange(10, dtype=torch.float64)
-    powers = 10.0 ** _shift(places, circles, torch.device("cpu"))
+    powers = 10.0 ** _shift(places, circles, torch.device("cpu")).double()
     angles = 2 * torch.pi * (digits[:, None, None] * digits[:, None] / powers[:, None, None]).frac()
     return torch.stack([angles.cos(), angles.sin()], -1).float().to(device)
 

@@ -144,8 +144,11 @@ def residue_result(reading: Reading, slots: int) -> Tensor:
 
 
 def values_of(digits: Tensor) -> Tensor:
-    """Expected values of numbers by their digits [..., places, 10]: [...]."""
-    places = 10.0 ** torch.arange(digits.shape[-2], device=digits.device)
+    """Expected values of numbers by their digits [..., places, 10]: [...].
+
+    Digits beyond the thirtieth count as if they stood there: float32 knows no larger numbers.
+    """
+    places = 10.0 ** torch.arange(digits.shape[-2], device=digits.device).clamp(max=30)
     return (digits @ torch.arange(10.0, device=digits.device)) @ places
 
 

@@ -137,6 +137,15 @@ def test_padding_is_never_read(small: Built) -> None:
     assert torch.allclose(model(rows_of(small, "12+3"), 4), model(row, 4), atol=1e-5)
 
 
+@pytest.mark.parametrize("unit", UNITS)
+def test_numbers_of_any_length_are_computed_with(small: Built, unit: str) -> None:
+    model, layout = encoder(small, unit, positions=("relative",)), TokenLayout(problem=101, answer=60)
+    with torch.no_grad():
+        model.unit.gate.fill_(0.5)
+    rows = torch.tensor([small.tokenizer.row(f"{'9' * 50}+{'9' * 50}", layout), small.tokenizer.row("1+2", layout)])
+    assert model(rows, 60).isfinite().all()
+
+
 def test_a_run_from_before_there_were_units_loads_and_goes_on(small: Built, tmp_path: Path) -> None:
     whole, part = (job_of(small, tmp_path / name, TINY_TRAINING) for name in ("whole", "part"))
     train(whole)
