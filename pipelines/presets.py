@@ -80,7 +80,7 @@ CORPORA: dict[str, CorpusSpec] = {
         # and brackets; and the same longer and nested deeper than any that they learnt.
         CorpusSpec(
             name="mixed",
-            rows=2_000_000,
+            rows=1_500_000,
             rows_per_shard=500_000,
             mixture=(_part(3, _two_operands("+-*", 1, 4, hard=0.1)), _part(1, _short_expression(3, 4))),
             **_MIXED_SPLIT,
