@@ -150,7 +150,11 @@ def places_of(run: Location, config: RunConfig, label: str, spec: EvaluationSpec
 def _label(what: str, spec: EvaluationSpec) -> str:
     """What is asked, and how where that isn't the ordinary way."""
     what += "" if spec.missing == "answer" else f"-missing-{spec.missing}"
-    return what + ("" if spec.decoding == ONE_PASS else f"-{hash_of(spec.decoding.model_dump(mode='json'))[:8]}")
+    if spec.decoding == ONE_PASS:
+        return what
+    # What was asked before there were units keeps its name.
+    values = spec.decoding.model_dump(mode="json", exclude={"unit"} if spec.decoding.unit == "on" else None)
+    return f"{what}-{hash_of(values)[:8]}"
 
 
 def _held(workspace: Workspace, config: RunConfig, name: str) -> tuple[Dataset, Dataset]:

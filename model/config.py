@@ -74,6 +74,12 @@ class EncoderConfig(BaseModel):
         ge=0,
         le=64,
     )
+    unit: Literal["none", "residue", "nalu"] = _field(
+        17,
+        "none",
+        "Symbolic unit before the block's final layer: residue computes + - * exactly on circles, nalu is the "
+        "published baseline.",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> "EncoderConfig":
@@ -274,6 +280,8 @@ class TrainingSpec(BaseModel):
         }
         for name, positions in needs.items():
             value = getattr(encoder, name)
+            if name == "operands" and encoder.unit != "none":
+                continue
             if not set(positions) & set(encoder.positions) and value != EncoderConfig.model_fields[name].default:
                 found.append(f"encoder.{name} {value} is ignored: positions don't hold {' or '.join(positions)}")
         return found
@@ -336,6 +344,7 @@ class Decoding(BaseModel):
         2, 0, "Runs of the block; 0 takes as many as in training, or as carries need (carry_loops).", ge=0, le=4_096
     )
     sharpness: float = _field(3, 1.0, "Factor on the attention scores.", gt=0, le=100)
+    unit: Literal["on", "off"] = _field(4, "on", "The encoder's symbolic unit; off leaves it out, to see what it does.")
 
 
 ONE_PASS = Decoding()

@@ -71,7 +71,7 @@ def _fill(encoder: Encoder, ids: Tensor, slots: int, decoding: Decoding) -> Tens
     urgency = torch.arange(slots, device=ids.device, dtype=torch.float32).expand(answer.shape)
     passes = min(decoding.passes, slots)
     for number in range(passes):
-        logits = encoder(ids, slots, loops=decoding.loops, sharpness=decoding.sharpness)
+        logits = encoder(ids, slots, loops=decoding.loops, sharpness=decoding.sharpness, unit=decoding.unit == "on")
         sure, chosen = logits.float().log_softmax(-1).max(-1)
         rank = (sure if decoding.order == "confidence" else urgency).masked_fill(~is_open, -torch.inf)
         # In the final pass nothing is left open.

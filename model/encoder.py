@@ -8,6 +8,8 @@ products: at these widths they beat the fused kernels on a CPU severalfold (meas
 """
 
 import math
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +18,10 @@ from model.config import EncoderConfig
 from model.positions import HIDDEN, PositionEmbedding, Positions, RelativeBias
 from model.running_sum import OUTPUTS
 from model.tokenizer import PAD, Tokenizer
+from model.units import SymbolicUnit
+
+# New states of hidden ones, both [n, width, d].
+Operate = Callable[[Tensor], Tensor]
 
 
 class SelfAttention(nn.Module):
@@ -81,8 +87,9 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width) if config.norm == "pre" else nn.Identity()
         self.head = nn.Linear(config.width, tokenizer.size)
-        # Last, so that the other weights are drawn alike with it and without.
+        # Last, so that the other weights are drawn alike with them and without.
         self.running_sum = nn.Linear(config.width, OUTPUTS) if running_sum else None
+        self.unit = SymbolicUnit(config, tokenizer) if config.unit != "none" else None
 
     def initialise(self, seed: int) -> None:
         """Draw all weights from `seed`: normal(0, 0.02) embeddings, and matrices at 1/√fan-in.
@@ -93,13 +100,13 @@ class Encoder(nn.Module):
         (EXPERIMENTS.md).
         """
         generator = torch.Generator().manual_seed(seed)
-        zero = ("positions.operands", "positions.depths", "bias")
+        zero = ("positions.operands", "positions.depths", "bias", "unit.reader.operands")
         with torch.no_grad():
             for name, weight in self.named_parameters():
                 if name.startswith(zero) or (weight.ndim == 1 and "norm" not in name):
                     weight.zero_()
                 elif weight.ndim == 2:
-                    fan_in = self.scale > 1 or name.startswith(("layers", "head", "running_sum"))
+                    fan_in = self.scale > 1 or name.startswith(("layers", "head", "running_sum", "unit"))
                     spread = weight.shape[1] ** -0.5 if fan_in else 0.02
                     weight.copy_(torch.randn(weight.shape, generator=generator) * spread)
 
@@ -114,40 +121,47 @@ class Encoder(nn.Module):
         sharpness: float = 1.0,
         asked: int = 0,
         sums: bool = False,
+        unit: bool = True,
     ) -> Tensor:
         """Logits [n, slots, pieces] of token ids [n, width], uint8 or int64, the last `slots` of them the answer's.
 
         `loops` runs of the block instead of the configured number, `warm` more of them before those
         and without gradient (progressive training, arXiv 2202.05826), places shifted by `offset`
-        [n] (`PositionEmbedding`), attention scores multiplied by `sharpness`; logits of the last
-        `asked` tokens instead, and with `sums` the running sum's logits behind them
-        [n, asked, pieces + OUTPUTS].
+        [n] (`PositionEmbedding`), attention scores multiplied by `sharpness`, the symbolic unit left out
+        where `unit` is False; logits of the last `asked` tokens instead, and with `sums` the running sum's logits
+        behind them [n, asked, pieces + OUTPUTS].
         """
         ids = ids.long()
         where = self.where(ids, slots)
         embedded = self.tokens(ids) * self.scale + self.positions(where, offset)
         bias = torch.zeros(ids.shape, dtype=embedded.dtype, device=ids.device)
-        bias = bias.masked_fill(ids == self.pad, HIDDEN)[:, None, None, :]
+        bias = padding = bias.masked_fill(ids == self.pad, HIDDEN)[:, None, None, :]
         if self.bias:
             bias = bias + self.bias(where, ids.shape[1])
+        operate: Operate | None = None
+        if self.unit and unit:
+            seen = {"embedded": embedded, "padding": padding[:, 0, 0], "where": where, "tokens": self.tokens.weight}
+            operate = partial(self.unit, slots=slots, **seen)
         asked = asked or slots
         state: Tensor | float = 0.0
         if warm:
             with torch.no_grad():
                 for _ in range(warm):
-                    state = self._block(state + embedded, bias.detach(), ids.shape[1], sharpness)
+                    state = self._block(state + embedded, bias.detach(), ids.shape[1], sharpness, operate)
             # Autocast would go on with the weights that it rounded here, which take no gradient.
             torch.clear_autocast_cache()
         loops = loops or self.config.loops_of(slots)
         for _ in range(loops - 1):
-            state = self._block(state + embedded, bias, ids.shape[1], sharpness)
+            state = self._block(state + embedded, bias, ids.shape[1], sharpness, operate)
         # Nothing reads the other states behind the final layer, so it computes those that are asked for alone.
-        state = self._block(state + embedded, bias, asked, sharpness)
+        state = self._block(state + embedded, bias, asked, sharpness, operate)
         if sums and self.running_sum:
             return torch.cat([self.head(state), self.running_sum(state)], -1)
         return self.head(state)
 
-    def _block(self, hidden: Tensor, bias: Tensor, last: int, sharpness: float) -> Tensor:
+    def _block(
+        self, hidden: Tensor, bias: Tensor, last: int, sharpness: float, operate: Operate | None = None
+    ) -> Tensor:
         """New states [n, last, d] of the last positions of `hidden` [n, width, d].
 
         They are normed, also where they go round again: grown from run to run, they would take ever less notice
@@ -155,6 +169,8 @@ class Encoder(nn.Module):
         """
         for layer in self.layers[:-1]:
             hidden = layer(hidden, bias, hidden.shape[1], sharpness)
+        if operate:
+            hidden = operate(hidden)
         return self.norm(self.layers[-1](hidden, bias[:, :, -last:], last, sharpness))
 
     def parameter_count(self) -> int:

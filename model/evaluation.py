@@ -159,11 +159,12 @@ def evaluate(
     `RunFailure` where no problem can be asked.
     """
     check_corpus(model, corpus, tokens)
+    model.check_decoding(spec.decoding)
     if spec.missing == "operand":
         model.tokenizer.character_ids()
     answered = _Answered()
     with target.staged() as path, pq.ParquetWriter(path, _SCHEMA, compression="zstd") as writer:
-        for asked in _stream(corpus, tokens, spec, canonical):
+        for asked in stream(corpus, tokens, spec, canonical):
             answered.streamed += len(asked.rows)
             progress(len(asked.rows))
             verdicts = _ask(model, asked if fair is None else asked.where(fair(asked.facts, asked.canonical)), spec)
@@ -241,7 +242,7 @@ def _ask(model: TrainedEncoder, asked: Asked, spec: EvaluationSpec) -> _Verdicts
     if spec.missing == "answer":
         filled = model.fill(asked.rows, asked.slots, spec.decoding)
         prediction = spell(filled.ids, model.tokenizer)
-        return _Verdicts(asked, {}, prediction, _right(prediction, asked), filled.confidence)
+        return _Verdicts(asked, {}, prediction, right_answers(prediction, asked), filled.confidence)
     share = uniforms(derive_key("missing operand"), asked.ids)
     can, answers = fill_operands(model.encoder, model.tokenizer, asked.rows, asked.slots, model.precision, share)
     facts = {"problem": answers.problems, "answer": answers.operands}
@@ -316,9 +317,9 @@ def by_passes(model: TrainedEncoder, asked: list[Asked], decoding: Decoding) -> 
     ]
     found = []
     for ask in asks:
-        ask = ask.model_copy(update={"loops": decoding.loops, "sharpness": decoding.sharpness})
+        ask = decoding.model_copy(update={"passes": ask.passes, "order": ask.order})
         right = [
-            _right(spell(model.fill(batch.rows[:size], batch.slots, ask).ids, model.tokenizer), batch)
+            right_answers(spell(model.fill(batch.rows[:size], batch.slots, ask).ids, model.tokenizer), batch)
             for batch in asked
         ]
         exact_match = float(np.concatenate(right).mean())
@@ -326,13 +327,13 @@ def by_passes(model: TrainedEncoder, asked: list[Asked], decoding: Decoding) -> 
     return tuple(found)
 
 
-def _right(predictions: pa.Array, asked: Asked) -> NDArray[np.bool_]:
+def right_answers(predictions: pa.Array, asked: Asked) -> NDArray[np.bool_]:
     """Which of the first problems asked, [n], are answered exactly, as text: so all tokenizers are judged alike."""
     answers = asked.facts.column("answer").slice(0, len(predictions)).combine_chunks()
     return np.asarray(pc.equal(predictions, answers))
 
 
-def _stream(corpus: Dataset, tokens: Dataset, spec: EvaluationSpec, canonical: CanonicalHashes) -> Iterator[Asked]:
+def stream(corpus: Dataset, tokens: Dataset, spec: EvaluationSpec, canonical: CanonicalHashes) -> Iterator[Asked]:
     """Batches of problems; both datasets hold the same rows in the same order."""
     left = _limits(corpus, spec)
     for text_shard, token_shard in zip(corpus.of_split(spec.split), tokens.of_split(spec.split), strict=True):

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from storage.errors import RunFailure
 from storage.location import Location
 
 SCHEMA = pa.schema(
@@ -55,3 +56,19 @@ class MetricsWriter:
 def metric_parts(folder: Location) -> list[str]:
     """Paths of a run's metrics in the order of their steps."""
     return [str(folder / name) for name in folder.children() if name.startswith("part-")]
+
+
+def step_seconds(folder: Location) -> float:
+    """Seconds that a step took in the second half of a training; raises `RunFailure` where there are too few."""
+    table = read_metrics(folder)
+    steps, seconds = (table.column(name).to_numpy() for name in ("step", "seconds"))
+    half = len(steps) // 2
+    if half < 2:
+        raise RunFailure(f"{folder} has {len(steps)} steps, too few to be timed: give the training more time")
+    return float((seconds[-1] - seconds[half]) / (steps[-1] - steps[half]))
+
+
+def read_metrics(folder: Location) -> pa.Table:
+    """All rows of a run's metrics."""
+    parts = [pq.read_table(path, schema=SCHEMA) for path in metric_parts(folder)]
+    return pa.concat_tables(parts) if parts else SCHEMA.empty_table()

@@ -82,6 +82,12 @@ def digit_values(tokenizer: Tokenizer) -> Tensor:
     return torch.tensor([int(piece) if piece in {*DIGITS} else 0 for piece in tokenizer.pieces()])
 
 
+def digit_pieces(tokenizer: Tokenizer) -> Tensor:
+    """Ids of the pieces 0 … 9, int64 [10]; raises `UserError` as `digit_values` does."""
+    tokenizer.character_ids()
+    return torch.tensor([tokenizer.id_of(digit) for digit in DIGITS])
+
+
 class PositionEmbedding(nn.Module):
     """What is added to a token's embedding for where it stands; nothing where only `relative` is asked for."""
 

@@ -68,7 +68,7 @@ def _sums_alone(config: RunConfig) -> bool:
 def _check_objective(config: RunConfig, tokenizer: Tokenizer) -> None:
     """Raise `UserError` where tokenizer, corpus or machine don't have what a training's objective needs."""
     spec = config.training
-    if spec.objective != "answer" or spec.running_sum or spec.encoder.carry_loops:
+    if spec.objective != "answer" or spec.running_sum or spec.encoder.carry_loops or spec.encoder.unit != "none":
         tokenizer.character_ids()
     if spec.running_sum and "*" not in config.operators:
         raise UserError(

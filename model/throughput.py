@@ -1,7 +1,7 @@
 """How fast a training is: problems a second, and the share of what the device can do at most.
 
 Counted are the matrix products of the model, forward and twice as many backward; not the
-optimizer's, nor anything else that a step costs.
+optimizer's, nor a symbolic unit's, nor anything else that a step costs.
 """
 
 import math

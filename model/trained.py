@@ -15,6 +15,7 @@ from model.encoder import Encoder
 from model.optimizer import precision_of
 from model.run import RunConfig, load_run, run_tokenizer
 from model.tokenizer import Tokenizer, TokenLayout
+from storage.errors import UserError
 from storage.location import Location
 
 
@@ -55,6 +56,7 @@ class TrainedEncoder:
 
     def solve(self, problems: Sequence[str], decoding: Decoding = ONE_PASS) -> list[Solution]:
         """Answers to problems in text; raises `UserError` for one that can't be read or is too large."""
+        self.check_decoding(decoding)
         found: list[Solution | None] = [None] * len(problems)
         layouts = [self.layout_of(problem) for problem in problems]
         for layout in dict.fromkeys(layouts):
@@ -65,6 +67,11 @@ class TrainedEncoder:
             for number, text, confidence in zip(chosen, texts, answers.confidence.tolist(), strict=True):
                 found[number] = Solution(text, confidence)
         return [solution for solution in found if solution]
+
+    def check_decoding(self, decoding: Decoding) -> None:
+        """Raise `UserError` where the encoder doesn't have what is to be switched off."""
+        if decoding.unit == "off" and self.encoder.unit is None:
+            raise UserError(f"decoding.unit is off, but run {self.config.name!r} has no symbolic unit: leave it out")
 
     def layout_of(self, problem: str) -> TokenLayout:
         """The row of tokens that a problem in text is asked in; raises `UserError` for one that is too large.

@@ -1,5 +1,7 @@
 """Corpora by name: what a spec file would say, for the questions that are asked most."""
 
+from typing import Any
+
 from pipelines.spec import CorpusSpec, MixturePart, ProblemSpec
 
 _ADDITION = ProblemSpec(family="digits", operators=("+",), terms=4, digits=20, hard=0.05)
@@ -8,6 +10,12 @@ _MULTIPLICATION = ProblemSpec(family="digits", operators=("*",), terms=2, digits
 _EXPRESSION = ProblemSpec(family="expression", operators=("+", "-", "*"), terms=8, digits=4, depth=3)
 _LONG = ProblemSpec(family="digits", operators=("+", "-", "*"), terms=2, digits=200, hard=0.05)
 _MIXED_GRID = ProblemSpec(operators=("+", "-", "*"))
+
+_DEEPER = ProblemSpec(
+    family="expression", operators=("+", "-", "*"), min_terms=5, terms=6, digits=1, depth=4, min_depth=3
+)
+# They hold out more than the others, hence a key of their own.
+_MIXED_SPLIT: dict[str, Any] = {"split_key": "mixed", "validation": 0.01, "test": 0.05}
 
 
 def _corpus(name: str, rows: int, problems: ProblemSpec, **more: int) -> CorpusSpec:
@@ -68,6 +76,19 @@ CORPORA: dict[str, CorpusSpec] = {
                 _part(3, _short_expression(4, 4)),
             ),
         ),
+        # What encoders with and without a symbolic unit are compared on: all operators, numbers of one to four digits,
+        # and brackets; and the same longer and nested deeper than any that they learnt.
+        CorpusSpec(
+            name="mixed",
+            rows=1_500_000,
+            rows_per_shard=500_000,
+            mixture=(_part(3, _two_operands("+-*", 1, 4, hard=0.1)), _part(1, _short_expression(3, 4))),
+            **_MIXED_SPLIT,
+        ),
+        CorpusSpec(
+            name="mixed-longer", rows=60_000, **_two_operands("+-*", 5, 6, hard=0.0).parameters(), **_MIXED_SPLIT
+        ),
+        CorpusSpec(name="mixed-deeper", rows=60_000, **_DEEPER.parameters(), **_MIXED_SPLIT),
         # The grid of four numbers 0–99 with all operators has 2.7 billion problems.
         _corpus("billion", 1_000_000_000, _MIXED_GRID),
     )

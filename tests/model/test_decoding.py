@@ -17,7 +17,7 @@ class Scripted(torch.nn.Module):
         self.weight = torch.nn.Parameter(torch.zeros(1))
         self.mask, self.pieces, self.seen = mask, pieces, list[list[int]]()
 
-    def forward(self, ids: Tensor, slots: int, *, loops: int, sharpness: float) -> Tensor:
+    def forward(self, ids: Tensor, slots: int, *, loops: int, sharpness: float, unit: bool) -> Tensor:
         open_slots = ids[:, -slots:] == self.mask
         self.seen.append(open_slots[0].long().tolist())
         logits = torch.zeros(len(ids), slots, self.pieces)

@@ -1,0 +1,272 @@
+"""Encoders with and without a symbolic unit, over several seeds, on the same problems and for the same time.
+
+`python -m model.comparing FILE` needs neither Ray nor Prefect. It first measures how long a step of each takes while as
+many train side by side as will, gives each as many steps as fit the time, trains all seeds, asks each what it
+learnt, longer and deeper problems, with its unit and without, and writes `comparisons/<name>/table.parquet`,
+`curves.parquet` and `table.md`. What is done is not done again; only what is missing is.
+"""
+
+import json
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from functools import partial
+from itertools import cycle
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from model.asking import ask_run
+from model.comparison_table import write_tables
+from model.config import TrainingSpec
+from model.metrics import step_seconds
+from model.preparation import found_result, prepare
+from model.presets import ENCODERS
+from model.seeds import Seat, TrainOne, gpu_memory, in_a_process, room_for, train_side_by_side
+from model.training import Progress, TrainingJob, TrainingResult
+from storage.errors import RunFailure, UserError
+from storage.location import Location, Workspace
+from storage.parameters import one_line, read_parameters
+
+_LONG = 10**6
+
+# An encoder's name, and its unit's.
+Variant = tuple[str, str]
+
+_VANILLA = TrainingSpec(encoder=ENCODERS["vanilla"], optimizer="adamw", learning_rate=1e-3)
+# Places at a random offset, as longer numbers are asked than it learns.
+_OURS = TrainingSpec(encoder=ENCODERS["mixing"].model_copy(update={"random_offset": True}), learning_rate=5e-3)
+
+
+class ComparingSpec(BaseModel):
+    """What is compared."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    workspace: str = Field("./workspace", description="Folder that holds corpora, tokenizers and runs.")
+    name: str = Field("units", description="Name of the comparison; its runs' names begin with it.")
+    corpus: str = Field("mixed", description="Corpus that all learn, encoded already.")
+    beyond: tuple[str, ...] = Field(
+        ("mixed-longer", "mixed-deeper"), description="Corpora that are asked beside it, encoded already."
+    )
+    tokenizer: str = Field("", description="Name of the tokenizer; empty takes <corpus>-digit.")
+    trainings: dict[str, TrainingSpec] = Field(
+        {"vanilla": _VANILLA, "ours": _OURS}, min_length=1, description="Encoders; steps and seed are set here."
+    )
+    units: tuple[str, ...] = Field(("none", "residue", "nalu"), min_length=1, description="Units that each is given.")
+    seeds: int = Field(5, ge=1, le=1_000, description="Seeds of each.")
+    seconds: float = Field(90.0, gt=0, le=1e6, description="Time that each trains.")
+    timed_seconds: float = Field(
+        15.0, gt=0, description="How long each trains before that, for its steps to be timed in the second half."
+    )
+    at_once: int = Field(0, ge=0, le=64, description="Trainings side by side; 0 takes as many as there is room for.")
+    validations: int = Field(30, ge=1, description="Validations in a training.")
+    validation_rows: int = Field(1_024, ge=64, multiple_of=64, description="Problems in a validation.")
+    batch_size: int = Field(512, ge=64, multiple_of=64, description="Problems in a step.")
+    problems: int = Field(10_000, ge=0, description="Problems asked of each corpus's test split; 0 asks all.")
+    goal: float = Field(0.99, gt=0, le=1, description="Exact match on validation until which problems are counted.")
+    precision: str = Field("auto", description="Arithmetic, as in a training.")
+    compile: str = Field("off", description="Whether layers are compiled, which takes a good part of a short time.")
+
+    @property
+    def tokenizer_name(self) -> str:
+        """Name of the tokenizer."""
+        return self.tokenizer or f"{self.corpus}-digit"
+
+    @property
+    def corpora(self) -> tuple[str, ...]:
+        """All that are asked."""
+        return (self.corpus, *self.beyond)
+
+    def variants(self) -> dict[Variant, TrainingSpec]:
+        """By encoder and unit, how it is trained, but for its steps."""
+        common = self.model_dump(include={"validation_rows", "batch_size", "precision", "compile"})
+        found = {}
+        for encoder, training in self.trainings.items():
+            for unit in self.units:
+                values = training.model_dump() | common | {"keep": 0, "curriculum": ()}
+                values["encoder"]["unit"] = unit
+                found[encoder, unit] = TrainingSpec.model_validate(values)
+        return found
+
+    def decides(self) -> dict[str, Any]:
+        """What must be the same for a comparison to go on; more seeds may be added."""
+        return self.model_dump(mode="json", exclude={"workspace", "seeds", "at_once", "timed_seconds"})
+
+
+def compare(spec: ComparingSpec, stop: Callable[[], bool] = lambda: False) -> Location | None:
+    """Do all of it and give the folder of the tables; None where `stop` ended it before.
+
+    Raises `UserError` for what doesn't fit, before any work, and `RunFailure` where trainings failed; those that did
+    not are in the tables.
+    """
+    workspace = Workspace.create(spec.workspace)
+    folder = workspace.comparison(spec.name)
+    _claim(folder, spec)
+    variants = spec.variants()
+    at_once = _at_once(spec, len(variants) * spec.seeds)
+    steps = _steps(workspace, folder, spec, at_once, stop)
+    if stop():
+        return None
+    jobs = _jobs(workspace, spec, {key: _planned(spec, variant, steps[key]) for key, variant in variants.items()})
+    failure: RunFailure | None = None
+    try:
+        results = _train(jobs, in_a_process, at_once, stop)
+        if not all(result.finished for result in results):
+            return None
+    except RunFailure as error:
+        failure = error
+    _ask(workspace, folder, spec, [job for job in jobs if found_result(job)], at_once)
+    names = {job.config.name: encoder for job, (encoder, _) in zip(jobs, cycle(variants), strict=False)}
+    write_tables(workspace, folder, names, spec.goal)
+    if failure:
+        raise failure
+    return folder
+
+
+def run_name(spec: ComparingSpec, variant: Variant) -> str:
+    """Name of a variant's runs, without the seed."""
+    return "-".join((spec.name, *variant))
+
+
+def _claim(folder: Location, spec: ComparingSpec) -> None:
+    """Keep what is compared, or refuse another comparison of the same name."""
+    place = folder / "comparison.json"
+    if not place.exists():
+        place.write(json.dumps(spec.decides(), indent=2).encode() + b"\n")
+    elif json.loads(place.read()) != spec.decides():
+        raise UserError(
+            f"comparison {spec.name!r} exists with other parameters: choose another name, or delete {folder}"
+        )
+
+
+def _planned(spec: ComparingSpec, variant: TrainingSpec, steps: int) -> TrainingSpec:
+    """A training of so many steps."""
+    every = max(1, steps // spec.validations)
+    return variant.model_copy(update={"steps": steps, "validate_every": every, "checkpoint_every": steps})
+
+
+def _jobs(
+    workspace: Workspace, spec: ComparingSpec, trainings: dict[Variant, TrainingSpec], suffix: str = ""
+) -> list[TrainingJob]:
+    """The jobs of all seeds, those of one seed beside each other."""
+    found = [
+        prepare(workspace, run_name(spec, key) + suffix, spec.corpus, spec.tokenizer_name, training, spec.seeds)
+        for key, training in trainings.items()
+    ]
+    return [job for seed in zip(*found, strict=True) for job in seed]
+
+
+def _at_once(spec: ComparingSpec, jobs: int) -> int:
+    """How many train side by side; on CPUs each has one."""
+    gpus, cpus = torch.cuda.device_count(), len(os.sched_getaffinity(0))
+    found = room_for(max(2, jobs), 1, asked=1, cpus=cpus, gpus=gpus, gpu_bytes=gpu_memory()).at_once
+    return min(spec.at_once or found, jobs)
+
+
+def _train(
+    jobs: Sequence[TrainingJob], train_one: TrainOne, at_once: int, stop: Callable[[], bool]
+) -> list[TrainingResult]:
+    """Train jobs side by side, each on one thread where there is no GPU, and print how far they are."""
+    began, told = time.monotonic(), dict[str, int]()
+
+    def report(progress: Mapping[str, Progress]) -> None:
+        """Print a run whenever another tenth of its steps is done."""
+        for name, now in progress.items():
+            if (tenth := 10 * now.step // now.steps) > told.get(name, 0):
+                told[name] = tenth
+                print(f"{time.monotonic() - began:.0f} s {name}: step {now.step} {now.exact_match:.2%}", flush=True)
+
+    threads = 0 if torch.cuda.is_available() else 1
+    return train_side_by_side(
+        [replace(job, threads=threads) for job in jobs], train_one, at_once, stop=stop, report=report
+    )
+
+
+def _steps(
+    workspace: Workspace, folder: Location, spec: ComparingSpec, at_once: int, stop: Callable[[], bool]
+) -> dict[Variant, int]:
+    """How many steps of each variant fit the time: known from before, or measured."""
+    place, variants = folder / "steps.json", spec.variants()
+    if not place.exists():
+        timed = {key: _planned(spec, training, _LONG) for key, training in variants.items()}
+        jobs = _jobs(workspace, spec, timed, "-timed")
+        # As many side by side as will be, though there be fewer variants.
+        found = jobs[: max(len(variants), at_once)]
+        _train(found, partial(_train_a_while, spec.timed_seconds), at_once, stop)
+        seconds = [step_seconds(job.run / "metrics") for job in found[: len(variants)]]
+        for job in jobs:
+            job.run.remove()
+        if stop():
+            return {}
+        steps = {"/".join(key): max(1, round(spec.seconds / each)) for key, each in zip(variants, seconds, strict=True)}
+        place.write(json.dumps(steps, indent=2).encode() + b"\n")
+    known = json.loads(place.read())
+    return {key: known["/".join(key)] for key in variants}
+
+
+def _train_a_while(seconds: float, job: TrainingJob, seat: Seat) -> TrainingResult:
+    """Train in a process for so long after its first steps."""
+    begun: list[float] = []
+
+    def report(now: Progress) -> None:
+        """Steps are done."""
+        begun.append(time.monotonic())
+
+    def stop() -> bool:
+        """Whether the time is up."""
+        return seat.stop() or (bool(begun) and time.monotonic() > begun[0] + seconds)
+
+    return in_a_process(job, replace(seat, stop=stop, report=report))
+
+
+def _ask(
+    workspace: Workspace, folder: Location, spec: ComparingSpec, jobs: Sequence[TrainingJob], at_once: int
+) -> None:
+    """Ask the runs that haven't been asked, in processes side by side; each leaves its rows as JSON."""
+    left = []
+    for job in jobs:
+        target = folder / "asked" / f"{job.config.name}.json"
+        if not target.exists():
+            left.append((job.run, target, workspace, spec.corpora, spec.problems))
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(at_once, max(1, len(left))), mp_context=context) as pool:
+        for future in [pool.submit(ask_run, *asked) for asked in left]:
+            print(f"asked {future.result()}", flush=True)
+
+
+def main() -> int:
+    """Compare, by a YAML or JSON file of a `ComparingSpec`'s parameters, or with all of them as they are."""
+    if len(sys.argv) > 2 or sys.argv[1:] in (["--help"], ["-h"]):
+        names = ", ".join(ComparingSpec.model_fields)
+        print(f"usage: python -m model.comparing [FILE]  (YAML or JSON: {names})", file=sys.stderr)
+        return 2
+    asked: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda received, frame: asked.append(received))
+    try:
+        spec = ComparingSpec.model_validate(read_parameters(sys.argv[1]) if sys.argv[1:] else {})
+        folder = compare(spec, lambda: bool(asked))
+    except (UserError, RunFailure) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except ValidationError as error:
+        print(f"error: {sys.argv[1]}: {one_line(error)}", file=sys.stderr)
+        return UserError.exit_code
+    if folder is None:
+        return 130
+    print((folder / "table.md").read().decode())
+    return 0
+
+
+if __name__ == "__main__":
+    # By its own name, so that what a process is sent has the classes that it knows.
+    from model.comparing import main as _main
+
+    sys.exit(_main())

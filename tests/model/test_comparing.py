@@ -1,0 +1,112 @@
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from model.comparing import ComparingSpec, compare
+from model.comparison_table import page
+from model.config import TrainingSpec
+from model.metrics import MetricsWriter, step_seconds
+from storage.errors import RunFailure, UserError
+from storage.local import LocalLocation
+from tests.builders import TINY_TRAINING, Built, build_small
+from tests.model.conftest import OPERATIONS
+
+
+def comparing(built: Built, **values: object) -> ComparingSpec:
+    """A comparison of a tiny encoder with itself."""
+    parameters = {
+        "workspace": str(built.workspace.root),
+        "corpus": built.spec.name,
+        "beyond": (),
+        "trainings": {"tiny": TINY_TRAINING},
+        "units": ("none", "residue"),
+        "seeds": 1,
+        "seconds": 1.0,
+        "timed_seconds": 0.5,
+        "at_once": 2,
+        "validations": 3,
+        "validation_rows": 64,
+        "batch_size": 64,
+        "problems": 200,
+    }
+    return ComparingSpec.model_validate(parameters | values)
+
+
+@pytest.mark.slow
+def test_a_comparison_ends_in_tables_and_does_only_what_is_missing_when_asked_again(tmp_path: Path) -> None:
+    built = build_small(tmp_path, OPERATIONS)
+    folder = compare(comparing(built))
+    assert folder
+    table = pq.read_table((folder / "table.parquet").path)
+    rows = table.to_pylist()
+    kinds = {(row["unit"], row["applied"], row["group"]) for row in rows}
+    assert kinds == {
+        (unit, applied, operator)
+        for unit, applied in (("none", "on"), ("residue", "on"), ("residue", "off"))
+        for operator in "+-*"
+    }
+    assert all(row["problems_seen"] == row["steps"] * 64 and row["seconds"] > 0 for row in rows)
+    assert all((row["operation_read"] is None) == ((row["unit"], row["applied"]) != ("residue", "on")) for row in rows)
+    curves = pq.read_table((folder / "curves.parquet").path)
+    assert set(curves.column("run").to_pylist()) == {"units-tiny-none", "units-tiny-residue"}
+    assert curves.column("validation_exact_match").null_count == 0
+    assert not [name for name in (built.workspace.root / "runs").children() if "timed" in name]
+    # Another seed would be trained; the steps, and what was asked, are those of before.
+    marked = folder / "asked" / "units-tiny-none.json"
+    values = json.loads(marked.read())
+    values["rows"][0]["correct"] = -1
+    marked.write(json.dumps(values).encode())
+    assert compare(comparing(built)) == folder
+    assert -1 in pq.read_table((folder / "table.parquet").path).column("correct").to_pylist()
+    with pytest.raises(UserError, match="other parameters"):
+        compare(comparing(built, seconds=2.0))
+
+
+def test_an_encoder_that_does_not_fit_is_refused_before_any_work(small: Built, tmp_path: Path) -> None:
+    training = TINY_TRAINING.model_copy(update={"encoder": TINY_TRAINING.encoder.model_copy(update={"places": 2})})
+    spec = comparing(small, workspace=str(tmp_path), trainings={"tiny": training})
+    with pytest.raises(UserError, match="corpus 'small'"):
+        compare(spec)
+
+
+def test_each_encoder_is_trained_alike_with_every_unit() -> None:
+    variants = ComparingSpec().variants()
+    assert list(variants) == [
+        (encoder, unit) for encoder in ("vanilla", "ours") for unit in ("none", "residue", "nalu")
+    ]
+    for (encoder, unit), training in variants.items():
+        plain = variants[encoder, "none"]
+        assert training.encoder.unit == unit
+        assert training.model_copy(update={"encoder": plain.encoder}) == plain
+        assert isinstance(training, TrainingSpec)
+
+
+def test_a_step_is_timed_over_the_second_half_of_all(tmp_path: Path) -> None:
+    writer = MetricsWriter(LocalLocation(tmp_path))
+    seconds = [10.0, 20.0, 30.0, 30.5, 31.0, 31.5]
+    for step, at in enumerate(seconds, 1):
+        row = {"run": "x", "epoch": 0.0, "problems": 1, "loss": 1.0, "learning_rate": 1.0, "data_seconds": 0.0}
+        writer.add({**row, "step": step, "seconds": at})
+    writer.flush()
+    assert step_seconds(LocalLocation(tmp_path)) == pytest.approx(0.5)
+    with pytest.raises(RunFailure, match="too few"):
+        step_seconds(LocalLocation(tmp_path / "none"))
+
+
+def test_the_page_tells_learned_only_from_with_the_unit_and_from_the_unit_switched_off() -> None:
+    def row(unit: str, applied: str, seed: int, right: float, until: int | None) -> dict[str, object]:
+        """One run's figure."""
+        asked = {"asked": "mixed", "group": "*", "exact_match": right, "problems_until_goal": until}
+        more = {"problems_seen": 9_000, "parameters": 1_234, "rows_per_second": 100.0, "seconds": 90.0, "gate": 0.5}
+        return {"encoder": "ours", "unit": unit, "applied": applied, "seed": seed, **asked, **more}
+
+    rows = [row("none", "on", seed, right, None) for seed, right in enumerate((0.1, 0.2, 0.4))]
+    rows += [row("residue", "on", seed, 1.0, until) for seed, until in enumerate((1_000, 3_000, None))]
+    rows += [row("residue", "off", seed, 0.0, None) for seed in range(3)]
+    lines = page(rows, 0.99).splitlines()
+    assert "| ours | learned only | 3 | 20.0 (10.0–40.0) | never |" in lines
+    assert "| ours | with residue | 3 | 100.0 (100.0–100.0) | 2,000 (2 of 3) |" in lines
+    assert "| ours | with residue, switched off when asked | 3 | 0.0 (0.0–0.0) |  |" in lines
+    assert "| ours | learned only | 0 | 10.0 |  | 9,000 | 1,234 | 100 | 90 |" in lines

@@ -1,0 +1,199 @@
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn.functional import one_hot
+
+from model.checkpoint import Checkpoints
+from model.config import Decoding, EncoderConfig
+from model.encoder import Encoder
+from model.nalu import Nac, Nalu
+from model.optimizer import build_optimizers
+from model.run import RunConfig, load_run
+from model.shipped import shipped_runs
+from model.tokenizer import TokenLayout
+from model.trained import TrainedEncoder
+from model.training import train
+from model.units import OPERATIONS, Reading, residue_result, values_of
+from model.weights import parameter_table
+from storage.errors import UserError
+from tests.builders import TINY_TRAINING, TOKENIZERS, Built, build_small
+from tests.model.runs import job_of, same_bits
+
+LAYOUT = TokenLayout(problem=11, answer=4)
+UNITS = ("residue", "nalu")
+SHAPES: list[dict[str, object]] = [
+    {"layers": 2, "positions": ("relative", "place-value"), "loops": 2},
+    {"layers": 1, "positions": ("relative",), "loops": 3},
+    {"layers": 2, "positions": ("sinusoidal",), "norm": "post"},
+]
+
+
+def encoder(small: Built, unit: str = "none", **shape: object) -> Encoder:
+    """A small encoder as training begins with it."""
+    model = Encoder(EncoderConfig(width=32, heads=4, feedforward=64, unit=unit, **shape), small.tokenizer)
+    model.initialise(3)
+    return model
+
+
+def rows_of(small: Built, *problems: str) -> torch.Tensor:
+    return torch.tensor([small.tokenizer.row(problem, LAYOUT) for problem in problems])
+
+
+def read_as(operation: str, first: int, second: int, places: int) -> Reading:
+    """What a unit reads that is certain of everything."""
+    numbers = [[int(digit) for digit in f"{number:0{places}d}"[::-1]] for number in (first, second)]
+    asked = one_hot(torch.tensor([OPERATIONS.index(operation)]), 3).float()
+    return Reading(one_hot(torch.tensor([numbers]), 10).float(), torch.zeros(1, 2, places, 1), asked)
+
+
+@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_an_encoder_begins_as_the_one_without_the_unit(
+    small: Built, unit: str, shape: dict[str, object], precision: torch.dtype
+) -> None:
+    plain, model, ids = encoder(small, **shape), encoder(small, unit, **shape), rows_of(small, "12+3", "99+98+97")
+    weights = model.state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in plain.state_dict().items())
+    with torch.autocast("cpu", precision, enabled=precision is not torch.float32):
+        assert torch.equal(model(ids, 4), plain(ids, 4))
+        assert torch.equal(model(ids, 4, warm=2), plain(ids, 4, warm=2))
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_the_gate_learns_in_the_first_step_and_all_else_from_then_on(small: Built, unit: str) -> None:
+    model, ids = encoder(small, unit, layers=2, loops=2), rows_of(small, "12+34", "7+8", "23+9")
+    optimizers = build_optimizers(model, TINY_TRAINING)
+    for step in range(2):
+        model(ids, 4).log_softmax(-1)[..., 5].sum().backward()
+        for name, weight in model.unit.named_parameters():
+            assert weight.grad is not None
+            assert weight.grad.any() == (step > 0 or name == "gate"), name
+        for optimizer in optimizers.values():
+            optimizer.step()
+            optimizer.zero_grad()
+
+
+@given(st.sampled_from(OPERATIONS), st.integers(1, 9), st.data())
+@settings(max_examples=150, deadline=None)
+def test_what_is_read_with_certainty_is_computed_exactly(operation: str, size: int, data: st.DataObject) -> None:
+    """Carries and borrows through all places among them: both kinds of numbers are drawn."""
+    numbers = st.one_of(st.integers(0, 10**size - 1), st.sampled_from([0, 1, 10**size - 1, 10 ** (size - 1)]))
+    first, second = data.draw(numbers), data.draw(numbers)
+    slots = 2 * size + 1
+    found = residue_result(read_as(operation, first, second, slots), slots)[0]
+    expected = {"+": first + second, "-": first - second, "*": first * second}[operation]
+    digits = found[1:, :10]
+    assert int("".join(map(str, digits.argmax(-1).tolist()))) == abs(expected)
+    assert found[0, 10:].argmax() == int(expected < 0)
+    assert digits.max(-1).values.min() > 0.99
+    assert found[0, 10:].max() > 0.99
+
+
+@given(st.integers(0, 10**5), st.integers(0, 10**5))
+@settings(max_examples=50, deadline=None)
+def test_a_saturated_accumulator_adds_and_subtracts_exactly(first: int, second: int) -> None:
+    accumulator = Nac(2, 2)
+    with torch.no_grad():
+        accumulator.slope.copy_(torch.tensor([[30.0, 30.0], [30.0, -30.0]]))
+        accumulator.presence.fill_(30.0)
+    values = values_of(read_as("+", first, second, 6).digits)
+    assert values.tolist() == [[first, second]]
+    assert accumulator(values).tolist() == [[first + second, first - second]]
+
+
+def test_a_saturated_baseline_multiplies_where_its_gate_says_so() -> None:
+    unit = Nalu(2, 1)
+    with torch.no_grad():
+        unit.accumulator.slope.fill_(30.0)
+        unit.accumulator.presence.fill_(30.0)
+        unit.gate.weight.copy_(torch.tensor([[0.0, 0.0, 60.0, 0.0, -60.0]]))
+        unit.gate.bias.zero_()
+    values = torch.tensor([[12.0, 34.0]]).expand(2, -1)
+    found = unit(values, torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]))
+    assert found[:, 0].tolist() == pytest.approx([46.0, 408.0], rel=1e-4)
+
+
+@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("shape", SHAPES)
+def test_left_out_it_computes_what_the_encoder_without_it_does(
+    small: Built, unit: str, shape: dict[str, object]
+) -> None:
+    plain, model, ids = encoder(small, **shape), encoder(small, unit, **shape), rows_of(small, "12+3", "9+8")
+    with torch.no_grad():
+        model.unit.gate.fill_(0.5)
+    assert not torch.allclose(model(ids, 4), plain(ids, 4), atol=1e-3)
+    assert torch.equal(model(ids, 4, unit=False), plain(ids, 4))
+
+
+def test_padding_is_never_read(small: Built) -> None:
+    model, wide = encoder(small, "residue", layers=2), TokenLayout(problem=16, answer=4)
+    with torch.no_grad():
+        model.unit.gate.fill_(0.5)
+    row = torch.tensor([small.tokenizer.row("12+3", wide)])
+    assert torch.allclose(model(rows_of(small, "12+3"), 4), model(row, 4), atol=1e-5)
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_numbers_of_any_length_are_computed_with(small: Built, unit: str) -> None:
+    model, layout = encoder(small, unit, positions=("relative",)), TokenLayout(problem=101, answer=60)
+    with torch.no_grad():
+        model.unit.gate.fill_(0.5)
+    rows = torch.tensor([small.tokenizer.row(f"{'9' * 50}+{'9' * 50}", layout), small.tokenizer.row("1+2", layout)])
+    assert model(rows, 60).isfinite().all()
+
+
+def test_a_run_from_before_there_were_units_loads_and_goes_on(small: Built, tmp_path: Path) -> None:
+    whole, part = (job_of(small, tmp_path / name, TINY_TRAINING) for name in ("whole", "part"))
+    train(whole)
+    train(part, stop=lambda: True)
+    values = load_run(part.run).model_dump(mode="json")
+    assert values["training"]["encoder"].pop("unit") == "none"
+    old = RunConfig.model_validate(values)
+    assert old == part.config
+    assert old.decides() == part.config.decides()
+    train(part)
+    assert same_bits(whole, part)
+
+
+def test_shipped_encoders_have_no_unit_and_none_can_be_switched_off() -> None:
+    model = TrainedEncoder.open(shipped_runs()["notebook"])
+    assert [solution.answer for solution in model.solve(["12+34+5+6"])] == ["57"]
+    with pytest.raises(UserError, match="no symbolic unit"):
+        model.solve(["1+2+3+4"], Decoding(unit="off"))
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_a_run_with_a_unit_resumes_to_the_bit_and_is_asked_with_it_or_without(
+    small: Built, tmp_path: Path, unit: str
+) -> None:
+    spec = TINY_TRAINING.model_copy(
+        update={"encoder": TINY_TRAINING.encoder.model_copy(update={"unit": unit, "loops": 2}), "learning_rate": 0.1}
+    )
+    whole, part = (job_of(small, tmp_path / name, spec) for name in ("whole", "part"))
+    train(whole)
+    train(part, stop=lambda: True)
+    assert Checkpoints(part.run / "checkpoints").index().last.step < spec.steps
+    train(part)
+    assert same_bits(whole, part)
+    model = TrainedEncoder.open(whole.run)
+    assert model.encoder.unit.gate.any()
+    with_it, without = (model.solve(["12+34"], Decoding(unit=unit)) for unit in ("on", "off"))
+    assert with_it[0].confidence != without[0].confidence
+
+
+def test_a_unit_needs_a_token_for_each_digit(tmp_path: Path) -> None:
+    built = build_small(tmp_path, tokens=TOKENIZERS["pairs"])
+    with pytest.raises(UserError, match="digit"):
+        encoder(built, "residue")
+
+
+def test_the_parameter_table_tells_of_a_unit_where_there_is_one(small: Built) -> None:
+    plain, model = encoder(small), encoder(small, "residue")
+    found = parameter_table(model.config, small.tokenizer)
+    assert found["symbolic unit"] == model.parameter_count() - plain.parameter_count()
+    assert sum(found.values()) == model.parameter_count()
+    assert "symbolic unit" not in parameter_table(plain.config, small.tokenizer)
