@@ -12,6 +12,12 @@ from model.metrics import read_metrics
 from storage.location import Location, Workspace
 
 Row = dict[str, Any]
+# A corpus that is asked and a kind of its problems.
+Column = tuple[str, str]
+# Of one run.
+Figures = dict[Column, Row]
+# Encoder, unit, and whether the unit is on.
+Kind = tuple[str, str, str]
 
 _SCHEMA = pa.schema(
     [
@@ -71,57 +77,53 @@ def write_tables(workspace: Workspace, folder: Location, names: dict[str, str], 
 
 
 def page(rows: list[Row], corpus: str, goal: float) -> str:
-    """Both tables in Markdown: over the seeds, and seed by seed."""
+    """All tables in Markdown: over the seeds, seed by seed, and what units read. `corpus` is what runs learnt."""
     asked = list(dict.fromkeys(row["asked"] for row in rows))
-    columns = sorted(
-        {(row["asked"], row["group"]) for row in rows}, key=lambda key: (asked.index(key[0]), _order(key[1]))
-    )
-    kinds: dict[tuple[str, str, str], dict[int, dict[tuple[str, str], Row]]] = {}
+    found = {(row["asked"], row["group"]) for row in rows}
+    columns = sorted(found, key=lambda column: (asked.index(column[0]), _order(column[1])))
+    own = [column for column in columns if column[0] == corpus]
+    kinds: dict[Kind, dict[int, Figures]] = {}
     for row in rows:
         seeds = kinds.setdefault((row["encoder"], row["unit"], row["applied"]), {})
         seeds.setdefault(row["seed"], {})[row["asked"], row["group"]] = row
     heads = [" ".join(column).replace("*", "×") for column in columns]
-    own = [column for column in columns if column[0] == corpus]
-    until = [f"problems until {goal:.0%} {group}".replace("*", "×") for _, group in own]
-    over, each = [], []
-    for (encoder, unit, applied), seeds in sorted(kinds.items()):
-        title = [encoder, _kind(unit, applied)]
-        cells = [[seed[column]["exact_match"] for seed in seeds.values() if column in seed] for column in columns]
-        counts = [[seed[column]["problems_until_goal"] for seed in seeds.values() if column in seed] for column in own]
-        # It learnt with its unit.
-        over.append(
-            [*title, str(len(seeds)), *map(_spread, cells), *(_reached(c) if applied == "on" else "" for c in counts)]
-        )
-        for number, seed in sorted(seeds.items()):
-            run = next(iter(seed.values()))
-            figures = [f"{100 * seed[column]['exact_match']:.1f}" if column in seed else "" for column in columns]
-            counted = [_count(seed[column]["problems_until_goal"]) if column in seed else "" for column in own]
-            more = [_count(run["problems_seen"]), _count(run["parameters"])]
-            each.append(
-                [
-                    *title,
-                    str(number),
-                    *figures,
-                    *counted,
-                    *more,
-                    f"{run['rows_per_second']:,.0f}",
-                    f"{run['seconds']:.0f}",
-                ]
-            )
+    heads += [f"problems until {goal:.0%} {group}".replace("*", "×") for _, group in own]
+    over = [_over_seeds(kind, list(seeds.values()), columns, own) for kind, seeds in kinds.items()]
+    each = [_one_seed(kind, seed, columns, own) for kind, seeds in kinds.items() for seed in seeds.values()]
     more = ["problems seen", "parameters", "rows/s", "seconds"]
     return "\n".join(
         [
             "Exact match in per cent, in one pass: median over seeds (lowest–highest).",
             "",
-            *_table(["encoder", "unit", "seeds", *heads, *until], over),
+            *_table(["encoder", "unit", "seeds", *heads], over),
             "",
             "Seed by seed.",
             "",
-            *_table(["encoder", "unit", "seed", *heads, *until, *more], each),
+            *_table(["encoder", "unit", "seed", *heads, *more], each),
             "",
             *_what_is_read(rows),
         ]
     )
+
+
+def _over_seeds(kind: Kind, seeds: list[Figures], columns: list[Column], own: list[Column]) -> list[str]:
+    """A line for all seeds of a kind of run."""
+    encoder, unit, applied = kind
+    cells = [_spread([seed[column]["exact_match"] for seed in seeds if column in seed]) for column in columns]
+    counts = [[seed[column]["problems_until_goal"] for seed in seeds if column in seed] for column in own]
+    # What was seen until then was seen with the unit.
+    reached = [_reached(count) if applied == "on" else "" for count in counts]
+    return [encoder, _named(unit, applied), str(len(seeds)), *cells, *reached]
+
+
+def _one_seed(kind: Kind, seed: Figures, columns: list[Column], own: list[Column]) -> list[str]:
+    """A line for one seed of a kind of run."""
+    encoder, unit, applied = kind
+    run = next(iter(seed.values()))
+    cells = [f"{100 * seed[column]['exact_match']:.1f}" if column in seed else "" for column in columns]
+    counts = [seed[column]["problems_until_goal"] if column in seed else None for column in own]
+    counts += [run["problems_seen"], run["parameters"], round(run["rows_per_second"]), round(run["seconds"])]
+    return [encoder, _named(unit, applied), str(run["seed"]), *cells, *map(_count, counts)]
 
 
 def _what_is_read(rows: list[Row]) -> list[str]:
@@ -148,7 +150,7 @@ def _order(group: str) -> tuple[int, str]:
     return ("+-*".find(group) % 4, group)
 
 
-def _kind(unit: str, applied: str) -> str:
+def _named(unit: str, applied: str) -> str:
     if unit == "none":
         return "learned only"
     return f"with {unit}" if applied == "on" else f"with {unit}, switched off when asked"
