@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from model.config import Decoding, EvaluationSpec
+from model.checkpoint import Checkpoints, restore
+from model.config import ONE_PASS, Decoding, EvaluationSpec
 from model.decoding import spell
 from model.evaluation import Asked, check_corpus, right_answers, stream
 from model.trained import TrainedEncoder
@@ -22,26 +23,23 @@ from storage.manifest import load
 _SEVERAL = "brackets"
 
 
-def ask_run(run: Location, target: Location, workspace: Workspace, corpora: tuple[str, ...], limit: int) -> str:
-    """Ask a run's last checkpoint the first `limit` problems of each corpus's test split; write the rows as JSON.
+def ask_run(
+    run: Location, target: Location, workspace: Workspace, corpora: tuple[str, ...], limit: int, curve_limit: int
+) -> str:
+    """Ask a run's last checkpoint the first `limit` problems of each corpus's test split, and each of its checkpoints
+    `curve_limit` of the first corpus; write what it comes to as JSON, and keep the best and last checkpoint alone.
 
     Gives the run's name. Raises `UserError` for a corpus that it may have been trained on, or can't read.
     """
     torch.set_num_threads(1)
     model = TrainedEncoder.open(run, "last")
-    config, spec = model.config, EvaluationSpec(limit=limit, checkpoint="last")
+    config, encoder = model.config, model.encoder
     rows: list[dict[str, Any]] = []
     for name in corpora:
-        tokens = workspace.tokens(name, config.tokenizer)
-        corpus = load(workspace.corpus(name), f"corpus {name!r}")
-        encoded = load(tokens, f"corpus {name!r} encoded by {config.tokenizer!r}")
-        check_corpus(model, corpus, encoded)
-        # Canonical hashes are for intervals over one run; here seeds say how far to believe a figure.
-        asked = list(stream(corpus, encoded, spec, lambda ids: ids))
-        for unit in ("on", "off") if model.encoder.unit else ("on",):
+        asked = _problems(model, workspace, name, limit)
+        for unit in ("on", "off") if encoder.unit else ("on",):
             found = _by_group(model, asked, Decoding(unit=unit))
             rows += [{"asked": name, "applied": unit, "group": group, **counts} for group, counts in found.items()]
-    encoder = model.encoder
     about = {
         "run": config.name,
         "seed": config.training.seed,
@@ -51,15 +49,37 @@ def ask_run(run: Location, target: Location, workspace: Workspace, corpora: tupl
         "validation_exact_match": model.checkpoint.exact_match,
         "gate": encoder.unit.gate.detach().abs().mean().item() if encoder.unit else None,
     }
-    target.write(json.dumps({"about": about, "rows": rows}, indent=2).encode() + b"\n")
+    curve = _curve(model, Checkpoints(run / "checkpoints"), _problems(model, workspace, corpora[0], curve_limit))
+    target.write(json.dumps({"about": about, "rows": rows, "curve": curve}, indent=2).encode() + b"\n")
+    Checkpoints(run / "checkpoints").prune()
     return config.name
+
+
+def _problems(model: TrainedEncoder, workspace: Workspace, name: str, limit: int) -> list[Asked]:
+    """The first problems of a corpus's test split."""
+    tokenizer = model.config.tokenizer
+    corpus = load(workspace.corpus(name), f"corpus {name!r}")
+    encoded = load(workspace.tokens(name, tokenizer), f"corpus {name!r} encoded by {tokenizer!r}")
+    check_corpus(model, corpus, encoded)
+    # Canonical hashes are for intervals over one run; here seeds say how far to believe a figure.
+    return list(stream(corpus, encoded, EvaluationSpec(limit=limit), lambda ids: ids))
+
+
+def _curve(model: TrainedEncoder, checkpoints: Checkpoints, asked: list[Asked]) -> list[dict[str, Any]]:
+    """What each checkpoint answers rightly of each kind of problem; the model ends as the last of them."""
+    found = []
+    for entry in checkpoints.index().entries:
+        restore(checkpoints.load(entry, model.config), model.encoder)
+        for group, counts in _by_group(model, asked, ONE_PASS).items():
+            found.append({"step": entry.step, "group": group, "exact_match": counts["exact_match"]})
+    return found
 
 
 def _by_group(model: TrainedEncoder, asked: list[Asked], decoding: Decoding) -> dict[str, dict[str, Any]]:
     """Problems and right answers by operator, or of several operators, and what was read of those with one."""
     found: dict[str, list[NDArray[np.float64]]] = defaultdict(list)
     for batch in asked:
-        with _readings(model) as readings:
+        with _readings(model, batch.slots) as readings:
             filled = model.fill(batch.rows, batch.slots, decoding)
         right = right_answers(spell(filled.ids, model.tokenizer), batch)
         operation, operands = _read_rightly(readings, batch)
@@ -80,25 +100,20 @@ def _counts(values: NDArray[np.float64], group: str, decoding: Decoding) -> dict
 
 
 @contextmanager
-def _readings(model: TrainedEncoder) -> Iterator[list[Reading]]:
-    """What the unit reads in the block, in the last run of the encoder's block of each part of a batch."""
+def _readings(model: TrainedEncoder, slots: int) -> Iterator[list[Reading]]:
+    """What the unit reads, in the last run of the block, of each part of a batch; known once the block is left."""
     found: list[Reading] = []
-    unit, seen = model.encoder.unit, [0]
-    if unit is None:
+    if model.encoder.unit is None:
         yield found
         return
-
-    def hook(module: torch.nn.Module, inputs: Any, output: Reading) -> None:
-        """Keep one reading a part."""
-        seen[0] += 1
-        if seen[0] % model.config.training.encoder.loops == 0:
-            found.append(output)
-
-    handle = unit.reader.register_forward_hook(hook)
+    runs: list[Reading] = []
+    handle = model.encoder.unit.reader.register_forward_hook(lambda module, inputs, output: runs.append(output))
     try:
         yield found
     finally:
         handle.remove()
+        loops = model.encoder.config.loops_of(slots)
+        found += runs[loops - 1 :: loops]
 
 
 def _read_rightly(readings: list[Reading], asked: Asked) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -108,9 +123,10 @@ def _read_rightly(readings: list[Reading], asked: Asked) -> tuple[NDArray[np.flo
         return nothing, nothing
     operation = torch.cat([reading.operation.argmax(-1).cpu() for reading in readings]).numpy()
     digits = torch.cat([reading.digits.argmax(-1).cpu() for reading in readings]).numpy()
-    values = (digits * 10 ** np.arange(digits.shape[-1])).sum(-1)
-    operators = asked.facts.column("operators").to_pylist()
-    problems = asked.facts.column("problem").to_pylist()
+    operators, problems = (asked.facts.column(name).to_pylist() for name in ("operators", "problem"))
     true = [OPERATIONS.index(text) if text in OPERATIONS else -1 for text in operators]
-    numbers = [list(map(int, re.findall("[0-9]+", problem)))[:2] for problem in problems]
-    return (operation == true).astype(float), (values == np.array(numbers)).all(1).astype(float)
+    numbers = [
+        [[int(digit) for digit in number.zfill(digits.shape[-1])[::-1]] for number in re.findall("[0-9]+", problem)[:2]]
+        for problem in problems
+    ]
+    return (operation == true).astype(float), (digits == np.array(numbers)).all((1, 2)).astype(float)

@@ -17,87 +17,24 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
 from itertools import cycle
-from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 
 from model.asking import ask_run
+from model.comparison_spec import ComparingSpec, Variant
 from model.comparison_table import write_tables
-from model.config import TrainingSpec
+from model.config import TrainingSpec, seed_runs
 from model.metrics import step_seconds
 from model.preparation import found_result, prepare
-from model.presets import ENCODERS
 from model.seeds import Seat, TrainOne, gpu_memory, in_a_process, room_for, train_side_by_side
 from model.training import Progress, TrainingJob, TrainingResult
 from storage.errors import RunFailure, UserError
 from storage.location import Location, Workspace
 from storage.parameters import one_line, read_parameters
 
-_LONG = 10**6
-
-# An encoder's name, and its unit's.
-Variant = tuple[str, str]
-
-_VANILLA = TrainingSpec(encoder=ENCODERS["vanilla"], optimizer="adamw", learning_rate=1e-3)
-# Places at a random offset, as longer numbers are asked than it learns.
-_OURS = TrainingSpec(encoder=ENCODERS["mixing"].model_copy(update={"random_offset": True}), learning_rate=5e-3)
-
-
-class ComparingSpec(BaseModel):
-    """What is compared."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    workspace: str = Field("./workspace", description="Folder that holds corpora, tokenizers and runs.")
-    name: str = Field("units", description="Name of the comparison; its runs' names begin with it.")
-    corpus: str = Field("mixed", description="Corpus that all learn, encoded already.")
-    beyond: tuple[str, ...] = Field(
-        ("mixed-longer", "mixed-deeper"), description="Corpora that are asked beside it, encoded already."
-    )
-    tokenizer: str = Field("", description="Name of the tokenizer; empty takes <corpus>-digit.")
-    trainings: dict[str, TrainingSpec] = Field(
-        {"vanilla": _VANILLA, "ours": _OURS}, min_length=1, description="Encoders; steps and seed are set here."
-    )
-    units: tuple[str, ...] = Field(("none", "residue", "nalu"), min_length=1, description="Units that each is given.")
-    seeds: int = Field(5, ge=1, le=1_000, description="Seeds of each.")
-    seconds: float = Field(90.0, gt=0, le=1e6, description="Time that each trains.")
-    timed_seconds: float = Field(
-        15.0, gt=0, description="How long each trains before that, for its steps to be timed in the second half."
-    )
-    at_once: int = Field(0, ge=0, le=64, description="Trainings side by side; 0 takes as many as there is room for.")
-    validations: int = Field(30, ge=1, description="Validations in a training.")
-    validation_rows: int = Field(1_024, ge=64, multiple_of=64, description="Problems in a validation.")
-    batch_size: int = Field(512, ge=64, multiple_of=64, description="Problems in a step.")
-    problems: int = Field(10_000, ge=0, description="Problems asked of each corpus's test split; 0 asks all.")
-    goal: float = Field(0.99, gt=0, le=1, description="Exact match on validation until which problems are counted.")
-    precision: str = Field("auto", description="Arithmetic, as in a training.")
-    compile: str = Field("off", description="Whether layers are compiled, which takes a good part of a short time.")
-
-    @property
-    def tokenizer_name(self) -> str:
-        """Name of the tokenizer."""
-        return self.tokenizer or f"{self.corpus}-digit"
-
-    @property
-    def corpora(self) -> tuple[str, ...]:
-        """All that are asked."""
-        return (self.corpus, *self.beyond)
-
-    def variants(self) -> dict[Variant, TrainingSpec]:
-        """By encoder and unit, how it is trained, but for its steps."""
-        common = self.model_dump(include={"validation_rows", "batch_size", "precision", "compile"})
-        found = {}
-        for encoder, training in self.trainings.items():
-            for unit in self.units:
-                values = training.model_dump() | common | {"keep": 0, "curriculum": ()}
-                values["encoder"]["unit"] = unit
-                found[encoder, unit] = TrainingSpec.model_validate(values)
-        return found
-
-    def decides(self) -> dict[str, Any]:
-        """What must be the same for a comparison to go on; more seeds may be added."""
-        return self.model_dump(mode="json", exclude={"workspace", "seeds", "at_once", "timed_seconds"})
+# Of the trainings whose steps are timed: how many they would have, and what ends their names.
+_LONG, _TIMED = 10**6, "-timed"
 
 
 def compare(spec: ComparingSpec, stop: Callable[[], bool] = lambda: False) -> Location | None:
@@ -114,7 +51,7 @@ def compare(spec: ComparingSpec, stop: Callable[[], bool] = lambda: False) -> Lo
     steps = _steps(workspace, folder, spec, at_once, stop)
     if stop():
         return None
-    jobs = _jobs(workspace, spec, {key: _planned(spec, variant, steps[key]) for key, variant in variants.items()})
+    jobs = _jobs(workspace, spec, {key: spec.planned(variant, steps[key]) for key, variant in variants.items()})
     failure: RunFailure | None = None
     try:
         results = _train(jobs, in_a_process, at_once, stop)
@@ -124,15 +61,10 @@ def compare(spec: ComparingSpec, stop: Callable[[], bool] = lambda: False) -> Lo
         failure = error
     _ask(workspace, folder, spec, [job for job in jobs if found_result(job)], at_once)
     names = {job.config.name: encoder for job, (encoder, _) in zip(jobs, cycle(variants), strict=False)}
-    write_tables(workspace, folder, names, spec.goal)
+    write_tables(workspace, folder, names, spec.corpus, spec.goal)
     if failure:
         raise failure
     return folder
-
-
-def run_name(spec: ComparingSpec, variant: Variant) -> str:
-    """Name of a variant's runs, without the seed."""
-    return "-".join((spec.name, *variant))
 
 
 def _claim(folder: Location, spec: ComparingSpec) -> None:
@@ -146,18 +78,12 @@ def _claim(folder: Location, spec: ComparingSpec) -> None:
         )
 
 
-def _planned(spec: ComparingSpec, variant: TrainingSpec, steps: int) -> TrainingSpec:
-    """A training of so many steps."""
-    every = max(1, steps // spec.validations)
-    return variant.model_copy(update={"steps": steps, "validate_every": every, "checkpoint_every": steps})
-
-
 def _jobs(
     workspace: Workspace, spec: ComparingSpec, trainings: dict[Variant, TrainingSpec], suffix: str = ""
 ) -> list[TrainingJob]:
     """The jobs of all seeds, those of one seed beside each other."""
     found = [
-        prepare(workspace, run_name(spec, key) + suffix, spec.corpus, spec.tokenizer_name, training, spec.seeds)
+        prepare(workspace, spec.run_name(key) + suffix, spec.corpus, spec.tokenizer_name, training, spec.seeds)
         for key, training in trainings.items()
     ]
     return [job for seed in zip(*found, strict=True) for job in seed]
@@ -173,7 +99,7 @@ def _at_once(spec: ComparingSpec, jobs: int) -> int:
 def _train(
     jobs: Sequence[TrainingJob], train_one: TrainOne, at_once: int, stop: Callable[[], bool]
 ) -> list[TrainingResult]:
-    """Train jobs side by side, each on one thread where there is no GPU, and print how far they are."""
+    """Train jobs side by side, each on one thread of the CPU, and print how far they are."""
     began, told = time.monotonic(), dict[str, int]()
 
     def report(progress: Mapping[str, Progress]) -> None:
@@ -183,10 +109,7 @@ def _train(
                 told[name] = tenth
                 print(f"{time.monotonic() - began:.0f} s {name}: step {now.step} {now.exact_match:.2%}", flush=True)
 
-    threads = 0 if torch.cuda.is_available() else 1
-    return train_side_by_side(
-        [replace(job, threads=threads) for job in jobs], train_one, at_once, stop=stop, report=report
-    )
+    return train_side_by_side([replace(job, threads=1) for job in jobs], train_one, at_once, stop=stop, report=report)
 
 
 def _steps(
@@ -195,20 +118,34 @@ def _steps(
     """How many steps of each variant fit the time: known from before, or measured."""
     place, variants = folder / "steps.json", spec.variants()
     if not place.exists():
-        timed = {key: _planned(spec, training, _LONG) for key, training in variants.items()}
-        jobs = _jobs(workspace, spec, timed, "-timed")
-        # As many side by side as will be, though there be fewer variants.
-        found = jobs[: max(len(variants), at_once)]
-        _train(found, partial(_train_a_while, spec.timed_seconds), at_once, stop)
-        seconds = [step_seconds(job.run / "metrics") for job in found[: len(variants)]]
-        for job in jobs:
-            job.run.remove()
+        seconds = _timed(workspace, spec, at_once, stop)
         if stop():
             return {}
-        steps = {"/".join(key): max(1, round(spec.seconds / each)) for key, each in zip(variants, seconds, strict=True)}
+        steps = {"/".join(key): max(1, round(spec.seconds / seconds[key])) for key in variants}
         place.write(json.dumps(steps, indent=2).encode() + b"\n")
     known = json.loads(place.read())
     return {key: known["/".join(key)] for key in variants}
+
+
+def _timed(workspace: Workspace, spec: ComparingSpec, at_once: int, stop: Callable[[], bool]) -> dict[Variant, float]:
+    """Seconds that a step of each variant takes, by trainings that leave nothing."""
+    variants = {key: spec.planned(training, _LONG) for key, training in spec.variants().items()}
+    runs = [
+        workspace.run(name)
+        for key, training in variants.items()
+        for name, _ in seed_runs(spec.run_name(key) + _TIMED, training, spec.seeds)
+    ]
+    for run in runs:
+        run.remove()
+    # As many side by side as will be, though there be fewer variants.
+    jobs = _jobs(workspace, spec, variants, _TIMED)[: max(len(variants), at_once)]
+    try:
+        _train(jobs, partial(_train_a_while, spec.timed_seconds), at_once, stop)
+        timed = zip(variants, jobs, strict=False)
+        return {} if stop() else {key: step_seconds(job.run / "metrics") for key, job in timed}
+    finally:
+        for run in runs:
+            run.remove()
 
 
 def _train_a_while(seconds: float, job: TrainingJob, seat: Seat) -> TrainingResult:
@@ -234,7 +171,7 @@ def _ask(
     for job in jobs:
         target = folder / "asked" / f"{job.config.name}.json"
         if not target.exists():
-            left.append((job.run, target, workspace, spec.corpora, spec.problems))
+            left.append((job.run, target, workspace, spec.corpora, spec.problems, spec.curve_problems))
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(at_once, max(1, len(left))), mp_context=context) as pool:
         for future in [pool.submit(ask_run, *asked) for asked in left]:

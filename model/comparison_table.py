@@ -6,13 +6,18 @@ from statistics import median
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from model.metrics import read_metrics
 from storage.location import Location, Workspace
 
 Row = dict[str, Any]
+# A corpus that is asked and a kind of its problems.
+Column = tuple[str, str]
+# Of one run.
+Figures = dict[Column, Row]
+# Encoder, unit, and whether the unit is on.
+Kind = tuple[str, str, str]
 
 _SCHEMA = pa.schema(
     [
@@ -26,85 +31,99 @@ _SCHEMA = pa.schema(
         *((name, pa.float64()) for name in ("goal", "seconds", "rows_per_second")),
     ]
 )
-_CURVE = ["run", "step", "problems", "seconds", "loss", "validation_exact_match"]
+_CURVE = pa.schema(
+    [
+        *((name, pa.string()) for name in ("run", "encoder", "unit", "group")),
+        *((name, pa.int64()) for name in ("seed", "step", "problems_seen")),
+        ("exact_match", pa.float64()),
+    ]
+)
 
 
-def write_tables(workspace: Workspace, folder: Location, names: dict[str, str], goal: float) -> None:
+def write_tables(workspace: Workspace, folder: Location, names: dict[str, str], corpus: str, goal: float) -> None:
     """Write `table.parquet`, `curves.parquet` and `table.md` from what was asked of runs.
 
-    `names` says of each run which encoder it is of; `goal` is the exact match on validation until which problems
-    seen are counted.
+    `names` says of each run which encoder it is of; `corpus` is what they learnt, and `goal` the exact match on a
+    kind of its problems until which problems seen are counted.
     """
     rows: list[Row] = []
-    curves = []
-    for file in (folder / "asked").children():
-        found = json.loads((folder / "asked" / file).read())
-        run = found["about"]["run"]
+    curves: list[Row] = []
+    for run, encoder in names.items():
+        if not (place := folder / "asked" / f"{run}.json").exists():
+            continue
+        found = json.loads(place.read())
         metrics = read_metrics(workspace.run(run) / "metrics")
-        curve = metrics.select(_CURVE).filter(pc.is_valid(metrics.column("validation_exact_match")))
-        curves.append(curve)
-        about = {**found["about"], "encoder": names[run], "goal": goal, **_learning(metrics, curve, goal)}
-        rows += [{**about, **row} for row in found["rows"]]
-    for name, table in (("table", pa.Table.from_pylist(rows, _SCHEMA)), ("curves", pa.concat_tables(curves))):
+        problems, seconds = (metrics.column(name)[-1].as_py() for name in ("problems", "seconds"))
+        seen = {"problems_seen": problems, "seconds": seconds, "rows_per_second": problems / seconds}
+        about = {**found["about"], "encoder": encoder}
+        each = problems // about["steps"]
+        curve = [{**about, **point, "problems_seen": point["step"] * each} for point in found["curve"]]
+        reached: dict[str, int] = {}
+        for point in curve:
+            if point["exact_match"] >= goal:
+                reached.setdefault(point["group"], point["problems_seen"])
+        curves += curve
+        for row in found["rows"]:
+            own = row["asked"] == corpus and row["applied"] == "on"
+            until = reached.get(row["group"]) if own else None
+            rows.append({**about, **seen, **row, "goal": goal, "problems_until_goal": until})
+    for name, table in (
+        ("table", pa.Table.from_pylist(rows, _SCHEMA)),
+        ("curves", pa.Table.from_pylist(curves, _CURVE)),
+    ):
         with (folder / f"{name}.parquet").staged() as path:
             pq.write_table(table, path, compression="zstd")
-    (folder / "table.md").write(page(rows, goal).encode())
+    (folder / "table.md").write(page(rows, corpus, goal).encode())
 
 
-def _learning(metrics: pa.Table, curve: pa.Table, goal: float) -> Row:
-    """How much a run saw, for how long, and how much of it until it reached the goal; null if it didn't."""
-    problems, seconds = (metrics.column(name)[-1].as_py() for name in ("problems", "seconds"))
-    reached = curve.filter(pc.greater_equal(curve.column("validation_exact_match"), goal)).column("problems")
-    return {
-        "problems_seen": problems,
-        "seconds": seconds,
-        "rows_per_second": problems / seconds,
-        "problems_until_goal": reached[0].as_py() if len(reached) else None,
-    }
-
-
-def page(rows: list[Row], goal: float) -> str:
-    """Both tables in Markdown: over the seeds, and seed by seed."""
+def page(rows: list[Row], corpus: str, goal: float) -> str:
+    """All tables in Markdown: over the seeds, seed by seed, and what units read. `corpus` is what runs learnt."""
     asked = list(dict.fromkeys(row["asked"] for row in rows))
-    columns = sorted(
-        {(row["asked"], row["group"]) for row in rows}, key=lambda key: (asked.index(key[0]), _order(key[1]))
-    )
-    kinds: dict[tuple[str, str, str], dict[int, dict[tuple[str, str], Row]]] = {}
+    found = {(row["asked"], row["group"]) for row in rows}
+    columns = sorted(found, key=lambda column: (asked.index(column[0]), _order(column[1])))
+    own = [column for column in columns if column[0] == corpus]
+    kinds: dict[Kind, dict[int, Figures]] = {}
     for row in rows:
         seeds = kinds.setdefault((row["encoder"], row["unit"], row["applied"]), {})
         seeds.setdefault(row["seed"], {})[row["asked"], row["group"]] = row
     heads = [" ".join(column).replace("*", "×") for column in columns]
-    until = f"problems until {goal:.0%}"
-    over, each = [], []
-    for (encoder, unit, applied), seeds in sorted(kinds.items()):
-        title = [encoder, _kind(unit, applied)]
-        cells = [[seed[column]["exact_match"] for seed in seeds.values() if column in seed] for column in columns]
-        runs = [next(iter(seed.values())) for seed in seeds.values()]
-        reached = [run["problems_until_goal"] for run in runs]
-        # It learnt with its unit.
-        until_goal = _reached(reached) if applied == "on" else ""
-        over.append([*title, str(len(seeds)), *map(_spread, cells), until_goal])
-        for number, seed in sorted(seeds.items()):
-            run = next(iter(seed.values()))
-            figures = [f"{100 * seed[column]['exact_match']:.1f}" if column in seed else "" for column in columns]
-            more = [_count(run["problems_until_goal"]), _count(run["problems_seen"]), _count(run["parameters"])]
-            each.append(
-                [*title, str(number), *figures, *more, f"{run['rows_per_second']:,.0f}", f"{run['seconds']:.0f}"]
-            )
+    heads += [f"problems until {goal:.0%} {group}".replace("*", "×") for _, group in own]
+    over = [_over_seeds(kind, list(seeds.values()), columns, own) for kind, seeds in kinds.items()]
+    each = [_one_seed(kind, seed, columns, own) for kind, seeds in kinds.items() for seed in seeds.values()]
     more = ["problems seen", "parameters", "rows/s", "seconds"]
     return "\n".join(
         [
             "Exact match in per cent, in one pass: median over seeds (lowest–highest).",
             "",
-            *_table(["encoder", "unit", "seeds", *heads, until], over),
+            *_table(["encoder", "unit", "seeds", *heads], over),
             "",
             "Seed by seed.",
             "",
-            *_table(["encoder", "unit", "seed", *heads, until, *more], each),
+            *_table(["encoder", "unit", "seed", *heads, *more], each),
             "",
             *_what_is_read(rows),
         ]
     )
+
+
+def _over_seeds(kind: Kind, seeds: list[Figures], columns: list[Column], own: list[Column]) -> list[str]:
+    """A line for all seeds of a kind of run."""
+    encoder, unit, applied = kind
+    cells = [_spread([seed[column]["exact_match"] for seed in seeds if column in seed]) for column in columns]
+    counts = [[seed[column]["problems_until_goal"] for seed in seeds if column in seed] for column in own]
+    # What was seen until then was seen with the unit.
+    reached = [_reached(count) if applied == "on" else "" for count in counts]
+    return [encoder, _named(unit, applied), str(len(seeds)), *cells, *reached]
+
+
+def _one_seed(kind: Kind, seed: Figures, columns: list[Column], own: list[Column]) -> list[str]:
+    """A line for one seed of a kind of run."""
+    encoder, unit, applied = kind
+    run = next(iter(seed.values()))
+    cells = [f"{100 * seed[column]['exact_match']:.1f}" if column in seed else "" for column in columns]
+    counts = [seed[column]["problems_until_goal"] if column in seed else None for column in own]
+    counts += [run["problems_seen"], run["parameters"], round(run["rows_per_second"]), round(run["seconds"])]
+    return [encoder, _named(unit, applied), str(run["seed"]), *cells, *map(_count, counts)]
 
 
 def _what_is_read(rows: list[Row]) -> list[str]:
@@ -131,7 +150,7 @@ def _order(group: str) -> tuple[int, str]:
     return ("+-*".find(group) % 4, group)
 
 
-def _kind(unit: str, applied: str) -> str:
+def _named(unit: str, applied: str) -> str:
     if unit == "none":
         return "learned only"
     return f"with {unit}" if applied == "on" else f"with {unit}, switched off when asked"

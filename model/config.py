@@ -25,6 +25,7 @@ class Extent(NamedTuple):
 
 
 Objective = Literal["answer", "anywhere", "all"]
+Unit = Literal["none", "residue", "nalu"]
 Position = Literal["sinusoidal", "learned", "place-value", "relative"]
 
 
@@ -74,7 +75,7 @@ class EncoderConfig(BaseModel):
         ge=0,
         le=64,
     )
-    unit: Literal["none", "residue", "nalu"] = _field(
+    unit: Unit = _field(
         17,
         "none",
         "Symbolic unit before the block's final layer: residue computes + - * exactly on circles, nalu is the "

@@ -20,7 +20,8 @@ from model.units import OPERATIONS, Reading, residue_result, values_of
 from model.weights import parameter_table
 from storage.errors import UserError
 from tests.builders import TINY_TRAINING, TOKENIZERS, Built, build_small
-from tests.model.runs import job_of, same_bits
+from tests.model.runs import final_tensors, job_of, losses, same_bits
+from tests.model.workers import train_with
 
 LAYOUT = TokenLayout(problem=11, answer=4)
 UNITS = ("residue", "nalu")
@@ -183,6 +184,18 @@ def test_a_run_with_a_unit_resumes_to_the_bit_and_is_asked_with_it_or_without(
     assert model.encoder.unit.gate.any()
     with_it, without = (model.solve(["12+34"], Decoding(unit=unit)) for unit in ("on", "off"))
     assert with_it[0].confidence != without[0].confidence
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("unit", UNITS)
+def test_two_workers_learn_what_one_does(small: Built, tmp_path: Path, unit: str) -> None:
+    spec = TINY_TRAINING.model_copy(update={"encoder": TINY_TRAINING.encoder.model_copy(update={"unit": unit})})
+    one, two = (job_of(small, tmp_path / name, spec) for name in ("one", "two"))
+    train_with(one, 1)
+    train_with(two, 2)
+    assert losses(two) == [(step, pytest.approx(loss, rel=1e-4)) for step, loss in losses(one)]
+    weights = final_tensors(one)
+    assert all(torch.allclose(weights[name], value, atol=1e-3) for name, value in final_tensors(two).items())
 
 
 def test_a_unit_needs_a_token_for_each_digit(tmp_path: Path) -> None:
