@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from functools import partial
 from itertools import cycle
@@ -174,8 +175,11 @@ def _ask(
             left.append((job.run, target, workspace, spec.corpora, spec.problems, spec.curve_problems))
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(at_once, max(1, len(left))), mp_context=context) as pool:
-        for future in [pool.submit(ask_run, *asked) for asked in left]:
-            print(f"asked {future.result()}", flush=True)
+        try:
+            for future in [pool.submit(ask_run, *asked) for asked in left]:
+                print(f"asked {future.result()}", flush=True)
+        except BrokenProcessPool as error:
+            raise RunFailure("a process that asks runs was ended: start the comparison again, it goes on") from error
 
 
 def main() -> int:
