@@ -18,6 +18,7 @@ from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
+from flows.serving.guard import Guard
 from storage.errors import RunFailure, UserError
 from storage.location import Workspace
 
@@ -40,6 +41,8 @@ class PrefectServer:
         reachable = LOOPBACK if host in ("0.0.0.0", "::") else host
         self.url = f"http://{reachable}:{self.port}"
         environment = {**os.environ, "PREFECT_HOME": str(home), "PREFECT_UI_API_URL": "/api"}
+        # Prefect's own default lets every site's pages in.
+        environment["PREFECT_SERVER_CORS_ALLOWED_ORIGINS"] = self.url
         # Else the server would report to another one.
         environment.pop("PREFECT_API_URL", None)
         if workspace is None:
@@ -150,7 +153,7 @@ def main() -> None:
 
     wanted = json.loads(sys.argv[1])
     threading.Thread(target=end_with, args=(wanted["parent"], wanted["linger"]), daemon=True).start()
-    application = _application(wanted["workspace"])
+    application = Guard(_application(wanted["workspace"]), wanted["host"])
     uvicorn.run(application, host=wanted["host"], port=wanted["port"], log_level="error", lifespan="on")
 
 

@@ -3,15 +3,21 @@ import signal
 import socket
 import subprocess
 import sys
+import uuid
+from collections.abc import Iterator
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
 from flows.requests import InWorkspace
 from flows.serving.deployments import DEPLOYMENTS, flow_of
-from flows.serving.server import free_port, shown
+from flows.serving.guard import Guard
+from flows.serving.server import PrefectServer, free_port, shown
 from storage.errors import UserError
 from storage.location import Workspace
 from tests.browser.pages import Served, start_serving, wait_for
@@ -88,6 +94,76 @@ def test_the_server_shows_reports_and_nothing_else_of_the_workspace(tmp_path: Pa
     refused = ("runs/a/run.json", "index.html", "runs/../../index.html", "runs/a/../../../index.html", "/index.html")
     assert [shown(workspace, path) for path in refused] == [None] * len(refused)
     assert shown(workspace, "runs/b/report/index.html") is None
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    """A server as `numerate serve` starts it."""
+    folder = tmp_path_factory.mktemp("server")
+    started = PrefectServer(folder / "home", workspace=Workspace.create(str(folder / "workspace")))
+    yield started
+    started.stop()
+
+
+def answered(server: PrefectServer, method: str, path: str, **headers: str) -> tuple[int, dict[str, str]]:
+    """Status and headers of what the server answers a browser that sends these headers."""
+    connection = HTTPConnection(server.host, server.port, timeout=30)
+    body = "{}" if method in ("POST", "PATCH") else None
+    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    connection.request(method, path, body, {"Content-Type": "application/json", **named})
+    answer = connection.getresponse()
+    found = answer.status, {name.lower(): value for name, value in answer.getheaders()}
+    connection.close()
+    return found
+
+
+@pytest.mark.parametrize("origin", ["http://evil.example", "https://evil.example", "null", "http://localhost:1"])
+def test_no_page_of_another_site_can_ask_the_server_for_anything(server: PrefectServer, origin: str) -> None:
+    asked = {"Origin": origin, "Access_Control_Request_Method": "PATCH"}
+    assert answered(server, "OPTIONS", "/api/deployments/x", **asked)[0] == 403
+    for method, path in (
+        ("POST", "/api/flows/filter"),
+        ("PATCH", f"/api/deployments/{uuid.uuid4()}"),
+        ("GET", "/api/health"),
+    ):
+        status, headers = answered(server, method, path, Origin=origin)
+        assert status == 403
+        assert "access-control-allow-origin" not in headers
+    for path in ("events/in", "events/out", "logs/out"):
+        with (
+            pytest.raises(InvalidStatus, match="403"),
+            connect(f"ws://127.0.0.1:{server.port}/api/{path}", origin=origin),
+        ):
+            pass
+
+
+def test_the_servers_own_pages_and_programs_are_answered(server: PrefectServer) -> None:
+    assert answered(server, "POST", "/api/flows/filter")[0] == 200
+    assert answered(server, "POST", "/api/flows/filter", Origin=server.url)[0] == 200
+    for host in (f"localhost:{server.port}", "localhost:9999", "[::1]:4200", "127.0.0.1"):
+        # By an SSH tunnel the port is another.
+        assert answered(server, "POST", "/api/flows/filter", Host=host, Origin=f"http://{host}")[0] == 200
+    with connect(f"ws://127.0.0.1:{server.port}/api/events/in", origin=server.url):
+        pass
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:4200", "127.0.0.1.evil.example", "localhost@evil", "", "["]
+)
+def test_no_name_that_was_made_to_point_here_reaches_the_server(server: PrefectServer, host: str) -> None:
+    for path in ("/", "/api/health", "/reports/runs/a/report/index.html"):
+        assert answered(server, "GET", path, Host=host)[0] == 403
+    assert answered(server, "POST", "/api/flows/filter", Host=host, Origin=f"http://{host}")[0] == 403
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "fd00::2"])
+def test_a_server_that_is_open_to_the_network_goes_by_its_addresses_and_the_machines_name(host: str) -> None:
+    guard = Guard(None, host)
+    name = socket.gethostname()
+    for known in ("192.168.1.2:4200", "[fd00::2]:4200", name, f"{name.upper()}:4200", "localhost"):
+        assert guard.refusal({"headers": [(b"host", known.encode())]}) == ""
+    assert "isn't known by that name" in guard.refusal({"headers": [(b"host", b"evil.example")]})
+    assert Guard(None, "Box.lan").refusal({"headers": [(b"host", b"box.lan:4200")]}) == ""
 
 
 def test_a_port_that_is_taken_is_one_line() -> None:
