@@ -1,4 +1,5 @@
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -264,30 +265,47 @@ def test_a_quick_run_of_every_deployment_works_with_its_defaults(tmp_path: Path)
         served.stop()
 
 
+def copied(to: Path) -> Path:
+    """A clone, as another machine has it at another path."""
+    ignored = shutil.ignore_patterns("__pycache__")
+    for folder in ("flows", "model", "pipelines", "storage"):
+        shutil.copytree(ROOT / folder, to / folder, ignore=ignored)
+    shutil.copy(ROOT / "prefect.yaml", to)
+    return to
+
+
+def prefect(server: PrefectServer, clone: Path, *words: str) -> "subprocess.Popen[str]":
+    """Prefect's own command in a clone."""
+    environment = {
+        **os.environ,
+        "PREFECT_API_URL": server.api_url,
+        "PREFECT_HOME": str(clone.parent / "home"),
+        "PYTHONPATH": str(clone),
+    }
+    command = [sys.executable, "-m", "prefect", *words]
+    log = open(clone.parent / f"{words[0]}.log", "a")  # noqa: SIM115  (the process keeps it)
+    return subprocess.Popen(command, cwd=clone, env=environment, text=True, stdout=log, stderr=log)
+
+
+@pytest.fixture
+def worker(server: PrefectServer, tmp_path: Path) -> Iterator[Path]:
+    """The clone of a worker of what another clone deployed, which isn't there any more."""
+    pool = ("work-pool", "create", "numerate", "--type", "process", "--overwrite")
+    for words in (pool, ("--no-prompt", "deploy", "--all")):
+        clone = copied(tmp_path / "deployer")
+        assert prefect(server, clone, *words).wait() == 0, (tmp_path / f"{words[0]}.log").read_text()
+        shutil.rmtree(clone)
+    clone = copied(tmp_path / "worker")
+    process = prefect(server, clone, "worker", "start", "--pool", "numerate")
+    yield clone
+    process.terminate()
+    process.wait()
+
+
 @pytest.mark.slow
-def test_a_worker_of_a_process_pool_runs_what_the_teams_file_deploys(tmp_path: Path) -> None:
-    served = start_serving(tmp_path / "workspace")
-    environment = {**os.environ, "PREFECT_API_URL": f"{served.url}/api", "PREFECT_HOME": str(tmp_path / "home")}
-
-    def prefect(*words: str) -> str:
-        """What Prefect's own command prints."""
-        command = [sys.executable, "-m", "prefect", *words]
-        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    worker = None
-    try:
-        prefect("work-pool", "create", "numerate", "--type", "process")
-        prefect("--no-prompt", "deploy", "--all")
-        worker = subprocess.Popen(
-            [sys.executable, "-m", "prefect", "worker", "start", "--pool", "numerate"], cwd=ROOT, env=environment
-        )
-        request = f'request={{"name": "pool", "terms": 2, "workspace": "{tmp_path}/shared"}}'
-        prefect("deployment", "run", "generate-corpus/generate-corpus", "--param", request, "--watch")
-        assert (tmp_path / "shared" / "corpora" / "pool" / "manifest.json").exists()
-    finally:
-        if worker:
-            worker.terminate()
-            worker.wait()
-        served.stop()
+def test_a_worker_in_another_clone_runs_what_the_teams_file_deploys(server: PrefectServer, worker: Path) -> None:
+    pages = Served(worker / "workspace", None, server.url)  # type: ignore[arg-type]  (nobody serves it)
+    run = pages.start("generate-corpus", name="pool", terms=2)
+    wait_for(lambda: ended(pages, run))
+    assert pages.state(run) == ("COMPLETED", "")
+    assert (worker / "workspace" / "corpora" / "pool" / "manifest.json").exists()
