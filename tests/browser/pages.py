@@ -51,6 +51,11 @@ class Served:
     process: "subprocess.Popen[str]"
     url: str
 
+    @property
+    def log(self) -> Path:
+        """What it printed."""
+        return self.workspace.parent / f"{self.workspace.name}.serve.log"
+
     def ask(self, path: str, values: dict[str, Any] | None = None) -> Any:
         """What Prefect's API answers."""
         data = None if values is None else json.dumps(values).encode()

@@ -69,12 +69,17 @@ def test_a_bad_value_is_refused_in_the_form(visitor: Visitor, served: Served) ->
 
 
 def test_what_no_form_can_refuse_is_one_clear_line_in_the_run(served: Served) -> None:
+    printed = len(served.log.read_text())
     run = served.start("generate-corpus", family="digits", terms=2, digits=3, min_digits=9, name="never")
     state, message = final(served, run)
     assert state == "FAILED"
     assert "min_digits is 9, above digits (3): raise digits or lower min_digits" in message
     assert "\n" not in message
     assert not (served.workspace / "corpora" / "never").exists()
+    # In the terminal too, and nothing else: not what libraries have to say when a process ends.
+    wait_for(lambda: not processes_of(run))
+    told = "generate-corpus failed: min_digits is 9, above digits (3): raise digits or lower min_digits\n"
+    assert served.log.read_text()[printed:] == told
 
 
 @pytest.mark.slow

@@ -303,9 +303,12 @@ def worker(server: PrefectServer, tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.slow
-def test_a_worker_in_another_clone_runs_what_the_teams_file_deploys(server: PrefectServer, worker: Path) -> None:
+def test_a_worker_in_another_clone_runs_what_the_teams_file_deploys_one_after_the_other(
+    server: PrefectServer, worker: Path
+) -> None:
     pages = Served(worker / "workspace", None, server.url)  # type: ignore[arg-type]  (nobody serves it)
-    run = pages.start("generate-corpus", name="pool", terms=2)
-    wait_for(lambda: ended(pages, run))
-    assert pages.state(run) == ("COMPLETED", "")
+    runs = [pages.start("generate-corpus", name="pool", terms=2) for _ in range(2)]
+    for run in runs:
+        wait_for(lambda run=run: ended(pages, run))  # type: ignore[misc]
+        assert pages.state(run) == ("COMPLETED", "")
     assert (worker / "workspace" / "corpora" / "pool" / "manifest.json").exists()
