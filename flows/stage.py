@@ -16,6 +16,7 @@ from prefect import Flow, flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
+from prefect.client.schemas.objects import FlowRun
 from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 from prefect.concurrency.sync import concurrency
 from prefect.context import FlowRunContext
@@ -25,11 +26,11 @@ from pydantic import ValidationError
 
 from flows.progress import say
 from flows.requests import InWorkspace
+from flows.serving.left_runs import mark_of, process_mark, turn_of
 from flows.serving.server import end_with
 from flows.session import end_quietly, served
 from storage.errors import RunFailure, TransientFailure, UserError
 from storage.location import Workspace
-from storage.manifest import hash_of
 from storage.parameters import one_line
 
 _RETRIES, _RETRY_SECONDS = 2, [5.0, 30.0]
@@ -86,11 +87,6 @@ def _checked(kind: type[Request], request: Any) -> Request:
         raise UserError(one_line(error)) from error
 
 
-def turn_of(workspace: Workspace) -> str:
-    """Name of the concurrency limit by which the runs of a workspace wait for each other."""
-    return f"workspace-{workspace.root.name}-{hash_of(str(workspace.root))[:8]}"
-
-
 @contextmanager
 def _reported() -> Iterator[None]:
     """Say in one line, where a runner or a worker prints it, why a run failed; the API keeps the rest."""
@@ -116,11 +112,19 @@ def _turn(workspace: Workspace) -> Iterator[None]:
     if run is None or run.flow_run is None or run.flow_run.parent_task_run_id is not None:
         yield
         return
+    if not _is_of_deployment():
+        _mark(run.flow_run, workspace)
     runner = served(workspace).runner
     if runner and runner == os.getppid():
         threading.Thread(target=end_with, args=(runner,), daemon=True).start()
     with _slot(turn_of(workspace)) if runner or _is_of_deployment() else nullcontext():
         yield
+
+
+def _mark(run: FlowRun, workspace: Workspace) -> None:
+    """Let whoever serves the workspace later tell whether this run, of a command, was killed."""
+    with get_client(sync_client=True) as client:
+        client.update_flow_run(run.id, tags=[*run.tags, mark_of(workspace), process_mark()])
 
 
 def _is_of_deployment() -> bool:

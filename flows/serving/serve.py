@@ -115,6 +115,9 @@ def _start_runner(workspace: Workspace, own: bool, at_once: int) -> "subprocess.
 
 
 def _check(runner: "subprocess.Popen[bytes]", server: PrefectServer | None) -> None:
+    if runner.poll() == UserError.exit_code:
+        # It said why.
+        raise SystemExit(UserError.exit_code)
     if runner.poll() is not None:
         raise RunFailure("the runner of the flows ended by itself: start 'numerate serve' again")
     if server and not server.runs():

@@ -1,3 +1,5 @@
+import asyncio
+import json
 import os
 import shutil
 import signal
@@ -6,18 +8,27 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
+from prefect import flow, task
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import DeploymentStatus, State, StateType
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Running
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from flows.requests import InWorkspace
+from flows.serving import left_runs
 from flows.serving.deployments import DEPLOYMENTS, flow_of
 from flows.serving.guard import Guard
+from flows.serving.runner import refuse_others
 from flows.serving.server import PrefectServer, free_port, shown
 from storage.errors import UserError
 from storage.location import Workspace
@@ -167,6 +178,103 @@ def test_a_server_that_is_open_to_the_network_goes_by_its_addresses_and_the_mach
     assert Guard(None, "Box.lan").refusal({"headers": [(b"host", b"box.lan:4200")]}) == ""
 
 
+MARK = "workspace-mine-1@here"
+
+
+@pytest.fixture
+def configured(server: PrefectServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URL of that server, which Prefect's settings name."""
+    monkeypatch.setenv("PREFECT_API_URL", server.api_url)
+    with temporary_settings({PREFECT_API_URL: server.api_url}):
+        yield server.api_url
+
+
+@pytest.mark.usefixtures("configured")
+def test_runs_that_nothing_works_on_any_more_are_ended_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(left_runs, "_PAGE", 2)
+    killed = subprocess.Popen(["true"])
+    killed.wait()
+    alive = left_runs.process_mark()
+
+    @flow
+    def stage() -> None:
+        """Nothing."""
+
+    async def states(own_server: bool) -> dict[str, str]:
+        """What all say after the end of those that are left."""
+        async with get_client() as client:
+            flow_id = await client.create_flow(stage)
+            wanted = {
+                "served": (MARK,),
+                "cancelling": (MARK,),
+                "another's": ("workspace-mine-1@there",),
+                "command": (MARK, alive),
+                "killed command": (MARK, f"process:{killed.pid}:0"),
+                "number given again": (MARK, f"process:{os.getpid()}:0"),
+            }
+            runs = {}
+            for name, tags in wanted.items():
+                if "command" in name or "number" in name:
+                    runs[name] = await client.create_flow_run(stage, tags=tags)
+                else:
+                    deployment = await client.create_deployment(flow_id, name)
+                    runs[name] = await client.create_flow_run_from_deployment(deployment, tags=tags)
+                state = State(type=StateType.CANCELLING) if name == "cancelling" else Running()
+                await client.set_flow_run_state(runs[name].id, state, force=True)
+            for outer in ("command", "killed command"):
+                task = await client.create_task_run(work, runs[outer].id, dynamic_key="0")
+                runs[f"within {outer}"] = await client.create_flow_run(
+                    stage, parent_task_run_id=task.id, state=Running()
+                )
+            ended = await left_runs.end_left_runs(client, MARK, own_server=own_server)
+            assert len(ended) == len(set(ended))
+            assert {run.id for run in runs.values()} >= set(ended)
+            found = {}
+            for name, run in runs.items():
+                found[name] = str((await client.read_flow_run(run.id)).state_type.value)
+                await client.delete_flow_run(run.id)
+            return found
+
+    @task
+    def work() -> None:
+        """Nothing."""
+
+    expected = {
+        "served": "CRASHED",
+        "cancelling": "CANCELLED",
+        "another's": "RUNNING",
+        "command": "RUNNING",
+        "killed command": "CRASHED",
+        "number given again": "CRASHED",
+        "within command": "RUNNING",
+        "within killed command": "CRASHED",
+    }
+    assert asyncio.run(states(own_server=False)) == expected
+    assert asyncio.run(states(own_server=True)) == {**expected, "another's": "CRASHED"}
+
+
+def test_what_another_serves_on_the_same_server_is_not_taken_over(configured: str) -> None:
+    name = DEPLOYMENTS[0].name
+
+    async def served_by(tag: str) -> None:
+        """A deployment that is there when our workspace is to be served."""
+        async with get_client() as client:
+            await refuse_others(client, MARK)
+            flow_id = await client.create_flow_from_name(name)
+            made = await client.create_deployment(flow_id, name, tags=[tag])
+            try:
+                # Whoever asks for its runs serves it; the server notes it in its own time.
+                while (await client.read_deployment(made)).status != DeploymentStatus.READY:
+                    await client.get_scheduled_flow_runs_for_deployments([made])
+                await refuse_others(client, MARK)
+            finally:
+                await client.delete_deployment(made)
+
+    asyncio.run(served_by(MARK))
+    with pytest.raises(UserError, match=f"'{name}' at {configured} is served by workspace-x-2@there: end that"):
+        asyncio.run(served_by("workspace-x-2@there"))
+
+
 def test_a_port_that_is_taken_is_one_line() -> None:
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
@@ -177,6 +285,32 @@ def test_a_port_that_is_taken_is_one_line() -> None:
         free_port(wanted=65_536)
     with pytest.raises(UserError, match=r"port 0 of nowhere.invalid can't be taken \(.+\): name another"):
         free_port("nowhere.invalid")
+
+
+@pytest.mark.parametrize(("host", "reached"), [("::1", "[::1]"), ("::", "[::1]")])
+@pytest.mark.slow
+def test_a_server_listens_on_an_address_of_version_6(host: str, reached: str, tmp_path: Path) -> None:
+    served = start_serving(tmp_path / "workspace", "--host", host)
+    try:
+        assert served.url.startswith(f"http://{reached}:")
+        assert served.start("generate-corpus", name="pairs", terms=2)
+        assert ("there is no password" in served.log.read_text()) == (host == "::")
+        port = int(served.url.rpartition(":")[2])
+        sockets = [each for each in psutil.net_connections() if each.status == psutil.CONN_LISTEN]
+        listening = {each.laddr.ip for each in sockets if each.laddr.port == port}
+        assert listening == {host}
+    finally:
+        assert served.stop() == 0
+
+
+def test_ports_of_both_versions_are_looked_at() -> None:
+    for host in ("::1", "::", "localhost", "127.0.0.1"):
+        assert free_port(host) > 0
+    with socket.socket(socket.AF_INET6) as holder:
+        holder.bind(("::1", 0))
+        holder.listen()
+        with pytest.raises(UserError, match=r"port \d+ of ::1 can't be taken"):
+            free_port("::1", holder.getsockname()[1])
 
 
 @pytest.mark.slow
@@ -214,11 +348,41 @@ def test_a_killed_serve_leaves_no_run_that_says_running_and_the_next_goes_on(tmp
 
 
 @pytest.mark.slow
+def test_on_a_server_of_others_a_killed_serve_leaves_no_run_that_says_running(
+    server: PrefectServer, tmp_path: Path
+) -> None:
+    workspace, api = tmp_path / "workspace", server.api_url
+    served = start_serving(workspace, api=api)
+    run = start_long(served)
+    command = [sys.executable, "-m", "flows", "serve", "--workspace", str(tmp_path / "other")]
+    environment = {**os.environ, "PREFECT_API_URL": api}
+    second = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert (second.returncode, second.stderr.count("\n")) == (2, 1), second.stderr
+    assert f"error: 'end-to-end' at {api} is served by workspace-workspace-" in second.stderr
+    served.process.kill()
+    for process in psutil.process_iter():
+        # As where the machine's power goes: nothing has the time to say how it ended.
+        with suppress(psutil.Error):
+            if str(workspace) in " ".join([*process.cmdline(), *process.environ().values()]):
+                process.kill()
+    served.process.wait()
+    wait_for(lambda: not left_of(workspace), 60)
+    assert served.state(run)[0] == "RUNNING"
+    served = start_serving(workspace, api=api)
+    assert served.state(run)[0] == "CRASHED"
+    assert served.stop() == 0
+
+
+@pytest.mark.slow
 def test_ctrl_c_cancels_what_is_under_way_and_leaves_no_process(tmp_path: Path) -> None:
     workspace = tmp_path / "workspace"
-    served = start_serving(workspace, "--host", "0.0.0.0")
-    log = (tmp_path / "workspace.serve.log").read_text()
+    served = start_serving(workspace, "--host", "0.0.0.0", "--json")
+    log = served.log.read_text()
     assert "warning: whoever reaches 0.0.0.0 can start flows here, there is no password" in log
+    found = wait_for(lambda: [line for line in served.log.read_text().splitlines() if line.startswith("{")])
+    assert [json.loads(line) for line in found] == [
+        {"workspace": str(workspace), "url": f"{served.url}/v2/deployments"}
+    ]
     run = start_long(served)
     assert served.stop(signal.SIGINT) == 0
     assert left_of(workspace) == []
