@@ -295,9 +295,10 @@ def test_a_server_listens_on_an_address_of_version_6(host: str, reached: str, tm
         assert served.url.startswith(f"http://{reached}:")
         assert served.start("generate-corpus", name="pairs", terms=2)
         assert ("there is no password" in served.log.read_text()) == (host == "::")
+        children = psutil.Process(served.process.pid).children(recursive=True)
+        sockets = [each for child in children for each in child.net_connections("tcp")]
         port = int(served.url.rpartition(":")[2])
-        sockets = [each for each in psutil.net_connections() if each.status == psutil.CONN_LISTEN]
-        listening = {each.laddr.ip for each in sockets if each.laddr.port == port}
+        listening = {each.laddr.ip for each in sockets if each.status == "LISTEN" and each.laddr.port == port}
         assert listening == {host}
     finally:
         assert served.stop() == 0
