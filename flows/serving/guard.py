@@ -1,7 +1,7 @@
 """Stands before the Prefect server, which has no password: no page of another site can ask it for anything.
 
-A browser sends along whose page asks (`Origin`) and by which name the server was reached (`Host`). A page of another
-site is told apart by the first, one that had its own name point here (DNS rebinding) by the second.
+A browser sends along whose page asks (`Origin`, `Sec-Fetch-Site`) and by which name the server was reached (`Host`). A
+page of another site is told apart by the first, one that had its own name point here (DNS rebinding) by the second.
 """
 
 import socket
@@ -38,14 +38,16 @@ class Guard:
 
     def refusal(self, scope: Scope) -> str:
         """Why what has these headers isn't passed on; empty where it is."""
-        headers = [(name, value.decode("latin-1")) for name, value in scope["headers"]]
+        headers = [(name, value.decode("latin-1").lower()) for name, value in scope["headers"]]
         hosts = [value for name, value in headers if name == b"host"]
         if len(hosts) != 1 or not self._is_ours(hosts[0]):
             return "this server isn't known by that name: open it by its address or by localhost"
+        given = dict(headers)
+        # A link from elsewhere opens a page here; a frame or picture there has nothing of ours to show.
+        elsewhere = given.get(b"sec-fetch-site") in ("cross-site", "same-site")
+        embedded = elsewhere and given.get(b"sec-fetch-dest") != "document"
         origins = [value for name, value in headers if name == b"origin"]
-        if any(
-            origin.lower() not in (f"http://{hosts[0].lower()}", f"https://{hosts[0].lower()}") for origin in origins
-        ):
+        if embedded or any(origin not in (f"http://{hosts[0]}", f"https://{hosts[0]}") for origin in origins):
             return "pages of other sites may ask this server for nothing"
         return ""
 

@@ -149,6 +149,14 @@ def test_no_page_of_another_site_can_ask_the_server_for_anything(server: Prefect
             pass
 
 
+@pytest.mark.parametrize("site", ["cross-site", "same-site"])
+def test_a_page_of_another_site_may_link_here_but_show_nothing_of_ours(server: PrefectServer, site: str) -> None:
+    link = {"Sec_Fetch_Site": site, "Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "document"}
+    assert answered(server, "GET", "/api/health", **link)[0] == 200
+    for shown_as in ("iframe", "image", "script", "empty"):
+        assert answered(server, "GET", "/api/health", **{**link, "Sec_Fetch_Dest": shown_as})[0] == 403
+
+
 def test_the_servers_own_pages_and_programs_are_answered(server: PrefectServer) -> None:
     assert answered(server, "POST", "/api/flows/filter")[0] == 200
     assert answered(server, "POST", "/api/flows/filter", Origin=server.url)[0] == 200
