@@ -3,10 +3,11 @@
 import atexit
 import json
 import os
+import secrets
 import signal
 import tomllib
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -151,6 +152,7 @@ def _check(workspace: Location) -> None:
 def _private(cpus: int) -> Iterator[None]:
     import ray
 
+    _guard_ray()
     ray.init(
         address="local",
         num_cpus=cpus or os.cpu_count() or 1,
@@ -163,6 +165,28 @@ def _private(cpus: int) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _guard_ray() -> None:
+    """Keep Ray's token on, and to its user: Ray listens on all interfaces, and writes a token that all may read."""
+    if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
+        # Meant for a cluster. Ray's own default for a private instance is the token.
+        del os.environ["RAY_AUTH_MODE"]
+    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        return
+    token = Path.home() / ".ray" / "auth_token"
+    made = token.with_name(f".auth_token-{os.getpid()}")
+    # Where the home can't be written, Ray says so.
+    with suppress(OSError):
+        token.parent.mkdir(exist_ok=True)
+        if not token.exists():
+            made.touch(mode=0o600)
+            made.write_text(secrets.token_hex(32))
+            with suppress(FileExistsError):
+                # All at once: another process may start just now.
+                os.link(made, token)
+            made.unlink()
+        token.chmod(0o600)
 
 
 def _cpus() -> int:

@@ -35,10 +35,17 @@ with ray_session() as cpus:
     assert ray.get(ray.remote(lambda: 42).remote()) == 42
 print(cpus)
 """
+# Ours, as every command starts it.
 _START_PREFECT = """
-from prefect.server.api.server import SubprocessASGIServer
-server = SubprocessASGIServer()
-server.start()
+import os, sys
+from pathlib import Path
+from flows.serving.server import PrefectServer
+from storage.errors import RunFailure
+home = Path(os.environ["PREFECT_HOME"])
+try:
+    server = PrefectServer(home)
+except RunFailure:
+    sys.exit((home / "server.log").read_text().strip().rpartition("\\n")[2] or "it ended without a word")
 print(server.api_url)
 server.stop()
 """

@@ -10,31 +10,32 @@ import signal
 import sys
 import threading
 from contextlib import suppress
-from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient, get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
-from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.schemas.objects import DeploymentStatus
 from prefect.deployments.runner import EntrypointType
 from prefect.exceptions import ObjectNotFound
 from prefect.runner import Runner
-from prefect.states import Cancelled, Crashed
 
+from flows.progress import say
 from flows.serving.deployments import DEPLOYMENTS, TAG, flow_of, parameters_of
+from flows.serving.left_runs import end_left_runs, mark_of, turn_of
 from flows.serving.server import end_with
 from flows.session import Served, configured_api, end_quietly, note_served
-from flows.stage import turn_of
+from storage.errors import UserError
 from storage.location import Workspace
-
-_LEFT = "'numerate serve' ended while this was under way: start it again, it goes on where it ended"
-_UNDER_WAY = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
 
 
 async def run_deployments(workspace: Workspace, own_server: bool, at_once: int) -> None:
-    """Serve every flow until SIGTERM comes; nobody else runs anything on a server of our own."""
+    """Serve every flow until SIGTERM comes; nobody else runs anything on a server of our own.
+
+    Raises `UserError` where another workspace, or a work pool, is served by the same names.
+    """
+    mark = mark_of(workspace)
     async with get_client() as client:
-        if own_server:
-            await end_left_runs(client)
+        if not own_server:
+            await refuse_others(client, mark)
+        await end_left_runs(client, mark, own_server=own_server)
         await _limit(client, turn_of(workspace), at_once, anew=own_server)
     runner = Runner(name=f"numerate {workspace.root.name}", pause_on_shutdown=False, limit=None)
     for deployment in DEPLOYMENTS:
@@ -42,7 +43,8 @@ async def run_deployments(workspace: Workspace, own_server: bool, at_once: int) 
             deployment.name,
             parameters=parameters_of(deployment, workspace),
             description=deployment.description,
-            tags=[TAG, *deployment.tags],
+            # Their runs have them too.
+            tags=[TAG, *deployment.tags, mark],
             entrypoint_type=EntrypointType.MODULE_PATH,
         )
         await runner.aadd_deployment(made)
@@ -62,41 +64,26 @@ async def run_deployments(workspace: Workspace, own_server: bool, at_once: int) 
         await running
     finally:
         async with get_client() as client:
-            if own_server:
-                await end_left_runs(client)
+            await end_left_runs(client, mark, own_server=own_server)
 
 
-async def end_left_runs(client: PrefectClient) -> list[UUID]:
-    """Give every run of a deployment that says that it is under way, though nothing works on it, its end.
-
-    Only where no runner is at work on this server.
-    """
-    wanted = FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=_UNDER_WAY)))
-    ended = []
-    for run in await client.read_flow_runs(flow_run_filter=wanted):
-        if run.deployment_id or run.parent_task_run_id or _is_gone(run):
-            await client.set_flow_run_state(run.id, _end_of(run), force=True)
-            ended.append(run.id)
-    return ended
-
-
-def _end_of(run: FlowRun) -> State:
-    cancelling = run.state is not None and run.state.is_cancelling()
-    return Cancelled(message=_LEFT) if cancelling else Crashed(message=_LEFT)
-
-
-def _is_gone(run: FlowRun) -> bool:
-    """Whether the process of a run that was started from the command line is there no more."""
-    for tag in run.tags:
-        name, _, number = tag.partition(":")
-        if name == "process" and number.isdigit():
-            try:
-                os.kill(int(number), 0)
-            except ProcessLookupError:
-                return True
-            except PermissionError:
-                return False
-    return False
+async def refuse_others(client: PrefectClient, mark: str) -> None:
+    """Raise `UserError` where a deployment of ours would take the place of one that somebody else serves."""
+    for deployment in DEPLOYMENTS:
+        with suppress(ObjectNotFound):
+            found = await client.read_deployment_by_name(f"{deployment.name}/{deployment.name}")
+            place = f"'{deployment.name}' at {configured_api()}"
+            if found.work_pool_name:
+                raise UserError(
+                    f"{place} is deployed to the work pool '{found.work_pool_name}': start a worker of it, or unset "
+                    "PREFECT_API_URL to serve on a server of your own"
+                )
+            if found.status == DeploymentStatus.READY and mark not in found.tags:
+                whose = next((tag for tag in found.tags if "@" in tag), "somebody else")
+                raise UserError(
+                    f"{place} is served by {whose}: end that 'numerate serve' (its place is free a minute later), or "
+                    "unset PREFECT_API_URL to serve on a server of your own"
+                )
 
 
 async def _limit(client: PrefectClient, name: str, at_once: int, *, anew: bool) -> None:
@@ -112,7 +99,11 @@ def main() -> None:
     end_quietly()
     wanted = json.loads(sys.argv[1])
     threading.Thread(target=end_with, args=(wanted["parent"],), daemon=True).start()
-    asyncio.run(run_deployments(Workspace.open(wanted["workspace"]), wanted["own_server"], wanted["at_once"]))
+    try:
+        asyncio.run(run_deployments(Workspace.open(wanted["workspace"]), wanted["own_server"], wanted["at_once"]))
+    except UserError as error:
+        say(f"error: {error}")
+        sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from types import FrameType
 
 from flows.progress import say
+from flows.serving.guard import is_loopback
 from flows.serving.server import LOOPBACK, PORT, PrefectServer, free_port
 from flows.session import (
     configure_prefect,
@@ -62,7 +63,7 @@ def _serve(workspace: Workspace, host: str, port: int, at_once: int, announce: C
     stopped = _on_signals()
     try:
         if not api:
-            if host not in (LOOPBACK, "localhost", "::1"):
+            if not is_loopback(host):
                 say(f"warning: whoever reaches {host} can start flows here, there is no password")
             server = _start_server(workspace, host, port)
             api = os.environ["PREFECT_API_URL"] = server.api_url
@@ -114,6 +115,9 @@ def _start_runner(workspace: Workspace, own: bool, at_once: int) -> "subprocess.
 
 
 def _check(runner: "subprocess.Popen[bytes]", server: PrefectServer | None) -> None:
+    if runner.poll() == UserError.exit_code:
+        # It said why.
+        raise SystemExit(UserError.exit_code)
     if runner.poll() is not None:
         raise RunFailure("the runner of the flows ended by itself: start 'numerate serve' again")
     if server and not server.runs():

@@ -18,6 +18,7 @@ from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
+from flows.serving.guard import Guard
 from storage.errors import RunFailure, UserError
 from storage.location import Workspace
 
@@ -37,9 +38,10 @@ class PrefectServer:
 
     def __init__(self, home: Path, *, host: str = LOOPBACK, port: int = 0, workspace: Workspace | None = None) -> None:
         self.host, self.port = host, port or free_port()
-        reachable = LOOPBACK if host in ("0.0.0.0", "::") else host
-        self.url = f"http://{reachable}:{self.port}"
+        self.url = f"http://{_reachable(host)}:{self.port}"
         environment = {**os.environ, "PREFECT_HOME": str(home), "PREFECT_UI_API_URL": "/api"}
+        # Prefect's own default lets every site's pages in.
+        environment["PREFECT_SERVER_CORS_ALLOWED_ORIGINS"] = self.url
         # Else the server would report to another one.
         environment.pop("PREFECT_API_URL", None)
         if workspace is None:
@@ -116,14 +118,21 @@ def answers(api_url: str) -> bool:
 
 def free_port(host: str = LOOPBACK, wanted: int = 0) -> int:
     """A port that nothing listens on; raises `UserError` where the wanted one is taken."""
-    with socket.socket() as tried:
-        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            tried.bind((host, wanted))
-        except (OSError, OverflowError) as error:
-            why = getattr(error, "strerror", None) or "ports are 0 to 65535"
-            raise UserError(f"port {wanted} of {host} can't be taken ({why}): name another with --port") from error
-        return int(tried.getsockname()[1])
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, wanted, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tried.bind((address[0], wanted, *address[2:]))
+            return int(tried.getsockname()[1])
+    except (OSError, OverflowError) as error:
+        why = getattr(error, "strerror", None) or "ports are 0 to 65535"
+        raise UserError(f"port {wanted} of {host} can't be taken ({why}): name another with --port") from error
+
+
+def _reachable(host: str) -> str:
+    """How a URL names an address to listen on; for all of a machine's, by its loopback address."""
+    named = {"0.0.0.0": LOOPBACK, "::": "::1"}.get(host, host)
+    return f"[{named}]" if ":" in named else named
 
 
 def shown(workspace: Workspace, path: str) -> tuple[bytes, str] | None:
@@ -150,7 +159,7 @@ def main() -> None:
 
     wanted = json.loads(sys.argv[1])
     threading.Thread(target=end_with, args=(wanted["parent"], wanted["linger"]), daemon=True).start()
-    application = _application(wanted["workspace"])
+    application = Guard(_application(wanted["workspace"]), wanted["host"])
     uvicorn.run(application, host=wanted["host"], port=wanted["port"], log_level="error", lifespan="on")
 
 

@@ -51,6 +51,11 @@ class Served:
     process: "subprocess.Popen[str]"
     url: str
 
+    @property
+    def log(self) -> Path:
+        """What it printed."""
+        return self.workspace.parent / f"{self.workspace.name}.serve.log"
+
     def ask(self, path: str, values: dict[str, Any] | None = None) -> Any:
         """What Prefect's API answers."""
         data = None if values is None else json.dumps(values).encode()
@@ -100,14 +105,14 @@ def wait_for(what: Callable[[], Any], seconds: float = _WAIT_SECONDS) -> Any:
     return found
 
 
-def start_serving(workspace: Path, *options: str) -> Served:
-    """Serve a workspace, as a person would in a shell."""
+def start_serving(workspace: Path, *options: str, api: str = "") -> Served:
+    """Serve a workspace, as a person would in a shell; where there is an `api`, on its server."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     log = workspace.parent / f"{workspace.name}.serve.log"
     with open(log, "w") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", "flows", "serve", "--workspace", str(workspace), *options],
-            env={**kept, "HOME": str(workspace.parent)},
+            env={**kept, "HOME": str(workspace.parent)} | ({"PREFECT_API_URL": api} if api else {}),
             stderr=file,
             stdout=file,
             text=True,

@@ -47,7 +47,9 @@ def test_a_form_is_filled_in_and_its_run_followed_to_the_report(visitor: Visitor
     artifacts = served.artifacts(run)
     assert "90,000 of 90,000 rows" in artifacts["generate-corpus"]["description"]
     assert load(Workspace.open(str(served.workspace)).corpus("pairs"), "").manifest.rows == 90_000
-    for problem, answer in re.findall(r"`([\d+]+)` \| `(\d+)`", artifacts["corpus-report"]["data"]):
+    samples = re.findall(r"`([\d+]+)` \| `(\d+)`", artifacts["corpus-report"]["data"])
+    assert samples
+    for problem, answer in samples:
         assert eval(problem) == int(answer)
 
 
@@ -69,16 +71,23 @@ def test_a_bad_value_is_refused_in_the_form(visitor: Visitor, served: Served) ->
 
 
 def test_what_no_form_can_refuse_is_one_clear_line_in_the_run(served: Served) -> None:
+    printed = len(served.log.read_text())
     run = served.start("generate-corpus", family="digits", terms=2, digits=3, min_digits=9, name="never")
     state, message = final(served, run)
     assert state == "FAILED"
     assert "min_digits is 9, above digits (3): raise digits or lower min_digits" in message
     assert "\n" not in message
     assert not (served.workspace / "corpora" / "never").exists()
+    # In the terminal too, and nothing else: not what libraries have to say when a process ends.
+    wait_for(lambda: not processes_of(run))
+    told = "generate-corpus failed: min_digits is 9, above digits (3): raise digits or lower min_digits\n"
+    assert served.log.read_text()[printed:] == told
 
 
 @pytest.mark.slow
-def test_cancelling_leaves_nothing_running_and_the_next_run_goes_on(visitor: Visitor, served: Served) -> None:
+def test_a_run_is_followed_while_it_runs_and_cancelled_and_the_next_one_goes_on(
+    visitor: Visitor, served: Served
+) -> None:
     rows = 20_000_000
     wanted = {
         "name": "long",
@@ -92,6 +101,10 @@ def test_cancelling_leaves_nothing_running_and_the_next_run_goes_on(visitor: Vis
     notes = served.workspace / "corpora" / "long" / ".progress"
     wait_for(lambda: notes.exists() and len(list(notes.glob("[0-9]*.json"))) >= 4)
     assert processes_of(run)
+    visitor.open_run(run)
+    visitor.open_tab("Artifacts")
+    expect(visitor.page.get_by_text(re.compile(r"\d s left, [\d.]+ .?rows/s")).first).to_be_visible()
+    assert served.state(run)[0] == "RUNNING"
     visitor.cancel(run)
     began = time.monotonic()
     assert final(served, run)[0] == "CANCELLED"

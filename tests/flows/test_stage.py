@@ -1,13 +1,20 @@
 """What every flow has in common, with a real Prefect server."""
 
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
+from prefect import Flow
+from prefect.client.orchestration import get_client
+from prefect.flow_engine import run_flow
 
 from flows import stage as stages
 from flows.requests import InWorkspace
 from flows.stage import stage
-from storage.errors import RunFailure, TransientFailure
+from storage.errors import RunFailure, TransientFailure, UserError
+from tests.browser.pages import wait_for
 
 
 @pytest.mark.parametrize(
@@ -39,3 +46,69 @@ def test_only_what_a_lost_worker_failed_is_tried_again(
         with pytest.raises(type(failure), match=str(failure)):
             fragile(request)
     assert len(tried) == tries
+
+
+def run_of_deployment(flow: Flow[..., Any], request: dict[str, Any]) -> Any:
+    """What a process does that a runner or a worker starts for a run of a deployment."""
+    with get_client(sync_client=True) as client:
+        deployment = client.create_deployment(client.create_flow(flow), flow.name)
+        run = client.create_flow_run_from_deployment(deployment, parameters={"request": request})
+    return run_flow(flow, flow_run=run, parameters=run.parameters)
+
+
+def test_runs_of_deployments_take_turns_in_a_workspace_that_nobody_serves(
+    prefect_api: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", prefect_api)
+    inside, go_on = [], Event()
+
+    @stage(name="turn", run_name="turn")
+    def turn(request: InWorkspace) -> dict[str, Any]:
+        """Works until it is told to end."""
+        inside.append(1)
+        assert go_on.wait(60)
+        found = len(inside)
+        inside.pop()
+        return {"inside": found}
+
+    request = {"workspace": str(tmp_path / "workspace")}
+    printed = []
+    with ThreadPoolExecutor() as threads:
+        first = threads.submit(run_of_deployment, turn, request)
+        wait_for(lambda: inside)
+        assert capsys.readouterr().err == "", "whoever needn't wait says nothing"
+        second = threads.submit(run_of_deployment, turn, request)
+        wait_for(lambda: printed.append(capsys.readouterr().err) or any(printed))
+        assert not second.done()
+        go_on.set()
+        assert first.result() == second.result() == {"inside": 1}
+    assert "".join(printed) + capsys.readouterr().err == (
+        "another run is at work in this workspace: this one waits for it\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("request_", "line"),
+    [
+        pytest.param({"ray": 7}, "named failed: ray is 7: input should be a valid string", id="bad value"),
+        pytest.param({}, "named failed: the disk is full: free some", id="failed work"),
+    ],
+)
+def test_why_a_run_of_a_deployment_failed_is_one_line_in_the_terminal(
+    request_: dict[str, Any],
+    line: str,
+    prefect_api: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", prefect_api)
+
+    @stage(name="named", run_name="named")
+    def named(request: InWorkspace) -> dict[str, Any]:
+        """Fails."""
+        raise RunFailure("the disk is full: free some")
+
+    with pytest.raises((RunFailure, UserError)):
+        run_of_deployment(named, {"workspace": str(tmp_path / "workspace"), **request_})
+    assert [each for each in capsys.readouterr().err.splitlines() if each.startswith("named failed")] == [line]
