@@ -103,7 +103,7 @@ def test_a_run_is_followed_while_it_runs_and_cancelled_and_the_next_one_goes_on(
     assert processes_of(run)
     visitor.open_run(run)
     visitor.open_tab("Artifacts")
-    expect(visitor.page.get_by_text(re.compile(r"\d s left, [\d.]+ .?rows/s")).first).to_be_visible()
+    expect(visitor.page.get_by_text(re.compile(r"\d s left, [\d.]+( [kMG])? rows/s")).first).to_be_visible()
     assert served.state(run)[0] == "RUNNING"
     visitor.cancel(run)
     began = time.monotonic()
