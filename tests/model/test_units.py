@@ -20,7 +20,7 @@ from model.units import OPERATIONS, Reading, residue_result, values_of
 from model.weights import parameter_table
 from storage.errors import UserError
 from tests.builders import TINY_TRAINING, TOKENIZERS, Built, build_small
-from tests.model.runs import final_tensors, job_of, losses, same_bits
+from tests.model.runs import job_of, losses, same_bits
 from tests.model.workers import train_with
 
 LAYOUT = TokenLayout(problem=11, answer=4)
@@ -194,8 +194,6 @@ def test_two_workers_learn_what_one_does(small: Built, tmp_path: Path, unit: str
     train_with(one, 1)
     train_with(two, 2)
     assert losses(two) == [(step, pytest.approx(loss, rel=1e-4)) for step, loss in losses(one)]
-    weights = final_tensors(one)
-    assert all(torch.allclose(weights[name], value, atol=1e-3) for name, value in final_tensors(two).items())
 
 
 def test_a_unit_needs_a_token_for_each_digit(tmp_path: Path) -> None:
