@@ -1,0 +1,144 @@
+"""Probes: what a linear or a circular reading of a state tells of a label, on numbers and lengths it never saw.
+
+The linear one is a discriminant analysis (scikit-learn's, with shrinkage): closed form, so that hundreds of states
+take seconds. The circular one reads a point on a circle by least squares and takes the nearest class. What they can
+read a model need not use: that is what `interventions` are for.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.probing.examples import UNKNOWN, Examples
+from model.probing.geometry import circle
+from model.probing.kappa import Kappa, kappa_of
+from model.probing.states import State
+
+Probe = Literal["linear", "circular"]
+Control = Literal["trained", "untrained", "random"]
+
+# Labels with a period, which stand on a circle if anything does.
+_PERIODS = {"digit": 10, "mod 5": 5, "mod 10": 10}
+# Labels of more classes are told in ten parts of equal size.
+_MOST_CLASSES, _PARTS = 24, 10
+# Fewer examples of a label, to train on or to ask, say nothing.
+_LEAST = 40
+_SHRINKAGE = 0.02
+
+
+class Split(NamedTuple):
+    """Which examples a probe learns from and which it is asked, [m] each."""
+
+    name: Literal["numbers", "lengths"]
+    train: NDArray[np.bool_]
+    asked: NDArray[np.bool_]
+
+
+class Reading(NamedTuple):
+    """What a probe came to."""
+
+    label: str
+    state: State
+    split: str
+    probe: Probe
+    control: Control
+    kappa: Kappa
+    classes: int
+    examples: int
+    problems: int
+
+
+def readings(
+    examples: Examples,
+    splits: Sequence[Split],
+    trained: Mapping[State, NDArray[np.float32]],
+    untrained: Mapping[State, NDArray[np.float32]],
+    labels: Sequence[str] = (),
+) -> Iterator[Reading]:
+    """κ of every label, state, split and probe, beside those of untrained states and of probes that learnt labels at
+    random (those of other examples)."""
+    for label in labels or examples.labels:
+        for split in splits:
+            known = examples.labels[label] != UNKNOWN
+            train, asked = np.flatnonzero(known & split.train), np.flatnonzero(known & split.asked)
+            if min(len(train), len(asked)) < _LEAST:
+                continue
+            truth = _in_parts(examples.labels[label], train)
+            open_ = _undecided(truth, examples.group, train)
+            train, asked = train[open_[train]], asked[open_[asked]]
+            if min(len(train), len(asked)) < _LEAST:
+                continue
+            # Classes that were never shown can't be told: they are not asked.
+            asked = asked[np.isin(truth[asked], truth[train])]
+            if len(asked) < _LEAST or len(np.unique(truth[train])) < 2 or len(np.unique(truth[asked])) < 2:
+                continue
+            chance = np.random.default_rng(0)
+            random = truth.copy()
+            random[train] = chance.permutation(truth[train])
+            ways: list[tuple[Control, Mapping[State, NDArray[np.float32]], NDArray[np.int64]]] = [
+                ("trained", trained, truth),
+                ("untrained", untrained, truth),
+                ("random", trained, random),
+            ]
+            for control, states, target in ways if split.name == "numbers" else ways[:2]:
+                probes: tuple[Probe, ...] = ("linear", "circular") if _is_circular(label, truth) else ("linear",)
+                for state, values in states.items():
+                    for probe in probes:
+                        said = _said(probe, values, target, train, asked, label)
+                        yield Reading(
+                            label, state, split.name, probe, control,
+                            kappa_of(truth[asked], said, examples.problem[asked]),
+                            len(np.unique(truth[train])), len(asked), len(np.unique(examples.problem[asked])),
+                        )  # fmt: skip
+
+
+def _is_circular(label: str, truth: NDArray[np.int64]) -> bool:
+    return label in _PERIODS and int(truth.max()) < _PERIODS[label]
+
+
+def _undecided(truth: NDArray[np.int64], groups: NDArray[np.int64], train: NDArray[np.intp]) -> NDArray[np.bool_]:
+    """Which examples, [m], stand where their label isn't decided by the place alone, as the units' carry is."""
+    least, most = {}, {}
+    for group, value in zip(groups[train].tolist(), truth[train].tolist(), strict=True):
+        least[group] = min(value, least.get(group, value))
+        most[group] = max(value, most.get(group, value))
+    met = np.array([group for group in least if least[group] < most[group]], np.int64)
+    # A place that no example was trained on decides nothing.
+    return np.isin(groups, met) | ~np.isin(groups, np.array(list(least), np.int64))
+
+
+def _in_parts(values: NDArray[np.int64], train: NDArray[np.intp]) -> NDArray[np.int64]:
+    """Labels as they are, or where they are many, in ten parts of equal size."""
+    if len(np.unique(values[train])) <= _MOST_CLASSES:
+        return values
+    edges = np.quantile(values[train], np.arange(1, _PARTS) / _PARTS)
+    return np.searchsorted(np.unique(edges), values, side="right").astype(np.int64)
+
+
+def _said(
+    probe: Probe, states: NDArray[np.float32], target: NDArray[np.int64], train: NDArray[np.intp],
+    asked: NDArray[np.intp], label: str,
+) -> NDArray[np.int64]:  # fmt: skip
+    """What a probe that learnt from `train` says of those asked."""
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+    spread = states[train].std(0)
+    # Coordinates that don't vary, as in the embeddings of one kind of token, are no evidence.
+    alive = spread > 1e-6 * max(float(spread.max()), 1e-30)
+    if not alive.any():
+        return np.full(len(asked), np.bincount(target[train]).argmax())
+    scaled = (states[:, alive] - states[train][:, alive].mean(0)) / spread[alive]
+    if probe == "linear":
+        found = LinearDiscriminantAnalysis(solver="lsqr", shrinkage=_SHRINKAGE).fit(scaled[train], target[train])
+        return found.predict(scaled[asked])
+    period = _PERIODS[label]
+    inputs = scaled[train].astype(np.float64)
+    weights = np.linalg.solve(
+        inputs.T @ inputs + _SHRINKAGE * len(train) * np.eye(inputs.shape[1]),
+        inputs.T @ circle(target[train], period),
+    )
+    points = scaled[asked] @ weights
+    angle = np.arctan2(points[:, 1], points[:, 0]) * period / (2 * np.pi)
+    return np.round(angle).astype(np.int64) % period
