@@ -49,9 +49,9 @@ def _probed(workspace: Workspace, name: str, spec: ProbingSpec) -> int:
     folder, began = workspace.run(name), time.monotonic()
     with metered("probe-encoder", f"probe {name}", len(PARTS), "parts") as meter:
         model, lay_there = probe(folder, spec, lambda part: meter.add(1))
-    if spec.series and not all_known(folder):
+    if spec.series and not all_known(folder, spec):
         lay_there = False
-        series(folder, model)
+        series(folder, model, spec)
     step = model.checkpoint.step
     took = "found" if lay_there else f"{time.monotonic() - began:.1f} s"
     say(f"run {name}: looked into at step {step:,}, {spec.checkpoint} checkpoint ({took})")

@@ -17,7 +17,7 @@ PROBE_VIEWS = {
     "probe_similarity": "One row a pair of symbols: the cosine of their vectors about the mean of all.",
     "probe_coordinates": "One row a symbol: where it stands on the first principal components.",
     "probe_attention": "One row a head and what it reads for the digits of answers.",
-    "probe_interventions": "One row an edit of states: how often the answer changed as predicted, and how often otherwise.",
+    "probe_interventions": "One row an edit of states: how often the answer changed as predicted, and otherwise.",
     "probe_series": "One row a checkpoint and measure.",
 }
 
@@ -45,7 +45,7 @@ PROBE_MEANINGS = {
         **_STATE,
         "split": "What the probe never saw: numbers, or lengths.",
         "probe": "linear or circular.",
-        "control": "trained, or to compare: untrained (the same shape) or random (a probe that learnt labels at random).",
+        "control": "trained, or to compare: untrained (the same shape) or random (it learnt labels at random).",
         "kappa": "Cohen's kappa: 1 where all is told, 0 where no more than by chance.",
         "low": "Lower end of the 95 % interval over resampled problems.",
         "high": "Upper end of it.",
@@ -93,7 +93,7 @@ PROBE_MEANINGS = {
     "probe_interventions": {
         **_HEAD,
         **_STEP,
-        "experiment": "digit (moved by its shift modulo 10), carry (patched from another problem) or head (taken away).",
+        "experiment": "digit (moved by its shift modulo 10), carry (from another problem) or head (taken away).",
         **_STATE,
         "site": "Where the edit is made, or which head is taken away.",
         "way": "What was done: digit, circle, carry, ablated; random and same carry are controls.",

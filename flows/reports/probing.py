@@ -88,7 +88,7 @@ def _told(data: ProbeData, label: str) -> Finding | None:
         f"{label} told",
         found,
         f"{'carry into a slot' if label == 'carry in' else 'whole answer modulo 10, at any slot'}: {_found(found)}, "
-        f"κ {trained[best].text()} at {state_text(*best, loops)} (untrained at best {plain:.2f}, labels at random "
+        f"κ {trained[best].text()} at {state_text(best, loops)} (untrained at best {plain:.2f}, labels at random "
         f"{_mean(controls['random'].get(best))})",
     )
 
@@ -105,8 +105,8 @@ def _moved(data: ProbeData) -> Finding | None:
     return Finding(
         "circle used",
         found,
-        f"a digit moved along its circle alone: {_found(found)}, {circle.text('.0%')} of answers follow, {other.mean:.0%} "
-        f"change otherwise (random move: {chance.text('.0%')} follow)",
+        f"a digit moved along its circle alone: {_found(found)}, {circle.text('.0%')} of answers follow, "
+        f"{other.mean:.0%} change otherwise (random move: {chance.text('.0%')} follow)",
     )
 
 
@@ -126,7 +126,7 @@ def _patched(data: ProbeData) -> Finding | None:
         "carry patched",
         found,
         f"a carry patched into its slot before the last state: {_found(found)}, {values[best].text('.0%')} of answers "
-        f"follow at {state_text(best[0], best[1], last[0])} (states with the same carry: {chance.mean:.0%})",
+        f"follow at {state_text(best[:2], last[0])} (states with the same carry: {chance.mean:.0%})",
     )
 
 
@@ -144,7 +144,7 @@ def _remarks(figures: Sequence[Figure]) -> list[str]:
     found = []
     if "Whole numbers as tokens" not in titles:
         found.append(
-            "Numbers are digit tokens here; whole numbers as tokens are looked at in a run with a tokenizer of kind pairs."
+            "Numbers are digit tokens here; whole numbers as tokens are looked at in runs with a tokenizer of pairs."
         )
     if "Move a digit" not in titles:
         found.append("States are edited only where one token is one digit, and problems are answered rightly.")

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from flows.reports.drawing import INK, PALE, SECOND, svg
-from flows.reports.probing_data import Figure, ProbeData, state_text
+from flows.reports.probing_data import Figure, ProbeData, Value, state_text
 
 _WAYS = {"digit": "all of the digit", "circle": "its circle alone", "random": "random, as long"}
 _SITES = ("lower digits", "lower slot", "own slot")
@@ -50,7 +50,7 @@ def digits_figure(data: ProbeData) -> Figure | None:
         left.set_title("in the embedding", fontsize=9)
         left.legend(frameon=False, fontsize=7, ncols=3, loc="upper center")
         right.set_xticks(
-            range(len(states)), [state_text(*state, loops) for state in states], rotation=45, ha="right", fontsize=7
+            range(len(states)), [state_text(state, loops) for state in states], rotation=45, ha="right", fontsize=7
         )
         right.set(ylim=(0, 119), yticks=range(0, 101, 25))
 
@@ -60,7 +60,7 @@ def digits_figure(data: ProbeData) -> Figure | None:
         svg(draw, "Share of answers that follow a moved digit", axes=2, height=3.0),
         f"Moved along the circle alone, in its embedding, a digit changes the answer as exact arithmetic predicts in "
         f"{circle.text('.0%')} of problems, a random move as long in {chance.text('.0%')}; another answer comes in "
-        f"{other['circle', 0, 0, 0].mean:.0%} ({data.spread}).",
+        f"{other['circle', 0, 0, 0].mean:.0%}.",
         "All of the digit moved in the embedding is another input, so that 100 % there is no finding; behind the layer "
         "that reads it, a digit can be moved without effect.",
     )
@@ -77,7 +77,7 @@ def carries_figure(data: ProbeData) -> Figure | None:
     states = sorted({key[2:] for key in values}, key=lambda state: (state[1] > 0 and not state[0], state))
     loops = max(state[0] for state in states)
     matrices = [
-        np.array([[100 * found[way, site, *s].mean if (way, site, *s) in found else np.nan for s in states] for site in _SITES])
+        np.array([[_percent(found.get((way, site, *state))) for state in states] for site in _SITES])
         for found, way in ((values, "carry"), (other, "carry"), (values, "same carry"))
     ]  # fmt: skip
 
@@ -91,7 +91,7 @@ def carries_figure(data: ProbeData) -> Figure | None:
                     axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=7,
                               color="black" if value > 60 else "white")  # fmt: skip
             axes.set_xticks(
-                range(len(states)), [state_text(*state, loops) for state in states], rotation=60, ha="right", fontsize=7
+                range(len(states)), [state_text(state, loops) for state in states], rotation=60, ha="right", fontsize=7
             )
             axes.set_yticks(range(len(_SITES)), _SITES if axes is panels[0] else [], fontsize=7)
             axes.set_title(title, fontsize=8)
@@ -103,14 +103,14 @@ def carries_figure(data: ProbeData) -> Figure | None:
     }
     best = max(inner, key=lambda key: inner[key].mean) if inner else None
     shown = (
-        f"patched at the {best[1]}, {state_text(*best[2:], loops)}, the carry arrives in {values[best].text('.0%')} of "
-        f"problems, and the states of a problem with the same carry make it in {values['same carry', *best[1:]].mean:.0%}"
+        f"patched at the {best[1]}, {state_text(best[2:], loops)}, the carry arrives in {values[best].text('.0%')} of "
+        f"problems; states of a problem with the same carry do so in {values['same carry', *best[1:]].mean:.0%}"
         if best else "where a carry can be patched"
     )  # fmt: skip
     return Figure(
         "Patch a carry",
         svg(draw, "Share of answers that follow a patched carry", axes=3, height=2.7),
-        f"States of a problem that differs in one carry alone, put into the run of one without: {shown} ({data.spread}).",
+        f"States of a problem that differs in one carry alone, put into the run of one without: {shown}.",
         "Two cells are certain beforehand: the digits' embeddings are the input, and the slot's last state is the "
         "output; they show that the edit works, and no more.",
     )
@@ -140,10 +140,14 @@ def heads_figure(data: ProbeData) -> Figure | None:
     return Figure(
         "Take a head away",
         svg(draw, "Share of answers that stay right without a head", height=2.5),
-        f"Of problems answered rightly, {values[worst].text('.0%')} still are without {worst[1]} of layer {worst[0]}, its "
-        f"words replaced by their mean in every loop; orange: a random subspace as large ({data.spread}).",
+        f"Of problems answered rightly, {values[worst].text('.0%')} still are without {worst[1]} of layer {worst[0]}, "
+        f"its words replaced by their mean in every loop; orange: a random subspace as large.",
         "Heads that do the same hide each other: one that can be spared alone isn't idle.",
     )
+
+
+def _percent(value: Value | None) -> float:
+    return 100 * value.mean if value else np.nan
 
 
 def _given(key: tuple[str, int, int], states: list[tuple[int, int]], loops: int) -> bool:

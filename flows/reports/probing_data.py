@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 import duckdb
@@ -67,7 +68,7 @@ class ProbeData:
         names = ", ".join(map(identifier, keys))
         found = self._asked(
             view,
-            f"SELECT {names}, avg({value}), stddev_samp({value}), count(*), count(DISTINCT run), {low}, {high} "
+            f"SELECT {names}, avg({value}), stddev_samp({value}), count(DISTINCT run), {low}, {high} "
             f"FROM mine WHERE {where} AND NOT isnan({value}) GROUP BY {names} ORDER BY {names}",
         )
         return {tuple(row[: len(keys)]): _value(*row[len(keys) :]) for row in found}
@@ -75,9 +76,10 @@ class ProbeData:
     def single(self, view: str, where: str, value: str = "value") -> Value | None:
         """The only measure that fits; None where none does."""
         found = self.values(view, ["run"], where, value)
-        if not found:
-            return None
-        return next(iter(found.values())) if self.one else _over([each.mean for each in found.values()])
+        if len(found) <= 1:
+            return next(iter(found.values()), None)
+        means = [each.mean for each in found.values()]
+        return _value(mean(means), stdev(means), len(means), None, None)
 
     def _asked(self, view: str, query: str, *, first: bool = False) -> list[tuple[Any, ...]]:
         which = "" if view == "probe_series" else "AND checkpoint = ?"
@@ -87,8 +89,9 @@ class ProbeData:
         ).fetchall()
 
 
-def state_text(loop: int, layer: int, loops: int) -> str:
+def state_text(state: tuple[int, ...], loops: int) -> str:
     """A state's name on an axis."""
+    loop, layer = state
     if not layer:
         return "embedding"
     if loops == 1:
@@ -96,14 +99,9 @@ def state_text(loop: int, layer: int, loops: int) -> str:
     return f"loop {loop}, layer {layer}" if loop else f"all loops, layer {layer}"
 
 
-def _value(mean: float, spread: float | None, count: int, runs: int, low: float | None, high: float | None) -> Value:
+def _value(middle: float, spread: float | None, runs: int, low: float | None, high: float | None) -> Value:
     if runs == 1:
-        return Value(mean, low, high, 1)
+        return Value(middle, low, high, 1)
     half = float(student.ppf(0.975, runs - 1)) * (spread or 0.0) / runs**0.5
-    return Value(mean, mean - half, mean + half, runs)
-
-
-def _over(values: Sequence[float]) -> Value:
-    mean, count = sum(values) / len(values), len(values)
-    spread = (sum((value - mean) ** 2 for value in values) / max(1, count - 1)) ** 0.5
-    return _value(mean, spread, count, count, None, None)
+    # No share and no κ is above one, and none that is looked at for its interval below zero.
+    return Value(middle, max(min(0.0, middle), middle - half), min(1.0, middle + half), runs)

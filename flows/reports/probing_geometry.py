@@ -1,4 +1,4 @@
-"""Figures of symbols: how digits, signs and whole numbers lie to each other, and what line, circle and helix explain."""
+"""Figures of symbols: how digits, signs and whole numbers lie to each other, and what line, circle, helix explain."""
 
 from collections.abc import Callable
 from typing import Any
@@ -59,7 +59,7 @@ def fits_figure(data: ProbeData) -> Figure:
     helix = data.values("probe_geometry", keys, where.replace("circle 10", "helix"))
     loops = max(key[1] for key in values)
     places = [key[:3] for key in values if key[3] == "trained"][:_MOST_STATES]
-    labels = [f"{kind}\n{state_text(loop, layer, loops)}" if layer else "embedding" for kind, loop, layer in places]
+    labels = [f"{kind}\n{state_text((loop, layer), loops)}" if layer else "embedding" for kind, loop, layer in places]
     spectrum = data.values(
         "probe_geometry",
         ["control", "measure"],
@@ -110,8 +110,8 @@ def fits_figure(data: ProbeData) -> Figure:
             axes=2,
             height=3.4,
         ),
-        f"A circle through the ten digits explains {_share(first)} of the embeddings' variance; of shuffled digits 95 % "
-        f"stay below {_share(bound)} ({data.spread}).",
+        f"A circle through the ten digits explains {_share(first)} of the embeddings' variance; of shuffled digits "
+        f"95 % stay below {_share(bound)}.",
         "With ten points a circle takes two of nine directions and a helix three, 22 and 33 % by chance alone.",
     )
 
@@ -138,14 +138,16 @@ def numbers_figure(data: ProbeData) -> Figure | None:
         )
         _fit_bars(right, values, bounds)
 
-    found = {name: values["trained", name] for name in _MEASURES}
+    shares = [
+        f"{text} {_share(values['trained', name])} (shuffled below {_share(bounds['trained', name])}, untrained "
+        f"{_share(values['untrained', name])})"
+        for name, text in _MEASURES.items()
+    ]
     return Figure(
         "Whole numbers as tokens",
         svg(draw, "Embeddings of the numbers 0 to 99", axes=2, height=3.2),
-        f"Of the embeddings of 0 to 99, a token each, a number line explains {_share(found['line'])} of the variance, a "
-        f"circle of units {_share(found['circle 10'])} and one of a hundred {_share(found['circle 100'])} (shuffled below "
-        f"{_share(bounds['trained', 'line'])}, {_share(bounds['trained', 'circle 10'])}, {_share(bounds['trained', 'circle 100'])}).",
-        "A share that is small in a hundred directions can be far beyond chance, and still not be what the model adds by.",
+        f"Of the embeddings of 0 to 99, a token each, the variance that is explained: {'; '.join(shares)}.",
+        "A small share of a hundred directions can be far beyond chance, and needn't be what the model adds by.",
     )
 
 

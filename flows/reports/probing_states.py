@@ -16,8 +16,8 @@ _MOST_HEADS = 32
 def kappas_figure(data: ProbeData) -> Figure | None:
     """κ of every label at every state, trained beside untrained."""
     keys = ["position", "label", "loop", "layer"]
-    where = "split = 'numbers' AND probe = 'linear' AND control = '{}'"
-    trained, plain = (data.values("probes", keys, where.format(kind), "kappa") for kind in ("trained", "untrained"))
+    asked = "split = 'numbers' AND probe = 'linear' AND control = '{}'"
+    trained, plain = (data.values("probes", keys, asked.format(kind), "kappa") for kind in ("trained", "untrained"))
     if not trained:
         return None
     rows = sorted(dict.fromkeys(key[:2] for key in trained), key=lambda row: (_POSITIONS.index(row[0]), row[1]))
@@ -39,26 +39,23 @@ def kappas_figure(data: ProbeData) -> Figure | None:
                     axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=6,
                               color="black" if value > 0.6 else "white")  # fmt: skip
             axes.set_xticks(
-                range(len(states)), [state_text(*state, loops) for state in states], rotation=45, ha="right", fontsize=7
+                range(len(states)), [state_text(state, loops) for state in states], rotation=45, ha="right", fontsize=7
             )
             axes.set_title(title, fontsize=9)
         left.set_yticks(range(len(rows)), [f"{label}, {position}" for position, label in rows], fontsize=7)
         right.set_yticks([])
 
-    best = (
-        max((value.mean, key) for key, value in trained.items() if key[0] == "answer" and key[1].startswith("carry"))
-        if any(key[0] == "answer" and key[1].startswith("carry") for key in trained)
-        else None
-    )
-    told = (
-        f"a slot's {best[1][1]} is told with κ {trained[best[1]].text()} at {state_text(*best[1][2:], loops)}, untrained "
-        f"{plain[best[1]].text()}" if best else "what each state tells of numbers that the probe never saw"
-    )  # fmt: skip
+    carries = {key: value for key, value in trained.items() if key[0] == "answer" and key[1].startswith("carry")}
+    told = ""
+    if carries:
+        best = max(carries, key=lambda key: carries[key].mean)
+        where = state_text(best[2:], loops)
+        told = f"; a slot's {best[1]} is told with {carries[best].text()} at {where}, untrained {plain[best].text()}"
     return Figure(
         "What probes tell from the states",
         svg(draw, "Cohen's kappa of every label at every state", axes=2, height=1.2 + 0.19 * len(rows)),
-        f"Cohen's κ on held-out numbers, of tokens whose place doesn't decide the label: {told} ({data.spread}).",
-        "What can be told is not what is used, and an untrained encoder, which passes its input on, tells some of it too.",
+        f"Cohen's κ on held-out numbers, of tokens whose place doesn't decide the label{told}.",
+        "What can be told is not what is used; an untrained encoder, which passes its input on, tells some of it too.",
     )
 
 
@@ -81,7 +78,7 @@ def attention_figure(data: ProbeData) -> Figure | None:
     ]
     matrix = np.array([[values[*head, role].mean for role in roles] for head in heads])
     matrix = np.vstack([matrix, [even[(role,)].mean for role in roles]])
-    names = [f"{state_text(loop, layer, loops)}, head {head}" for loop, layer, head in heads] + ["all tokens alike"]
+    names = [f"{state_text((loop, layer), loops)}, head {head}" for loop, layer, head in heads] + ["all tokens alike"]
 
     def draw(axes: Axes) -> None:
         """A line a head."""
@@ -98,8 +95,8 @@ def attention_figure(data: ProbeData) -> Figure | None:
         "What an answer's digit reads",
         svg(draw, "Attention of the answers' digits by the part that tokens play", height=0.9 + 0.17 * len(names)),
         f"Attention from the slots of answers' digits, averaged over problems: head {own[1][2]} of "
-        f"{state_text(*own[1][:2], loops)} reads its own column ({own[0]:.0%}), head {lower[1][2]} of "
-        f"{state_text(*lower[1][:2], loops)} the next lower one ({lower[0]:.0%}).",
+        f"{state_text(own[1][:2], loops)} reads its own column ({own[0]:.0%}), head {lower[1][2]} of "
+        f"{state_text(lower[1][:2], loops)} the next lower one ({lower[0]:.0%}).",
         "A weight is no effect: what a head reads may be thrown away behind it; the last figure takes heads away.",
     )
 
@@ -137,7 +134,7 @@ def series_figure(data: ProbeData) -> Figure | None:
     return Figure(
         "Along training",
         svg(draw, "Measures of the checkpoints beside exact match", height=2.8),
-        f"Each checkpoint that was kept, from step {min(steps)[0]:,} to {max(steps)[0]:,} ({data.spread}).",
+        f"Each checkpoint that was kept, from step {min(steps)[0]:,} to {max(steps)[0]:,}.",
         "That two curves rise together doesn't say that one brings the other about.",
     )
 

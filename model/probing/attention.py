@@ -35,7 +35,8 @@ class Attended(NamedTuple):
 def attended(encoder: Encoder, problems: Sequence[Problem], batches: Sequence[Batch]) -> Iterator[Attended]:
     """The attention of every layer, loop and head, from the slots of the answers' digits."""
     sums: dict[tuple[State, int], NDArray[np.float64]] = {}
-    counted, even = 0, np.zeros(len(ROLES))
+    counted = 0
+    even: NDArray[np.float64] = np.zeros(len(ROLES))
     for batch in batches:
         parts, asked = _parts(problems, batch)
         spread = parts[asked]
@@ -49,10 +50,9 @@ def attended(encoder: Encoder, problems: Sequence[Problem], batches: Sequence[Ba
             for head in range(weights.shape[1]):
                 # A slot's weights, by the row of the slot: all tokens are queries here.
                 own = weights[:, head].float().cpu().numpy()[:, -batch.layout.answer :][asked]
-                total = [np.where(spread == role, own, 0).sum() for role in range(len(ROLES))]
-                total += [np.where(offsets == offset, own, 0).sum() for offset in range(-REACH, REACH + 1)]
-                before = sums.get((state, head), np.zeros(len(total)))
-                sums[state, head] = before + total
+                both = [np.where(spread == role, own, 0).sum() for role in range(len(ROLES))]
+                both += [np.where(offsets == offset, own, 0).sum() for offset in range(-REACH, REACH + 1)]
+                sums[state, head] = sums.get((state, head), 0.0) + np.array(both)
     for (state, head), total in sums.items():
         mean = total / counted
         yield Attended(state, head, mean[: len(ROLES)], mean[len(ROLES) :], even / counted)

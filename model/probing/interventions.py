@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from model.breakdown import exact_match_interval
 from model.probing.examples import ids_of
 from model.probing.geometry import Table, fitted
-from model.probing.states import EMBEDDED, Edit, State, edited, logits_of, recorded
+from model.probing.states import EMBEDDED, Edit, State, attentions_of, edited, logits_of, recorded
 from model.probing.twins import Twins
 from model.tokenizer import TokenLayout
 from model.trained import TrainedEncoder
@@ -99,15 +99,15 @@ def ablate_heads(model: TrainedEncoder, twins: Twins, seed: int = 0) -> Iterator
     """Replace what each head says, in every loop, by its mean over problems and tokens; as a control a random subspace
     of the same size. Predicted is that nothing changes."""
     chance = torch.Generator().manual_seed(seed)
-    for number, layer in enumerate(model.encoder.layers, 1):
-        heads = layer.attention.heads
+    for number, attention in enumerate(attentions_of(model.encoder), 1):
+        heads = attention.heads
         width = model.encoder.config.width
         basis = torch.linalg.qr(torch.randn(width, width // heads, generator=chance))[0]
         subspaces = {
             f"head {head}": torch.eye(width)[:, head * width // heads :][:, : width // heads] for head in range(heads)
         }
         for site, subspace in {**subspaces, "random subspace": basis}.items():
-            with _without(layer.attention.output, subspace.to(model.encoder.tokens.weight.device)):
+            with _without(attention.output, subspace.to(model.encoder.tokens.weight.device)):
                 said = _ask(model, twins.rows, twins.layout)
             right = (said == twins.answers[0]).all(1)
             (low, high), _, _ = exact_match_interval(right, np.arange(twins.count))

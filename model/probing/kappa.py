@@ -17,7 +17,7 @@ class Kappa(NamedTuple):
 
 
 def kappa(confusion: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Cohen's κ of counts [..., true, said]: 1 where all agree, 0 where only chance does, nan where there is no choice."""
+    """Cohen's κ of counts [..., true, said]: 1 where all agree, 0 as by chance, nan where there is no choice."""
     total = confusion.sum((-2, -1))
     agreed = np.trace(confusion, axis1=-2, axis2=-1) / total
     chance = (confusion.sum(-1) * confusion.sum(-2)).sum(-1) / total**2
@@ -35,6 +35,6 @@ def kappa_of(truth: NDArray[np.int64], said: NDArray[np.int64], problems: NDArra
     chance = np.random.default_rng(seed)
     drawn = chance.multinomial(size, np.full(size, 1 / size), size=_RESAMPLES)
     counted = np.stack([np.bincount(cells, weights, count**2) for weights in (np.ones(len(cells)), *drawn[:, member])])
-    found = kappa(counted.reshape(-1, count, count))
+    found = kappa(counted.reshape(-1, count, count).astype(np.float64))
     low, high = np.nanquantile(found[1:], [0.025, 0.975]) if np.isfinite(found[1:]).any() else (np.nan, np.nan)
     return Kappa(float(found[0]), float(low), float(high))

@@ -31,20 +31,23 @@ _LEAST = 30
 
 
 def series(
-    folder: Location, model: TrainedEncoder, progress: Callable[[str], None] = lambda step: None
+    folder: Location, model: TrainedEncoder, spec: ProbingSpec, progress: Callable[[str], None] = lambda step: None
 ) -> list[dict[str, Any]]:
     """A row for each checkpoint and measure, oldest first; those known already are read from probes/series.parquet."""
     checkpoints, place = Checkpoints(folder / "checkpoints"), folder / "probes" / "series.parquet"
     known = _known(place)
     rows = []
     for entry in checkpoints.index().entries:
-        key = hash_of([PROBING_VERSION, entry.sha256])
+        key = _key(entry, spec)
         if key not in known:
             encoder = Encoder(model.config.training.encoder, model.tokenizer)
             restore(checkpoints.load(entry, model.config), encoder)
             then = TrainedEncoder(model.config, entry, model.tokenizer, encoder.to(_device(model)), model.precision)
             head = {"step": entry.step, "exact_match": entry.exact_match, "key": key}
-            known[key] = [{**head, "measure": name, "value": value} for name, value in _measured(then).items()]
+            known[key] = [
+                {**head, "measure": name, "value": value}
+                for name, value in _measured(then, min(spec.problems, _PROBLEMS)).items()
+            ]
             progress(f"step {entry.step}")
         rows += known[key]
     if rows:
@@ -53,15 +56,18 @@ def series(
     return rows
 
 
-def all_known(folder: Location) -> bool:
+def all_known(folder: Location, spec: ProbingSpec) -> bool:
     """Whether every checkpoint that is there has been measured."""
     known = _known(folder / "probes" / "series.parquet")
-    entries: tuple[CheckpointEntry, ...] = Checkpoints(folder / "checkpoints").index().entries
-    return known.keys() == {hash_of([PROBING_VERSION, entry.sha256]) for entry in entries}
+    return known.keys() == {_key(entry, spec) for entry in Checkpoints(folder / "checkpoints").index().entries}
 
 
-def _measured(model: TrainedEncoder) -> dict[str, float]:
-    study = Study(model, ProbingSpec(problems=_PROBLEMS))
+def _key(entry: CheckpointEntry, spec: ProbingSpec) -> str:
+    return hash_of([PROBING_VERSION, entry.sha256, min(spec.problems, _PROBLEMS)])
+
+
+def _measured(model: TrainedEncoder, problems: int) -> dict[str, float]:
+    study = Study(model, ProbingSpec(problems=problems))
     tables = symbol_tables(model.encoder, model.tokenizer)
     found: dict[str, float] = {}
     for symbols in ("digits", "numbers"):

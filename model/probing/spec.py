@@ -17,8 +17,8 @@ class ProbingSpec(BaseModel):
         "best", description="Checkpoint that is looked into.", json_schema_extra={"position": 0}
     )
     problems: int = Field(
-        2_400,
-        ge=600,
+        2_000,
+        ge=200,
         le=100_000,
         description="Problems that probes learn from; a third as many more, of numbers held out, ask them.",
         json_schema_extra={"position": 1},

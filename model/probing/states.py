@@ -124,12 +124,20 @@ def attention_recorded(encoder: Encoder) -> Iterator[list[tuple[State, Tensor]]]
 
         return keep
 
-    handles = [layer.attention.register_forward_pre_hook(before(number)) for number, layer in enumerate(encoder.layers)]
+    handles = [
+        attention.register_forward_pre_hook(before(number)) for number, attention in enumerate(attentions_of(encoder))
+    ]
     try:
         yield found
     finally:
         for handle in handles:
             handle.remove()
+
+
+def attentions_of(encoder: Encoder) -> list[SelfAttention]:
+    """The attention of each layer."""
+    found = [layer.get_submodule("attention") for layer in encoder.layers]
+    return [attention for attention in found if isinstance(attention, SelfAttention)]
 
 
 def attention_weights(attention: SelfAttention, hidden: Tensor, bias: Tensor, last: int, sharpness: float) -> Tensor:

@@ -130,7 +130,7 @@ class Study:
         return {state: table for state, (table, met) in tables.items() if met and np.abs(table).max() > 1e-9}
 
     def splits(self, examples: Examples) -> list[Split]:
-        """What probes learn from and are asked: held-out numbers, and of the others longer ones than they learnt from."""
+        """What probes learn from and are asked: numbers held out, and of the others longer ones than were learnt."""
         held = np.arange(len(self.problems)) >= self._learnt
         lengths = np.array([longest_operand(problem.text) for problem in self.problems])
         own, long = held[examples.problem], (lengths > (lengths.min() + lengths.max()) // 2)[examples.problem]

@@ -114,6 +114,11 @@ class _Pair(NamedTuple):
     new: int
     lower: tuple[int, int]
 
+    @property
+    def texts(self) -> tuple[str, str, str]:
+        """All three problems."""
+        return self.problem, self.twin, self.same
+
 
 def _as_long(problem: str, other: str) -> bool:
     """Whether no number of `other` begins with a zero that it can't have."""
@@ -143,13 +148,13 @@ def _one_digit_more(before: int, after: int, place: int) -> bool:
 
 def _answered(model: TrainedEncoder, layout: TokenLayout, found: list[_Pair]) -> Twins:
     """Those of the pairs that the model answers rightly on all sides."""
-    pairs = [pair for pair in found if all(model.layout_of(text) == layout for text in pair[:3])]
+    pairs = [pair for pair in found if all(model.layout_of(text) == layout for text in pair.texts)]
     sides = [
-        np.array([model.tokenizer.row(pair[side], layout) for pair in pairs], np.int64).reshape(-1, layout.width)
+        np.array([model.tokenizer.row(pair.texts[side], layout) for pair in pairs], np.int64).reshape(-1, layout.width)
         for side in range(3)
     ]
     answers = [
-        np.array([model.tokenizer.slots(str(value_of(pair[side])), layout) for pair in pairs], np.int64).reshape(
+        np.array([model.tokenizer.slots(str(value_of(pair.texts[side])), layout) for pair in pairs], np.int64).reshape(
             -1, layout.answer
         )
         for side in range(3)
