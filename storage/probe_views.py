@@ -96,7 +96,8 @@ PROBE_MEANINGS = {
         "experiment": "digit (moved by its shift modulo 10), carry (from another problem) or head (taken away).",
         **_STATE,
         "site": "Where the edit is made, or which head is taken away.",
-        "way": "What was done: digit, circle, carry, ablated; random and same carry are controls.",
+        "way": "What was done: digit, circles (periods 10 and 5), circle (10), carry, ablated; controls are random and "
+        "same carry.",
         "shift": "By how much the digit was moved; 0 where all shifts are counted together.",
         "problems": "Problems that were edited, all answered rightly without it.",
         "predicted": "Share answered as the edit predicts; of a head, as before.",

@@ -95,18 +95,19 @@ def _told(data: ProbeData, label: str) -> Finding | None:
 
 def _moved(data: ProbeData) -> Finding | None:
     where = "experiment = 'digit' AND loop = 0 AND layer = 0 AND shift = 0 AND way = '{}'"
-    circle, chance = (
-        data.single("probe_interventions", where.format(way), "predicted") for way in ("circle", "random")
+    circle, circles, chance = (
+        data.single("probe_interventions", where.format(way), "predicted") for way in ("circle", "circles", "random")
     )
     other = data.single("probe_interventions", where.format("circle"), "other")
-    if not circle or not chance or not other:
+    if not circle or not circles or not chance or not other:
         return None
     found = circle.mean >= _USED > chance.mean
     return Finding(
         "circle used",
         found,
         f"a digit moved along its circle alone: {_found(found)}, {circle.text('.0%')} of answers follow, "
-        f"{other.mean:.0%} change otherwise (random move: {chance.text('.0%')} follow)",
+        f"{other.mean:.0%} change otherwise (with the circle of period 5 too {circles.text('.0%')} follow; of random "
+        f"moves {chance.text('.0%')})",
     )
 
 

@@ -8,7 +8,12 @@ from matplotlib.axes import Axes
 from flows.reports.drawing import INK, PALE, SECOND, svg
 from flows.reports.probing_data import Figure, ProbeData, Value, state_text
 
-_WAYS = {"digit": "all of the digit", "circle": "its circle alone", "random": "random, as long"}
+_WAYS = {
+    "digit": "all of the digit",
+    "circles": "circles of 10 and 5",
+    "circle": "circle of 10 alone",
+    "random": "random, as long",
+}
 _SITES = ("lower digits", "lower slot", "own slot")
 
 
@@ -20,7 +25,7 @@ def digits_figure(data: ProbeData) -> Figure | None:
         return None
     states = sorted({key[1:3] for key in values})
     loops = max(state[0] for state in states)
-    colors = {"digit": PALE, "circle": INK, "random": SECOND}
+    colors = {"digit": PALE, "circles": "#7fa8d8", "circle": INK, "random": SECOND}
 
     def draw(left: Axes, right: Axes) -> None:
         """By shift at the embedding, and by state."""
@@ -35,24 +40,24 @@ def digits_figure(data: ProbeData) -> Figure | None:
                 label=_WAYS[way],
             )
             means = [values[way, *state, 0] for state in states]
-            across = np.arange(len(states)) + 0.27 * (list(colors).index(way) - 1)
-            right.bar(across, [100 * value.mean for value in means], 0.25, color=color, label=_WAYS[way])
+            across = np.arange(len(states)) + 0.2 * (list(colors).index(way) - 1.5)
+            right.bar(across, [100 * value.mean for value in means], 0.19, color=color, label=_WAYS[way])
             for x, value in zip(across, means, strict=True):
                 if value.low is not None and value.high is not None:
                     right.plot([x, x], [100 * value.low, 100 * value.high], color="black", linewidth=0.8)
         left.set(
             xlabel="digit moved by, modulo 10",
             ylabel="answered as predicted, %",
-            ylim=(-3, 119),
+            ylim=(-3, 132),
             xticks=range(1, 10),
             yticks=range(0, 101, 25),
         )
         left.set_title("in the embedding", fontsize=9)
-        left.legend(frameon=False, fontsize=7, ncols=3, loc="upper center")
+        left.legend(frameon=False, fontsize=7, ncols=2, loc="upper center")
         right.set_xticks(
             range(len(states)), [state_text(state, loops) for state in states], rotation=45, ha="right", fontsize=7
         )
-        right.set(ylim=(0, 119), yticks=range(0, 101, 25))
+        right.set(ylim=(0, 132), yticks=range(0, 101, 25))
 
     circle, chance = values["circle", 0, 0, 0], values["random", 0, 0, 0]
     return Figure(

@@ -10,7 +10,11 @@ from flows.reports.drawing import INK, PALE, SECOND, svg
 from flows.reports.probing_data import Figure, ProbeData, Value, state_text
 
 _EMBEDDED = "kind = 'embedding' AND control = '{control}' AND symbols = '{symbols}'"
-_MEASURES = {"line": "line", "circle 10": "circle, period 10", "circle 100": "circle, period 100", "helix": "helix"}
+_MEASURES = {
+    "line": "line",
+    **{f"circle {period}": f"circle, period {period}" for period in (2, 5, 10, 100)},
+    "helix": "helix",
+}
 _MOST_STATES = 14
 
 
@@ -139,8 +143,7 @@ def numbers_figure(data: ProbeData) -> Figure | None:
         _fit_bars(right, values, bounds)
 
     shares = [
-        f"{text} {_share(values['trained', name])} (shuffled below {_share(bounds['trained', name])}, untrained "
-        f"{_share(values['untrained', name])})"
+        f"{text} {_share(values['trained', name])} (shuffled below {_share(bounds['trained', name])})"
         for name, text in _MEASURES.items()
     ]
     return Figure(

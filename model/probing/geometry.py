@@ -29,16 +29,17 @@ class Measure(NamedTuple):
 
 
 def bases(numbers: int) -> dict[str, NDArray[np.float64]]:
-    """What is fitted over 0 … numbers − 1: a line, circles of each period, and helix: a line and all circles.
+    """What is fitted over 0 … numbers − 1: a line, circles of each period, and helix: a line with some of them.
 
-    The helix is that of arXiv 2502.00873. With ten digits the period is 10; with 100 numbers 10 and 100.
+    The helix is that of arXiv 2502.00873, over all periods; of ten digits it has period 10 alone, as all of them would
+    explain nearly anything.
     """
-    periods = [period for period in (10, 100) if period <= numbers]
+    periods = [period for period in (2, 5, 10, 100) if period <= numbers]
     index = np.arange(numbers)
-    found = {"line": index[:, None].astype(np.float64)}
-    found |= {f"circle {period}": circle(index, period) for period in periods}
-    found["helix"] = np.concatenate([*found.values()], axis=1)
-    return found
+    line = index[:, None].astype(np.float64)
+    circles = {f"circle {period}": circle(index, period) for period in periods}
+    wound = [circles["circle 10"]] if numbers == 10 else [*circles.values()]
+    return {"line": line, **circles, "helix": np.concatenate([line, *wound], axis=1)}
 
 
 def circle(numbers: NDArray[np.integer], period: int) -> NDArray[np.float64]:

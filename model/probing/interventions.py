@@ -21,7 +21,7 @@ from model.probing.twins import Twins
 from model.tokenizer import TokenLayout
 from model.trained import TrainedEncoder
 
-DIGIT_WAYS = ("digit", "circle", "random")
+DIGIT_WAYS = ("digit", "circles", "circle", "random")
 CARRY_SITES = ("lower digits", "lower slot", "own slot")
 
 
@@ -49,11 +49,15 @@ class Outcome(NamedTuple):
 
 
 def move_digits(model: TrainedEncoder, twins: Twins, tables: dict[State, Table], seed: int = 0) -> Iterator[Outcome]:
-    """Move digits in each state that a table of digits [10, d] is known of: the whole difference of two digits' means,
-    that of their circle alone, and a random direction of the first one's length."""
+    """Move digits in each state that a table of digits [10, d] is known of.
+
+    By the whole difference of two digits' rows, by that on their circles of periods 10 and 5 or of period 10 alone, and
+    in a random direction by the length of the first.
+    """
     chance = np.random.default_rng(seed)
     for state, table in tables.items():
-        ways = {"digit": table, "circle": fitted(table, ["circle 10"])}
+        circles = {"circles": ["circle 10", "circle 5"], "circle": ["circle 10"]}
+        ways = {"digit": table, **{way: fitted(table, names) for way, names in circles.items()}}
         moves = {way: values[twins.new] - values[twins.old] for way, values in ways.items()}
         drawn = chance.standard_normal(moves["digit"].shape)
         length = np.linalg.norm(moves["digit"], axis=1, keepdims=True) / np.linalg.norm(drawn, axis=1, keepdims=True)

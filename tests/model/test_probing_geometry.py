@@ -45,6 +45,7 @@ def test_a_line_is_a_line_and_a_helix_is_both() -> None:
     assert explained(line, bases(100)["line"]) == pytest.approx(1)
     both = line / 30 + planted(100, 10, 16)
     assert explained(both, bases(100)["line"]) < 0.98
+    assert bases(10)["helix"].shape == (10, 3)
     assert explained(both, bases(100)["helix"]) > 0.98
 
 

@@ -69,7 +69,7 @@ def moved(digits: Tensor) -> dict[str, Outcome]:
 
 def test_a_model_that_counts_on_a_circle_follows_it() -> None:
     found = moved(round_the_clock())
-    for way in ("digit", "circle"):
+    for way in ("digit", "circles", "circle"):
         assert (found[way].predicted, found[way].unchanged, found[way].other, found[way].spilt) == (1, 0, 0, 0)
     assert found["random"].predicted < 0.5
 
