@@ -74,7 +74,8 @@ def _residue(data: ProbeData) -> Finding | None:
 
 
 def _told(data: ProbeData, label: str) -> Finding | None:
-    where = f"position = 'answer' AND label = '{label}' AND split = 'numbers' AND probe = 'linear' AND control = '{{}}'"
+    asked = f"position = 'answer' AND label = '{label}'"
+    where = f"{asked} AND split = 'numbers' AND probe = 'linear' AND control = '{{}}'"
     keys = ["loop", "layer"]
     trained = data.values("probes", keys, where.format("trained"), "kappa")
     if not trained:
@@ -84,11 +85,19 @@ def _told(data: ProbeData, label: str) -> Finding | None:
     plain = max(value.mean for value in controls["untrained"].values())
     found = trained[best].mean >= _TOLD > plain
     loops = max(loop for loop, _ in trained)
+    longer = f"{asked} AND split = 'lengths' AND probe = 'linear' AND control = 'trained'"
+    lengths = data.values("probes", keys, longer, "kappa").get(best)
+    circular = f"{asked} AND split = 'numbers' AND probe = 'circular' AND control = 'trained'"
+    others = {
+        "on longer operands than it learnt": lengths,
+        "read from a circle": data.values("probes", keys, circular, "kappa").get(best),
+    }
+    more = "".join(f", {name} {value.mean:.2f}" for name, value in others.items() if value)
     return Finding(
         f"{label} told",
         found,
         f"{'carry into a slot' if label == 'carry in' else 'whole answer modulo 10, at any slot'}: {_found(found)}, "
-        f"κ {trained[best].text()} at {state_text(best, loops)} (untrained at best {plain:.2f}, labels at random "
+        f"κ {trained[best].text()} at {state_text(best, loops)}{more} (untrained at best {plain:.2f}, labels at random "
         f"{_mean(controls['random'].get(best))})",
     )
 

@@ -22,7 +22,6 @@ from model.tokenizer import TokenLayout
 from model.trained import TrainedEncoder
 
 DIGIT_WAYS = ("digit", "circles", "circle", "random")
-CARRY_SITES = ("lower digits", "lower slot", "own slot")
 
 
 class Outcome(NamedTuple):

@@ -10,7 +10,7 @@ from model.probing.attention import REACH, ROLES, Attended
 from model.probing.decoders import Reading
 from model.probing.geometry import Table, components, cosines, measures, spectrum
 from model.probing.interventions import Outcome
-from model.probing.states import EMBEDDED, State
+from model.probing.states import State
 from model.tokenizer import DIGITS, Tokenizer
 from storage.errors import UserError
 
@@ -133,11 +133,6 @@ def checked_states(wanted: Sequence[int], there: int, what: str, run: str) -> No
                 f"{what} {number} isn't there: run {run!r} has {what}s 1 to {there} (its embeddings are always looked "
                 "at); leave it out"
             )
-
-
-def is_embedded(state: State) -> bool:
-    """Whether a state is that of the embeddings."""
-    return state == EMBEDDED
 
 
 def _state(state: State) -> dict[str, int]:
