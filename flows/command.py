@@ -23,6 +23,7 @@ from flows.cli.corpus_verbs import corpus_app
 from flows.cli.manual import FIRST, MANUAL, arrange
 from flows.cli.options import AnyModel
 from flows.cli.overview_verbs import register
+from flows.cli.probe_verbs import register_probe
 from flows.cli.publish_verbs import publish_app
 from flows.cli.serve_verbs import register_serve
 from flows.cli.submit_verbs import submit_app
@@ -44,6 +45,7 @@ tokenizer_app = App(name="tokenizer", help="Tokenizers.")
 model_app = App(name="model", help="Encoders.")
 app.command(corpus_app)
 register(app)
+register_probe(app)
 register_serve(app)
 app.command(model_app)
 app.command(publish_app)
@@ -238,7 +240,7 @@ def sql(
     workspace: Place = WORKSPACE,
     as_json: Annotated[bool, Parameter(name="--json", negative="", help="The same as --format json.")] = False,
 ) -> None:
-    """Ask the workspace one SELECT, of the views `corpus_NAME`, `shards`, `runs`, `metrics` and `predictions`.
+    """Ask the workspace one SELECT, of the views `corpus_NAME`, `shards`, `runs`, `metrics`, `predictions`, `probes`.
 
     Without a query it is read from standard input. A table ends after 10,000 rows, other formats hold all.
 

@@ -7,6 +7,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from model.config import EvaluationSpec, Seeds, TrainingSpec, seed_runs
+from model.probing.spec import ProbingSpec
 from pipelines.spec import CorpusSpec, TokenizerSpec
 from storage.location import Location, Workspace, checked_name
 
@@ -252,6 +253,41 @@ class EvaluateRequest(MakesMissing, EvaluationSpec):
     def evaluation_spec(self) -> EvaluationSpec:
         """The evaluation without its place."""
         return EvaluationSpec(**self.model_dump(include=set(EvaluationSpec.model_fields)))
+
+
+class ProbeRequest(InWorkspace, ProbingSpec):
+    """Look into an encoder."""
+
+    name: str = Field(
+        "notebook",
+        description="Name of the run, or of an encoder that comes with Numerate.",
+        json_schema_extra={"position": 80},
+    )
+    compare: tuple[str, ...] = Field(
+        (),
+        max_length=100,
+        description="Runs, one for each of several seeds, that are looked into and told together, with intervals over "
+        "them: three or more; name is then the comparison's.",
+        json_schema_extra={"position": 81},
+    )
+
+    @model_validator(mode="after")
+    def _usable_names(self) -> "ProbeRequest":
+        _check_names(self, name="run")
+        for name in self.compare:
+            checked_name(name, "run")
+        if len(set(self.compare)) < len(self.compare):
+            raise ValueError(f"compare {', '.join(self.compare)} names a run twice: name each once")
+        if 0 < len(self.compare) < 3:
+            raise ValueError(
+                f"compare names {', '.join(self.compare)}, too few seeds for an interval: name three or more runs, or "
+                "none of them and look into one run"
+            )
+        return self
+
+    def probing_spec(self) -> ProbingSpec:
+        """The probing without its place."""
+        return ProbingSpec(**self.model_dump(include=set(ProbingSpec.model_fields)))
 
 
 class EndToEndRequest(InWorkspace, Seeds):

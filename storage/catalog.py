@@ -13,6 +13,7 @@ from storage.errors import RunFailure, UserError
 from storage.location import Location, Workspace
 from storage.manifest import Dataset, committed, load
 from storage.meanings import column_comment, in_order, view_comment
+from storage.probe_views import PROBE_COLUMNS, PROBE_TABLES
 from storage.scan import columns_of, corpus_query
 
 _LOG = logging.getLogger(__name__)
@@ -51,11 +52,12 @@ _COLUMNS = {
         "negative": "BOOLEAN",
         "kind": "VARCHAR",
     },
+    **PROBE_COLUMNS,
 }
 
 
 def refresh_catalog(workspace: Workspace) -> Location:
-    """Write `catalog.duckdb` anew: corpus_<name>, shards, runs, metrics and predictions."""
+    """Write `catalog.duckdb` anew: corpus_<name>, shards, runs, metrics, predictions and probes."""
     with workspace.catalog.staged() as path, duckdb.connect() as connection:
         let_read(connection, workspace.root)
         corpora = _corpora(workspace)
@@ -134,6 +136,7 @@ def _run_views(workspace: Workspace) -> dict[str, str]:
     names = [name for name in folder.children() if (folder / name / "run.json").exists()]
     # Runs of earlier versions lack some columns of the metrics.
     metrics, predictions = ([_empty(_COLUMNS[view])] for view in ("metrics", "predictions"))
+    probes = {view: [_empty(_COLUMNS[view])] for view in PROBE_TABLES}
     runs: list[str] = []
     for name in names:
         run = folder / name
@@ -143,11 +146,16 @@ def _run_views(workspace: Workspace) -> dict[str, str]:
         if answers := _parquet_files(run / "predictions"):
             source = parquet_source(answers, options=", hive_partitioning = false, union_by_name = true")
             predictions.append(f"SELECT {literal(name)} AS run, * FROM {source}")
+        found = _parquet_files(run / "probes")
+        for view, table in PROBE_TABLES.items():
+            if own := [path for path in found if path.rpartition("/")[2].startswith(f"{table}.")]:
+                source = parquet_source(own, options=", hive_partitioning = false, union_by_name = true")
+                probes[view].append(f"SELECT {literal(name)} AS run, * FROM {source}")
         runs.append(
             f"SELECT name AS run, corpus, tokenizer, training::JSON AS training "
             f"FROM read_json({literal(str(run / 'run.json'))}, hive_partitioning = false)"
         )
-    queries = {"metrics": metrics, "predictions": predictions, "runs": runs}
+    queries = {"metrics": metrics, "predictions": predictions, "runs": runs, **probes}
     return {view: " UNION ALL BY NAME ".join(parts) for view, parts in queries.items() if parts}
 
 

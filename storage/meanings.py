@@ -2,11 +2,14 @@
 
 from string import ascii_lowercase
 
+from storage.probe_views import PROBE_MEANINGS, PROBE_VIEWS
+
 VIEWS = {
     "shards": "One row a Parquet file of a corpus, as its manifest lists it.",
     "runs": "One row a training run: what it was asked for.",
     "metrics": "One row a training step; readable while a run goes on.",
     "predictions": "One row a problem that an evaluated encoder was asked.",
+    **PROBE_VIEWS,
 }
 
 _PROBLEM = {
@@ -87,6 +90,7 @@ _COLUMNS = {
         "canonical": "Hash of the problem's canonical form, the same for all orders of the same numbers.",
         **_MEASURES,
     },
+    **PROBE_MEANINGS,
 }
 
 

@@ -35,7 +35,7 @@ Three things to try: `numerate solve "12+34+5+99"`, `numerate run quick`, `numer
 """
 
 _GROUPS = {
-    "Make": ("run", "corpus", "tokenizer", "encode", "train", "evaluate"),
+    "Make": ("run", "corpus", "tokenizer", "encode", "train", "evaluate", "probe"),
     "Ask": ("solve", "sql", "report", "model"),
     "Serve and share": ("serve", "submit", "publish"),
     "Look after": ("status", "doctor", "clean", "completion"),

@@ -1,7 +1,6 @@
 """How a flow becomes a verb of the command line: from its request's model, and run with Prefect set up."""
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Annotated, Any
@@ -69,9 +68,5 @@ def run_flow(flow: str, request: InWorkspace, verbose: bool) -> Any:
 
         check_address(request.ray)
     connect_prefect(workspace, verbose=verbose)
-    from prefect import tags
-
     module, function = flow.split(":")
-    # Whoever serves the workspace later can tell by the process whether this run was killed.
-    with tags(f"process:{os.getpid()}"):
-        return getattr(import_module(f"flows.{module}"), function)(request)
+    return getattr(import_module(f"flows.{module}"), function)(request)

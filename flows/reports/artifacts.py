@@ -100,6 +100,15 @@ def show_evaluation(workspace: Workspace, headline: str, figures: Figures, page:
         create_link_artifact(where, link_text="The whole report", key="evaluation-page", description=headline)
 
 
+def show_probing(workspace: Workspace, headline: str, figures: Figures, page: Location) -> None:
+    """A look inside encoders: its figures, and where its whole report is."""
+    if wanted():
+        sections = [(title, picture(figure, title)) for title, figure in figures]
+        _show_report(
+            "probing-report", "Probing", headline, [*sections, ("The whole report", _page(page, link(workspace, page)))]
+        )
+
+
 def show_whole(workspace: Workspace, run: str, lines: Sequence[str], seconds: Mapping[str, float | None]) -> None:
     """The whole chain: what came out, how long each stage took, how it learnt, and where the report is."""
     if not wanted():

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import duckdb
 
+from flows.reports import probing
 from flows.reports.comparison import Comparison
 from flows.reports.corpus_figures import difficulty_figure
 from flows.reports.pages import rendered, write_page
@@ -48,6 +49,7 @@ def write_run_page(workspace: Workspace, name: str) -> Location:
         sections = [
             *_evaluations(workspace.run(name), config),
             *_training(connection, config),
+            *_inside(workspace.run(name)),
             *_comparisons(workspace, name),
             *_corpus(workspace, config),
             *_tokenizer(workspace, config),
@@ -89,6 +91,12 @@ def _training(connection: duckdb.DuckDBPyConnection, config: RunConfig) -> list[
         **dict(zip(names, facts, strict=True)),
     )
     return [Section("training", "How it learnt", body)]
+
+
+def _inside(run: Location) -> list[Section]:
+    """What was found inside it."""
+    section = run / "probes" / probing.SECTION
+    return [Section("inside", "Inside it", section.read().decode(), folded=True)] if section.exists() else []
 
 
 def _comparisons(workspace: Workspace, name: str) -> list[Section]:

@@ -12,6 +12,7 @@ from flows.requests import (
     GenerateRequest,
     InWorkspace,
     LeakageRequest,
+    ProbeRequest,
     TokenizerRequest,
     TrainRequest,
     VerifyRequest,
@@ -75,6 +76,14 @@ DEPLOYMENTS = (
         EvaluateRequest(make_missing=True),
         ("evaluate",),
         "Ask a trained encoder problems that it never saw, and report how many it answers exactly.",
+    ),
+    Deployment(
+        "probe-encoder",
+        "probing:probe_encoder",
+        ProbeRequest(),
+        ("evaluate",),
+        "Look into a trained encoder: the geometry of its embeddings, what probes tell from its states, what it reads "
+        "and what it uses.",
     ),
     Deployment(
         "verify-corpus",

@@ -1,6 +1,6 @@
 """A training step on a GPU against its peers, and the share of the GPU's bfloat16 peak that it reaches.
 
-`python -m tests.benchmarks.gpu` is a plain process: it needs torch, and transformers for BERT, no Ray and no Prefect. All
+`python -m tests.benchmarks.gpu` is a plain process: it needs torch, and transformers for BERT, no Ray or Prefect. All
 take fused AdamW in bfloat16, on the same rows; each is timed as it is and compiled, by turns, and the faster counts.
 """
 

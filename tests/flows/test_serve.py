@@ -426,7 +426,14 @@ def test_a_quick_run_of_every_deployment_works_with_its_defaults(tmp_path: Path)
     served = start_serving(tmp_path / "workspace")
     try:
         for name in (
-            *("train-tokenizer", "encode-corpus", "evaluate-encoder", "verify-corpus", "corpus-leakage"),
+            *(
+                "train-tokenizer",
+                "encode-corpus",
+                "evaluate-encoder",
+                "probe-encoder",
+                "verify-corpus",
+                "corpus-leakage",
+            ),
             *("generate-corpus", "train-encoder", "end-to-end"),
         ):
             run = served.start(name)

@@ -17,6 +17,7 @@ from storage.errors import UserError
 from storage.location import Workspace
 from storage.manifest import SPLITS, ShardRecord, commit
 from storage.meanings import column_comment
+from storage.probe_views import PROBE_TABLES
 from storage.query import open_catalog, select
 from tests.builders import Built, build_corpus_plainly
 
@@ -89,7 +90,7 @@ def test_shards_name_the_family_and_width_that_their_paths_do(families: Workspac
 
 def test_empty_views_answer_with_no_rows(small: Built) -> None:
     with open_catalog(small.workspace) as connection:
-        for view in ("runs", "metrics", "predictions"):
+        for view in ("runs", "metrics", "predictions", *PROBE_TABLES):
             assert select(connection, f"SELECT * FROM {view}").fetchall() == []
 
 
@@ -99,7 +100,7 @@ def test_a_plain_client_reads_what_every_view_and_column_means(small: Built) -> 
         columns = connection.sql(
             "SELECT table_name, column_name FROM duckdb_columns() WHERE NOT internal AND comment IS NULL"
         ).fetchall()
-    assert views.keys() == {"corpus_small", "shards", "runs", "metrics", "predictions"}
+    assert views.keys() == {"corpus_small", "shards", "runs", "metrics", "predictions", *PROBE_TABLES}
     assert all(views.values())
     assert columns == []
 

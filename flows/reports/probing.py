@@ -1,0 +1,167 @@
+"""The HTML report of a probing, and its findings in words: found or not, each beside its controls."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from flows.reports import probing_causes, probing_geometry, probing_states
+from flows.reports.pages import rendered, write_page
+from flows.reports.probing_data import Figure, ProbeData, Value, state_text
+from storage.location import Location, Workspace
+from storage.query import open_catalog
+
+# What counts as told, and as used: far from both controls.
+_TOLD = 0.95
+_USED = 0.5
+
+
+# The page's body, for the page of the run.
+SECTION = "section.html"
+
+
+class Finding(NamedTuple):
+    """A question, whether it is answered by yes, and the figures."""
+
+    name: str
+    found: bool
+    text: str
+
+
+def write_probing(
+    page: Location, workspace: Workspace, title: str, runs: Sequence[str], checkpoint: str
+) -> tuple[list[Finding], list[tuple[str, str]]]:
+    """Write the page of one run's probing, or of several seeds'; returns its findings and its figures."""
+    with open_catalog(workspace) as connection:
+        data = ProbeData(connection, runs, checkpoint)
+        drawn = (*probing_geometry.DRAWN, *probing_states.DRAWN, *probing_causes.DRAWN, probing_states.series_figure)
+        figures = [figure for draw in drawn if (figure := draw(data))]
+        found = findings(data)
+    section = rendered(
+        "inside.html",
+        runs=runs,
+        checkpoint=checkpoint,
+        spread=data.spread,
+        findings=found,
+        figures=figures,
+        rooms=_remarks(figures),
+    )
+    (page.parent / SECTION).write(section.encode())
+    write_page(page, "probing.html", title=title, section=section)
+    return found, [(figure.title, figure.picture) for figure in figures]
+
+
+def findings(data: ProbeData) -> list[Finding]:
+    """What was asked of the states, and what came out."""
+    return [found for ask in (_circle, _carry, _residue, _moved, _patched) if (found := ask(data))]
+
+
+def _circle(data: ProbeData) -> Finding | None:
+    where = "kind = 'embedding' AND symbols = 'digits' AND measure = 'circle 10' AND control = '{}'"
+    trained, plain = (data.single("probe_geometry", where.format(kind)) for kind in ("trained", "untrained"))
+    bound = data.single("probe_geometry", where.format("trained"), "shuffled_high")
+    if not trained or not plain or not bound:
+        return None
+    found = (trained.mean if trained.low is None else trained.low) > bound.mean
+    return Finding(
+        "digits on a circle",
+        found,
+        f"circle of digits in the embeddings: {_found(found)}, {trained.text('.0%')} of the variance (95 % of shuffles "
+        f"below {bound.mean:.0%}, untrained {plain.mean:.0%})",
+    )
+
+
+def _carry(data: ProbeData) -> Finding | None:
+    return _told(data, "carry in")
+
+
+def _residue(data: ProbeData) -> Finding | None:
+    return _told(data, "mod 10")
+
+
+def _told(data: ProbeData, label: str) -> Finding | None:
+    asked = f"position = 'answer' AND label = '{label}'"
+    where = f"{asked} AND split = 'numbers' AND probe = 'linear' AND control = '{{}}'"
+    keys = ["loop", "layer"]
+    trained = data.values("probes", keys, where.format("trained"), "kappa")
+    if not trained:
+        return None
+    best = max(trained, key=lambda state: trained[state].mean)
+    controls = {kind: data.values("probes", keys, where.format(kind), "kappa") for kind in ("untrained", "random")}
+    plain = max(value.mean for value in controls["untrained"].values())
+    found = trained[best].mean >= _TOLD > plain
+    loops = max(loop for loop, _ in trained)
+    longer = f"{asked} AND split = 'lengths' AND probe = 'linear' AND control = 'trained'"
+    lengths = data.values("probes", keys, longer, "kappa").get(best)
+    circular = f"{asked} AND split = 'numbers' AND probe = 'circular' AND control = 'trained'"
+    others = {
+        "on longer operands than it learnt": lengths,
+        "read from a circle": data.values("probes", keys, circular, "kappa").get(best),
+    }
+    more = "".join(f", {name} {value.mean:.2f}" for name, value in others.items() if value)
+    return Finding(
+        f"{label} told",
+        found,
+        f"{'carry into a slot' if label == 'carry in' else 'whole answer modulo 10, at any slot'}: {_found(found)}, "
+        f"κ {trained[best].text()} at {state_text(best, loops)}{more} (untrained at best {plain:.2f}, labels at random "
+        f"{_mean(controls['random'].get(best))})",
+    )
+
+
+def _moved(data: ProbeData) -> Finding | None:
+    where = "experiment = 'digit' AND loop = 0 AND layer = 0 AND shift = 0 AND way = '{}'"
+    circle, circles, chance = (
+        data.single("probe_interventions", where.format(way), "predicted") for way in ("circle", "circles", "random")
+    )
+    other = data.single("probe_interventions", where.format("circle"), "other")
+    if not circle or not circles or not chance or not other:
+        return None
+    found = circle.mean >= _USED > chance.mean
+    return Finding(
+        "circle used",
+        found,
+        f"a digit moved along its circle alone: {_found(found)}, {circle.text('.0%')} of answers follow, "
+        f"{other.mean:.0%} change otherwise (with the circle of period 5 too {circles.text('.0%')} follow; of random "
+        f"moves {chance.text('.0%')})",
+    )
+
+
+def _patched(data: ProbeData) -> Finding | None:
+    keys = ["loop", "layer", "way"]
+    values = data.values("probe_interventions", keys, "experiment = 'carry' AND site = 'own slot'", "predicted")
+    if not values:
+        return None
+    last = max(key[:2] for key in values)
+    inner = [key for key in values if key[2] == "carry" and key[:2] != last]
+    if not inner:
+        return None
+    best = max(inner, key=lambda key: values[key].mean)
+    chance = values[*best[:2], "same carry"]
+    found = values[best].mean >= _USED > chance.mean
+    return Finding(
+        "carry patched",
+        found,
+        f"a carry patched into its slot before the last state: {_found(found)}, {values[best].text('.0%')} of answers "
+        f"follow at {state_text(best[:2], last[0])} (states with the same carry: {chance.mean:.0%})",
+    )
+
+
+def _found(found: bool) -> str:
+    return "found" if found else "not found"
+
+
+def _mean(value: Value | None) -> str:
+    return f"{value.mean:.2f}" if value else "–"
+
+
+def _remarks(figures: Sequence[Figure]) -> list[str]:
+    """What isn't among the figures, and why."""
+    titles = {figure.title for figure in figures}
+    found = []
+    if "Whole numbers as tokens" not in titles:
+        found.append(
+            "Numbers are digit tokens here; whole numbers as tokens are looked at in runs with a tokenizer of pairs."
+        )
+    if "Move a digit" not in titles:
+        found.append("States are edited only where one token is one digit, and problems are answered rightly.")
+    if "Along training" not in titles:
+        found.append("The run kept a single checkpoint: nothing can be told along training.")
+    return found

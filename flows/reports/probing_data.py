@@ -1,0 +1,107 @@
+"""What a report of a probing is drawn from: the catalog's views, of one run or over several seeds of one."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean, stdev
+from typing import Any, NamedTuple
+
+import duckdb
+from scipy.stats import t as student
+
+from storage.database import identifier
+
+
+class Figure(NamedTuple):
+    """A picture, with a sentence on what it shows and one on what it doesn't."""
+
+    title: str
+    picture: str
+    shows: str
+    shows_not: str
+
+
+class Value(NamedTuple):
+    """A measure: of one run with the interval that was found with it, or the mean over runs with Student's."""
+
+    mean: float
+    low: float | None
+    high: float | None
+    runs: int
+
+    def text(self, form: str = ".2f") -> str:
+        """In words, with its interval where it has one."""
+        if self.low is None or self.high is None:
+            return format(self.mean, form)
+        return f"{self.mean:{form}} ({self.low:{form}} to {self.high:{form}})"
+
+
+@dataclass(frozen=True)
+class ProbeData:
+    """The tables of some runs' probings."""
+
+    connection: duckdb.DuckDBPyConnection
+    runs: Sequence[str]
+    checkpoint: str
+
+    @property
+    def one(self) -> bool:
+        """Whether it is a single run, whose intervals say nothing of other seeds."""
+        return len(self.runs) == 1
+
+    @property
+    def spread(self) -> str:
+        """What the intervals are over, in words."""
+        if self.one:
+            return "one seed: intervals are over problems, not over seeds"
+        return f"means and 95 % intervals over {len(self.runs)} seeds"
+
+    def rows(self, view: str, columns: str, where: str = "true", *, first: bool = False) -> list[tuple[Any, ...]]:
+        """Rows of a view as they are, ordered by all columns; of the first run alone if that is asked for."""
+        return self._asked(view, f"SELECT {columns} FROM mine WHERE {where} ORDER BY ALL", first=first)
+
+    def values(
+        self, view: str, keys: Sequence[str], where: str = "true", value: str = "value"
+    ) -> dict[tuple[Any, ...], Value]:
+        """A measure by the values of some columns, over the runs."""
+        bounds = {"kappa", "predicted"} & {value}
+        low, high = ("min(low)", "max(high)") if bounds else ("NULL", "NULL")
+        names = ", ".join(map(identifier, keys))
+        found = self._asked(
+            view,
+            f"SELECT {names}, avg({value}), stddev_samp({value}), count(DISTINCT run), {low}, {high} "
+            f"FROM mine WHERE {where} AND NOT isnan({value}) GROUP BY {names} ORDER BY {names}",
+        )
+        return {tuple(row[: len(keys)]): _value(*row[len(keys) :]) for row in found}
+
+    def single(self, view: str, where: str, value: str = "value") -> Value | None:
+        """The only measure that fits; None where none does."""
+        found = self.values(view, ["run"], where, value)
+        if len(found) <= 1:
+            return next(iter(found.values()), None)
+        means = [each.mean for each in found.values()]
+        return _value(mean(means), stdev(means), len(means), None, None)
+
+    def _asked(self, view: str, query: str, *, first: bool = False) -> list[tuple[Any, ...]]:
+        which = "" if view == "probe_series" else "AND checkpoint = ?"
+        values: list[Any] = [list(self.runs[:1] if first else self.runs), *([] if not which else [self.checkpoint])]
+        return self.connection.execute(
+            f"WITH mine AS (SELECT * FROM {view} WHERE list_contains(?, run) {which}) {query}", values
+        ).fetchall()
+
+
+def state_text(state: tuple[int, ...], loops: int) -> str:
+    """A state's name on an axis."""
+    loop, layer = state
+    if not layer:
+        return "embedding"
+    if loops == 1:
+        return f"layer {layer}"
+    return f"loop {loop}, layer {layer}" if loop else f"all loops, layer {layer}"
+
+
+def _value(middle: float, spread: float | None, runs: int, low: float | None, high: float | None) -> Value:
+    if runs == 1:
+        return Value(middle, low, high, 1)
+    half = float(student.ppf(0.975, runs - 1)) * (spread or 0.0) / runs**0.5
+    # No share and no κ is above one, and none that is looked at for its interval below zero.
+    return Value(middle, max(min(0.0, middle), middle - half), min(1.0, middle + half), runs)

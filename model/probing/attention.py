@@ -1,0 +1,95 @@
+"""Which tokens an answer's digit reads: attention by the part that a token plays for that digit, and by place."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.encoder import Encoder
+from model.probing.examples import Batch, ids_of
+from model.probing.states import State, attention_recorded, logits_of
+from model.probing.truth import Problem
+
+ROLES = (
+    *("same column", "next lower column", "other columns", "operator", "bracket"),
+    *("equals", "its own slot", "next lower slot", "other slots", "padding"),
+)
+# Digits further from the slot's own place than this are one.
+REACH = 3
+
+
+class Attended(NamedTuple):
+    """How a head weighs the tokens for the digits of answers, in the mean over all of them."""
+
+    state: State
+    head: int
+    roles: NDArray[np.float64]
+    """Weight of all tokens of a role together, [roles]."""
+    offsets: NDArray[np.float64]
+    """Weight of operands' digits by their place less the slot's, -REACH … REACH, [2 · REACH + 1]."""
+    even: NDArray[np.float64]
+    """What the roles would weigh if all tokens weighed the same, [roles]."""
+
+
+def attended(encoder: Encoder, problems: Sequence[Problem], batches: Sequence[Batch]) -> Iterator[Attended]:
+    """The attention of every layer, loop and head, from the slots of the answers' digits."""
+    sums: dict[tuple[State, int], NDArray[np.float64]] = {}
+    counted = 0
+    even: NDArray[np.float64] = np.zeros(len(ROLES))
+    for batch in batches:
+        parts, asked = _parts(problems, batch)
+        spread = parts[asked]
+        shares = np.stack([(spread == role).mean(1) for role in range(len(ROLES))], 1)
+        even += shares.sum(0)
+        counted += len(spread)
+        offsets = _offsets(problems, batch)[asked]
+        with attention_recorded(encoder) as seen:
+            logits_of(encoder, ids_of(encoder, batch.rows), batch.layout.answer)
+        for state, weights in seen:
+            for head in range(weights.shape[1]):
+                # A slot's weights, by the row of the slot: all tokens are queries here.
+                own = weights[:, head].float().cpu().numpy()[:, -batch.layout.answer :][asked]
+                both = [np.where(spread == role, own, 0).sum() for role in range(len(ROLES))]
+                both += [np.where(offsets == offset, own, 0).sum() for offset in range(-REACH, REACH + 1)]
+                sums[state, head] = sums.get((state, head), 0.0) + np.array(both)
+    for (state, head), total in sums.items():
+        mean = total / counted
+        yield Attended(state, head, mean[: len(ROLES)], mean[len(ROLES) :], even / counted)
+
+
+def _parts(problems: Sequence[Problem], batch: Batch) -> tuple[NDArray[np.int8], NDArray[np.bool_]]:
+    """The role of each token for each slot, [n, slots, width], and which slots hold a digit, [n, slots]."""
+    slots, width = batch.layout.answer, batch.layout.width
+    parts = np.full((len(batch.rows), slots, width), ROLES.index("padding"), np.int8)
+    asked = np.zeros((len(batch.rows), slots), np.bool_)
+    own = np.arange(slots - 1, -1, -1)
+    for row, number in enumerate(batch.problems.tolist()):
+        tokens = problems[number].tokens
+        for column, token in enumerate(tokens, batch.layout.problem - len(tokens)):
+            parts[row, :, column] = ROLES.index("bracket" if token.text in "()" else "operator")
+            if token.number >= 0:
+                parts[row, :, column] = ROLES.index("other columns")
+                parts[row, own == token.place, column] = ROLES.index("same column")
+                parts[row, own - 1 == token.place, column] = ROLES.index("next lower column")
+        digits = -(-len(str(abs(problems[number].value))) // problems[number].group)
+        asked[row, slots - digits :] = True
+    parts[:, :, batch.layout.problem] = ROLES.index("equals")
+    parts[:, :, -slots:] = ROLES.index("other slots")
+    for slot in range(slots):
+        parts[:, slot, batch.layout.problem + 1 + slot] = ROLES.index("its own slot")
+        if slot + 1 < slots:
+            parts[:, slot, batch.layout.problem + 2 + slot] = ROLES.index("next lower slot")
+    return parts, asked
+
+
+def _offsets(problems: Sequence[Problem], batch: Batch) -> NDArray[np.int64]:
+    """Of each operand's token its place less a slot's, within ±REACH, [n, slots, width]; far out for other tokens."""
+    own = np.arange(batch.layout.answer - 1, -1, -1)
+    found = np.full((len(batch.rows), batch.layout.answer, batch.layout.width), 2 * REACH)
+    for row, number in enumerate(batch.problems.tolist()):
+        tokens = problems[number].tokens
+        for column, token in enumerate(tokens, batch.layout.problem - len(tokens)):
+            if token.number >= 0:
+                found[row, :, column] = np.clip(token.place - own, -REACH, REACH)
+    return found

@@ -1,0 +1,137 @@
+"""Which tokens of which problems are looked at, what is true of each, and their states in an encoder."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from model.encoder import Encoder
+from model.probing.states import State, logits_of, recorded
+from model.probing.truth import Problem, answer_labels, operand_labels, operator_labels
+from model.tokenizer import TokenLayout
+from model.trained import TrainedEncoder
+from storage.order import keyed_hash
+
+Kind = Literal["operand", "operator", "answer"]
+KINDS: tuple[Kind, ...] = ("operand", "operator", "answer")
+# Of each problem and kind.
+_MOST_TOKENS = 2
+_BATCH = 512
+
+Labels = dict[str, NDArray[np.int64]]
+
+
+class Batch(NamedTuple):
+    """Problems of one layout."""
+
+    problems: NDArray[np.intp]
+    """Their numbers, [n]."""
+    rows: NDArray[np.integer]
+    """Token rows with masked answers, [n, width]."""
+    layout: TokenLayout
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Tokens of one kind, m of them."""
+
+    kind: Kind
+    problem: NDArray[np.intp]
+    """Whose token it is, [m]."""
+    column: NDArray[np.intp]
+    """Where in the row it stands, [m]."""
+    group: NDArray[np.int64]
+    """One number for each place of each operand, [m]; within it tokens differ in nothing but what they hold."""
+    labels: Labels
+    """What is true of them, [m] each; -1 - 2⁴⁰ where a label doesn't apply."""
+
+
+UNKNOWN = -1 - 2**40
+
+
+def batches_of(model: TrainedEncoder, problems: Sequence[Problem]) -> list[Batch]:
+    """Problems in rows of tokens, layout by layout, at most 512 of them together."""
+    layouts = [model.layout_of(problem.text) for problem in problems]
+    found = []
+    for layout in dict.fromkeys(layouts):
+        chosen = [number for number, other in enumerate(layouts) if other == layout]
+        for first in range(0, len(chosen), _BATCH):
+            part = chosen[first : first + _BATCH]
+            rows = np.array([model.tokenizer.row(problems[n].text, layout) for n in part], model.tokenizer.id_type)
+            found.append(Batch(np.array(part), rows, layout))
+    return found
+
+
+def examples_of(problems: Sequence[Problem], batches: Sequence[Batch], kind: Kind) -> Examples:
+    """At most two tokens of a kind from each problem, chosen by a hash, with what is true of them."""
+    found: list[tuple[int, int, int, dict[str, int]]] = []
+    for batch in batches:
+        for number in batch.problems.tolist():
+            found += [(number, *each) for each in _tokens(problems[number], number, batch.layout, kind)]
+    names = list(dict.fromkeys(name for *_, labels in found for name in labels))
+    labels = {name: np.array([each[3].get(name, UNKNOWN) for each in found], np.int64) for name in names}
+    numbers = np.array([each[:3] for each in found], np.int64).reshape(-1, 3).T
+    return Examples(kind, numbers[0].astype(np.intp), numbers[1].astype(np.intp), numbers[2], labels)
+
+
+def states_at(
+    encoder: Encoder, batches: Sequence[Batch], examples: Sequence[Examples], states: Sequence[State]
+) -> list[dict[State, NDArray[np.float32]]]:
+    """For each set of examples and each state, what the encoder holds at its tokens, float32 [m, d]."""
+    found = [
+        {state: np.zeros((len(each.problem), encoder.config.width), np.float32) for state in states}
+        for each in examples
+    ]
+    for batch, seen in passes(encoder, batches, states):
+        place = {number: row for row, number in enumerate(batch.problems.tolist())}
+        for each, kept in zip(examples, found, strict=True):
+            mine = np.flatnonzero(np.isin(each.problem, batch.problems))
+            rows = [place[number] for number in each.problem[mine].tolist()]
+            for state in states:
+                kept[state][mine] = seen[state][rows, each.column[mine]]
+    return found
+
+
+def passes(
+    encoder: Encoder, batches: Sequence[Batch], states: Sequence[State]
+) -> Iterator[tuple[Batch, dict[State, NDArray[np.float32]]]]:
+    """Each batch with the states of its pass, float32 [n, width, d]."""
+    for batch in batches:
+        with recorded(encoder, states) as seen:
+            logits_of(encoder, ids_of(encoder, batch.rows), batch.layout.answer)
+        yield batch, {state: seen[state].float().cpu().numpy() for state in states}
+
+
+def ids_of(encoder: Encoder, rows: NDArray[np.integer]) -> torch.Tensor:
+    """Token rows where the encoder is, int64."""
+    return torch.from_numpy(rows.astype(np.int64)).to(encoder.tokens.weight.device)
+
+
+def _tokens(
+    problem: Problem, number: int, layout: TokenLayout, kind: Kind
+) -> Iterator[tuple[int, int, dict[str, int]]]:
+    """Column, group and labels of a problem's tokens of a kind that are looked at."""
+    width, tokens = layout.width, problem.tokens
+    if kind == "answer":
+        places = range(-(-len(str(abs(problem.value))) // problem.group))
+        for place in _few(number, list(places)):
+            yield width - 1 - place, place, answer_labels(problem, place)
+        return
+    is_kind: dict[Kind, Callable[[int], bool]] = {
+        "operand": lambda token: tokens[token].number >= 0,
+        "operator": lambda token: tokens[token].text in "+-*" and tokens[token].number < 0,
+    }
+    labels_of = operand_labels if kind == "operand" else operator_labels
+    for token in _few(number, [token for token in range(len(tokens)) if is_kind[kind](token)]):
+        found = tokens[token]
+        group = 10_000 * found.number + found.place if kind == "operand" else 0
+        yield layout.problem - len(tokens) + token, group, labels_of(problem, token)
+
+
+def _few(number: int, choices: list[int]) -> list[int]:
+    """Two of the choices, by a hash of the problem's number."""
+    order = keyed_hash(number + 1, np.arange(len(choices), dtype=np.uint64))
+    return [choices[place] for place in np.argsort(order)[:_MOST_TOKENS].tolist()]

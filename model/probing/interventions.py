@@ -1,0 +1,202 @@
+"""What a model uses: a digit moved, a carry brought over from another problem, a head taken away.
+
+Each edit has an outcome that is known beforehand, by exact arithmetic; what else changes is counted too, and so is
+what a random change of the same size does (`twins`).
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from model.breakdown import exact_match_interval
+from model.probing.examples import ids_of
+from model.probing.geometry import Table, fitted
+from model.probing.states import EMBEDDED, Edit, State, attentions_of, edited, logits_of, recorded
+from model.probing.twins import Twins
+from model.tokenizer import TokenLayout
+from model.trained import TrainedEncoder
+
+DIGIT_WAYS = ("digit", "circles", "circle", "random")
+
+
+class Outcome(NamedTuple):
+    """What an edit came to."""
+
+    experiment: Literal["digit", "carry", "head"]
+    state: State
+    site: str
+    way: str
+    """What was done; 'random' and 'same carry' are controls."""
+    shift: int
+    """By how much a digit was moved; 0 where all are counted together."""
+    problems: int
+    predicted: float
+    """Share of the problems that are answered as the edit predicts."""
+    low: float
+    high: float
+    unchanged: float
+    """Share that are answered as before."""
+    other: float
+    """Share with any other answer."""
+    spilt: float
+    """Share of the slots that the edit ought not to touch which it changed."""
+
+
+def move_digits(model: TrainedEncoder, twins: Twins, tables: dict[State, Table], seed: int = 0) -> Iterator[Outcome]:
+    """Move digits in each state that a table of digits [10, d] is known of.
+
+    By the whole difference of two digits' rows, by that on their circles of periods 10 and 5 or of period 10 alone, and
+    in a random direction by the length of the first.
+    """
+    chance = np.random.default_rng(seed)
+    for state, table in tables.items():
+        circles = {"circles": ["circle 10", "circle 5"], "circle": ["circle 10"]}
+        ways = {"digit": table, **{way: fitted(table, names) for way, names in circles.items()}}
+        moves = {way: values[twins.new] - values[twins.old] for way, values in ways.items()}
+        drawn = chance.standard_normal(moves["digit"].shape)
+        length = np.linalg.norm(moves["digit"], axis=1, keepdims=True) / np.linalg.norm(drawn, axis=1, keepdims=True)
+        moves["random"] = drawn * length
+        for way in DIGIT_WAYS:
+            added = torch.zeros(*twins.rows.shape, table.shape[1])
+            added[torch.arange(twins.count), torch.from_numpy(twins.column)] = torch.from_numpy(moves[way]).float()
+            said = _ask(model, twins.rows, twins.layout, state, _adding(added))
+            shifts = (twins.new - twins.old) % 10
+            for shift in range(10):
+                chosen = shifts == shift if shift else np.ones(twins.count, np.bool_)
+                if chosen.any():
+                    yield _outcome("digit", state, "operand", way, shift, twins, said, chosen)
+
+
+def patch_carries(model: TrainedEncoder, twins: Twins, states: Sequence[State]) -> Iterator[Outcome]:
+    """Put the states of a problem that carries into the run of one that doesn't, at single sites; as a control those
+    of a third problem with other digits and the same carry.
+
+    Where the block runs more than once also in every loop together (but of the slot itself in the last one): a looped
+    encoder computes anew what a single edit changed.
+    """
+    last = model.encoder.config.loops_of(twins.layout.answer)
+    layers = sorted({state.layer for state in states if state != EMBEDDED})
+    every = [State(loop, layer) for loop in range(1, last + 1) for layer in layers]
+    kept = [*states, *(every if last > 1 else [])]
+    sources = {"carry": _states(model, twins.twin, twins.layout, kept)}
+    sources["same carry"] = _states(model, twins.same, twins.layout, kept)
+    own = twins.column[:, None]
+    sites = {"lower digits": twins.lower, "lower slot": own + 1, "own slot": own}
+    for state in [*states, *(State(0, layer) for layer in layers if last > 1)]:
+        for site, columns in sites.items():
+            if state == EMBEDDED and site != "lower digits":
+                # Masked slots all have the same embedding.
+                continue
+            until = last - 1 if site == "own slot" and not state.loop else last
+            for way, source in sources.items():
+                said = _ask(model, twins.rows, twins.layout, state, _putting(source, state.layer, columns, until))
+                yield _outcome("carry", state, site, way, 0, twins, said, np.ones(twins.count, np.bool_))
+
+
+def ablate_heads(model: TrainedEncoder, twins: Twins, seed: int = 0) -> Iterator[Outcome]:
+    """Replace what each head says, in every loop, by its mean over problems and tokens; as a control a random subspace
+    of the same size. Predicted is that nothing changes."""
+    chance = torch.Generator().manual_seed(seed)
+    for number, attention in enumerate(attentions_of(model.encoder), 1):
+        heads = attention.heads
+        width = model.encoder.config.width
+        basis = torch.linalg.qr(torch.randn(width, width // heads, generator=chance))[0]
+        subspaces = {
+            f"head {head}": torch.eye(width)[:, head * width // heads :][:, : width // heads] for head in range(heads)
+        }
+        for site, subspace in {**subspaces, "random subspace": basis}.items():
+            with _without(attention.output, subspace.to(model.encoder.tokens.weight.device)):
+                said = _ask(model, twins.rows, twins.layout)
+            right = (said == twins.answers[0]).all(1)
+            (low, high), _, _ = exact_match_interval(right, np.arange(twins.count))
+            way = "random" if site == "random subspace" else "ablated"
+            share = float(right.mean())
+            spilt = float((said != twins.answers[0]).mean())
+            yield Outcome(
+                "head", State(0, number), site, way, 0, twins.count, share, low, high, share, 1 - share, spilt
+            )
+
+
+def _ask(
+    model: TrainedEncoder,
+    rows: NDArray[np.integer],
+    layout: TokenLayout,
+    state: State | None = None,
+    edit: Edit | None = None,
+) -> NDArray[np.int64]:
+    """What the encoder fills the slots with, [n, slots], in one pass with an edit of a state."""
+    with ExitStack() as held:
+        if state is not None and edit is not None:
+            held.enter_context(edited(model.encoder, state, edit))
+        logits = logits_of(model.encoder, ids_of(model.encoder, rows), layout.answer)
+    return logits.argmax(-1).cpu().numpy()
+
+
+def _states(
+    model: TrainedEncoder, rows: NDArray[np.integer], layout: TokenLayout, states: Sequence[State]
+) -> dict[State, Tensor]:
+    """States [n, width, d] of a pass; for the embeddings those of the tokens alone, as `edited` changes them."""
+    ids = ids_of(model.encoder, rows)
+    with recorded(model.encoder, states) as seen:
+        logits_of(model.encoder, ids, layout.answer)
+    with torch.inference_mode():
+        return {**seen, EMBEDDED: model.encoder.tokens(ids)}
+
+
+def _adding(added: Tensor) -> Edit:
+    return lambda hidden, loop: hidden + added.to(hidden)
+
+
+def _putting(source: dict[State, Tensor], layer: int, columns: NDArray[np.intp], until: int) -> Edit:
+    """Takes a layer's states of some columns [n, k] from another run, up to a loop."""
+
+    def edit(hidden: Tensor, loop: int) -> Tensor:
+        """All others stay."""
+        if loop > until:
+            return hidden
+        at = torch.from_numpy(columns).to(hidden.device)[..., None].expand(-1, -1, hidden.shape[-1])
+        return hidden.scatter(1, at, source[State(loop, layer)].to(hidden).gather(1, at))
+
+    return edit
+
+
+def _without(output: nn.Module, subspace: Tensor) -> "_Hooked":
+    """Replace what goes into `output` along a subspace [d, k] by its mean."""
+
+    def before(module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """The heads' words, [n, width, d]."""
+        part = arguments[0] @ subspace @ subspace.T
+        return (arguments[0] - part + part.mean((0, 1)), *arguments[1:])
+
+    return _Hooked(output.register_forward_pre_hook(before))
+
+
+class _Hooked:
+    def __init__(self, handle: torch.utils.hooks.RemovableHandle) -> None:
+        self._handle = handle
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None:
+        self._handle.remove()
+
+
+def _outcome(
+    experiment: Literal["digit", "carry"], state: State, site: str, way: str, shift: int, twins: Twins,
+    said: NDArray[np.int64], chosen: NDArray[np.bool_],
+) -> Outcome:  # fmt: skip
+    """How the answers said compare with those before the edit and those predicted."""
+    before, after, said = twins.answers[0][chosen], twins.answers[1][chosen], said[chosen]
+    predicted, unchanged = (said == after).all(1), (said == before).all(1)
+    (low, high), _, _ = exact_match_interval(predicted, np.arange(len(said)))
+    alike = before == after
+    spilt = float((said != before)[alike].mean()) if alike.any() else 0.0
+    return Outcome(
+        experiment, state, site, way, shift, len(said), float(predicted.mean()), low, high,
+        float(unchanged.mean()), float((~predicted & ~unchanged).mean()), spilt,
+    )  # fmt: skip

@@ -1,0 +1,43 @@
+"""What a probing is asked for: the parameters that the form, the options and a result's key share."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+# Raised with any change of what is measured: results of other versions are made anew.
+PROBING_VERSION = 1
+
+
+class ProbingSpec(BaseModel):
+    """How an encoder is looked into."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    checkpoint: Literal["best", "last"] = Field(
+        "best", description="Checkpoint that is looked into.", json_schema_extra={"position": 0}
+    )
+    problems: int = Field(
+        2_000,
+        ge=200,
+        le=100_000,
+        description="Problems that probes learn from; a third as many more, of numbers held out, ask them.",
+        json_schema_extra={"position": 1},
+    )
+    layers: tuple[int, ...] = Field(
+        (), max_length=48, description="Layers whose states are looked at; empty takes all.",
+        json_schema_extra={"position": 2},
+    )  # fmt: skip
+    loops: tuple[int, ...] = Field(
+        (), max_length=256, description="Runs of the block whose states are looked at; empty takes all.",
+        json_schema_extra={"position": 3},
+    )  # fmt: skip
+    edited: int = Field(
+        400,
+        ge=90,
+        le=100_000,
+        description="Problems that are edited, to see what the encoder uses.",
+        json_schema_extra={"position": 4},
+    )
+    series: bool = Field(
+        True, description="Whether all checkpoints that the run kept are measured.", json_schema_extra={"position": 5}
+    )

@@ -1,0 +1,239 @@
+"""One run looked into: all tables of a probing, each kept beside the run and made anew only where something changed."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from model.encoder import Encoder
+from model.probing.attention import attended
+from model.probing.decoders import Split, readings
+from model.probing.examples import KINDS, Batch, Examples, batches_of, examples_of, states_at
+from model.probing.geometry import Table, means_by
+from model.probing.interventions import ablate_heads, move_digits, patch_carries
+from model.probing.problems import draw, longest_operand
+from model.probing.spec import PROBING_VERSION, ProbingSpec
+from model.probing.states import EMBEDDED, State, states_of
+from model.probing.tables import (
+    Rows,
+    attention_rows,
+    checked_states,
+    coordinate_rows,
+    geometry_rows,
+    outcome_rows,
+    reading_rows,
+    similarity_rows,
+    symbol_tables,
+)
+from model.probing.truth import Problem
+from model.probing.twins import carry_twins, digit_twins
+from model.tokenizer import TokenLayout
+from model.trained import TrainedEncoder
+from storage.location import Location
+from storage.manifest import hash_of
+
+# Tables without training, of each of which the mean is told.
+_DRAWS = 8
+# Problems whose attention is averaged.
+_ATTENDED = 600
+
+
+@dataclass
+class Study:
+    """A trained encoder, the problems that it is looked into with, and what is found."""
+
+    model: TrainedEncoder
+    spec: ProbingSpec
+
+    def __post_init__(self) -> None:
+        encoder, run = self.model.config.training.encoder, self.model.config.name
+        checked_states(self.spec.layers, encoder.layers, "layer", run)
+        checked_states(self.spec.loops, encoder.loops_of(self.model.config.extent.answer), "loop", run)
+        self.model.encoder.eval()
+
+    @cached_property
+    def has_columns(self) -> bool:
+        """Whether tokens have places; learnt pieces don't, and of these the embeddings alone are looked at."""
+        return self.model.config.group > 0
+
+    @cached_property
+    def problems(self) -> list[Problem]:
+        """Those that probes learn from, and behind them those of held-out numbers."""
+        drawn = draw(self.model.config, self.spec.problems)
+        self._learnt = len(drawn.train)
+        return [Problem(text, self.model.config.group) for text in (*drawn.train, *drawn.held)]
+
+    @cached_property
+    def batches(self) -> list[Batch]:
+        """The same as rows of tokens."""
+        return batches_of(self.model, self.problems)
+
+    @cached_property
+    def states(self) -> list[State]:
+        """The states that are looked at."""
+        slots = min(batch.layout.answer for batch in self.batches)
+        return states_of(self.model.encoder, slots, self.spec.layers, self.spec.loops)
+
+    @cached_property
+    def examples(self) -> list[Examples]:
+        """Tokens of each kind."""
+        return [each for kind in KINDS if len((each := examples_of(self.problems, self.batches, kind)).problem)]
+
+    @cached_property
+    def seen(self) -> list[dict[State, NDArray[np.float32]]]:
+        """Their states."""
+        return states_at(self.model.encoder, self.batches, self.examples, self.states)
+
+    @cached_property
+    def untrained_seen(self) -> list[dict[State, NDArray[np.float32]]]:
+        """Their states in an encoder of the same shape that learnt nothing."""
+        return states_at(untrained(self.model, 1), self.batches, self.examples, self.states)
+
+    def geometry(self) -> dict[str, Rows]:
+        """Tables geometry, similarity and coordinates: of the embeddings, and of the mean states of digits."""
+        found: dict[str, Rows] = {"geometry": [], "similarity": [], "coordinates": []}
+        others = [symbol_tables(untrained(self.model, seed), self.model.tokenizer) for seed in range(1, _DRAWS + 1)]
+        for symbols, (names, table) in symbol_tables(self.model.encoder, self.model.tokenizer).items():
+            plain = [other[symbols][1] for other in others]
+            random = [np.random.default_rng(seed).standard_normal(table.shape) for seed in range(_DRAWS)]
+            for control, tables in (("trained", [table]), ("untrained", plain), ("random", random)):
+                place = ("embedding", symbols, EMBEDDED, control)
+                if symbols != "tokens":
+                    found["geometry"] += geometry_rows(*place, tables)
+                found["similarity"] += similarity_rows(*place, names, tables[0])
+                found["coordinates"] += coordinate_rows(*place, names, tables[0])
+        if self.has_columns:
+            for control, seen in (("trained", self.seen), ("untrained", self.untrained_seen)):
+                for each, states in zip(self.examples, seen, strict=True):
+                    for state, table in self.digit_means(each, states).items():
+                        symbols = {10: "digits", 100: "numbers"}[len(table)]
+                        place = (each.kind, symbols, state, control)
+                        found["geometry"] += geometry_rows(*place, [table])
+                        names = [str(number) for number in range(len(table))]
+                        found["similarity"] += similarity_rows(*place, names, table)
+                        found["coordinates"] += coordinate_rows(*place, names, table)
+        return found
+
+    def digit_means(self, examples: Examples, states: Mapping[State, NDArray[np.float32]]) -> dict[State, Table]:
+        """The mean state of each digit, where all were met; of whole numbers where two digits are a token."""
+        numbers = 10**self.model.config.group
+        if numbers > 100 or "digit" not in examples.labels:
+            return {}
+        digits = examples.labels["digit"]
+        tables = {state: means_by(values, digits, examples.group, numbers) for state, values in states.items()}
+        return {state: table for state, (table, met) in tables.items() if met and np.abs(table).max() > 1e-9}
+
+    def splits(self, examples: Examples) -> list[Split]:
+        """What probes learn from and are asked: numbers held out, and of the others longer ones than were learnt."""
+        held = np.arange(len(self.problems)) >= self._learnt
+        lengths = np.array([longest_operand(problem.text) for problem in self.problems])
+        own, long = held[examples.problem], (lengths > (lengths.min() + lengths.max()) // 2)[examples.problem]
+        return [Split("numbers", ~own, own), Split("lengths", ~own & ~long, ~own & long)]
+
+    @property
+    def layout(self) -> TokenLayout:
+        """The layout of most of the problems."""
+        return max(self.batches, key=lambda batch: len(batch.rows)).layout
+
+    def probes(self) -> dict[str, Rows]:
+        """Table probes."""
+        rows: Rows = []
+        if self.has_columns:
+            for each, seen, plain in zip(self.examples, self.seen, self.untrained_seen, strict=True):
+                rows += reading_rows(each.kind, readings(each, self.splits(each), seen, plain))
+        return {"probes": rows}
+
+    def attention(self) -> dict[str, Rows]:
+        """Table attention."""
+        if not self.has_columns:
+            return {"attention": []}
+        problems = self.problems[:_ATTENDED]
+        return {"attention": attention_rows(attended(self.model.encoder, problems, batches_of(self.model, problems)))}
+
+    def interventions(self) -> dict[str, Rows]:
+        """Table interventions."""
+        if self.model.config.group != 1:
+            return {"interventions": []}
+        digits = digit_twins(self.model, self.problems, self.layout).first(self.spec.edited)
+        operand = next(each for each in self.examples if each.kind == "operand")
+        tables = self.digit_means(operand, self.seen[self.examples.index(operand)])
+        found = []
+        if digits.count:
+            _, table = symbol_tables(self.model.encoder, self.model.tokenizer)["digits"]
+            found += [*move_digits(self.model, digits, {**tables, EMBEDDED: table})]
+            found += [*ablate_heads(self.model, digits)]
+        carries = carry_twins(self.model, self.problems, self.layout).first(self.spec.edited)
+        if carries.count:
+            found += [*patch_carries(self.model, carries, self.states)]
+        return {"interventions": outcome_rows(found)}
+
+
+Part = Callable[[Study], dict[str, Rows]]
+
+PARTS: dict[str, Part] = {
+    "geometry": Study.geometry,
+    "probes": Study.probes,
+    "attention": Study.attention,
+    "interventions": Study.interventions,
+}
+
+
+def untrained(model: TrainedEncoder, seed: int) -> Encoder:
+    """An encoder of the same shape with weights as they are drawn before training."""
+    encoder = Encoder(model.config.training.encoder, model.tokenizer)
+    encoder.initialise(seed)
+    return encoder.to(model.encoder.tokens.weight.device).eval()
+
+
+def key_of(model: TrainedEncoder, spec: ProbingSpec) -> str:
+    """What a probing's results depend on: the weights, what is asked, and what is measured."""
+    asked = spec.model_dump(mode="json", exclude={"checkpoint", "series"})
+    return hash_of([PROBING_VERSION, model.checkpoint.sha256, asked])
+
+
+def probe(
+    folder: Location, spec: ProbingSpec, progress: Callable[[str], None] = lambda part: None
+) -> tuple[TrainedEncoder, bool]:
+    """Look into a run's checkpoint and leave the tables at probes/; whether they lay there already.
+
+    Raises `UserError` where there is no checkpoint, or for a layer or loop that the encoder hasn't.
+    """
+    model = TrainedEncoder.open(folder, spec.checkpoint)
+    study = Study(model, spec)
+    place, key = folder / "probes", key_of(model, spec)
+    mark = place / f"{spec.checkpoint}.json"
+    if mark.exists() and _read(mark) == {"key": key}:
+        return model, True
+    mark.remove()
+    for name, part in PARTS.items():
+        for table, rows in part(study).items():
+            write_table(place, table, spec.checkpoint, rows, model)
+        progress(name)
+    mark.write(json.dumps({"key": key}).encode() + b"\n")
+    return model, False
+
+
+def write_table(
+    place: Location, table: str, checkpoint: str, rows: Sequence[dict[str, Any]], model: TrainedEncoder
+) -> None:
+    """A table as Parquet, each row with the checkpoint that it is of; none where there are no rows."""
+    target = place / f"{table}.{checkpoint}.parquet"
+    if not rows:
+        target.remove()
+        return
+    head = {"checkpoint": checkpoint, "step": model.checkpoint.step}
+    with target.staged() as path:
+        pq.write_table(pa.Table.from_pylist([{**head, **row} for row in rows]), path, compression="zstd")
+
+
+def _read(mark: Location) -> Any:
+    try:
+        return json.loads(mark.read())
+    except ValueError:
+        return None

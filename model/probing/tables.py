@@ -1,0 +1,139 @@
+"""The rows of a probing's tables, from what the rooms below found; each table is a Parquet file and a view of SQL."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from model.encoder import Encoder
+from model.probing.attention import REACH, ROLES, Attended
+from model.probing.decoders import Reading
+from model.probing.geometry import Table, components, cosines, measures, spectrum
+from model.probing.interventions import Outcome
+from model.probing.states import State
+from model.tokenizer import DIGITS, Tokenizer
+from storage.errors import UserError
+
+Row = dict[str, Any]
+Rows = list[Row]
+
+# Besides the digits, what stands in a problem's row.
+_SIGNS = "+-*()="
+
+
+def symbol_tables(encoder: Encoder, tokenizer: Tokenizer) -> dict[str, tuple[list[str], Table]]:
+    """The embeddings of digits, of digits and signs (`tokens`), and of whole numbers 0–99 where each is one token."""
+    pieces = {piece: number for number, piece in enumerate(tokenizer.pieces())}
+    sets = {
+        "digits": [*DIGITS],
+        "tokens": [*DIGITS, *(sign for sign in _SIGNS if sign in pieces)],
+        "numbers": [str(number) for number in range(100)],
+    }
+    table = encoder.tokens.weight.detach().double().cpu().numpy()
+    return {
+        name: (symbols, table[[pieces[symbol] for symbol in symbols]])
+        for name, symbols in sets.items()
+        if all(symbol in pieces for symbol in symbols)
+    }
+
+
+def geometry_rows(kind: str, symbols: str, state: State, control: str, tables: Sequence[Table]) -> Rows:
+    """The fits and the spectrum of a table, or their mean over several of one control."""
+    place = {"kind": kind, "symbols": symbols, **_state(state), "control": control}
+    found: dict[str, list[tuple[float, float, float, float]]] = {}
+    for number, table in enumerate(tables):
+        for each in measures(table, number):
+            found.setdefault(each.name, []).append(each[1:])
+        for frequency, share in enumerate(spectrum(table).tolist(), 1):
+            found.setdefault(f"frequency {frequency}", []).append((share, np.nan, np.nan, np.nan))
+    names = ("value", "shuffled", "shuffled_high", "chance")
+    return [
+        {**place, "measure": measure, **dict(zip(names, np.mean(values, axis=0).tolist(), strict=True))}
+        for measure, values in found.items()
+    ]
+
+
+def similarity_rows(kind: str, symbols: str, state: State, control: str, names: Sequence[str], table: Table) -> Rows:
+    """The cosine of every two symbols."""
+    place = {"kind": kind, "symbols": symbols, **_state(state), "control": control}
+    found = cosines(table)
+    return [
+        {**place, "symbol": one, "other": other, "cosine": float(found[row, column])}
+        for row, one in enumerate(names)
+        for column, other in enumerate(names)
+    ]
+
+
+def coordinate_rows(kind: str, symbols: str, state: State, control: str, names: Sequence[str], table: Table) -> Rows:
+    """Where each symbol stands on the first three principal components, and what share each of them has."""
+    place = {"kind": kind, "symbols": symbols, **_state(state), "control": control}
+    points, shares = components(table)
+    axes = ("x", "y", "z")
+    return [
+        {
+            **place,
+            "symbol": name,
+            **dict(zip(axes, points[row].tolist(), strict=True)),
+            **{f"{axis}_share": float(share) for axis, share in zip(axes, shares, strict=True)},
+        }
+        for row, name in enumerate(names)
+    ]
+
+
+def reading_rows(kind: str, found: Iterable[Reading]) -> Rows:
+    """What the probes came to at tokens of a kind."""
+    return [
+        {
+            "position": kind,
+            "label": each.label,
+            **_state(each.state),
+            "split": each.split,
+            "probe": each.probe,
+            "control": each.control,
+            "kappa": each.kappa.value,
+            "low": each.kappa.low,
+            "high": each.kappa.high,
+            "classes": each.classes,
+            "examples": each.examples,
+            "problems": each.problems,
+        }
+        for each in found
+    ]
+
+
+def attention_rows(found: Iterable[Attended]) -> Rows:
+    """How each head weighs each role, and operands' digits by their place."""
+    rows = []
+    for each in found:
+        place = {**_state(each.state), "head": each.head}
+        for role, weight, even in zip(ROLES, each.roles.tolist(), each.even.tolist(), strict=True):
+            rows.append({**place, "reads": "role", "role": role, "difference": None, "weight": weight, "even": even})
+        for offset, weight in zip(range(-REACH, REACH + 1), each.offsets.tolist(), strict=True):
+            rows.append({**place, "reads": "place", "role": None, "difference": offset, "weight": weight, "even": None})
+    return rows
+
+
+def outcome_rows(found: Iterable[Outcome]) -> Rows:
+    """What the edits came to."""
+    return [
+        {
+            "experiment": each.experiment,
+            **_state(each.state),
+            **{name: value for name, value in each._asdict().items() if name not in ("experiment", "state")},
+        }
+        for each in found
+    ]
+
+
+def checked_states(wanted: Sequence[int], there: int, what: str, run: str) -> None:
+    """Raise `UserError` for a layer or loop that an encoder doesn't have."""
+    for number in wanted:
+        if not 1 <= number <= there:
+            raise UserError(
+                f"{what} {number} isn't there: run {run!r} has {what}s 1 to {there} (its embeddings are always looked "
+                "at); leave it out"
+            )
+
+
+def _state(state: State) -> dict[str, int]:
+    return {"loop": state.loop, "layer": state.layer}

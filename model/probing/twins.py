@@ -1,0 +1,178 @@
+"""Pairs of problems that differ as an edit would have it: a digit moved, or one carry more.
+
+So each edit has an outcome that is known beforehand, by exact arithmetic. Only problems are kept that the model answers
+rightly on both sides: what fails then is the edit.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.probing.examples import ids_of
+from model.probing.states import logits_of
+from model.probing.truth import OPERATORS, Problem, value_of
+from model.tokenizer import TokenLayout
+from model.trained import TrainedEncoder
+from storage.order import derive_key
+
+
+@dataclass(frozen=True)
+class Twins:
+    """Pairs of problems of one layout that differ as an edit would have it; all answered rightly by the model."""
+
+    layout: TokenLayout
+    rows: NDArray[np.integer]
+    """Of the problem that is edited, [n, width]."""
+    twin: NDArray[np.integer]
+    """Of the problem that it is to become, [n, width]."""
+    answers: NDArray[np.integer]
+    """Of both, [2, n, slots]."""
+    column: NDArray[np.intp]
+    """Of the digit, or of the answer's slot that the carry goes into, [n]."""
+    old: NDArray[np.intp]
+    """The digit before, [n]."""
+    new: NDArray[np.intp]
+    """And after, [n]."""
+    lower: NDArray[np.intp]
+    """Of a carry: the two operands' digits that it comes from, [n, 2]."""
+    same: NDArray[np.integer]
+    """Of a carry: rows of a third problem with other digits there and the same carry, [n, width]."""
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self.rows)
+
+    def first(self, count: int) -> "Twins":
+        """The first of them, at most `count`."""
+        fields = ("rows", "twin", "same", "column", "old", "new", "lower")
+        return replace(
+            self, answers=self.answers[:, :count], **{field: getattr(self, field)[:count] for field in fields}
+        )
+
+
+def digit_twins(model: TrainedEncoder, problems: Sequence[Problem], layout: TokenLayout) -> Twins:
+    """Problems beside those with one digit moved by +1 … +9 modulo 10, each equally often."""
+    found: list[_Pair] = []
+    chance = random.Random(derive_key("moved digits"))
+    for number, problem in enumerate(problems):
+        tokens = problem.tokens
+        at = chance.choice([place for place, token in enumerate(tokens) if token.number >= 0])
+        old = int(tokens[at].text)
+        new = (old + 1 + number % 9) % 10
+        text = "".join(str(new) if place == at else token.text for place, token in enumerate(tokens))
+        if _as_long(problem.text, text):
+            column = layout.problem - len(tokens) + at
+            found.append(_Pair(problem.text, text, problem.text, column, old, new, (column, column)))
+    return _answered(model, layout, found)
+
+
+def carry_twins(model: TrainedEncoder, problems: Sequence[Problem], layout: TokenLayout) -> Twins:
+    """Sums and differences beside those with two digits of a column changed so that it passes on one more, and nothing
+    else of the answer but the digit above changes."""
+    found: list[_Pair] = []
+    chance = random.Random(derive_key("patched carries"))
+    for problem in problems:
+        if not problem.columns or "*" in problem.text or len(problem.numbers) < 2:
+            continue
+        tokens = problem.tokens
+        place = chance.randrange(max(1, len(problem.columns) - 1))
+        here = [at for at, token in enumerate(tokens) if token.place == place]
+        if len(here) < 2:
+            continue
+        pair = tuple(sorted(chance.sample(here, 2)))
+        signs = [-1 if problem.operators[tokens[at].number] == OPERATORS.index("-") else 1 for at in pair]
+        turned = -1 if problem.value < 0 else 1
+        before = sum(sign * int(tokens[at].text) for sign, at in zip(signs, pair, strict=True))
+        every = [(one, other) for one in range(10) for other in range(10)]
+        chance.shuffle(every)
+        own = tuple(int(tokens[at].text) for at in pair)
+        totals = {digits: signs[0] * digits[0] + signs[1] * digits[1] for digits in every}
+        carried = _replaced(problem, pair, [digits for digits in every if totals[digits] == before + 10 * turned])
+        same = _replaced(problem, pair, [digits for digits in every if totals[digits] == before and digits != own])
+        if not carried or not same or not _one_digit_more(problem.value, value_of(carried), place + 1):
+            continue
+        first = layout.problem - len(tokens)
+        slot = layout.width - 1 - (place + 1)
+        digits = [abs(value) // 10 ** (place + 1) % 10 for value in (problem.value, value_of(carried))]
+        found.append(_Pair(problem.text, carried, same, slot, digits[0], digits[1], (first + pair[0], first + pair[1])))
+    return _answered(model, layout, found)
+
+
+class _Pair(NamedTuple):
+    """One of them in text, as `Twins` has them in rows."""
+
+    problem: str
+    twin: str
+    same: str
+    column: int
+    old: int
+    new: int
+    lower: tuple[int, int]
+
+    @property
+    def texts(self) -> tuple[str, str, str]:
+        """All three problems."""
+        return self.problem, self.twin, self.same
+
+
+def _as_long(problem: str, other: str) -> bool:
+    """Whether no number of `other` begins with a zero that it can't have."""
+    numbers = "".join(c if c.isdigit() else " " for c in other).split()
+    return len(problem) == len(other) and all(len(str(int(number))) == len(number) for number in numbers)
+
+
+def _replaced(problem: Problem, pair: tuple[int, ...], choices: list[tuple[int, int]]) -> str:
+    """The problem with the first of the choices of two digits that leaves its numbers as long; empty if none does."""
+    for choice in choices:
+        digits = dict(zip(pair, choice, strict=True))
+        text = "".join(str(digits.get(at, token.text)) for at, token in enumerate(problem.tokens))
+        if _as_long(problem.text, text):
+            return text
+    return ""
+
+
+def _one_digit_more(before: int, after: int, place: int) -> bool:
+    """Whether two values differ in nothing but the digit of a place, by one, as far as it is written in both."""
+    return (
+        (before < 0) == (after < 0)
+        and len(str(before)) == len(str(after)) > place
+        and abs(after) - abs(before) == 10**place
+        and abs(before) // 10**place % 10 != 9
+    )
+
+
+def _answered(model: TrainedEncoder, layout: TokenLayout, found: list[_Pair]) -> Twins:
+    """Those of the pairs that the model answers rightly on all sides."""
+    pairs = [pair for pair in found if all(model.layout_of(text) == layout for text in pair.texts)]
+    sides = [
+        np.array([model.tokenizer.row(pair.texts[side], layout) for pair in pairs], np.int64).reshape(-1, layout.width)
+        for side in range(3)
+    ]
+    answers = [
+        np.array([model.tokenizer.slots(str(value_of(pair.texts[side])), layout) for pair in pairs], np.int64).reshape(
+            -1, layout.answer
+        )
+        for side in range(3)
+    ]
+    right = np.ones(len(pairs), np.bool_)
+    if pairs:
+        for rows, answer in zip(sides, answers, strict=True):
+            said = logits_of(model.encoder, ids_of(model.encoder, rows), layout.answer).argmax(-1).cpu().numpy()
+            right &= (said == answer).all(1)
+    kept = [pair for pair, fine in zip(pairs, right.tolist(), strict=True) if fine]
+    return Twins(
+        layout=layout,
+        rows=sides[0][right],
+        twin=sides[1][right],
+        same=sides[2][right],
+        answers=np.stack([answers[0][right], answers[1][right]]),
+        column=np.array([pair.column for pair in kept], np.intp),
+        old=np.array([pair.old for pair in kept], np.intp),
+        new=np.array([pair.new for pair in kept], np.intp),
+        lower=np.array([pair.lower for pair in kept], np.intp).reshape(-1, 2),
+    )

@@ -1,0 +1,132 @@
+"""The views of the SQL catalog over what was seen inside encoders: their files, their columns, and what these mean."""
+
+# Views by the tables in a run's folder probes/.
+PROBE_TABLES = {
+    "probes": "probes",
+    "probe_geometry": "geometry",
+    "probe_similarity": "similarity",
+    "probe_coordinates": "coordinates",
+    "probe_attention": "attention",
+    "probe_interventions": "interventions",
+    "probe_series": "series",
+}
+
+PROBE_VIEWS = {
+    "probes": "One row a probe: what a label can be told by from a state, in Cohen's kappa.",
+    "probe_geometry": "One row a fit of digits or numbers, or a frequency of their spectrum.",
+    "probe_similarity": "One row a pair of symbols: the cosine of their vectors about the mean of all.",
+    "probe_coordinates": "One row a symbol: where it stands on the first principal components.",
+    "probe_attention": "One row a head and what it reads for the digits of answers.",
+    "probe_interventions": "One row an edit of states: how often the answer changed as predicted, and otherwise.",
+    "probe_series": "One row a checkpoint and measure.",
+}
+
+_HEAD = {"run": "Name of the run.", "checkpoint": "Which checkpoint was looked into: best or last."}
+_STEP = {"step": "Step of the checkpoint."}
+_STATE = {
+    "loop": "Run of the block after which the state stands, from 1; 0 with layer 0 are the embeddings, and with "
+    "another layer all loops together.",
+    "layer": "Layer after which the state stands, from 1; 0 are the embeddings.",
+}
+_TABLE = {
+    "kind": "Whose vectors: embedding, or the mean states of digits at operand or answer tokens.",
+    "symbols": "Which: digits, numbers (0 to 99, a token each) or tokens (digits and signs).",
+    **_STATE,
+    "control": "trained, or to compare: untrained (the same shape) or random (Gaussian vectors).",
+}
+
+PROBE_MEANINGS = {
+    "probes": {
+        **_HEAD,
+        **_STEP,
+        "position": "Kind of token: operand, operator or answer.",
+        "label": "What is told: digit, parity, mod 5, mod 10, magnitude (of the number or answer), operator, carry in, "
+        "carry out, column sum, running sum (with the carry), sign, depth.",
+        **_STATE,
+        "split": "What the probe never saw: numbers, or lengths.",
+        "probe": "linear or circular.",
+        "control": "trained, or to compare: untrained (the same shape) or random (it learnt labels at random).",
+        "kappa": "Cohen's kappa: 1 where all is told, 0 where no more than by chance.",
+        "low": "Lower end of the 95 % interval over resampled problems.",
+        "high": "Upper end of it.",
+        "classes": "Values of the label.",
+        "examples": "Tokens that were asked.",
+        "problems": "Problems that they stand in.",
+    },
+    "probe_geometry": {
+        **_HEAD,
+        **_STEP,
+        **_TABLE,
+        "measure": "line, circle of a period, helix (line and circles), or frequency of the spectrum over the index.",
+        "value": "Share of the variance that is explained.",
+        "shuffled": "The same with the symbols in random order, in the mean.",
+        "shuffled_high": "The same, which 95 % of the orders stay below.",
+        "chance": "Share of random orders that reach the value.",
+    },
+    "probe_similarity": {
+        **_HEAD,
+        **_STEP,
+        **_TABLE,
+        "symbol": "One symbol.",
+        "other": "Another, or the same.",
+        "cosine": "Cosine of their vectors.",
+    },
+    "probe_coordinates": {
+        **_HEAD,
+        **_STEP,
+        **_TABLE,
+        "symbol": "The symbol.",
+        **{axis: f"Its place on principal component {number}." for number, axis in enumerate("xyz", 1)},
+        **{f"{axis}_share": "Share of the variance along that component." for axis in "xyz"},
+    },
+    "probe_attention": {
+        **_HEAD,
+        **_STEP,
+        **_STATE,
+        "head": "Head, from 0.",
+        "reads": "role or place: by what the tokens are told apart.",
+        "role": "Part that the tokens play for the answer's digit, such as same column.",
+        "difference": "Place of the operands' digits less that of the answer's digit, from -3 or less to 3 or more.",
+        "weight": "Attention to all such tokens together, in the mean over digits of answers.",
+        "even": "The same if the head read all tokens alike.",
+    },
+    "probe_interventions": {
+        **_HEAD,
+        **_STEP,
+        "experiment": "digit (moved by its shift modulo 10), carry (from another problem) or head (taken away).",
+        **_STATE,
+        "site": "Where the edit is made, or which head is taken away.",
+        "way": "What was done: digit, circles (periods 10 and 5), circle (10), carry, ablated; controls are random and "
+        "same carry.",
+        "shift": "By how much the digit was moved; 0 where all shifts are counted together.",
+        "problems": "Problems that were edited, all answered rightly without it.",
+        "predicted": "Share answered as the edit predicts; of a head, as before.",
+        "low": "Lower end of its 95 % interval.",
+        "high": "Upper end of it.",
+        "unchanged": "Share answered as before.",
+        "other": "Share with any other answer.",
+        "spilt": "Share of the slots that the edit ought not to touch which changed.",
+    },
+    "probe_series": {
+        "run": "Name of the run.",
+        "step": "Step of the checkpoint.",
+        "exact_match": "Its exact match on validation.",
+        "measure": "Fit of the embeddings, kappa of a label at the answer's slots, or success of moved digits.",
+        "value": "What it came to.",
+        "key": "Hash of the checkpoint and of the version of the measures.",
+    },
+}
+
+_TEXTS = {"run", "checkpoint", "position", "label", "split", "probe", "control", "kind", "symbols", "measure", "symbol"}
+_TEXTS |= {"other", "reads", "role", "experiment", "site", "way", "key"}
+_NUMBERS = {"step", "loop", "layer", "classes", "examples", "problems", "head", "difference", "shift"}
+
+
+def _type(view: str, column: str) -> str:
+    if (view, column) == ("probe_interventions", "other"):
+        return "DOUBLE"
+    return "VARCHAR" if column in _TEXTS else "BIGINT" if column in _NUMBERS else "DOUBLE"
+
+
+PROBE_COLUMNS = {view: {column: _type(view, column) for column in columns} for view, columns in PROBE_MEANINGS.items()}
+"""Columns of the views with their types."""

@@ -1,0 +1,35 @@
+"""Takes the pictures of a probing that the README shows: `python -m tests.browser.inside PAGE`, for each page of
+`numerate probe`, writes its figures that are named below to model/pictures/."""
+
+import sys
+from pathlib import Path
+
+from tests.browser.pages import browser, chromium
+
+PICTURES = Path(__file__).parents[2] / "model" / "pictures"
+# By the heading of each figure; a page that lacks one leaves that picture as it is.
+FIGURES = {
+    "Digits and signs in the embedding": "digits",
+    "Move a digit": "moved-digits",
+    "What probes tell from the states": "probes",
+    "Patch a carry": "carries",
+    "Whole numbers as tokens": "numbers",
+    "Along training": "training",
+}
+
+
+def main(page: str) -> None:
+    """Write the pictures of one page."""
+    assert chromium(), "no chromium on this machine: 'apt-get install chromium' as root brings it"
+    PICTURES.mkdir(exist_ok=True)
+    with browser() as started:
+        view = started.new_page(viewport={"width": 800, "height": 900}, device_scale_factor=1.5)
+        view.goto(Path(page).absolute().as_uri())
+        for title, name in FIGURES.items():
+            figure = view.locator(f"h2:has-text('{title}') + figure svg")
+            if figure.count():
+                figure.screenshot(path=PICTURES / f"{name}.png")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

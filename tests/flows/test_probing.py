@@ -1,0 +1,120 @@
+"""`numerate probe`: a page and views that answer, of one run and of several, and mistakes in one line."""
+
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from flows.probing import probe_encoder
+from flows.requests import ProbeRequest
+from model.config import TrainingSpec
+from model.training import train
+from storage.errors import UserError
+from storage.location import Workspace
+from storage.probe_views import PROBE_TABLES
+from storage.query import open_catalog, select
+from tests.builders import TINY_TRAINING, Built, build_small
+from tests.model.runs import job_of
+
+SEEDS = ("run-seed0", "run-seed1", "run-seed2")
+
+
+class Captions(HTMLParser):
+    """The texts below a page's figures."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.figures, self.pictures, self.lines = 0, 0, list[str]()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.figures += tag == "figure"
+        self.pictures += tag == "svg" and ("role", "img") in attrs
+        assert tag not in ("script", "link", "iframe")
+
+    def handle_data(self, data: str) -> None:
+        if data.strip():
+            self.lines.append(data.strip())
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    """A workspace with three seeds of a run."""
+    built = build_small(tmp_path_factory.mktemp("probing"))
+    for seed, name in enumerate(SEEDS):
+        spec: TrainingSpec = TINY_TRAINING.model_copy(update={"seed": seed})
+        train(job_of(built, (built.workspace.root / "runs").path, spec, name))
+    return built
+
+
+def asked(workspace: Workspace, **values: object) -> ProbeRequest:
+    return ProbeRequest.model_validate({"workspace": str(workspace.root), "problems": 200, "edited": 90, **values})
+
+
+def checked_page(place: str) -> Captions:
+    captions = Captions()
+    text = Path(place).read_text()
+    captions.feed(text)
+    assert captions.figures == captions.pictures > 2
+    assert sum(line.startswith("Shows: ") for line in captions.lines) == captions.figures
+    assert sum(line.startswith("Doesn't show: ") for line in captions.lines) == captions.figures
+    assert "http://" not in text.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
+        "http://creativecommons.org", ""
+    )
+    assert "nan" not in " ".join(captions.lines)
+    return captions
+
+
+def test_an_encoder_that_comes_with_numerate_is_looked_into_and_all_views_answer(tmp_path: Path) -> None:
+    workspace = Workspace.create(str(tmp_path / "workspace"))
+    result = probe_encoder.fn(asked(workspace, name="notebook", layers=(1,), series=False))
+    assert result["runs"] == ["shipped-notebook"]
+    captions = checked_page(result["page"])
+    assert captions.figures == 7
+    assert any("one seed" in line for line in captions.lines)
+    found = {finding["name"]: finding for finding in result["findings"]}
+    # Its digits lie on a circle, and it uses that: known of these weights.
+    assert found["digits on a circle"]["found"]
+    assert found["circle used"]["found"]
+    with open_catalog(workspace) as connection:
+        for view in PROBE_TABLES:
+            rows = select(connection, f"SELECT * FROM {view}").fetchall()
+            assert bool(rows) == (view != "probe_series"), view
+        (kappa,) = select(
+            connection,
+            "SELECT max(kappa) FROM probes WHERE position = 'operand' AND label = 'digit' AND layer = 0 "
+            "AND control = 'trained'",
+        ).fetchall()[0]
+    # An operand's embedding is its digit.
+    assert kappa == 1
+
+
+def test_several_seeds_are_told_together_with_intervals_over_them_and_found_again(
+    trained: Built, capsys: pytest.CaptureFixture[str]
+) -> None:
+    request = asked(trained.workspace, name="seeds", compare=SEEDS)
+    result = probe_encoder.fn(request)
+    assert result["page"].endswith("comparisons/seeds/probes/index.html")
+    captions = checked_page(result["page"])
+    assert any("95 % intervals over 3 seeds" in line for line in captions.lines)
+    assert "(found)" not in capsys.readouterr().err
+    assert probe_encoder.fn(request) == result
+    assert capsys.readouterr().err.count("(found)") == 3
+    with open_catalog(trained.workspace) as connection:
+        steps = select(connection, "SELECT DISTINCT run, step FROM probe_series").fetchall()
+    assert {run for run, _ in steps} == set(SEEDS)
+    assert len(steps) > 3
+
+
+def test_mistakes_are_one_line(trained: Built) -> None:
+    for values, text in (
+        ({"name": "nobody"}, "run 'nobody' is not there"),
+        ({"name": SEEDS[0], "layers": (7,)}, "layer 7 isn't there: run 'run-seed0' has layers 1 to 2"),
+        ({"name": SEEDS[0], "loops": (9,)}, "loop 9 isn't there"),
+    ):
+        with pytest.raises(UserError, match=text) as error:
+            probe_encoder.fn(asked(trained.workspace, **values))
+        assert "\n" not in str(error.value)
+    with pytest.raises(ValueError, match="too few seeds for an interval: name three or more"):
+        asked(trained.workspace, compare=SEEDS[:2])
+    with pytest.raises(ValueError, match="names a run twice"):
+        asked(trained.workspace, compare=(*SEEDS, SEEDS[0]))

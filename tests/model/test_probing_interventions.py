@@ -1,0 +1,134 @@
+"""Edits of models that were built by hand, so that what they use is known."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from model.config import EncoderConfig
+from model.encoder import Encoder
+from model.probing.geometry import circle
+from model.probing.interventions import Outcome, ablate_heads, move_digits, patch_carries
+from model.probing.states import EMBEDDED, State, attentions_of
+from model.probing.truth import Problem, value_of
+from model.probing.twins import carry_twins, digit_twins
+from model.run import load_run, run_tokenizer
+from model.shipped import shipped_runs
+from model.tokenizer import BLANK, DIGITS, Tokenizer
+from model.trained import TrainedEncoder
+
+FOLDER = shipped_runs()["addition"]
+WIDTH = 32
+PROBLEMS = [Problem(f"{number}+0") for number in range(10, 310)]
+
+
+def one_hot() -> Tensor:
+    return torch.eye(10, WIDTH)
+
+
+def round_the_clock() -> Tensor:
+    return torch.nn.functional.pad(torch.from_numpy(circle(np.arange(10), 10)).float(), (0, WIDTH - 2))
+
+
+def copying(digits: Tensor) -> TrainedEncoder:
+    """An encoder that answers any `number+0` rightly: each slot reads the digit above it, whose embedding is a row of
+    `digits` [10, d], and says whose row that is."""
+    config, trained = load_run(FOLDER), TrainedEncoder.open(FOLDER)
+    shape = EncoderConfig(width=WIDTH, heads=1, layers=1, feedforward=8, positions=("relative",), reach=1)
+    tokenizer: Tokenizer = run_tokenizer(FOLDER, config)
+    encoder = Encoder(shape, tokenizer)
+    with torch.no_grad():
+        for weight in encoder.parameters():
+            weight.zero_()
+        for norm in (encoder.layers[0].attention_norm, encoder.layers[0].feedforward_norm, encoder.norm):
+            norm.weight.fill_(1)
+        ids = [tokenizer.id_of(digit) for digit in DIGITS]
+        encoder.tokens.weight[ids] = digits
+        (attention,) = attentions_of(encoder)
+        attention.queries_keys_values.weight[2 * WIDTH :] = torch.eye(WIDTH)
+        attention.output.weight.copy_(torch.eye(WIDTH))
+        assert encoder.bias
+        scores = encoder.bias.scores.weight.view(2 * shape.reach + 6, shape.operands + 1)
+        # The first operand's digit in the same place, else what has no place, such as the signs.
+        scores[shape.reach + 1, 1] = 60
+        scores[2 * shape.reach + 4 :, 0] = 30
+        encoder.head.weight[ids] = torch.nn.functional.layer_norm(digits, (WIDTH,))
+        encoder.head.bias[tokenizer.id_of(BLANK)] = 5
+    model = config.training.model_copy(update={"encoder": shape})
+    run = config.model_copy(update={"training": model})
+    return TrainedEncoder(run, trained.checkpoint, tokenizer, encoder.eval(), torch.float32)
+
+
+def moved(digits: Tensor) -> dict[str, Outcome]:
+    model = copying(digits)
+    twins = digit_twins(model, PROBLEMS, model.layout_of(PROBLEMS[0].text))
+    assert twins.count > 100
+    found = move_digits(model, twins, {EMBEDDED: digits.double().numpy()})
+    return {each.way: each for each in found if not each.shift}
+
+
+def test_a_model_that_counts_on_a_circle_follows_it() -> None:
+    found = moved(round_the_clock())
+    for way in ("digit", "circles", "circle"):
+        assert (found[way].predicted, found[way].unchanged, found[way].other, found[way].spilt) == (1, 0, 0, 0)
+    assert found["random"].predicted < 0.5
+
+
+def test_a_model_that_does_not_use_the_circle_is_not_moved_along_it() -> None:
+    found = moved(one_hot())
+    assert (found["digit"].predicted, found["digit"].spilt) == (1, 0)
+    assert (found["circle"].predicted, found["circle"].unchanged) == (0, 1)
+
+
+def test_without_its_only_head_a_model_knows_nothing_and_a_part_of_it_is_not_all() -> None:
+    model = copying(one_hot())
+    twins = digit_twins(model, PROBLEMS, model.layout_of(PROBLEMS[0].text))
+    (found, _) = ablate_heads(model, twins)
+    assert (found.site, found.predicted, found.other) == ("head 0", 0, 1)
+    # What it took away is there again.
+    assert digit_twins(model, PROBLEMS, model.layout_of(PROBLEMS[0].text)).count == twins.count
+
+
+@pytest.fixture(scope="module")
+def adder() -> TrainedEncoder:
+    return TrainedEncoder.open(FOLDER)
+
+
+def test_twins_differ_by_what_python_says(adder: TrainedEncoder) -> None:
+    chance = np.random.default_rng(0)
+    texts = [f"{one}+{other}" for one, other in chance.integers(100, 100_000, (200, 2)).tolist()]
+    problems = [Problem(text) for text in texts]
+    layout = adder.layout_of(texts[0])
+    pieces = adder.tokenizer.pieces()
+
+    def text_of(row: np.ndarray) -> str:
+        return "".join(pieces[number] for number in row if not pieces[number].startswith("[")).rstrip("=")
+
+    moves = digit_twins(adder, problems, layout)
+    for row, twin, old, new in zip(moves.rows, moves.twin, moves.old, moves.new, strict=True):
+        before, after = text_of(row), text_of(twin)
+        (place,) = [at for at in range(len(before)) if before[at] != after[at]]
+        assert (int(before[place]), int(after[place])) == (old, new)
+        assert "+0" not in after[:-2]
+    carries = carry_twins(adder, problems, layout)
+    assert carries.count > 30
+    for number in range(carries.count):
+        before, after, same = (value_of(text_of(rows[number])) for rows in (carries.rows, carries.twin, carries.same))
+        place = layout.width - 1 - int(carries.column[number])
+        assert after - before == 10**place
+        assert (before // 10**place % 10, after // 10**place % 10) == (carries.old[number], carries.new[number])
+        assert before == same
+        assert text_of(carries.rows[number]) != text_of(carries.same[number])
+
+
+def test_a_carry_put_into_the_input_or_the_output_arrives(adder: TrainedEncoder) -> None:
+    texts = [f"{one}+{other}" for one in range(111, 190, 2) for other in (123, 345, 524, 700)]
+    problems = [Problem(text) for text in texts]
+    twins = carry_twins(adder, problems, adder.layout_of(texts[0])).first(40)
+    last = State(adder.encoder.config.loops_of(twins.layout.answer), 1)
+    found = {(each.state, each.site, each.way): each for each in patch_carries(adder, twins, [EMBEDDED, last])}
+    for place in ((EMBEDDED, "lower digits"), (last, "own slot")):
+        assert found[*place, "carry"].predicted == 1
+        assert found[*place, "same carry"].unchanged == 1
+    assert found[last, "lower slot", "carry"].unchanged == 1
+    assert (State(0, 1), "lower digits", "carry") in found

@@ -1,0 +1,94 @@
+"""A probing is kept, done again only where something changed, and refuses what it can't do in one line."""
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from model.probing.series import all_known, series
+from model.probing.spec import ProbingSpec
+from model.probing.study import Study, probe
+from model.trained import TrainedEncoder
+from model.training import TrainingJob, train
+from storage.errors import UserError
+from tests.builders import Built
+from tests.model.runs import LONGER, job_of
+
+SPEC = ProbingSpec(problems=200, edited=90)
+
+
+@pytest.fixture(scope="module")
+def run(small: Built, tmp_path_factory: pytest.TempPathFactory) -> TrainingJob:
+    job = job_of(small, tmp_path_factory.mktemp("probed"), LONGER)
+    train(job)
+    return job
+
+
+def files_of(job: TrainingJob) -> dict[str, int]:
+    folder = Path(str(job.run)) / "probes"
+    return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
+
+
+def test_the_same_probing_again_computes_nothing(run: TrainingJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    done = list[str]()
+    model, lay_there = probe(run.run, SPEC, done.append)
+    assert (lay_there, done) == (False, ["geometry", "probes", "attention", "interventions"])
+    rows = series(run.run, model, SPEC)
+    assert {row["step"] for row in rows} == {10, 20, 30}
+    assert all_known(run.run, SPEC)
+    before = files_of(run)
+    assert {"geometry.best.parquet", "probes.best.parquet", "attention.best.parquet"} < set(before)
+    # What computes is gone: none of it is needed.
+    for name in ("draw", "states_at", "readings", "attended"):
+        monkeypatch.setattr(f"model.probing.study.{name}", None)
+    again = list[str]()
+    assert probe(run.run, SPEC, again.append)[1]
+    assert series(run.run, model, SPEC, again.append) == rows
+    assert again == []
+    assert files_of(run) == before
+
+
+def test_other_settings_and_other_checkpoints_are_looked_into_anew(run: TrainingJob) -> None:
+    probe(run.run, SPEC)
+    assert not probe(run.run, SPEC.model_copy(update={"layers": (2,)}))[1]
+    layers = pq.read_table(f"{run.run}/probes/probes.best.parquet").column("layer").to_pylist()
+    assert set(layers) == {0, 2}
+    assert not probe(run.run, SPEC.model_copy(update={"checkpoint": "last"}))[1]
+    assert {"probes.best.parquet", "probes.last.parquet"} < set(files_of(run))
+    assert not probe(run.run, SPEC)[1]
+
+
+@pytest.mark.parametrize(
+    ("asked", "text"),
+    [
+        ({"layers": (3,)}, "layer 3 isn't there: run 'run' has layers 1 to 2"),
+        ({"layers": (0,)}, "layer 0 isn't there"),
+        ({"loops": (2,)}, "loop 2 isn't there: run 'run' has loops 1 to 1"),
+    ],
+)
+def test_a_layer_or_loop_that_is_not_there_is_one_line(
+    run: TrainingJob, asked: dict[str, tuple[int, ...]], text: str
+) -> None:
+    with pytest.raises(UserError, match=text):
+        probe(run.run, SPEC.model_copy(update=asked))
+
+
+def test_a_run_without_a_checkpoint_is_one_line(small: Built, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="run 'fresh' has no checkpoint yet: train it first"):
+        probe(job_of(small, tmp_path, LONGER, "fresh").run, SPEC)
+
+
+def test_every_kind_of_tokenizer_can_be_looked_into(of_kind: Built, tmp_path: Path) -> None:
+    kind = of_kind.tokenizer.group
+    positions = {"positions": ("place-value",) if kind else ("learned",), "longest": 64}
+    spec = LONGER.model_copy(update={"steps": 2, "encoder": LONGER.encoder.model_copy(update=positions)})
+    job = job_of(of_kind, tmp_path, spec)
+    train(job)
+    study = Study(TrainedEncoder.open(job.run), SPEC)
+    symbols = {row["symbols"] for row in study.geometry()["geometry"]}
+    assert "digits" in symbols
+    # Learnt pieces may happen to be all of them.
+    assert ("numbers" in symbols) in ((kind > 1,) if kind else (True, False))
+    assert bool(study.probes()["probes"]) == bool(kind)
+    assert bool(study.attention()["attention"]) == bool(kind)
+    assert study.interventions() == {"interventions": []}

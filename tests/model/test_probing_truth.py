@@ -1,0 +1,99 @@
+"""The probes' labels against Python's own integers."""
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model.probing.problems import draw, is_held, longest_operand
+from model.probing.truth import NOTHING, Problem, answer_labels, operand_labels, operator_labels, value_of
+from model.run import load_run
+from model.shipped import shipped_runs
+
+NUMBERS = st.integers(0, 10**12)
+SUMS = st.tuples(NUMBERS, st.lists(st.tuples(st.sampled_from("+-"), NUMBERS), min_size=1, max_size=5)).map(
+    lambda found: str(found[0]) + "".join(f"{sign}{number}" for sign, number in found[1])
+)
+PRODUCTS = st.tuples(NUMBERS, NUMBERS).map(lambda pair: f"{pair[0]}*{pair[1]}")
+EXPRESSIONS = st.recursive(
+    st.integers(0, 999).map(str),
+    lambda inner: st.tuples(inner, st.sampled_from("+-*"), inner).map(
+        lambda parts: f"({parts[0]}{parts[1]}{parts[2]})"
+    ),
+    max_leaves=6,
+)
+
+
+@given(st.one_of(SUMS, PRODUCTS, EXPRESSIONS))
+def test_values_are_those_of_python(text: str) -> None:
+    assert value_of(text) == eval(text)
+
+
+@pytest.mark.parametrize("text", ["", "1+", "(1+2", "1 2", "x", "1+2)", "*3"])
+def test_what_is_no_problem_has_no_value(text: str) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011
+        value_of(text)
+
+
+@given(st.one_of(SUMS, PRODUCTS), st.sampled_from([1, 2]))
+def test_columns_carry_as_python_does(text: str, group: int) -> None:
+    problem, base = Problem(text, group), 10**group
+    value, columns = eval(text), Problem(text, group).columns
+    assert sum(column.digit * base**place for place, column in enumerate(columns)) == abs(value)
+    numbers = [int(number) for number in re.findall("[0-9]+", text)]
+    if "*" in text:
+        return
+    signs = [-1 if sign == "-" else 1 for sign in re.findall("^|[+-]", text)]
+    turned = -1 if value < 0 else 1
+    for place, column in enumerate(columns):
+        # What all lower columns together leave over is the carry.
+        below = sum(turned * sign * (number % base**place) for sign, number in zip(signs, numbers, strict=True))
+        assert column.carry_in == below // base**place
+        assert (column.running - column.digit) == base * column.carry_out
+        assert answer_labels(problem, place)["carry in"] == column.carry_in
+
+
+def test_a_product_has_the_running_sums_of_people() -> None:
+    # 47 · 38: 7·8 = 56; 4·8 + 7·3 + 5 = 58; 4·3 + 5 = 17.
+    found = Problem("47*38").columns
+    assert [column.running for column in found] == [56, 58, 17, 1]
+    assert [column.total for column in found] == [56, 53, 12, 0]
+
+
+def test_labels_say_what_a_person_reads() -> None:
+    problem = Problem("58-(7+96)")
+    operand = operand_labels(problem, 1)
+    assert operand == {
+        "digit": 8, "parity": 0, "mod 5": 3, "mod 10": 8, "magnitude": 2, "operator": NOTHING, "depth": 0
+    }  # fmt: skip
+    assert operand_labels(problem, 6)["operator"] == 0
+    assert operand_labels(problem, 6)["depth"] == 1
+    assert operator_labels(problem, 2) == {"operator": 1, "mod 10": 7, "sign": 1, "depth": 0}
+    answer = answer_labels(problem, 0)
+    assert (answer["digit"], answer["sign"], answer["depth"], answer["magnitude"]) == (5, 1, 1, 2)
+    assert "carry in" not in answer
+    assert answer_labels(Problem("58-96"), 1)["carry in"] == -1
+    assert answer_labels(Problem("91-38"), 1)["carry in"] == -1
+    assert answer_labels(Problem("57+68"), 1) | {
+        "carry in": 1,
+        "carry out": 1,
+        "column sum": 11,
+        "running sum": 12,
+    } == (answer_labels(Problem("57+68"), 1))
+
+
+def test_numbers_that_ask_a_probe_were_in_none_of_the_problems_that_it_learnt_from() -> None:
+    for name, folder in shipped_runs().items():
+        config = load_run(folder)
+        drawn = draw(config, 300)
+        assert (len(drawn.train), len(drawn.held)) == (300, 100), name
+        numbers = [{n for text in part for n in Problem(text).numbers} for part in drawn]
+        assert not numbers[0] & numbers[1], name
+        assert all(map(is_held, numbers[1])), name
+        assert drawn == draw(config, 300)
+        extent = config.extent
+        for text in (*drawn.train, *drawn.held):
+            assert longest_operand(text) <= extent.digits
+            assert len(Problem(text).numbers) in config.operand_counts
+            assert {*text} - {*"0123456789"} <= {*config.operators}
