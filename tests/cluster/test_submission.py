@@ -19,6 +19,7 @@ from pipelines.presets import CORPORA
 from storage.local import LocalLocation
 from storage.manifest import load
 from tests.cluster.nodes import Nodes, cluster
+from tests.interrupts import hear_interrupts
 from tests.pipelines.test_kills import corpus_of, writing
 
 pytestmark = pytest.mark.slow
@@ -40,6 +41,7 @@ def submit(nodes: Nodes, *words: str) -> subprocess.Popen[str]:
         stderr=subprocess.PIPE,
         text=True,
         env={**nodes.environment, "RAY_ADDRESS": nodes.dashboard},
+        preexec_fn=hear_interrupts,
     )
 
 

@@ -15,6 +15,8 @@ import duckdb
 import pytest
 from safetensors import safe_open
 
+from tests.interrupts import hear_interrupts
+
 SPEC = {
     "name": "first",
     "corpus": {"name": "pairs", "terms": 2, "rows_per_shard": 3_000, "validation": 0.1, "test": 0.1},
@@ -72,7 +74,7 @@ class Home:
             cwd=self.folder,
             env=self.environment(),
             start_new_session=True,
-            preexec_fn=_hear_interrupts,
+            preexec_fn=hear_interrupts,
         )
 
     def write_spec(self, name: str, **training: object) -> str:
@@ -283,11 +285,6 @@ def test_an_interrupted_training_leaves_a_usable_checkpoint_and_goes_on(
     assert len(states) == len(signals)
     assert ("COMPLETED",) not in states
     assert not (home.workspace / f"runs/{name}/.launch").exists()
-
-
-def _hear_interrupts() -> None:
-    """A background job of a shell ignores SIGINT, and its children inherit that; a person's terminal doesn't."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _meters(workspace: Path) -> list[tuple[str, str]]:

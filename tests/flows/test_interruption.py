@@ -18,15 +18,11 @@ from storage.database import closing, interruptible
 from storage.errors import QueryAbandoned
 from tests.builders import Built
 from tests.flows.test_overview_verbs import ENVIRONMENT
+from tests.interrupts import hear_interrupts
 
 # A text of a gigabyte is one value, inside of which DuckDB hears nothing; this takes minutes.
 HEEDLESS = "SELECT max(length(repeat('a', 1000000000 + (range % 2)::INT))) AS longest FROM range(10000)"
 ENDLESS = "SELECT sum(hash(a.range * b.range)) AS sum FROM range(100000000) a, range(100000000) b"
-
-
-def hear_interrupts() -> None:
-    """A background job of a shell ignores SIGINT, and its children inherit that; a person's terminal doesn't."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.fixture

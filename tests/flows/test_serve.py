@@ -33,6 +33,7 @@ from flows.serving.server import PrefectServer, free_port, shown
 from storage.errors import UserError
 from storage.location import Workspace
 from tests.browser.pages import Served, start_serving, wait_for
+from tests.interrupts import hear_interrupts
 
 ROOT = Path(__file__).parents[2]
 LONG = {"name": "long", "family": "digits", "terms": 2, "digits": 20, "rows": 20_000_000, "rows_per_shard": 200_000}
@@ -464,7 +465,9 @@ def prefect(server: PrefectServer, clone: Path, *words: str) -> "subprocess.Pope
     }
     command = [sys.executable, "-m", "prefect", *words]
     log = open(clone.parent / f"{words[0]}.log", "a")  # noqa: SIM115  (the process keeps it)
-    return subprocess.Popen(command, cwd=clone, env=environment, text=True, stdout=log, stderr=log)
+    return subprocess.Popen(
+        command, cwd=clone, env=environment, text=True, stdout=log, stderr=log, preexec_fn=hear_interrupts
+    )
 
 
 @pytest.fixture
