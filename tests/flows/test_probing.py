@@ -88,6 +88,7 @@ def test_an_encoder_that_comes_with_numerate_is_looked_into_and_all_views_answer
     assert kappa == 1
 
 
+@pytest.mark.slow
 def test_several_seeds_are_told_together_with_intervals_over_them_and_found_again(
     trained: Built, capsys: pytest.CaptureFixture[str]
 ) -> None:

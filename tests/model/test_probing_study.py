@@ -48,6 +48,7 @@ def test_the_same_probing_again_computes_nothing(run: TrainingJob, monkeypatch: 
     assert files_of(run) == before
 
 
+@pytest.mark.slow
 def test_other_settings_and_other_checkpoints_are_looked_into_anew(run: TrainingJob) -> None:
     probe(run.run, SPEC)
     assert not probe(run.run, SPEC.model_copy(update={"layers": (2,)}))[1]
