@@ -1,5 +1,5 @@
-"""Takes the pictures of a probing that the README shows: `python -m tests.browser.inside PAGE`, for each page of
-`numerate probe`, writes its figures that are named below to model/pictures/."""
+"""Takes the pictures of pages that the README shows: `python -m tests.browser.inside PAGE` writes to model/pictures/, of a
+page of `numerate probe` its figures that are named below, of one of `numerate report` how it begins."""
 
 import sys
 from pathlib import Path
@@ -25,8 +25,10 @@ def main(page: str) -> None:
     with browser() as started:
         view = started.new_page(viewport={"width": 800, "height": 900}, device_scale_factor=1.5)
         view.goto(Path(page).absolute().as_uri())
+        if view.locator("nav").count():
+            view.screenshot(path=PICTURES / "run-page.png")
         for title, name in FIGURES.items():
-            figure = view.locator(f"h2:has-text('{title}') + figure svg")
+            figure = view.locator(f"h3:has-text('{title}') + figure svg")
             if figure.count():
                 figure.screenshot(path=PICTURES / f"{name}.png")
 
