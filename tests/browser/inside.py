@@ -1,5 +1,7 @@
-"""Takes the pictures of pages that the README shows: `python -m tests.browser.inside PAGE` writes to model/pictures/, of a
-page of `numerate probe` its figures that are named below, of one of `numerate report` how it begins."""
+"""Takes the pictures of pages that the README shows: `python -m tests.browser.inside PAGE` writes to model/pictures/.
+
+Of a page of `numerate probe` its figures that are named below, of one of `numerate report` how it begins.
+"""
 
 import sys
 from pathlib import Path
