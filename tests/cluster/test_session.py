@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from model.training import train
 from pipelines.presets import CORPORA
 from storage.local import LocalLocation
-from tests.builders import build_corpus_plainly
+from tests.builders import TINY_TRAINING, build_corpus_plainly, build_small
 from tests.cluster.nodes import Nodes, cluster, free_port
+from tests.model.runs import job_of
 from tests.pipelines.test_kills import files
 
 PAIRS = CORPORA["quick"].model_copy(update={"rows_per_shard": 2_000})
@@ -57,6 +59,22 @@ def test_a_corpus_made_on_a_cluster_is_the_same_and_leaves_nothing_there(
         found.pop(beside)
     assert found == files(plain.location.path)
     assert nodes.alive() == 2
+    assert not nodes.left()
+
+
+@pytest.mark.slow
+def test_a_tokenizer_is_trained_and_an_encoder_asked_on_a_cluster(
+    nodes: Nodes, prefect_api: str, tmp_path: Path
+) -> None:
+    built = build_small(tmp_path)
+    train(job_of(built, (built.workspace.root / "runs").path, TINY_TRAINING))
+    place = ("--workspace", str(built.workspace.root), "--ray", nodes.gcs)
+    for words, result in (
+        (("tokenizer", "train", "--corpus", "small", "--tokenizer", "small-pairs", "--kind", "pairs"), "120 pieces in"),
+        (("evaluate", "--name", "run"), "test problems of small right"),
+    ):
+        done = numerate(nodes, prefect_api, *words, *place)
+        assert (done.returncode, result in done.stderr) == (0, True), done.stderr
     assert not nodes.left()
 
 
