@@ -52,7 +52,7 @@ def series(
         rows += known[key]
     if rows:
         with place.staged() as path:
-            pq.write_table(pa.Table.from_pylist(rows), path, compression="zstd")
+            pq.write_table(pa.Table.from_pylist(rows), path, compression="zstd", write_page_checksum=True)
     return rows
 
 
@@ -91,12 +91,17 @@ def _measured(model: TrainedEncoder, problems: int) -> dict[str, float]:
 
 
 def _known(place: Location) -> dict[str, list[dict[str, Any]]]:
+    """The rows of each checkpoint; none where the file is damaged, which is then made anew."""
     if not place.exists():
         return {}
     found: dict[str, list[dict[str, Any]]] = {}
-    with place.opened() as file:
-        for row in pq.read_table(file).to_pylist():
+    try:
+        with place.opened() as file:
+            rows = pq.ParquetFile(file, page_checksum_verification=True).read().to_pylist()
+        for row in rows:
             found.setdefault(row["key"], []).append(row)
+    except (pa.ArrowException, OSError, KeyError):
+        return {}
     return found
 
 

@@ -37,6 +37,7 @@ from model.tokenizer import TokenLayout
 from model.trained import TrainedEncoder
 from storage.location import Location
 from storage.manifest import hash_of
+from storage.shard import file_hash
 
 # Tables without training, of each of which the mean is told.
 _DRAWS = 8
@@ -208,32 +209,36 @@ def probe(
     study = Study(model, spec)
     place, key = folder / "probes", key_of(model, spec)
     mark = place / f"{spec.checkpoint}.json"
-    if mark.exists() and _read(mark) == {"key": key}:
+    if mark.exists() and _holds(mark, key):
         return model, True
     mark.remove()
+    hashes: dict[str, str] = {}
     for name, part in PARTS.items():
         for table, rows in part(study).items():
-            write_table(place, table, spec.checkpoint, rows, model)
+            target = place / f"{table}.{spec.checkpoint}.parquet"
+            target.remove()
+            if rows:
+                _write_table(target, spec.checkpoint, rows, model)
+                hashes[target.name] = file_hash(target)
         progress(name)
-    mark.write(json.dumps({"key": key}).encode() + b"\n")
+    mark.write(json.dumps({"key": key, "tables": hashes}, indent=2).encode() + b"\n")
     return model, False
 
 
-def write_table(
-    place: Location, table: str, checkpoint: str, rows: Sequence[dict[str, Any]], model: TrainedEncoder
-) -> None:
-    """A table as Parquet, each row with the checkpoint that it is of; none where there are no rows."""
-    target = place / f"{table}.{checkpoint}.parquet"
-    if not rows:
-        target.remove()
-        return
+def _write_table(target: Location, checkpoint: str, rows: Sequence[dict[str, Any]], model: TrainedEncoder) -> None:
+    """A table as Parquet, each row with the checkpoint that it is of."""
     head = {"checkpoint": checkpoint, "step": model.checkpoint.step}
     with target.staged() as path:
         pq.write_table(pa.Table.from_pylist([{**head, **row} for row in rows]), path, compression="zstd")
 
 
-def _read(mark: Location) -> Any:
+def _holds(mark: Location, key: str) -> bool:
+    """Whether a mark is of this key, and the tables that it names lie beside it as they were written."""
     try:
-        return json.loads(mark.read())
-    except ValueError:
-        return None
+        found = json.loads(mark.read())
+        tables = {mark.parent / name: digest for name, digest in found["tables"].items()}
+        return found["key"] == key and all(
+            place.exists() and file_hash(place) == digest for place, digest in tables.items()
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return False

@@ -48,6 +48,25 @@ def test_the_same_probing_again_computes_nothing(run: TrainingJob, monkeypatch: 
     assert files_of(run) == before
 
 
+def test_a_table_that_is_damaged_or_gone_is_made_anew(run: TrainingJob) -> None:
+    model, _ = probe(run.run, SPEC)
+    series(run.run, model, SPEC)
+    folder = Path(str(run.run)) / "probes"
+    whole = {path.name: path.read_bytes() for path in folder.glob("*.parquet")}
+    damaged = bytearray(whole["attention.best.parquet"])
+    damaged[len(damaged) // 2] ^= 1
+    (folder / "attention.best.parquet").write_bytes(damaged)
+    (folder / "geometry.best.parquet").unlink()
+    assert not probe(run.run, SPEC)[1]
+    flipped = bytearray(whole["series.parquet"])
+    # Within the first page.
+    flipped[60] ^= 1
+    (folder / "series.parquet").write_bytes(flipped)
+    assert not all_known(run.run, SPEC)
+    series(run.run, model, SPEC)
+    assert {path.name: path.read_bytes() for path in folder.glob("*.parquet")} == whole
+
+
 @pytest.mark.slow
 def test_other_settings_and_other_checkpoints_are_looked_into_anew(run: TrainingJob) -> None:
     probe(run.run, SPEC)
