@@ -57,7 +57,21 @@ _COLUMNS = {
 
 
 def refresh_catalog(workspace: Workspace) -> Location:
-    """Write `catalog.duckdb` anew: corpus_<name>, shards, runs, metrics, predictions and probes."""
+    """Write `catalog.duckdb` anew: corpus_<name>, shards, runs, metrics, predictions and probes.
+
+    Raises `RunFailure` where it can't be written, as on a full disk.
+    """
+    try:
+        _write(workspace)
+    except duckdb.IOException as error:
+        raise RunFailure(
+            f"{workspace.catalog} can't be written: free some space there and run the same command again "
+            f"({reason(error)})"
+        ) from error
+    return workspace.catalog
+
+
+def _write(workspace: Workspace) -> None:
     with workspace.catalog.staged() as path, duckdb.connect() as connection:
         let_read(connection, workspace.root)
         corpora = _corpora(workspace)
@@ -75,7 +89,6 @@ def refresh_catalog(workspace: Workspace) -> Location:
             except duckdb.Error as error:
                 _LOG.warning("view %s is left out of SQL: %s", name, reason(error))
         connection.execute("DETACH catalog")
-    return workspace.catalog
 
 
 def view_name(corpus: str) -> str:

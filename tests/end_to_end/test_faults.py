@@ -1,5 +1,6 @@
 """Faults from outside, through the real command: a disk that fills up, and two who make one corpus."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -14,7 +15,10 @@ import pytest
 
 from pipelines.build import build_corpus
 from pipelines.spec import CorpusSpec
+from storage.catalog import refresh_catalog
+from storage.errors import RunFailure
 from storage.local import LocalLocation
+from storage.location import Workspace
 from storage.manifest import load
 
 _INSIDE = "NUMERATE_TEST_OWN_MOUNTS"
@@ -169,3 +173,19 @@ def test_of_two_who_generate_one_corpus_at_once_one_wins_and_the_other_ends_in_o
     assert load(LocalLocation(folder), "corpus").whole()
     build_corpus(CorpusSpec(name="both", **_ROWS), LocalLocation(tmp_path / "whole"), in_flight=ray_instance)
     assert data_of(folder) == data_of(tmp_path / "whole")
+
+
+@pytest.mark.skipif(not _may_mount(), reason="only root can mount a small disk")
+def test_a_catalog_that_finds_no_room_is_one_line(disk: Disk) -> None:
+    workspace = Workspace.create(str(disk.path / "w"))
+    refresh_catalog(workspace)
+    before = Path(str(workspace.catalog)).read_bytes()
+    with open(disk.path / "fill", "wb") as file, contextlib.suppress(OSError):
+        while True:
+            os.write(file.fileno(), bytes(4096))
+    with pytest.raises(
+        RunFailure, match=r"catalog.duckdb can't be written: free some space .+No space left"
+    ) as failure:
+        refresh_catalog(workspace)
+    assert "\n" not in str(failure.value)
+    assert Path(str(workspace.catalog)).read_bytes() == before
