@@ -59,6 +59,14 @@ def _check_names(request: BaseModel, **kinds: str) -> None:
             checked_name(name, kind)
 
 
+def _check_compared(names: tuple[str, ...]) -> None:
+    """The same for runs that are compared; raises `ValueError` for one that is named twice."""
+    for name in names:
+        checked_name(name, "run")
+    if len(set(names)) < len(names):
+        raise ValueError(f"compare {', '.join(names)} names a run twice: name each once")
+
+
 class GenerateRequest(InWorkspace, CorpusSpec):
     """Generate a corpus."""
 
@@ -228,8 +236,7 @@ class EvaluateRequest(MakesMissing, EvaluationSpec):
     @model_validator(mode="after")
     def _usable_names(self) -> "EvaluateRequest":
         _check_names(self, name="run", corpus="corpus")
-        for name in self.compare:
-            checked_name(name, "run")
+        _check_compared(self.compare)
         return self
 
     @model_validator(mode="after")
@@ -241,8 +248,6 @@ class EvaluateRequest(MakesMissing, EvaluationSpec):
                 raise ValueError(f"suite {self.suite!r} has test problems alone: leave split {self.split!r} out")
         if self.suite_digits and self.suite not in ("grid", "edge"):
             raise ValueError(f"suite_digits belongs to grid and edge, not to suite {self.suite!r}: leave it out")
-        if len(set(self.compare)) < len(self.compare):
-            raise ValueError(f"compare {', '.join(self.compare)} names a run twice: name each once")
         return self
 
     @property
@@ -274,10 +279,7 @@ class ProbeRequest(InWorkspace, ProbingSpec):
     @model_validator(mode="after")
     def _usable_names(self) -> "ProbeRequest":
         _check_names(self, name="run")
-        for name in self.compare:
-            checked_name(name, "run")
-        if len(set(self.compare)) < len(self.compare):
-            raise ValueError(f"compare {', '.join(self.compare)} names a run twice: name each once")
+        _check_compared(self.compare)
         if 0 < len(self.compare) < 3:
             raise ValueError(
                 f"compare names {', '.join(self.compare)}, too few seeds for an interval: name three or more runs, or "

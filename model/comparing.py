@@ -8,8 +8,6 @@ learnt, longer and deeper problems, with its unit and without, and writes `compa
 
 import json
 import multiprocessing
-import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,20 +17,18 @@ from dataclasses import replace
 from functools import partial
 from itertools import cycle
 
-import torch
-from pydantic import ValidationError
-
 from model.asking import ask_run
 from model.comparison_spec import ComparingSpec, Variant
 from model.comparison_table import write_tables
 from model.config import TrainingSpec, seed_runs
 from model.metrics import step_seconds
 from model.preparation import found_result, prepare
-from model.seeds import Seat, TrainOne, gpu_memory, in_a_process, room_for, train_side_by_side
+from model.process import Stop, run_plainly
+from model.seeds import Seat, TrainOne, in_a_process, room_here, train_side_by_side
 from model.training import Progress, TrainingJob, TrainingResult
 from storage.errors import RunFailure, UserError
 from storage.location import Location, Workspace
-from storage.parameters import one_line, read_parameters
+from storage.parameters import read_parameters
 
 # Of the trainings whose steps are timed: how many they would have, and what ends their names.
 _LONG, _TIMED = 10**6, "-timed"
@@ -92,9 +88,7 @@ def _jobs(
 
 def _at_once(spec: ComparingSpec, jobs: int) -> int:
     """How many train side by side; on CPUs each has one."""
-    gpus, cpus = torch.cuda.device_count(), len(os.sched_getaffinity(0))
-    found = room_for(max(2, jobs), 1, asked=1, cpus=cpus, gpus=gpus, gpu_bytes=gpu_memory()).at_once
-    return min(spec.at_once or found, jobs)
+    return min(spec.at_once or room_here(max(2, jobs)).at_once, jobs)
 
 
 def _train(
@@ -188,22 +182,17 @@ def main() -> int:
         names = ", ".join(ComparingSpec.model_fields)
         print(f"usage: python -m model.comparing [FILE]  (YAML or JSON: {names})", file=sys.stderr)
         return 2
-    asked: list[int] = []
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda received, frame: asked.append(received))
-    try:
+
+    def work(stop: Stop) -> int:
+        """Compare, and print the table."""
         spec = ComparingSpec.model_validate(read_parameters(sys.argv[1]) if sys.argv[1:] else {})
-        folder = compare(spec, lambda: bool(asked))
-    except (UserError, RunFailure) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except ValidationError as error:
-        print(f"error: {sys.argv[1]}: {one_line(error)}", file=sys.stderr)
-        return UserError.exit_code
-    if folder is None:
-        return 130
-    print((folder / "table.md").read().decode())
-    return 0
+        folder = compare(spec, stop)
+        if folder is None:
+            return 130
+        print((folder / "table.md").read().decode())
+        return 0
+
+    return run_plainly(work, "".join(sys.argv[1:]))
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ One that fails doesn't end the others, and an interruption lets all of them leav
 """
 
 import multiprocessing
-import os
 import signal
 import threading
 import time
@@ -24,6 +23,7 @@ from model.checkpoint import Checkpoints
 from model.preparation import found_result
 from model.training import Progress, TrainingJob, TrainingResult, train
 from storage.errors import RunFailure, UserError
+from storage.machine import cores
 
 # What one seed may take of a GPU that several share, and how many share it at most.
 _GPU_BYTES, _SEEDS_A_GPU = 8 << 30, 8
@@ -62,6 +62,12 @@ def room_for(seeds: int, workers: int, *, asked: int, cpus: int, gpus: int, gpu_
 def gpu_memory() -> int:
     """Bytes of this machine's first GPU; 0 without one."""
     return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else 0
+
+
+def room_here(jobs: int) -> Room:
+    """The room for so many jobs of one worker each in processes of this machine."""
+    gpus = torch.cuda.device_count()
+    return room_for(jobs, 1, asked=1, cpus=cores(), gpus=gpus, gpu_bytes=gpu_memory())
 
 
 @dataclass(frozen=True)
@@ -126,9 +132,8 @@ def train_side_by_side(
 
 def train_in_processes(jobs: Sequence[TrainingJob], stop: Callable[[], bool]) -> list[TrainingResult]:
     """Train all jobs on this machine without an engine, a process each, and print how far they are."""
-    gpus, cpus = torch.cuda.device_count(), len(os.sched_getaffinity(0))
-    room = room_for(len(jobs), 1, asked=1, cpus=cpus, gpus=gpus, gpu_bytes=gpu_memory())
-    threads = 0 if gpus else max(1, cpus // room.at_once)
+    room = room_here(len(jobs))
+    threads = 0 if room.gpus else max(1, cores() // room.at_once)
     shown: dict[str, Progress] = {}
 
     def report(progress: Mapping[str, Progress]) -> None:

@@ -6,7 +6,6 @@ batch; so only the order of additions depends on the number of workers.
 """
 
 import math
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +16,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 from torch.nn.parallel import DistributedDataParallel
@@ -33,6 +31,7 @@ from model.masking import loops_of, place_offsets, warm_loops_of
 from model.metrics import MetricsWriter
 from model.objectives import Objective
 from model.optimizer import build_optimizers, precision_of, rate_factor, set_rates
+from model.process import Stop, run_plainly
 from model.run import RunConfig, run_tokenizer
 from model.running_sum import OUTPUTS, RunningSum, running_sum_loss
 from model.throughput import Pace, peak_flops, training_flops
@@ -42,7 +41,7 @@ from storage.lanes import LANES, lanes_of
 from storage.location import Location, Workspace
 from storage.manifest import load
 from storage.order import derive_key
-from storage.parameters import one_line, read_parameters
+from storage.parameters import read_parameters
 
 # Steps between the moments when the ranks agree whether to stop and the loss is looked at.
 _AGREE_EVERY = 10
@@ -354,28 +353,25 @@ def main() -> int:
             file=sys.stderr,
         )
         return 2
-    asked: list[int] = []
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda received, frame: asked.append(received))
-    try:
+
+    def work(stop: Stop) -> int:
+        """Train, and print how each run ended."""
         file = TrainingFile.model_validate(read_parameters(sys.argv[1]))
         name, tokenizer = file.name or file.corpus, file.tokenizer or f"{file.corpus}-digit"
         jobs = prepare(Workspace.create(file.workspace), name, file.corpus, tokenizer, file.training, file.seeds)
-        results = train_in_processes(jobs, lambda: bool(asked)) if len(jobs) > 1 else [_train_here(jobs[0], asked)]
-    except (UserError, RunFailure) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return error.exit_code
-    except ValidationError as error:
-        print(f"error: {sys.argv[1]}: {one_line(error)}", file=sys.stderr)
-        return UserError.exit_code
-    for job, result in zip(jobs, results, strict=True):
-        run = f"run {job.config.name}: " if len(jobs) > 1 else ""
-        print(f"{run}step {result.step} of {file.training.steps}, exact match on validation {result.exact_match:.4%}")
-    return 0 if all(result.finished for result in results) else 130
+        results = train_in_processes(jobs, stop) if len(jobs) > 1 else [_train_here(jobs[0], stop)]
+        for job, result in zip(jobs, results, strict=True):
+            run = f"run {job.config.name}: " if len(jobs) > 1 else ""
+            print(
+                f"{run}step {result.step} of {file.training.steps}, exact match on validation {result.exact_match:.4%}"
+            )
+        return 0 if all(result.finished for result in results) else 130
+
+    return run_plainly(work, sys.argv[1])
 
 
-def _train_here(job: TrainingJob, asked: list[int]) -> TrainingResult:
-    return train(job, stop=lambda: bool(asked), report=lambda progress: print(progress, flush=True))
+def _train_here(job: TrainingJob, stop: Stop) -> TrainingResult:
+    return train(job, stop=stop, report=lambda progress: print(progress, flush=True))
 
 
 if __name__ == "__main__":

@@ -60,13 +60,12 @@ def ray_instance() -> Iterator[int]:
 
 
 @pytest.fixture(scope="session")
-def prefect_api() -> Iterator[str]:
+def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """URL of a real Prefect server, for commands that needn't show how they start one of their own: that takes each
     of them ten seconds."""
-    from prefect.server.api.server import SubprocessASGIServer
+    from flows.serving.server import PrefectServer
 
-    server = SubprocessASGIServer()
-    server.start()
+    server = PrefectServer(tmp_path_factory.mktemp("prefect"))
     yield server.api_url
     server.stop()
 

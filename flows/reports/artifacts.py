@@ -14,7 +14,6 @@ from prefect.context import FlowRunContext
 from flows.serving.server import REPORTS
 from flows.session import served
 from model.tokenizer import Tokenizer
-from storage.corpus import Corpus
 from storage.location import Location, Workspace
 from storage.manifest import Dataset
 from storage.query import open_catalog
@@ -22,10 +21,7 @@ from storage.query import open_catalog
 Figures = Sequence[tuple[str, str]]
 """Titles, and pictures as SVG text."""
 
-_SAMPLES = 10
 _SHOWN_PIECES = 300
-# Of a corpus's train split, for its picture.
-_DRAWN_ROWS = 100_000
 
 
 def wanted() -> bool:
@@ -37,19 +33,13 @@ def show_corpus(workspace: Workspace, dataset: Dataset, headline: str) -> None:
     """A corpus: its shards by split and stratum, some of its problems, and how hard they are."""
     if not wanted():
         return
-    from flows.reports.corpus_figures import difficulty_figure
+    from flows.reports.corpus_figures import sample_of
 
-    name = dataset.manifest.name
-    relation = Corpus(workspace, dataset).relation("train" if dataset.manifest.split_rows["train"] else "test")
-    columns = [column for column in ("problem", "answer", "carries") if column in relation.columns]
-    rows = relation.limit(_SAMPLES).select(", ".join(columns)).fetchall()
+    name, sample = dataset.manifest.name, sample_of(workspace, dataset, "problem", "answer", "carries")
     _show_shards("corpus-shards", dataset, f"Shards of corpus {name}")
     sections = [
-        ("Some of its problems", markdown_table(columns, rows)),
-        (
-            "How hard they are",
-            picture(difficulty_figure(relation.limit(_DRAWN_ROWS)), "Problems by answer and carries"),
-        ),
+        ("Some of its problems", markdown_table(sample.columns, sample.rows)),
+        ("How hard they are", picture(sample.figure, "Problems by answer and carries")),
         ("Ask it", f'`numerate sql "SELECT split, count(*) FROM corpus_{name} GROUP BY ALL"`'),
     ]
     _show_report("corpus-report", f"Corpus {name}", headline, sections)

@@ -1,10 +1,36 @@
-"""A picture of a corpus: how long its answers are, and how far carries run."""
+"""A corpus as pages show it: some of its problems, how long its answers are, and how far carries run."""
+
+from typing import Any, NamedTuple
 
 import duckdb
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from flows.reports.drawing import INK, SECOND, svg
+from storage.corpus import Corpus
+from storage.location import Workspace
+from storage.manifest import Dataset
+
+# Of a corpus, for its picture, and of its problems, for a reader.
+_DRAWN_ROWS, _SAMPLES = 100_000, 10
+
+
+class Sample(NamedTuple):
+    """A corpus as a page shows it."""
+
+    columns: list[str]
+    rows: list[tuple[Any, ...]]
+    """Some of its problems, in these columns."""
+    figure: str
+    """How hard they are, as SVG."""
+
+
+def sample_of(workspace: Workspace, dataset: Dataset, *wanted: str) -> Sample:
+    """Problems of a corpus's train split, or where it has none of its test split; of the `wanted` columns its own."""
+    relation = Corpus(workspace, dataset).relation("train" if dataset.manifest.split_rows["train"] else "test")
+    columns = [column for column in wanted if column in relation.columns]
+    rows = relation.limit(_SAMPLES).select(", ".join(columns)).fetchall()
+    return Sample(columns, rows, difficulty_figure(relation.limit(_DRAWN_ROWS)))
 
 
 def difficulty_figure(problems: duckdb.DuckDBPyRelation) -> str:

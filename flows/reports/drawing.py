@@ -57,6 +57,15 @@ def by_group(groups: Sequence[Group], label: str) -> str:
     return svg(draw, f"Exact match by {label}")
 
 
+def numbered(axes: Axes, values: NDArray[np.float64], top: float, form: str, size: float) -> None:
+    """A map of values [rows, columns] between 0 and `top`, each written into its cell; nan stays empty."""
+    axes.imshow(np.clip(values, 0, top), vmin=0, vmax=top, cmap="viridis", aspect="auto")
+    for (row, column), value in np.ndenumerate(values):
+        if np.isfinite(value):
+            color = "black" if value > 0.6 * top else "white"
+            axes.text(column, row, format(value, form), ha="center", va="center", fontsize=size, color=color)
+
+
 def heat(axes: Axes, matches: NDArray[np.float64], size: int, *, square: bool) -> None:
     """Exact match, in percent, of cells [rows, columns] whose columns are `size` lengths wide; nan where none.
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from matplotlib.axes import Axes
 
-from flows.reports.drawing import INK, PALE, SECOND, svg
+from flows.reports.drawing import INK, PALE, SECOND, numbered, svg
 from flows.reports.probing_data import Figure, ProbeData, Value, state_text
 
 _WAYS = {
@@ -90,11 +90,7 @@ def carries_figure(data: ProbeData) -> Figure | None:
         """As predicted, otherwise, and the control."""
         titles = ("carry patched: as predicted, %", "carry patched: anything else, %", "same carry: as if carried, %")
         for axes, matrix, title in zip(panels, matrices, titles, strict=True):
-            axes.imshow(matrix, vmin=0, vmax=100, cmap="viridis", aspect="auto")
-            for (row, column), value in np.ndenumerate(matrix):
-                if np.isfinite(value):
-                    axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=7,
-                              color="black" if value > 60 else "white")  # fmt: skip
+            numbered(axes, matrix, 100.0, ".0f", 7)
             axes.set_xticks(
                 range(len(states)), [state_text(state, loops) for state in states], rotation=60, ha="right", fontsize=7
             )

@@ -77,32 +77,18 @@ def fits_figure(data: ProbeData) -> Figure:
             means = [found[*place, "trained"] for place in places]
             left.bar(across + shift, [value.mean for value in means], 0.38, color=color, label=name)
             _whiskers(left, across + shift, means)
-        left.plot(
-            across - 0.2,
-            [bounds[*place, "trained"].mean for place in places],
-            "_",
-            color="black",
-            markersize=12,
-            label="95 % of shuffles (circle)",
-        )
-        plain = [values.get((*place, "untrained")) for place in places]
-        left.plot(
-            across - 0.2,
-            [value.mean if value else np.nan for value in plain],
-            "o",
-            color="black",
-            fillstyle="none",
-            markersize=4,
-            label="untrained (circle)",
-        )
+        for found, control, marker, label in (
+            (bounds, "trained", "_", "95 % of shuffles (circle)"),
+            (values, "untrained", "o", "untrained (circle)"),
+        ):
+            marks = [found.get((*place, control)) for place in places]
+            heights = [mark.mean if mark else np.nan for mark in marks]
+            size = 12 if marker == "_" else 4
+            left.plot(across - 0.2, heights, marker, color="black", fillstyle="none", markersize=size, label=label)
         left.set(ylim=(0, 1.25), yticks=np.linspace(0, 1, 5), ylabel="share of variance explained")
         left.set_xticks(across, labels, rotation=60, ha="right", fontsize=7)
         left.legend(frameon=False, fontsize=6.5, ncols=2, loc="upper left")
-        for control, color in (("untrained", PALE), ("trained", INK)):
-            shares = [value.mean for key, value in sorted(spectrum.items()) if key[0] == control]
-            right.plot(range(1, len(shares) + 1), shares, color=color, marker="o", markersize=3, label=control)
-        right.set(xlabel="frequency over the digits", ylabel="share of variance", ylim=(0, None))
-        right.legend(frameon=False, fontsize=7)
+        _spectrum(right, spectrum)
 
     first = values.get(("embedding", 0, 0, "trained"))
     bound = bounds.get(("embedding", 0, 0, "trained"))
@@ -118,6 +104,15 @@ def fits_figure(data: ProbeData) -> Figure:
         f"95 % stay below {_share(bound)}.",
         "With ten points a circle takes two of nine directions and a helix three, 22 and 33 % by chance alone.",
     )
+
+
+def _spectrum(axes: Axes, spectrum: dict[Any, Value]) -> None:
+    """The share of variance at each frequency over the digits, trained and untrained."""
+    for control, color in (("untrained", PALE), ("trained", INK)):
+        shares = [value.mean for key, value in sorted(spectrum.items()) if key[0] == control]
+        axes.plot(range(1, len(shares) + 1), shares, color=color, marker="o", markersize=3, label=control)
+    axes.set(xlabel="frequency over the digits", ylabel="share of variance", ylim=(0, None))
+    axes.legend(frameon=False, fontsize=7)
 
 
 def numbers_figure(data: ProbeData) -> Figure | None:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from matplotlib.axes import Axes
 
-from flows.reports.drawing import INK, PALE, SECOND, svg
+from flows.reports.drawing import INK, PALE, SECOND, numbered, svg
 from flows.reports.probing_data import Figure, ProbeData, state_text
 from model.probing.attention import ROLES
 
@@ -33,11 +33,7 @@ def kappas_figure(data: ProbeData) -> Figure | None:
     def draw(left: Axes, right: Axes) -> None:
         """Both maps."""
         for axes, matrix, title in ((left, matrices[0], "trained"), (right, matrices[1], "untrained")):
-            axes.imshow(np.clip(matrix, 0, 1), vmin=0, vmax=1, cmap="viridis", aspect="auto")
-            for (row, column), value in np.ndenumerate(matrix):
-                if np.isfinite(value):
-                    axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=6,
-                              color="black" if value > 0.6 else "white")  # fmt: skip
+            numbered(axes, matrix, 1.0, ".2f", 6)
             axes.set_xticks(
                 range(len(states)), [state_text(state, loops) for state in states], rotation=45, ha="right", fontsize=7
             )

@@ -10,20 +10,16 @@ import duckdb
 
 from flows.reports import probing
 from flows.reports.comparison import Comparison
-from flows.reports.corpus_figures import difficulty_figure
+from flows.reports.corpus_figures import sample_of
 from flows.reports.pages import rendered, write_page
 from flows.reports.report import SECTION, learning_curve
 from model.run import RunConfig, load_run
 from model.tokenizer import load_tokenizer
-from storage.corpus import Corpus
 from storage.errors import RunFailure, UserError
 from storage.location import Location, Workspace
 from storage.manifest import Dataset, committed, load
 from storage.query import open_catalog
 
-_SAMPLES = 8
-# Of a corpus's train split, for its picture.
-_DRAWN_ROWS = 100_000
 _SHOWN_PIECES = 200
 
 
@@ -124,15 +120,11 @@ def _corpus(workspace: Workspace, config: RunConfig) -> list[Section]:
     """What it learnt from."""
     if not (dataset := _dataset(workspace, config)):
         return []
-    relation = Corpus(workspace, dataset).relation("train" if dataset.manifest.split_rows["train"] else "test")
-    columns = [column for column in ("problem", "answer", "carries", "depth") if column in relation.columns]
     body = rendered(
         "corpus.html",
         manifest=dataset.manifest,
         shards={split: len(dataset.of_split(split)) for split in dataset.manifest.split_rows},
-        columns=columns,
-        samples=relation.limit(_SAMPLES).select(", ".join(columns)).fetchall(),
-        figure=difficulty_figure(relation.limit(_DRAWN_ROWS)),
+        sample=sample_of(workspace, dataset, "problem", "answer", "carries", "depth"),
     )
     return [Section("corpus", f"Its corpus {config.corpus}", body)]
 

@@ -25,6 +25,7 @@ from pipelines.encode import encode_rows
 from pipelines.generate import sample_table
 from pipelines.presets import CORPORA
 from tests.benchmarks.tokenizers import digit_tokenizer
+from tests.benchmarks.torch_encoder import TorchEncoder
 
 _STEPS, _TURNS = 20, 5
 _DEVICE = torch.device("cuda")
@@ -46,26 +47,6 @@ _SHAPES = (
     Shape("base, sums of 20 digits", ENCODERS["base"], "addition", TokenLayout(problem=83, answer=22), 1_024),
     Shape("paper, sums of 20 digits", ENCODERS["paper"], "addition", TokenLayout(problem=83, answer=22), 1_024),
 )
-
-
-class TorchEncoder(nn.Module):
-    """PyTorch's own layers, with learned positions."""
-
-    def __init__(self, config: EncoderConfig, pieces: int, width: int, slots: int) -> None:
-        super().__init__()
-        self.slots = slots
-        self.tokens = nn.Embedding(pieces, config.width)
-        self.places = nn.Parameter(torch.zeros(width, config.width))
-        layer = nn.TransformerEncoderLayer(
-            config.width, config.heads, config.feedforward, dropout=0.0, batch_first=True,
-            norm_first=config.norm == "pre",
-        )  # fmt: skip
-        self.layers = nn.TransformerEncoder(layer, config.layers, enable_nested_tensor=False)
-        self.head = nn.Linear(config.width, pieces)
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """Logits [n, slots, pieces] of the slots."""
-        return self.head(self.layers(self.tokens(ids) + self.places)[:, -self.slots :])
 
 
 class Bert(nn.Module):

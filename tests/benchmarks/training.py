@@ -28,34 +28,17 @@ from storage.manifest import Dataset, commit
 from tests.benchmarks.measure import Figure, core_seconds, ratio, seconds
 from tests.benchmarks.peers import PeerMissingError, peer
 from tests.benchmarks.tokenizers import digit_tokenizer
+from tests.benchmarks.torch_encoder import TorchEncoder
 
 _STEPS, _BATCH, _SLOTS, _WIDTH = 10, 512, 4, 16
 _ROWS = 1 << 22
 _PEER_ROWS = 1 << 18
 
 
-class TorchEncoder(nn.Module):
-    """PyTorch's own layers, of the same shape, with learned positions."""
-
-    def __init__(self, config: EncoderConfig, pieces: int) -> None:
-        super().__init__()
-        self.tokens = nn.Embedding(pieces, config.width)
-        self.places = nn.Parameter(torch.zeros(_WIDTH, config.width))
-        layer = nn.TransformerEncoderLayer(
-            config.width, config.heads, config.feedforward, dropout=0.0, batch_first=True, norm_first=True
-        )
-        self.layers = nn.TransformerEncoder(layer, config.layers, enable_nested_tensor=False)
-        self.head = nn.Linear(config.width, pieces)
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """Logits [n, slots, pieces] of the slots."""
-        return self.head(self.layers(self.tokens(ids) + self.places)[:, -_SLOTS:])
-
-
 def against_torch(folder: Path) -> Iterator[Figure]:
     """Rows a second of a training step on two cores, AdamW for both, in the arithmetic that training takes here."""
     config, ids, ours = _ours()
-    theirs = _trainer(TorchEncoder(config, digit_tokenizer().size), ids)
+    theirs = _trainer(TorchEncoder(config, digit_tokenizer().size, _WIDTH, _SLOTS), ids)
     yield _step_figure("torch.nn.TransformerEncoder", config, ratio(ours, theirs, 7))
 
 

@@ -2,6 +2,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from flows.serving.server import PrefectServer
+from storage.location import Workspace
 from tests.hub import TOKEN, Hub, running_hub
 
 
@@ -16,3 +18,12 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         monkeypatch.setattr(huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         yield hub
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    """A server as `numerate serve` starts it."""
+    folder = tmp_path_factory.mktemp("server")
+    started = PrefectServer(folder / "home", workspace=Workspace.create(str(folder / "workspace")))
+    yield started
+    started.stop()

@@ -32,7 +32,7 @@ def read_only(small: Built, tmp_path: Path) -> Iterator[Path]:
         pytest.param(("sql", "SELECT count(*) AS rows FROM corpus_small"), id="sql"),
         pytest.param(("status",), id="status"),
         pytest.param(("clean", "--dry-run"), id="clean"),
-        pytest.param(("corpus", "verify", "small"), id="verify"),
+        pytest.param(("corpus", "verify", "small"), id="verify", marks=pytest.mark.slow),
     ],
 )
 def test_what_only_reads_works(read_only: Path, prefect_api: str, tmp_path: Path, words: tuple[str, ...]) -> None:
