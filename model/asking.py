@@ -38,8 +38,9 @@ def ask_run(
     for name in corpora:
         asked = _problems(model, workspace, name, limit)
         for unit in ("on", "off") if encoder.unit else ("on",):
-            found = _by_group(model, asked, Decoding(unit=unit))
-            rows += [{"asked": name, "applied": unit, "group": group, **counts} for group, counts in found.items()]
+            found = _by_operator(model, asked, Decoding(unit=unit))
+            place = {"asked": name, "applied": unit}
+            rows += [{**place, "operator": operator, **counts} for operator, counts in found.items()]
     about = {
         "run": config.name,
         "seed": config.training.seed,
@@ -70,31 +71,33 @@ def _curve(model: TrainedEncoder, checkpoints: Checkpoints, asked: list[Asked]) 
     found = []
     for entry in checkpoints.index().entries:
         restore(checkpoints.load(entry, model.config), model.encoder)
-        for group, counts in _by_group(model, asked, ONE_PASS).items():
-            found.append({"step": entry.step, "group": group, "exact_match": counts["exact_match"]})
+        for operator, counts in _by_operator(model, asked, ONE_PASS).items():
+            found.append({"step": entry.step, "operator": operator, "exact_match": counts["exact_match"]})
     return found
 
 
-def _by_group(model: TrainedEncoder, asked: list[Asked], decoding: Decoding) -> dict[str, dict[str, Any]]:
+def _by_operator(model: TrainedEncoder, asked: list[Asked], decoding: Decoding) -> dict[str, dict[str, Any]]:
     """Problems and right answers by operator, or of several operators, and what was read of those with one."""
     found: dict[str, list[NDArray[np.float64]]] = defaultdict(list)
     for batch in asked:
         with _readings(model, batch.slots) as readings:
             filled = model.fill(batch.rows, batch.slots, decoding)
         right = right_answers(spell(filled.ids, model.tokenizer), batch)
-        operation, operands = _read_rightly(readings, batch)
-        values = np.stack([right, operation, operands], 1).astype(np.float64)
+        values = np.concatenate([right[:, None], _read(readings, batch)], 1).astype(np.float64)
         operators = np.array(batch.facts.column("operators").to_pylist())
-        for group in np.unique(names := np.where(np.char.str_len(operators) == 1, operators, _SEVERAL)):
-            found[str(group)].append(values[names == group])
-    return {group: _counts(np.concatenate(parts), group, decoding) for group, parts in sorted(found.items())}
+        for operator in np.unique(names := np.where(np.char.str_len(operators) == 1, operators, _SEVERAL)):
+            found[str(operator)].append(values[names == operator])
+    return {operator: _counts(np.concatenate(parts), operator) for operator, parts in sorted(found.items())}
 
 
-def _counts(values: NDArray[np.float64], group: str, decoding: Decoding) -> dict[str, Any]:
-    """What [n, 3] says: right answers, and how often the operation and the operands were read as they stand."""
+def _counts(values: NDArray[np.float64], operator: str) -> dict[str, Any]:
+    """What [n, 4] says: right answers, and how often operation, both operands, and no operation were read."""
     read = {}
-    if group != _SEVERAL and decoding.unit == "on" and not np.isnan(values[:, 1:]).any():
-        read = {"operation_read": float(values[:, 1].mean()), "operands_read": float(values[:, 2].mean())}
+    if not np.isnan(values).any():
+        operation, operands, none = values[:, 1:].mean(0).tolist()
+        read = {"none_read": none}
+        # Of several numbers no two are the operands.
+        read |= {} if operator == _SEVERAL else {"operation_read": operation, "operands_read": operands}
     correct = int(values[:, 0].sum())
     return {"problems": len(values), "correct": correct, "exact_match": correct / len(values), **read}
 
@@ -116,12 +119,12 @@ def _readings(model: TrainedEncoder, slots: int) -> Iterator[list[Reading]]:
         found += runs[loops - 1 :: loops]
 
 
-def _read_rightly(readings: list[Reading], asked: Asked) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """For each problem [n], whether its operation, and whether both operands were read; NaN where nothing was."""
-    nothing = np.full(len(asked.rows), np.nan)
+def _read(readings: list[Reading], asked: Asked) -> NDArray[np.float64]:
+    """For each problem [n, 3], whether its operation, and whether both operands were read, and how much no operation
+    was; NaN where nothing was read, as with the unit switched off."""
     if not readings:
-        return nothing, nothing
-    operation = torch.cat([reading.operation.argmax(-1).cpu() for reading in readings]).numpy()
+        return np.full((len(asked.rows), 3), np.nan)
+    operation = torch.cat([reading.operation.cpu() for reading in readings]).numpy()
     digits = torch.cat([reading.digits.argmax(-1).cpu() for reading in readings]).numpy()
     operators, problems = (asked.facts.column(name).to_pylist() for name in ("operators", "problem"))
     true = [OPERATIONS.index(text) if text in OPERATIONS else -1 for text in operators]
@@ -129,4 +132,5 @@ def _read_rightly(readings: list[Reading], asked: Asked) -> tuple[NDArray[np.flo
         [[int(digit) for digit in number.zfill(digits.shape[-1])[::-1]] for number in re.findall("[0-9]+", problem)[:2]]
         for problem in problems
     ]
-    return (operation == true).astype(float), (digits == np.array(numbers)).all((1, 2)).astype(float)
+    right = operation.argmax(-1) == true
+    return np.stack([right, (digits == np.array(numbers)).all((1, 2)), 1 - operation.sum(-1)], 1).astype(np.float64)

@@ -24,7 +24,7 @@ def multiples(digits: Tensor, circles: int) -> Tensor:
     """
     table = _table(digits.shape[1], circles, digits.device).flatten(2)
     found = (digits.transpose(0, 1) @ table).transpose(0, 1)
-    return _product(torch.view_as_complex(found.unflatten(-1, (10, circles, 2))))
+    return pairwise_product(torch.view_as_complex(found.unflatten(-1, (10, circles, 2))))
 
 
 def product(digits: Tensor, rows: Tensor) -> Tensor:
@@ -32,7 +32,7 @@ def product(digits: Tensor, rows: Tensor) -> Tensor:
     places, circles = digits.shape[1], rows.shape[-1]
     rows = torch.cat([torch.ones_like(rows[..., :1]), rows], -1)
     found = torch.view_as_complex((digits @ torch.view_as_real(rows).flatten(2)).unflatten(-1, (circles + 1, 2)))
-    return _product(found.gather(2, _shift(places, circles, digits.device).expand(len(digits), -1, -1)))
+    return pairwise_product(found.gather(2, _shift(places, circles, digits.device).expand(len(digits), -1, -1)))
 
 
 def digits_of(points: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ def _shift(places: int, circles: int, device: torch.device) -> Tensor:
     return (circle - place[:, None]).clamp(min=0)
 
 
-def _product(points: Tensor) -> Tensor:
+def pairwise_product(points: Tensor) -> Tensor:
     """The product over axis 1, pair by pair: without a division, which gradients could not survive at 0."""
     while (size := points.shape[1]) > 1:
         half = size // 2

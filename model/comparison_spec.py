@@ -30,7 +30,9 @@ class ComparingSpec(BaseModel):
     trainings: dict[str, TrainingSpec] = Field(
         {"vanilla": _VANILLA, "ours": _OURS}, min_length=1, description="Encoders; steps and seed are set here."
     )
-    units: tuple[Unit, ...] = Field(("none", "residue", "nalu"), min_length=1, description="Units that each is given.")
+    units: tuple[Unit, ...] = Field(
+        ("none", "residue", "primes", "nalu"), min_length=1, description="Units that each is given."
+    )
     seeds: int = Field(5, ge=1, le=1_000, description="Seeds of each.")
     seconds: float = Field(90.0, gt=0, le=1e6, description="Time that each trains.")
     timed_seconds: float = Field(

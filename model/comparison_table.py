@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from model.metrics import read_metrics
+from storage.comparison_views import COMPARISON_COLUMNS, COMPARISON_TABLES
 from storage.location import Location, Workspace
 
 Row = dict[str, Any]
@@ -19,25 +20,7 @@ Figures = dict[Column, Row]
 # Encoder, unit, and whether the unit is on.
 Kind = tuple[str, str, str]
 
-_SCHEMA = pa.schema(
-    [
-        *((name, pa.string()) for name in ("run", "encoder", "unit", "applied", "asked", "group")),
-        ("seed", pa.int64()),
-        ("problems", pa.int64()),
-        ("correct", pa.int64()),
-        ("exact_match", pa.float64()),
-        *((name, pa.float64()) for name in ("operation_read", "operands_read", "gate", "validation_exact_match")),
-        *((name, pa.int64()) for name in ("parameters", "steps", "problems_seen", "problems_until_goal")),
-        *((name, pa.float64()) for name in ("goal", "seconds", "rows_per_second")),
-    ]
-)
-_CURVE = pa.schema(
-    [
-        *((name, pa.string()) for name in ("run", "encoder", "unit", "group")),
-        *((name, pa.int64()) for name in ("seed", "step", "problems_seen")),
-        ("exact_match", pa.float64()),
-    ]
-)
+_TYPES = {"VARCHAR": pa.string(), "BIGINT": pa.int64(), "DOUBLE": pa.float64()}
 
 
 def write_tables(workspace: Workspace, folder: Location, names: dict[str, str], corpus: str, goal: float) -> None:
@@ -61,33 +44,36 @@ def write_tables(workspace: Workspace, folder: Location, names: dict[str, str], 
         reached: dict[str, int] = {}
         for point in curve:
             if point["exact_match"] >= goal:
-                reached.setdefault(point["group"], point["problems_seen"])
+                reached.setdefault(point["operator"], point["problems_seen"])
         curves += curve
         for row in found["rows"]:
             own = row["asked"] == corpus and row["applied"] == "on"
-            until = reached.get(row["group"]) if own else None
+            until = reached.get(row["operator"]) if own else None
             rows.append({**about, **seen, **row, "goal": goal, "problems_until_goal": until})
-    for name, table in (
-        ("table", pa.Table.from_pylist(rows, _SCHEMA)),
-        ("curves", pa.Table.from_pylist(curves, _CURVE)),
-    ):
-        with (folder / f"{name}.parquet").staged() as path:
-            pq.write_table(table, path, compression="zstd")
+    for view, found in (("comparisons", rows), ("comparison_curves", curves)):
+        with (folder / COMPARISON_TABLES[view]).staged() as path:
+            pq.write_table(pa.Table.from_pylist(found, _schema(view)), path, compression="zstd")
     (folder / "table.md").write(page(rows, corpus, goal).encode())
+
+
+def _schema(view: str) -> pa.Schema:
+    """That of a table: the columns of its view, but for the comparison's name, which is its folder's."""
+    columns = {name: kind for name, kind in COMPARISON_COLUMNS[view].items() if name != "comparison"}
+    return pa.schema([(name, _TYPES[kind]) for name, kind in columns.items()])
 
 
 def page(rows: list[Row], corpus: str, goal: float) -> str:
     """All tables in Markdown: over the seeds, seed by seed, and what units read. `corpus` is what runs learnt."""
     asked = list(dict.fromkeys(row["asked"] for row in rows))
-    found = {(row["asked"], row["group"]) for row in rows}
+    found = {(row["asked"], row["operator"]) for row in rows}
     columns = sorted(found, key=lambda column: (asked.index(column[0]), _order(column[1])))
     own = [column for column in columns if column[0] == corpus]
     kinds: dict[Kind, dict[int, Figures]] = {}
     for row in rows:
         seeds = kinds.setdefault((row["encoder"], row["unit"], row["applied"]), {})
-        seeds.setdefault(row["seed"], {})[row["asked"], row["group"]] = row
+        seeds.setdefault(row["seed"], {})[row["asked"], row["operator"]] = row
     heads = [" ".join(column).replace("*", "×") for column in columns]
-    heads += [f"problems until {goal:.0%} {group}".replace("*", "×") for _, group in own]
+    heads += [f"problems until {goal:.0%} {operator}".replace("*", "×") for _, operator in own]
     over = [_over_seeds(kind, list(seeds.values()), columns, own) for kind, seeds in kinds.items()]
     each = [_one_seed(kind, seed, columns, own) for kind, seeds in kinds.items() for seed in seeds.values()]
     more = ["problems seen", "parameters", "rows/s", "seconds"]
@@ -127,27 +113,32 @@ def _one_seed(kind: Kind, seed: Figures, columns: list[Column], own: list[Column
 
 
 def _what_is_read(rows: list[Row]) -> list[str]:
-    """What units read of problems of one operator, as a table; nothing where there are no units."""
+    """What units read of each kind of problem, as a table; nothing where there are no units."""
     found: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
-        if row.get("operation_read") is not None:
-            found.setdefault((row["encoder"], row["unit"], row["asked"], row["group"].replace("*", "×")), []).append(
-                row
-            )
+        if row.get("none_read") is not None:
+            key = (row["encoder"], row["unit"], row["asked"], row["operator"].replace("*", "×"))
+            found.setdefault(key, []).append(row)
     if not found:
         return []
+    names = ("operation_read", "operands_read", "none_read")
     table = [
-        [*key, *(_spread([row[name] for row in same]) for name in ("operation_read", "operands_read")),
+        [*key, *(_spread([row[name] for row in same if row.get(name) is not None]) for name in names),
          f"{median(row['gate'] for row in same):.2f}"]
         for key, same in sorted(found.items())
     ]  # fmt: skip
-    heads = ["encoder", "unit", "asked", "operator", "operation read", "both operands read", "gate, mean size"]
-    return ["What the units read in the block's last run, per cent of problems.", "", *_table(heads, table), ""]
+    heads = ["encoder", "unit", "asked", "operator", "operation read", "both operands read", "none read"]
+    return [
+        "What the units read in the block's last run, per cent of problems; of none, its mean share.",
+        "",
+        *_table([*heads, "gate, mean size"], table),
+        "",
+    ]
 
 
-def _order(group: str) -> tuple[int, str]:
+def _order(operator: str) -> tuple[int, str]:
     """Operators as people learn them, then the rest."""
-    return ("+-*".find(group) % 4, group)
+    return ("+-*".find(operator) % 4, operator)
 
 
 def _named(unit: str, applied: str) -> str:

@@ -25,7 +25,7 @@ class Extent(NamedTuple):
 
 
 Objective = Literal["answer", "anywhere", "all"]
-Unit = Literal["none", "residue", "nalu"]
+Unit = Literal["none", "residue", "primes", "nalu"]
 Position = Literal["sinusoidal", "learned", "place-value", "relative"]
 
 
@@ -78,8 +78,8 @@ class EncoderConfig(BaseModel):
     unit: Unit = _field(
         17,
         "none",
-        "Symbolic unit before the block's final layer: residue computes + - * exactly on circles, nalu is the "
-        "published baseline.",
+        "Symbolic unit before the block's final layer: residue computes + - * exactly on circles of powers of ten, "
+        "primes on those of small primes, nalu is the published baseline.",
     )
 
     @model_validator(mode="after")

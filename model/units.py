@@ -27,6 +27,7 @@ from model.circles import multiples, product, signed_digits
 from model.config import EncoderConfig
 from model.nalu import Nalu
 from model.positions import HIDDEN, Where, digit_pieces
+from model.primes import PRIMES, residues
 from model.tokenizer import Tokenizer
 
 OPERATIONS = ("+", "-", "*")
@@ -36,6 +37,8 @@ _CLOSENESS = 16.0
 # How much the first number is read as the first operand and the second as the second, and how little
 # the answer's slots, in nats, before anything is learnt.
 _READ, _UNREAD = 3.0, -3.0
+# Numbers that the baseline computes of its two operands.
+_NALU_OUTPUTS = 4
 
 
 class Reading(NamedTuple):
@@ -46,7 +49,7 @@ class Reading(NamedTuple):
     attention: Tensor
     """How much of each token is in each place of the operands, [n, 2, places, width]; what is left is no digit."""
     operation: Tensor
-    """How likely each of `OPERATIONS` is asked for, [n, 3]."""
+    """How likely each of `OPERATIONS` is asked for, [n, 3]; what is left is that none is."""
 
 
 class Reader(nn.Module):
@@ -60,7 +63,7 @@ class Reader(nn.Module):
         # What all digits of an operand of the problem have in common.
         self.operands = nn.Embedding(config.operands + 1, 2)
         self.attention = nn.Linear(config.width, 1)
-        self.operation = nn.Linear(config.width, len(OPERATIONS))
+        self.operation = nn.Linear(config.width, len(OPERATIONS) + 1)
         self.register_buffer("pieces", digit_pieces(tokenizer), persistent=False)
         self.register_buffer("nothing", one_hot(torch.tensor(0), 10).float(), persistent=False)
         self.pieces: Tensor
@@ -81,7 +84,7 @@ class Reader(nn.Module):
         digits = attention @ told[:, None] + none * self.nothing
         weights = (self.attention(states).squeeze(-1) + padding).softmax(-1)
         operation = self.operation((weights[:, None] @ states).squeeze(1)).softmax(-1)
-        return Reading(digits, attention, operation)
+        return Reading(digits, attention, operation[:, :-1])
 
     def _attention(self, states: Tensor, where: Where, places: int) -> tuple[Tensor, Tensor]:
         """Attention of both operands' places, [n, 2, places, width], and what is left for none, [n, 2, places, 1]."""
@@ -94,6 +97,60 @@ class Reader(nn.Module):
         return pad(scores, (0, 1)).softmax(-1).split([scores.shape[-1], 1], -1)
 
 
+class ResidueResult(nn.Module):
+    """Computes on circles of 10, 100, … steps, and says digit and sign."""
+
+    features = 12
+
+    def forward(self, reading: Reading, slots: int) -> Tensor:
+        """Digit and sign of the result as likely as they are, [n, slots, 12]: ten digits, not negative, negative.
+
+        The first slot is the sign's, the others hold the digits down to the units.
+        """
+        first, second = reading.digits.unbind(1)
+        rows = multiples(second, slots)
+        one, other = multiples(first, slots)[:, 1], rows[:, 1]
+        points = torch.stack([one * other, one * other.conj(), product(first, rows)], 1)
+        negative, digits = signed_digits(points)
+        sign = torch.stack([1 - negative, negative], -1)
+        sign, digits = ((reading.operation[..., None, None] * each).sum(1) for each in (sign[:, :, None], digits))
+        blank = torch.zeros_like(digits)
+        return torch.cat([torch.cat([blank[:, :1], digits.flip(1)], 1), torch.cat([sign, blank[..., :2]], 1)], -1)
+
+
+class PrimesResult(nn.Module):
+    """Computes on circles of small primes, and says the residues; all slots are told the same."""
+
+    features = sum(PRIMES)
+
+    def forward(self, reading: Reading, slots: int) -> Tensor:
+        """Residues of the result as likely as they are, [n, slots, features]."""
+        first, second = reading.digits.unbind(1)
+        found = torch.cat([residues(first, second, reading.operation, prime) for prime in PRIMES], -1)
+        return found[:, None].expand(-1, slots, -1)
+
+
+class NaluResult(nn.Module):
+    """The published baseline, on the operands' values."""
+
+    features = 2 * _NALU_OUTPUTS
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nalu = Nalu(2, _NALU_OUTPUTS)
+
+    def forward(self, reading: Reading, slots: int) -> Tensor:
+        """Real results for each slot, [n, slots, 2k]: in units of the next place, within ±1, and as logarithms."""
+        values = self.nalu(values_of(reading.digits), reading.operation)
+        places = torch.arange(slots - 1, -1, -1, device=values.device, dtype=values.dtype) + 1
+        shares = (values[:, None] / 10.0 ** places[:, None]).tanh()
+        logarithms = (values.sign() * values.abs().log1p() / 10)[:, None].expand_as(shares)
+        return reading.operation.sum(1)[:, None, None] * torch.cat([shares, logarithms], -1)
+
+
+RESULTS = {"residue": ResidueResult, "primes": PrimesResult, "nalu": NaluResult}
+
+
 class SymbolicUnit(nn.Module):
     """Reads, computes and writes the result to the slots through its gate."""
 
@@ -101,8 +158,8 @@ class SymbolicUnit(nn.Module):
         """Raises `UserError` for a tokenizer whose pieces hold several digits."""
         super().__init__()
         self.reader = Reader(config, tokenizer)
-        self.nalu = Nalu(2, _NALU_OUTPUTS) if config.unit == "nalu" else None
-        self.write = nn.Linear(2 * _NALU_OUTPUTS if self.nalu else 12, config.width, bias=False)
+        self.result = RESULTS[config.unit]()
+        self.write = nn.Linear(self.result.features, config.width, bias=False)
         self.gate = nn.Parameter(torch.zeros(config.width))
 
     def forward(
@@ -119,29 +176,6 @@ class SymbolicUnit(nn.Module):
             written = self.gate * self.write(features) * math.sqrt(features.shape[-1])
         return torch.cat([hidden[:, :-slots], hidden[:, -slots:] + written.to(hidden.dtype)], 1)
 
-    def result(self, reading: Reading, slots: int) -> Tensor:
-        """What is said of the result at each slot, [n, slots, features]."""
-        if self.nalu is None:
-            return residue_result(reading, slots)
-        return _scaled(self.nalu(values_of(reading.digits), reading.operation), slots)
-
-
-def residue_result(reading: Reading, slots: int) -> Tensor:
-    """Digit and sign of the result as likely as they are, [n, slots, 12]: ten digits, then not negative, negative.
-
-    The first slot is the sign's, the others hold the digits down to the units.
-    """
-    first, second = reading.digits.unbind(1)
-    rows = multiples(second, slots)
-    one, other = multiples(first, slots)[:, 1], rows[:, 1]
-    points = torch.stack([one * other, one * other.conj(), product(first, rows)], 1)
-    negative, digits = signed_digits(points)
-    negative = (reading.operation * negative).sum(1)
-    digits = (reading.operation[..., None, None] * digits).sum(1).flip(1)
-    sign = torch.stack([1 - negative, negative], -1)[:, None]
-    blank = torch.zeros_like(digits)
-    return torch.cat([torch.cat([blank[:, :1], digits], 1), torch.cat([sign, blank[..., :2]], 1)], -1)
-
 
 def values_of(digits: Tensor) -> Tensor:
     """Expected values of numbers by their digits [..., places, 10]: [...].
@@ -150,15 +184,3 @@ def values_of(digits: Tensor) -> Tensor:
     """
     places = 10.0 ** torch.arange(digits.shape[-2], device=digits.device).clamp(max=30)
     return (digits @ torch.arange(10.0, device=digits.device)) @ places
-
-
-# Numbers that the baseline computes of its two operands.
-_NALU_OUTPUTS = 4
-
-
-def _scaled(values: Tensor, slots: int) -> Tensor:
-    """Real results [n, k] for each slot, [n, slots, 2k]: in units of the next place, within ±1, and as logarithms."""
-    places = torch.arange(slots - 1, -1, -1, device=values.device, dtype=values.dtype) + 1
-    shares = (values[:, None] / 10.0 ** places[:, None]).tanh()
-    logarithms = (values.sign() * values.abs().log1p() / 10)[:, None].expand_as(shares)
-    return torch.cat([shares, logarithms], -1)

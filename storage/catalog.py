@@ -8,6 +8,7 @@ import logging
 
 import duckdb
 
+from storage.comparison_views import COMPARISON_COLUMNS, COMPARISON_TABLES
 from storage.database import identifier, let_read, literal, parquet_source, reason
 from storage.errors import RunFailure, UserError
 from storage.location import Location, Workspace
@@ -53,11 +54,12 @@ _COLUMNS = {
         "kind": "VARCHAR",
     },
     **PROBE_COLUMNS,
+    **COMPARISON_COLUMNS,
 }
 
 
 def refresh_catalog(workspace: Workspace) -> Location:
-    """Write `catalog.duckdb` anew: corpus_<name>, shards, runs, metrics, predictions and probes.
+    """Write `catalog.duckdb` anew: corpus_<name>, shards, runs, metrics, predictions, probes and comparisons.
 
     Raises `RunFailure` where it can't be written, as on a full disk.
     """
@@ -80,6 +82,7 @@ def _write(workspace: Workspace) -> None:
             **_corpus_views(connection, corpora),
             **_shards_view(corpora),
             **_run_views(workspace),
+            **_comparison_views(workspace),
         }
         # Older DuckDB clients read this storage version too.
         connection.execute(f"ATTACH {literal(str(path))} AS catalog (STORAGE_VERSION 'v1.0.0')")
@@ -170,6 +173,18 @@ def _run_views(workspace: Workspace) -> dict[str, str]:
         )
     queries = {"metrics": metrics, "predictions": predictions, "runs": runs, **probes}
     return {view: " UNION ALL BY NAME ".join(parts) for view, parts in queries.items() if parts}
+
+
+def _comparison_views(workspace: Workspace) -> dict[str, str]:
+    folder = workspace.root / "comparisons"
+    views = {view: [_empty(_COLUMNS[view])] for view in COMPARISON_TABLES}
+    for name in folder.children():
+        found = _parquet_files(folder / name)
+        for view, table in COMPARISON_TABLES.items():
+            if own := [path for path in found if path.endswith(f"/{table}")]:
+                source = parquet_source(own, options=", hive_partitioning = false")
+                views[view].append(f"SELECT {literal(name)} AS comparison, * FROM {source}")
+    return {view: " UNION ALL BY NAME ".join(parts) for view, parts in views.items()}
 
 
 def _parquet_files(folder: Location) -> list[str]:

@@ -2,6 +2,7 @@
 
 from string import ascii_lowercase
 
+from storage.comparison_views import COMPARISON_MEANINGS, COMPARISON_VIEWS
 from storage.probe_views import PROBE_MEANINGS, PROBE_VIEWS
 
 VIEWS = {
@@ -10,6 +11,7 @@ VIEWS = {
     "metrics": "One row a training step; readable while a run goes on.",
     "predictions": "One row a problem that an evaluated encoder was asked.",
     **PROBE_VIEWS,
+    **COMPARISON_VIEWS,
 }
 
 _PROBLEM = {
@@ -91,6 +93,7 @@ _COLUMNS = {
         **_MEASURES,
     },
     **PROBE_MEANINGS,
+    **COMPARISON_MEANINGS,
 }
 
 

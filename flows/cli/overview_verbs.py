@@ -43,11 +43,13 @@ def report(run: str, /, *, workspace: Place = WORKSPACE, as_json: Json = False) 
     Parameters
     ----------
     run
-        Name of the run.
+        Name of the run, or of an encoder that comes with Numerate.
     """
     from flows.reports.run_page import write_run_page
+    from model.shipped import own_or_shipped
 
-    page = write_run_page(Workspace.open(workspace), run)
+    place = Workspace.open(workspace)
+    page = write_run_page(place, own_or_shipped(place, run))
     print(json.dumps({"page": str(page)}) if as_json else f"report: {page}")
 
 

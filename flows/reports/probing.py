@@ -1,5 +1,6 @@
 """The HTML report of a probing, and its findings in words: found or not, each beside its controls."""
 
+import json
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -16,6 +17,8 @@ _USED = 0.5
 
 # The page's body, for the page of the run.
 SECTION = "section.html"
+# Which runs a page is about.
+RUNS = "runs.json"
 
 
 class Finding(NamedTuple):
@@ -44,6 +47,7 @@ def write_probing(
         figures=figures,
         rooms=_remarks(figures),
     )
+    (page.parent / RUNS).write(json.dumps(list(runs)).encode())
     (page.parent / SECTION).write(section.encode())
     write_page(page, "probing.html", title=title, section=section)
     return found, [(figure.title, figure.picture) for figure in figures]

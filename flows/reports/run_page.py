@@ -45,8 +45,9 @@ def write_run_page(workspace: Workspace, name: str) -> Location:
         sections = [
             *_evaluations(workspace.run(name), config),
             *_training(connection, config),
-            *_inside(workspace.run(name)),
+            *_inside(workspace, name),
             *_comparisons(workspace, name),
+            *_units(connection, name),
             *_corpus(workspace, config),
             *_tokenizer(workspace, config),
         ]
@@ -89,10 +90,25 @@ def _training(connection: duckdb.DuckDBPyConnection, config: RunConfig) -> list[
     return [Section("training", "How it learnt", body)]
 
 
-def _inside(run: Location) -> list[Section]:
-    """What was found inside it."""
-    section = run / "probes" / probing.SECTION
-    return [Section("inside", "Inside it", section.read().decode(), folded=True)] if section.exists() else []
+def _inside(workspace: Workspace, name: str) -> list[Section]:
+    """What was found inside it, and inside several seeds of which it is one."""
+    found, folder = [], workspace.root / "comparisons"
+    if (own := workspace.run(name) / "probes" / probing.SECTION).exists():
+        found.append(Section("inside", "Inside it", own.read().decode(), folded=True))
+    for title in sorted(folder.children()):
+        place = folder / title / "probes"
+        if (place / probing.SECTION).exists() and name in _names(place / probing.RUNS):
+            body = (place / probing.SECTION).read().decode()
+            found.append(Section(f"inside-{title}", f"Inside the runs of {title}", body, folded=True))
+    return found
+
+
+def _names(place: Location) -> list[str]:
+    """The runs that a probing is about; none where that can't be read."""
+    try:
+        return [str(name) for name in json.loads(place.read())] if place.exists() else []
+    except (ValueError, TypeError):
+        return []
 
 
 def _comparisons(workspace: Workspace, name: str) -> list[Section]:
@@ -106,6 +122,37 @@ def _comparisons(workspace: Workspace, name: str) -> list[Section]:
                 body = rendered("compared.html", comparison=comparison, own=name)
                 found.append(Section(f"compared-{title}-{label}", f"Compared: {title}, {label}", body, folded=True))
     return found
+
+
+def _units(connection: duckdb.DuckDBPyConnection, name: str) -> list[Section]:
+    """Comparisons with and without a symbolic unit that this run is part of."""
+    found = {}
+    for comparison, *values in connection.execute(
+        "SELECT comparison, encoder, "
+        "CASE WHEN unit = 'none' THEN 'learned only' WHEN applied = 'off' THEN 'with ' || unit || ', switched off' "
+        "ELSE 'with ' || unit END AS kind, "
+        "count(DISTINCT run) AS runs, asked, operator, median(exact_match), min(exact_match), max(exact_match) "
+        "FROM comparisons WHERE comparison IN (SELECT comparison FROM comparisons WHERE run = ?) "
+        "GROUP BY ALL ORDER BY ALL",
+        [name],
+    ).fetchall():
+        encoder, kind, runs, asked, operator, *spread = values
+        lines = found.setdefault(comparison, {})
+        lines.setdefault((encoder, kind, runs), {})[asked, operator] = spread
+    return [
+        Section(
+            f"units-{comparison}",
+            f"Compared: {comparison}, with and without a unit",
+            rendered(
+                "units.html",
+                own=name,
+                lines=lines,
+                columns=sorted({column for cells in lines.values() for column in cells}),
+            ),
+            folded=True,
+        )
+        for comparison, lines in found.items()
+    ]
 
 
 def _comparison(report: Location) -> Comparison | None:

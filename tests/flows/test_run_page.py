@@ -1,18 +1,24 @@
 """The page of a run holds what the workspace knows of it, and needs nothing else."""
 
+import json
 import re
+import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
+from flows.command import app
 from flows.evaluation import evaluate_encoder
+from flows.reports.probing import RUNS, SECTION
 from flows.reports.run_page import write_run_page
 from flows.requests import EvaluateRequest
+from model.comparison_table import write_tables
 from model.config import Decoding
 from model.training import train
 from storage.errors import UserError
 from storage.location import Workspace
+from storage.query import open_catalog, select
 from tests.builders import TINY_TRAINING, Built, build_small
 from tests.model.runs import job_of
 
@@ -72,6 +78,39 @@ def test_it_grows_with_what_is_known(trained: Built) -> None:
     assert f"{report['correct']:,} of {report['problems']:,} test problems" in " ".join(text.split())
     # Its own, the learning curve, the corpus and the other evaluation have figures.
     assert text.count("<svg") >= 8
+
+
+def test_comparisons_with_and_without_a_unit_and_inside_seeds_are_part_of_it(trained: Built, tmp_path: Path) -> None:
+    folder = trained.workspace.comparison("units")
+    asked = {"asked": "small", "applied": "on", "operator": "+"}
+    for run, unit, right in (("run", "none", 0.25), ("other", "residue", 0.75)):
+        about = {"run": run, "unit": unit, "seed": 0, "steps": 12, "parameters": 100, "gate": None}
+        rows = [{**asked, "problems": 4, "correct": int(4 * right), "exact_match": right}]
+        (folder / "asked" / f"{run}.json").write(json.dumps({"about": about, "rows": rows, "curve": []}).encode())
+    # What of the other run is compared lies in its metrics; here these are the same.
+    runs = trained.workspace.root / "runs"
+    shutil.copytree(Path(str(runs)) / "run" / "metrics", Path(str(runs)) / "other" / "metrics")
+    write_tables(trained.workspace, folder, {"run": "tiny", "other": "tiny"}, "small", 0.99)
+    seeds = trained.workspace.comparison("seeds") / "probes"
+    (seeds / SECTION).write(b"<p>what they have in common</p>")
+    (seeds / RUNS).write(json.dumps(["run", "other"]).encode())
+    (trained.workspace.comparison("strange") / "probes" / SECTION).write(b"<p>nothing of it</p>")
+    reader, text = read(Path(str(write_run_page(trained.workspace, "run"))))
+    assert {"Compared: units, with and without a unit", "Inside the runs of seeds"} <= set(reader.titles)
+    assert "what they have in common" in text
+    assert "nothing of it" not in text
+    words = " ".join(re.sub("<[^>]*>", " ", text).split())
+    assert "tiny learned only 1 25.0 25.0–25.0" in words
+    assert "tiny with residue 1 75.0 75.0–75.0" in words
+    with open_catalog(trained.workspace) as connection:
+        found = select(connection, "SELECT comparison, run, unit, exact_match FROM comparisons ORDER BY run").fetchall()
+    assert found == [("units", "other", "residue", 0.75), ("units", "run", "none", 0.25)]
+
+
+def test_an_encoder_that_comes_with_numerate_has_a_page(tmp_path: Path) -> None:
+    workspace = Workspace.create(str(tmp_path))
+    app(["report", "notebook", "--workspace", str(tmp_path)], exit_on_error=False, result_action="return_value")
+    assert read(Path(str(workspace.run("shipped-notebook") / "report" / "index.html")))[1]
 
 
 def test_it_needs_no_network_and_no_script_and_may_be_dark(trained: Built) -> None:

@@ -43,7 +43,7 @@ def test_a_comparison_ends_in_tables_and_does_only_what_is_missing_when_asked_ag
     assert folder
     table = pq.read_table((folder / "table.parquet").path)
     rows = table.to_pylist()
-    kinds = {(row["unit"], row["applied"], row["group"]) for row in rows}
+    kinds = {(row["unit"], row["applied"], row["operator"]) for row in rows}
     assert kinds == {
         (unit, applied, operator)
         for unit, applied in (("none", "on"), ("residue", "on"), ("residue", "off"))
@@ -79,7 +79,7 @@ def test_an_encoder_that_does_not_fit_is_refused_before_any_work(small: Built, t
 def test_each_encoder_is_trained_alike_with_every_unit() -> None:
     variants = ComparingSpec().variants()
     assert list(variants) == [
-        (encoder, unit) for encoder in ("vanilla", "ours") for unit in ("none", "residue", "nalu")
+        (encoder, unit) for encoder in ("vanilla", "ours") for unit in ("none", "residue", "primes", "nalu")
     ]
     for (encoder, unit), training in variants.items():
         plain = variants[encoder, "none"]
@@ -103,7 +103,7 @@ def test_a_step_is_timed_over_the_second_half_of_all(tmp_path: Path) -> None:
 def test_the_page_tells_learned_only_from_with_the_unit_and_from_the_unit_switched_off() -> None:
     def row(unit: str, applied: str, seed: int, right: float, until: int | None) -> dict[str, object]:
         """One run's figure."""
-        asked = {"asked": "mixed", "group": "*", "exact_match": right, "problems_until_goal": until}
+        asked = {"asked": "mixed", "operator": "*", "exact_match": right, "problems_until_goal": until}
         more = {"problems_seen": 9_000, "parameters": 1_234, "rows_per_second": 100.0, "seconds": 90.0, "gate": 0.5}
         return {"encoder": "ours", "unit": unit, "applied": applied, "seed": seed, **asked, **more}
 

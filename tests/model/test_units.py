@@ -11,12 +11,13 @@ from model.config import Decoding, EncoderConfig
 from model.encoder import Encoder
 from model.nalu import Nac, Nalu
 from model.optimizer import build_optimizers
+from model.primes import PRIMES
 from model.run import RunConfig, load_run
 from model.shipped import shipped_runs
 from model.tokenizer import TokenLayout
 from model.trained import TrainedEncoder
 from model.training import train
-from model.units import OPERATIONS, Reading, residue_result, values_of
+from model.units import OPERATIONS, RESULTS, PrimesResult, Reading, ResidueResult, values_of
 from model.weights import parameter_table
 from storage.errors import UserError
 from tests.builders import TINY_TRAINING, TOKENIZERS, Built, build_small
@@ -24,7 +25,7 @@ from tests.model.runs import job_of, losses, same_bits
 from tests.model.workers import train_with
 
 LAYOUT = TokenLayout(problem=11, answer=4)
-UNITS = ("residue", "nalu")
+UNITS = ("residue", "primes", "nalu")
 SHAPES: list[dict[str, object]] = [
     {"layers": 2, "positions": ("relative", "place-value"), "loops": 2},
     {"layers": 1, "positions": ("relative",), "loops": 3},
@@ -85,13 +86,43 @@ def test_what_is_read_with_certainty_is_computed_exactly(operation: str, size: i
     numbers = st.one_of(st.integers(0, 10**size - 1), st.sampled_from([0, 1, 10**size - 1, 10 ** (size - 1)]))
     first, second = data.draw(numbers), data.draw(numbers)
     slots = 2 * size + 1
-    found = residue_result(read_as(operation, first, second, slots), slots)[0]
+    found = ResidueResult()(read_as(operation, first, second, slots), slots)[0]
     expected = {"+": first + second, "-": first - second, "*": first * second}[operation]
     digits = found[1:, :10]
     assert int("".join(map(str, digits.argmax(-1).tolist()))) == abs(expected)
     assert found[0, 10:].argmax() == int(expected < 0)
     assert digits.max(-1).values.min() > 0.99
     assert found[0, 10:].max() > 0.99
+
+
+@given(st.sampled_from(OPERATIONS), st.integers(0, 10**12), st.integers(0, 10**12))
+@settings(max_examples=100, deadline=None)
+def test_residues_modulo_small_primes_are_exact_and_tell_the_result(operation: str, first: int, second: int) -> None:
+    found = PrimesResult()(read_as(operation, first, second, 13), 3)[0]
+    expected = {"+": first + second, "-": first - second, "*": first * second}[operation]
+    assert torch.equal(found[0], found[2])
+    told = found[0].split(PRIMES)
+    assert [residue.argmax().item() for residue in told] == [expected % prime for prime in PRIMES]
+    assert min(residue.max().item() for residue in told) > 0.99
+
+
+def test_an_uncertain_digit_leaves_the_residues_as_uncertain() -> None:
+    digits = torch.zeros(1, 2, 1, 10)
+    digits[0, 0, 0, 4], digits[0, 0, 0, 7], digits[0, 1, 0, 6] = 0.75, 0.25, 1.0
+    for asked, results in (("+", (10, 13)), ("-", (-2, 1)), ("*", (24, 42))):
+        reading = Reading(digits, torch.zeros(1, 2, 1, 1), one_hot(torch.tensor([OPERATIONS.index(asked)]), 3).float())
+        for prime, told in zip(PRIMES, PrimesResult()(reading, 1)[0, 0].split(PRIMES), strict=True):
+            expected = torch.zeros(prime)
+            for result, share in zip(results, (0.75, 0.25), strict=True):
+                expected[result % prime] += share
+            assert torch.allclose(told, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("unit", UNITS)
+def test_where_no_operation_is_asked_for_nothing_is_said(unit: str) -> None:
+    reading = read_as("+", 12, 34, 4)
+    said = RESULTS[unit]()(reading._replace(operation=torch.zeros(1, 3)), 4)
+    assert said.abs().max() == 0
 
 
 @given(st.integers(0, 10**5), st.integers(0, 10**5))

@@ -12,6 +12,7 @@ import pytest
 from model.metrics import SCHEMA, MetricsWriter
 from pipelines.spec import CorpusSpec, MixturePart
 from storage.catalog import refresh_catalog
+from storage.comparison_views import COMPARISON_TABLES
 from storage.corpus import Corpus
 from storage.errors import UserError
 from storage.location import Workspace
@@ -90,7 +91,7 @@ def test_shards_name_the_family_and_width_that_their_paths_do(families: Workspac
 
 def test_empty_views_answer_with_no_rows(small: Built) -> None:
     with open_catalog(small.workspace) as connection:
-        for view in ("runs", "metrics", "predictions", *PROBE_TABLES):
+        for view in ("runs", "metrics", "predictions", *PROBE_TABLES, *COMPARISON_TABLES):
             assert select(connection, f"SELECT * FROM {view}").fetchall() == []
 
 
@@ -100,7 +101,15 @@ def test_a_plain_client_reads_what_every_view_and_column_means(small: Built) -> 
         columns = connection.sql(
             "SELECT table_name, column_name FROM duckdb_columns() WHERE NOT internal AND comment IS NULL"
         ).fetchall()
-    assert views.keys() == {"corpus_small", "shards", "runs", "metrics", "predictions", *PROBE_TABLES}
+    assert views.keys() == {
+        "corpus_small",
+        "shards",
+        "runs",
+        "metrics",
+        "predictions",
+        *PROBE_TABLES,
+        *COMPARISON_TABLES,
+    }
     assert all(views.values())
     assert columns == []
 
