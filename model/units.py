@@ -2,15 +2,16 @@
 
 A unit stands before the final layer of the block and so is run in every loop. It reads two operands and an
 operation, computes, and adds the result to the states of the answer's slots through a gate that begins at zero:
-so the encoder begins as the one without. `residue` computes on circles (`model.circles`); `nalu` is the published
+so the encoder begins as the one without. `residue` computes on circles of 10, 100, … steps and says digits
+(`model.circles`), `primes` on those of small primes and says residues (`model.primes`); `nalu` is the published
 baseline (A. Trask et al., "Neural Arithmetic Logic Units", arXiv 1808.00508), on real numbers.
 
-Built in, for both: which tokens are digits or slots and at which place they stand (`model.positions`), that a digit
+Built in, for all: which tokens are digits or slots and at which place they stand (`model.positions`), that a digit
 at place p counts 10^(p-1), and that an operand has one digit at a place. As a start, which learning may leave: a token
 is the digit whose embedding is closest to what was embedded, the operands are the problem's first
-two numbers, and slots are not read. For `residue` also: what +, - and * are, and that a number is written as a sign
-and decimal digits.
-Learnt: which operation is asked for, whether operands are others than the first two numbers (the slots' own
+two numbers, and slots are not read. For `residue` and `primes` also: what +, - and * are, and for `residue` that a
+number is written as a sign and decimal digits.
+Learnt: which operation is asked for, if any, whether operands are others than the first two numbers (the slots' own
 digits from the run before among them), what a written result means to the layers behind, blanks before its first
 digit, and where it is of no use. Brackets, signs before a number and further operands are nothing that a unit knows
 of. It sees neither the answer nor anything else that the encoder doesn't see.
