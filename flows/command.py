@@ -240,7 +240,7 @@ def sql(
     workspace: Place = WORKSPACE,
     as_json: Annotated[bool, Parameter(name="--json", negative="", help="The same as --format json.")] = False,
 ) -> None:
-    """Ask the workspace one SELECT, of the views `corpus_NAME`, `shards`, `runs`, `metrics`, `predictions`, `probes`, `comparisons`.
+    """Ask the workspace one SELECT, of views such as `corpus_NAME`, `shards`, `runs`, `metrics` and `predictions`.
 
     Without a query it is read from standard input. A table ends after 10,000 rows, other formats hold all.
 
