@@ -98,7 +98,14 @@ class Reader(nn.Module):
         return pad(scores, (0, 1)).softmax(-1).split([scores.shape[-1], 1], -1)
 
 
-class ResidueResult(nn.Module):
+class Result(nn.Module):
+    """What a unit says of the result at each slot, by what it read."""
+
+    features: int
+    """How many numbers it says at a slot."""
+
+
+class ResidueResult(Result):
     """Computes on circles of 10, 100, … steps, and says digit and sign."""
 
     features = 12
@@ -119,7 +126,7 @@ class ResidueResult(nn.Module):
         return torch.cat([torch.cat([blank[:, :1], digits.flip(1)], 1), torch.cat([sign, blank[..., :2]], 1)], -1)
 
 
-class PrimesResult(nn.Module):
+class PrimesResult(Result):
     """Computes on circles of small primes, and says the residues; all slots are told the same."""
 
     features = sum(PRIMES)
@@ -131,7 +138,7 @@ class PrimesResult(nn.Module):
         return found[:, None].expand(-1, slots, -1)
 
 
-class NaluResult(nn.Module):
+class NaluResult(Result):
     """The published baseline, on the operands' values."""
 
     features = 2 * _NALU_OUTPUTS
@@ -149,7 +156,7 @@ class NaluResult(nn.Module):
         return reading.operation.sum(1)[:, None, None] * torch.cat([shares, logarithms], -1)
 
 
-RESULTS = {"residue": ResidueResult, "primes": PrimesResult, "nalu": NaluResult}
+RESULTS: dict[str, type[Result]] = {"residue": ResidueResult, "primes": PrimesResult, "nalu": NaluResult}
 
 
 class SymbolicUnit(nn.Module):
@@ -159,8 +166,9 @@ class SymbolicUnit(nn.Module):
         """Raises `UserError` for a tokenizer whose pieces hold several digits."""
         super().__init__()
         self.reader = Reader(config, tokenizer)
-        self.result = RESULTS[config.unit]()
-        self.write = nn.Linear(self.result.features, config.width, bias=False)
+        kind = RESULTS[config.unit]
+        self.result = kind()
+        self.write = nn.Linear(kind.features, config.width, bias=False)
         self.gate = nn.Parameter(torch.zeros(config.width))
 
     def forward(

@@ -13,6 +13,7 @@ from flows.reports.comparison import Comparison
 from flows.reports.corpus_figures import sample_of
 from flows.reports.pages import rendered, write_page
 from flows.reports.report import SECTION, learning_curve
+from flows.reports.unit_comparison import compared, comparisons_of
 from model.run import RunConfig, load_run
 from model.tokenizer import load_tokenizer
 from storage.errors import RunFailure, UserError
@@ -126,32 +127,14 @@ def _comparisons(workspace: Workspace, name: str) -> list[Section]:
 
 def _units(connection: duckdb.DuckDBPyConnection, name: str) -> list[Section]:
     """Comparisons with and without a symbolic unit that this run is part of."""
-    found = {}
-    for comparison, *values in connection.execute(
-        "SELECT comparison, encoder, "
-        "CASE WHEN unit = 'none' THEN 'learned only' WHEN applied = 'off' THEN 'with ' || unit || ', switched off' "
-        "ELSE 'with ' || unit END AS kind, "
-        "count(DISTINCT run) AS runs, asked, operator, median(exact_match), min(exact_match), max(exact_match) "
-        "FROM comparisons WHERE comparison IN (SELECT comparison FROM comparisons WHERE run = ?) "
-        "GROUP BY ALL ORDER BY ALL",
-        [name],
-    ).fetchall():
-        encoder, kind, runs, asked, operator, *spread = values
-        lines = found.setdefault(comparison, {})
-        lines.setdefault((encoder, kind, runs), {})[asked, operator] = spread
     return [
         Section(
             f"units-{comparison}",
             f"Compared: {comparison}, with and without a unit",
-            rendered(
-                "units.html",
-                own=name,
-                lines=lines,
-                columns=sorted({column for cells in lines.values() for column in cells}),
-            ),
+            compared(connection, comparison, name),
             folded=True,
         )
-        for comparison, lines in found.items()
+        for comparison in comparisons_of(connection, name)
     ]
 
 

@@ -85,8 +85,9 @@ def test_comparisons_with_and_without_a_unit_and_inside_seeds_are_part_of_it(tra
     asked = {"asked": "small", "applied": "on", "operator": "+"}
     for run, unit, right in (("run", "none", 0.25), ("other", "residue", 0.75)):
         about = {"run": run, "unit": unit, "seed": 0, "steps": 12, "parameters": 100, "gate": None}
+        curve = [{"step": step, "operator": "+", "exact_match": right * step / 12} for step in (6, 12)]
         rows = [{**asked, "problems": 4, "correct": int(4 * right), "exact_match": right}]
-        (folder / "asked" / f"{run}.json").write(json.dumps({"about": about, "rows": rows, "curve": []}).encode())
+        (folder / "asked" / f"{run}.json").write(json.dumps({"about": about, "rows": rows, "curve": curve}).encode())
     # What of the other run is compared lies in its metrics; here these are the same.
     runs = trained.workspace.root / "runs"
     shutil.copytree(Path(str(runs)) / "run" / "metrics", Path(str(runs)) / "other" / "metrics")
@@ -99,6 +100,7 @@ def test_comparisons_with_and_without_a_unit_and_inside_seeds_are_part_of_it(tra
     assert {"Compared: units, with and without a unit", "Inside the runs of seeds"} <= set(reader.titles)
     assert "what they have in common" in text
     assert "nothing of it" not in text
+    assert 'aria-label="Exact match against problems seen' in text
     words = " ".join(re.sub("<[^>]*>", " ", text).split())
     assert "tiny learned only 1 25.0 25.0–25.0" in words
     assert "tiny with residue 1 75.0 75.0–75.0" in words
