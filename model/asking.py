@@ -83,21 +83,19 @@ def _by_operator(model: TrainedEncoder, asked: list[Asked], decoding: Decoding) 
         with _readings(model, batch.slots) as readings:
             filled = model.fill(batch.rows, batch.slots, decoding)
         right = right_answers(spell(filled.ids, model.tokenizer), batch)
-        values = np.concatenate([right[:, None], _read(readings, batch)], 1).astype(np.float64)
+        operation, operands = _read_rightly(readings, batch)
+        values = np.stack([right, operation, operands], 1).astype(np.float64)
         operators = np.array(batch.facts.column("operators").to_pylist())
         for operator in np.unique(names := np.where(np.char.str_len(operators) == 1, operators, _SEVERAL)):
             found[str(operator)].append(values[names == operator])
-    return {operator: _counts(np.concatenate(parts), operator) for operator, parts in sorted(found.items())}
+    return {kind: _counts(np.concatenate(parts), kind, decoding) for kind, parts in sorted(found.items())}
 
 
-def _counts(values: NDArray[np.float64], operator: str) -> dict[str, Any]:
-    """What [n, 4] says: right answers, and how often operation, both operands, and no operation were read."""
+def _counts(values: NDArray[np.float64], operator: str, decoding: Decoding) -> dict[str, Any]:
+    """What [n, 3] says: right answers, and how often the operation and the operands were read as they stand."""
     read = {}
-    if not np.isnan(values).any():
-        operation, operands, none = values[:, 1:].mean(0).tolist()
-        read = {"none_read": none}
-        # Of several numbers no two are the operands.
-        read |= {} if operator == _SEVERAL else {"operation_read": operation, "operands_read": operands}
+    if operator != _SEVERAL and decoding.unit == "on" and not np.isnan(values[:, 1:]).any():
+        read = {"operation_read": float(values[:, 1].mean()), "operands_read": float(values[:, 2].mean())}
     correct = int(values[:, 0].sum())
     return {"problems": len(values), "correct": correct, "exact_match": correct / len(values), **read}
 
@@ -119,12 +117,12 @@ def _readings(model: TrainedEncoder, slots: int) -> Iterator[list[Reading]]:
         found += runs[loops - 1 :: loops]
 
 
-def _read(readings: list[Reading], asked: Asked) -> NDArray[np.float64]:
-    """For each problem [n, 3], whether its operation, and whether both operands were read, and how much no operation
-    was; NaN where nothing was read, as with the unit switched off."""
+def _read_rightly(readings: list[Reading], asked: Asked) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """For each problem [n], whether its operation, and whether both operands were read; NaN where nothing was."""
+    nothing = np.full(len(asked.rows), np.nan)
     if not readings:
-        return np.full((len(asked.rows), 3), np.nan)
-    operation = torch.cat([reading.operation.cpu() for reading in readings]).numpy()
+        return nothing, nothing
+    operation = torch.cat([reading.operation.argmax(-1).cpu() for reading in readings]).numpy()
     digits = torch.cat([reading.digits.argmax(-1).cpu() for reading in readings]).numpy()
     operators, problems = (asked.facts.column(name).to_pylist() for name in ("operators", "problem"))
     true = [OPERATIONS.index(text) if text in OPERATIONS else -1 for text in operators]
@@ -132,5 +130,4 @@ def _read(readings: list[Reading], asked: Asked) -> NDArray[np.float64]:
         [[int(digit) for digit in number.zfill(digits.shape[-1])[::-1]] for number in re.findall("[0-9]+", problem)[:2]]
         for problem in problems
     ]
-    right = operation.argmax(-1) == true
-    return np.stack([right, (digits == np.array(numbers)).all((1, 2)), 1 - operation.sum(-1)], 1).astype(np.float64)
+    return (operation == true).astype(float), (digits == np.array(numbers)).all((1, 2)).astype(float)

@@ -113,27 +113,22 @@ def _one_seed(kind: Kind, seed: Figures, columns: list[Column], own: list[Column
 
 
 def _what_is_read(rows: list[Row]) -> list[str]:
-    """What units read of each kind of problem, as a table; nothing where there are no units."""
+    """What units read of problems of one operator, as a table; nothing where there are no units."""
     found: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
-        if row.get("none_read") is not None:
-            key = (row["encoder"], row["unit"], row["asked"], row["operator"].replace("*", "×"))
-            found.setdefault(key, []).append(row)
+        if row.get("operation_read") is not None:
+            found.setdefault((row["encoder"], row["unit"], row["asked"], row["operator"].replace("*", "×")), []).append(
+                row
+            )
     if not found:
         return []
-    names = ("operation_read", "operands_read", "none_read")
     table = [
-        [*key, *(_spread([row[name] for row in same if row.get(name) is not None]) for name in names),
+        [*key, *(_spread([row[name] for row in same]) for name in ("operation_read", "operands_read")),
          f"{median(row['gate'] for row in same):.2f}"]
         for key, same in sorted(found.items())
     ]  # fmt: skip
-    heads = ["encoder", "unit", "asked", "operator", "operation read", "both operands read", "none read"]
-    return [
-        "What the units read in the block's last run, per cent of problems; of none, its mean share.",
-        "",
-        *_table([*heads, "gate, mean size"], table),
-        "",
-    ]
+    heads = ["encoder", "unit", "asked", "operator", "operation read", "both operands read", "gate, mean size"]
+    return ["What the units read in the block's last run, per cent of problems.", "", *_table(heads, table), ""]
 
 
 def _order(operator: str) -> tuple[int, str]:

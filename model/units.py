@@ -11,7 +11,7 @@ at place p counts 10^(p-1), and that an operand has one digit at a place. As a s
 is the digit whose embedding is closest to what was embedded, the operands are the problem's first
 two numbers, and slots are not read. For `residue` and `primes` also: what +, - and * are, and for `residue` that a
 number is written as a sign and decimal digits.
-Learnt: which operation is asked for, if any, whether operands are others than the first two numbers (the slots' own
+Learnt: which operation is asked for, whether operands are others than the first two numbers (the slots' own
 digits from the run before among them), what a written result means to the layers behind, blanks before its first
 digit, and where it is of no use. Brackets, signs before a number and further operands are nothing that a unit knows
 of. It sees neither the answer nor anything else that the encoder doesn't see.
@@ -50,7 +50,7 @@ class Reading(NamedTuple):
     attention: Tensor
     """How much of each token is in each place of the operands, [n, 2, places, width]; what is left is no digit."""
     operation: Tensor
-    """How likely each of `OPERATIONS` is asked for, [n, 3]; what is left is that none is."""
+    """How likely each of `OPERATIONS` is asked for, [n, 3]."""
 
 
 class Reader(nn.Module):
@@ -64,7 +64,7 @@ class Reader(nn.Module):
         # What all digits of an operand of the problem have in common.
         self.operands = nn.Embedding(config.operands + 1, 2)
         self.attention = nn.Linear(config.width, 1)
-        self.operation = nn.Linear(config.width, len(OPERATIONS) + 1)
+        self.operation = nn.Linear(config.width, len(OPERATIONS))
         self.register_buffer("pieces", digit_pieces(tokenizer), persistent=False)
         self.register_buffer("nothing", one_hot(torch.tensor(0), 10).float(), persistent=False)
         self.pieces: Tensor
@@ -85,7 +85,7 @@ class Reader(nn.Module):
         digits = attention @ told[:, None] + none * self.nothing
         weights = (self.attention(states).squeeze(-1) + padding).softmax(-1)
         operation = self.operation((weights[:, None] @ states).squeeze(1)).softmax(-1)
-        return Reading(digits, attention, operation[:, :-1])
+        return Reading(digits, attention, operation)
 
     def _attention(self, states: Tensor, where: Where, places: int) -> tuple[Tensor, Tensor]:
         """Attention of both operands' places, [n, 2, places, width], and what is left for none, [n, 2, places, 1]."""
@@ -153,7 +153,7 @@ class NaluResult(Result):
         places = torch.arange(slots - 1, -1, -1, device=values.device, dtype=values.dtype) + 1
         shares = (values[:, None] / 10.0 ** places[:, None]).tanh()
         logarithms = (values.sign() * values.abs().log1p() / 10)[:, None].expand_as(shares)
-        return reading.operation.sum(1)[:, None, None] * torch.cat([shares, logarithms], -1)
+        return torch.cat([shares, logarithms], -1)
 
 
 RESULTS: dict[str, type[Result]] = {"residue": ResidueResult, "primes": PrimesResult, "nalu": NaluResult}

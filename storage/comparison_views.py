@@ -28,7 +28,6 @@ COMPARISON_MEANINGS = {
         "exact_match": "The share of them.",
         "operation_read": "Share of them whose operation the unit read, in the block's last run.",
         "operands_read": "Share of them both operands of which the unit read.",
-        "none_read": "Mean share of no operation in what the unit read.",
         "gate": "Mean size of the unit's gate.",
         "validation_exact_match": "Exact match of the checkpoint on validation.",
         "parameters": "Parameters of the encoder.",

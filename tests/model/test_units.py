@@ -17,7 +17,7 @@ from model.shipped import shipped_runs
 from model.tokenizer import TokenLayout
 from model.trained import TrainedEncoder
 from model.training import train
-from model.units import OPERATIONS, RESULTS, PrimesResult, Reading, ResidueResult, values_of
+from model.units import OPERATIONS, PrimesResult, Reading, ResidueResult, values_of
 from model.weights import parameter_table
 from storage.errors import UserError
 from tests.builders import TINY_TRAINING, TOKENIZERS, Built, build_small
@@ -116,13 +116,6 @@ def test_an_uncertain_digit_leaves_the_residues_as_uncertain() -> None:
             for result, share in zip(results, (0.75, 0.25), strict=True):
                 expected[result % prime] += share
             assert torch.allclose(told, expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("unit", UNITS)
-def test_where_no_operation_is_asked_for_nothing_is_said(unit: str) -> None:
-    reading = read_as("+", 12, 34, 4)
-    said = RESULTS[unit]()(reading._replace(operation=torch.zeros(1, 3)), 4)
-    assert said.abs().max() == 0
 
 
 @given(st.integers(0, 10**5), st.integers(0, 10**5))
