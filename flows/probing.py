@@ -12,6 +12,7 @@ from flows.stage import stage
 from model.probing.series import all_known, series
 from model.probing.spec import ProbingSpec
 from model.probing.study import PARTS, Study, probe
+from model.run import load_run, refuse_unlike
 from model.shipped import own_or_shipped
 from model.trained import TrainedEncoder
 from storage.catalog import refresh_catalog
@@ -23,8 +24,9 @@ def probe_encoder(request: ProbeRequest) -> dict[str, Any]:
     """Look into runs, or find them looked into, and write the report; returns what was found, in figures and words."""
     workspace, spec = Workspace.create(request.workspace), request.probing_spec()
     names = [own_or_shipped(workspace, name) for name in request.compare or (request.name,)]
+    # Before any work.
+    refuse_unlike([load_run(workspace.run(name)) for name in names])
     for name in names:
-        # Before any work.
         Study(TrainedEncoder.open(workspace.run(name), spec.checkpoint), spec)
     steps = {name: _probed(workspace, name, spec) for name in names}
     refresh_catalog(workspace)

@@ -1,6 +1,7 @@
 """A training run's folder: what it was asked for, its tokenizer, its metrics and its checkpoints."""
 
 import json
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -154,6 +155,20 @@ def refuse_other(folder: Location, found: dict[str, Any], asked: dict[str, Any])
             f"run {folder.name!r} exists with another configuration ({', '.join(differing)}): "
             f"choose another name with --name, or delete {folder}"
         )
+
+
+def refuse_unlike(configs: Sequence[RunConfig]) -> None:
+    """Raise `UserError`, naming what differs, where runs are no seeds of one training."""
+    values = [{**config.decides(), "name": "", "training": config.training.identity()} for config in configs]
+    for each in values:
+        each["training"].pop("seed", None)
+    for config, other in zip(configs[1:], values[1:], strict=True):
+        if differing := _differences(values[0], other):
+            names = ", ".join(text.partition(":")[0] for text in differing)
+            raise UserError(
+                f"runs {configs[0].name!r} and {config.name!r} differ in more than their seed ({names}): "
+                "compare seeds of one training, as 'numerate train --seeds' makes them"
+            )
 
 
 def load_run(folder: Location) -> RunConfig:

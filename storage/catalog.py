@@ -78,7 +78,7 @@ def _write(workspace: Workspace) -> None:
         let_read(connection, workspace.root)
         corpora = _corpora(workspace)
         views = {
-            **{name: _empty(columns) for name, columns in _COLUMNS.items()},
+            **{name: [_empty(columns)] for name, columns in _COLUMNS.items()},
             **_corpus_views(connection, corpora),
             **_shards_view(corpora),
             **_run_views(workspace),
@@ -86,12 +86,21 @@ def _write(workspace: Workspace) -> None:
         }
         # Older DuckDB clients read this storage version too.
         connection.execute(f"ATTACH {literal(str(path))} AS catalog (STORAGE_VERSION 'v1.0.0')")
-        for name, query in views.items():
-            try:
-                _create_view(connection, name, query)
-            except duckdb.Error as error:
-                _LOG.warning("view %s is left out of SQL: %s", name, reason(error))
+        for name, parts in views.items():
+            # One part's damage leaves the others as they are.
+            if not _created(connection, name, parts):
+                _created(connection, name, [part for part in parts if _created(connection, name, [part])])
         connection.execute("DETACH catalog")
+
+
+def _created(connection: duckdb.DuckDBPyConnection, view: str, parts: list[str]) -> bool:
+    """Create a view of some parts, in place of what it was, if they can be read; a warning says why they can't."""
+    try:
+        _create_view(connection, view, " UNION ALL BY NAME ".join(parts))
+    except duckdb.Error as error:
+        _LOG.warning("a part of view %s is left out of SQL: %s", view, reason(error))
+        return False
+    return True
 
 
 def view_name(corpus: str) -> str:
@@ -103,7 +112,7 @@ def _create_view(connection: duckdb.DuckDBPyConnection, name: str, query: str) -
     """A view with its columns by name and in their order, each with its comment, as the view has one."""
     columns = in_order(name, columns_of(connection, query))
     view = f"catalog.{identifier(name)}"
-    connection.execute(f"CREATE VIEW {view} AS SELECT {', '.join(map(identifier, columns))} FROM ({query})")
+    connection.execute(f"CREATE OR REPLACE VIEW {view} AS SELECT {', '.join(map(identifier, columns))} FROM ({query})")
     connection.execute(f"COMMENT ON VIEW {view} IS {literal(view_comment(name))}")
     for column in columns:
         if comment := column_comment(name, column):
@@ -125,29 +134,29 @@ def _corpora(workspace: Workspace) -> list[Dataset]:
     return found
 
 
-def _corpus_views(connection: duckdb.DuckDBPyConnection, corpora: list[Dataset]) -> dict[str, str]:
-    views: dict[str, str] = {}
+def _corpus_views(connection: duckdb.DuckDBPyConnection, corpora: list[Dataset]) -> dict[str, list[str]]:
+    views: dict[str, list[str]] = {}
     for corpus in corpora:
         name = corpus.location.name
         view = view_name(name) if view_name(name) not in views else f"corpus_{name}"
         try:
-            views[view] = corpus_query(connection, corpus, corpus.shards)
+            views[view] = [corpus_query(connection, corpus, corpus.shards)]
         except (duckdb.Error, RunFailure, UserError) as error:
             _LOG.warning("corpus %s is left out of SQL: %s", name, reason(error))
     return views
 
 
-def _shards_view(corpora: list[Dataset]) -> dict[str, str]:
+def _shards_view(corpora: list[Dataset]) -> dict[str, list[str]]:
     tables = [
         f"SELECT {literal(corpus.location.name)} AS corpus, *, regexp_extract(path, '/family=([^/]+)/', 1) AS family, "
         "try_cast(regexp_extract(path, '/width=([^/]+)/', 1) AS BIGINT) AS width "
         f"FROM {parquet_source([str(corpus.location / 'shards.parquet')], options=', hive_partitioning = false')}"
         for corpus in corpora
     ]
-    return {"shards": " UNION ALL BY NAME ".join(tables)} if tables else {}
+    return {"shards": tables} if tables else {}
 
 
-def _run_views(workspace: Workspace) -> dict[str, str]:
+def _run_views(workspace: Workspace) -> dict[str, list[str]]:
     folder = workspace.root / "runs"
     names = [name for name in folder.children() if (folder / name / "run.json").exists()]
     # Runs of earlier versions lack some columns of the metrics.
@@ -172,10 +181,10 @@ def _run_views(workspace: Workspace) -> dict[str, str]:
             f"FROM read_json({literal(str(run / 'run.json'))}, hive_partitioning = false)"
         )
     queries = {"metrics": metrics, "predictions": predictions, "runs": runs, **probes}
-    return {view: " UNION ALL BY NAME ".join(parts) for view, parts in queries.items() if parts}
+    return {view: parts for view, parts in queries.items() if parts}
 
 
-def _comparison_views(workspace: Workspace) -> dict[str, str]:
+def _comparison_views(workspace: Workspace) -> dict[str, list[str]]:
     folder = workspace.root / "comparisons"
     views = {view: [_empty(_COLUMNS[view])] for view in COMPARISON_TABLES}
     for name in folder.children():
@@ -184,7 +193,7 @@ def _comparison_views(workspace: Workspace) -> dict[str, str]:
             if own := [path for path in found if path.endswith(f"/{table}")]:
                 source = parquet_source(own, options=", hive_partitioning = false")
                 views[view].append(f"SELECT {literal(name)} AS comparison, * FROM {source}")
-    return {view: " UNION ALL BY NAME ".join(parts) for view, parts in views.items()}
+    return views
 
 
 def _parquet_files(folder: Location) -> list[str]:

@@ -40,8 +40,9 @@ PROBE_MEANINGS = {
         **_HEAD,
         **_STEP,
         "position": "Kind of token: operand, operator or answer.",
-        "label": "What is told: digit, parity, mod 5, mod 10, magnitude (of the number or answer), operator, carry in, "
-        "carry out, column sum, running sum (with the carry), sign, depth.",
+        "label": "What is told: digit, parity, mod 5, mod 10 and magnitude (of the whole number or answer; the first "
+        "three not at its units, where they are the digit's own), operator, carry in, carry out, column sum, running "
+        "sum (with the carry), sign, depth.",
         **_STATE,
         "split": "What the probe never saw: numbers, or lengths.",
         "probe": "linear or circular.",
@@ -96,8 +97,8 @@ PROBE_MEANINGS = {
         "experiment": "digit (moved by its shift modulo 10), carry (from another problem) or head (taken away).",
         **_STATE,
         "site": "Where the edit is made, or which head is taken away.",
-        "way": "What was done: digit, circles (periods 10 and 5), circle (10), carry, ablated; controls are random and "
-        "same carry.",
+        "way": "What was done: digit, circles (periods 10 and 5), circle (10), carry, ablated; controls are rest (all "
+        "but the circle of 10), random (among the digits', as far) and same carry.",
         "shift": "By how much the digit was moved; 0 where all shifts are counted together.",
         "problems": "Problems that were edited, all answered rightly without it.",
         "predicted": "Share answered as the edit predicts; of a head, as before.",
@@ -106,6 +107,7 @@ PROBE_MEANINGS = {
         "unchanged": "Share answered as before.",
         "other": "Share with any other answer.",
         "spilt": "Share of the slots that the edit ought not to touch which changed.",
+        "copied": "Of a carry: share whose slot is answered with the digit of the problem that the states are from.",
     },
     "probe_series": {
         "run": "Name of the run.",
@@ -113,12 +115,13 @@ PROBE_MEANINGS = {
         "exact_match": "Its exact match on validation.",
         "measure": "Fit of the embeddings, kappa of a label at the answer's slots, or success of moved digits.",
         "value": "What it came to.",
-        "key": "Hash of the checkpoint and of the version of the measures.",
+        "sha256": "Hash of the checkpoint.",
+        "asked": "Hash of how it was measured.",
     },
 }
 
 _TEXTS = {"run", "checkpoint", "position", "label", "split", "probe", "control", "kind", "symbols", "measure", "symbol"}
-_TEXTS |= {"other", "reads", "role", "experiment", "site", "way", "key"}
+_TEXTS |= {"other", "reads", "role", "experiment", "site", "way", "sha256", "asked"}
 _NUMBERS = {"step", "loop", "layer", "classes", "examples", "problems", "head", "difference", "shift"}
 
 

@@ -15,6 +15,8 @@ matplotlib.use("svg")
 matplotlib.rcParams["svg.hashsalt"] = "numerate"
 
 INK, SECOND, PALE = "#3566a8", "#c2571a", "#8888"
+# On a bright cell, whatever the page around it is; plain black would turn with the page.
+_ON_BRIGHT = "#111111"
 _LABELLED_BARS, _MOST_BARS = 5, 20
 
 
@@ -62,7 +64,7 @@ def numbered(axes: Axes, values: NDArray[np.float64], top: float, form: str, siz
     axes.imshow(np.clip(values, 0, top), vmin=0, vmax=top, cmap="viridis", aspect="auto")
     for (row, column), value in np.ndenumerate(values):
         if np.isfinite(value):
-            color = "black" if value > 0.6 * top else "white"
+            color = _ON_BRIGHT if value > 0.6 * top else "white"
             axes.text(column, row, format(value, form), ha="center", va="center", fontsize=size, color=color)
 
 

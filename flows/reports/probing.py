@@ -13,6 +13,7 @@ from storage.query import open_catalog
 # What counts as told, and as used: far from both controls.
 _TOLD = 0.95
 _USED = 0.5
+_TEXTS = {"carry in": "carry into a slot", "mod 10": "whole answer modulo 10, beyond the units"}
 
 
 # The page's body, for the page of the run.
@@ -64,7 +65,7 @@ def _circle(data: ProbeData) -> Finding | None:
     bound = data.single("probe_geometry", where.format("trained"), "shuffled_high")
     if not trained or not plain or not bound:
         return None
-    found = (trained.mean if trained.low is None else trained.low) > bound.mean
+    found = trained.least > bound.mean
     return Finding(
         "digits on a circle",
         found,
@@ -89,9 +90,10 @@ def _told(data: ProbeData, label: str) -> Finding | None:
     if not trained:
         return None
     best = max(trained, key=lambda state: trained[state].mean)
-    controls = {kind: data.values("probes", keys, where.format(kind), "kappa") for kind in ("untrained", "random")}
-    plain = max(value.mean for value in controls["untrained"].values())
-    found = trained[best].mean >= _TOLD > plain
+    untrained = data.values("probes", keys, where.format("untrained"), "kappa")
+    plain = max(value.most for value in untrained.values())
+    by_heart = data.single("probes", where.format("random"), "kappa")
+    found = trained[best].mean >= _TOLD and trained[best].least > plain
     loops = max(loop for loop, _ in trained)
     longer = f"{asked} AND split = 'lengths' AND probe = 'linear' AND control = 'trained'"
     lengths = data.values("probes", keys, longer, "kappa").get(best)
@@ -104,47 +106,43 @@ def _told(data: ProbeData, label: str) -> Finding | None:
     return Finding(
         f"{label} told",
         found,
-        f"{'carry into a slot' if label == 'carry in' else 'whole answer modulo 10, at any slot'}: {_found(found)}, "
-        f"κ {trained[best].text()} at {state_text(best, loops)}{more} (untrained at best {plain:.2f}, labels at random "
-        f"{_mean(controls['random'].get(best))})",
+        f"{_TEXTS[label]}: {_found(found)}, κ {trained[best].text()} at {state_text(best, loops)}, the best of "
+        f"{len(trained)} states{more} (untrained at "
+        f"most {plain:.2f}, labels at random {_mean(by_heart)})",
     )
 
 
 def _moved(data: ProbeData) -> Finding | None:
     where = "experiment = 'digit' AND loop = 0 AND layer = 0 AND shift = 0 AND way = '{}'"
-    circle, circles, chance = (
-        data.single("probe_interventions", where.format(way), "predicted") for way in ("circle", "circles", "random")
+    circle, circles, rest, chance = (
+        data.single("probe_interventions", where.format(way), "predicted")
+        for way in ("circle", "circles", "rest", "random")
     )
     other = data.single("probe_interventions", where.format("circle"), "other")
-    if not circle or not circles or not chance or not other:
+    if not circle or not circles or not rest or not chance or not other:
         return None
-    found = circle.mean >= _USED > chance.mean
+    found = circle.mean >= _USED and circle.least > max(rest.mean, chance.mean)
     return Finding(
         "circle used",
         found,
         f"a digit moved along its circle alone: {_found(found)}, {circle.text('.0%')} of answers follow, "
-        f"{other.mean:.0%} change otherwise (with the circle of period 5 too {circles.text('.0%')} follow; of random "
-        f"moves {chance.text('.0%')})",
+        f"{other.mean:.0%} change otherwise (with the circle of period 5 too {circles.text('.0%')} follow; along all "
+        f"but the circle {rest.text('.0%')}, of random moves among the digits' directions {chance.text('.0%')})",
     )
 
 
 def _patched(data: ProbeData) -> Finding | None:
-    keys = ["loop", "layer", "way"]
-    values = data.values("probe_interventions", keys, "experiment = 'carry' AND site = 'own slot'", "predicted")
-    if not values:
+    best = probing_causes.arrival(data)
+    if not best:
         return None
-    last = max(key[:2] for key in values)
-    inner = [key for key in values if key[2] == "carry" and key[:2] != last]
-    if not inner:
-        return None
-    best = max(inner, key=lambda key: values[key].mean)
-    chance = values[*best[:2], "same carry"]
-    found = values[best].mean >= _USED > chance.mean
+    loops = max(loop for (loop,) in data.values("probe_interventions", ["loop"], "experiment = 'carry'", "predicted"))
+    found = best.carried.least >= _USED > max(best.control, best.copied)
     return Finding(
         "carry patched",
         found,
-        f"a carry patched into its slot before the last state: {_found(found)}, {values[best].text('.0%')} of answers "
-        f"follow at {state_text(best[:2], last[0])} (states with the same carry: {chance.mean:.0%})",
+        f"a carry patched, at best at the {best.site}, {state_text(best.state, loops)}: {_found(found)}, "
+        f"{best.carried.text('.0%')} of answers follow, {best.copied:.0%} have the other problem's digit (states with "
+        f"the same carry: {best.control:.0%})",
     )
 
 

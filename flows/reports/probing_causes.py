@@ -1,6 +1,7 @@
 """Figures of edits: what moving a digit, patching a carry and taking away a head do to the answers."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,7 +13,8 @@ _WAYS = {
     "digit": "all of the digit",
     "circles": "circles of 10 and 5",
     "circle": "circle of 10 alone",
-    "random": "random, as long",
+    "rest": "all but that circle",
+    "random": "random, as far",
 }
 _SITES = ("lower digits", "lower slot", "own slot")
 
@@ -25,7 +27,7 @@ def digits_figure(data: ProbeData) -> Figure | None:
         return None
     states = sorted({key[1:3] for key in values})
     loops = max(state[0] for state in states)
-    colors = {"digit": PALE, "circles": "#7fa8d8", "circle": INK, "random": SECOND}
+    colors = {"digit": PALE, "circles": "#7fa8d8", "circle": INK, "rest": "#e0a080", "random": SECOND}
 
     def draw(left: Axes, right: Axes) -> None:
         """By shift at the embedding, and by state."""
@@ -40,8 +42,8 @@ def digits_figure(data: ProbeData) -> Figure | None:
                 label=_WAYS[way],
             )
             means = [values[way, *state, 0] for state in states]
-            across = np.arange(len(states)) + 0.2 * (list(colors).index(way) - 1.5)
-            right.bar(across, [100 * value.mean for value in means], 0.19, color=color, label=_WAYS[way])
+            across = np.arange(len(states)) + 0.16 * (list(colors).index(way) - 2)
+            right.bar(across, [100 * value.mean for value in means], 0.15, color=color, label=_WAYS[way])
             for x, value in zip(across, means, strict=True):
                 if value.low is not None and value.high is not None:
                     right.plot([x, x], [100 * value.low, 100 * value.high], color="black", linewidth=0.8)
@@ -59,62 +61,91 @@ def digits_figure(data: ProbeData) -> Figure | None:
         )
         right.set(ylim=(0, 132), yticks=range(0, 101, 25))
 
-    circle, chance = values["circle", 0, 0, 0], values["random", 0, 0, 0]
+    circle, rest, chance = (values[way, 0, 0, 0] for way in ("circle", "rest", "random"))
     return Figure(
         "Move a digit",
         svg(draw, "Share of answers that follow a moved digit", axes=2, height=3.0),
         f"Moved along the circle alone, in its embedding, a digit changes the answer as exact arithmetic predicts in "
-        f"{circle.text('.0%')} of problems, a random move as long in {chance.text('.0%')}; another answer comes in "
+        f"{circle.text('.0%')} of problems, along all of its other directions in {rest.text('.0%')}, and in a random "
+        f"one of the digits', as far, in {chance.text('.0%')}; another answer comes in "
         f"{other['circle', 0, 0, 0].mean:.0%}.",
-        "All of the digit moved in the embedding is another input, so that 100 % there is no finding; behind the layer "
-        "that reads it, a digit can be moved without effect.",
+        "All of the digit moved in the embedding is another input, so that 100 % there is no finding; the circle holds "
+        "more of the variance than the rest; behind the layer that reads it, a digit can be moved without effect.",
     )
 
 
 def carries_figure(data: ProbeData) -> Figure | None:
-    """How often a patched carry arrives, by site and state."""
+    """How often a patched carry arrives, by site and state, and how often the other problem's digit does."""
     keys = ["way", "site", "loop", "layer"]
-    values = data.values("probe_interventions", keys, "experiment = 'carry'", "predicted")
-    other = data.values("probe_interventions", keys, "experiment = 'carry'", "other")
-    if not values:
+    values, copied, other = (
+        data.values("probe_interventions", keys, "experiment = 'carry'", measure)
+        for measure in ("predicted", "copied", "other")
+    )
+    if not values or not copied:
         return None
     # All loops together come behind the single ones.
     states = sorted({key[2:] for key in values}, key=lambda state: (state[1] > 0 and not state[0], state))
     loops = max(state[0] for state in states)
+    shown = {
+        "the carry arrives, %": (values, "carry"),
+        "the digit is copied, %": (copied, "carry"),
+        "anything but as before, %": (other, "carry"),
+        "same carry: as if carried, %": (values, "same carry"),
+    }
     matrices = [
         np.array([[_percent(found.get((way, site, *state))) for state in states] for site in _SITES])
-        for found, way in ((values, "carry"), (other, "carry"), (values, "same carry"))
-    ]  # fmt: skip
+        for found, way in shown.values()
+    ]
+    # Any answer that is neither as before nor as predicted is among the others.
+    matrices[2] = matrices[0] + matrices[2]
 
     def draw(*panels: Axes) -> None:
-        """As predicted, otherwise, and the control."""
-        titles = ("carry patched: as predicted, %", "carry patched: anything else, %", "same carry: as if carried, %")
-        for axes, matrix, title in zip(panels, matrices, titles, strict=True):
-            numbered(axes, matrix, 100.0, ".0f", 7)
+        """The carry, the digit, either or anything else, and the control."""
+        for axes, matrix, title in zip(panels, matrices, shown, strict=True):
+            numbered(axes, matrix, 100.0, ".0f", 6)
             axes.set_xticks(
-                range(len(states)), [state_text(state, loops) for state in states], rotation=60, ha="right", fontsize=7
+                range(len(states)), [state_text(state, loops) for state in states], rotation=60, ha="right", fontsize=6
             )
             axes.set_yticks(range(len(_SITES)), _SITES if axes is panels[0] else [], fontsize=7)
-            axes.set_title(title, fontsize=8)
+            axes.set_title(title, fontsize=7)
 
-    inner = {
-        key: value
-        for key, value in values.items()
-        if key[0] == "carry" and key[3] and not _given(key[1:], states, loops)
-    }
-    best = max(inner, key=lambda key: inner[key].mean) if inner else None
-    shown = (
-        f"patched at the {best[1]}, {state_text(best[2:], loops)}, the carry arrives in {values[best].text('.0%')} of "
-        f"problems; states of a problem with the same carry do so in {values['same carry', *best[1:]].mean:.0%}"
+    best = arrival(data)
+    text = (
+        f"at best, at the {best.site}, {state_text(best.state, loops)}, the carry arrives in "
+        f"{best.carried.text('.0%')} of problems, the other's digit in {best.copied:.0%} (same carry: "
+        f"{best.control:.0%})"
         if best else "where a carry can be patched"
     )  # fmt: skip
     return Figure(
         "Patch a carry",
-        svg(draw, "Share of answers that follow a patched carry", axes=3, height=2.7),
-        f"States of a problem that differs in one carry alone, put into the run of one without: {shown}.",
-        "Two cells are certain beforehand: the digits' embeddings are the input, and the slot's last state is the "
-        "output; they show that the edit works, and no more.",
+        svg(draw, "Share of answers that follow a patched carry", axes=4, height=2.6),
+        f"States of a problem with one carry more and another digit above, put into the run of one without: {text}.",
+        "The digits' embeddings are the input, so that what comes of them is certain beforehand; a slot's late states "
+        "hold its finished digit, which is copied whatever the carry.",
     )
+
+
+class Arrival(NamedTuple):
+    """Where a patched carry arrives most often, but for the input."""
+
+    site: str
+    state: tuple[int, int]
+    carried: Value
+    copied: float
+    control: float
+
+
+def arrival(data: ProbeData) -> Arrival | None:
+    """Where a patched carry arrives most often; None where none was patched."""
+    keys = ["way", "site", "loop", "layer"]
+    values, copied = (
+        data.values("probe_interventions", keys, "experiment = 'carry'", measure) for measure in ("predicted", "copied")
+    )
+    inner = [key for key in values if key[0] == "carry" and key[3] and key in copied]
+    if not inner:
+        return None
+    best = max(inner, key=lambda key: values[key].mean)
+    return Arrival(best[1], (best[2], best[3]), values[best], copied[best].mean, values["same carry", *best[1:]].mean)
 
 
 def heads_figure(data: ProbeData) -> Figure | None:
@@ -149,12 +180,6 @@ def heads_figure(data: ProbeData) -> Figure | None:
 
 def _percent(value: Value | None) -> float:
     return 100 * value.mean if value else np.nan
-
-
-def _given(key: tuple[str, int, int], states: list[tuple[int, int]], loops: int) -> bool:
-    """Whether an edit's outcome is certain beforehand: the slot's own last state is the output."""
-    site, loop, layer = key
-    return site == "own slot" and loop == loops and layer == max(layer for _, layer in states)
 
 
 DRAWN: tuple[Callable[[ProbeData], Figure | None], ...] = (digits_figure, carries_figure, heads_figure)

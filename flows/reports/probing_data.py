@@ -28,6 +28,16 @@ class Value(NamedTuple):
     high: float | None
     runs: int
 
+    @property
+    def least(self) -> float:
+        """The interval's lower end, or the mean where there is none."""
+        return self.mean if self.low is None else self.low
+
+    @property
+    def most(self) -> float:
+        """The interval's upper end, or the mean where there is none."""
+        return self.mean if self.high is None else self.high
+
     def text(self, form: str = ".2f") -> str:
         """In words, with its interval where it has one."""
         if self.low is None or self.high is None:
@@ -103,5 +113,5 @@ def _value(middle: float, spread: float | None, runs: int, low: float | None, hi
     if runs == 1:
         return Value(middle, low, high, 1)
     half = float(student.ppf(0.975, runs - 1)) * (spread or 0.0) / runs**0.5
-    # No share and no κ is above one, and none that is looked at for its interval below zero.
-    return Value(middle, max(min(0.0, middle), middle - half), min(1.0, middle + half), runs)
+    # No share and no κ is above one, and no share below zero.
+    return Value(middle, max(-1.0 if middle < 0 else 0.0, middle - half), min(1.0, middle + half), runs)

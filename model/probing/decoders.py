@@ -26,8 +26,6 @@ _MOST_CLASSES, _PARTS = 24, 10
 # Fewer examples of a label, to train on or to ask, say nothing.
 _LEAST = 40
 _ITERATIONS = 60
-# Labels at random are drawn so often.
-_SHUFFLES = 5
 _RIDGE = 0.02
 
 
@@ -59,9 +57,11 @@ def readings(
     trained: Mapping[State, NDArray[np.float32]],
     untrained: Mapping[State, NDArray[np.float32]],
     labels: Sequence[str] = (),
+    *,
+    shuffles: int = 5,
 ) -> Iterator[Reading]:
     """κ of every label, state, split and probe, beside those of untrained states and, where the best stands, of probes
-    that learnt labels at random (those of other examples): their mean, least and most."""
+    that learnt labels at random (those of other examples), drawn `shuffles` times: their mean, least and most."""
     for label in labels or examples.labels:
         for split in splits:
             known = examples.labels[label] != UNKNOWN
@@ -93,16 +93,18 @@ def readings(
             ]  # fmt: skip
             yield from found
             linear = [each for each in found if (each.probe, each.control) == ("linear", "trained")]
-            yield _by_heart(examples, trained, truth, train, asked, max(linear, key=lambda each: each.kappa.value))
+            if shuffles:
+                best = max(linear, key=lambda each: each.kappa.value)
+                yield _by_heart(examples, trained, truth, train, asked, best, shuffles)
 
 
 def _by_heart(
     examples: Examples, states: Mapping[State, NDArray[np.float32]], truth: NDArray[np.int64],
-    train: NDArray[np.intp], asked: NDArray[np.intp], best: Reading,
+    train: NDArray[np.intp], asked: NDArray[np.intp], best: Reading, shuffles: int,
 ) -> Reading:  # fmt: skip
     """What probes come to, where the best one stands, that learnt the labels of other examples."""
     found = []
-    for seed in range(_SHUFFLES):
+    for seed in range(shuffles):
         target = truth.copy()
         target[train] = np.random.default_rng(seed).permutation(truth[train])
         _, said = next(_said(states[best.state], target, train, asked, 0))

@@ -19,6 +19,8 @@ Kind = Literal["operand", "operator", "answer"]
 KINDS: tuple[Kind, ...] = ("operand", "operator", "answer")
 # Of each problem and kind.
 _MOST_TOKENS = 2
+# What an operand's groups are apart from the next one's, more than places.
+_NUMBER = 10_000
 _BATCH = 512
 
 Labels = dict[str, NDArray[np.int64]]
@@ -47,6 +49,11 @@ class Examples:
     """One number for each place of each operand, [m]; within it tokens differ in nothing but what they hold."""
     labels: Labels
     """What is true of them, [m] each; -1 - 2⁴⁰ where a label doesn't apply."""
+
+    def number_lengths(self, problems: Sequence[Problem]) -> NDArray[np.int64]:
+        """Of operands' tokens, the digits of the number that each is part of, [m]."""
+        numbers = zip(self.problem.tolist(), (self.group // _NUMBER).tolist(), strict=True)
+        return np.array([len(str(problems[problem].numbers[number])) for problem, number in numbers], np.int64)
 
 
 UNKNOWN = -1 - 2**40
@@ -127,7 +134,7 @@ def _tokens(
     labels_of = operand_labels if kind == "operand" else operator_labels
     for token in _few(number, [token for token in range(len(tokens)) if is_kind[kind](token)]):
         found = tokens[token]
-        group = 10_000 * found.number + found.place if kind == "operand" else 0
+        group = _NUMBER * found.number + found.place if kind == "operand" else 0
         yield layout.problem - len(tokens) + token, group, labels_of(problem, token)
 
 

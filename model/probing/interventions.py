@@ -21,7 +21,7 @@ from model.probing.twins import Twins
 from model.tokenizer import TokenLayout
 from model.trained import TrainedEncoder
 
-DIGIT_WAYS = ("digit", "circles", "circle", "random")
+DIGIT_WAYS = ("digit", "circles", "circle", "rest", "random")
 
 
 class Outcome(NamedTuple):
@@ -31,7 +31,7 @@ class Outcome(NamedTuple):
     state: State
     site: str
     way: str
-    """What was done; 'random' and 'same carry' are controls."""
+    """What was done; 'rest', 'random' and 'same carry' are controls."""
     shift: int
     """By how much a digit was moved; 0 where all are counted together."""
     problems: int
@@ -45,21 +45,26 @@ class Outcome(NamedTuple):
     """Share with any other answer."""
     spilt: float
     """Share of the slots that the edit ought not to touch which it changed."""
+    copied: float | None = None
+    """Of a carry: share of the problems whose slot is answered as the other problem's is."""
 
 
 def move_digits(model: TrainedEncoder, twins: Twins, tables: dict[State, Table], seed: int = 0) -> Iterator[Outcome]:
     """Move digits in each state that a table of digits [10, d] is known of.
 
     By the whole difference of two digits' rows, by that on their circles of periods 10 and 5 or of period 10 alone, and
-    in a random direction by the length of the first.
+    as controls by all but that on the circle of period 10, and in a random direction among the digits' own, as far.
     """
     chance = np.random.default_rng(seed)
     for state, table in tables.items():
         circles = {"circles": ["circle 10", "circle 5"], "circle": ["circle 10"]}
         ways = {"digit": table, **{way: fitted(table, names) for way, names in circles.items()}}
         moves = {way: values[twins.new] - values[twins.old] for way, values in ways.items()}
-        drawn = chance.standard_normal(moves["digit"].shape)
-        length = np.linalg.norm(moves["digit"], axis=1, keepdims=True) / np.linalg.norm(drawn, axis=1, keepdims=True)
+        moves["rest"] = moves["digit"] - moves["circle"]
+        # Among the digits' own directions, where the encoder looks for them.
+        span = np.linalg.svd(table - table.mean(0), full_matrices=False)[2][:9]
+        drawn = chance.standard_normal((twins.count, len(span))) @ span
+        length = np.linalg.norm(moves["circle"], axis=1, keepdims=True) / np.linalg.norm(drawn, axis=1, keepdims=True)
         moves["random"] = drawn * length
         for way in DIGIT_WAYS:
             added = torch.zeros(*twins.rows.shape, table.shape[1])
@@ -73,8 +78,11 @@ def move_digits(model: TrainedEncoder, twins: Twins, tables: dict[State, Table],
 
 
 def patch_carries(model: TrainedEncoder, twins: Twins, states: Sequence[State]) -> Iterator[Outcome]:
-    """Put the states of a problem that carries into the run of one that doesn't, at single sites; as a control those
-    of a third problem with other digits and the same carry.
+    """Put the states of a problem that carries one more, and has another digit in the column above, into the run of one
+    that doesn't, at single sites; as a control those of one that differs from it in that carry alone.
+
+    Predicted is the answer with the carry. Where the slot says the other problem's digit instead, that digit was
+    handed over, and no carry.
 
     Where the block runs more than once also in every loop together (but of the slot itself in the last one): a looped
     encoder computes anew what a single edit changed.
@@ -83,8 +91,11 @@ def patch_carries(model: TrainedEncoder, twins: Twins, states: Sequence[State]) 
     layers = sorted({state.layer for state in states if state != EMBEDDED})
     every = [State(loop, layer) for loop in range(1, last + 1) for layer in layers]
     kept = [*states, *(every if last > 1 else [])]
-    sources = {"carry": _states(model, twins.twin, twins.layout, kept)}
-    sources["same carry"] = _states(model, twins.same, twins.layout, kept)
+    sources = {
+        way: _states(model, rows, twins.layout, kept)
+        for way, rows in (("carry", twins.donor), ("same carry", twins.same))
+    }
+    slot = twins.column - (twins.layout.width - twins.layout.answer)
     own = twins.column[:, None]
     sites = {"lower digits": twins.lower, "lower slot": own + 1, "own slot": own}
     for state in [*states, *(State(0, layer) for layer in layers if last > 1)]:
@@ -93,9 +104,10 @@ def patch_carries(model: TrainedEncoder, twins: Twins, states: Sequence[State]) 
                 # Masked slots all have the same embedding.
                 continue
             until = last - 1 if site == "own slot" and not state.loop else last
-            for way, source in sources.items():
+            for (way, source), copied in zip(sources.items(), twins.copied, strict=True):
                 said = _ask(model, twins.rows, twins.layout, state, _putting(source, state.layer, columns, until))
-                yield _outcome("carry", state, site, way, 0, twins, said, np.ones(twins.count, np.bool_))
+                found = _outcome("carry", state, site, way, 0, twins, said, np.ones(twins.count, np.bool_))
+                yield found._replace(copied=float((said[np.arange(twins.count), slot] == copied).mean()))
 
 
 def ablate_heads(model: TrainedEncoder, twins: Twins, seed: int = 0) -> Iterator[Outcome]:

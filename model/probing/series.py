@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from model.checkpoint import CheckpointEntry, Checkpoints, restore
+from model.checkpoint import Checkpoints, restore
 from model.encoder import Encoder
 from model.probing.decoders import readings
 from model.probing.geometry import measures
@@ -33,37 +33,43 @@ _LEAST = 30
 def series(
     folder: Location, model: TrainedEncoder, spec: ProbingSpec, progress: Callable[[str], None] = lambda step: None
 ) -> list[dict[str, Any]]:
-    """A row for each checkpoint and measure, oldest first; those known already are read from probes/series.parquet."""
+    """A row for each checkpoint and measure, oldest first; those known already are read from probes/series.parquet.
+
+    So are those of checkpoints that are gone by now.
+    """
     checkpoints, place = Checkpoints(folder / "checkpoints"), folder / "probes" / "series.parquet"
-    known = _known(place)
-    rows = []
+    known, asked = _known(place, spec), _asked(spec)
     for entry in checkpoints.index().entries:
-        key = _key(entry, spec)
-        if key not in known:
-            encoder = Encoder(model.config.training.encoder, model.tokenizer)
-            restore(checkpoints.load(entry, model.config), encoder)
-            then = TrainedEncoder(model.config, entry, model.tokenizer, encoder.to(_device(model)), model.precision)
-            head = {"step": entry.step, "exact_match": entry.exact_match, "key": key}
-            known[key] = [
-                {**head, "measure": name, "value": value}
-                for name, value in _measured(then, min(spec.problems, _PROBLEMS)).items()
-            ]
-            progress(f"step {entry.step}")
-        rows += known[key]
-    if rows:
+        if entry.sha256 in known:
+            continue
+        encoder = Encoder(model.config.training.encoder, model.tokenizer)
+        restore(checkpoints.load(entry, model.config), encoder)
+        then = TrainedEncoder(model.config, entry, model.tokenizer, encoder.to(_device(model)), model.precision)
+        head = {"step": entry.step, "exact_match": entry.exact_match, "sha256": entry.sha256, "asked": asked}
+        known[entry.sha256] = [
+            {**head, "measure": name, "value": value}
+            for name, value in _measured(then, min(spec.problems, _PROBLEMS)).items()
+        ]
+        # What is measured stays measured, whatever ends this.
         with place.staged() as path:
-            pq.write_table(pa.Table.from_pylist(rows), path, compression="zstd", write_page_checksum=True)
-    return rows
+            pq.write_table(pa.Table.from_pylist(_rows(known)), path, compression="zstd", write_page_checksum=True)
+        progress(f"step {entry.step}")
+    return _rows(known)
 
 
 def all_known(folder: Location, spec: ProbingSpec) -> bool:
     """Whether every checkpoint that is there has been measured."""
-    known = _known(folder / "probes" / "series.parquet")
-    return known.keys() == {_key(entry, spec) for entry in Checkpoints(folder / "checkpoints").index().entries}
+    known = _known(folder / "probes" / "series.parquet", spec)
+    return all(entry.sha256 in known for entry in Checkpoints(folder / "checkpoints").index().entries)
 
 
-def _key(entry: CheckpointEntry, spec: ProbingSpec) -> str:
-    return hash_of([PROBING_VERSION, entry.sha256, min(spec.problems, _PROBLEMS)])
+def _asked(spec: ProbingSpec) -> str:
+    """What the measures depend on beside the checkpoint."""
+    return hash_of([PROBING_VERSION, min(spec.problems, _PROBLEMS)])
+
+
+def _rows(known: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    return sorted((row for rows in known.values() for row in rows), key=lambda row: row["step"])
 
 
 def _measured(model: TrainedEncoder, problems: int) -> dict[str, float]:
@@ -76,9 +82,9 @@ def _measured(model: TrainedEncoder, problems: int) -> dict[str, float]:
     if study.has_columns:
         answer = next(each for each in study.examples if each.kind == "answer")
         seen = study.seen[study.examples.index(answer)]
-        split = study.splits(answer)[:1]
-        for each in readings(answer, split, seen, {}, _LABELS):
-            if each.control == "trained" and each.probe == "linear" and each.state != EMBEDDED:
+        inner = {state: values for state, values in seen.items() if state != EMBEDDED}
+        for each in readings(answer, study.splits(answer)[:1], inner, {}, _LABELS, shuffles=0):
+            if each.probe == "linear":
                 name = f"kappa: {each.label}"
                 found[name] = max(found.get(name, each.kappa.value), each.kappa.value)
     if model.config.group == 1:
@@ -90,8 +96,8 @@ def _measured(model: TrainedEncoder, problems: int) -> dict[str, float]:
     return found
 
 
-def _known(place: Location) -> dict[str, list[dict[str, Any]]]:
-    """The rows of each checkpoint; none where the file is damaged, which is then made anew."""
+def _known(place: Location, spec: ProbingSpec) -> dict[str, list[dict[str, Any]]]:
+    """The rows of each checkpoint that were measured so; none where the file is damaged, which is then made anew."""
     if not place.exists():
         return {}
     found: dict[str, list[dict[str, Any]]] = {}
@@ -99,7 +105,8 @@ def _known(place: Location) -> dict[str, list[dict[str, Any]]]:
         with place.opened() as file:
             rows = pq.ParquetFile(file, page_checksum_verification=True).read().to_pylist()
         for row in rows:
-            found.setdefault(row["key"], []).append(row)
+            if row["asked"] == _asked(spec):
+                found.setdefault(row["sha256"], []).append(row)
     except (pa.ArrowException, OSError, KeyError):
         return {}
     return found

@@ -17,7 +17,7 @@ from model.probing.decoders import Split, readings
 from model.probing.examples import KINDS, Batch, Examples, batches_of, examples_of, states_at
 from model.probing.geometry import Table, means_by
 from model.probing.interventions import ablate_heads, move_digits, patch_carries
-from model.probing.problems import draw, longest_operand
+from model.probing.problems import Drawn, draw, longest_operand
 from model.probing.spec import PROBING_VERSION, ProbingSpec
 from model.probing.states import EMBEDDED, State, states_of
 from model.probing.tables import (
@@ -64,11 +64,14 @@ class Study:
         return self.model.config.group > 0
 
     @cached_property
+    def drawn(self) -> Drawn:
+        """The problems in text; each seed of a training has others."""
+        return draw(self.model.config, self.spec.problems, self.model.config.training.seed)
+
+    @cached_property
     def problems(self) -> list[Problem]:
         """Those that probes learn from, and behind them those of held-out numbers."""
-        drawn = draw(self.model.config, self.spec.problems)
-        self._learnt = len(drawn.train)
-        return [Problem(text, self.model.config.group) for text in (*drawn.train, *drawn.held)]
+        return [Problem(text, self.model.config.group) for text in (*self.drawn.train, *self.drawn.held)]
 
     @cached_property
     def batches(self) -> list[Batch]:
@@ -131,11 +134,16 @@ class Study:
         return {state: table for state, (table, met) in tables.items() if met and np.abs(table).max() > 1e-9}
 
     def splits(self, examples: Examples) -> list[Split]:
-        """What probes learn from and are asked: numbers held out, and of the others longer ones than were learnt."""
-        held = np.arange(len(self.problems)) >= self._learnt
+        """What probes learn from and are asked: numbers held out, and of the others longer ones than were learnt.
+
+        Of an operand's token it is its own number that is longer than all of the problems that were learnt from.
+        """
+        held = (np.arange(len(self.problems)) >= len(self.drawn.train))[examples.problem]
         lengths = np.array([longest_operand(problem.text) for problem in self.problems])
-        own, long = held[examples.problem], (lengths > (lengths.min() + lengths.max()) // 2)[examples.problem]
-        return [Split("numbers", ~own, own), Split("lengths", ~own & ~long, ~own & long)]
+        cut = (lengths.min() + lengths.max()) // 2
+        longest = lengths[examples.problem]
+        asked = examples.number_lengths(self.problems) if examples.kind == "operand" else longest
+        return [Split("numbers", ~held, held), Split("lengths", ~held & (longest <= cut), ~held & (asked > cut))]
 
     @property
     def layout(self) -> TokenLayout:
@@ -201,7 +209,9 @@ def key_of(model: TrainedEncoder, spec: ProbingSpec) -> str:
 def probe(
     folder: Location, spec: ProbingSpec, progress: Callable[[str], None] = lambda part: None
 ) -> tuple[TrainedEncoder, bool]:
-    """Look into a run's checkpoint and leave the tables at probes/; whether they lay there already.
+    """Look into a run's checkpoint and leave the tables at probes/; whether all lay there already.
+
+    Of a probing that was ended before, the parts that were done are not done again.
 
     Raises `UserError` where there is no checkpoint, or for a layer or loop that the encoder hasn't.
     """
@@ -209,19 +219,23 @@ def probe(
     study = Study(model, spec)
     place, key = folder / "probes", key_of(model, spec)
     mark = place / f"{spec.checkpoint}.json"
-    if mark.exists() and _holds(mark, key):
+    done = _done(mark, key)
+    if len(done) == len(PARTS):
         return model, True
-    mark.remove()
-    hashes: dict[str, str] = {}
+    ours = f".{spec.checkpoint}.parquet"
+    for stale in set(place.children()) - {table for tables in done.values() for table in tables}:
+        if stale.endswith(ours):
+            (place / stale).remove()
     for name, part in PARTS.items():
-        for table, rows in part(study).items():
-            target = place / f"{table}.{spec.checkpoint}.parquet"
-            target.remove()
-            if rows:
-                _write_table(target, spec.checkpoint, rows, model)
-                hashes[target.name] = file_hash(target)
+        if name not in done:
+            done[name] = {}
+            for table, rows in part(study).items():
+                if rows:
+                    target = place / f"{table}{ours}"
+                    _write_table(target, spec.checkpoint, rows, model)
+                    done[name][target.name] = file_hash(target)
+            mark.write(json.dumps({"key": key, "parts": done}, indent=2).encode() + b"\n")
         progress(name)
-    mark.write(json.dumps({"key": key, "tables": hashes}, indent=2).encode() + b"\n")
     return model, False
 
 
@@ -232,13 +246,16 @@ def _write_table(target: Location, checkpoint: str, rows: Sequence[dict[str, Any
         pq.write_table(pa.Table.from_pylist([{**head, **row} for row in rows]), path, compression="zstd")
 
 
-def _holds(mark: Location, key: str) -> bool:
-    """Whether a mark is of this key, and the tables that it names lie beside it as they were written."""
+def _done(mark: Location, key: str) -> dict[str, dict[str, str]]:
+    """The parts that are done with this key, with the hashes of their tables, which lie there as they were written."""
     try:
-        found = json.loads(mark.read())
-        tables = {mark.parent / name: digest for name, digest in found["tables"].items()}
-        return found["key"] == key and all(
-            place.exists() and file_hash(place) == digest for place, digest in tables.items()
-        )
+        found = json.loads(mark.read()) if mark.exists() else {}
+        parts = {name: dict(tables) for name, tables in found["parts"].items()} if found.get("key") == key else {}
+        return {
+            name: tables
+            for name, tables in parts.items()
+            if name in PARTS
+            and all((place := mark.parent / table).exists() and file_hash(place) == tables[table] for table in tables)
+        }
     except (ValueError, KeyError, TypeError, AttributeError):
-        return False
+        return {}

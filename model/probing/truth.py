@@ -151,7 +151,7 @@ def operand_labels(problem: Problem, token: int) -> dict[str, int]:
     """What is true of a number's token; labels that don't apply are left out."""
     found = problem.tokens[token]
     number = problem.numbers[found.number]
-    labels = {"digit": int(found.text), **_residues(number), "operator": problem.operators[found.number]}
+    labels = {"digit": int(found.text), **_whole(number, found.place), "operator": problem.operators[found.number]}
     return {**labels, **_column_labels(problem, found.place), "depth": found.depth}
 
 
@@ -170,13 +170,15 @@ def operator_labels(problem: Problem, token: int) -> dict[str, int]:
 def answer_labels(problem: Problem, place: int) -> dict[str, int]:
     """What is true of the answer's slot of a place, 0 at the units, and of the whole answer."""
     value, base = abs(problem.value), 10**problem.group
-    labels = {"digit": value // base**place % base, **_residues(value), "sign": int(problem.value < 0)}
+    labels = {"digit": value // base**place % base, **_whole(value, place), "sign": int(problem.value < 0)}
     first = next((operator for operator in problem.operators if operator != NOTHING), NOTHING)
     return {**labels, "operator": first, **_column_labels(problem, place), "depth": problem.depth}
 
 
-def _residues(number: int) -> dict[str, int]:
-    return {"parity": number % 2, "mod 5": number % 5, "mod 10": number % 10, "magnitude": len(str(number))}
+def _whole(number: int, place: int) -> dict[str, int]:
+    """What is true of a whole number, told at its token of a place; its residues are no news at the units."""
+    residues = {"parity": number % 2, "mod 5": number % 5, "mod 10": number % 10} if place else {}
+    return {**residues, "magnitude": len(str(number))}
 
 
 def _column_labels(problem: Problem, place: int) -> dict[str, int]:

@@ -39,8 +39,13 @@ class Twins:
     """And after, [n]."""
     lower: NDArray[np.intp]
     """Of a carry: the two operands' digits that it comes from, [n, 2]."""
+    donor: NDArray[np.integer]
+    """Of a carry: rows of a problem that carries one more, as the twin does, and whose column above holds other digits,
+    so that its answer there is neither's, [n, width]."""
     same: NDArray[np.integer]
-    """Of a carry: rows of a third problem with other digits there and the same carry, [n, width]."""
+    """Of a carry: rows of one with the donor's digits above, and others below with the carry of before, [n, width]."""
+    copied: NDArray[np.integer]
+    """Of a carry: what the donor and `same` answer there, [2, n]."""
 
     @property
     def count(self) -> int:
@@ -49,9 +54,12 @@ class Twins:
 
     def first(self, count: int) -> "Twins":
         """The first of them, at most `count`."""
-        fields = ("rows", "twin", "same", "column", "old", "new", "lower")
+        fields = ("rows", "twin", "donor", "same", "column", "old", "new", "lower")
         return replace(
-            self, answers=self.answers[:, :count], **{field: getattr(self, field)[:count] for field in fields}
+            self,
+            answers=self.answers[:, :count],
+            copied=self.copied[:, :count],
+            **{field: getattr(self, field)[:count] for field in fields},
         )
 
 
@@ -67,13 +75,17 @@ def digit_twins(model: TrainedEncoder, problems: Sequence[Problem], layout: Toke
         text = "".join(str(new) if place == at else token.text for place, token in enumerate(tokens))
         if _as_long(problem.text, text):
             column = layout.problem - len(tokens) + at
-            found.append(_Pair(problem.text, text, problem.text, column, old, new, (column, column)))
+            found.append(_Pair(problem.text, text, text, problem.text, column, old, new, (column, column)))
     return _answered(model, layout, found)
 
 
 def carry_twins(model: TrainedEncoder, problems: Sequence[Problem], layout: TokenLayout) -> Twins:
     """Sums and differences beside those with two digits of a column changed so that it passes on one more, and nothing
-    else of the answer but the digit above changes."""
+    else of the answer but the digit above changes.
+
+    What is patched comes from donors whose column above holds another digit as well: an answer's own digit, copied,
+    is then told from a carry that arrives.
+    """
     found: list[_Pair] = []
     chance = random.Random(derive_key("patched carries"))
     for problem in problems:
@@ -96,10 +108,14 @@ def carry_twins(model: TrainedEncoder, problems: Sequence[Problem], layout: Toke
         same = _replaced(problem, pair, [digits for digits in every if totals[digits] == before and digits != own])
         if not carried or not same or not _one_digit_more(problem.value, value_of(carried), place + 1):
             continue
+        donors = _others_above(problem, place + 1, carried, same, chance)
+        if not donors:
+            continue
         first = layout.problem - len(tokens)
         slot = layout.width - 1 - (place + 1)
         digits = [abs(value) // 10 ** (place + 1) % 10 for value in (problem.value, value_of(carried))]
-        found.append(_Pair(problem.text, carried, same, slot, digits[0], digits[1], (first + pair[0], first + pair[1])))
+        lower = first + pair[0], first + pair[1]
+        found.append(_Pair(problem.text, carried, *donors, slot, digits[0], digits[1], lower))
     return _answered(model, layout, found)
 
 
@@ -108,6 +124,7 @@ class _Pair(NamedTuple):
 
     problem: str
     twin: str
+    donor: str
     same: str
     column: int
     old: int
@@ -115,9 +132,9 @@ class _Pair(NamedTuple):
     lower: tuple[int, int]
 
     @property
-    def texts(self) -> tuple[str, str, str]:
-        """All three problems."""
-        return self.problem, self.twin, self.same
+    def texts(self) -> tuple[str, str, str, str]:
+        """All four problems."""
+        return self.problem, self.twin, self.donor, self.same
 
 
 def _as_long(problem: str, other: str) -> bool:
@@ -136,6 +153,26 @@ def _replaced(problem: Problem, pair: tuple[int, ...], choices: list[tuple[int, 
     return ""
 
 
+def _others_above(
+    problem: Problem, place: int, carried: str, same: str, chance: random.Random
+) -> tuple[str, str] | None:
+    """Both problems with one digit of the column at `place` changed, so that each answers there as neither `problem`
+    nor `carried` does; None where that can't be."""
+    before, after = (abs(value) // 10**place % 10 for value in (problem.value, value_of(carried)))
+    choices = [(at, digit) for at, token in enumerate(problem.tokens) if token.place == place for digit in range(10)]
+    chance.shuffle(choices)
+    for at, digit in choices:
+        donors = tuple(text[:at] + str(digit) + text[at + 1 :] for text in (carried, same))
+        values = [value_of(text) for text in donors]
+        if (
+            all(_as_long(problem.text, text) for text in donors)
+            and all((value < 0) == (problem.value < 0) for value in values)
+            and all(abs(value) // 10**place % 10 not in (before, after) for value in values)
+        ):
+            return donors[0], donors[1]
+    return None
+
+
 def _one_digit_more(before: int, after: int, place: int) -> bool:
     """Whether two values differ in nothing but the digit of a place, by one, as far as it is written in both."""
     return (
@@ -151,13 +188,13 @@ def _answered(model: TrainedEncoder, layout: TokenLayout, found: list[_Pair]) ->
     pairs = [pair for pair in found if all(model.layout_of(text) == layout for text in pair.texts)]
     sides = [
         np.array([model.tokenizer.row(pair.texts[side], layout) for pair in pairs], np.int64).reshape(-1, layout.width)
-        for side in range(3)
+        for side in range(4)
     ]
     answers = [
         np.array([model.tokenizer.slots(str(value_of(pair.texts[side])), layout) for pair in pairs], np.int64).reshape(
             -1, layout.answer
         )
-        for side in range(3)
+        for side in range(4)
     ]
     right = np.ones(len(pairs), np.bool_)
     if pairs:
@@ -165,13 +202,18 @@ def _answered(model: TrainedEncoder, layout: TokenLayout, found: list[_Pair]) ->
             said = logits_of(model.encoder, ids_of(model.encoder, rows), layout.answer).argmax(-1).cpu().numpy()
             right &= (said == answer).all(1)
     kept = [pair for pair, fine in zip(pairs, right.tolist(), strict=True) if fine]
+    columns = np.array([pair.column for pair in kept], np.intp)
+    # Of moved digits there is no slot.
+    slots = (columns - (layout.width - layout.answer)).clip(0)
     return Twins(
         layout=layout,
         rows=sides[0][right],
         twin=sides[1][right],
-        same=sides[2][right],
+        donor=sides[2][right],
+        same=sides[3][right],
         answers=np.stack([answers[0][right], answers[1][right]]),
-        column=np.array([pair.column for pair in kept], np.intp),
+        copied=np.stack([answers[side][right][np.arange(len(kept)), slots] for side in (2, 3)]),
+        column=columns,
         old=np.array([pair.old for pair in kept], np.intp),
         new=np.array([pair.new for pair in kept], np.intp),
         lower=np.array([pair.lower for pair in kept], np.intp).reshape(-1, 2),

@@ -119,3 +119,11 @@ def test_mistakes_are_one_line(trained: Built) -> None:
         asked(trained.workspace, compare=SEEDS[:2])
     with pytest.raises(ValueError, match="names a run twice"):
         asked(trained.workspace, compare=(*SEEDS, SEEDS[0]))
+
+
+def test_runs_that_are_no_seeds_of_one_training_are_refused_before_any_work(trained: Built) -> None:
+    spec = TINY_TRAINING.model_copy(update={"seed": 7, "learning_rate": 0.5})
+    train(job_of(trained, (trained.workspace.root / "runs").path, spec, "unlike"))
+    with pytest.raises(UserError, match=r"differ in more than their seed \(training\.learning_rate\)"):
+        probe_encoder.fn(asked(trained.workspace, name="mix", compare=(*SEEDS[:2], "unlike")))
+    assert not trained.workspace.comparison("mix").children()

@@ -72,6 +72,7 @@ def test_a_model_that_counts_on_a_circle_follows_it() -> None:
     for way in ("digit", "circles", "circle"):
         assert (found[way].predicted, found[way].unchanged, found[way].other, found[way].spilt) == (1, 0, 0, 0)
     assert found["random"].predicted < 0.5
+    assert found["rest"].unchanged == 1
 
 
 def test_a_model_that_does_not_use_the_circle_is_not_moved_along_it() -> None:
@@ -113,22 +114,29 @@ def test_twins_differ_by_what_python_says(adder: TrainedEncoder) -> None:
     carries = carry_twins(adder, problems, layout)
     assert carries.count > 30
     for number in range(carries.count):
-        before, after, same = (value_of(text_of(rows[number])) for rows in (carries.rows, carries.twin, carries.same))
+        sides = (carries.rows, carries.twin, carries.donor, carries.same)
+        before, after, donor, same = (value_of(text_of(rows[number])) for rows in sides)
         place = layout.width - 1 - int(carries.column[number])
         assert after - before == 10**place
         assert (before // 10**place % 10, after // 10**place % 10) == (carries.old[number], carries.new[number])
-        assert before == same
-        assert text_of(carries.rows[number]) != text_of(carries.same[number])
+        # The donor's own column differs, so that its answer there is neither's; `same` has one carry less.
+        assert donor - same == 10**place
+        assert (donor - after) % 10**place == 0
+        assert donor // 10**place % 10 not in (carries.old[number], carries.new[number])
+        digits = [int(pieces[token]) for token in carries.copied[:, number]]
+        assert digits == [donor // 10**place % 10, same // 10**place % 10]
 
 
-def test_a_carry_put_into_the_input_or_the_output_arrives(adder: TrainedEncoder) -> None:
+def test_a_carry_put_into_the_input_arrives_and_the_output_is_copied(adder: TrainedEncoder) -> None:
     texts = [f"{one}+{other}" for one in range(111, 190, 2) for other in (123, 345, 524, 700)]
     problems = [Problem(text) for text in texts]
     twins = carry_twins(adder, problems, adder.layout_of(texts[0])).first(40)
     last = State(adder.encoder.config.loops_of(twins.layout.answer), 1)
     found = {(each.state, each.site, each.way): each for each in patch_carries(adder, twins, [EMBEDDED, last])}
-    for place in ((EMBEDDED, "lower digits"), (last, "own slot")):
-        assert found[*place, "carry"].predicted == 1
-        assert found[*place, "same carry"].unchanged == 1
+    assert found[EMBEDDED, "lower digits", "carry"].predicted == 1
+    assert found[EMBEDDED, "lower digits", "same carry"].unchanged == 1
+    # A finished digit that is copied is no carry that arrives.
+    for way in ("carry", "same carry"):
+        assert (found[last, "own slot", way].copied, found[last, "own slot", way].predicted) == (1, 0)
     assert found[last, "lower slot", "carry"].unchanged == 1
     assert (State(0, 1), "lower digits", "carry") in found

@@ -5,6 +5,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from model.checkpoint import Checkpoints
 from model.probing.series import all_known, series
 from model.probing.spec import ProbingSpec
 from model.probing.study import Study, probe
@@ -65,6 +66,35 @@ def test_a_table_that_is_damaged_or_gone_is_made_anew(run: TrainingJob) -> None:
     assert not all_known(run.run, SPEC)
     series(run.run, model, SPEC)
     assert {path.name: path.read_bytes() for path in folder.glob("*.parquet")} == whole
+
+
+def test_what_was_done_before_a_kill_is_not_done_again(run: TrainingJob) -> None:
+    """Whole parts, and checkpoints of the series; those that are gone stay known."""
+    spec = SPEC.model_copy(update={"problems": 201})
+
+    def killed(part: str) -> None:
+        if part in ("probes", "step 20"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        probe(run.run, spec, killed)
+    before = files_of(run)
+    done = list[str]()
+    model, lay_there = probe(run.run, spec, done.append)
+    assert (lay_there, done) == (False, ["geometry", "probes", "attention", "interventions"])
+    after = files_of(run)
+    assert all(after[f"{name}.best.parquet"] == before[f"{name}.best.parquet"] for name in ("geometry", "probes"))
+    assert probe(run.run, spec)[1]
+    with pytest.raises(KeyboardInterrupt):
+        series(run.run, model, spec, killed)
+    steps = list[str]()
+    rows = series(run.run, model, spec, steps.append)
+    assert steps == ["step 30"]
+    index = Checkpoints(run.run / "checkpoints")
+    index.prune()
+    assert len(index.index().entries) < 3
+    assert all_known(run.run, spec)
+    assert series(run.run, model, spec) == rows
 
 
 @pytest.mark.slow

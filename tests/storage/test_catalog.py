@@ -114,6 +114,24 @@ def test_a_plain_client_reads_what_every_view_and_column_means(small: Built) -> 
     assert columns == []
 
 
+def test_a_damaged_table_leaves_those_of_other_runs_in_sql(small: Built, tmp_path: Path) -> None:
+    workspace = Workspace.create(str(tmp_path))
+    for name in ("whole", "damaged", "last"):
+        folder = Path(str(workspace.run(name))) / "probes"
+        folder.mkdir(parents=True)
+        (folder.parent / "run.json").write_text(
+            json.dumps({"name": name, "corpus": "c", "tokenizer": "t", "training": {}})
+        )
+        pq.write_table(pa.table({"kappa": [0.5]}), folder / "probes.best.parquet")
+    (Path(str(workspace.run("damaged"))) / "probes" / "probes.best.parquet").write_bytes(b"nothing")
+    with open_catalog(workspace) as connection:
+        assert select(connection, "SELECT run, kappa FROM probes ORDER BY run").fetchall() == [
+            ("last", 0.5),
+            ("whole", 0.5),
+        ]
+        assert len(select(connection, "SELECT run FROM runs").fetchall()) == 3
+
+
 def test_metrics_of_any_run_are_explained() -> None:
     assert all(column_comment("metrics", name) for name in SCHEMA.names)
 
