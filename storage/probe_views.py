@@ -62,7 +62,7 @@ PROBE_MEANINGS = {
         "value": "Share of the variance that is explained.",
         "shuffled": "The same with the symbols in random order, in the mean.",
         "shuffled_high": "The same, which 95 % of the orders stay below.",
-        "chance": "Share of random orders that reach the value.",
+        "chance": "Share of random orders that reach the value. All four are means over the draws of a control.",
     },
     "probe_similarity": {
         **_HEAD,

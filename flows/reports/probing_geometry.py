@@ -49,7 +49,8 @@ def symbols_figure(data: ProbeData) -> Figure:
     return Figure(
         "Digits and signs in the embedding",
         svg(draw, "Cosines of digits and signs, and their principal components", axes=3, height=2.7),
-        f"The embeddings of digits and signs of {data.runs[0]}: the digits stand {digits}.",
+        f"The embeddings of digits and signs of {data.runs[0]}; {'' if data.one else 'over all runs '}the digits stand "
+        f"{digits}.",
         "Two components are a part of the variance, and what lies in order need not be used: the edits below ask that.",
     )
 

@@ -26,7 +26,7 @@ class Kind(NamedTuple):
         """What of it is built in."""
         if self.unit == "none":
             return "learned only"
-        return f"with {self.unit}" if self.applied == "on" else f"with {self.unit}, switched off when asked"
+        return f"with {self.unit}" if self.applied == "on" else f"with {self.unit}, switched off"
 
 
 def comparisons_of(connection: duckdb.DuckDBPyConnection, run: str) -> list[str]:

@@ -16,7 +16,7 @@ FIGURES = {
     "What probes tell from the states": "probes",
     "Patch a carry": "carries",
     "Whole numbers as tokens": "numbers",
-    "Along training": "training",
+    "How they learnt": "units",
 }
 
 
@@ -29,8 +29,9 @@ def main(page: str) -> None:
         view.goto(Path(page).absolute().as_uri())
         if view.locator("nav").count():
             view.screenshot(path=PICTURES / "run-page.png")
+        view.evaluate("document.querySelectorAll('details').forEach(folded => folded.open = true)")
         for title, name in FIGURES.items():
-            figure = view.locator(f"h3:has-text('{title}') + figure svg")
+            figure = view.locator(f"h3:has-text('{title}') + figure svg").first
             if figure.count():
                 figure.screenshot(path=PICTURES / f"{name}.png")
 
