@@ -150,6 +150,7 @@ def _said(
     """What probes that learnt from `train` say of those asked: the linear one and, with a period, the circular."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
 
     spread = states[train].std(0)
     # Coordinates that don't vary, as in the embeddings of one kind of token, are no evidence.
@@ -158,7 +159,8 @@ def _said(
         yield "linear", np.full(len(asked), np.bincount(target[train] - target.min()).argmax() + target.min())
         return
     scaled = (states[:, alive] - states[train][:, alive].mean(0)) / spread[alive]
-    with warnings.catch_warnings():
+    # Several threads wait for each other longer than such small products take: two were up to 80 times slower than one.
+    with warnings.catch_warnings(), threadpool_limits(1, "blas"):
         # Stopped early, it is held back from learning by heart.
         warnings.simplefilter("ignore", ConvergenceWarning)
         found = LogisticRegression(C=1.0, max_iter=_ITERATIONS).fit(scaled[train], target[train])
