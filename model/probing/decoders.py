@@ -156,7 +156,8 @@ def _said(
     # Coordinates that don't vary, as in the embeddings of one kind of token, are no evidence.
     alive = spread > 1e-6 * max(float(spread.max()), 1e-30)
     if not alive.any():
-        yield "linear", np.full(len(asked), np.bincount(target[train] - target.min()).argmax() + target.min())
+        values, counts = np.unique(target[train], return_counts=True)
+        yield "linear", np.full(len(asked), values[counts.argmax()])
         return
     scaled = (states[:, alive] - states[train][:, alive].mean(0)) / spread[alive]
     # Several threads wait for each other longer than such small products take: two were up to 80 times slower than one.

@@ -57,6 +57,13 @@ def test_what_the_place_decides_is_no_evidence() -> None:
     assert read({"carry in": groups}, states, groups) == []
 
 
+def test_a_state_that_says_nothing_is_told_as_the_most_frequent_label() -> None:
+    carries = CHANCE.integers(0, 2, M) * CHANCE.integers(0, 2, M)
+    carries[:5] = UNKNOWN
+    found = read({"carry in": carries}, np.ones((M, 2)))
+    assert {each.kappa.value for each in found if (each.state, each.control) == (STATE, "trained")} == {0}
+
+
 def test_labels_that_do_not_apply_are_left_out_and_many_are_told_in_ten_parts() -> None:
     totals = CHANCE.integers(0, 200, M)
     totals[::2] = UNKNOWN
