@@ -13,7 +13,6 @@ PICTURES = Path(__file__).parents[2] / "model" / "pictures"
 FIGURES = {
     "Digits and signs in the embedding": "digits",
     "Move a digit": "moved-digits",
-    "What probes tell from the states": "probes",
     "Patch a carry": "carries",
     "Whole numbers as tokens": "numbers",
     "How they learnt": "units",
