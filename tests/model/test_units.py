@@ -217,7 +217,9 @@ def test_two_workers_learn_what_one_does(small: Built, tmp_path: Path, unit: str
     one, two = (job_of(small, tmp_path / name, spec) for name in ("one", "two"))
     train_with(one, 1)
     train_with(two, 2)
-    assert losses(two) == [(step, pytest.approx(loss, rel=1e-4)) for step, loss in losses(one)]
+    # Sums in another order round otherwise, and products of many points are sensitive to it.
+    close = 1e-3 if unit == "primes" else 1e-4
+    assert losses(two) == [(step, pytest.approx(loss, rel=close)) for step, loss in losses(one)]
 
 
 def test_a_unit_needs_a_token_for_each_digit(tmp_path: Path) -> None:
