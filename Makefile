@@ -10,8 +10,9 @@ run: $(STAMP)
 	$(BIN)/numerate run
 
 # Two at once: half of them wait for servers and processes to start. A file's tests stay together, and share what it made.
+# Two files at once, each process on one thread: more wait for each other.
 test: $(STAMP) browser
-	$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
 
 test-all: $(STAMP) browser
 	$(BIN)/python -m pytest
