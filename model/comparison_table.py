@@ -66,7 +66,7 @@ def page(rows: list[Row], corpus: str, goal: float) -> str:
     """All tables in Markdown: over the seeds, seed by seed, and what units read. `corpus` is what runs learnt."""
     asked = list(dict.fromkeys(row["asked"] for row in rows))
     found = {(row["asked"], row["operator"]) for row in rows}
-    columns = sorted(found, key=lambda column: (asked.index(column[0]), _order(column[1])))
+    columns = sorted(found, key=lambda column: (asked.index(column[0]), order_of(column[1])))
     own = [column for column in columns if column[0] == corpus]
     kinds: dict[Kind, dict[int, Figures]] = {}
     for row in rows:
@@ -99,7 +99,7 @@ def _over_seeds(kind: Kind, seeds: list[Figures], columns: list[Column], own: li
     counts = [[seed[column]["problems_until_goal"] for seed in seeds if column in seed] for column in own]
     # What was seen until then was seen with the unit.
     reached = [_reached(count) if applied == "on" else "" for count in counts]
-    return [encoder, _named(unit, applied), str(len(seeds)), *cells, *reached]
+    return [encoder, named(unit, applied), str(len(seeds)), *cells, *reached]
 
 
 def _one_seed(kind: Kind, seed: Figures, columns: list[Column], own: list[Column]) -> list[str]:
@@ -109,7 +109,7 @@ def _one_seed(kind: Kind, seed: Figures, columns: list[Column], own: list[Column
     cells = [f"{100 * seed[column]['exact_match']:.1f}" if column in seed else "" for column in columns]
     counts = [seed[column]["problems_until_goal"] if column in seed else None for column in own]
     counts += [run["problems_seen"], run["parameters"], round(run["rows_per_second"]), round(run["seconds"])]
-    return [encoder, _named(unit, applied), str(run["seed"]), *cells, *map(_count, counts)]
+    return [encoder, named(unit, applied), str(run["seed"]), *cells, *map(_count, counts)]
 
 
 def _what_is_read(rows: list[Row]) -> list[str]:
@@ -131,12 +131,13 @@ def _what_is_read(rows: list[Row]) -> list[str]:
     return ["What the units read in the block's last run, per cent of problems.", "", *_table(heads, table), ""]
 
 
-def _order(operator: str) -> tuple[int, str]:
+def order_of(operator: str) -> tuple[int, str]:
     """Operators as people learn them, then the rest."""
     return ("+-*".find(operator) % 4, operator)
 
 
-def _named(unit: str, applied: str) -> str:
+def named(unit: str, applied: str) -> str:
+    """What of a run's answers is built in, in words: learned only, or a unit, on or switched off when asked."""
     if unit == "none":
         return "learned only"
     return f"with {unit}" if applied == "on" else f"with {unit}, switched off when asked"

@@ -7,10 +7,10 @@ from matplotlib.axes import Axes
 
 from flows.reports.drawing import INK, SECOND, svg
 from flows.reports.pages import rendered
+from model.comparison_table import named, order_of
 
 _COLORS = {"none": "#888888", "residue": INK, "primes": "#7fa8d8", "nalu": SECOND}
 _LINES = ("-", ":", "--", "-.")
-_OPERATORS = "CASE operator WHEN '+' THEN 0 WHEN '-' THEN 1 WHEN '*' THEN 2 ELSE 3 END, operator"
 
 
 class Kind(NamedTuple):
@@ -24,9 +24,7 @@ class Kind(NamedTuple):
     @property
     def text(self) -> str:
         """What of it is built in."""
-        if self.unit == "none":
-            return "learned only"
-        return f"with {self.unit}" if self.applied == "on" else f"with {self.unit}, switched off"
+        return named(self.unit, self.applied)
 
 
 def comparisons_of(connection: duckdb.DuckDBPyConnection, run: str) -> list[str]:
@@ -37,37 +35,29 @@ def comparisons_of(connection: duckdb.DuckDBPyConnection, run: str) -> list[str]
 
 def compared(connection: duckdb.DuckDBPyConnection, comparison: str, run: str) -> str:
     """A comparison as HTML, on the page of one of its runs."""
-    where = "FROM comparisons WHERE comparison = ?"
-    columns = connection.execute(
-        f"SELECT asked, operator {where} GROUP BY asked, operator ORDER BY asked, {_OPERATORS}", [comparison]
-    ).fetchall()
     found = connection.execute(
         "SELECT encoder, unit, applied, asked, operator, count(*), median(exact_match), min(exact_match), "
-        f"max(exact_match) {where} GROUP BY encoder, unit, applied, asked, operator "
+        "max(exact_match) FROM comparisons WHERE comparison = ? GROUP BY encoder, unit, applied, asked, operator "
         "ORDER BY encoder, unit != 'none', unit, applied DESC",
         [comparison],
     ).fetchall()
     lines: dict[Kind, dict[tuple[str, str], tuple[float, ...]]] = {}
     for encoder, unit, applied, asked, operator, runs, *spread in found:
         lines.setdefault(Kind(encoder, unit, applied, runs), {})[asked, operator] = tuple(spread)
+    columns = sorted({column for cells in lines.values() for column in cells}, key=lambda c: (c[0], order_of(c[1])))
     return rendered("units.html", own=run, columns=columns, lines=lines, curves=_curves(connection, comparison))
 
 
 def _curves(connection: duckdb.DuckDBPyConnection, comparison: str) -> str:
     """Exact match against problems seen, of each kind of problem, as SVG: the median over seeds."""
-    where = "FROM comparison_curves WHERE comparison = ?"
-    operators = [
-        operator
-        for (operator,) in connection.execute(
-            f"SELECT operator {where} GROUP BY operator ORDER BY {_OPERATORS}", [comparison]
-        ).fetchall()
-    ]
     points = connection.execute(
-        f"SELECT operator, encoder, unit, problems_seen, 100 * median(exact_match) {where} GROUP BY ALL ORDER BY ALL",
+        "SELECT operator, encoder, unit, problems_seen, 100 * median(exact_match) FROM comparison_curves "
+        "WHERE comparison = ? GROUP BY ALL ORDER BY ALL",
         [comparison],
     ).fetchall()
     if not points:
         return ""
+    operators = sorted({operator for operator, *_ in points}, key=order_of)
     encoders = sorted({encoder for _, encoder, *_ in points})
     kinds = sorted({(encoder, unit) for _, encoder, unit, *_ in points}, key=lambda kind: (kind[1] != "none", kind))
 
@@ -81,7 +71,7 @@ def _curves(connection: duckdb.DuckDBPyConnection, comparison: str) -> str:
                         *zip(*mine, strict=True),
                         color=_COLORS.get(unit, INK),
                         linestyle=_LINES[encoders.index(encoder) % len(_LINES)],
-                        label=f"{encoder}, {unit if unit != 'none' else 'learned only'}",
+                        label=f"{encoder}, {named(unit, 'on')}",
                     )
             each.set(xscale="log", ylim=(-3, 103), title=operator.replace("*", "×"), xlabel="problems seen")
             if each is not axes[0]:

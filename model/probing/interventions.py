@@ -17,7 +17,7 @@ from model.breakdown import exact_match_interval
 from model.probing.examples import ids_of
 from model.probing.geometry import Table, fitted
 from model.probing.states import EMBEDDED, Edit, State, attentions_of, edited, logits_of, recorded
-from model.probing.twins import Twins
+from model.probing.twins import CarryTwins, Twins
 from model.tokenizer import TokenLayout
 from model.trained import TrainedEncoder
 
@@ -77,7 +77,7 @@ def move_digits(model: TrainedEncoder, twins: Twins, tables: dict[State, Table],
                     yield _outcome("digit", state, "operand", way, shift, twins, said, chosen)
 
 
-def patch_carries(model: TrainedEncoder, twins: Twins, states: Sequence[State]) -> Iterator[Outcome]:
+def patch_carries(model: TrainedEncoder, twins: CarryTwins, states: Sequence[State]) -> Iterator[Outcome]:
     """Put the states of a problem that carries one more, and has another digit in the column above, into the run of one
     that doesn't, at single sites; as a control those of one that differs from it in that carry alone.
 
@@ -104,7 +104,7 @@ def patch_carries(model: TrainedEncoder, twins: Twins, states: Sequence[State]) 
                 # Masked slots all have the same embedding.
                 continue
             until = last - 1 if site == "own slot" and not state.loop else last
-            for (way, source), copied in zip(sources.items(), twins.copied, strict=True):
+            for (way, source), copied in zip(sources.items(), twins.copied.T, strict=True):
                 said = _ask(model, twins.rows, twins.layout, state, _putting(source, state.layer, columns, until))
                 found = _outcome("carry", state, site, way, 0, twins, said, np.ones(twins.count, np.bool_))
                 yield found._replace(copied=float((said[np.arange(twins.count), slot] == copied).mean()))
@@ -124,11 +124,11 @@ def ablate_heads(model: TrainedEncoder, twins: Twins, seed: int = 0) -> Iterator
         for site, subspace in {**subspaces, "random subspace": basis}.items():
             with _without(attention.output, subspace.to(model.encoder.tokens.weight.device)):
                 said = _ask(model, twins.rows, twins.layout)
-            right = (said == twins.answers[0]).all(1)
+            right = (said == twins.before).all(1)
             (low, high), _, _ = exact_match_interval(right, np.arange(twins.count))
             way = "random" if site == "random subspace" else "ablated"
             share = float(right.mean())
-            spilt = float((said != twins.answers[0]).mean())
+            spilt = float((said != twins.before).mean())
             yield Outcome(
                 "head", State(0, number), site, way, 0, twins.count, share, low, high, share, 1 - share, spilt
             )
@@ -203,7 +203,7 @@ def _outcome(
     said: NDArray[np.int64], chosen: NDArray[np.bool_],
 ) -> Outcome:  # fmt: skip
     """How the answers said compare with those before the edit and those predicted."""
-    before, after, said = twins.answers[0][chosen], twins.answers[1][chosen], said[chosen]
+    before, after, said = twins.before[chosen], twins.after[chosen], said[chosen]
     predicted, unchanged = (said == after).all(1), (said == before).all(1)
     (low, high), _, _ = exact_match_interval(predicted, np.arange(len(said)))
     alike = before == after

@@ -6,8 +6,8 @@ rightly on both sides: what fails then is the edit.
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,38 +29,41 @@ class Twins:
     """Of the problem that is edited, [n, width]."""
     twin: NDArray[np.integer]
     """Of the problem that it is to become, [n, width]."""
-    answers: NDArray[np.integer]
-    """Of both, [2, n, slots]."""
+    before: NDArray[np.integer]
+    """The answer of the one, [n, slots]."""
+    after: NDArray[np.integer]
+    """The answer of the other, [n, slots]."""
     column: NDArray[np.intp]
     """Of the digit, or of the answer's slot that the carry goes into, [n]."""
     old: NDArray[np.intp]
-    """The digit before, [n]."""
+    """The digit there before, [n]."""
     new: NDArray[np.intp]
     """And after, [n]."""
-    lower: NDArray[np.intp]
-    """Of a carry: the two operands' digits that it comes from, [n, 2]."""
-    donor: NDArray[np.integer]
-    """Of a carry: rows of a problem that carries one more, as the twin does, and whose column above holds other digits,
-    so that its answer there is neither's, [n, width]."""
-    same: NDArray[np.integer]
-    """Of a carry: rows of one with the donor's digits above, and others below with the carry of before, [n, width]."""
-    copied: NDArray[np.integer]
-    """Of a carry: what the donor and `same` answer there, [2, n]."""
 
     @property
     def count(self) -> int:
         """How many there are."""
         return len(self.rows)
 
-    def first(self, count: int) -> "Twins":
+    def first(self, count: int) -> Self:
         """The first of them, at most `count`."""
-        fields = ("rows", "twin", "donor", "same", "column", "old", "new", "lower")
-        return replace(
-            self,
-            answers=self.answers[:, :count],
-            copied=self.copied[:, :count],
-            **{field: getattr(self, field)[:count] for field in fields},
-        )
+        arrays = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "layout"}
+        return replace(self, **{name: values[:count] for name, values in arrays.items()})
+
+
+@dataclass(frozen=True)
+class CarryTwins(Twins):
+    """Pairs that differ in one carry, with what is patched into the first of them."""
+
+    lower: NDArray[np.intp]
+    """Columns of the two operands' digits that the carry comes from, [n, 2]."""
+    donor: NDArray[np.integer]
+    """Rows of a problem that carries one more, as the twin does, and whose column above holds other digits, so that
+    its answer there is neither's, [n, width]."""
+    same: NDArray[np.integer]
+    """Rows of one with the donor's digits above, and others below with the carry of before, [n, width]."""
+    copied: NDArray[np.integer]
+    """What the donor and `same` answer there, [n, 2]."""
 
 
 def digit_twins(model: TrainedEncoder, problems: Sequence[Problem], layout: TokenLayout) -> Twins:
@@ -75,11 +78,11 @@ def digit_twins(model: TrainedEncoder, problems: Sequence[Problem], layout: Toke
         text = "".join(str(new) if place == at else token.text for place, token in enumerate(tokens))
         if _as_long(problem.text, text):
             column = layout.problem - len(tokens) + at
-            found.append(_Pair(problem.text, text, text, problem.text, column, old, new, (column, column)))
-    return _answered(model, layout, found)
+            found.append(_Pair((problem.text, text), column, old, new))
+    return Twins(layout, **_common(*_answered(model, layout, found, 2)))
 
 
-def carry_twins(model: TrainedEncoder, problems: Sequence[Problem], layout: TokenLayout) -> Twins:
+def carry_twins(model: TrainedEncoder, problems: Sequence[Problem], layout: TokenLayout) -> CarryTwins:
     """Sums and differences beside those with two digits of a column changed so that it passes on one more, and nothing
     else of the answer but the digit above changes.
 
@@ -115,26 +118,29 @@ def carry_twins(model: TrainedEncoder, problems: Sequence[Problem], layout: Toke
         slot = layout.width - 1 - (place + 1)
         digits = [abs(value) // 10 ** (place + 1) % 10 for value in (problem.value, value_of(carried))]
         lower = first + pair[0], first + pair[1]
-        found.append(_Pair(problem.text, carried, *donors, slot, digits[0], digits[1], lower))
-    return _answered(model, layout, found)
+        found.append(_Pair((problem.text, carried, *donors), slot, digits[0], digits[1], lower))
+    kept, rows, answers = _answered(model, layout, found, 4)
+    common = _common(kept, rows, answers)
+    slots = common["column"] - (layout.width - layout.answer)
+    return CarryTwins(
+        layout,
+        **common,
+        lower=np.array([pair.lower for pair in kept], np.intp).reshape(-1, 2),
+        donor=rows[2],
+        same=rows[3],
+        copied=np.stack([answer[np.arange(len(kept)), slots] for answer in answers[2:]], 1),
+    )
 
 
 class _Pair(NamedTuple):
     """One of them in text, as `Twins` has them in rows."""
 
-    problem: str
-    twin: str
-    donor: str
-    same: str
+    texts: tuple[str, ...]
+    """The problem, its twin, and of a carry the donor and the one with the same carry."""
     column: int
     old: int
     new: int
-    lower: tuple[int, int]
-
-    @property
-    def texts(self) -> tuple[str, str, str, str]:
-        """All four problems."""
-        return self.problem, self.twin, self.donor, self.same
+    lower: tuple[int, int] = (0, 0)
 
 
 def _as_long(problem: str, other: str) -> bool:
@@ -183,38 +189,37 @@ def _one_digit_more(before: int, after: int, place: int) -> bool:
     )
 
 
-def _answered(model: TrainedEncoder, layout: TokenLayout, found: list[_Pair]) -> Twins:
-    """Those of the pairs that the model answers rightly on all sides."""
+def _answered(
+    model: TrainedEncoder, layout: TokenLayout, found: list[_Pair], sides: int
+) -> tuple[list[_Pair], list[NDArray[np.int64]], list[NDArray[np.int64]]]:
+    """Those of the pairs that the model answers rightly on all sides, k of them.
+
+    With the rows of tokens [k, width] and the answers [k, slots] of each side.
+    """
     pairs = [pair for pair in found if all(model.layout_of(text) == layout for text in pair.texts)]
-    sides = [
+    rows = [
         np.array([model.tokenizer.row(pair.texts[side], layout) for pair in pairs], np.int64).reshape(-1, layout.width)
-        for side in range(4)
+        for side in range(sides)
     ]
     answers = [
         np.array([model.tokenizer.slots(str(value_of(pair.texts[side])), layout) for pair in pairs], np.int64).reshape(
             -1, layout.answer
         )
-        for side in range(4)
+        for side in range(sides)
     ]
     right = np.ones(len(pairs), np.bool_)
     if pairs:
-        for rows, answer in zip(sides, answers, strict=True):
-            said = logits_of(model.encoder, ids_of(model.encoder, rows), layout.answer).argmax(-1).cpu().numpy()
+        for asked, answer in zip(rows, answers, strict=True):
+            said = logits_of(model.encoder, ids_of(model.encoder, asked), layout.answer).argmax(-1).cpu().numpy()
             right &= (said == answer).all(1)
     kept = [pair for pair, fine in zip(pairs, right.tolist(), strict=True) if fine]
-    columns = np.array([pair.column for pair in kept], np.intp)
-    # Of moved digits there is no slot.
-    slots = (columns - (layout.width - layout.answer)).clip(0)
-    return Twins(
-        layout=layout,
-        rows=sides[0][right],
-        twin=sides[1][right],
-        donor=sides[2][right],
-        same=sides[3][right],
-        answers=np.stack([answers[0][right], answers[1][right]]),
-        copied=np.stack([answers[side][right][np.arange(len(kept)), slots] for side in (2, 3)]),
-        column=columns,
-        old=np.array([pair.old for pair in kept], np.intp),
-        new=np.array([pair.new for pair in kept], np.intp),
-        lower=np.array([pair.lower for pair in kept], np.intp).reshape(-1, 2),
-    )
+    return kept, [each[right] for each in rows], [each[right] for each in answers]
+
+
+def _common(
+    kept: list[_Pair], rows: list[NDArray[np.int64]], answers: list[NDArray[np.int64]]
+) -> dict[str, NDArray[np.int64]]:
+    """What all twins have."""
+    column, old, new = (np.array([getattr(pair, name) for pair in kept], np.intp) for name in ("column", "old", "new"))
+    sides = {"rows": rows[0], "twin": rows[1], "before": answers[0], "after": answers[1]}
+    return {**sides, "column": column, "old": old, "new": new}

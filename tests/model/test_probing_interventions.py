@@ -123,7 +123,7 @@ def test_twins_differ_by_what_python_says(adder: TrainedEncoder) -> None:
         assert donor - same == 10**place
         assert (donor - after) % 10**place == 0
         assert donor // 10**place % 10 not in (carries.old[number], carries.new[number])
-        digits = [int(pieces[token]) for token in carries.copied[:, number]]
+        digits = [int(pieces[token]) for token in carries.copied[number]]
         assert digits == [donor // 10**place % 10, same // 10**place % 10]
 
 
