@@ -20,6 +20,7 @@ from urllib.request import urlopen
 
 from flows.serving.guard import Guard
 from storage.errors import RunFailure, UserError
+from storage.local import LocalLocation
 from storage.location import Workspace
 
 LOOPBACK = "127.0.0.1"
@@ -28,6 +29,8 @@ REPORTS = "/reports"
 _OWNER = "/numerate/process"
 _START_SECONDS, _STOP_SECONDS, _POLL_SECONDS, _WATCH_SECONDS = 120.0, 10.0, 0.1, 0.5
 _LINGER_SECONDS = 20.0
+# With less for its records a server wouldn't start, or fail at each of them.
+_LEAST_ROOM = 4 << 20
 # What is shown: the pages and pictures that the flows write, and nothing else of the workspace.
 _SHOWN = re.compile(r"(runs|comparisons)/[a-z0-9][\w.-]*(/[a-z0-9][\w.-]*)*/(index\.html|[\w-]+\.png)")
 _TYPES = {".html": "text/html; charset=utf-8", ".png": "image/png"}
@@ -54,6 +57,8 @@ class PrefectServer:
             # Runs that are under way when all else is killed have so long to say how they ended.
             "linger": _LINGER_SECONDS if workspace else 0.0,
         }
+        if (LocalLocation(home).free_bytes() or 0) < _LEAST_ROOM:
+            raise RunFailure(f"the disk of {home} is full: free some space and run the same command again")
         home.mkdir(parents=True, exist_ok=True)
         self._log = home / "server.log"
         with open(self._log, "w") as log:

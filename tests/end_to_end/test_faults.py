@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.serving.server import PrefectServer
 from pipelines.build import build_corpus
 from pipelines.spec import CorpusSpec
 from storage.catalog import refresh_catalog
@@ -66,6 +67,12 @@ class Disk:
     """A disk of a few megabytes, in memory."""
 
     path: Path
+
+    def fill(self) -> None:
+        """Write until nothing is left."""
+        with open(self.path / "fill", "wb") as file, contextlib.suppress(OSError):
+            while True:
+                os.write(file.fileno(), bytes(4096))
 
     def resize(self, megabytes: int) -> None:
         subprocess.run(["mount", "-o", f"remount,size={megabytes}m", str(self.path)], check=True)
@@ -180,12 +187,19 @@ def test_a_catalog_that_finds_no_room_is_one_line(disk: Disk) -> None:
     workspace = Workspace.create(str(disk.path / "w"))
     refresh_catalog(workspace)
     before = Path(str(workspace.catalog)).read_bytes()
-    with open(disk.path / "fill", "wb") as file, contextlib.suppress(OSError):
-        while True:
-            os.write(file.fileno(), bytes(4096))
+    disk.fill()
     with pytest.raises(
         RunFailure, match=r"catalog.duckdb can't be written: free some space .+No space left"
     ) as failure:
         refresh_catalog(workspace)
     assert "\n" not in str(failure.value)
     assert Path(str(workspace.catalog)).read_bytes() == before
+
+
+@pytest.mark.skipif(not _may_mount(), reason="only root can mount a small disk")
+def test_a_server_that_finds_no_room_for_its_records_is_one_line(disk: Disk) -> None:
+    disk.fill()
+    with pytest.raises(RunFailure, match="is full: free some space and run the same command again") as failure:
+        PrefectServer(disk.path / "home")
+    assert "\n" not in str(failure.value)
+    assert not (disk.path / "home").exists()
