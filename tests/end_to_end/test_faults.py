@@ -54,11 +54,11 @@ def wait_for(process: "subprocess.Popen[str]", folder: Path, pattern: str, count
 
 
 def data_of(folder: Path) -> dict[str, bytes]:
-    """The files of a corpus, but its lock and its seconds."""
+    """The files of a corpus, but its lock, its seconds and its card, which the command writes."""
     return {
         path.relative_to(folder).as_posix(): path.read_bytes()
         for path in folder.rglob("*")
-        if path.is_file() and path.name not in (".lock", "made.json")
+        if path.is_file() and path.name not in (".lock", "made.json", "README.md")
     }
 
 
