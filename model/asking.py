@@ -1,10 +1,7 @@
 """What a trained encoder answers, kind by kind of problem, with its symbolic unit and without; what the unit reads."""
 
 import json
-import re
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -16,7 +13,8 @@ from model.config import ONE_PASS, Decoding, EvaluationSpec
 from model.decoding import spell
 from model.evaluation import Asked, check_corpus, right_answers, stream
 from model.trained import TrainedEncoder
-from model.units import OPERATIONS, Reading
+from model.unit_readings import read_rightly, readings_of, together
+from model.units import Reading
 from storage.location import Location, Workspace
 from storage.manifest import load
 
@@ -80,11 +78,10 @@ def _by_operator(model: TrainedEncoder, asked: list[Asked], decoding: Decoding) 
     """Problems and right answers by operator, or of several operators, and what was read of those with one."""
     found: dict[str, list[NDArray[np.float64]]] = defaultdict(list)
     for batch in asked:
-        with _readings(model, batch.slots) as readings:
+        with readings_of(model.encoder) as readings:
             filled = model.fill(batch.rows, batch.slots, decoding)
         right = right_answers(spell(filled.ids, model.tokenizer), batch)
-        operation, operands = _read_rightly(readings, batch)
-        values = np.stack([right, operation, operands], 1).astype(np.float64)
+        values = np.column_stack([right.astype(np.float64), _read(model, readings, batch)])
         operators = np.array(batch.facts.column("operators").to_pylist())
         for operator in np.unique(names := np.where(np.char.str_len(operators) == 1, operators, _SEVERAL)):
             found[str(operator)].append(values[names == operator])
@@ -100,34 +97,13 @@ def _counts(values: NDArray[np.float64], operator: str, decoding: Decoding) -> d
     return {"problems": len(values), "correct": correct, "exact_match": correct / len(values), **read}
 
 
-@contextmanager
-def _readings(model: TrainedEncoder, slots: int) -> Iterator[list[Reading]]:
-    """What the unit reads, in the last run of the block, of each part of a batch; known once the block is left."""
-    found: list[Reading] = []
-    if model.encoder.unit is None:
-        yield found
-        return
-    runs: list[Reading] = []
-    handle = model.encoder.unit.reader.register_forward_hook(lambda module, inputs, output: runs.append(output))
-    try:
-        yield found
-    finally:
-        handle.remove()
-        loops = model.encoder.config.loops_of(slots)
-        found += runs[loops - 1 :: loops]
+def _read(model: TrainedEncoder, readings: list[Reading], asked: Asked) -> NDArray[np.float64]:
+    """For each problem whether its operation, and whether both operands were read in the block's last run, [n, 2].
 
-
-def _read_rightly(readings: list[Reading], asked: Asked) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """For each problem [n], whether its operation, and whether both operands were read; NaN where nothing was."""
-    nothing = np.full(len(asked.rows), np.nan)
+    NaN where there is no unit, and where it is switched off.
+    """
     if not readings:
-        return nothing, nothing
-    operation = torch.cat([reading.operation.argmax(-1).cpu() for reading in readings]).numpy()
-    digits = torch.cat([reading.digits.argmax(-1).cpu() for reading in readings]).numpy()
-    operators, problems = (asked.facts.column(name).to_pylist() for name in ("operators", "problem"))
-    true = [OPERATIONS.index(text) if text in OPERATIONS else -1 for text in operators]
-    numbers = [
-        [[int(digit) for digit in number.zfill(digits.shape[-1])[::-1]] for number in re.findall("[0-9]+", problem)[:2]]
-        for problem in problems
-    ]
-    return (operation == true).astype(float), (digits == np.array(numbers)).all((1, 2)).astype(float)
+        return np.full((len(asked.rows), 2), np.nan)
+    loops = model.encoder.config.loops_of(asked.slots)
+    last = together(readings[loops - 1 :: loops])
+    return np.stack(read_rightly(last, asked.facts.column("problem").to_pylist()), 1).astype(np.float64)

@@ -7,6 +7,7 @@ PROBE_TABLES = {
     "probe_similarity": "similarity",
     "probe_coordinates": "coordinates",
     "probe_attention": "attention",
+    "probe_unit": "unit",
     "probe_interventions": "interventions",
     "probe_series": "series",
 }
@@ -17,6 +18,7 @@ PROBE_VIEWS = {
     "probe_similarity": "One row a pair of symbols: the cosine of their vectors about the mean of all.",
     "probe_coordinates": "One row a symbol: where it stands on the first principal components.",
     "probe_attention": "One row a head and what it reads for the digits of answers.",
+    "probe_unit": "One row a measure of a symbolic unit: what it reads, how much it writes, what is answered without.",
     "probe_interventions": "One row an edit of states: how often the answer changed as predicted, and otherwise.",
     "probe_series": "One row a checkpoint and measure.",
 }
@@ -48,11 +50,13 @@ PROBE_MEANINGS = {
         "probe": "linear or circular.",
         "control": "trained, or to compare: untrained (the same shape) or random (they learnt labels at random).",
         "kappa": "Cohen's kappa: 1 where all is told, 0 where no more than by chance.",
-        "low": "Lower end of the 95 % interval over resampled problems; of labels at random, the least draw.",
+        "low": "Lower end of the 95 % interval over resampled numbers and problems; of labels at random, the "
+        "least draw.",
         "high": "Upper end of it, or the most.",
         "classes": "Values of the label.",
         "examples": "Tokens that were asked.",
         "problems": "Problems that they stand in.",
+        "numbers": "Different numbers of two digits and more in these problems.",
     },
     "probe_geometry": {
         **_HEAD,
@@ -91,6 +95,19 @@ PROBE_MEANINGS = {
         "weight": "Attention to all such tokens together, in the mean over digits of answers.",
         "even": "The same if the head read all tokens alike.",
     },
+    "probe_unit": {
+        **_HEAD,
+        **_STEP,
+        "measure": "operation read and operands read (shares of problems, in one run of the block), written (size of "
+        "what the unit adds beside the states of the slots), answered (rightly, in one pass), answered without (the "
+        "unit).",
+        "loop": "Run of the block, from 1; 0 for answered and answered without.",
+        "operator": "Operator of problems with one, or several.",
+        "problems": "Problems that were asked.",
+        "value": "Their share; of written the mean.",
+        "low": "Lower end of the 95 % interval over problems; of written what 97.5 % of them are above.",
+        "high": "Upper end of it.",
+    },
     "probe_interventions": {
         **_HEAD,
         **_STEP,
@@ -113,16 +130,20 @@ PROBE_MEANINGS = {
         "run": "Name of the run.",
         "step": "Step of the checkpoint.",
         "exact_match": "Its exact match on validation.",
-        "measure": "Fit of the embeddings, kappa of a label at the answer's slots, or success of moved digits.",
+        "measure": "Fit of the embeddings; kappa of a label at a kind of token, the best over states; read, the share "
+        "of attention of the head that reads a role most; moved and patched, the share that follows an edit; ablated, "
+        "the share still right without the head that is needed most.",
         "value": "What it came to.",
+        "control": "What 95 % of shuffles stay below, kappa of untrained states, all tokens read alike, random moves, "
+        "states with the same carry, or a random subspace; NULL where there is none.",
         "sha256": "Hash of the checkpoint.",
         "asked": "Hash of how it was measured.",
     },
 }
 
 _TEXTS = {"run", "checkpoint", "position", "label", "split", "probe", "control", "kind", "symbols", "measure", "symbol"}
-_TEXTS |= {"other", "reads", "role", "experiment", "site", "way", "sha256", "asked"}
-_NUMBERS = {"step", "loop", "layer", "classes", "examples", "problems", "head", "difference", "shift"}
+_TEXTS |= {"other", "reads", "role", "experiment", "site", "way", "sha256", "asked", "operator"}
+_NUMBERS = {"step", "loop", "layer", "classes", "examples", "problems", "numbers", "head", "difference", "shift"}
 
 
 def _type(view: str, column: str) -> str:

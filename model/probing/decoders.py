@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from model.probing.examples import UNKNOWN, Examples
 from model.probing.geometry import circle
-from model.probing.kappa import Kappa, kappa_of
+from model.probing.kappa import Kappa, kappa_of, resamples
 from model.probing.states import State
 
 Probe = Literal["linear", "circular"]
@@ -49,6 +49,8 @@ class Reading(NamedTuple):
     classes: int
     examples: int
     problems: int
+    numbers: int
+    """Different numbers of two digits and more in these problems."""
 
 
 def readings(
@@ -84,11 +86,13 @@ def readings(
             # Longer ones are asked beside these: what no training tells is told once.
             if controlled := split.name == "numbers":
                 ways.append(("untrained", untrained))
+            weights = resamples(examples.problem[asked], examples.numbers[asked])
+            numbers = np.unique(examples.numbers[asked])
+            counts = len(np.unique(examples.problem[asked])), int((numbers >= 0).sum())
             found = [
                 Reading(
-                    label, state, split.name, probe, control,
-                    kappa_of(truth[asked], said, examples.problem[asked]),
-                    len(np.unique(truth[train])), len(asked), len(np.unique(examples.problem[asked])),
+                    label, state, split.name, probe, control, kappa_of(truth[asked], said, weights),
+                    len(np.unique(truth[train])), len(asked), *counts,
                 )
                 for control, seen in ways
                 for state, values in seen.items()
@@ -111,7 +115,7 @@ def _by_heart(
         target = truth.copy()
         target[train] = np.random.default_rng(seed).permutation(truth[train])
         _, said = next(_said(states[best.state], target, train, asked, 0))
-        found.append(kappa_of(truth[asked], said, examples.problem[asked]).value)
+        found.append(kappa_of(truth[asked], said, np.empty((0, len(asked)))).value)
     return best._replace(control="random", kappa=Kappa(float(np.mean(found)), min(found), max(found)))
 
 

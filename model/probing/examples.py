@@ -49,6 +49,8 @@ class Examples:
     """One number for each place of each operand, [m]; within it tokens differ in nothing but what they hold."""
     labels: Labels
     """What is true of them, [m] each; -1 - 2⁴⁰ where a label doesn't apply."""
+    numbers: NDArray[np.int64]
+    """The numbers of two digits and more in their problems, which may stand in others as well, [m, k]; -1 for none."""
 
     def number_lengths(self, problems: Sequence[Problem]) -> NDArray[np.int64]:
         """Of operands' tokens, the digits of the number that each is part of, [m]."""
@@ -81,7 +83,8 @@ def examples_of(problems: Sequence[Problem], batches: Sequence[Batch], kind: Kin
     names = list(dict.fromkeys(name for *_, labels in found for name in labels))
     labels = {name: np.array([each[3].get(name, UNKNOWN) for each in found], np.int64) for name in names}
     numbers = np.array([each[:3] for each in found], np.int64).reshape(-1, 3).T
-    return Examples(kind, numbers[0].astype(np.intp), numbers[1].astype(np.intp), numbers[2], labels)
+    problem, column = (each.astype(np.intp) for each in numbers[:2])
+    return Examples(kind, problem, column, numbers[2], labels, _long_numbers(problems)[problem])
 
 
 def states_at(
@@ -136,6 +139,15 @@ def _tokens(
         found = tokens[token]
         group = _NUMBER * found.number + found.place if kind == "operand" else 0
         yield layout.problem - len(tokens) + token, group, labels_of(problem, token)
+
+
+def _long_numbers(problems: Sequence[Problem]) -> NDArray[np.int64]:
+    """Numbers of two digits and more, [problems, k], filled up by -1."""
+    found = np.full((len(problems), max((len(problem.numbers) for problem in problems), default=0)), -1, np.int64)
+    for row, problem in enumerate(problems):
+        numbers = [number for number in problem.numbers if number > 9]
+        found[row, : len(numbers)] = numbers
+    return found
 
 
 def _few(number: int, choices: list[int]) -> list[int]:

@@ -110,11 +110,13 @@ def patch_carries(model: TrainedEncoder, twins: CarryTwins, states: Sequence[Sta
                 yield found._replace(copied=float((said[np.arange(twins.count), slot] == copied).mean()))
 
 
-def ablate_heads(model: TrainedEncoder, twins: Twins, seed: int = 0) -> Iterator[Outcome]:
+def ablate_heads(model: TrainedEncoder, twins: Twins, layers: Sequence[int] = (), seed: int = 0) -> Iterator[Outcome]:
     """Replace what each head says, in every loop, by its mean over problems and tokens; as a control a random subspace
-    of the same size. Predicted is that nothing changes."""
+    of the same size. Predicted is that nothing changes. Of some layers, or of all."""
     chance = torch.Generator().manual_seed(seed)
     for number, attention in enumerate(attentions_of(model.encoder), 1):
+        if layers and number not in layers:
+            continue
         heads = attention.heads
         width = model.encoder.config.width
         basis = torch.linalg.qr(torch.randn(width, width // heads, generator=chance))[0]

@@ -1,33 +1,46 @@
-"""Along training: a few measures of every checkpoint that a run kept, beside its exact match on validation.
+"""Along training: what a probing measures, of the checkpoints that a run kept, beside exact match on validation.
 
-Fewer problems than a whole probing takes, and what was measured of a checkpoint is never measured again.
+Of each measure one figure a checkpoint, beside its control, from fewer problems and states than a whole probing has.
+What was measured of a checkpoint is never measured again.
 """
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from model.checkpoint import Checkpoints, restore
+from model.checkpoint import CheckpointEntry, Checkpoints, restore
 from model.encoder import Encoder
-from model.probing.decoders import readings
+from model.probing.attention import ROLES, attended
+from model.probing.decoders import Control, readings
+from model.probing.examples import batches_of
 from model.probing.geometry import measures
-from model.probing.interventions import move_digits
+from model.probing.interventions import Outcome, ablate_heads, move_digits, patch_carries
 from model.probing.spec import PROBING_VERSION, ProbingSpec
-from model.probing.states import EMBEDDED
+from model.probing.states import EMBEDDED, spread
 from model.probing.study import Study
 from model.probing.tables import symbol_tables
-from model.probing.twins import digit_twins
+from model.probing.twins import carry_twins, digit_twins
 from model.trained import TrainedEncoder
 from storage.location import Location
 from storage.manifest import hash_of
 
-_PROBLEMS, _EDITED = 1_200, 200
-# Of the answer's slots.
-_LABELS = ("digit", "carry in", "carry out", "column sum")
+_PROBLEMS, _ATTENDED, _EDITED = 1_200, 200, 150
+# Inner states that are looked at, spread evenly.
+_STATES = 4
 # Fewer edited problems say nothing.
 _LEAST = 30
+_READ = ("same column", "next lower column", "operator")
+
+
+class Measured(NamedTuple):
+    """A measure of one checkpoint, and of its control."""
+
+    measure: str
+    value: float
+    control: float | None
 
 
 def series(
@@ -39,28 +52,52 @@ def series(
     """
     checkpoints, place = Checkpoints(folder / "checkpoints"), folder / "probes" / "series.parquet"
     known, asked = _known(place, spec), _asked(spec)
-    for entry in checkpoints.index().entries:
+
+    @cache
+    def untrained() -> dict[str, float]:
+        """What probes come to before training, the same for every checkpoint."""
+        return _kappas(_study(model, spec), "untrained")
+
+    for entry in _chosen(checkpoints, spec):
         if entry.sha256 in known:
             continue
         encoder = Encoder(model.config.training.encoder, model.tokenizer)
         restore(checkpoints.load(entry, model.config), encoder)
-        then = TrainedEncoder(model.config, entry, model.tokenizer, encoder.to(_device(model)), model.precision)
+        encoder.to(model.encoder.tokens.weight.device)
+        then = TrainedEncoder(model.config, entry, model.tokenizer, encoder, model.precision)
         head = {"step": entry.step, "exact_match": entry.exact_match, "sha256": entry.sha256, "asked": asked}
-        known[entry.sha256] = [
-            {**head, "measure": name, "value": value}
-            for name, value in _measured(then, min(spec.problems, _PROBLEMS)).items()
-        ]
+        known[entry.sha256] = [{**head, **each._asdict()} for each in _measured(_study(then, spec), untrained)]
         # What is measured stays measured, whatever ends this.
         with place.staged() as path:
-            pq.write_table(pa.Table.from_pylist(_rows(known)), path, compression="zstd", write_page_checksum=True)
+            table = pa.Table.from_pylist(_rows(known), _SCHEMA)
+            pq.write_table(table, path, compression="zstd", write_page_checksum=True)
         progress(f"step {entry.step}")
     return _rows(known)
 
 
 def all_known(folder: Location, spec: ProbingSpec) -> bool:
-    """Whether every checkpoint that is there has been measured."""
+    """Whether every checkpoint that is there and asked for has been measured."""
     known = _known(folder / "probes" / "series.parquet", spec)
-    return all(entry.sha256 in known for entry in Checkpoints(folder / "checkpoints").index().entries)
+    return all(entry.sha256 in known for entry in _chosen(Checkpoints(folder / "checkpoints"), spec))
+
+
+_SCHEMA = pa.schema(
+    [
+        ("step", pa.int64()),
+        ("exact_match", pa.float64()),
+        ("sha256", pa.string()),
+        ("asked", pa.string()),
+        ("measure", pa.string()),
+        ("value", pa.float64()),
+        ("control", pa.float64()),
+    ]
+)
+
+
+def _chosen(checkpoints: Checkpoints, spec: ProbingSpec) -> list[CheckpointEntry]:
+    """At most `spec.series` of the checkpoints, the first and the last among them."""
+    entries = sorted(checkpoints.index().entries, key=lambda entry: entry.step)
+    return spread(entries, spec.series)
 
 
 def _asked(spec: ProbingSpec) -> str:
@@ -72,28 +109,66 @@ def _rows(known: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
     return sorted((row for rows in known.values() for row in rows), key=lambda row: row["step"])
 
 
-def _measured(model: TrainedEncoder, problems: int) -> dict[str, float]:
-    study = Study(model, ProbingSpec(problems=problems))
-    tables = symbol_tables(model.encoder, model.tokenizer)
-    found: dict[str, float] = {}
+def _study(model: TrainedEncoder, spec: ProbingSpec) -> Study:
+    return Study(model, ProbingSpec(problems=min(spec.problems, _PROBLEMS)), _STATES)
+
+
+def _measured(study: Study, untrained: Callable[[], dict[str, float]]) -> Iterator[Measured]:
+    model, tables = study.model, symbol_tables(study.model.encoder, study.model.tokenizer)
     for symbols in ("digits", "numbers"):
         if symbols in tables:
-            found |= {f"{symbols}: {each.name}": each.value for each in measures(tables[symbols][1])}
+            for fit in measures(tables[symbols][1]):
+                yield Measured(f"{symbols}: {fit.name}", fit.value, fit.shuffled_high)
     if study.has_columns:
-        answer = next(each for each in study.examples if each.kind == "answer")
-        seen = study.seen[study.examples.index(answer)]
-        inner = {state: values for state, values in seen.items() if state != EMBEDDED}
-        for each in readings(answer, study.splits(answer)[:1], inner, {}, _LABELS, shuffles=0):
-            if each.probe == "linear":
-                name = f"kappa: {each.label}"
-                found[name] = max(found.get(name, each.kappa.value), each.kappa.value)
+        for name, value in _kappas(study, "trained").items():
+            yield Measured(name, value, untrained().get(name))
+        problems = study.problems[:_ATTENDED]
+        heads = [*attended(model.encoder, problems, batches_of(model, problems))]
+        for number, role in ((ROLES.index(role), role) for role in _READ):
+            read = max(float(head.roles[number]) for head in heads)
+            yield Measured(f"read: {role}", read, float(heads[0].even[number]))
     if model.config.group == 1:
-        twins = digit_twins(model, study.problems, study.layout).first(_EDITED)
-        if twins.count >= _LEAST:
-            for outcome in move_digits(model, twins, {EMBEDDED: tables["digits"][1]}):
-                if not outcome.shift:
-                    found[f"moved: {outcome.way}"] = outcome.predicted
+        yield from _edits(study)
+
+
+def _kappas(study: Study, control: Control) -> dict[str, float]:
+    """The best κ of each label at each kind of token, over the inner states."""
+    found: dict[str, float] = {}
+    for examples, seen in zip(
+        study.examples, study.seen if control == "trained" else study.untrained_seen, strict=True
+    ):
+        inner = {state: values for state, values in seen.items() if state != EMBEDDED}
+        for each in readings(examples, study.splits(examples)[:1], inner, {}, shuffles=0):
+            if each.probe == "linear":
+                name = f"kappa: {each.label}, {examples.kind}"
+                found[name] = max(found.get(name, each.kappa.value), each.kappa.value)
     return found
+
+
+def _edits(study: Study) -> Iterator[Measured]:
+    model, layout = study.model, study.layout
+    digits = digit_twins(model, study.problems, layout).first(_EDITED)
+    if digits.count >= _LEAST:
+        table = symbol_tables(model.encoder, model.tokenizer)["digits"][1]
+        moved = {each.way: each.predicted for each in move_digits(model, digits, {EMBEDDED: table}) if not each.shift}
+        for way in ("circle", "circles", "rest"):
+            yield Measured(f"moved: {way}", moved[way], moved["random"])
+        layers = sorted({state.layer for state in study.states if state != EMBEDDED})
+        without = [*ablate_heads(model, digits, layers)]
+        yield Measured("ablated: head", _least(without, "ablated"), _least(without, "random"))
+    carries = carry_twins(model, study.problems, layout).first(_EDITED)
+    if carries.count >= _LEAST:
+        patched = {
+            (each.way, each.site, each.state): each.predicted
+            for each in patch_carries(model, carries, study.states)
+            if each.state.layer
+        }
+        way, *where = max((key for key in patched if key[0] == "carry"), key=lambda key: patched[key])
+        yield Measured("patched: carry", patched[way, *where], patched["same carry", *where])
+
+
+def _least(outcomes: Sequence[Outcome], way: str) -> float:
+    return min(each.predicted for each in outcomes if each.way == way)
 
 
 def _known(place: Location, spec: ProbingSpec) -> dict[str, list[dict[str, Any]]]:
@@ -110,7 +185,3 @@ def _known(place: Location, spec: ProbingSpec) -> dict[str, list[dict[str, Any]]
     except (pa.ArrowException, OSError, KeyError):
         return {}
     return found
-
-
-def _device(model: TrainedEncoder) -> Any:
-    return model.encoder.tokens.weight.device

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 # Raised with any change of what is measured: results of other versions are made anew.
-PROBING_VERSION = 2
+PROBING_VERSION = 3
 
 
 class ProbingSpec(BaseModel):
@@ -38,6 +38,10 @@ class ProbingSpec(BaseModel):
         description="Problems that are edited, to see what the encoder uses.",
         json_schema_extra={"position": 4},
     )
-    series: bool = Field(
-        True, description="Whether all checkpoints that the run kept are measured.", json_schema_extra={"position": 5}
+    series: int = Field(
+        12,
+        ge=0,
+        le=1_000,
+        description="Of the checkpoints that the run kept, so many at most are measured along training; 0 for none.",
+        json_schema_extra={"position": 5},
     )

@@ -6,12 +6,14 @@ layer l leaves on the r-th run of the block.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from model.encoder import Encoder, SelfAttention
+
+T = TypeVar("T")
 
 Edit = Callable[[Tensor, int], Tensor]
 """New states [n, width, d] for old ones, in a loop; of the embeddings that is 0."""
@@ -35,13 +37,21 @@ def states_of(encoder: Encoder, slots: int, layers: Sequence[int] = (), loops: S
     Where the block runs often, six loops are taken, the first and the last among them, if none are named.
     """
     last = encoder.config.loops_of(slots)
-    if not loops and last > _MOST_LOOPS:
-        loops = sorted({round(1 + step * (last - 1) / (_MOST_LOOPS - 1)) for step in range(_MOST_LOOPS)})
+    if not loops:
+        loops = spread(range(1, last + 1), _MOST_LOOPS)
     every = [State(loop, layer) for loop in range(1, last + 1) for layer in range(1, encoder.config.layers + 1)]
     return [
         EMBEDDED,
         *(state for state in every if (not layers or state.layer in layers) and (not loops or state.loop in loops)),
     ]
+
+
+def spread(values: Sequence[T], most: int) -> list[T]:
+    """At most so many of the values, evenly spread, the first and the last among them; of one the last."""
+    if len(values) <= most:
+        return [*values]
+    last = len(values) - 1
+    return [values[last - round(last * step / max(1, most - 1))] for step in reversed(range(most))]
 
 
 @contextmanager

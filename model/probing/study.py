@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +19,7 @@ from model.probing.geometry import Table, means_by
 from model.probing.interventions import ablate_heads, move_digits, patch_carries
 from model.probing.problems import Drawn, draw, longest_operand
 from model.probing.spec import PROBING_VERSION, ProbingSpec
-from model.probing.states import EMBEDDED, State, states_of
+from model.probing.states import EMBEDDED, State, spread, states_of
 from model.probing.tables import (
     Rows,
     attention_rows,
@@ -30,9 +30,11 @@ from model.probing.tables import (
     reading_rows,
     similarity_rows,
     symbol_tables,
+    unit_rows,
 )
 from model.probing.truth import Problem
 from model.probing.twins import carry_twins, digit_twins
+from model.probing.unit_use import unit_measures
 from model.tokenizer import TokenLayout
 from model.trained import TrainedEncoder
 from storage.location import Location
@@ -51,6 +53,8 @@ class Study:
 
     model: TrainedEncoder
     spec: ProbingSpec
+    most_states: int = 0
+    """Inner states that are looked at, spread evenly; 0 for all."""
 
     def __post_init__(self) -> None:
         encoder, run = self.model.config.training.encoder, self.model.config.name
@@ -82,7 +86,8 @@ class Study:
     def states(self) -> list[State]:
         """The states that are looked at."""
         slots = min(batch.layout.answer for batch in self.batches)
-        return states_of(self.model.encoder, slots, self.spec.layers, self.spec.loops)
+        first, *inner = states_of(self.model.encoder, slots, self.spec.layers, self.spec.loops)
+        return [first, *spread(inner, self.most_states or len(inner))]
 
     @cached_property
     def examples(self) -> list[Examples]:
@@ -165,6 +170,11 @@ class Study:
         problems = self.problems[:_ATTENDED]
         return {"attention": attention_rows(attended(self.model.encoder, problems, batches_of(self.model, problems)))}
 
+    def unit(self) -> dict[str, Rows]:
+        """Table unit."""
+        problems = self.problems[:_ATTENDED]
+        return {"unit": unit_rows(unit_measures(self.model, problems, batches_of(self.model, problems)))}
+
     def interventions(self) -> dict[str, Rows]:
         """Table interventions."""
         if self.model.config.group != 1:
@@ -183,13 +193,21 @@ class Study:
         return {"interventions": outcome_rows(found)}
 
 
-Part = Callable[[Study], dict[str, Rows]]
+class Part(NamedTuple):
+    """Tables that are made together."""
 
-PARTS: dict[str, Part] = {
-    "geometry": Study.geometry,
-    "probes": Study.probes,
-    "attention": Study.attention,
-    "interventions": Study.interventions,
+    make: Callable[[Study], dict[str, Rows]]
+    asked: set[str]
+    """What of a `ProbingSpec` they depend on."""
+
+
+_STATES = {"problems", "layers", "loops"}
+PARTS = {
+    "geometry": Part(Study.geometry, _STATES),
+    "probes": Part(Study.probes, _STATES),
+    "attention": Part(Study.attention, {"problems"}),
+    "unit": Part(Study.unit, {"problems"}),
+    "interventions": Part(Study.interventions, {*_STATES, "edited"}),
 }
 
 
@@ -200,10 +218,9 @@ def untrained(model: TrainedEncoder, seed: int) -> Encoder:
     return encoder.to(model.encoder.tokens.weight.device).eval()
 
 
-def key_of(model: TrainedEncoder, spec: ProbingSpec) -> str:
-    """What a probing's results depend on: the weights, what is asked, and what is measured."""
-    asked = spec.model_dump(mode="json", exclude={"checkpoint", "series"})
-    return hash_of([PROBING_VERSION, model.checkpoint.sha256, asked])
+def key_of(model: TrainedEncoder, spec: ProbingSpec, part: Part) -> str:
+    """What a part's tables depend on: the weights, what is asked of it, and what is measured."""
+    return hash_of([PROBING_VERSION, model.checkpoint.sha256, spec.model_dump(mode="json", include=part.asked)])
 
 
 def probe(
@@ -217,24 +234,25 @@ def probe(
     """
     model = TrainedEncoder.open(folder, spec.checkpoint)
     study = Study(model, spec)
-    place, key = folder / "probes", key_of(model, spec)
+    place = folder / "probes"
     mark = place / f"{spec.checkpoint}.json"
-    done = _done(mark, key)
+    done = _done(mark, {name: key_of(model, spec, part) for name, part in PARTS.items()})
     if len(done) == len(PARTS):
         return model, True
     ours = f".{spec.checkpoint}.parquet"
-    for stale in set(place.children()) - {table for tables in done.values() for table in tables}:
+    for stale in set(place.children()) - {table for part in done.values() for table in part["tables"]}:
         if stale.endswith(ours):
             (place / stale).remove()
     for name, part in PARTS.items():
         if name not in done:
-            done[name] = {}
-            for table, rows in part(study).items():
+            tables: dict[str, str] = {}
+            for table, rows in part.make(study).items():
                 if rows:
                     target = place / f"{table}{ours}"
                     _write_table(target, spec.checkpoint, rows, model)
-                    done[name][target.name] = file_hash(target)
-            mark.write(json.dumps({"key": key, "parts": done}, indent=2).encode() + b"\n")
+                    tables[target.name] = file_hash(target)
+            done[name] = {"key": key_of(model, spec, part), "tables": tables}
+            mark.write(json.dumps(done, indent=2).encode() + b"\n")
         progress(name)
     return model, False
 
@@ -246,16 +264,18 @@ def _write_table(target: Location, checkpoint: str, rows: Sequence[dict[str, Any
         pq.write_table(pa.Table.from_pylist([{**head, **row} for row in rows]), path, compression="zstd")
 
 
-def _done(mark: Location, key: str) -> dict[str, dict[str, str]]:
-    """The parts that are done with this key, with the hashes of their tables, which lie there as they were written."""
+def _done(mark: Location, keys: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """The parts that are done with these keys, with the hashes of their tables, which lie there as they were then."""
     try:
         found = json.loads(mark.read()) if mark.exists() else {}
-        parts = {name: dict(tables) for name, tables in found["parts"].items()} if found.get("key") == key else {}
         return {
-            name: tables
-            for name, tables in parts.items()
-            if name in PARTS
-            and all((place := mark.parent / table).exists() and file_hash(place) == tables[table] for table in tables)
+            name: part
+            for name, part in found.items()
+            if part["key"] == keys.get(name)
+            and all(
+                (place := mark.parent / table).exists() and file_hash(place) == known
+                for table, known in part["tables"].items()
+            )
         }
     except (ValueError, KeyError, TypeError, AttributeError):
         return {}

@@ -11,6 +11,7 @@ from model.probing.decoders import Reading
 from model.probing.geometry import Table, components, cosines, measures, spectrum
 from model.probing.interventions import Outcome
 from model.probing.states import State
+from model.probing.unit_use import UnitMeasure
 from model.tokenizer import DIGITS, Tokenizer
 from storage.errors import UserError
 
@@ -96,6 +97,7 @@ def reading_rows(kind: str, found: Iterable[Reading]) -> Rows:
             "classes": each.classes,
             "examples": each.examples,
             "problems": each.problems,
+            "numbers": each.numbers,
         }
         for each in found
     ]
@@ -123,6 +125,11 @@ def outcome_rows(found: Iterable[Outcome]) -> Rows:
         }
         for each in found
     ]
+
+
+def unit_rows(found: Iterable[UnitMeasure]) -> Rows:
+    """What a symbolic unit is used for."""
+    return [each._asdict() for each in found]
 
 
 def checked_states(wanted: Sequence[int], there: int, what: str, run: str) -> None:

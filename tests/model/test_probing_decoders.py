@@ -6,19 +6,20 @@ from sklearn.metrics import cohen_kappa_score
 
 from model.probing.decoders import Reading, Split, readings
 from model.probing.examples import UNKNOWN, Examples
-from model.probing.kappa import kappa_of
+from model.probing.kappa import kappa_of, resamples
 from model.probing.states import State
 
 CHANCE = np.random.default_rng(3)
 M = 1_500
 STATE, NOISE = State(1, 1), State(1, 2)
+NONE = np.full((M, 2), -1)
 HELD = np.arange(M) >= 1_000
 SPLITS = [Split("numbers", ~HELD, HELD)]
 
 
 def examples(labels: dict[str, np.ndarray], groups: np.ndarray | None = None) -> Examples:
     zeros = np.zeros(M, np.int64)
-    return Examples("answer", np.arange(M), np.arange(M) % 7, zeros if groups is None else groups, labels)
+    return Examples("answer", np.arange(M), np.arange(M) % 7, zeros if groups is None else groups, labels, NONE)
 
 
 def read(labels: dict[str, np.ndarray], states: np.ndarray, groups: np.ndarray | None = None) -> list[Reading]:
@@ -76,8 +77,35 @@ def test_labels_that_do_not_apply_are_left_out_and_many_are_told_in_ten_parts() 
 def test_kappa_is_scikit_learns_and_its_interval_holds_it() -> None:
     truth = CHANCE.integers(0, 5, 400)
     said = np.where(CHANCE.random(400) < 0.6, truth, CHANCE.integers(0, 5, 400))
-    found = kappa_of(truth, said, np.arange(400) // 2)
+    weights = resamples(np.arange(400) // 2, NONE[:400])
+    found = kappa_of(truth, said, weights)
     assert found.value == pytest.approx(cohen_kappa_score(truth, said))
     assert found.low < found.value < found.high
     assert found.high - found.low < 0.2
-    assert kappa_of(truth, truth, np.arange(400)).value == 1
+    assert kappa_of(truth, truth, weights).value == 1
+
+
+def test_tokens_count_as_often_as_their_problem_and_the_numbers_that_problems_share() -> None:
+    numbers = np.array([[10, 20], [10, 20], [10, 30], [40, -1], [50, -1]])
+    problems = np.array([0, 0, 1, 2, 3])
+    weights = resamples(problems, numbers)
+    # 10 is shared by problems 0 and 1; 20, 30, 40 and 50 stand in one problem each.
+    assert (weights[:, 0] == weights[:, 1]).all()
+    assert (weights[:, 0] == weights[:, 2]).all()
+    assert (weights[:, [0, 3, 4]].sum(1) == 3).all()
+    # Two numbers that are both shared multiply.
+    both = resamples(np.arange(3), np.array([[10, 20], [10, 30], [20, 40]]))
+    assert (both[:, 0] == both[:, 1] * both[:, 2]).all()
+    assert (both[:, 1:].sum(1) == 2).all()
+
+
+def test_an_interval_is_as_wide_as_the_numbers_are_few() -> None:
+    """Forty numbers, half of which are always told wrongly: the spread of a mean of forty, not of a thousand."""
+    numbers = CHANCE.integers(10, 50, M)
+    truth = CHANCE.integers(0, 2, M)
+    said = np.where(numbers < 30, truth, 1 - truth)
+    held = np.stack([numbers, np.full(M, -1)], 1)
+    few, many = (kappa_of(truth, said, resamples(np.arange(M), of)) for of in (held, NONE))
+    # κ is twice the share that is right, less one: of forty drawn with replacement that varies by 2 √(¼ / 40) = 0.158.
+    assert few.high - few.low == pytest.approx(2 * 1.96 * 0.158, rel=0.2)
+    assert many.high - many.low < 0.15

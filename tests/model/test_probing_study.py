@@ -8,7 +8,7 @@ import pytest
 from model.checkpoint import Checkpoints
 from model.probing.series import all_known, series
 from model.probing.spec import ProbingSpec
-from model.probing.study import Study, probe
+from model.probing.study import PARTS, Study, probe
 from model.trained import TrainedEncoder
 from model.training import TrainingJob, train
 from storage.errors import UserError
@@ -33,9 +33,11 @@ def files_of(job: TrainingJob) -> dict[str, int]:
 def test_the_same_probing_again_computes_nothing(run: TrainingJob, monkeypatch: pytest.MonkeyPatch) -> None:
     done = list[str]()
     model, lay_there = probe(run.run, SPEC, done.append)
-    assert (lay_there, done) == (False, ["geometry", "probes", "attention", "interventions"])
+    assert (lay_there, done) == (False, [*PARTS])
     rows = series(run.run, model, SPEC)
     assert {row["step"] for row in rows} == {10, 20, 30}
+    assert {"digits", "kappa", "read"} <= {row["measure"].split(":")[0] for row in rows}
+    assert all(row["control"] is not None for row in rows)
     assert all_known(run.run, SPEC)
     before = files_of(run)
     assert {"geometry.best.parquet", "probes.best.parquet", "attention.best.parquet"} < set(before)
@@ -47,6 +49,15 @@ def test_the_same_probing_again_computes_nothing(run: TrainingJob, monkeypatch: 
     assert series(run.run, model, SPEC, again.append) == rows
     assert again == []
     assert files_of(run) == before
+
+
+def test_so_many_checkpoints_are_measured_as_are_asked_for(run: TrainingJob) -> None:
+    place = Path(str(run.run)) / "probes" / "series.parquet"
+    place.unlink(missing_ok=True)
+    model = TrainedEncoder.open(run.run)
+    assert {row["step"] for row in series(run.run, model, SPEC.model_copy(update={"series": 2}))} == {10, 30}
+    assert not all_known(run.run, SPEC)
+    assert all_known(run.run, SPEC.model_copy(update={"series": 0}))
 
 
 def test_a_table_that_is_damaged_or_gone_is_made_anew(run: TrainingJob) -> None:
@@ -81,7 +92,7 @@ def test_what_was_done_before_a_kill_is_not_done_again(run: TrainingJob) -> None
     before = files_of(run)
     done = list[str]()
     model, lay_there = probe(run.run, spec, done.append)
-    assert (lay_there, done) == (False, ["geometry", "probes", "attention", "interventions"])
+    assert (lay_there, done) == (False, [*PARTS])
     after = files_of(run)
     assert all(after[f"{name}.best.parquet"] == before[f"{name}.best.parquet"] for name in ("geometry", "probes"))
     assert probe(run.run, spec)[1]
@@ -95,6 +106,43 @@ def test_what_was_done_before_a_kill_is_not_done_again(run: TrainingJob) -> None
     assert len(index.index().entries) < 3
     assert all_known(run.run, spec)
     assert series(run.run, model, spec) == rows
+
+
+def test_what_an_option_has_no_part_in_is_not_done_again(run: TrainingJob, monkeypatch: pytest.MonkeyPatch) -> None:
+    probe(run.run, SPEC)
+    before = files_of(run)
+    for name in ("readings", "attended"):
+        monkeypatch.setattr(f"model.probing.study.{name}", None)
+    assert not probe(run.run, SPEC.model_copy(update={"edited": 91}))[1]
+    after = files_of(run)
+    assert after.keys() == before.keys()
+    assert {name for name in after if after[name] != before[name]} <= {"best.json", "interventions.best.parquet"}
+
+
+@pytest.mark.slow
+def test_along_training_each_measure_stands_beside_its_control_and_the_last_one_is_the_run_as_it_is(
+    run: TrainingJob,
+) -> None:
+    model = TrainedEncoder.open(run.run, "last")
+    rows = series(run.run, model, SPEC)
+    last = {row["measure"]: row for row in rows if row["step"] == 30}
+    study = Study(model, SPEC)
+    circle = next(
+        row
+        for row in study.geometry()["geometry"]
+        if (row["kind"], row["symbols"], row["control"], row["measure"])
+        == ("embedding", "digits", "trained", "circle 10")
+    )
+    assert last["digits: circle 10"]["value"] == pytest.approx(circle["value"])
+    for control, name in (("trained", "value"), ("untrained", "control")):
+        best = max(
+            row["kappa"]
+            for row in study.probes()["probes"]
+            if (row["position"], row["label"], row["split"], row["probe"], row["control"])
+            == ("answer", "digit", "numbers", "linear", control)
+            and row["layer"]
+        )
+        assert last["kappa: digit, answer"][name] == pytest.approx(best)
 
 
 @pytest.mark.slow
