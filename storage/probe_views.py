@@ -147,7 +147,7 @@ _NUMBERS = {"step", "loop", "layer", "classes", "examples", "problems", "numbers
 
 
 def _type(view: str, column: str) -> str:
-    if (view, column) == ("probe_interventions", "other"):
+    if (view, column) in (("probe_interventions", "other"), ("probe_series", "control")):
         return "DOUBLE"
     return "VARCHAR" if column in _TEXTS else "BIGINT" if column in _NUMBERS else "DOUBLE"
 

@@ -20,7 +20,7 @@ def probe(run: str = "notebook", /, *, options: Any = None, as_json: Json = Fals
     """Look into a trained encoder: geometry of its digits, probes, attention, edits of its states; an HTML report.
 
     What lies in the run's folder probes/ already is not computed again. Ask it by SQL: `probes`, `probe_geometry`,
-    `probe_attention`, `probe_interventions`, `probe_series`.
+    `probe_attention`, `probe_unit`, `probe_interventions`, `probe_series`.
 
     Example: `numerate probe notebook`
 

@@ -20,10 +20,10 @@ _ON_BRIGHT = "#111111"
 _LABELLED_BARS, _MOST_BARS = 5, 20
 
 
-def svg(draw: Callable[..., None], label: str, *, axes: int = 1, height: float = 3.0) -> str:
-    """What `draw` puts onto its axes, one or several beside each other, as SVG."""
+def svg(draw: Callable[..., None], label: str, *, axes: int = 1, rows: int = 1, height: float = 3.0) -> str:
+    """What `draw` puts onto its axes, one or several beside each other in one row or more, as SVG."""
     figure = Figure(figsize=(7.2, height), layout="constrained")
-    found = figure.subplots(1, axes, squeeze=False)[0]
+    found = figure.subplots(rows, axes, squeeze=False).ravel()
     for each in found:
         for side in ("top", "right"):
             each.spines[side].set_visible(False)

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from flows.reports.drawing import INK, PALE, SECOND, numbered, svg
-from flows.reports.probing_data import Figure, ProbeData, Value, state_text
+from flows.reports.probing_data import Figure, ProbeData, Value, mark_states, state_text, whiskers
 
 _WAYS = {
     "digit": "all of the digit",
@@ -26,7 +26,6 @@ def digits_figure(data: ProbeData) -> Figure | None:
     if not values:
         return None
     states = sorted({key[1:3] for key in values})
-    loops = max(state[0] for state in states)
     colors = {"digit": PALE, "circles": "#7fa8d8", "circle": INK, "rest": "#e0a080", "random": SECOND}
 
     def draw(left: Axes, right: Axes) -> None:
@@ -44,9 +43,7 @@ def digits_figure(data: ProbeData) -> Figure | None:
             means = [values[way, *state, 0] for state in states]
             across = np.arange(len(states)) + 0.16 * (list(colors).index(way) - 2)
             right.bar(across, [100 * value.mean for value in means], 0.15, color=color, label=_WAYS[way])
-            for x, value in zip(across, means, strict=True):
-                if value.low is not None and value.high is not None:
-                    right.plot([x, x], [100 * value.low, 100 * value.high], color="black", linewidth=0.8)
+            whiskers(right, across, means, 100)
         left.set(
             xlabel="digit moved by, modulo 10",
             ylabel="answered as predicted, %",
@@ -56,9 +53,8 @@ def digits_figure(data: ProbeData) -> Figure | None:
         )
         left.set_title("in the embedding", fontsize=9)
         left.legend(frameon=False, fontsize=7, ncols=2, loc="upper center")
-        right.set_xticks(
-            range(len(states)), [state_text(state, loops) for state in states], rotation=45, ha="right", fontsize=7
-        )
+        mark_states(right, states)
+        right.set_title("in each state", fontsize=9)
         right.set(ylim=(0, 132), yticks=range(0, 101, 25))
 
     circle, rest, chance = (values[way, 0, 0, 0] for way in ("circle", "rest", "random"))
@@ -71,6 +67,7 @@ def digits_figure(data: ProbeData) -> Figure | None:
         f"{other['circle', 0, 0, 0].mean:.0%}.",
         "All of the digit moved in the embedding is another input, so that 100 % there is no finding; the circle holds "
         "more of the variance than the rest; behind the layer that reads it, a digit can be moved without effect.",
+        first=True,
     )
 
 
@@ -103,9 +100,7 @@ def carries_figure(data: ProbeData) -> Figure | None:
         """The carry, the digit, either or anything else, and the control."""
         for axes, matrix, title in zip(panels, matrices, shown, strict=True):
             numbered(axes, matrix, 100.0, ".0f", 6)
-            axes.set_xticks(
-                range(len(states)), [state_text(state, loops) for state in states], rotation=60, ha="right", fontsize=6
-            )
+            mark_states(axes, states)
             axes.set_yticks(range(len(_SITES)), _SITES if axes is panels[0] else [], fontsize=7)
             axes.set_title(title, fontsize=7)
 
@@ -118,10 +113,11 @@ def carries_figure(data: ProbeData) -> Figure | None:
     )  # fmt: skip
     return Figure(
         "Patch a carry",
-        svg(draw, "Share of answers that follow a patched carry", axes=4, height=2.6),
+        svg(draw, "Share of answers that follow a patched carry", axes=4, height=2.2),
         f"States of a problem with one carry more and another digit above, put into the run of one without: {text}.",
         "The digits' embeddings are the input, so that what comes of them is certain beforehand; a slot's late states "
         "hold its finished digit, which is copied whatever the carry.",
+        first=True,
     )
 
 
@@ -153,20 +149,19 @@ def heads_figure(data: ProbeData) -> Figure | None:
     values = data.values("probe_interventions", ["layer", "site"], "experiment = 'head'", "predicted")
     if not values:
         return None
-    names = [
-        f"layer {layer}, {site.removeprefix('head ') if site.startswith('head') else 'random'}"
-        for layer, site in values
-    ]
+    layers = sorted({layer for layer, _ in values})
+    names = [site.removeprefix("head ") if site.startswith("head") else "r" for _, site in values]
 
     def draw(axes: Axes) -> None:
         """A bar a head."""
         colors = [INK if site.startswith("head") else SECOND for _, site in values]
         axes.bar(range(len(values)), [100 * value.mean for value in values.values()], color=colors, width=0.7)
-        for x, value in enumerate(values.values()):
-            if value.low is not None and value.high is not None:
-                axes.plot([x, x], [100 * value.low, 100 * value.high], color="black", linewidth=0.8)
-        axes.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=7)
-        axes.set(ylabel="still right, %", ylim=(0, 105))
+        whiskers(axes, range(len(values)), values.values(), 100)
+        axes.set_xticks(range(len(names)), names, fontsize=7 if len(names) < 40 else 5)
+        for layer in layers:
+            mine = [x for x, key in enumerate(values) if key[0] == layer]
+            axes.text((mine[0] + mine[-1]) / 2, 112, f"layer {layer}", ha="center", fontsize=7)
+        axes.set(ylabel="still right, %", ylim=(0, 122), yticks=range(0, 101, 25), xlabel="head; r: random")
 
     worst = min(values, key=lambda key: values[key].mean)
     return Figure(

@@ -1,11 +1,12 @@
 """What a report of a probing is drawn from: the catalog's views, of one run or over several seeds of one."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 import duckdb
+from matplotlib.axes import Axes
 from scipy.stats import t as student
 
 from storage.database import identifier
@@ -18,6 +19,8 @@ class Figure(NamedTuple):
     picture: str
     shows: str
     shows_not: str
+    first: bool = False
+    """Whether it is among the few that a page begins with; others are folded up."""
 
 
 class Value(NamedTuple):
@@ -62,7 +65,7 @@ class ProbeData:
     def spread(self) -> str:
         """What the intervals are over, in words."""
         if self.one:
-            return "one seed: intervals are over problems, not over seeds"
+            return "one seed: intervals are over problems (of κ over the numbers that they share), not over seeds"
         return f"means and 95 % intervals over {len(self.runs)} seeds"
 
     def rows(self, view: str, columns: str, where: str = "true", *, first: bool = False) -> list[tuple[Any, ...]]:
@@ -73,7 +76,7 @@ class ProbeData:
         self, view: str, keys: Sequence[str], where: str = "true", value: str = "value"
     ) -> dict[tuple[Any, ...], Value]:
         """A measure by the values of some columns, over the runs."""
-        bounds = {"kappa", "predicted"} & {value}
+        bounds = {"kappa", "predicted"} & {value} or view == "probe_unit"
         low, high = ("min(low)", "max(high)") if bounds else ("NULL", "NULL")
         names = ", ".join(map(identifier, keys))
         found = self._asked(
@@ -107,6 +110,21 @@ def state_text(state: tuple[int, ...], loops: int) -> str:
     if loops == 1:
         return f"layer {layer}"
     return f"loop {loop}, layer {layer}" if loop else f"all loops, layer {layer}"
+
+
+def whiskers(axes: Axes, across: Iterable[float], values: Iterable[Value | None], scale: float = 1) -> None:
+    """The interval of each value that has one, as a line over its place."""
+    for x, value in zip(across, values, strict=True):
+        if value and value.low is not None and value.high is not None:
+            axes.plot([x, x], [scale * value.low, scale * value.high], color="black", linewidth=0.8)
+
+
+def mark_states(axes: Axes, states: Sequence[tuple[int, ...]]) -> None:
+    """Name states below an axis, short enough to stand beside each other: e the embedding, and loop·layer."""
+    looped = max(loop for loop, _ in states) > 1
+    names = ["e" if not layer else f"{loop or 'all'}·{layer}" if looped else str(layer) for loop, layer in states]
+    axes.set_xticks(range(len(names)), names, fontsize=7 if len(names) < 10 else 6, rotation=90 * (len(names) > 10))
+    axes.set_xlabel("loop·layer" if looped else "layer", fontsize=7)
 
 
 def _value(middle: float, spread: float | None, runs: int, low: float | None, high: float | None) -> Value:

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from flows.reports.drawing import INK, PALE, SECOND, svg
-from flows.reports.probing_data import Figure, ProbeData, Value, state_text
+from flows.reports.probing_data import Figure, ProbeData, Value, state_text, whiskers
 
 _EMBEDDED = "kind = 'embedding' AND control = '{control}' AND symbols = '{symbols}'"
 _MEASURES = {
@@ -52,6 +52,7 @@ def symbols_figure(data: ProbeData) -> Figure:
         f"The embeddings of digits and signs of {data.runs[0]}; {'' if data.one else 'over all runs '}the digits stand "
         f"{digits}.",
         "Two components are a part of the variance, and what lies in order need not be used: the edits below ask that.",
+        first=True,
     )
 
 
@@ -77,7 +78,7 @@ def fits_figure(data: ProbeData) -> Figure:
         for shift, found, color, name in ((-0.2, values, INK, "circle"), (0.2, helix, SECOND, "helix")):
             means = [found[*place, "trained"] for place in places]
             left.bar(across + shift, [value.mean for value in means], 0.38, color=color, label=name)
-            _whiskers(left, across + shift, means)
+            whiskers(left, across + shift, means)
         for found, control, marker, label in (
             (bounds, "trained", "_", "95 % of shuffles (circle)"),
             (values, "untrained", "o", "untrained (circle)"),
@@ -147,6 +148,7 @@ def numbers_figure(data: ProbeData) -> Figure | None:
         svg(draw, "Embeddings of the numbers 0 to 99", axes=2, height=3.2),
         f"Of the embeddings of 0 to 99, a token each, the variance that is explained: {'; '.join(shares)}.",
         "A small share of a hundred directions can be far beyond chance, and needn't be what the model adds by.",
+        first=True,
     )
 
 
@@ -190,12 +192,6 @@ def _fit_bars(axes: Axes, values: dict[tuple[Any, ...], Value], bounds: dict[tup
     axes.set_xticks(across, list(_MEASURES.values()), rotation=25, ha="right", fontsize=7)
     axes.set(ylabel="share of variance explained")
     axes.legend(frameon=False, fontsize=7)
-
-
-def _whiskers(axes: Axes, across: Any, values: list[Value]) -> None:
-    for x, value in zip(across, values, strict=True):
-        if value.low is not None and value.high is not None:
-            axes.plot([x, x], [value.low, value.high], color="black", linewidth=0.8)
 
 
 def _in_order(names: set[str]) -> list[str]:

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from flows.reports.drawing import INK, PALE, SECOND, numbered, svg
-from flows.reports.probing_data import Figure, ProbeData, state_text
+from flows.reports.probing_data import Figure, ProbeData, mark_states, state_text, whiskers
 from model.probing.attention import ROLES
 
 _POSITIONS = ("operand", "operator", "answer")
@@ -34,9 +34,7 @@ def kappas_figure(data: ProbeData) -> Figure | None:
         """Both maps."""
         for axes, matrix, title in ((left, matrices[0], "trained"), (right, matrices[1], "untrained")):
             numbered(axes, matrix, 1.0, ".2f", 6)
-            axes.set_xticks(
-                range(len(states)), [state_text(state, loops) for state in states], rotation=45, ha="right", fontsize=7
-            )
+            mark_states(axes, states)
             axes.set_title(title, fontsize=9)
         left.set_yticks(range(len(rows)), [f"{label}, {position}" for position, label in rows], fontsize=7)
         right.set_yticks([])
@@ -93,46 +91,110 @@ def attention_figure(data: ProbeData) -> Figure | None:
         f"Attention from the slots of answers' digits, averaged over problems: head {own[1][2]} of "
         f"{state_text(own[1][:2], loops)} reads its own column ({own[0]:.0%}), head {lower[1][2]} of "
         f"{state_text(lower[1][:2], loops)} the next lower one ({lower[0]:.0%}).",
-        "A weight is no effect: what a head reads may be thrown away behind it; the last figure takes heads away.",
+        "A weight is no effect: what a head reads may be thrown away behind it; another figure takes heads away.",
     )
 
 
-def series_figure(data: ProbeData) -> Figure | None:
-    """Measures of the checkpoints that were kept, beside exact match."""
-    steps = data.values("probe_series", ["step"], "true", "exact_match")
-    if len(steps) < 2:
-        return None
-    values = data.values("probe_series", ["measure", "step"])
-    wanted = {
-        "digits: circle 10": (INK, "-", "circle of digits, variance"),
-        "kappa: carry in": (SECOND, "-", "carry in, κ"),
-        "kappa: digit": (SECOND, ":", "answer's digit, κ"),
-        "moved: circle": (INK, "--", "moved circle, as predicted"),
-        "numbers: helix": (INK, "-.", "helix of 0–99, variance"),
-    }
+# Of the measures along training, by what they are about, those that are drawn: as they are called there, and here.
+_SERIES = {
+    "geometry, share of variance": {
+        "digits: circle 10": "circle of digits",
+        "digits: helix": "helix of digits",
+        "numbers: line": "line of 0–99",
+        "numbers: circle 100": "circle of 100",
+    },
+    "told from an answer's slot, κ": {
+        "kappa: digit, answer": "digit",
+        "kappa: carry in, answer": "carry in",
+        "kappa: mod 10, answer": "whole answer modulo 10",
+    },
+    "attention of the head that reads it most": {
+        "read: same column": "same column",
+        "read: next lower column": "next lower column",
+        "read: operator": "operator",
+    },
+    "edits, share of answers": {
+        "moved: circle": "circle moved, follows",
+        "patched: carry": "carry patched, follows",
+        "ablated: head": "head taken away, still right",
+    },
+}
+_LINES = (INK, SECOND, "#5a9367", "#8a6bb0")
 
-    def draw(axes: Axes) -> None:
-        """A line a measure."""
-        axes.plot(
-            [step for (step,) in steps],
-            [value.mean for value in steps.values()],
-            color=PALE,
-            linewidth=4,
-            label="exact match",
-        )
-        for measure, (color, line, label) in wanted.items():
-            mine = [(key[1], value.mean) for key, value in values.items() if key[0] == measure]
-            if mine:
-                axes.plot(*zip(*mine, strict=True), color=color, linestyle=line, marker=".", label=label)
-        axes.set(xlabel="step", ylim=(-0.02, 1.05))
-        axes.legend(frameon=False, fontsize=7, ncols=2)
+
+def series_figure(data: ProbeData) -> Figure | None:
+    """Measures of the checkpoints that were kept, with their controls, beside exact match."""
+    matches = data.values("probe_series", ["step"], "true", "exact_match")
+    if len(matches) < 2:
+        return None
+    values, controls = (data.values("probe_series", ["measure", "step"], "true", name) for name in ("value", "control"))
+    steps = [step for (step,) in matches]
+
+    def draw(*panels: Axes) -> None:
+        """A panel for each kind of measure, a line a measure, and its control dotted."""
+        for axes, (title, wanted) in zip(panels, _SERIES.items(), strict=True):
+            axes.plot(steps, [value.mean for value in matches.values()], color=PALE, linewidth=4, label="exact match")
+            shown = {name: label for name, label in wanted.items() if any(key[0] == name for key in values)}
+            for color, (name, label) in zip(_LINES, shown.items(), strict=False):
+                for found, style, named in ((values, ".-", label), (controls, ":", None)):
+                    mine = [(step, value.mean) for (measure, step), value in found.items() if measure == name]
+                    axes.plot(*zip(*mine, strict=True), style, color=color, label=named)
+            axes.set(ylim=(-0.02, 1.45), yticks=np.linspace(0, 1, 5), xlabel="step")
+            axes.set_title(title, fontsize=8)
+            axes.legend(frameon=False, fontsize=6.5, ncols=2, loc="upper center")
 
     return Figure(
         "Along training",
-        svg(draw, "Measures of the checkpoints beside exact match", height=2.8),
-        f"Each checkpoint that was kept, from step {min(steps)[0]:,} to {max(steps)[0]:,}.",
+        svg(draw, "Measures of the checkpoints beside exact match", axes=2, rows=2, height=5.0),
+        f"Each checkpoint that was kept, from step {min(steps):,} to {max(steps):,}; dotted: the control of each "
+        "(95 % of shuffles, untrained, all tokens alike, random moves, the same carry, a random subspace).",
         "That two curves rise together doesn't say that one brings the other about.",
     )
 
 
-DRAWN: tuple[Callable[[ProbeData], Figure | None], ...] = (kappas_figure, attention_figure)
+def unit_figure(data: ProbeData) -> Figure | None:
+    """What a symbolic unit reads, how much it writes, and what is answered without it."""
+    keys = ["measure", "loop", "operator"]
+    values = data.values("probe_unit", keys)
+    if not values:
+        return None
+    loops = max(loop for _, loop, _ in values)
+    operators = sorted({operator for *_, operator in values}, key=lambda name: ("+-*".find(name) % 4, name))
+    shown = {
+        "operation read": ("operation read", loops),
+        "both numbers read": ("operands read", loops),
+        "answered": ("answered", 0),
+        "answered without it": ("answered without", 0),
+    }
+
+    def draw(left: Axes, right: Axes) -> None:
+        """Shares by operator, and the size of what is written by loop."""
+        across = np.arange(len(operators))
+        for number, ((label, (measure, loop)), color) in enumerate(zip(shown.items(), (PALE, *_LINES), strict=False)):
+            found = [values.get((measure, loop, operator)) for operator in operators]
+            heights = [100 * value.mean if value else np.nan for value in found]
+            left.bar(across + 0.2 * (number - 1.5), heights, 0.18, color=color, label=label)
+            whiskers(left, across + 0.2 * (number - 1.5), found, 100)
+        left.set_xticks(across, [name.replace("*", "×") for name in operators])
+        left.set(ylabel="problems, %", ylim=(0, 135), yticks=range(0, 101, 25))
+        left.legend(frameon=False, fontsize=7, ncols=2, loc="upper center")
+        for operator, color in zip(operators, _LINES, strict=False):
+            written = [values["written", loop, operator].mean for loop in range(1, loops + 1)]
+            right.plot(range(1, loops + 1), written, color=color, marker="o", label=operator.replace("*", "×"))
+        right.set(xlabel="loop", ylabel="written, beside the slots' states", ylim=(0, None), xticks=range(1, loops + 1))
+        right.legend(frameon=False, fontsize=7)
+
+    first = operators[0]
+    answered, without = (values[measure, 0, first] for measure in ("answered", "answered without"))
+    return Figure(
+        "What the symbolic unit is used for",
+        svg(draw, "What the unit reads, and what is answered without it", axes=2, height=2.8),
+        f"What the unit reads in the block's last run, and what it writes; problems of {first.replace('*', '×')} are "
+        f"answered in {answered.text('.0%')} with the unit, in {without.text('.0%')} where it is left out.",
+        "An encoder that learnt with its unit never learnt to do without: what is lost is no measure of what it would "
+        "know by itself.",
+        first=True,
+    )
+
+
+DRAWN: tuple[Callable[[ProbeData], Figure | None], ...] = (kappas_figure, attention_figure, unit_figure)

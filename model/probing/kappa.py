@@ -54,6 +54,6 @@ def kappa_of(truth: NDArray[np.int64], said: NDArray[np.int64], weights: NDArray
     count = len(classes)
     cells = both[: len(truth)] * count + both[len(truth) :]
     counted = np.stack([np.bincount(cells, each, count**2) for each in (np.ones(len(cells)), *weights)])
-    found = kappa(counted.reshape(-1, count, count))
+    found = kappa(counted.reshape(-1, count, count).astype(np.float64))
     low, high = np.nanquantile(found[1:], [0.025, 0.975]) if np.isfinite(found[1:]).any() else (np.nan, np.nan)
     return Kappa(float(found[0]), float(low), float(high))

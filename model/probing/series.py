@@ -27,9 +27,9 @@ from model.trained import TrainedEncoder
 from storage.location import Location
 from storage.manifest import hash_of
 
-_PROBLEMS, _ATTENDED, _EDITED = 1_200, 200, 150
+_PROBLEMS, _ATTENDED, _EDITED = 900, 200, 150
 # Inner states that are looked at, spread evenly.
-_STATES = 4
+_STATES = 3
 # Fewer edited problems say nothing.
 _LEAST = 30
 _READ = ("same column", "next lower column", "operator")
@@ -163,8 +163,8 @@ def _edits(study: Study) -> Iterator[Measured]:
             for each in patch_carries(model, carries, study.states)
             if each.state.layer
         }
-        way, *where = max((key for key in patched if key[0] == "carry"), key=lambda key: patched[key])
-        yield Measured("patched: carry", patched[way, *where], patched["same carry", *where])
+        best = max((key for key in patched if key[0] == "carry"), key=lambda key: patched[key])
+        yield Measured("patched: carry", patched[best], patched["same carry", *best[1:]])
 
 
 def _least(outcomes: Sequence[Outcome], way: str) -> float:

@@ -49,7 +49,7 @@ def unit_measures(
         texts = [problems[number].text for number in batch.problems.tolist()]
         answers = np.array([model.tokenizer.slots(str(problems[n].value), batch.layout) for n in batch.problems])
         with readings_of(model.encoder) as readings, _written(unit) as written:
-            found = {("answered", 0): _right(model, batch, answers, unit=True)}
+            found: dict[tuple[str, int], NDArray[Any]] = {("answered", 0): _right(model, batch, answers, unit=True)}
         found["answered without", 0] = _right(model, batch, answers, unit=False)
         for loop, (reading, size) in enumerate(zip(readings, written, strict=True), 1):
             operation, operands = read_rightly(reading, texts)

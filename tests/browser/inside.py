@@ -30,7 +30,7 @@ def main(page: str) -> None:
             view.screenshot(path=PICTURES / "run-page.png")
         view.evaluate("document.querySelectorAll('details').forEach(folded => folded.open = true)")
         for title, name in FIGURES.items():
-            figure = view.locator(f"h3:has-text('{title}') + figure svg").first
+            figure = view.locator(f":is(h3, summary):has-text('{title}') + figure svg").first
             if figure.count():
                 figure.screenshot(path=PICTURES / f"{name}.png")
 

@@ -38,10 +38,11 @@ class Captions(HTMLParser):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """A workspace with three seeds of a run."""
+    """A workspace with three seeds of a run whose encoder has a symbolic unit."""
     built = build_small(tmp_path_factory.mktemp("probing"))
+    encoder = TINY_TRAINING.encoder.model_copy(update={"unit": "residue"})
     for seed, name in enumerate(SEEDS):
-        spec: TrainingSpec = TINY_TRAINING.model_copy(update={"seed": seed})
+        spec: TrainingSpec = TINY_TRAINING.model_copy(update={"seed": seed, "encoder": encoder})
         train(job_of(built, (built.workspace.root / "runs").path, spec, name))
     return built
 
@@ -97,11 +98,14 @@ def test_several_seeds_are_told_together_with_intervals_over_them_and_found_agai
     assert result["page"].endswith("comparisons/seeds/probes/index.html")
     captions = checked_page(result["page"])
     assert any("95 % intervals over 3 seeds" in line for line in captions.lines)
+    assert {"What the symbolic unit is used for", "Along training"} <= set(captions.lines)
     assert "(found)" not in capsys.readouterr().err
     assert probe_encoder.fn(request) == result
     assert capsys.readouterr().err.count("(found)") == 3
     with open_catalog(trained.workspace) as connection:
         steps = select(connection, "SELECT DISTINCT run, step FROM probe_series").fetchall()
+        operators = select(connection, "SELECT DISTINCT operator FROM probe_unit").fetchall()
+    assert operators == [("+",)]
     assert {run for run, _ in steps} == set(SEEDS)
     assert len(steps) > 3
 
@@ -122,7 +126,8 @@ def test_mistakes_are_one_line(trained: Built) -> None:
 
 
 def test_runs_that_are_no_seeds_of_one_training_are_refused_before_any_work(trained: Built) -> None:
-    spec = TINY_TRAINING.model_copy(update={"seed": 7, "learning_rate": 0.5})
+    encoder = TINY_TRAINING.encoder.model_copy(update={"unit": "residue"})
+    spec = TINY_TRAINING.model_copy(update={"seed": 7, "learning_rate": 0.5, "encoder": encoder})
     train(job_of(trained, (trained.workspace.root / "runs").path, spec, "unlike"))
     with pytest.raises(UserError, match=r"differ in more than their seed \(training\.learning_rate\)"):
         probe_encoder.fn(asked(trained.workspace, name="mix", compare=(*SEEDS[:2], "unlike")))
