@@ -5,7 +5,6 @@ what a random change of the same size does (`twins`).
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from model.breakdown import exact_match_interval
 from model.probing.examples import ids_of
 from model.probing.geometry import Table, fitted
-from model.probing.states import EMBEDDED, Edit, State, attentions_of, edited, logits_of, recorded
+from model.probing.states import EMBEDDED, Edit, State, attentions_of, edited, logits_of, recorded, replayed
 from model.probing.twins import CarryTwins, Twins
 from model.tokenizer import TokenLayout
 from model.trained import TrainedEncoder
@@ -55,7 +54,7 @@ def move_digits(model: TrainedEncoder, twins: Twins, tables: dict[State, Table],
     By the whole difference of two digits' rows, by that on their circles of periods 10 and 5 or of period 10 alone, and
     as controls by all but that on the circle of period 10, and in a random direction among the digits' own, as far.
     """
-    chance = np.random.default_rng(seed)
+    chance, passes = np.random.default_rng(seed), _Passes(model, twins)
     for state, table in tables.items():
         circles = {"circles": ["circle 10", "circle 5"], "circle": ["circle 10"]}
         ways = {"digit": table, **{way: fitted(table, names) for way, names in circles.items()}}
@@ -69,7 +68,7 @@ def move_digits(model: TrainedEncoder, twins: Twins, tables: dict[State, Table],
         for way in DIGIT_WAYS:
             added = torch.zeros(*twins.rows.shape, table.shape[1])
             added[torch.arange(twins.count), torch.from_numpy(twins.column)] = torch.from_numpy(moves[way]).float()
-            said = _ask(model, twins.rows, twins.layout, state, _adding(added))
+            said = passes.edited(state, _adding(added))
             shifts = (twins.new - twins.old) % 10
             for shift in range(10):
                 chosen = shifts == shift if shift else np.ones(twins.count, np.bool_)
@@ -87,7 +86,7 @@ def patch_carries(model: TrainedEncoder, twins: CarryTwins, states: Sequence[Sta
     Where the block runs more than once also in every loop together (but of the slot itself in the last one): a looped
     encoder computes anew what a single edit changed.
     """
-    last = model.encoder.config.loops_of(twins.layout.answer)
+    last, passes = model.encoder.config.loops_of(twins.layout.answer), _Passes(model, twins)
     layers = sorted({state.layer for state in states if state != EMBEDDED})
     every = [State(loop, layer) for loop in range(1, last + 1) for layer in layers]
     kept = [*states, *(every if last > 1 else [])]
@@ -105,7 +104,7 @@ def patch_carries(model: TrainedEncoder, twins: CarryTwins, states: Sequence[Sta
                 continue
             until = last - 1 if site == "own slot" and not state.loop else last
             for (way, source), copied in zip(sources.items(), twins.copied.T, strict=True):
-                said = _ask(model, twins.rows, twins.layout, state, _putting(source, state.layer, columns, until))
+                said = passes.edited(state, _putting(source, state.layer, columns, until))
                 found = _outcome("carry", state, site, way, 0, twins, said, np.ones(twins.count, np.bool_))
                 yield found._replace(copied=float((said[np.arange(twins.count), slot] == copied).mean()))
 
@@ -113,7 +112,7 @@ def patch_carries(model: TrainedEncoder, twins: CarryTwins, states: Sequence[Sta
 def ablate_heads(model: TrainedEncoder, twins: Twins, layers: Sequence[int] = (), seed: int = 0) -> Iterator[Outcome]:
     """Replace what each head says, in every loop, by its mean over problems and tokens; as a control a random subspace
     of the same size. Predicted is that nothing changes. Of some layers, or of all."""
-    chance = torch.Generator().manual_seed(seed)
+    chance, passes = torch.Generator().manual_seed(seed), _Passes(model, twins)
     for number, attention in enumerate(attentions_of(model.encoder), 1):
         if layers and number not in layers:
             continue
@@ -125,7 +124,7 @@ def ablate_heads(model: TrainedEncoder, twins: Twins, layers: Sequence[int] = ()
         }
         for site, subspace in {**subspaces, "random subspace": basis}.items():
             with _without(attention.output, subspace.to(model.encoder.tokens.weight.device)):
-                said = _ask(model, twins.rows, twins.layout)
+                said = passes.behind(State(1, number - 1))
             right = (said == twins.before).all(1)
             (low, high), _, _ = exact_match_interval(right, np.arange(twins.count))
             way = "random" if site == "random subspace" else "ablated"
@@ -136,19 +135,28 @@ def ablate_heads(model: TrainedEncoder, twins: Twins, layers: Sequence[int] = ()
             )
 
 
-def _ask(
-    model: TrainedEncoder,
-    rows: NDArray[np.integer],
-    layout: TokenLayout,
-    state: State | None = None,
-    edit: Edit | None = None,
-) -> NDArray[np.int64]:
-    """What the encoder fills the slots with, [n, slots], in one pass with an edit of a state."""
-    with ExitStack() as held:
-        if state is not None and edit is not None:
-            held.enter_context(edited(model.encoder, state, edit))
-        logits = logits_of(model.encoder, ids_of(model.encoder, rows), layout.answer)
-    return logits.argmax(-1).cpu().numpy()
+class _Passes:
+    """What the encoder fills the slots of twins' problems with, [n, slots], in passes with an edit; what lies before
+    the edit is computed once."""
+
+    def __init__(self, model: TrainedEncoder, twins: Twins) -> None:
+        self.encoder, self.slots = model.encoder, twins.layout.answer
+        self.ids = ids_of(model.encoder, twins.rows)
+        loops, layers = model.encoder.config.loops_of(self.slots), len(model.encoder.layers)
+        every = [State(loop, layer) for loop in range(1, loops + 1) for layer in range(1, layers + 1)]
+        with recorded(model.encoder, every) as self.seen:
+            logits_of(model.encoder, self.ids, self.slots)
+
+    def edited(self, state: State, edit: Edit) -> NDArray[np.int64]:
+        """With an edit of a state."""
+        with edited(self.encoder, state, edit):
+            return self.behind(state if state.loop else State(1, state.layer) if state.layer else EMBEDDED)
+
+    def behind(self, state: State) -> NDArray[np.int64]:
+        """Computed anew behind a state."""
+        with replayed(self.encoder, self.seen, state):
+            logits = logits_of(self.encoder, self.ids, self.slots)
+        return logits.argmax(-1).cpu().numpy()
 
 
 def _states(

@@ -4,7 +4,7 @@ A state is named by loop and layer: loop 0, layer 0 are the embeddings with thei
 layer l leaves on the r-th run of the block.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
@@ -116,6 +116,35 @@ def edited(encoder: Encoder, state: State, edit: Edit) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+@contextmanager
+def replayed(encoder: Encoder, seen: Mapping[State, Tensor], until: State) -> Iterator[None]:
+    """Let the layers up to a state give, in the pass that is made inside, what they gave in the one that `seen` is of.
+
+    Nothing before an edit changes: so it needn't be computed again.
+    """
+    calls = [0] * len(encoder.layers)
+
+    def giving(number: int, compute: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        """What a layer gives, known or computed."""
+
+        def give(*arguments: Any) -> Tensor:
+            """On the next run of the block."""
+            calls[number] += 1
+            state = State(calls[number], number + 1)
+            return seen[state] if state <= until else compute(*arguments)
+
+        return give
+
+    for number, layer in enumerate(encoder.layers):
+        # Hooks are called all the same.
+        layer.forward = giving(number, layer.forward)
+    try:
+        yield
+    finally:
+        for layer in encoder.layers:
+            del layer.forward
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from model.probing.states import (
     edited,
     logits_of,
     recorded,
+    replayed,
     states_of,
 )
 from model.run import load_run, run_tokenizer
@@ -112,3 +113,20 @@ def test_an_edit_of_all_loops_is_made_in_each(encoder: Encoder, tokenizer: Token
         logits_of(encoder, ids_of(tokenizer), LAYOUT.answer)
         logits_of(encoder, ids_of(tokenizer), LAYOUT.answer)
     assert met == 2 * list(range(1, encoder.config.loops + 1))
+
+
+def test_what_lies_before_an_edit_is_taken_as_it_was(encoder: Encoder, tokenizer: Tokenizer) -> None:
+    ids, slots = ids_of(tokenizer), LAYOUT.answer
+    states = states_of(encoder, slots)
+    with recorded(encoder, states) as seen:
+        logits_of(encoder, ids, slots)
+    for state in states:
+        with edited(encoder, state, lambda hidden, loop: hidden.flip(0) * 1.5):
+            computed = logits_of(encoder, ids, slots)
+            with replayed(encoder, seen, state):
+                assert torch.equal(logits_of(encoder, ids, slots), computed)
+    zeros = {state: torch.zeros_like(values) for state, values in seen.items()}
+    with replayed(encoder, zeros, states[-1]):
+        known = logits_of(encoder, ids, slots)
+    assert torch.equal(known[0], known[1])
+    assert not torch.equal(known, logits_of(encoder, ids, slots))
