@@ -65,8 +65,9 @@ def digits_figure(data: ProbeData) -> Figure | None:
         f"{circle.text('.0%')} of problems, along all of its other directions in {rest.text('.0%')}, and in a random "
         f"one of the digits', as far, in {chance.text('.0%')}; another answer comes in "
         f"{other['circle', 0, 0, 0].mean:.0%}.",
-        "All of the digit moved in the embedding is another input, so that 100 % there is no finding; the circle holds "
-        "more of the variance than the rest; behind the layer that reads it, a digit can be moved without effect.",
+        "All of the digit moved in the embedding is another input, so that 100 % there is no finding; circle "
+        "and rest hold unlike shares of the variance; behind the layer that reads it, a digit can be moved without "
+        "effect.",
         first=True,
     )
 

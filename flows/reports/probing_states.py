@@ -167,8 +167,10 @@ def unit_figure(data: ProbeData) -> Figure | None:
         "answered without it": ("answered without", 0),
     }
 
-    def draw(left: Axes, right: Axes) -> None:
-        """Shares by operator, and the size of what is written by loop."""
+    written = [[values["written", loop, operator].mean for loop in range(1, loops + 1)] for operator in operators]
+
+    def draw(left: Axes, right: Axes | None = None) -> None:
+        """Shares by operator, and where the block runs more than once the size of what is written by loop."""
         across = np.arange(len(operators))
         for number, ((label, (measure, loop)), color) in enumerate(zip(shown.items(), (PALE, *_LINES), strict=False)):
             found = [values.get((measure, loop, operator)) for operator in operators]
@@ -178,18 +180,21 @@ def unit_figure(data: ProbeData) -> Figure | None:
         left.set_xticks(across, [name.replace("*", "×") for name in operators])
         left.set(ylabel="problems, %", ylim=(0, 135), yticks=range(0, 101, 25))
         left.legend(frameon=False, fontsize=7, ncols=2, loc="upper center")
-        for operator, color in zip(operators, _LINES, strict=False):
-            written = [values["written", loop, operator].mean for loop in range(1, loops + 1)]
-            right.plot(range(1, loops + 1), written, color=color, marker="o", label=operator.replace("*", "×"))
-        right.set(xlabel="loop", ylabel="written, beside the slots' states", ylim=(0, None), xticks=range(1, loops + 1))
-        right.legend(frameon=False, fontsize=7)
+        if right:
+            for operator, sizes, color in zip(operators, written, _LINES, strict=False):
+                right.plot(range(1, loops + 1), sizes, color=color, marker="o", label=operator.replace("*", "×"))
+            right.set(
+                xlabel="loop", ylabel="written, beside the slots' states", ylim=(0, None), xticks=range(1, loops + 1)
+            )
+            right.legend(frameon=False, fontsize=7)
 
     first = operators[0]
     answered, without = (values[measure, 0, first] for measure in ("answered", "answered without"))
     return Figure(
         "What the symbolic unit is used for",
-        svg(draw, "What the unit reads, and what is answered without it", axes=2, height=2.8),
-        f"What the unit reads in the block's last run, and what it writes; problems of {first.replace('*', '×')} are "
+        svg(draw, "What the unit reads, and what is answered without it", axes=min(2, loops), height=2.8),
+        f"What the unit reads in the block's last run; what it writes there is {np.mean(written, 0)[-1]:.0%} of the "
+        f"slots' states in size; problems of {first.replace('*', '×')} are "
         f"answered in {answered.text('.0%')} with the unit, in {without.text('.0%')} where it is left out.",
         "An encoder that learnt with its unit never learnt to do without: what is lost is no measure of what it would "
         "know by itself.",
