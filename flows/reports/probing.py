@@ -13,7 +13,11 @@ from storage.query import open_catalog
 # What counts as told, and as used: far from both controls.
 _TOLD = 0.95
 _USED = 0.5
-_TEXTS = {"carry in": "carry into a slot", "mod 10": "whole answer modulo 10, beyond the units"}
+_TEXTS = {
+    "carry in": "carry into a slot",
+    "running sum": "sum of a slot's column with its carry",
+    "mod 10": "whole answer modulo 10, beyond the units",
+}
 
 
 # The page's body, for the page of the run.
@@ -56,7 +60,7 @@ def write_probing(
 
 def findings(data: ProbeData) -> list[Finding]:
     """What was asked of the states, and what came out."""
-    return [found for ask in (_circle, _carry, _residue, _moved, _patched) if (found := ask(data))]
+    return [found for ask in (_circle, _carry, _sum, _residue, _moved, _patched) if (found := ask(data))]
 
 
 def _circle(data: ProbeData) -> Finding | None:
@@ -76,6 +80,10 @@ def _circle(data: ProbeData) -> Finding | None:
 
 def _carry(data: ProbeData) -> Finding | None:
     return _told(data, "carry in")
+
+
+def _sum(data: ProbeData) -> Finding | None:
+    return _told(data, "running sum")
 
 
 def _residue(data: ProbeData) -> Finding | None:

@@ -119,11 +119,17 @@ def whiskers(axes: Axes, across: Iterable[float], values: Iterable[Value | None]
             axes.plot([x, x], [scale * value.low, scale * value.high], color="black", linewidth=0.8)
 
 
-def mark_states(axes: Axes, states: Sequence[tuple[int, ...]]) -> None:
-    """Name states below an axis, short enough to stand beside each other: e the embedding, and loop·layer."""
+def mark_states(axes: Axes, states: Sequence[tuple[int, ...]], kinds: Sequence[str] = ()) -> None:
+    """Name states below an axis, short enough to stand beside each other: e the embedding, and loop·layer.
+
+    Before each the kind of token whose state it is, if `kinds` are given.
+    """
     looped = max(loop for loop, _ in states) > 1
     names = ["e" if not layer else f"{loop or 'all'}·{layer}" if looped else str(layer) for loop, layer in states]
-    axes.set_xticks(range(len(names)), names, fontsize=7 if len(names) < 10 else 6, rotation=90 * (len(names) > 10))
+    if kinds:
+        names = [f"{kind} {name}" for kind, name in zip(kinds, names, strict=True)]
+    steep = 90 if kinds or len(names) > 10 else 0
+    axes.set_xticks(range(len(names)), names, fontsize=7 if len(names) < 10 else 6, rotation=steep)
     axes.set_xlabel("loop·layer" if looped else "layer", fontsize=7)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from flows.reports.drawing import INK, PALE, SECOND, svg
-from flows.reports.probing_data import Figure, ProbeData, Value, state_text, whiskers
+from flows.reports.probing_data import Figure, ProbeData, Value, mark_states, whiskers
 
 _EMBEDDED = "kind = 'embedding' AND control = '{control}' AND symbols = '{symbols}'"
 _MEASURES = {
@@ -63,9 +63,7 @@ def fits_figure(data: ProbeData) -> Figure:
     values = data.values("probe_geometry", keys, where)
     bounds = data.values("probe_geometry", keys, where, "shuffled_high")
     helix = data.values("probe_geometry", keys, where.replace("circle 10", "helix"))
-    loops = max(key[1] for key in values)
     places = [key[:3] for key in values if key[3] == "trained"][:_MOST_STATES]
-    labels = [f"{kind}\n{state_text((loop, layer), loops)}" if layer else "embedding" for kind, loop, layer in places]
     spectrum = data.values(
         "probe_geometry",
         ["control", "measure"],
@@ -88,7 +86,7 @@ def fits_figure(data: ProbeData) -> Figure:
             size = 12 if marker == "_" else 4
             left.plot(across - 0.2, heights, marker, color="black", fillstyle="none", markersize=size, label=label)
         left.set(ylim=(0, 1.25), yticks=np.linspace(0, 1, 5), ylabel="share of variance explained")
-        left.set_xticks(across, labels, rotation=60, ha="right", fontsize=7)
+        mark_states(left, [place[1:] for place in places], [str(place[0]) for place in places])
         left.legend(frameon=False, fontsize=6.5, ncols=2, loc="upper left")
         _spectrum(right, spectrum)
 
