@@ -46,7 +46,7 @@ PROBE_MEANINGS = {
         "three not at its units, where they are the digit's own), operator, carry in, carry out, column sum, running "
         "sum (with the carry), sign, depth.",
         **_STATE,
-        "split": "What the probe never saw: numbers, or lengths.",
+        "split": "What the probe never saw: numbers; lengths; or columns, both numbers and digits that add up.",
         "probe": "linear or circular.",
         "control": "trained, or to compare: untrained (the same shape) or random (they learnt labels at random).",
         "kappa": "Cohen's kappa: 1 where all is told, 0 where no more than by chance.",
@@ -98,11 +98,12 @@ PROBE_MEANINGS = {
     "probe_unit": {
         **_HEAD,
         **_STEP,
-        "measure": "operation read and operands read (shares of problems, in one run of the block), written (size of "
-        "what the unit adds beside the states of the slots), answered (rightly, in one pass), answered without (the "
-        "unit).",
-        "loop": "Run of the block, from 1; 0 for answered and answered without.",
-        "operator": "Operator of problems with one, or several.",
+        "control": "trained, or to compare untrained (the same shape): what the unit reads is built in to begin with.",
+        "measure": "operation read and operands read (shares of problems), written (size of what the unit adds beside "
+        "the states of the slots), answered (rightly, in one pass), answered without (the unit), answered as another "
+        "(problem, whose result the unit is given), or gate (its mean size).",
+        "loop": "Run of the block, from 1; 0 for the last one of each problem, or the whole encoder.",
+        "operator": "Operator of problems with one, or several; all for the gate.",
         "problems": "Problems that were asked.",
         "value": "Their share; of written the mean.",
         "low": "Lower end of the 95 % interval over problems; of written what 97.5 % of them are above.",
@@ -115,7 +116,7 @@ PROBE_MEANINGS = {
         **_STATE,
         "site": "Where the edit is made, or which head is taken away.",
         "way": "What was done: digit, circles (periods 10 and 5), circle (10), carry, ablated; controls are rest (all "
-        "but the circle of 10), random (among the digits', as far) and same carry.",
+        "but the circle of 10), rest as far (as the circle), random (among the digits', as far) and same carry.",
         "shift": "By how much the digit was moved; 0 where all shifts are counted together.",
         "problems": "Problems that were edited, all answered rightly without it.",
         "predicted": "Share answered as the edit predicts; of a head, as before.",

@@ -12,7 +12,7 @@ from storage.query import open_catalog
 
 # What counts as told, and as used: far from both controls.
 _TOLD = 0.95
-_USED = 0.5
+_HELD = _USED = 0.5
 _TEXTS = {
     "carry in": "carry into a slot",
     "running sum": "sum of a slot's column with its carry",
@@ -35,11 +35,14 @@ class Finding(NamedTuple):
 
 
 def write_probing(
-    page: Location, workspace: Workspace, title: str, runs: Sequence[str], checkpoint: str
+    page: Location, workspace: Workspace, title: str, runs: Sequence[str], checkpoint: str, series: str = ""
 ) -> tuple[list[Finding], list[tuple[str, str]]]:
-    """Write the page of one run's probing, or of several seeds'; returns its findings and its figures."""
+    """Write the page of one run's probing, or of several seeds'; returns its findings and its figures.
+
+    `series` says how checkpoints along training were measured (`series_asked`); empty leaves them out.
+    """
     with open_catalog(workspace) as connection:
-        data = ProbeData(connection, runs, checkpoint)
+        data = ProbeData(connection, runs, checkpoint, series)
         drawn = (*probing_geometry.DRAWN, *probing_states.DRAWN, *probing_causes.DRAWN, probing_states.series_figure)
         figures = [figure for draw in drawn if (figure := draw(data))]
         found = findings(data)
@@ -50,7 +53,7 @@ def write_probing(
         spread=data.spread,
         findings=found,
         figures=figures,
-        rooms=_remarks(figures),
+        rooms=_remarks(figures, series),
     )
     (page.parent / RUNS).write(json.dumps(list(runs)).encode())
     (page.parent / SECTION).write(section.encode())
@@ -69,7 +72,7 @@ def _circle(data: ProbeData) -> Finding | None:
     bound = data.single("probe_geometry", where.format("trained"), "shuffled_high")
     if not trained or not plain or not bound:
         return None
-    found = trained.least > bound.mean
+    found = trained.mean >= _HELD and trained.least > bound.mean
     return Finding(
         "digits on a circle",
         found,
@@ -106,7 +109,10 @@ def _told(data: ProbeData, label: str) -> Finding | None:
     longer = f"{asked} AND split = 'lengths' AND probe = 'linear' AND control = 'trained'"
     lengths = data.values("probes", keys, longer, "kappa").get(best)
     circular = f"{asked} AND split = 'numbers' AND probe = 'circular' AND control = 'trained'"
+    columns = f"{asked} AND split = 'columns' AND probe = 'linear' AND control = 'trained'"
+    (count,) = data.rows("probes", "min(numbers)", where.format("trained"))[0]
     others = {
+        "of digits that it never saw added up": data.values("probes", keys, columns, "kappa").get(best),
         "on longer operands than it learnt": lengths,
         "read from a circle": data.values("probes", keys, circular, "kappa").get(best),
     }
@@ -115,19 +121,19 @@ def _told(data: ProbeData, label: str) -> Finding | None:
         f"{label} told",
         found,
         f"{_TEXTS[label]}: {_found(found)}, κ {trained[best].text()} at {state_text(best, loops)}, the best of "
-        f"{len(trained)} states{more} (untrained at "
+        f"{len(trained)} states{f', asked of {count:,} numbers' if count else ''}{more} (untrained at "
         f"most {plain:.2f}, labels at random {_mean(by_heart)})",
     )
 
 
 def _moved(data: ProbeData) -> Finding | None:
     where = "experiment = 'digit' AND loop = 0 AND layer = 0 AND shift = 0 AND way = '{}'"
-    circle, circles, rest, chance = (
+    circle, circles, rest, far, chance = (
         data.single("probe_interventions", where.format(way), "predicted")
-        for way in ("circle", "circles", "rest", "random")
+        for way in ("circle", "circles", "rest", "rest as far", "random")
     )
     other = data.single("probe_interventions", where.format("circle"), "other")
-    if not circle or not circles or not rest or not chance or not other:
+    if not circle or not circles or not rest or not far or not chance or not other:
         return None
     found = circle.mean >= _USED and circle.least > max(rest.mean, chance.mean)
     return Finding(
@@ -135,7 +141,8 @@ def _moved(data: ProbeData) -> Finding | None:
         found,
         f"a digit moved along its circle alone: {_found(found)}, {circle.text('.0%')} of answers follow, "
         f"{other.mean:.0%} change otherwise (with the circle of period 5 too {circles.text('.0%')} follow; along all "
-        f"but the circle {rest.text('.0%')}, of random moves among the digits' directions {chance.text('.0%')})",
+        f"but the circle {rest.text('.0%')}, cut or stretched to its length {far.text('.0%')}, of random moves among "
+        f"the digits' directions {chance.text('.0%')})",
     )
 
 
@@ -144,6 +151,8 @@ def _patched(data: ProbeData) -> Finding | None:
     if not best:
         return None
     loops = max(loop for (loop,) in data.values("probe_interventions", ["loop"], "experiment = 'carry'", "predicted"))
+    if not best.carried.mean:
+        return Finding("carry patched", False, "a carry patched: not found, it arrives from no inner state")
     found = best.carried.least >= _USED > max(best.control, best.copied)
     return Finding(
         "carry patched",
@@ -162,7 +171,7 @@ def _mean(value: Value | None) -> str:
     return f"{value.mean:.2f}" if value else "–"
 
 
-def _remarks(figures: Sequence[Figure]) -> list[str]:
+def _remarks(figures: Sequence[Figure], series: str) -> list[str]:
     """What isn't among the figures, and why."""
     titles = {figure.title for figure in figures}
     found = []
@@ -173,5 +182,9 @@ def _remarks(figures: Sequence[Figure]) -> list[str]:
     if "Move a digit" not in titles:
         found.append("States are edited only where one token is one digit, and problems are answered rightly.")
     if "Along training" not in titles:
-        found.append("The run kept a single checkpoint: nothing can be told along training.")
+        found.append(
+            "Of several checkpoints that all runs kept it is told along training, too: --training.keep 12 keeps more."
+            if series
+            else "Along training nothing was asked."
+        )
     return found

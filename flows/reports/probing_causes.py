@@ -14,6 +14,7 @@ _WAYS = {
     "circles": "circles of 10 and 5",
     "circle": "circle of 10 alone",
     "rest": "all but that circle",
+    "rest as far": "the same, as far",
     "random": "random, as far",
 }
 _SITES = ("lower digits", "lower slot", "own slot")
@@ -26,7 +27,14 @@ def digits_figure(data: ProbeData) -> Figure | None:
     if not values:
         return None
     states = sorted({key[1:3] for key in values})
-    colors = {"digit": PALE, "circles": "#7fa8d8", "circle": INK, "rest": "#e0a080", "random": SECOND}
+    colors = {
+        "digit": PALE,
+        "circles": "#7fa8d8",
+        "circle": INK,
+        "rest": "#e0a080",
+        "rest as far": "#c98a5c",
+        "random": SECOND,
+    }
 
     def draw(left: Axes, right: Axes) -> None:
         """By shift at the embedding, and by state."""
@@ -41,8 +49,8 @@ def digits_figure(data: ProbeData) -> Figure | None:
                 label=_WAYS[way],
             )
             means = [values[way, *state, 0] for state in states]
-            across = np.arange(len(states)) + 0.16 * (list(colors).index(way) - 2)
-            right.bar(across, [100 * value.mean for value in means], 0.15, color=color, label=_WAYS[way])
+            across = np.arange(len(states)) + 0.14 * (list(colors).index(way) - 2.5)
+            right.bar(across, [100 * value.mean for value in means], 0.13, color=color, label=_WAYS[way])
             whiskers(right, across, means, 100)
         left.set(
             xlabel="digit moved by, modulo 10",
@@ -57,17 +65,18 @@ def digits_figure(data: ProbeData) -> Figure | None:
         right.set_title("in each state", fontsize=9)
         right.set(ylim=(0, 132), yticks=range(0, 101, 25))
 
-    circle, rest, chance = (values[way, 0, 0, 0] for way in ("circle", "rest", "random"))
+    circle, rest, far, chance = (values[way, 0, 0, 0] for way in ("circle", "rest", "rest as far", "random"))
     return Figure(
         "Move a digit",
         svg(draw, "Share of answers that follow a moved digit", axes=2, height=3.0),
         f"Moved along the circle alone, in its embedding, a digit changes the answer as exact arithmetic predicts in "
-        f"{circle.text('.0%')} of problems, along all of its other directions in {rest.text('.0%')}, and in a random "
+        f"{circle.text('.0%')} of problems, along all of its other directions in {rest.text('.0%')} (as far as "
+        f"along the circle: {far.text('.0%')}), and in a random "
         f"one of the digits', as far, in {chance.text('.0%')}; another answer comes in "
         f"{other['circle', 0, 0, 0].mean:.0%}.",
         "All of the digit moved in the embedding is another input, so that 100 % there is no finding; circle "
         "and rest hold unlike shares of the variance; behind the layer that reads it, a digit can be moved without "
-        "effect.",
+        f"effect.{_past_unit(data)}",
         first=True,
     )
 
@@ -110,14 +119,14 @@ def carries_figure(data: ProbeData) -> Figure | None:
         f"at best, at the {best.site}, {state_text(best.state, loops)}, the carry arrives in "
         f"{best.carried.text('.0%')} of problems, the other's digit in {best.copied:.0%} (same carry: "
         f"{best.control:.0%})"
-        if best else "where a carry can be patched"
+        if best and best.carried.mean else "from no inner state does the carry arrive"
     )  # fmt: skip
     return Figure(
         "Patch a carry",
         svg(draw, "Share of answers that follow a patched carry", axes=4, height=2.2),
         f"States of a problem with one carry more and another digit above, put into the run of one without: {text}.",
         "The digits' embeddings are the input, so that what comes of them is certain beforehand; a slot's late states "
-        "hold its finished digit, which is copied whatever the carry.",
+        f"hold its finished digit, which is copied whatever the carry.{_past_unit(data)}",
         first=True,
     )
 
@@ -172,6 +181,13 @@ def heads_figure(data: ProbeData) -> Figure | None:
         f"its words replaced by their mean in every loop; orange: a random subspace as large.",
         "Heads that do the same hide each other: one that can be spared alone isn't idle.",
     )
+
+
+def _past_unit(data: ProbeData) -> str:
+    """What edits don't reach where there is a symbolic unit."""
+    if not data.values("probe_unit", ["measure"]):
+        return ""
+    return " The symbolic unit reads digits as they were embedded: edits of later states pass it by."
 
 
 def _percent(value: Value | None) -> float:

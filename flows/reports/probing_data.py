@@ -55,6 +55,8 @@ class ProbeData:
     connection: duckdb.DuckDBPyConnection
     runs: Sequence[str]
     checkpoint: str
+    series: str = ""
+    """How checkpoints along training were measured (`series_asked`); empty where they weren't."""
 
     @property
     def one(self) -> bool:
@@ -84,7 +86,8 @@ class ProbeData:
             f"SELECT {names}, avg({value}), stddev_samp({value}), count(DISTINCT run), {low}, {high} "
             f"FROM mine WHERE {where} AND NOT isnan({value}) GROUP BY {names} ORDER BY {names}",
         )
-        return {tuple(row[: len(keys)]): _value(*row[len(keys) :]) for row in found}
+        least = -1.0 if value == "kappa" else 0.0
+        return {tuple(row[: len(keys)]): _value(least, *row[len(keys) :]) for row in found}
 
     def single(self, view: str, where: str, value: str = "value") -> Value | None:
         """The only measure that fits; None where none does."""
@@ -92,13 +95,13 @@ class ProbeData:
         if len(found) <= 1:
             return next(iter(found.values()), None)
         means = [each.mean for each in found.values()]
-        return _value(mean(means), stdev(means), len(means), None, None)
+        return _value(-1.0 if value == "kappa" else 0.0, mean(means), stdev(means), len(means), None, None)
 
     def _asked(self, view: str, query: str, *, first: bool = False) -> list[tuple[Any, ...]]:
-        which = "" if view == "probe_series" else "AND checkpoint = ?"
-        values: list[Any] = [list(self.runs[:1] if first else self.runs), *([] if not which else [self.checkpoint])]
+        which, what = ("asked", self.series) if view == "probe_series" else ("checkpoint", self.checkpoint)
+        values: list[Any] = [list(self.runs[:1] if first else self.runs), what]
         return self.connection.execute(
-            f"WITH mine AS (SELECT * FROM {view} WHERE list_contains(?, run) {which}) {query}", values
+            f"WITH mine AS (SELECT * FROM {view} WHERE list_contains(?, run) AND {which} = ?) {query}", values
         ).fetchall()
 
 
@@ -133,9 +136,11 @@ def mark_states(axes: Axes, states: Sequence[tuple[int, ...]], kinds: Sequence[s
     axes.set_xlabel("loop·layer" if looped else "layer", fontsize=7)
 
 
-def _value(middle: float, spread: float | None, runs: int, low: float | None, high: float | None) -> Value:
+def _value(
+    least: float, middle: float, spread: float | None, runs: int, low: float | None, high: float | None
+) -> Value:
     if runs == 1:
         return Value(middle, low, high, 1)
     half = float(student.ppf(0.975, runs - 1)) * (spread or 0.0) / runs**0.5
     # No share and no κ is above one, and no share below zero.
-    return Value(middle, max(-1.0 if middle < 0 else 0.0, middle - half), min(1.0, middle + half), runs)
+    return Value(middle, max(least, middle - half), min(1.0, middle + half), runs)

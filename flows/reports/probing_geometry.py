@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 
 from flows.reports.drawing import INK, PALE, SECOND, svg
 from flows.reports.probing_data import Figure, ProbeData, Value, mark_states, whiskers
+from model.probing.states import spread
 
 _EMBEDDED = "kind = 'embedding' AND control = '{control}' AND symbols = '{symbols}'"
 _MEASURES = {
@@ -15,6 +16,7 @@ _MEASURES = {
     **{f"circle {period}": f"circle, period {period}" for period in (2, 5, 10, 100)},
     "helix": "helix",
 }
+_KINDS = ("embedding", "operand", "answer")
 _MOST_STATES = 14
 
 
@@ -43,14 +45,16 @@ def symbols_figure(data: ProbeData) -> Figure:
     circle = data.single(
         "probe_geometry", _EMBEDDED.format(control="trained", symbols="digits") + " AND measure = 'circle 10'"
     )
-    digits = (
-        "in order around a circle" if circle and _beats_chance(data, "digits", "circle 10") else "in no clear circle"
-    )
+    beats = circle and _beats_chance(data, "digits", "circle 10")
+    digits = "in no clear circle"
+    if beats:
+        digits = (
+            "in order around a circle" if _in_turn(points[0]) else "more on a circle than by chance, but not in order"
+        )
     return Figure(
         "Digits and signs in the embedding",
         svg(draw, "Cosines of digits and signs, and their principal components", axes=3, height=2.7),
-        f"The embeddings of digits and signs of {data.runs[0]}; {'' if data.one else 'over all runs '}the digits stand "
-        f"{digits}.",
+        f"The embeddings of digits and signs of {data.runs[0]}: the digits stand {digits}.",
         "Two components are a part of the variance, and what lies in order need not be used: the edits below ask that.",
         first=True,
     )
@@ -63,7 +67,11 @@ def fits_figure(data: ProbeData) -> Figure:
     values = data.values("probe_geometry", keys, where)
     bounds = data.values("probe_geometry", keys, where, "shuffled_high")
     helix = data.values("probe_geometry", keys, where.replace("circle 10", "helix"))
-    places = [key[:3] for key in values if key[3] == "trained"][:_MOST_STATES]
+    every = sorted(
+        (key[:3] for key in values if key[3] == "trained"), key=lambda place: (_KINDS.index(place[0]), place[1:])
+    )
+    places = spread(every, _MOST_STATES)
+    left_out = f" {len(places)} of {len(every)} states are shown." if len(places) < len(every) else ""
     spectrum = data.values(
         "probe_geometry",
         ["control", "measure"],
@@ -102,7 +110,8 @@ def fits_figure(data: ProbeData) -> Figure:
         ),
         f"A circle through the ten digits explains {_share(first)} of the embeddings' variance; of shuffled digits "
         f"95 % stay below {_share(bound)}.",
-        "With ten points a circle takes two of nine directions and a helix three, 22 and 33 % by chance alone.",
+        "With ten points a circle takes two of nine directions and a helix three, 22 and 33 % by chance alone."
+        f"{left_out}",
     )
 
 
@@ -148,6 +157,16 @@ def numbers_figure(data: ProbeData) -> Figure | None:
         "A small share of a hundred directions can be far beyond chance, and needn't be what the model adds by.",
         first=True,
     )
+
+
+def _in_turn(points: list[tuple[Any, ...]]) -> bool:
+    """Whether the digits follow each other around their middle, in a plane."""
+    places = {int(symbol): (x, y) for symbol, x, y, *_ in points if symbol.isdigit()}
+    turned = np.array([places[digit] for digit in range(10)])
+    x, y = (turned - turned.mean(0)).T
+    order = np.argsort(np.arctan2(y, x))
+    steps = np.diff(order, append=order[:1]) % 10
+    return bool((steps == 1).all() or (steps == 9).all())
 
 
 def _beats_chance(data: ProbeData, symbols: str, measure: str) -> bool:

@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from flows.reports.drawing import INK, PALE, SECOND, numbered, svg
 from flows.reports.probing_data import Figure, ProbeData, mark_states, state_text, whiskers
 from model.probing.attention import ROLES
+from model.probing.states import spread
 
 _POSITIONS = ("operand", "operator", "answer")
 _MOST_HEADS = 32
@@ -49,7 +50,9 @@ def kappas_figure(data: ProbeData) -> Figure | None:
         "What probes tell from the states",
         svg(draw, "Cohen's kappa of every label at every state", axes=2, height=1.2 + 0.19 * len(rows)),
         f"Cohen's κ on held-out numbers, of tokens whose place doesn't decide the label{told}.",
-        "What can be told is not what is used; an untrained encoder, which passes its input on, tells some of it too.",
+        "What can be told is not what is used; an untrained encoder, which passes its input on, tells some of it too. "
+        "Held-out numbers have columns that add up digits which others do as well: table probes says (split columns) "
+        "what is told of digits that were never seen together.",
     )
 
 
@@ -61,9 +64,14 @@ def attention_figure(data: ProbeData) -> Figure | None:
         return None
     heads = sorted(dict.fromkeys(key[:3] for key in values))
     loops = max(head[0] for head in heads)
-    if len(heads) > _MOST_HEADS:
+    own, lower = (
+        max((values[*head, role].mean, head) for head in heads) for role in ("same column", "next lower column")
+    )
+    every, left_out = len(heads), ""
+    if every > _MOST_HEADS:
         kept = {1, (loops + 1) // 2, loops}
-        heads = [head for head in heads if head[0] in kept][:_MOST_HEADS]
+        heads = spread([head for head in heads if head[0] in kept], _MOST_HEADS)
+        left_out = f" {len(heads)} of {every} heads are shown."
     roles = [
         role
         for role in ROLES
@@ -83,15 +91,14 @@ def attention_figure(data: ProbeData) -> Figure | None:
         axes.set_xticks(range(len(roles)), roles, rotation=25, ha="right", fontsize=8)
         axes.set_yticks(range(len(names)), names, fontsize=7)
 
-    own = max(((values[*head, "same column"].mean, head) for head in heads), default=(0.0, (0, 0, 0)))
-    lower = max(((values[*head, "next lower column"].mean, head) for head in heads), default=(0.0, (0, 0, 0)))
     return Figure(
         "What an answer's digit reads",
         svg(draw, "Attention of the answers' digits by the part that tokens play", height=0.9 + 0.17 * len(names)),
         f"Attention from the slots of answers' digits, averaged over problems: head {own[1][2]} of "
         f"{state_text(own[1][:2], loops)} reads its own column ({own[0]:.0%}), head {lower[1][2]} of "
         f"{state_text(lower[1][:2], loops)} the next lower one ({lower[0]:.0%}).",
-        "A weight is no effect: what a head reads may be thrown away behind it; another figure takes heads away.",
+        "A weight is no effect: what a head reads may be thrown away behind it; another figure takes heads away."
+        f"{left_out}",
     )
 
 
@@ -116,7 +123,7 @@ _SERIES = {
     "edits, share of answers": {
         "moved: circle": "circle moved, follows",
         "patched: carry": "carry patched, follows",
-        "ablated: head": "head taken away, still right",
+        "ablated: head": "a head taken away, still right",
     },
 }
 _LINES = (INK, SECOND, "#5a9367", "#8a6bb0")
@@ -124,11 +131,18 @@ _LINES = (INK, SECOND, "#5a9367", "#8a6bb0")
 
 def series_figure(data: ProbeData) -> Figure | None:
     """Measures of the checkpoints that were kept, with their controls, beside exact match."""
-    matches = data.values("probe_series", ["step"], "true", "exact_match")
-    if len(matches) < 2:
-        return None
-    values, controls = (data.values("probe_series", ["measure", "step"], "true", name) for name in ("value", "control"))
+    # Only what all runs have: a step of one seed alone is no step of a curve.
+    matches, values, controls = (
+        {key: value for key, value in found.items() if value.runs == len(data.runs)}
+        for found in (
+            data.values("probe_series", ["step"], "true", "exact_match"),
+            data.values("probe_series", ["measure", "step"]),
+            data.values("probe_series", ["measure", "step"], "true", "control"),
+        )
+    )
     steps = [step for (step,) in matches]
+    if len(steps) < 2:
+        return None
 
     def draw(*panels: Axes) -> None:
         """A panel for each kind of measure, a line a measure, and its control dotted."""
@@ -139,15 +153,15 @@ def series_figure(data: ProbeData) -> Figure | None:
                 for found, style, named in ((values, ".-", label), (controls, ":", None)):
                     mine = [(step, value.mean) for (measure, step), value in found.items() if measure == name]
                     axes.plot(*zip(*mine, strict=True), style, color=color, label=named)
-            axes.set(ylim=(-0.02, 1.45), yticks=np.linspace(0, 1, 5), xlabel="step")
+            axes.set(ylim=(-0.02, 1.4), yticks=np.linspace(0, 1, 5), xlabel="step")
             axes.set_title(title, fontsize=8)
             axes.legend(frameon=False, fontsize=6.5, ncols=2, loc="upper center")
 
     return Figure(
         "Along training",
         svg(draw, "Measures of the checkpoints beside exact match", axes=2, rows=2, height=5.0),
-        f"Each checkpoint that was kept, from step {min(steps):,} to {max(steps):,}; dotted: the control of each "
-        "(95 % of shuffles, untrained, all tokens alike, random moves, the same carry, a random subspace).",
+        f"{len(steps)} checkpoints from step {min(steps):,} to {max(steps):,}; dotted: the control of each (95 % of "
+        "shuffles, untrained, moves as far in other directions, the same carry, random subspaces).",
         "That two curves rise together doesn't say that one brings the other about.",
     )
 
@@ -155,9 +169,10 @@ def series_figure(data: ProbeData) -> Figure | None:
 def unit_figure(data: ProbeData) -> Figure | None:
     """What a symbolic unit reads, how much it writes, and what is answered without it."""
     keys = ["measure", "loop", "operator"]
-    values = data.values("probe_unit", keys)
+    values, plain = (data.values("probe_unit", keys, f"control = '{name}'") for name in ("trained", "untrained"))
     if not values:
         return None
+    gate = values.pop(("gate", 0, "all"))
     loops = max(loop for _, loop, _ in values)
     operators = sorted({operator for *_, operator in values}, key=lambda name: ("+-*".find(name) % 4, name))
     shown = {
@@ -172,32 +187,39 @@ def unit_figure(data: ProbeData) -> Figure | None:
     def draw(left: Axes, right: Axes | None = None) -> None:
         """Shares by operator, and where the block runs more than once the size of what is written by loop."""
         across = np.arange(len(operators))
-        for number, ((label, (measure, loop)), color) in enumerate(zip(shown.items(), (PALE, *_LINES), strict=False)):
-            found = [values.get((measure, loop, operator)) for operator in operators]
-            heights = [100 * value.mean if value else np.nan for value in found]
-            left.bar(across + 0.2 * (number - 1.5), heights, 0.18, color=color, label=label)
-            whiskers(left, across + 0.2 * (number - 1.5), found, 100)
+        for number, ((label, measure), color) in enumerate(zip(shown.items(), (PALE, *_LINES), strict=True)):
+            found, before = ([of.get((measure, 0, name)) for name in operators] for of in (values, plain))
+            x = across + 0.16 * (number - 2)
+            left.bar(x, [100 * value.mean if value else np.nan for value in found], 0.15, color=color, label=label)
+            whiskers(left, x, found, 100)
+            heights = [100 * value.mean if value else np.nan for value in before]
+            named = "untrained" if not number else None
+            left.plot(x, heights, "o", color="black", fillstyle="none", markersize=4, label=named)
         left.set_xticks(across, [name.replace("*", "×") for name in operators])
-        left.set(ylabel="problems, %", ylim=(0, 135), yticks=range(0, 101, 25))
-        left.legend(frameon=False, fontsize=7, ncols=2, loc="upper center")
+        left.set(ylabel="problems, %", ylim=(-3, 145), yticks=range(0, 101, 25))
+        left.legend(frameon=False, fontsize=6.5, ncols=2, loc="upper center")
         if right:
             for operator, sizes, color in zip(operators, written, _LINES, strict=False):
-                right.plot(range(1, loops + 1), sizes, color=color, marker="o", label=operator.replace("*", "×"))
+                right.plot(range(1, len(sizes) + 1), sizes, color=color, marker="o", label=operator.replace("*", "×"))
             right.set(
                 xlabel="loop", ylabel="written, beside the slots' states", ylim=(0, None), xticks=range(1, loops + 1)
             )
             right.legend(frameon=False, fontsize=7)
 
     first = operators[0]
-    answered, without = (values[measure, 0, first] for measure in ("answered", "answered without"))
+    answered, without, other = (
+        values[measure, 0, first] for measure in ("answered", "answered without", "answered as another")
+    )
     return Figure(
         "What the symbolic unit is used for",
         svg(draw, "What the unit reads, and what is answered without it", axes=min(2, loops), height=2.8),
-        f"What the unit reads in the block's last run; what it writes there is {np.mean(written, 0)[-1]:.0%} of the "
-        f"slots' states in size; problems of {first.replace('*', '×')} are "
-        f"answered in {answered.text('.0%')} with the unit, in {without.text('.0%')} where it is left out.",
-        "An encoder that learnt with its unit never learnt to do without: what is lost is no measure of what it would "
-        "know by itself.",
+        f"What the unit reads in the block's last run; what it writes there is "
+        f"{np.mean([sizes[-1] for sizes in written]):.0%} of the slots' states in size (its gate {gate.mean:.2f}). "
+        f"Problems of {first.replace('*', '×')} are answered in {answered.text('.0%')} with the unit, in "
+        f"{without.text('.0%')} where it is left out, and as another problem in {other.text('.0%')} where it is given "
+        "that one's result.",
+        "Both numbers are what it reads to begin with, built in, as the rings say. An encoder that learnt with its "
+        "unit never learnt to do without: what is lost is no measure of what it would know by itself.",
         first=True,
     )
 

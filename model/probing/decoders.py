@@ -6,6 +6,8 @@ takes the nearest class. What they can read a model need not use: that is what `
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -13,7 +15,7 @@ from numpy.typing import NDArray
 
 from model.probing.examples import UNKNOWN, Examples
 from model.probing.geometry import circle
-from model.probing.kappa import Kappa, kappa_of, resamples
+from model.probing.kappa import Kappa, Samples, kappa_of, resamples
 from model.probing.states import State
 
 Probe = Literal["linear", "circular"]
@@ -32,9 +34,11 @@ _RIDGE = 0.02
 class Split(NamedTuple):
     """Which examples a probe learns from and which it is asked, [m] each."""
 
-    name: Literal["numbers", "lengths"]
+    name: Literal["numbers", "lengths", "columns"]
     train: NDArray[np.bool_]
     asked: NDArray[np.bool_]
+    labels: frozenset[str] = frozenset()
+    """Which labels are asked so; all if empty."""
 
 
 class Reading(NamedTuple):
@@ -64,59 +68,79 @@ def readings(
 ) -> Iterator[Reading]:
     """κ of every label, state, split and probe.
 
-    For held-out numbers beside those of untrained states and, where the best stands, of probes that learnt labels at
-    random (those of other examples), drawn `shuffles` times: their mean, least and most.
+    Beside those of untrained states, of all of them for held-out numbers and else where the best stands, and there also
+    of probes that learnt labels at random (those of other examples), drawn `shuffles` times: their mean, least and
+    most.
     """
     for label in labels or examples.labels:
         for split in splits:
-            known = examples.labels[label] != UNKNOWN
-            train, asked = np.flatnonzero(known & split.train), np.flatnonzero(known & split.asked)
-            if min(len(train), len(asked)) < _LEAST:
+            if label not in (split.labels or examples.labels) or not (asked := _question(examples, label, split)):
                 continue
-            truth = _in_parts(examples.labels[label], train)
-            open_ = _undecided(truth, examples.group, train)
-            train, asked = train[open_[train]], asked[open_[asked]]
-            if min(len(train), len(asked)) < _LEAST:
-                continue
-            # Classes that were never shown can't be told: they are not asked.
-            asked = asked[np.isin(truth[asked], truth[train])]
-            if len(asked) < _LEAST or len(np.unique(truth[train])) < 2 or len(np.unique(truth[asked])) < 2:
-                continue
-            ways: list[tuple[Control, Mapping[State, NDArray[np.float32]]]] = [("trained", trained)]
-            # Longer ones are asked beside these: what no training tells is told once.
-            if controlled := split.name == "numbers":
-                ways.append(("untrained", untrained))
-            weights = resamples(examples.problem[asked], examples.numbers[asked])
-            numbers = np.unique(examples.numbers[asked])
-            counts = len(np.unique(examples.problem[asked])), int((numbers >= 0).sum())
-            found = [
-                Reading(
-                    label, state, split.name, probe, control, kappa_of(truth[asked], said, weights),
-                    len(np.unique(truth[train])), len(asked), *counts,
-                )
-                for control, seen in ways
-                for state, values in seen.items()
-                for probe, said in _said(values, truth, train, asked, _period(label, truth))
-            ]  # fmt: skip
+            found = [*asked.readings("trained", trained)]
             yield from found
-            linear = [each for each in found if (each.probe, each.control) == ("linear", "trained")]
-            if controlled and shuffles:
-                best = max(linear, key=lambda each: each.kappa.value)
-                yield _by_heart(examples, trained, truth, train, asked, best, shuffles)
+            best = max((each for each in found if each.probe == "linear"), key=lambda each: each.kappa.value)
+            if split.name == "numbers":
+                yield from asked.readings("untrained", untrained)
+            elif best.state in untrained:
+                yield from asked.readings("untrained", {best.state: untrained[best.state]})
+            if shuffles:
+                yield asked.by_heart(best, trained[best.state], shuffles)
 
 
-def _by_heart(
-    examples: Examples, states: Mapping[State, NDArray[np.float32]], truth: NDArray[np.int64],
-    train: NDArray[np.intp], asked: NDArray[np.intp], best: Reading, shuffles: int,
-) -> Reading:  # fmt: skip
-    """What probes come to, where the best one stands, that learnt the labels of other examples."""
-    found = []
-    for seed in range(shuffles):
-        target = truth.copy()
-        target[train] = np.random.default_rng(seed).permutation(truth[train])
-        _, said = next(_said(states[best.state], target, train, asked, 0))
-        found.append(kappa_of(truth[asked], said, np.empty((0, len(asked)))).value)
-    return best._replace(control="random", kappa=Kappa(float(np.mean(found)), min(found), max(found)))
+@dataclass(frozen=True)
+class _Question:
+    """What probes are asked of a label."""
+
+    examples: Examples
+    label: str
+    split: str
+    truth: NDArray[np.int64]
+    """Of all examples, [m]."""
+    train: NDArray[np.intp]
+    asked: NDArray[np.intp]
+
+    @cached_property
+    def samples(self) -> Samples:
+        """What intervals are told by."""
+        return resamples(self.examples.problem[self.asked], self.examples.numbers[self.asked])
+
+    def readings(self, control: Control, seen: Mapping[State, NDArray[np.float32]]) -> Iterator[Reading]:
+        """What probes of each state come to."""
+        problems, numbers = self.examples.problem[self.asked], self.examples.numbers[self.asked]
+        counts = len(np.unique(self.truth[self.train])), len(self.asked), len(np.unique(problems))
+        of_numbers = int((np.unique(numbers) >= 0).sum())
+        for state, values in seen.items():
+            for probe, said in _said(values, self.truth, self.train, self.asked, _period(self.label, self.truth)):
+                found = kappa_of(self.truth[self.asked], said, self.samples)
+                yield Reading(self.label, state, self.split, probe, control, found, *counts, of_numbers)
+
+    def by_heart(self, best: Reading, values: NDArray[np.float32], shuffles: int) -> Reading:
+        """What probes come to, where the best one stands, that learnt the labels of other examples."""
+        found = []
+        for seed in range(shuffles):
+            target = self.truth.copy()
+            target[self.train] = np.random.default_rng(seed).permutation(self.truth[self.train])
+            _, said = next(_said(values, target, self.train, self.asked, 0))
+            found.append(kappa_of(self.truth[self.asked], said, self.samples).value)
+        return best._replace(control="random", kappa=Kappa(float(np.mean(found)), min(found), max(found)))
+
+
+def _question(examples: Examples, label: str, split: Split) -> _Question | None:
+    """What a label is asked by; None where too little is known of it."""
+    known = examples.labels[label] != UNKNOWN
+    train, asked = np.flatnonzero(known & split.train), np.flatnonzero(known & split.asked)
+    if min(len(train), len(asked)) < _LEAST:
+        return None
+    truth = _in_parts(examples.labels[label], train)
+    open_ = _undecided(truth, examples.group, train)
+    train, asked = train[open_[train]], asked[open_[asked]]
+    if min(len(train), len(asked)) < _LEAST:
+        return None
+    # Classes that were never shown can't be told: they are not asked.
+    asked = asked[np.isin(truth[asked], truth[train])]
+    if len(asked) < _LEAST or len(np.unique(truth[train])) < 2 or len(np.unique(truth[asked])) < 2:
+        return None
+    return _Question(examples, label, split.name, truth, train, asked)
 
 
 def _period(label: str, truth: NDArray[np.int64]) -> int:
@@ -166,7 +190,7 @@ def _said(
     scaled = (states[:, alive] - states[train][:, alive].mean(0)) / spread[alive]
     # Several threads wait for each other longer than such small products take: two were up to 80 times slower than one.
     with warnings.catch_warnings(), threadpool_limits(1, "blas"):
-        # Stopped early, it is held back from learning by heart.
+        # More change κ by 0.03 at most.
         warnings.simplefilter("ignore", ConvergenceWarning)
         found = LogisticRegression(C=1.0, max_iter=_ITERATIONS).fit(scaled[train], target[train])
     yield "linear", found.predict(scaled[asked])

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from model.encoder import Encoder
 from model.probing.states import State, logits_of, recorded
-from model.probing.truth import Problem, answer_labels, operand_labels, operator_labels
+from model.probing.truth import OPERATORS, Problem, answer_labels, operand_labels, operator_labels
 from model.tokenizer import TokenLayout
 from model.trained import TrainedEncoder
-from storage.order import keyed_hash
+from storage.order import derive_key, keyed_hash
 
 Kind = Literal["operand", "operator", "answer"]
 KINDS: tuple[Kind, ...] = ("operand", "operator", "answer")
@@ -51,6 +51,8 @@ class Examples:
     """What is true of them, [m] each; -1 - 2⁴⁰ where a label doesn't apply."""
     numbers: NDArray[np.int64]
     """The numbers of two digits and more in their problems, which may stand in others as well, [m, k]; -1 for none."""
+    columns: NDArray[np.int64]
+    """What the token's column adds up, and the next lower one, as a number, [m, 2]; -1 where there is none."""
 
     def number_lengths(self, problems: Sequence[Problem]) -> NDArray[np.int64]:
         """Of operands' tokens, the digits of the number that each is part of, [m]."""
@@ -84,7 +86,21 @@ def examples_of(problems: Sequence[Problem], batches: Sequence[Batch], kind: Kin
     labels = {name: np.array([each[3].get(name, UNKNOWN) for each in found], np.int64) for name in names}
     numbers = np.array([each[:3] for each in found], np.int64).reshape(-1, 3).T
     problem, column = (each.astype(np.intp) for each in numbers[:2])
-    return Examples(kind, problem, column, numbers[2], labels, _long_numbers(problems)[problem])
+    # Of operands the group holds the number, too; operators stand in no column.
+    places = numbers[2] % _NUMBER if kind != "operator" else np.full(len(problem), -1)
+    columns = [
+        [_column(problems[n], place), _column(problems[n], place - 1)]
+        for n, place in zip(*(problem, places), strict=True)
+    ]
+    return Examples(
+        kind,
+        problem,
+        column,
+        numbers[2],
+        labels,
+        _long_numbers(problems)[problem],
+        np.array(columns, np.int64).reshape(-1, 2),
+    )
 
 
 def states_at(
@@ -120,6 +136,14 @@ def ids_of(encoder: Encoder, rows: NDArray[np.integer]) -> torch.Tensor:
     return torch.from_numpy(rows.astype(np.int64)).to(encoder.tokens.weight.device)
 
 
+def orders_of(rows: NDArray[np.integer]) -> NDArray[np.intp]:
+    """The same number for rows [n, width] of the same tokens in another order: their answers are no independent trials.
+
+    So are 3+4 and 4+3; and a few others, which makes intervals rather too wide.
+    """
+    return np.unique(np.sort(rows, 1), axis=0, return_inverse=True)[1].ravel()
+
+
 def _tokens(
     problem: Problem, number: int, layout: TokenLayout, kind: Kind
 ) -> Iterator[tuple[int, int, dict[str, int]]]:
@@ -141,11 +165,24 @@ def _tokens(
         yield layout.problem - len(tokens) + token, group, labels_of(problem, token)
 
 
+def _column(problem: Problem, place: int) -> int:
+    """What a column of a sum or difference adds up, in whatever order, as a number; -1 where there is none."""
+    if not problem.columns or "*" in problem.text or place < 0:
+        return -1
+    minus = OPERATORS.index("-")
+    digits = sorted(
+        f"{'-' * (problem.operators[token.number] == minus)}{token.text}"
+        for token in problem.tokens
+        if token.place == place
+    )
+    return derive_key("column", " ".join(digits)) >> 1
+
+
 def _long_numbers(problems: Sequence[Problem]) -> NDArray[np.int64]:
-    """Numbers of two digits and more, [problems, k], filled up by -1."""
+    """Different numbers of two digits and more, [problems, k], filled up by -1."""
     found = np.full((len(problems), max((len(problem.numbers) for problem in problems), default=0)), -1, np.int64)
     for row, problem in enumerate(problems):
-        numbers = [number for number in problem.numbers if number > 9]
+        numbers = [number for number in dict.fromkeys(problem.numbers) if number > 9]
         found[row, : len(numbers)] = numbers
     return found
 

@@ -13,14 +13,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from model.breakdown import exact_match_interval
-from model.probing.examples import ids_of
+from model.probing.examples import ids_of, orders_of
 from model.probing.geometry import Table, fitted
 from model.probing.states import EMBEDDED, Edit, State, attentions_of, edited, logits_of, recorded, replayed
 from model.probing.twins import CarryTwins, Twins
 from model.tokenizer import TokenLayout
 from model.trained import TrainedEncoder
 
-DIGIT_WAYS = ("digit", "circles", "circle", "rest", "random")
+DIGIT_WAYS = ("digit", "circles", "circle", "rest", "rest as far", "random")
 
 
 class Outcome(NamedTuple):
@@ -52,7 +52,8 @@ def move_digits(model: TrainedEncoder, twins: Twins, tables: dict[State, Table],
     """Move digits in each state that a table of digits [10, d] is known of.
 
     By the whole difference of two digits' rows, by that on their circles of periods 10 and 5 or of period 10 alone, and
-    as controls by all but that on the circle of period 10, and in a random direction among the digits' own, as far.
+    as controls by all but that on the circle of period 10, by as much of it as is as long, and in a random direction
+    among the digits' own, as far.
     """
     chance, passes = np.random.default_rng(seed), _Passes(model, twins)
     for state, table in tables.items():
@@ -63,8 +64,9 @@ def move_digits(model: TrainedEncoder, twins: Twins, tables: dict[State, Table],
         # Among the digits' own directions, where the encoder looks for them.
         span = np.linalg.svd(table - table.mean(0), full_matrices=False)[2][:9]
         drawn = chance.standard_normal((twins.count, len(span))) @ span
-        length = np.linalg.norm(moves["circle"], axis=1, keepdims=True) / np.linalg.norm(drawn, axis=1, keepdims=True)
-        moves["random"] = drawn * length
+        for way, move in (("rest as far", moves["rest"]), ("random", drawn)):
+            length = np.linalg.norm(move, axis=1, keepdims=True)
+            moves[way] = move * np.linalg.norm(moves["circle"], axis=1, keepdims=True) / np.maximum(length, 1e-12)
         for way in DIGIT_WAYS:
             added = torch.zeros(*twins.rows.shape, table.shape[1])
             added[torch.arange(twins.count), torch.from_numpy(twins.column)] = torch.from_numpy(moves[way]).float()
@@ -126,7 +128,7 @@ def ablate_heads(model: TrainedEncoder, twins: Twins, layers: Sequence[int] = ()
             with _without(attention.output, subspace.to(model.encoder.tokens.weight.device)):
                 said = passes.behind(State(1, number - 1))
             right = (said == twins.before).all(1)
-            (low, high), _, _ = exact_match_interval(right, np.arange(twins.count))
+            (low, high), _, _ = exact_match_interval(right, orders_of(twins.rows))
             way = "random" if site == "random subspace" else "ablated"
             share = float(right.mean())
             spilt = float((said != twins.before).mean())
@@ -215,7 +217,7 @@ def _outcome(
     """How the answers said compare with those before the edit and those predicted."""
     before, after, said = twins.before[chosen], twins.after[chosen], said[chosen]
     predicted, unchanged = (said == after).all(1), (said == before).all(1)
-    (low, high), _, _ = exact_match_interval(predicted, np.arange(len(said)))
+    (low, high), _, _ = exact_match_interval(predicted, orders_of(twins.rows[chosen]))
     alike = before == after
     spilt = float((said != before)[alike].mean()) if alike.any() else 0.0
     return Outcome(

@@ -2,8 +2,8 @@
 
 A number of two digits or more is held out of a probe's training by a hash of its own: those of one part are in no
 problem of the other. Numbers of one digit are digits, which both parts need: the held-out part has none of them, but
-where there are no others; there problems are held out, by a hash of their text. No problem is drawn twice, and lengths
-are drawn so that short problems are not drowned by long ones.
+where there are no others; there problems are held out, by a hash that orders of their numbers share. No problem is
+drawn twice, and lengths are drawn so that short problems are not drowned by long ones.
 """
 
 import random
@@ -70,7 +70,7 @@ def _problem(chance: random.Random, part: Mapping[str, Any], held: bool) -> str:
         return _text(chance, part, range(max(2, least) if held else least, most + 1), held)
     for _ in range(_TRIES):
         text = _text(chance, part, range(1, 2), None)
-        if is_held(text) == held:
+        if is_held("".join(sorted(text))) == held:
             return text
     raise UserError("the corpus has too few problems to hold some out of the probes: probe a run of another one")
 

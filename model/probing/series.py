@@ -4,8 +4,10 @@ Of each measure one figure a checkpoint, beside its control, from fewer problems
 What was measured of a checkpoint is never measured again.
 """
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
+from statistics import mean
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -20,19 +22,33 @@ from model.probing.geometry import measures
 from model.probing.interventions import Outcome, ablate_heads, move_digits, patch_carries
 from model.probing.spec import PROBING_VERSION, ProbingSpec
 from model.probing.states import EMBEDDED, spread
-from model.probing.study import Study
+from model.probing.study import Study, untrained_like
 from model.probing.tables import symbol_tables
 from model.probing.twins import carry_twins, digit_twins
 from model.trained import TrainedEncoder
 from storage.location import Location
 from storage.manifest import hash_of
+from storage.shard import file_hash
 
 _PROBLEMS, _ATTENDED, _EDITED = 900, 200, 150
 # Inner states that are looked at, spread evenly.
 _STATES = 3
 # Fewer edited problems say nothing.
 _LEAST = 30
+# The table, and the hash of what was written.
+_FILE, _MARK = "series.parquet", "series.json"
 _READ = ("same column", "next lower column", "operator")
+
+
+# Rows by the checkpoint's hash and how it was measured.
+Known = dict[tuple[str, str], list[dict[str, Any]]]
+
+
+class Controls(NamedTuple):
+    """What is found in an encoder that learnt nothing, by measure."""
+
+    kappas: dict[str, float]
+    read: dict[str, float]
 
 
 class Measured(NamedTuple):
@@ -48,37 +64,44 @@ def series(
 ) -> list[dict[str, Any]]:
     """A row for each checkpoint and measure, oldest first; those known already are read from probes/series.parquet.
 
-    So are those of checkpoints that are gone by now.
+    So are those of checkpoints that are gone by now. What was measured otherwise stays in the file.
     """
-    checkpoints, place = Checkpoints(folder / "checkpoints"), folder / "probes" / "series.parquet"
-    known, asked = _known(place, spec), _asked(spec)
+    checkpoints, place = Checkpoints(folder / "checkpoints"), folder / "probes" / _FILE
+    known, asked = _known(place), series_asked(spec)
 
     @cache
-    def untrained() -> dict[str, float]:
-        """What probes come to before training, the same for every checkpoint."""
-        return _kappas(_study(model, spec), "untrained")
+    def untrained() -> Controls:
+        """What is found before training, the same for every checkpoint."""
+        study = _study(model, spec)
+        return Controls(_kappas(study, "untrained"), _read(study, untrained_like(model)))
 
     for entry in _chosen(checkpoints, spec):
-        if entry.sha256 in known:
+        if (entry.sha256, asked) in known:
             continue
         encoder = Encoder(model.config.training.encoder, model.tokenizer)
         restore(checkpoints.load(entry, model.config), encoder)
         encoder.to(model.encoder.tokens.weight.device)
         then = TrainedEncoder(model.config, entry, model.tokenizer, encoder, model.precision)
         head = {"step": entry.step, "exact_match": entry.exact_match, "sha256": entry.sha256, "asked": asked}
-        known[entry.sha256] = [{**head, **each._asdict()} for each in _measured(_study(then, spec), untrained)]
+        known[entry.sha256, asked] = [{**head, **each._asdict()} for each in _measured(_study(then, spec), untrained)]
         # What is measured stays measured, whatever ends this.
         with place.staged() as path:
-            table = pa.Table.from_pylist(_rows(known), _SCHEMA)
-            pq.write_table(table, path, compression="zstd", write_page_checksum=True)
+            pq.write_table(pa.Table.from_pylist(_rows(known), _SCHEMA), path, compression="zstd")
+        (place.parent / _MARK).write(json.dumps({"sha256": file_hash(place)}).encode() + b"\n")
         progress(f"step {entry.step}")
-    return _rows(known)
+    return [row for row in _rows(known) if row["asked"] == asked]
 
 
 def all_known(folder: Location, spec: ProbingSpec) -> bool:
     """Whether every checkpoint that is there and asked for has been measured."""
-    known = _known(folder / "probes" / "series.parquet", spec)
-    return all(entry.sha256 in known for entry in _chosen(Checkpoints(folder / "checkpoints"), spec))
+    known = _known(folder / "probes" / _FILE)
+    entries = _chosen(Checkpoints(folder / "checkpoints"), spec)
+    return all((entry.sha256, series_asked(spec)) in known for entry in entries)
+
+
+def series_asked(spec: ProbingSpec) -> str:
+    """What the measures depend on beside the checkpoint."""
+    return hash_of([PROBING_VERSION, min(spec.problems, _PROBLEMS)])
 
 
 _SCHEMA = pa.schema(
@@ -100,12 +123,7 @@ def _chosen(checkpoints: Checkpoints, spec: ProbingSpec) -> list[CheckpointEntry
     return spread(entries, spec.series)
 
 
-def _asked(spec: ProbingSpec) -> str:
-    """What the measures depend on beside the checkpoint."""
-    return hash_of([PROBING_VERSION, min(spec.problems, _PROBLEMS)])
-
-
-def _rows(known: dict[str, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+def _rows(known: Known) -> list[dict[str, Any]]:
     return sorted((row for rows in known.values() for row in rows), key=lambda row: row["step"])
 
 
@@ -113,7 +131,7 @@ def _study(model: TrainedEncoder, spec: ProbingSpec) -> Study:
     return Study(model, ProbingSpec(problems=min(spec.problems, _PROBLEMS)), _STATES)
 
 
-def _measured(study: Study, untrained: Callable[[], dict[str, float]]) -> Iterator[Measured]:
+def _measured(study: Study, untrained: Callable[[], Controls]) -> Iterator[Measured]:
     model, tables = study.model, symbol_tables(study.model.encoder, study.model.tokenizer)
     for symbols in ("digits", "numbers"):
         if symbols in tables:
@@ -121,14 +139,18 @@ def _measured(study: Study, untrained: Callable[[], dict[str, float]]) -> Iterat
                 yield Measured(f"{symbols}: {fit.name}", fit.value, fit.shuffled_high)
     if study.has_columns:
         for name, value in _kappas(study, "trained").items():
-            yield Measured(name, value, untrained().get(name))
-        problems = study.problems[:_ATTENDED]
-        heads = [*attended(model.encoder, problems, batches_of(model, problems))]
-        for number, role in ((ROLES.index(role), role) for role in _READ):
-            read = max(float(head.roles[number]) for head in heads)
-            yield Measured(f"read: {role}", read, float(heads[0].even[number]))
+            yield Measured(name, value, untrained().kappas.get(name))
+        for name, value in _read(study, model.encoder).items():
+            yield Measured(name, value, untrained().read[name])
     if model.config.group == 1:
         yield from _edits(study)
+
+
+def _read(study: Study, encoder: Encoder) -> dict[str, float]:
+    """The attention of the head that reads a role most."""
+    problems = study.problems[:_ATTENDED]
+    heads = [*attended(encoder, problems, batches_of(study.model, problems))]
+    return {f"read: {role}": max(float(head.roles[ROLES.index(role)]) for head in heads) for role in _READ}
 
 
 def _kappas(study: Study, control: Control) -> dict[str, float]:
@@ -151,11 +173,10 @@ def _edits(study: Study) -> Iterator[Measured]:
     if digits.count >= _LEAST:
         table = symbol_tables(model.encoder, model.tokenizer)["digits"][1]
         moved = {each.way: each.predicted for each in move_digits(model, digits, {EMBEDDED: table}) if not each.shift}
-        for way in ("circle", "circles", "rest"):
-            yield Measured(f"moved: {way}", moved[way], moved["random"])
+        yield Measured("moved: circle", moved["circle"], max(moved["random"], moved["rest as far"]))
         layers = sorted({state.layer for state in study.states if state != EMBEDDED})
         without = [*ablate_heads(model, digits, layers)]
-        yield Measured("ablated: head", _least(without, "ablated"), _least(without, "random"))
+        yield Measured("ablated: head", *(_mean(without, way) for way in ("ablated", "random")))
     carries = carry_twins(model, study.problems, layout).first(_EDITED)
     if carries.count >= _LEAST:
         patched = {
@@ -167,21 +188,20 @@ def _edits(study: Study) -> Iterator[Measured]:
         yield Measured("patched: carry", patched[best], patched["same carry", *best[1:]])
 
 
-def _least(outcomes: Sequence[Outcome], way: str) -> float:
-    return min(each.predicted for each in outcomes if each.way == way)
+def _mean(outcomes: Sequence[Outcome], way: str) -> float:
+    return mean(each.predicted for each in outcomes if each.way == way)
 
 
-def _known(place: Location, spec: ProbingSpec) -> dict[str, list[dict[str, Any]]]:
-    """The rows of each checkpoint that were measured so; none where the file is damaged, which is then made anew."""
-    if not place.exists():
-        return {}
-    found: dict[str, list[dict[str, Any]]] = {}
+def _known(place: Location) -> Known:
+    """The rows by checkpoint and how they were asked; none where the file is damaged, which is then made anew."""
+    mark, found = place.parent / _MARK, Known()
     try:
+        if not place.exists() or not mark.exists() or json.loads(mark.read())["sha256"] != file_hash(place):
+            return {}
         with place.opened() as file:
-            rows = pq.ParquetFile(file, page_checksum_verification=True).read().to_pylist()
-        for row in rows:
-            if row["asked"] == _asked(spec):
-                found.setdefault(row["sha256"], []).append(row)
-    except (pa.ArrowException, OSError, KeyError):
+            rows = pq.ParquetFile(file).read().to_pylist()
+    except (ValueError, KeyError, TypeError):
         return {}
+    for row in rows:
+        found.setdefault((row["sha256"], row["asked"]), []).append(row)
     return found

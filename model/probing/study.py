@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -34,7 +34,7 @@ from model.probing.tables import (
 )
 from model.probing.truth import Problem
 from model.probing.twins import carry_twins, digit_twins
-from model.probing.unit_use import unit_measures
+from model.probing.unit_use import UnitMeasure, unit_measures
 from model.tokenizer import TokenLayout
 from model.trained import TrainedEncoder
 from storage.location import Location
@@ -43,6 +43,10 @@ from storage.shard import file_hash
 
 # Tables without training, of each of which the mean is told.
 _DRAWS = 8
+# Labels that a column decides, its own or the next lower one, but for a carry from further away.
+_OWN_COLUMN, _LOWER_COLUMN = frozenset({"digit", "column sum", "running sum", "carry out"}), frozenset({"carry in"})
+# One in so many columns is not learnt.
+_NEW_COLUMNS_ONE_IN = 3
 # Problems whose attention is averaged.
 _ATTENDED = 600
 
@@ -61,6 +65,10 @@ class Study:
         checked_states(self.spec.layers, encoder.layers, "layer", run)
         checked_states(self.spec.loops, encoder.loops_of(self.model.config.extent.answer), "loop", run)
         self.model.encoder.eval()
+        if self.spec.loops:
+            # Some answers take fewer loops than the longest.
+            shortest = self.model.encoder.config.loops_of(min(batch.layout.answer for batch in self.batches))
+            checked_states(self.spec.loops, shortest, "loop", run)
 
     @cached_property
     def has_columns(self) -> bool:
@@ -102,12 +110,14 @@ class Study:
     @cached_property
     def untrained_seen(self) -> list[dict[State, NDArray[np.float32]]]:
         """Their states in an encoder of the same shape that learnt nothing."""
-        return states_at(untrained(self.model, 1), self.batches, self.examples, self.states)
+        return states_at(untrained_like(self.model), self.batches, self.examples, self.states)
 
     def geometry(self) -> dict[str, Rows]:
         """Tables geometry, similarity and coordinates: of the embeddings, and of the mean states of digits."""
         found: dict[str, Rows] = {"geometry": [], "similarity": [], "coordinates": []}
-        others = [symbol_tables(untrained(self.model, seed), self.model.tokenizer) for seed in range(1, _DRAWS + 1)]
+        others = [
+            symbol_tables(untrained_like(self.model, seed), self.model.tokenizer) for seed in range(1, _DRAWS + 1)
+        ]
         for symbols, (names, table) in symbol_tables(self.model.encoder, self.model.tokenizer).items():
             plain = [other[symbols][1] for other in others]
             random = [np.random.default_rng(seed).standard_normal(table.shape) for seed in range(_DRAWS)]
@@ -139,16 +149,24 @@ class Study:
         return {state: table for state, (table, met) in tables.items() if met and np.abs(table).max() > 1e-9}
 
     def splits(self, examples: Examples) -> list[Split]:
-        """What probes learn from and are asked: numbers held out, and of the others longer ones than were learnt.
+        """What probes learn from and are asked: numbers held out; of the others longer ones than were learnt; and of
+        those held out columns that add up digits which were not learnt, as other numbers have the same few columns.
 
-        Of an operand's token it is its own number that is longer than all of the problems that were learnt from.
+        Of an operand's token it is its own number that is longer than all of the problems that were learnt from. A
+        carry comes from the next lower column.
         """
         held = (np.arange(len(self.problems)) >= len(self.drawn.train))[examples.problem]
         lengths = np.array([longest_operand(problem.text) for problem in self.problems])
         cut = (lengths.min() + lengths.max()) // 2
         longest = lengths[examples.problem]
         asked = examples.number_lengths(self.problems) if examples.kind == "operand" else longest
-        return [Split("numbers", ~held, held), Split("lengths", ~held & (longest <= cut), ~held & (asked > cut))]
+        found = [Split("numbers", ~held, held), Split("lengths", ~held & (longest <= cut), ~held & (asked > cut))]
+        for columns, labels in zip(examples.columns.T, (_OWN_COLUMN, _LOWER_COLUMN), strict=True):
+            new = columns % _NEW_COLUMNS_ONE_IN == 0
+            # An operand's digit is no matter of columns.
+            asked_so = labels - {"digit"} if examples.kind == "operand" else labels
+            found.append(Split("columns", ~held & ~new & (columns >= 0), held & new & (columns >= 0), asked_so))
+        return found
 
     @property
     def layout(self) -> TokenLayout:
@@ -173,7 +191,14 @@ class Study:
     def unit(self) -> dict[str, Rows]:
         """Table unit."""
         problems = self.problems[:_ATTENDED]
-        return {"unit": unit_rows(unit_measures(self.model, problems, batches_of(self.model, problems)))}
+        batches, rows = batches_of(self.model, problems), Rows()
+        if self.model.encoder.unit:
+            plain = replace(self.model, encoder=untrained_like(self.model))
+            for control, model in (("trained", self.model), ("untrained", plain)):
+                rows += unit_rows(unit_measures(model, problems, batches), control)
+            gate = float(self.model.encoder.unit.gate.detach().abs().mean())
+            rows += unit_rows([UnitMeasure("gate", 0, "all", len(problems), gate, gate, gate)], "trained")
+        return {"unit": rows}
 
     def interventions(self) -> dict[str, Rows]:
         """Table interventions."""
@@ -211,7 +236,7 @@ PARTS = {
 }
 
 
-def untrained(model: TrainedEncoder, seed: int) -> Encoder:
+def untrained_like(model: TrainedEncoder, seed: int = 1) -> Encoder:
     """An encoder of the same shape with weights as they are drawn before training."""
     encoder = Encoder(model.config.training.encoder, model.tokenizer)
     encoder.initialise(seed)

@@ -127,9 +127,9 @@ def outcome_rows(found: Iterable[Outcome]) -> Rows:
     ]
 
 
-def unit_rows(found: Iterable[UnitMeasure]) -> Rows:
+def unit_rows(found: Iterable[UnitMeasure], control: str) -> Rows:
     """What a symbolic unit is used for."""
-    return [each._asdict() for each in found]
+    return [{"control": control, **each._asdict()} for each in found]
 
 
 def checked_states(wanted: Sequence[int], there: int, what: str, run: str) -> None:

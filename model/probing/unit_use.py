@@ -24,7 +24,7 @@ class UnitMeasure(NamedTuple):
 
     measure: str
     loop: int
-    """Run of the block; 0 for what is told of the whole encoder."""
+    """Run of the block; 0 for the last one of each problem, or for the whole encoder."""
     operator: str
     problems: int
     value: float
@@ -35,37 +35,52 @@ class UnitMeasure(NamedTuple):
 def unit_measures(
     model: TrainedEncoder, problems: Sequence[Problem], batches: Sequence[Batch]
 ) -> Iterator[UnitMeasure]:
-    """Shares of problems, with intervals over them, whose operation and operands are read in each loop, and which are
-    answered rightly with the unit and without; and how large what it writes is beside the slots' states.
+    """What a unit reads and writes in each loop, and what comes of it.
 
-    Of problems of several operators or numbers nothing is told of what ought to be read. Nothing of an encoder without
-    a unit.
+    Shares of problems, with intervals over those that differ in more than order: whose operation and both operands
+    are read; which are answered rightly with the unit and without it; and which are answered as another problem when
+    the unit is given that one's result. How large what it writes is beside the slots' states, in the mean. Of problems
+    of several operators or numbers nothing is told of what ought to be read. Nothing of an encoder without a unit.
     """
     unit = model.encoder.unit
     if unit is None:
         return
-    kinds, shares = _kinds(problems), dict[tuple[str, int], NDArray[np.float64]]()
+    kinds, orders = (
+        _kinds(problems),
+        np.unique(["".join(sorted(each.text)) for each in problems], return_inverse=True)[1],
+    )
+    shares: dict[tuple[str, int], NDArray[np.float64]] = {}
     for batch in batches:
         texts = [problems[number].text for number in batch.problems.tolist()]
         answers = np.array([model.tokenizer.slots(str(problems[n].value), batch.layout) for n in batch.problems])
         with readings_of(model.encoder) as readings, _written(unit) as written:
-            found: dict[tuple[str, int], NDArray[Any]] = {("answered", 0): _right(model, batch, answers, unit=True)}
-        found["answered without", 0] = _right(model, batch, answers, unit=False)
+            said = _said(model, batch)
+        found: dict[tuple[str, int], NDArray[Any]] = {("answered", 0): (said == answers).all(1)}
+        found["answered without", 0] = (_said(model, batch, unit=False) == answers).all(1)
+        # That of the next problem, where its answer is another.
+        with _handed_on(unit):
+            handed = (_said(model, batch) == np.roll(answers, -1, 0)).all(1)
+        differs = (np.roll(answers, -1, 0) != answers).any(1)
+        found["answered as another", 0] = np.where(differs, handed, np.nan)
         for loop, (reading, size) in enumerate(zip(readings, written, strict=True), 1):
             operation, operands = read_rightly(reading, texts)
-            found |= {("operation read", loop): operation, ("operands read", loop): operands, ("written", loop): size}
+            of_loop = {"operation read": operation, "operands read": operands, "written": size}
+            for place in (loop, 0) if loop == len(readings) else (loop,):
+                found |= {(measure, place): values for measure, values in of_loop.items()}
         for key, values in found.items():
-            shares.setdefault(key, np.zeros(len(problems)))[batch.problems] = values
+            shares.setdefault(key, np.full(len(problems), np.nan))[batch.problems] = values
     for (measure, loop), values in shares.items():
         for kind in np.unique(kinds):
-            mine = values[kinds == kind]
-            if measure == "written":
-                low, high = np.quantile(mine, [0.025, 0.975])
-            elif kind == SEVERAL and measure.endswith("read"):
+            # Some problems run the block less often than others.
+            mine = (kinds == kind) & ~np.isnan(values)
+            if not mine.any() or (kind == SEVERAL and measure.endswith("read")):
                 continue
+            if measure == "written":
+                low, high = np.quantile(values[mine], [0.025, 0.975])
             else:
-                (low, high), _, _ = exact_match_interval(mine > 0, np.arange(len(mine)))
-            yield UnitMeasure(measure, loop, str(kind), len(mine), float(mine.mean()), float(low), float(high))
+                (low, high), _, _ = exact_match_interval(values[mine] > 0, orders[mine])
+            mean = float(values[mine].mean())
+            yield UnitMeasure(measure, loop, str(kind), int(mine.sum()), mean, float(low), float(high))
 
 
 def _kinds(problems: Sequence[Problem]) -> NDArray[np.str_]:
@@ -74,11 +89,21 @@ def _kinds(problems: Sequence[Problem]) -> NDArray[np.str_]:
     return np.array([operator_of(each.text) if n == 1 else SEVERAL for each, n in zip(problems, counts, strict=True)])
 
 
-def _right(model: TrainedEncoder, batch: Batch, answers: NDArray[np.integer], *, unit: bool) -> NDArray[np.bool_]:
-    """Which problems of a batch are answered rightly in one pass, [n]."""
+def _said(model: TrainedEncoder, batch: Batch, *, unit: bool = True) -> NDArray[np.int64]:
+    """What the slots of a batch are filled with in one pass, [n, slots]."""
     with torch.inference_mode():
         logits = model.encoder(ids_of(model.encoder, batch.rows), batch.layout.answer, unit=unit)
-    return (logits[:, -batch.layout.answer :].argmax(-1).cpu().numpy() == answers).all(1)
+    return logits[:, -batch.layout.answer :].argmax(-1).cpu().numpy()
+
+
+@contextmanager
+def _handed_on(unit: SymbolicUnit) -> Iterator[None]:
+    """Give each problem the unit's result of the next one, in the passes that are made inside."""
+    handle = unit.result.register_forward_hook(lambda module, inputs, output: output.roll(-1, 0))
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 @contextmanager
