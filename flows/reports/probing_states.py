@@ -176,13 +176,16 @@ def unit_figure(data: ProbeData) -> Figure | None:
     loops = max(loop for _, loop, _ in values)
     operators = sorted({operator for *_, operator in values}, key=lambda name: ("+-*".find(name) % 4, name))
     shown = {
-        "operation read": ("operation read", loops),
-        "both numbers read": ("operands read", loops),
-        "answered": ("answered", 0),
-        "answered without it": ("answered without", 0),
+        "operation read": "operation read",
+        "both numbers read": "operands read",
+        "answered": "answered",
+        "answered without it": "answered without",
+        "given another's result: as that one": "answered as another",
     }
-
-    written = [[values["written", loop, operator].mean for loop in range(1, loops + 1)] for operator in operators]
+    written = [
+        [found.mean for loop in range(1, loops + 1) if (found := values.get(("written", loop, operator)))]
+        for operator in operators
+    ]
 
     def draw(left: Axes, right: Axes | None = None) -> None:
         """Shares by operator, and where the block runs more than once the size of what is written by loop."""

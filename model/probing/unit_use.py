@@ -14,7 +14,7 @@ from model.probing.examples import Batch, ids_of
 from model.probing.truth import OPERATORS, Problem
 from model.trained import TrainedEncoder
 from model.unit_readings import operator_of, read_rightly, readings_of
-from model.units import SymbolicUnit
+from model.units import Result, SymbolicUnit
 
 SEVERAL = "several"
 
@@ -58,7 +58,7 @@ def unit_measures(
         found: dict[tuple[str, int], NDArray[Any]] = {("answered", 0): (said == answers).all(1)}
         found["answered without", 0] = (_said(model, batch, unit=False) == answers).all(1)
         # That of the next problem, where its answer is another.
-        with _handed_on(unit):
+        with handed_on(unit.result):
             handed = (_said(model, batch) == np.roll(answers, -1, 0)).all(1)
         differs = (np.roll(answers, -1, 0) != answers).any(1)
         found["answered as another", 0] = np.where(differs, handed, np.nan)
@@ -97,9 +97,9 @@ def _said(model: TrainedEncoder, batch: Batch, *, unit: bool = True) -> NDArray[
 
 
 @contextmanager
-def _handed_on(unit: SymbolicUnit) -> Iterator[None]:
-    """Give each problem the unit's result of the next one, in the passes that are made inside."""
-    handle = unit.result.register_forward_hook(lambda module, inputs, output: output.roll(-1, 0))
+def handed_on(result: Result) -> Iterator[None]:
+    """Give each problem of a batch a unit's result of the next one, in the passes that are made inside."""
+    handle = result.register_forward_hook(lambda module, inputs, output: output.roll(-1, 0))
     try:
         yield
     finally:

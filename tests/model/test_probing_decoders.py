@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 from sklearn.metrics import cohen_kappa_score
 
 from model.probing.decoders import Reading, Split, readings
@@ -19,7 +20,7 @@ SPLITS = [Split("numbers", ~HELD, HELD)]
 
 def examples(labels: dict[str, np.ndarray], groups: np.ndarray | None = None) -> Examples:
     zeros = np.zeros(M, np.int64)
-    return Examples("answer", np.arange(M), np.arange(M) % 7, zeros if groups is None else groups, labels, NONE)
+    return Examples("answer", np.arange(M), np.arange(M) % 7, zeros if groups is None else groups, labels, NONE, NONE)
 
 
 def read(labels: dict[str, np.ndarray], states: np.ndarray, groups: np.ndarray | None = None) -> list[Reading]:
@@ -77,26 +78,60 @@ def test_labels_that_do_not_apply_are_left_out_and_many_are_told_in_ten_parts() 
 def test_kappa_is_scikit_learns_and_its_interval_holds_it() -> None:
     truth = CHANCE.integers(0, 5, 400)
     said = np.where(CHANCE.random(400) < 0.6, truth, CHANCE.integers(0, 5, 400))
-    weights = resamples(np.arange(400) // 2, NONE[:400])
-    found = kappa_of(truth, said, weights)
+    samples = resamples(np.arange(400) // 2, NONE[:400])
+    found = kappa_of(truth, said, samples)
     assert found.value == pytest.approx(cohen_kappa_score(truth, said))
     assert found.low < found.value < found.high
     assert found.high - found.low < 0.2
-    assert kappa_of(truth, truth, weights).value == 1
+
+
+def test_no_error_is_told_by_exact_bounds_over_what_was_resampled() -> None:
+    truth = np.arange(400) % 2
+    samples = resamples(np.arange(400) // 20, NONE[:400])
+    assert samples.items == 20
+    found = kappa_of(truth, truth, samples)
+    # Of two classes, equally often, κ is twice the share that is right, less one.
+    share = binomtest(20, 20).proportion_ci().low
+    assert found == (1, pytest.approx(2 * share - 1), 1)
+
+
+def test_classes_that_were_never_said_are_told_as_by_chance() -> None:
+    truth, said = np.array([0, 1, 0, 1]), np.array([2, 2, 2, 2])
+    found = kappa_of(truth, said, resamples(np.arange(4), NONE[:4]))
+    assert found.value == cohen_kappa_score(truth, said) == 0
+
+
+def test_columns_that_add_up_digits_not_learnt_are_asked_of_their_labels_alone() -> None:
+    digits = CHANCE.integers(0, 10, M)
+    states = {STATE: np.eye(10, dtype=np.float32)[digits]}
+    new = digits % 3 == 0
+    splits = [*SPLITS, Split("columns", ~HELD & ~new, HELD & new, frozenset({"carry out"}))]
+    labels = {"carry out": (digits > 4).astype(np.int64), "digit": digits}
+    found = list(readings(examples(labels), splits, states, states))
+    assert {each.label for each in found if each.split == "columns"} == {"carry out"}
+    assert all(each.examples == (HELD & new).sum() for each in found if each.split == "columns")
+    by_split = {(each.label, each.split): each.kappa.value for each in found if each.control == "trained"}
+    # Of the digits themselves everything is told; of digits never seen nothing.
+    assert by_split["carry out", "numbers"] == 1
+    assert by_split["carry out", "columns"] < 0.5
 
 
 def test_tokens_count_as_often_as_their_problem_and_the_numbers_that_problems_share() -> None:
     numbers = np.array([[10, 20], [10, 20], [10, 30], [40, -1], [50, -1]])
     problems = np.array([0, 0, 1, 2, 3])
-    weights = resamples(problems, numbers)
+    weights, items = resamples(problems, numbers)
+    assert items == 3
     # 10 is shared by problems 0 and 1; 20, 30, 40 and 50 stand in one problem each.
     assert (weights[:, 0] == weights[:, 1]).all()
     assert (weights[:, 0] == weights[:, 2]).all()
     assert (weights[:, [0, 3, 4]].sum(1) == 3).all()
     # Two numbers that are both shared multiply.
-    both = resamples(np.arange(3), np.array([[10, 20], [10, 30], [20, 40]]))
+    both = resamples(np.arange(3), np.array([[10, 20], [10, 30], [20, 40]])).weights
     assert (both[:, 0] == both[:, 1] * both[:, 2]).all()
     assert (both[:, 1:].sum(1) == 2).all()
+    # But no more than the two that stand in most.
+    three = resamples(np.arange(5), np.array([[10, 20, 30], [10, 20, -1], [10, -1, -1], [20, -1, -1], [30, -1, -1]]))
+    assert (three.weights[:, 0] == three.weights[:, 2] * three.weights[:, 3]).all()
 
 
 def test_an_interval_is_as_wide_as_the_numbers_are_few() -> None:

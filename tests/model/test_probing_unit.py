@@ -2,16 +2,24 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from model.probing.examples import Batch
 from model.probing.spec import ProbingSpec
 from model.probing.study import Study
+from model.probing.truth import Problem
+from model.probing.unit_use import handed_on, unit_measures
+from model.tokenizer import TokenLayout
 from model.trained import TrainedEncoder
 from model.training import TrainingJob, train
+from model.unit_readings import together
+from model.units import ResidueResult
 from tests.builders import TINY_TRAINING, build_small
 from tests.model.conftest import OPERATIONS
 from tests.model.runs import job_of
+from tests.model.test_units import read_as
 
 SPEC = ProbingSpec(problems=200)
 
@@ -27,7 +35,7 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> TrainingJob:
 
 
 def measures_of(model: TrainedEncoder) -> dict[tuple[str, int, str], float]:
-    rows = Study(model, SPEC).unit()["unit"]
+    rows = [row for row in Study(model, SPEC).unit()["unit"] if row["control"] == "trained"]
     assert all(row["low"] <= row["value"] <= row["high"] for row in rows if row["measure"] != "written")
     return {(row["measure"], row["loop"], row["operator"]): row["value"] for row in rows}
 
@@ -40,7 +48,9 @@ def test_a_unit_whose_gate_is_shut_writes_nothing_and_nothing_changes_without_it
     found = measures_of(model)
     for operator in "+-*":
         assert found["answered", 0, operator] == found["answered without", 0, operator]
-        assert found["written", 1, operator] == found["written", 2, operator] == 0
+        assert found["written", 1, operator] == found["written", 2, operator] == found["written", 0, operator] == 0
+        assert found["answered as another", 0, operator] == 0
+    assert found["gate", 0, "all"] == 0
 
 
 def test_what_is_read_is_counted_by_operator_and_loop(job: TrainingJob) -> None:
@@ -57,10 +67,45 @@ def test_what_is_read_is_counted_by_operator_and_loop(job: TrainingJob) -> None:
         reader.operation.bias[1] = 9.0
         reader.operands.weight.zero_()
     found = measures_of(model)
-    for loop in (1, 2):
+    for loop in (0, 1, 2):
         assert [found["operation read", loop, operator] for operator in "+-*"] == [0, 1, 0]
         assert [found["operands read", loop, operator] for operator in "+-*"] == [1, 1, 1]
         assert found["written", loop, "+"] > 0
+
+
+def test_loops_that_some_problems_never_run_are_told_of_those_that_do(tmp_path: Path) -> None:
+    """A loop more for each slot: longer answers take more."""
+    encoder = TINY_TRAINING.encoder.model_copy(update={"unit": "residue", "positions": ("relative",), "carry_loops": 1})
+    built = build_small(tmp_path, OPERATIONS)
+    job = job_of(built, tmp_path, TINY_TRAINING.model_copy(update={"encoder": encoder, "steps": 2}))
+    train(job)
+    model = TrainedEncoder.open(job.run)
+    texts = ("12+3", "98+7", "45+6", "12*3", "98*76", "87*65")
+    problems = [Problem(text) for text in texts]
+    batches = [
+        Batch(np.array(part), np.array([model.tokenizer.row(texts[n], layout) for n in part]), layout)
+        for part, layout in (
+            ([0, 1, 2, 3], TokenLayout(problem=5, answer=4)),
+            ([4, 5], TokenLayout(problem=5, answer=6)),
+        )
+    ]
+    loops = [model.encoder.config.loops_of(batch.layout.answer) for batch in batches]
+    assert loops[0] < loops[1]
+    found = {(each.measure, each.loop, each.operator): each for each in unit_measures(model, problems, batches)}
+    assert found["operands read", loops[0], "*"].problems == 3
+    assert found["operands read", loops[1], "*"].problems == 2
+    assert ("operands read", loops[1], "+") not in found
+    assert found["operands read", 0, "+"] == found["operands read", loops[0], "+"]._replace(loop=0)
+    assert found["operands read", 0, "*"].problems == 3
+
+
+def test_each_problem_is_given_the_result_of_the_next_one() -> None:
+    result, two = ResidueResult(), [read_as("+", 2, 3, 2), read_as("*", 4, 5, 2)]
+    said = [result(each, 3) for each in two]
+    with handed_on(result):
+        given = result(together(two), 3)
+    assert torch.equal(given, torch.cat(said[::-1]))
+    assert torch.equal(result(together(two), 3), torch.cat(said))
 
 
 def test_nothing_is_said_where_there_is_no_unit(tmp_path: Path) -> None:
