@@ -26,6 +26,7 @@ from model.probing.study import Study, untrained_like
 from model.probing.tables import symbol_tables
 from model.probing.twins import carry_twins, digit_twins
 from model.trained import TrainedEncoder
+from storage.local import LocalLocation
 from storage.location import Location
 from storage.manifest import hash_of
 from storage.shard import file_hash
@@ -85,9 +86,7 @@ def series(
         head = {"step": entry.step, "exact_match": entry.exact_match, "sha256": entry.sha256, "asked": asked}
         known[entry.sha256, asked] = [{**head, **each._asdict()} for each in _measured(_study(then, spec), untrained)]
         # What is measured stays measured, whatever ends this.
-        with place.staged() as path:
-            pq.write_table(pa.Table.from_pylist(_rows(known), _SCHEMA), path, compression="zstd")
-        (place.parent / _MARK).write(json.dumps({"sha256": file_hash(place)}).encode() + b"\n")
+        _write(place, known)
         progress(f"step {entry.step}")
     return [row for row in _rows(known) if row["asked"] == asked]
 
@@ -121,6 +120,15 @@ def _chosen(checkpoints: Checkpoints, spec: ProbingSpec) -> list[CheckpointEntry
     """At most `spec.series` of the checkpoints, the first and the last among them."""
     entries = sorted(checkpoints.index().entries, key=lambda entry: entry.step)
     return spread(entries, spec.series)
+
+
+def _write(place: Location, known: Known) -> None:
+    """Put the table in the place of the one before; a kill leaves either, and its hash is known beforehand."""
+    before = [file_hash(place)] if place.exists() else []
+    with place.staged() as path:
+        pq.write_table(pa.Table.from_pylist(_rows(known), _SCHEMA), path, compression="zstd")
+        hashes = [*before, file_hash(LocalLocation(path))]
+        (place.parent / _MARK).write(json.dumps({"sha256": hashes}).encode() + b"\n")
 
 
 def _rows(known: Known) -> list[dict[str, Any]]:
@@ -196,7 +204,7 @@ def _known(place: Location) -> Known:
     """The rows by checkpoint and how they were asked; none where the file is damaged, which is then made anew."""
     mark, found = place.parent / _MARK, Known()
     try:
-        if not place.exists() or not mark.exists() or json.loads(mark.read())["sha256"] != file_hash(place):
+        if not place.exists() or not mark.exists() or file_hash(place) not in json.loads(mark.read())["sha256"]:
             return {}
         with place.opened() as file:
             rows = pq.ParquetFile(file).read().to_pylist()

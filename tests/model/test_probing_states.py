@@ -115,7 +115,8 @@ def test_an_edit_of_all_loops_is_made_in_each(encoder: Encoder, tokenizer: Token
     assert met == 2 * list(range(1, encoder.config.loops + 1))
 
 
-def test_what_lies_before_an_edit_is_taken_as_it_was(encoder: Encoder, tokenizer: Tokenizer) -> None:
+def check_replayed(encoder: Encoder, tokenizer: Tokenizer) -> None:
+    """What lies before an edit is taken as it was, and what lies behind it is computed."""
     ids, slots = ids_of(tokenizer), LAYOUT.answer
     states = states_of(encoder, slots)
     with recorded(encoder, states) as seen:
@@ -130,3 +131,18 @@ def test_what_lies_before_an_edit_is_taken_as_it_was(encoder: Encoder, tokenizer
         known = logits_of(encoder, ids, slots)
     assert torch.equal(known[0], known[1])
     assert not torch.equal(known, logits_of(encoder, ids, slots))
+
+
+def test_what_lies_before_an_edit_is_taken_as_it_was(encoder: Encoder, tokenizer: Tokenizer) -> None:
+    check_replayed(encoder, tokenizer)
+
+
+def test_so_it_is_where_a_unit_writes_and_longer_answers_take_more_loops(tokenizer: Tokenizer) -> None:
+    config = EncoderConfig(
+        width=32, heads=4, layers=2, loops=2, carry_loops=1, feedforward=64, positions=("relative",), unit="residue"
+    )
+    made = Encoder(config, tokenizer)
+    made.initialise(3)
+    with torch.no_grad():
+        made.get_parameter("unit.gate").fill_(0.5)
+    check_replayed(made.eval(), tokenizer)

@@ -64,6 +64,20 @@ def test_so_many_checkpoints_are_measured_as_are_asked_for(run: TrainingJob) -> 
     assert all_known(run.run, SPEC.model_copy(update={"series": 2}))
 
 
+def test_a_kill_before_the_new_series_stands_in_the_place_of_the_old_one_loses_neither(run: TrainingJob) -> None:
+    place = Path(str(run.run)) / "probes" / "series.parquet"
+    place.unlink(missing_ok=True)
+    model = TrainedEncoder.open(run.run)
+    series(run.run, model, SPEC.model_copy(update={"series": 1}))
+    before = place.read_bytes()
+    series(run.run, model, SPEC.model_copy(update={"series": 2}))
+    place.write_bytes(before)
+    assert all_known(run.run, SPEC.model_copy(update={"series": 1}))
+    steps = list[str]()
+    series(run.run, model, SPEC.model_copy(update={"series": 2}), steps.append)
+    assert steps == ["step 10"]
+
+
 def test_a_table_that_is_damaged_or_gone_is_made_anew(run: TrainingJob) -> None:
     folder = Path(str(run.run)) / "probes"
     (folder / "series.parquet").unlink(missing_ok=True)
