@@ -108,12 +108,14 @@ def carries_figure(data: ProbeData) -> Figure | None:
 
     def draw(*panels: Axes) -> None:
         """The carry, the digit, either or anything else, and the control."""
-        for axes, matrix, title in zip(panels, matrices, shown, strict=True):
+        for number, (axes, matrix, title) in enumerate(zip(panels, matrices, shown, strict=True)):
             numbered(axes, matrix, 100.0, ".0f", 6)
             mark_states(axes, states)
-            axes.set_yticks(range(len(_SITES)), _SITES if axes is panels[0] else [], fontsize=7)
+            axes.set_yticks(range(len(_SITES)), [] if number % across else _SITES, fontsize=7)
             axes.set_title(title, fontsize=7)
 
+    # Where there are many states, two panels a row leave room for their figures.
+    across, height = (4, 2.2) if len(states) < 8 else (2, 3.6)
     best = arrival(data)
     text = (
         f"at best, at the {best.site}, {state_text(best.state, loops)}, the carry arrives in "
@@ -123,7 +125,7 @@ def carries_figure(data: ProbeData) -> Figure | None:
     )  # fmt: skip
     return Figure(
         "Patch a carry",
-        svg(draw, "Share of answers that follow a patched carry", axes=4, height=2.2),
+        svg(draw, "Share of answers that follow a patched carry", axes=across, rows=4 // across, height=height),
         f"States of a problem with one carry more and another digit above, put into the run of one without: {text}.",
         "The digits' embeddings are the input, so that what comes of them is certain beforehand; a slot's late states "
         f"hold its finished digit, which is copied whatever the carry.{_past_unit(data)}",
