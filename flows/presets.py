@@ -16,7 +16,9 @@ PRESETS: dict[str, EndToEndRequest] = {
             encoder=EncoderConfig(width=64, feedforward=256),
             validation_rows=256,
             validate_every=100,
-            checkpoint_every=200,
+            # All of them kept, to be looked into along training.
+            checkpoint_every=50,
+            keep=12,
         ),
     ),
     # The notebook's own encoder on the same problems, for as many steps: the baseline.

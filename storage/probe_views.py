@@ -101,7 +101,7 @@ PROBE_MEANINGS = {
         "control": "trained, or to compare untrained (the same shape): what the unit reads is built in to begin with.",
         "measure": "operation read and operands read (shares of problems), written (size of what the unit adds beside "
         "the states of the slots), answered (rightly, in one pass), answered without (the unit), answered as another "
-        "(problem, whose result the unit is given), or gate (its mean size).",
+        "(problem with an answer as long, whose result the unit is given), or gate (its mean size).",
         "loop": "Run of the block, from 1; 0 for the last one of each problem, or the whole encoder.",
         "operator": "Operator of problems with one, or several; all for the gate.",
         "problems": "Problems that were asked.",

@@ -38,9 +38,10 @@ def unit_measures(
     """What a unit reads and writes in each loop, and what comes of it.
 
     Shares of problems, with intervals over those that differ in more than order: whose operation and both operands
-    are read; which are answered rightly with the unit and without it; and which are answered as another problem when
-    the unit is given that one's result. How large what it writes is beside the slots' states, in the mean. Of problems
-    of several operators or numbers nothing is told of what ought to be read. Nothing of an encoder without a unit.
+    are read; which are answered rightly with the unit and without it; and which are answered as another problem, of an
+    answer as long, when the unit is given that one's result. How large what it writes is beside the slots' states, in
+    the mean. Of problems of several operators or numbers nothing is told of what ought to be read. Nothing of an
+    encoder without a unit.
     """
     unit = model.encoder.unit
     if unit is None:
@@ -57,11 +58,10 @@ def unit_measures(
             said = _said(model, batch)
         found: dict[tuple[str, int], NDArray[Any]] = {("answered", 0): (said == answers).all(1)}
         found["answered without", 0] = (_said(model, batch, unit=False) == answers).all(1)
-        # That of the next problem, where its answer is another.
-        with handed_on(unit.result):
-            handed = (_said(model, batch) == np.roll(answers, -1, 0)).all(1)
-        differs = (np.roll(answers, -1, 0) != answers).any(1)
-        found["answered as another", 0] = np.where(differs, handed, np.nan)
+        other = _others([len(str(problems[n].value)) for n in batch.problems], kinds[batch.problems] != SEVERAL)
+        with handed_on(unit.result, other):
+            handed = (_said(model, batch) == answers[other]).all(1)
+        found["answered as another", 0] = np.where((answers[other] != answers).any(1), handed, np.nan)
         for loop, (reading, size) in enumerate(zip(readings, written, strict=True), 1):
             operation, operands = read_rightly(reading, texts)
             of_loop = {"operation read": operation, "operands read": operands, "written": size}
@@ -96,10 +96,22 @@ def _said(model: TrainedEncoder, batch: Batch, *, unit: bool = True) -> NDArray[
     return logits[:, -batch.layout.answer :].argmax(-1).cpu().numpy()
 
 
+def _others(lengths: Sequence[int], told: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """For each problem another one whose answer is as long, [n], as blanks before it are nothing a unit says.
+
+    Itself where there is none, and where its answer isn't what a unit computes.
+    """
+    found = np.arange(len(lengths))
+    for length in set(lengths):
+        mine = np.flatnonzero((np.array(lengths) == length) & told)
+        found[mine] = np.roll(mine, -1)
+    return found
+
+
 @contextmanager
-def handed_on(result: Result) -> Iterator[None]:
-    """Give each problem of a batch a unit's result of the next one, in the passes that are made inside."""
-    handle = result.register_forward_hook(lambda module, inputs, output: output.roll(-1, 0))
+def handed_on(result: Result, other: NDArray[np.intp]) -> Iterator[None]:
+    """Give each problem of a batch a unit's result of another one, [n], in the passes that are made inside."""
+    handle = result.register_forward_hook(lambda module, inputs, output: output[torch.from_numpy(other)])
     try:
         yield
     finally:

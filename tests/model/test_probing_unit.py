@@ -99,10 +99,10 @@ def test_loops_that_some_problems_never_run_are_told_of_those_that_do(tmp_path: 
     assert found["operands read", 0, "*"].problems == 3
 
 
-def test_each_problem_is_given_the_result_of_the_next_one() -> None:
+def test_each_problem_is_given_the_result_of_another_one() -> None:
     result, two = ResidueResult(), [read_as("+", 2, 3, 2), read_as("*", 4, 5, 2)]
     said = [result(each, 3) for each in two]
-    with handed_on(result):
+    with handed_on(result, np.array([1, 0])):
         given = result(together(two), 3)
     assert torch.equal(given, torch.cat(said[::-1]))
     assert torch.equal(result(together(two), 3), torch.cat(said))
