@@ -9,7 +9,7 @@ from flows.reports.probing import write_probing
 from flows.reports.run_page import write_run_page
 from flows.requests import ProbeRequest
 from flows.stage import stage
-from model.probing.series import all_known, series, series_asked
+from model.probing.series import all_known, problems_asked, series
 from model.probing.spec import ProbingSpec
 from model.probing.study import PARTS, Study, probe
 from model.run import load_run, refuse_unlike
@@ -33,7 +33,7 @@ def probe_encoder(request: ProbeRequest) -> dict[str, Any]:
     folder = workspace.comparison(request.name) if request.compare else workspace.run(names[0])
     page = folder / "probes" / "index.html"
     title = request.name if request.compare else names[0]
-    asked = series_asked(spec) if spec.series else ""
+    asked = problems_asked(spec) if spec.series else 0
     found, figures = write_probing(page, workspace, title, names, spec.checkpoint, asked)
     if not request.compare:
         write_run_page(workspace, names[0])

@@ -138,7 +138,7 @@ PROBE_MEANINGS = {
         "control": "What 95 % of shuffles stay below, kappa of untrained states, all tokens read alike, random moves, "
         "states with the same carry, or a random subspace; NULL where there is none.",
         "sha256": "Hash of the checkpoint.",
-        "asked": "Hash of how it was measured.",
+        "problems": "Problems that probes learnt from; a run asked again with others has rows of both.",
     },
 }
 

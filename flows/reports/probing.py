@@ -2,7 +2,8 @@
 
 import json
 from collections.abc import Sequence
-from typing import NamedTuple
+from statistics import mean
+from typing import Any, NamedTuple
 
 from flows.reports import probing_causes, probing_geometry, probing_states
 from flows.reports.pages import rendered, write_page
@@ -35,11 +36,11 @@ class Finding(NamedTuple):
 
 
 def write_probing(
-    page: Location, workspace: Workspace, title: str, runs: Sequence[str], checkpoint: str, series: str = ""
+    page: Location, workspace: Workspace, title: str, runs: Sequence[str], checkpoint: str, series: int = 0
 ) -> tuple[list[Finding], list[tuple[str, str]]]:
     """Write the page of one run's probing, or of several seeds'; returns its findings and its figures.
 
-    `series` says how checkpoints along training were measured (`series_asked`); empty leaves them out.
+    `series` says how many problems were asked along training (`problems_asked`); 0 leaves that out.
     """
     with open_catalog(workspace) as connection:
         data = ProbeData(connection, runs, checkpoint, series)
@@ -63,7 +64,7 @@ def write_probing(
 
 def findings(data: ProbeData) -> list[Finding]:
     """What was asked of the states, and what came out."""
-    return [found for ask in (_circle, _carry, _sum, _residue, _moved, _patched) if (found := ask(data))]
+    return [found for ask in (_unit, _circle, _carry, _sum, _residue, _moved, _patched) if (found := ask(data))]
 
 
 def _circle(data: ProbeData) -> Finding | None:
@@ -106,23 +107,52 @@ def _told(data: ProbeData, label: str) -> Finding | None:
     by_heart = data.single("probes", where.format("random"), "kappa")
     found = trained[best].mean >= _TOLD and trained[best].least > plain
     loops = max(loop for loop, _ in trained)
-    longer = f"{asked} AND split = 'lengths' AND probe = 'linear' AND control = 'trained'"
-    lengths = data.values("probes", keys, longer, "kappa").get(best)
-    circular = f"{asked} AND split = 'numbers' AND probe = 'circular' AND control = 'trained'"
-    columns = f"{asked} AND split = 'columns' AND probe = 'linear' AND control = 'trained'"
     (count,) = data.rows("probes", "min(numbers)", where.format("trained"))[0]
-    others = {
-        "of digits that it never saw added up": data.values("probes", keys, columns, "kappa").get(best),
-        "on longer operands than it learnt": lengths,
-        "read from a circle": data.values("probes", keys, circular, "kappa").get(best),
-    }
-    more = "".join(f", {name} {value.mean:.2f}" for name, value in others.items() if value)
+    more = "".join(
+        f", {name} {value.mean:.2f}{f' (untrained {control.mean:.2f})' if control else ''}"
+        for name, split, probe in (
+            ("of digits that it never saw added up", "columns", "linear"),
+            ("on longer operands than it learnt", "lengths", "linear"),
+            ("read from a circle", "numbers", "circular"),
+        )
+        for value, control in [_beside(data, f"{asked} AND split = '{split}' AND probe = '{probe}'", best)]
+        if value
+    )
     return Finding(
         f"{label} told",
         found,
         f"{_TEXTS[label]}: {_found(found)}, κ {trained[best].text()} at {state_text(best, loops)}, the best of "
-        f"{len(trained)} states{f', asked of {count:,} numbers' if count else ''}{more} (untrained at "
-        f"most {plain:.2f}, labels at random {_mean(by_heart)})",
+        f"{len(trained)} states{f', asked of {count:,} numbers' if count else ''} (untrained, upper ends, at most "
+        f"{plain:.2f}, labels at random {_mean(by_heart)}){more}",
+    )
+
+
+def _beside(data: ProbeData, where: str, state: tuple[Any, ...]) -> tuple[Value | None, Value | None]:
+    """κ at a state, and the best that is told of untrained ones."""
+    trained, plain = (
+        data.values("probes", ["loop", "layer"], f"{where} AND control = '{control}'", "kappa")
+        for control in ("trained", "untrained")
+    )
+    return trained.get(state), max(plain.values(), key=lambda value: value.mean, default=None)
+
+
+def _unit(data: ProbeData) -> Finding | None:
+    keys = ["measure", "operator"]
+    values = data.values("probe_unit", keys, "control = 'trained' AND loop = 0")
+    operators = sorted({name for measure, name in values if measure == "operation read"}, key="+-*".find)
+    if not operators:
+        return None
+    names = ("answered", "answered without", "answered as another")
+    with_it, without, other = (
+        [value.mean for name in operators if (value := values.get((measure, name)))] for measure in names
+    )
+    found = min(with_it) > max(without) and bool(other) and mean(other) >= _USED
+    return Finding(
+        "unit used",
+        found,
+        f"the symbolic unit: {'used' if found else 'not used'}, {mean(with_it):.0%} of problems of two numbers are "
+        f"answered, {mean(without):.0%} without it, "
+        + (f"{mean(other):.0%} as another problem when given its result" if other else "none could be given another's"),
     )
 
 
@@ -171,7 +201,7 @@ def _mean(value: Value | None) -> str:
     return f"{value.mean:.2f}" if value else "–"
 
 
-def _remarks(figures: Sequence[Figure], series: str) -> list[str]:
+def _remarks(figures: Sequence[Figure], series: int) -> list[str]:
     """What isn't among the figures, and why."""
     titles = {figure.title for figure in figures}
     found = []

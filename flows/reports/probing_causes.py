@@ -127,7 +127,7 @@ def carries_figure(data: ProbeData) -> Figure | None:
         "Patch a carry",
         svg(draw, "Share of answers that follow a patched carry", axes=across, rows=4 // across, height=height),
         f"States of a problem with one carry more and another digit above, put into the run of one without: {text}.",
-        "The digits' embeddings are the input, so that what comes of them is certain beforehand; a slot's late states "
+        "The lower digits' states hold the input, so that what comes of them is no carry; a slot's late states "
         f"hold its finished digit, which is copied whatever the carry.{_past_unit(data)}",
         first=True,
     )
@@ -144,12 +144,15 @@ class Arrival(NamedTuple):
 
 
 def arrival(data: ProbeData) -> Arrival | None:
-    """Where a patched carry arrives most often; None where none was patched."""
+    """Where a patched carry arrives most often; None where none was patched.
+
+    At the lower digits it is another input, as their states hold the digits themselves: only slots are looked at.
+    """
     keys = ["way", "site", "loop", "layer"]
     values, copied = (
         data.values("probe_interventions", keys, "experiment = 'carry'", measure) for measure in ("predicted", "copied")
     )
-    inner = [key for key in values if key[0] == "carry" and key[3] and key in copied]
+    inner = [key for key in values if key[0] == "carry" and key[1] != "lower digits" and key[3] and key in copied]
     if not inner:
         return None
     best = max(inner, key=lambda key: values[key].mean)

@@ -55,8 +55,8 @@ class ProbeData:
     connection: duckdb.DuckDBPyConnection
     runs: Sequence[str]
     checkpoint: str
-    series: str = ""
-    """How checkpoints along training were measured (`series_asked`); empty where they weren't."""
+    series: int = 0
+    """How many problems were asked along training (`problems_asked`); 0 where none were."""
 
     @property
     def one(self) -> bool:
@@ -98,7 +98,7 @@ class ProbeData:
         return _value(-1.0 if value == "kappa" else 0.0, mean(means), stdev(means), len(means), None, None)
 
     def _asked(self, view: str, query: str, *, first: bool = False) -> list[tuple[Any, ...]]:
-        which, what = ("asked", self.series) if view == "probe_series" else ("checkpoint", self.checkpoint)
+        which, what = ("problems", self.series) if view == "probe_series" else ("checkpoint", self.checkpoint)
         values: list[Any] = [list(self.runs[:1] if first else self.runs), what]
         return self.connection.execute(
             f"WITH mine AS (SELECT * FROM {view} WHERE list_contains(?, run) AND {which} = ?) {query}", values

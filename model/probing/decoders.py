@@ -68,9 +68,8 @@ def readings(
 ) -> Iterator[Reading]:
     """κ of every label, state, split and probe.
 
-    Beside those of untrained states, of all of them for held-out numbers and else where the best stands, and there also
-    of probes that learnt labels at random (those of other examples), drawn `shuffles` times: their mean, least and
-    most.
+    Beside those of untrained states, for longer operands of the one where the best stands, and there also of probes
+    that learnt labels at random (those of other examples), drawn `shuffles` times: their mean, least and most.
     """
     for label in labels or examples.labels:
         for split in splits:
@@ -79,7 +78,7 @@ def readings(
             found = [*asked.readings("trained", trained)]
             yield from found
             best = max((each for each in found if each.probe == "linear"), key=lambda each: each.kappa.value)
-            if split.name == "numbers":
+            if split.name != "lengths":
                 yield from asked.readings("untrained", untrained)
             elif best.state in untrained:
                 yield from asked.readings("untrained", {best.state: untrained[best.state]})

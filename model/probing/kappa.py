@@ -64,16 +64,16 @@ def resamples(problems: NDArray[np.intp], numbers: NDArray[np.int64], seed: int 
 def kappa_of(truth: NDArray[np.int64], said: NDArray[np.int64], samples: Samples) -> Kappa:
     """κ of what was said of m tokens, [m], with an interval over samples of them.
 
-    Where all agree no sample differs: the lower end is then that of exact binomial bounds (Clopper and Pearson, 1934)
-    on as many trials as things were resampled.
+    Where nearly all agree samples hardly differ: no lower end is above that of exact binomial bounds (Clopper and
+    Pearson, 1934) for no error in as many trials as things were resampled.
     """
     classes, both = np.unique(np.concatenate([truth, said]), return_inverse=True)
     count = len(classes)
     cells = both[: len(truth)] * count + both[len(truth) :]
     counted = np.stack([np.bincount(cells, each, count**2) for each in (np.ones(len(cells)), *samples.weights)])
     found = kappa(counted.reshape(-1, count, count).astype(np.float64))
-    if found[0] == 1:
-        chance = float((np.bincount(both[: len(truth)]) ** 2).sum()) / len(truth) ** 2
-        return Kappa(1.0, max(0.0, 1 - (1 - 0.025 ** (1 / max(1, samples.items))) / (1 - chance)), 1.0)
     low, high = np.nanquantile(found[1:], [0.025, 0.975]) if np.isfinite(found[1:]).any() else (np.nan, np.nan)
+    chance = float((np.bincount(both[: len(truth)]) ** 2).sum()) / len(truth) ** 2
+    if chance < 1:
+        low = min(low, 1 - (1 - 0.025 ** (1 / max(1, samples.items))) / (1 - chance))
     return Kappa(float(found[0]), float(low), float(high))

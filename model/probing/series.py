@@ -28,7 +28,6 @@ from model.probing.twins import carry_twins, digit_twins
 from model.trained import TrainedEncoder
 from storage.local import LocalLocation
 from storage.location import Location
-from storage.manifest import hash_of
 from storage.shard import file_hash
 
 _PROBLEMS, _ATTENDED, _EDITED = 900, 200, 150
@@ -41,8 +40,8 @@ _FILE, _MARK = "series.parquet", "series.json"
 _READ = ("same column", "next lower column", "operator")
 
 
-# Rows by the checkpoint's hash and how it was measured.
-Known = dict[tuple[str, str], list[dict[str, Any]]]
+# Rows by the checkpoint's hash and how many problems it was asked.
+Known = dict[tuple[str, int], list[dict[str, Any]]]
 
 
 class Controls(NamedTuple):
@@ -68,7 +67,7 @@ def series(
     So are those of checkpoints that are gone by now. What was measured otherwise stays in the file.
     """
     checkpoints, place = Checkpoints(folder / "checkpoints"), folder / "probes" / _FILE
-    known, asked = _known(place), series_asked(spec)
+    known, asked = _known(place), problems_asked(spec)
 
     @cache
     def untrained() -> Controls:
@@ -83,24 +82,24 @@ def series(
         restore(checkpoints.load(entry, model.config), encoder)
         encoder.to(model.encoder.tokens.weight.device)
         then = TrainedEncoder(model.config, entry, model.tokenizer, encoder, model.precision)
-        head = {"step": entry.step, "exact_match": entry.exact_match, "sha256": entry.sha256, "asked": asked}
+        head = {"step": entry.step, "exact_match": entry.exact_match, "sha256": entry.sha256, "problems": asked}
         known[entry.sha256, asked] = [{**head, **each._asdict()} for each in _measured(_study(then, spec), untrained)]
         # What is measured stays measured, whatever ends this.
         _write(place, known)
         progress(f"step {entry.step}")
-    return [row for row in _rows(known) if row["asked"] == asked]
+    return [row for row in _rows(known) if row["problems"] == asked]
 
 
 def all_known(folder: Location, spec: ProbingSpec) -> bool:
     """Whether every checkpoint that is there and asked for has been measured."""
     known = _known(folder / "probes" / _FILE)
     entries = _chosen(Checkpoints(folder / "checkpoints"), spec)
-    return all((entry.sha256, series_asked(spec)) in known for entry in entries)
+    return all((entry.sha256, problems_asked(spec)) in known for entry in entries)
 
 
-def series_asked(spec: ProbingSpec) -> str:
-    """What the measures depend on beside the checkpoint."""
-    return hash_of([PROBING_VERSION, min(spec.problems, _PROBLEMS)])
+def problems_asked(spec: ProbingSpec) -> int:
+    """What the measures depend on beside the checkpoint: how many problems probes learn from."""
+    return min(spec.problems, _PROBLEMS)
 
 
 _SCHEMA = pa.schema(
@@ -108,7 +107,7 @@ _SCHEMA = pa.schema(
         ("step", pa.int64()),
         ("exact_match", pa.float64()),
         ("sha256", pa.string()),
-        ("asked", pa.string()),
+        ("problems", pa.int64()),
         ("measure", pa.string()),
         ("value", pa.float64()),
         ("control", pa.float64()),
@@ -128,7 +127,7 @@ def _write(place: Location, known: Known) -> None:
     with place.staged() as path:
         pq.write_table(pa.Table.from_pylist(_rows(known), _SCHEMA), path, compression="zstd")
         hashes = [*before, file_hash(LocalLocation(path))]
-        (place.parent / _MARK).write(json.dumps({"sha256": hashes}).encode() + b"\n")
+        (place.parent / _MARK).write(json.dumps({"version": PROBING_VERSION, "sha256": hashes}).encode() + b"\n")
 
 
 def _rows(known: Known) -> list[dict[str, Any]]:
@@ -136,7 +135,7 @@ def _rows(known: Known) -> list[dict[str, Any]]:
 
 
 def _study(model: TrainedEncoder, spec: ProbingSpec) -> Study:
-    return Study(model, ProbingSpec(problems=min(spec.problems, _PROBLEMS)), _STATES)
+    return Study(model, ProbingSpec(problems=problems_asked(spec)), _STATES)
 
 
 def _measured(study: Study, untrained: Callable[[], Controls]) -> Iterator[Measured]:
@@ -201,15 +200,16 @@ def _mean(outcomes: Sequence[Outcome], way: str) -> float:
 
 
 def _known(place: Location) -> Known:
-    """The rows by checkpoint and how they were asked; none where the file is damaged, which is then made anew."""
+    """The rows by checkpoint and problems; none where the file is damaged or of another version, and is made anew."""
     mark, found = place.parent / _MARK, Known()
     try:
-        if not place.exists() or not mark.exists() or file_hash(place) not in json.loads(mark.read())["sha256"]:
+        written: dict[str, Any] = json.loads(mark.read()) if mark.exists() and place.exists() else {"version": None}
+        if written["version"] != PROBING_VERSION or file_hash(place) not in written["sha256"]:
             return {}
         with place.opened() as file:
             rows = pq.ParquetFile(file).read().to_pylist()
     except (ValueError, KeyError, TypeError):
         return {}
     for row in rows:
-        found.setdefault((row["sha256"], row["asked"]), []).append(row)
+        found.setdefault((row["sha256"], row["problems"]), []).append(row)
     return found

@@ -28,7 +28,7 @@ class State(NamedTuple):
 
 EMBEDDED = State(0, 0)
 
-_MOST_LOOPS = 6
+MOST_LOOPS = 6
 
 
 def states_of(encoder: Encoder, slots: int, layers: Sequence[int] = (), loops: Sequence[int] = ()) -> list[State]:
@@ -38,7 +38,7 @@ def states_of(encoder: Encoder, slots: int, layers: Sequence[int] = (), loops: S
     """
     last = encoder.config.loops_of(slots)
     if not loops:
-        loops = spread(range(1, last + 1), _MOST_LOOPS)
+        loops = spread(range(1, last + 1), MOST_LOOPS)
     every = [State(loop, layer) for loop in range(1, last + 1) for layer in range(1, encoder.config.layers + 1)]
     return [
         EMBEDDED,

@@ -19,7 +19,7 @@ from model.probing.geometry import Table, means_by
 from model.probing.interventions import ablate_heads, move_digits, patch_carries
 from model.probing.problems import Drawn, draw, longest_operand
 from model.probing.spec import PROBING_VERSION, ProbingSpec
-from model.probing.states import EMBEDDED, State, spread, states_of
+from model.probing.states import EMBEDDED, MOST_LOOPS, State, spread, states_of
 from model.probing.tables import (
     Rows,
     attention_rows,
@@ -245,7 +245,15 @@ def untrained_like(model: TrainedEncoder, seed: int = 1) -> Encoder:
 
 def key_of(model: TrainedEncoder, spec: ProbingSpec, part: Part) -> str:
     """What a part's tables depend on: the weights, what is asked of it, and what is measured."""
-    return hash_of([PROBING_VERSION, model.checkpoint.sha256, spec.model_dump(mode="json", include=part.asked)])
+    asked = spec.model_dump(mode="json", include=part.asked)
+    encoder = model.config.training.encoder
+    for name, there in (("layers", encoder.layers), ("loops", encoder.loops_of(model.config.extent.answer))):
+        if name in asked:
+            # All that there are is what none named means, unless they are too many to look at all.
+            named = sorted(set(asked[name]))
+            every = named == [*range(1, there + 1)] and (name == "layers" or there <= MOST_LOOPS)
+            asked[name] = [] if every else named
+    return hash_of([PROBING_VERSION, model.checkpoint.sha256, asked])
 
 
 def probe(

@@ -93,6 +93,9 @@ def test_no_error_is_told_by_exact_bounds_over_what_was_resampled() -> None:
     # Of two classes, equally often, κ is twice the share that is right, less one.
     share = binomtest(20, 20).proportion_ci().low
     assert found == (1, pytest.approx(2 * share - 1), 1)
+    # An error more doesn't raise it.
+    lows = [kappa_of(truth, np.where(np.arange(400) < wrong, 1 - truth, truth), samples).low for wrong in range(60)]
+    assert lows == sorted(lows, reverse=True)
 
 
 def test_classes_that_were_never_said_are_told_as_by_chance() -> None:

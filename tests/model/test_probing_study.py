@@ -8,7 +8,7 @@ import pytest
 from model.checkpoint import Checkpoints
 from model.probing.series import all_known, series
 from model.probing.spec import ProbingSpec
-from model.probing.study import PARTS, Study, probe
+from model.probing.study import PARTS, Study, key_of, probe
 from model.trained import TrainedEncoder
 from model.training import TrainingJob, train
 from storage.errors import UserError
@@ -165,6 +165,16 @@ def test_along_training_each_measure_stands_beside_its_control_and_the_last_one_
             and row["layer"]
         )
         assert last["kappa: digit, answer"][name] == pytest.approx(best)
+
+
+def test_all_layers_by_name_are_all_layers(run: TrainingJob) -> None:
+    model = TrainedEncoder.open(run.run)
+    keys = [
+        {name: key_of(model, SPEC.model_copy(update={"layers": layers}), part) for name, part in PARTS.items()}
+        for layers in ((), (1, 2), (2, 1, 1), (2,))
+    ]
+    assert keys[0] == keys[1] == keys[2]
+    assert {name for name in PARTS if keys[3][name] != keys[0][name]} == {"geometry", "probes", "interventions"}
 
 
 @pytest.mark.slow
