@@ -89,8 +89,7 @@ def examples_of(problems: Sequence[Problem], batches: Sequence[Batch], kind: Kin
     # Of operands the group holds the number, too; operators stand in no column.
     places = numbers[2] % _NUMBER if kind != "operator" else np.full(len(problem), -1)
     columns = [
-        [_column(problems[n], place), _column(problems[n], place - 1)]
-        for n, place in zip(*(problem, places), strict=True)
+        [_column(problems[n], place), _column(problems[n], place - 1)] for n, place in zip(problem, places, strict=True)
     ]
     return Examples(
         kind,

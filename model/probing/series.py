@@ -44,13 +44,6 @@ _READ = ("same column", "next lower column", "operator")
 Known = dict[tuple[str, int], list[dict[str, Any]]]
 
 
-class Controls(NamedTuple):
-    """What is found in an encoder that learnt nothing, by measure."""
-
-    kappas: dict[str, float]
-    read: dict[str, float]
-
-
 class Measured(NamedTuple):
     """A measure of one checkpoint, and of its control."""
 
@@ -70,10 +63,10 @@ def series(
     known, asked = _known(place), problems_asked(spec)
 
     @cache
-    def untrained() -> Controls:
-        """What is found before training, the same for every checkpoint."""
+    def untrained() -> dict[str, float]:
+        """What measures come to before training, the same for every checkpoint."""
         study = _study(model, spec)
-        return Controls(_kappas(study, "untrained"), _read(study, untrained_like(model)))
+        return {**_kappas(study, "untrained"), **_read(study, untrained_like(model))}
 
     for entry in _chosen(checkpoints, spec):
         if (entry.sha256, asked) in known:
@@ -138,17 +131,15 @@ def _study(model: TrainedEncoder, spec: ProbingSpec) -> Study:
     return Study(model, ProbingSpec(problems=problems_asked(spec)), _STATES)
 
 
-def _measured(study: Study, untrained: Callable[[], Controls]) -> Iterator[Measured]:
+def _measured(study: Study, untrained: Callable[[], dict[str, float]]) -> Iterator[Measured]:
     model, tables = study.model, symbol_tables(study.model.encoder, study.model.tokenizer)
     for symbols in ("digits", "numbers"):
         if symbols in tables:
             for fit in measures(tables[symbols][1]):
                 yield Measured(f"{symbols}: {fit.name}", fit.value, fit.shuffled_high)
     if study.has_columns:
-        for name, value in _kappas(study, "trained").items():
-            yield Measured(name, value, untrained().kappas.get(name))
-        for name, value in _read(study, model.encoder).items():
-            yield Measured(name, value, untrained().read[name])
+        for name, value in {**_kappas(study, "trained"), **_read(study, model.encoder)}.items():
+            yield Measured(name, value, untrained().get(name))
     if model.config.group == 1:
         yield from _edits(study)
 
