@@ -4,39 +4,49 @@ import ctypes
 import errno
 import fcntl
 import filecmp
+import logging
 import os
 import shutil
+import stat
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from storage.errors import RunFailure, UserError
+from storage.links import LinkError, folder_below, lock_below, open_below, remove_below, stat_below
 from storage.location import Location, Version, checked_part
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+_LOG = logging.getLogger(__name__)
 _LOCK = ".lock"
 _GLANCE_SECONDS = 0.1
-# Of Linux's renameat2: paths as they are, and two names that change places.
-_HERE, _RENAME_EXCHANGE = -100, 2
+# Of Linux's renameat2: two names that change places.
+_RENAME_EXCHANGE = 2
 
 
 @dataclass(frozen=True)
 class LocalLocation(Location):
-    """A file or folder by its path."""
+    """A file or folder by its path.
+
+    `root` is the folder that a person named, by default this one. Below it no symbolic link is followed: what a link
+    stands for counts as missing, with a warning, and can't be read, written or held.
+    """
 
     path: Path
+    root: Path | None = field(default=None, compare=False, repr=False)
 
     remote = False
 
     def __truediv__(self, part: str) -> "LocalLocation":
-        return LocalLocation(self.path / checked_part(part))
+        return LocalLocation(self.path / checked_part(part), self._root)
 
     def __str__(self) -> str:
         return str(self.path)
@@ -49,7 +59,7 @@ class LocalLocation(Location):
     @property
     def parent(self) -> "LocalLocation":
         """The folder in which this lies."""
-        return LocalLocation(self.path.parent)
+        return LocalLocation(self.path.parent, None if self.path == self._root else self._root)
 
     def below(self, folder: Location) -> str:
         """The path from a folder above to here."""
@@ -57,19 +67,18 @@ class LocalLocation(Location):
 
     def exists(self) -> bool:
         """Whether a file or folder lies here."""
-        return self.path.exists()
+        return self._stat() is not None
 
     def size(self) -> int:
         """Bytes of the file; -1 where there is none."""
-        try:
-            return self.path.stat().st_size
-        except OSError:
-            return -1
+        found = self._stat()
+        return found.st_size if found else -1
 
     def read(self) -> bytes:
         """The whole file; raises `RunFailure` where there is none."""
         try:
-            return self.path.read_bytes()
+            with open(open_below(self._root, self.path), "rb") as file:
+                return file.read()
         except OSError as error:
             raise RunFailure(f"{self} can't be read ({error.strerror}): run what made it again") from error
 
@@ -77,53 +86,60 @@ class LocalLocation(Location):
         """The file for reading, here and there in it; `whole` says that all of it will be needed."""
         import pyarrow as pa
 
-        return pa.OSFile(str(self.path))
+        try:
+            handle = open_below(self._root, self.path)
+        except LinkError as error:
+            raise OSError(errno.ELOOP, "a symbolic link is not followed", str(self.path)) from error
+        try:
+            # The file that is open, by a name of its own.
+            return pa.OSFile(f"/dev/fd/{handle}")
+        finally:
+            os.close(handle)
 
     def version(self) -> Version:
         """What tells this file from any later one; None where there is none."""
-        return True if self.path.exists() else None
+        return True if self.exists() else None
 
     def write_over(self, data: bytes, seen: Version) -> None:
         """Replace the file by `data` in one step, if it is still that of version `seen` or holds `data` already."""
         self.write(data)
 
     def remove(self) -> None:
-        """Delete the file or folder, if it is there."""
-        if self.path.is_dir():
-            shutil.rmtree(self.path)
-        else:
-            self.path.unlink(missing_ok=True)
+        """Delete the file or folder, if it is there; of a link the link alone."""
+        remove_below(self._root, self.path)
 
     def exchange(self, other: Location) -> None:
         """Swap two folders in one step, so that each name holds a whole one at any moment."""
+        assert isinstance(other, LocalLocation)
         swap = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
-        if not swap or swap(_HERE, os.fsencode(self.path), _HERE, os.fsencode(str(other)), _RENAME_EXCHANGE):
-            why = os.strerror(ctypes.get_errno()) if swap else "not on this system"
-            raise RunFailure(
-                f"{self} and {other} can't be swapped in one step ({why}): move both to a local Linux disk"
-            )
+        with self.parent._opened_folder() as here, other.parent._opened_folder() as there:
+            names = os.fsencode(self.name), os.fsencode(other.name)
+            if not swap or swap(here, names[0], there, names[1], _RENAME_EXCHANGE):
+                why = os.strerror(ctypes.get_errno()) if swap else "not on this system"
+                raise RunFailure(
+                    f"{self} and {other} can't be swapped in one step ({why}): move both to a local Linux disk"
+                )
         _sync(self.path.parent)
 
     def children(self) -> list[str]:
         """Names of what lies in this folder, sorted, without hidden ones; empty where there is no folder."""
-        try:
-            return sorted(entry.name for entry in self.path.iterdir() if not entry.name.startswith("."))
-        except (FileNotFoundError, NotADirectoryError):
+        found = self._stat()
+        if found is None or not stat.S_ISDIR(found.st_mode):
             return []
+        with os.scandir(self.path) as entries:
+            return sorted(entry.name for entry in entries if not entry.name.startswith(".") and _is_plain(entry))
 
     def files(self, suffix: str) -> list[str]:
         """Paths from here to all files below whose names end so, sorted."""
-        return sorted(
-            path.relative_to(self.path).as_posix() for path in self.path.rglob(f"*{suffix}") if path.is_file()
-        )
+        return sorted(path.relative_to(self.path).as_posix() for path in self._walk() if path.name.endswith(suffix))
 
     def holds(self, sizes: Mapping[str, int]) -> bool:
         """Whether files of these paths and sizes lie below."""
-        folder = str(self.path)
-        try:
-            return all(os.stat(f"{folder}/{checked_part(path)}").st_size == size for path, size in sizes.items())
-        except OSError:
-            return False
+        sizes_of: dict[str, dict[str, int]] = {}
+        for path, size in sizes.items():
+            folder, _, name = checked_part(path).rpartition("/")
+            sizes_of.setdefault(folder, {})[name] = size
+        return all((self / folder if folder else self)._holds_here(found) for folder, found in sizes_of.items())
 
     @contextmanager
     def staged(self) -> Iterator[Path]:
@@ -131,14 +147,14 @@ class LocalLocation(Location):
 
         A file that holds the same bytes already stays as it is.
         """
-        self.path.parent.mkdir(parents=True, exist_ok=True)
         beside = self.path.parent / f".{self.path.name}.{uuid.uuid4().hex}.partial"
         try:
-            yield beside
-            if not (self.path.is_file() and filecmp.cmp(beside, self.path, shallow=False)):
-                _sync(beside)
-                os.replace(beside, self.path)
-                _sync(self.path.parent)
+            with self.parent._opened_folder(make=True) as folder:
+                yield beside
+                if not (self._is_file() and filecmp.cmp(beside, self.path, shallow=False)):
+                    _sync(beside)
+                    os.replace(beside.name, self.name, src_dir_fd=folder, dst_dir_fd=folder)
+                    _sync(self.path.parent)
         except OSError as error:
             refuse_full_disk(error, f"the disk is full while writing {self}")
             raise
@@ -148,21 +164,22 @@ class LocalLocation(Location):
     @contextmanager
     def exclusive(self, what: str, *, wait_seconds: float = 0.0) -> Iterator[None]:
         """Hold this folder alone; the hold ends with the process, however that ends."""
-        self.path.mkdir(parents=True, exist_ok=True)
         # Who only asks whether it is held has it for microseconds.
         until = time.monotonic() + max(wait_seconds, _GLANCE_SECONDS)
-        with open(self.path / _LOCK, "w") as file:
-            while not try_lock(file.fileno()):
-                if time.monotonic() >= until:
-                    raise being_written(what)
-                time.sleep(_GLANCE_SECONDS / 2)
+        while (handle := self._lock()) is None:
+            if time.monotonic() >= until:
+                raise being_written(what)
+            time.sleep(_GLANCE_SECONDS / 2)
+        try:
             yield
+        finally:
+            os.close(handle)
 
     def is_held(self) -> bool:
         """Whether a process holds this folder alone now; what one that ended left says nothing."""
         try:
-            handle = os.open(self.path / _LOCK, os.O_RDONLY)
-        except OSError:
+            handle = open_below(self._root, self.path / _LOCK)
+        except (OSError, LinkError):
             return False
         try:
             fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -179,28 +196,18 @@ class LocalLocation(Location):
 
     def partials(self) -> Iterator[Location]:
         """What writers at work, or that were killed, have beside their files."""
-        for folder, below, names in os.walk(self.path):
-            below[:] = [name for name in below if not Path(folder, name, _LOCK).exists()]
-            for name in names:
-                if name.startswith(".") and name.endswith(".partial"):
-                    yield LocalLocation(Path(folder, name))
+        for path in self._walk(into_held=False):
+            if path.name.startswith(".") and path.name.endswith(".partial"):
+                yield LocalLocation(path, self._root)
 
     def total_bytes(self) -> int:
         """Bytes of the file, or of all files in the folder."""
-        if not self.path.is_dir():
-            return max(0, self.size())
-        return sum(
-            max(0, LocalLocation(Path(folder, name)).size())
-            for folder, _, names in os.walk(self.path)
-            for name in names
-        )
+        return self.size() if self._is_file() else sum(self._walk().values())
 
     def changed(self) -> float:
         """When the file or folder was last written, as seconds since 1970; 0 where there is none."""
-        try:
-            return self.path.stat().st_mtime
-        except OSError:
-            return 0.0
+        found = self._stat()
+        return found.st_mtime if found else 0.0
 
     def free_bytes(self) -> int | None:
         """Free bytes where this lies, or would lie; None where there is no such bound."""
@@ -222,6 +229,60 @@ class LocalLocation(Location):
         if not self.path.exists() or self.can_be_written():
             return self
         return cached(f"file-{self.name}", str(self))
+
+    @property
+    def _root(self) -> Path:
+        return self.root or self.path
+
+    def _stat(self) -> os.stat_result | None:
+        """What the system says of it; None for what is missing, behind a link, or neither file nor folder."""
+        try:
+            found = stat_below(self._root, self.path)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except LinkError as error:
+            _warn(str(error))
+            return None
+        return found if stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode) else None
+
+    def _is_file(self) -> bool:
+        found = self._stat()
+        return found is not None and stat.S_ISREG(found.st_mode)
+
+    def _opened_folder(self, *, make: bool = False) -> AbstractContextManager[int]:
+        return folder_below(self._root, self.path, make=make)
+
+    def _lock(self) -> int | None:
+        """A handle that holds this folder; None where another process holds it."""
+        try:
+            return lock_below(self._root, self.path / _LOCK)
+        except PermissionError as error:
+            if not (self.path / _LOCK).exists():
+                raise
+            raise UserError(
+                f"{error.filename} can't be locked ({error.strerror}): its owner has to run 'chmod a+r' on it"
+            ) from error
+
+    def _holds_here(self, sizes: Mapping[str, int]) -> bool:
+        """Whether files of these names and sizes lie in this folder."""
+        try:
+            with self._opened_folder() as folder:
+                found = {name: os.stat(name, dir_fd=folder, follow_symlinks=False) for name in sizes}
+        except (OSError, LinkError):
+            return False
+        return all(stat.S_ISREG(found[name].st_mode) and found[name].st_size == size for name, size in sizes.items())
+
+    def _walk(self, *, into_held: bool = True) -> dict[Path, int]:
+        """All regular files below with their sizes; not `into_held` leaves out folders that have a lock."""
+        found: dict[Path, int] = {}
+        for folder, below, names in os.walk(self.path) if self._stat() else ():
+            below[:] = [name for name in below if into_held or not Path(folder, name, _LOCK).exists()]
+            for path in (Path(folder, name) for name in names):
+                # It may be gone by now.
+                with suppress(FileNotFoundError):
+                    if stat.S_ISREG((seen := path.lstat()).st_mode):
+                        found[path] = seen.st_size
+        return found
 
 
 def try_lock(file: int) -> bool:
@@ -269,6 +330,19 @@ def this_machine() -> str:
         place.write(uuid.uuid4().hex.encode())
     boot = Path("/proc/sys/kernel/random/boot_id")
     return f"{place.read().decode()}-{boot.read_text().strip() if boot.exists() else uuid.getnode()}"
+
+
+def _is_plain(entry: "os.DirEntry[str]") -> bool:
+    """Whether it is a file or a folder, and no link to one."""
+    if entry.is_symlink():
+        _warn(f"{entry.path} is a symbolic link, and none is followed here: it is left out")
+    return entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False)
+
+
+@lru_cache(maxsize=256)
+def _warn(text: str) -> None:
+    """Say it once a process."""
+    _LOG.warning("%s", text)
 
 
 def _sync(path: Path) -> None:

@@ -22,6 +22,7 @@ from storage.local import LocalLocation
 from storage.location import Location, Workspace
 
 _MEMORY = "1GB"
+_SPILL = re.compile("[0-9a-f]{32}")
 
 # Kinds of query nodes that only read; a WITH clause may hold others, that write.
 _READING = {"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"}
@@ -182,7 +183,7 @@ def _spill_folder(workspace: Workspace) -> Iterator[LocalLocation]:
     own = folder / uuid.uuid4().hex
     with ExitStack() as held:
         with folder.exclusive(f"{folder}", wait_seconds=10):
-            for name in folder.children():
+            for name in filter(_SPILL.fullmatch, folder.children()):
                 _remove_unless_held(folder / name)
             held.enter_context(own.exclusive(f"{own}"))
         try:
@@ -200,5 +201,5 @@ def _remove_unless_held(folder: Location) -> None:
     try:
         with folder.exclusive(f"{folder}"):
             folder.remove()
-    except (UserError, FileExistsError):
+    except UserError:
         return

@@ -280,8 +280,26 @@ def test_what_a_killed_query_spilled_goes_with_the_next_one(own_small: Built) ->
         timeout=60,
     )
     assert len(spill.children()) == 1
-    with (spill / "held").exclusive("it"), open_catalog(own_small.workspace):
+    held = "0" * 32
+    with (spill / held).exclusive("it"), open_catalog(own_small.workspace):
         left = spill.children()
         assert len(left) == 2
         assert "held" in left
-    assert spill.children() == ["held"]
+    assert spill.children() == [held]
+
+
+def test_a_query_removes_nothing_that_no_query_made(own_small: Built, tmp_path: Path) -> None:
+    outside, spill = tmp_path / "outside", own_small.workspace.root.path / ".spill"
+    for folder in (outside, spill):
+        for name in ("photos", "1" * 32):
+            (folder / name).mkdir(parents=True)
+            (folder / name / "x").write_text("precious")
+    (spill / ("2" * 32)).symlink_to(outside)
+    with open_catalog(own_small.workspace):
+        pass
+    assert sorted(path.name for path in spill.iterdir()) == [".lock", "2" * 32, "photos"]
+    spill.rename(tmp_path / "moved")
+    spill.symlink_to(outside)
+    with pytest.raises(RunFailure, match=r"\.spill is a symbolic link"), open_catalog(own_small.workspace):
+        pass
+    assert sorted(path.name for path in outside.rglob("*")) == ["1" * 32, "photos", "x", "x"]

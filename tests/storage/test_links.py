@@ -1,0 +1,208 @@
+"""Links that somebody plants in a shared workspace lead nowhere: nothing behind them is read, written or deleted."""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from storage.links import LinkError, lock_below
+from storage.local import LocalLocation
+from storage.location import Location
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    """A folder that belongs to somebody else, with a file that is named like one of ours."""
+    place = tmp_path / "outside"
+    for folder in ("", "0" * 32, "sub"):
+        (place / folder).mkdir()
+        for name in (".lock", "x", ".x.partial"):
+            (place / folder / name).write_text("precious")
+    return place
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> LocalLocation:
+    """A workspace's folder."""
+    (tmp_path / "workspace").mkdir()
+    return LocalLocation(tmp_path / "workspace")
+
+
+def _held(place: Location) -> None:
+    with place.exclusive("it"):
+        pass
+
+
+def _staged(place: Location) -> None:
+    with place.staged() as path:
+        path.write_bytes(b"new")
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda link: (link / "x").read(),
+        lambda link: (link / "x").write(b"new"),
+        lambda link: (link / "sub" / "x").write(b"new"),
+        lambda link: (link / "sub" / "new" / "x").write(b"new"),
+        lambda link: _staged(link / "x"),
+        lambda link: _held(link),
+        lambda link: _held(link / "sub"),
+        lambda link: _held(link / "new"),
+        lambda link: (link / "x").remove(),
+        lambda link: (link / "sub").remove(),
+        lambda link: (link / "sub").exchange(link.parent / "own"),
+        lambda link: (link.parent / "own").exchange(link / "sub"),
+    ],
+)
+@pytest.mark.parametrize("deep", ["link", "own/link"])
+def test_nothing_behind_a_link_to_a_folder_is_changed_or_read(
+    root: LocalLocation, outside: Path, use: Callable[[Location], object], deep: str
+) -> None:
+    before = _content(outside)
+    (root.path / "own").mkdir()
+    (root.path / deep).symlink_to(outside)
+    with pytest.raises(LinkError, match=rf"{deep} is a symbolic link, and none is followed here") as failure:
+        use(root / deep)
+    assert "\n" not in str(failure.value)
+    assert _content(outside) == before
+
+
+def test_what_is_behind_a_link_counts_as_missing(
+    root: LocalLocation, outside: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (root.path / "folder").symlink_to(outside)
+    (root.path / "file").symlink_to(outside / "x")
+    (root / "own").write(b"own")
+    assert root.children() == ["own"]
+    assert f"{root / 'folder'} is a symbolic link" in caplog.text
+    for link in (root / "folder", root / "file", root / "folder" / "x"):
+        assert (link.exists(), link.size(), link.version(), link.children(), link.files("")) == (
+            False,
+            -1,
+            None,
+            [],
+            [],
+        )
+        assert (link.total_bytes(), link.changed(), link.is_held(), list(link.partials())) == (0, 0.0, False, [])
+        with pytest.raises(OSError, match="symbolic link"):
+            link.opened()
+    assert not root.holds({"folder/x": 8})
+    assert not root.holds({"file": 8})
+    assert root.holds({"own": 3})
+    assert (root.files(""), root.total_bytes()) == (["own"], 3)
+    root.sweep()
+    assert (outside / ".x.partial").exists()
+
+
+def test_a_link_itself_is_replaced_or_removed(root: LocalLocation, outside: Path) -> None:
+    before = _content(outside)
+    for name in ("one", "two", "three"):
+        (root.path / name).symlink_to(outside if name == "two" else outside / "x")
+    (root / "one").write(b"precious")
+    (root / "two").remove()
+    (root / "three").remove()
+    assert (root.path / "one").read_text() == "precious"
+    assert not (root.path / "one").is_symlink()
+    assert sorted(os.listdir(root.path)) == ["one"]
+    assert _content(outside) == before
+
+
+def test_a_lock_that_is_a_link_is_refused_and_a_file_that_was_there_keeps_its_bytes(
+    root: LocalLocation, outside: Path
+) -> None:
+    (root.path / ".lock").symlink_to(outside / "x")
+    with pytest.raises(LinkError, match=r"\.lock is a symbolic link"), root.exclusive("it"):
+        pass
+    assert (outside / "x").read_text() == "precious"
+    (root.path / ".lock").unlink()
+    (root.path / ".lock").write_text("kept")
+    with root.exclusive("it"):
+        assert root.is_held()
+    assert (root.path / ".lock").read_text() == "kept"
+
+
+def test_the_folder_that_a_person_names_may_be_a_link(root: LocalLocation, tmp_path: Path) -> None:
+    (tmp_path / "short").symlink_to(root.path)
+    named = Location.parse(str(tmp_path / "short"))
+    (named / "x").write(b"x")
+    with named.exclusive("it"):
+        assert root.is_held()
+    assert ((root / "x").read(), named.children(), named.exists()) == (b"x", ["x"], True)
+
+
+def test_a_pipe_or_folder_in_place_of_a_file_neither_hangs_nor_counts(root: LocalLocation) -> None:
+    os.mkfifo(root.path / "pipe")
+    (root.path / "folder").mkdir()
+    assert not (root / "pipe").exists()
+    assert root.children() == ["folder"]
+    for name in ("pipe", "folder"):
+        with pytest.raises(RuntimeError, match=f"{name} can't be read .not a regular file"):
+            (root / name).read()
+        with pytest.raises(OSError, match="not a regular file"):
+            (root / name).opened()
+
+
+def test_a_lock_that_was_replaced_in_the_meantime_is_taken_again(
+    root: LocalLocation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import fcntl
+
+    place, flock, replaced = root.path / ".lock", fcntl.flock, list[int]()
+
+    def replace_first(handle: int, operation: int) -> None:
+        """Another process puts a new file there between opening and locking."""
+        if not replaced:
+            replaced.append(handle)
+            place.unlink()
+            place.touch()
+        flock(handle, operation)
+
+    monkeypatch.setattr("storage.links.fcntl.flock", replace_first)
+    handle = lock_below(root.path, place)
+    assert handle is not None
+    assert os.path.samestat(os.fstat(handle), place.stat())
+    # So that nobody else has the lock that lies there.
+    assert lock_below(root.path, place) is None
+    os.close(handle)
+
+
+_AS_ANOTHER = """
+import os, sys
+from pathlib import Path
+from storage.local import LocalLocation
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+with LocalLocation(Path(sys.argv[1])).exclusive("it"):
+    print("held")
+"""
+
+
+def test_whoever_may_write_a_folder_may_hold_it_whatever_the_umask(tmp_path: Path) -> None:
+    umask = os.umask(0o077)
+    try:
+        with tempfile.TemporaryDirectory() as name:
+            os.chmod(name, 0o777)
+            folder = LocalLocation(Path(name))
+            with folder.exclusive("it"):
+                assert Path(name, ".lock").stat().st_mode & 0o777 == 0o666
+            if os.geteuid() == 0:
+                done = subprocess.run(
+                    [sys.executable, "-c", _AS_ANOTHER, name], cwd=ROOT, capture_output=True, text=True, check=False
+                )
+                assert done.stdout == "held\n", done.stderr
+        private = LocalLocation(tmp_path / "private")
+        with private.exclusive("it"):
+            assert (private.path / ".lock").stat().st_mode & 0o777 == 0o600
+    finally:
+        os.umask(umask)
+
+
+def _content(folder: Path) -> dict[str, tuple[str, int]]:
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path): (path.read_text(), path.stat().st_ino) for path in files}
