@@ -286,6 +286,8 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = RunFailure.exit_code
     except OSError as error:
+        if "--verbose" in sys.argv:
+            raise
         code = _complain(f"{error.filename or 'the system'}: {error.strerror or error}", RunFailure.exit_code)
     except Exception as error:
         if "--verbose" in sys.argv:

@@ -15,9 +15,11 @@ from flows.serving.server import PrefectServer, answers
 from storage.errors import RunFailure
 from storage.local import LocalLocation
 from storage.location import Location, Workspace
+from storage.machine import cores
 
 _OBJECT_STORE_BYTES = 256 << 20
 _SERVED = "served.json"
+_HEALTH = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"
 
 
 def end_quietly() -> None:
@@ -119,7 +121,6 @@ def ray_session(address: str = "", workspace: Location | None = None, *, cpus: i
     doesn't see the workspace.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.1")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
 
@@ -153,9 +154,12 @@ def _private(cpus: int) -> Iterator[None]:
     import ray
 
     _guard_ray()
+    # Of workers on this machine alone: on a cluster's nodes Ray's own interval is right.
+    own = _HEALTH not in os.environ
+    os.environ.setdefault(_HEALTH, "0.1")
     ray.init(
         address="local",
-        num_cpus=cpus or os.cpu_count() or 1,
+        num_cpus=cpus or cores(),
         include_dashboard=False,
         object_store_memory=_OBJECT_STORE_BYTES,
         logging_level="ERROR",
@@ -165,6 +169,8 @@ def _private(cpus: int) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+        if own:
+            del os.environ[_HEALTH]
 
 
 def _guard_ray() -> None:

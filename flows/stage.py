@@ -63,7 +63,11 @@ def stage(name: str, run_name: str) -> Callable[[Callable[[Request], Result]], F
             with _reported():
                 asked = _checked(kind, request)
                 with _turn(Workspace.open(asked.workspace)):
-                    return tried(asked)
+                    try:
+                        return tried(asked)
+                    except TransientFailure as failure:
+                        # Tried often enough: a flow around this one isn't to try all of it again.
+                        raise RunFailure(str(failure)) from failure
 
         def named() -> str:
             """What the run is called; its flow's name where what is asked can't be read."""

@@ -4,12 +4,19 @@ import signal
 import sys
 from collections.abc import Callable
 
+import torch
 from pydantic import ValidationError
 
 from storage.errors import RunFailure, UserError
+from storage.machine import cores
 from storage.parameters import one_line
 
 Stop = Callable[[], bool]
+
+
+def use_granted_cores() -> None:
+    """Let torch take no more threads than the cores that are granted: it doesn't see what a control group grants."""
+    torch.set_num_threads(min(torch.get_num_threads(), cores()))
 
 
 def run_plainly(work: Callable[[Stop], int], source: str) -> int:

@@ -13,6 +13,7 @@ from model.config import ONE_PASS, Decoding, Extent
 from model.decoding import Answers, fill_slots, spell
 from model.encoder import Encoder
 from model.optimizer import precision_of
+from model.process import use_granted_cores
 from model.run import RunConfig, load_run, run_tokenizer
 from model.tokenizer import Tokenizer, TokenLayout
 from storage.errors import UserError
@@ -39,6 +40,7 @@ class TrainedEncoder:
     @classmethod
     def open(cls, folder: Location, which: str = "best") -> "TrainedEncoder":
         """The 'best' or 'last' checkpoint of a run; raises `UserError` where there is none."""
+        use_granted_cores()
         config = load_run(folder)
         checkpoints = Checkpoints(folder / "checkpoints")
         entry = checkpoints.choose(which)

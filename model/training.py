@@ -31,7 +31,7 @@ from model.masking import loops_of, place_offsets, warm_loops_of
 from model.metrics import MetricsWriter
 from model.objectives import Objective
 from model.optimizer import build_optimizers, precision_of, rate_factor, set_rates
-from model.process import Stop, run_plainly
+from model.process import Stop, run_plainly, use_granted_cores
 from model.run import RunConfig, run_tokenizer
 from model.running_sum import OUTPUTS, RunningSum, running_sum_loss
 from model.throughput import Pace, peak_flops, training_flops
@@ -98,6 +98,8 @@ def train(
     """
     if job.threads:
         torch.set_num_threads(job.threads)
+    else:
+        use_granted_cores()
     with ExitStack() as stack:
         if _rank() == 0:
             stack.enter_context(job.run.exclusive(f"run {job.config.name!r}", wait_seconds=_LOCK_SECONDS))

@@ -113,12 +113,7 @@ def check_cores(workspace: Workspace) -> Finding:
     """Cores that there are, and how much of them is granted."""
     usable, granted, there = cores(), granted_cores(), os.cpu_count() or 1
     text = f"{usable} usable" + (f" of {there}" if usable < there else "")
-    if granted and granted < usable:
-        text += f", and a control group grants the time of {granted:g}"
-        remedy = (
-            f"grant more, or run under 'taskset -c 0-{max(0, round(granted) - 1)}', lest workers wait on each other"
-        )
-        return Finding("cores", "warning", text, remedy)
+    text += f", a control group grants the time of {granted:g}" if granted else ""
     if usable < 2:
         return Finding(
             "cores", "warning", text, "it works, at half the speed that the README names: give it two or more"

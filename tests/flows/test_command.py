@@ -3,12 +3,14 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from flows import command
 from pipelines.presets import CORPORA
 from tests.builders import Built
 
@@ -82,6 +84,23 @@ def test_leakage_of_tokens_is_one_line(small: Built, order: tuple[int, int]) -> 
     names = ["small", str(small.tokens.location)]
     result = numerate("corpus", "leakage", *(names[place] for place in order), "--workspace", str(small.workspace.root))
     assert_one_line(result, 2, "holds tokens, not problems")
+
+
+@pytest.mark.parametrize("words", [["status"], ["status", "--verbose"]], ids=["plain", "verbose"])
+def test_an_error_of_the_system_is_one_line_and_with_verbose_a_traceback(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(*words: object, **options: object) -> None:
+        raise OSError(5, "Input/output error", "/data/x")
+
+    monkeypatch.setattr(command, "app", fails)
+    monkeypatch.setattr(command, "end_quietly", lambda: None)
+    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+    monkeypatch.setattr(sys, "argv", ["numerate", *words])
+    with pytest.raises(OSError if "--verbose" in words else SystemExit) as ended:
+        command.main()
+    if isinstance(ended.value, SystemExit):
+        assert (ended.value.code, capsys.readouterr().err) == (1, "error: /data/x: Input/output error\n")
 
 
 def test_without_arguments_it_names_three_things_to_try() -> None:

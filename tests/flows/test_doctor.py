@@ -73,7 +73,7 @@ def test_a_workspace_that_cannot_be_written_is_a_problem() -> None:
 def test_a_control_group_may_grant_less_than_there_is(
     tmp_path: Path, place: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert machine.cores() == len(os.sched_getaffinity(0))
+    assert machine.cores() <= len(os.sched_getaffinity(0))
     assert (machine.granted_cores(tmp_path), machine.granted_memory(tmp_path)) == (None, None)
     (tmp_path / "cpu.max").write_text("max 100000\n")
     (tmp_path / "memory.max").write_text("max\n")
@@ -90,11 +90,44 @@ def test_a_control_group_may_grant_less_than_there_is(
     assert (machine.granted_cores(older), machine.granted_memory(older)) == (None, None)
     (older / "cpu/cpu.cfs_quota_us").write_text("150000\n")
     assert machine.granted_cores(older) == 1.5
-    monkeypatch.setattr(machine_checks, "granted_cores", lambda: 0.5)
     monkeypatch.setattr(machine_checks, "granted_memory", lambda: 1_500_000_000)
-    found = machine_checks.check_cores(place)
-    assert (found.level, "taskset -c 0-0'" in found.remedy) == ("warning", True)
     assert machine_checks.check_memory(place).level == "problem"
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_no_more_cores_are_used_than_the_own_group_and_those_above_it_grant(version: int, tmp_path: Path) -> None:
+    own, top = tmp_path / "own", tmp_path / "groups" if version == 2 else tmp_path / "groups/cpu"
+
+    def grant(group: str, cores: float) -> None:
+        (top / group).mkdir(parents=True, exist_ok=True)
+        quota = round(cores * 100_000)
+        if version == 2:
+            (top / group / "cpu.max").write_text(f"{quota} 100000\n")
+        else:
+            (top / group / "cpu.cfs_quota_us").write_text(f"{quota}\n")
+            (top / group / "cpu.cfs_period_us").write_text("100000\n")
+
+    own.write_text("0::/system/job\n" if version == 2 else "9:memory:/other\n4:cpu,cpuacct:/system/job\n")
+    grant("system/job", 5)
+    grant("system/other", 1)
+    assert machine.granted_cores(tmp_path / "groups", own) == 5
+    grant("system", 2.5)
+    assert machine.granted_cores(tmp_path / "groups", own) == 2.5
+    own.write_text("0::/not/mounted/here\n")
+    assert machine.granted_cores(tmp_path / "groups", own) is None
+    grant("", 0.5)
+    assert machine.granted_cores(tmp_path / "groups", own) == 0.5
+    assert machine.cores(tmp_path / "groups") == 1
+    grant("", 1_000)
+    assert machine.cores(tmp_path / "groups") == len(os.sched_getaffinity(0))
+
+
+def test_a_grant_of_less_than_two_cores_is_told(place: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine_checks, "cores", lambda: 1)
+    monkeypatch.setattr(machine_checks, "granted_cores", lambda: 1.5)
+    found = machine_checks.check_cores(place)
+    assert (found.level, found.text.endswith("a control group grants the time of 1.5")) == ("warning", True)
+    assert "give it two or more" in found.remedy
 
 
 def test_a_clock_in_the_past_is_a_problem(place: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,13 +1,19 @@
-"""A private Ray is its user's alone: it asks for a token, keeps that to itself, and opens no dashboard."""
+"""A private Ray is its user's alone: it asks for a token, keeps that to itself, opens no dashboard, and takes the cores
+that are granted."""
 
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import psutil
 import pytest
+import ray
+
+from flows import session
+from flows.session import ray_session
 
 _HOLD = """
 import sys
@@ -54,7 +60,8 @@ def test_a_private_ray_takes_its_user_alone_and_opens_no_dashboard(
         command = [sys.executable, "-c", _JOIN, address]
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
 
-    assert join(as_user(tmp_path / "me")).stdout == "1.0\n"
+    mine = join(as_user(tmp_path / "me"))
+    assert mine.stdout == "1.0\n", mine.stderr[-2_000:]
     without = join(as_user(tmp_path / "other", "disabled"))
     other.parent.mkdir()
     other.write_text("f" * 64)
@@ -68,3 +75,21 @@ def test_a_private_ray_takes_its_user_alone_and_opens_no_dashboard(
     ]
     # Without its pages the process only counts; its counters may be read on a port of their own.
     assert all("--disable-frontend" in each.cmdline() for each in dashboards)
+
+
+def test_a_private_ray_takes_the_cores_that_are_granted_and_it_alone_looks_after_its_workers_so_often(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    name, started = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", list[int]()
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {7})
+    monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", lambda **options: started.append(options["num_cpus"]))
+    monkeypatch.setattr(ray, "shutdown", lambda: None)
+    monkeypatch.setattr(session, "_cpus", lambda: 1)
+    monkeypatch.setattr(session, "_joined", lambda address: nullcontext())
+    with ray_session("head:6379"):
+        assert name not in os.environ
+    with ray_session():
+        assert os.environ[name] == "0.1"
+    assert (name in os.environ, started) == (False, [1])

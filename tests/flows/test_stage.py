@@ -48,6 +48,36 @@ def test_only_what_a_lost_worker_failed_is_tried_again(
     assert len(tried) == tries
 
 
+def test_a_flow_around_another_one_does_not_try_again_what_that_one_tried_often_enough(
+    prefect_api: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", prefect_api)
+    monkeypatch.setattr(stages, "_RETRY_SECONDS", [0.1])
+    tried: list[str] = []
+
+    @stage(name="inner", run_name="inner")
+    def inner(request: InWorkspace) -> dict[str, Any]:
+        """Loses its worker whenever it is tried."""
+        tried.append("inner")
+        raise TransientFailure("a worker was lost")
+
+    @stage(name="middle", run_name="middle")
+    def middle(request: InWorkspace) -> dict[str, Any]:
+        """Needs what the inner flow makes."""
+        tried.append("middle")
+        return inner(request)
+
+    @stage(name="outer", run_name="outer")
+    def outer(request: InWorkspace) -> dict[str, Any]:
+        """Needs what the middle flow makes."""
+        tried.append("outer")
+        return middle(request)
+
+    with pytest.raises(RunFailure, match="a worker was lost"):
+        outer(InWorkspace(workspace=str(tmp_path / "workspace")))
+    assert tried == ["outer", "middle", "inner", "inner", "inner"]
+
+
 def run_of_deployment(flow: Flow[..., Any], request: dict[str, Any]) -> Any:
     """What a process does that a runner or a worker starts for a run of a deployment."""
     with get_client(sync_client=True) as client:

@@ -1,6 +1,7 @@
 """What a look at a workspace shows: what lies there, what is at work, and what is broken, with the command for it."""
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ from flows.command import app
 from model.preparation import prepare
 from model.training import train
 from pipelines.fanout import Notes
+from storage import glance as glances
 from storage.errors import UserError
 from storage.glance import glance
 from storage.local import LocalLocation
@@ -200,9 +202,13 @@ def test_a_held_folder_is_at_work_and_a_left_lock_is_nothing(place: Path) -> Non
     assert len(status_of(str(place)).broken) == 2
 
 
-def test_a_glance_is_bounded_in_time_and_counts_what_it_looked_at(place: Path) -> None:
-    seen = glance(LocalLocation(place / "corpora/small"), "corpus small", until=0.0)
-    assert (seen.shards, seen.looked_at, seen.broken) == (12, 12, 0)
+def test_a_glance_is_bounded_in_time_and_counts_what_it_looked_at(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(glances, "_BATCH", 5)
+    folder = LocalLocation(place / "corpora/small")
+    shutil.rmtree(place / "corpora/small/data")
+    for until, looked_at in ((0.0, 5), (math.inf, 12)):
+        seen = glance(folder, "corpus small", until)
+        assert (seen.shards, seen.looked_at, seen.broken) == (12, looked_at, looked_at)
 
 
 def test_a_folder_that_holds_nothing_is_not_shown(place: Path) -> None:

@@ -19,6 +19,7 @@ from model.preparation import found_result
 from model.seeds import Seat, in_a_process, room_for, train_in_processes, train_side_by_side
 from model.training import TrainingJob, TrainingResult, train
 from storage.errors import RunFailure
+from storage.machine import cores
 from tests.builders import TINY_TRAINING, Built
 from tests.model.runs import LONGER, job_of, same_bits
 
@@ -42,10 +43,10 @@ def test_seeds_side_by_side_end_with_the_weights_of_each_seed_alone(small: Built
 @pytest.mark.slow
 def test_seeds_in_processes_end_with_the_weights_of_each_seed_alone(small: Built, tmp_path: Path) -> None:
     together, alone = jobs_of(small, tmp_path / "a", 2), jobs_of(small, tmp_path / "b", 2)
-    cores = len(os.sched_getaffinity(0))
+    granted = cores()
     results = train_in_processes(together, lambda: False)
     for one, other, result in zip(together, alone, results, strict=True):
-        assert train(replace(other, threads=max(1, cores // 2))) == result
+        assert train(replace(other, threads=max(1, granted // 2))) == result
         assert same_bits(one, other)
 
 

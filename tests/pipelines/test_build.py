@@ -73,6 +73,24 @@ def test_a_run_that_was_cut_off_makes_only_what_is_missing(ray_instance: int, tm
     assert not list(tmp_path.rglob("*.partial"))
 
 
+def test_notes_of_another_specification_in_the_same_folder_are_not_believed(tmp_path: Path) -> None:
+    class CutError(Exception):
+        pass
+
+    def cut(done: int) -> None:
+        raise CutError
+
+    other = SMALL.model_copy(update={"seed": SMALL.seed + 1})
+    with pytest.raises(CutError):
+        build_corpus(other, LocalLocation(tmp_path / "one"), in_flight=0, progress=cut)
+    assert list((tmp_path / "one" / ".progress").glob("[0-9]*.json"))
+    made, _ = build_corpus(SMALL, LocalLocation(tmp_path / "one"), in_flight=0)
+    plain, _ = build_corpus(SMALL, LocalLocation(tmp_path / "two"), in_flight=0)
+    assert (made.manifest, made.shards) == (plain.manifest, plain.shards)
+    for shard in made.shards:
+        assert made.verified(shard).exists()
+
+
 def test_notes_of_a_shard_that_is_gone_or_cut_are_not_believed(ray_instance: int, tmp_path: Path, small: Built) -> None:
     build(SMALL, tmp_path)
     (tmp_path / "manifest.json").unlink()
