@@ -15,6 +15,8 @@ from storage.manifest import Dataset
 
 # What the weights of a checkpoint mean. 2: states are normed between the runs of the block.
 MODEL_VERSION = 2
+# Which rows a training step reads, and what is masked or drawn at random in it.
+STEP_VERSION = 1
 
 
 class RunConfig(BaseModel):
@@ -23,6 +25,7 @@ class RunConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model_version: Literal[2]
+    step_version: int = Field(1, description="How a step chooses rows and masks; a run goes on with the same alone.")
     name: str
     corpus: str = Field(description="Name of the corpus.")
     tokenizer: str = Field(description="Name of the tokenizer.")
@@ -118,6 +121,7 @@ class RunConfig(BaseModel):
             )
         return cls(
             model_version=MODEL_VERSION,
+            step_version=STEP_VERSION,
             name=name,
             corpus=corpus.manifest.name,
             tokenizer=tokenizer[0],

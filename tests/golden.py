@@ -1,0 +1,175 @@
+"""Values that must not change by accident: of the order of rows, of rows and splits, of token ids, of training steps.
+
+`python -m tests.golden` writes them to `golden.json`. It refuses to change a value of a part whose version is the same.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+
+from model.config import TrainingSpec
+from model.masking import loops_of, place_offsets, slot_masks, warm_loops_of
+from model.objectives import Objective
+from model.run import STEP_VERSION
+from model.tokenizer import Tokenizer, TokenLayout
+from pipelines.components import components
+from pipelines.encode import ENCODER_VERSION, encode_rows
+from pipelines.generate import GENERATOR_VERSION, RangeTask, contents_of_range, sample_rows
+from pipelines.presets import CORPORA
+from pipelines.vocabulary import train_pieces
+from storage.lanes import BucketOrder, LanePlan
+from storage.manifest import SCHEMA_VERSION, SPLITS, hash_of
+from storage.order import Permutation, derive_key, keyed_hash, permuted, uniforms
+from storage.order import halves as halves_of
+
+FILE = Path(__file__).with_name("golden.json")
+COMMAND = "python -m tests.golden"
+
+# The presets, and how many of the first rows of each of their components are kept: 20 in all.
+_ROWS = {"notebook": 8, "arithmetic": 1, "long": 3}
+_HASHED_ROWS = 2_000
+_SPLIT_ROWS = 200
+
+
+def measured() -> dict[str, dict[str, Any]]:
+    """Each part: the versions of which one is raised when its values change, and the values by name."""
+    return {
+        "order": {"versions": {"GENERATOR_VERSION": GENERATOR_VERSION}, "values": _order()},
+        "rows": {"versions": {"GENERATOR_VERSION": GENERATOR_VERSION}, "values": _rows()},
+        "contents": {
+            "versions": {"GENERATOR_VERSION": GENERATOR_VERSION, "SCHEMA_VERSION": SCHEMA_VERSION},
+            "values": _contents(),
+        },
+        "tokens": {"versions": {"ENCODER_VERSION": ENCODER_VERSION}, "values": _tokens()},
+        "steps": {"versions": {"STEP_VERSION": STEP_VERSION}, "values": _steps()},
+    }
+
+
+def changed(kept: dict[str, dict[str, Any]], found: dict[str, dict[str, Any]]) -> list[str]:
+    """What differs between kept values and those found, of parts with the same versions, one line a value."""
+    lines = []
+    for part in kept.keys() & found.keys():
+        old, new = kept[part], found[part]
+        if old["versions"] == new["versions"]:
+            names = [name for name in old["values"] if name in new["values"]]
+            lines += [
+                f"{part}, {name}: raise {' or '.join(new['versions'])}, then '{COMMAND}'"
+                for name in names
+                if old["values"][name] != new["values"][name]
+            ]
+    return sorted(lines)
+
+
+def _order() -> dict[str, Any]:
+    counters = np.arange(4, dtype=np.uint64)
+    sizes = np.array([5, 70_000, 2**40, 2**62], np.uint64)
+    high, low = np.array([halves_of(int(size)) for size in sizes], np.uint64).T
+    salts = np.array([0, 1, 2, 3], np.uint32)
+    return {
+        "derive_key": [derive_key(*parts) for parts in ((), (0,), ("split",), (1, "a"), ("a", 1), (-7, "é", 2**70))],
+        "keyed_hash": keyed_hash(derive_key("golden"), counters).tolist(),
+        "uniforms": uniforms(derive_key("golden"), counters).tolist(),
+        "Permutation": {
+            str(size): Permutation(size, derive_key("golden", size))(counters % np.uint64(size)).tolist()
+            for size in (1, 3, 10, 99_991, 10**8, 2_700_000_000, 2**62)
+        },
+        "permuted": permuted(counters, sizes, high, low, derive_key("salted"), salts).tolist(),
+    }
+
+
+def _rows() -> dict[str, Any]:
+    found = {}
+    for name, rows in _ROWS.items():
+        spec = CORPORA[name]
+        found[name] = []
+        for component in components(spec):
+            table, splits = sample_rows(spec, component, rows)
+            for split, row in zip(splits, table.to_pylist(), strict=True):
+                found[name].append({"split": SPLITS[split], **row})
+        # One digit a row: the number of its split.
+        splits = np.concatenate([sample_rows(spec, component, _SPLIT_ROWS)[1] for component in components(spec)])
+        found[f"splits of {name}"] = "".join(map(str, splits))
+    return found
+
+
+def _contents() -> dict[str, Any]:
+    found = {}
+    for name in _ROWS:
+        spec = CORPORA[name]
+        for component in components(spec):
+            task = RangeTask(component.number, component, 0, _HASHED_ROWS)
+            contents = {path: held.content for path, held in contents_of_range(spec, task).items()}
+            found[f"{name}, component {component.number}"] = hash_of(contents)
+    return found
+
+
+def _tokens() -> dict[str, Any]:
+    table = pa.table({"problem": ["12+3", "7-99", "-(1*2)"], "answer": ["15", "-92", "-2"]})
+    tokenizer = Tokenizer(train_pieces([]))
+    return {"digit": encode_rows(table, tokenizer, TokenLayout(problem=7, answer=4)).tolist()}
+
+
+def _steps() -> dict[str, Any]:
+    plan, rows = LanePlan((5_000, 300, 0, 7_000, 41), 128, 7), torch.arange(6)
+    tokenizer = Tokenizer(train_pieces([]))
+    problems = {"12+3": "15", "7-99": "-92", "30+4": "34", "1+2": "3", "88-5": "83", "6+6": "12"}
+    table = pa.table({"problem": list(problems), "answer": list(problems.values())})
+    ids = torch.from_numpy(encode_rows(table, tokenizer, TokenLayout(problem=7, answer=4)).copy()).long()
+    return {
+        "segments": {
+            f"epoch {epoch}, lane {lane}": [list(vars(part).values()) for part in plan.segments(epoch, lane, 3, 150)]
+            for epoch, lane in ((0, 0), (0, 20), (0, 63), (1, 20))
+        },
+        "shuffle": {
+            f"epoch {epoch}, lane {lane}, window {window}": plan.shuffle(epoch, lane, window, 9).tolist()
+            for epoch, lane, window in ((0, 0, 0), (0, 0, 1), (0, 5, 0), (1, 0, 0))
+        },
+        "window_rows": [plan.window_rows(row_bytes) for row_bytes in (15, 1_000, 10**6)],
+        "buckets": [BucketOrder((5, 0, 2, 9)).bucket(step) for step in range(16)],
+        "masks": {
+            f"step {step}": _bits(slot_masks(11, step, rows, 7, share))
+            for step, share in ((0, 0.25), (1, 0.25), (100_000, 0.0))
+        },
+        "questions": {
+            objective: _bits(Objective(TrainingSpec(objective=objective, seed=4), tokenizer)(ids, 4, 9, rows).hidden)
+            for objective in ("answer", "anywhere", "all")
+        },
+        "offsets": place_offsets(11, 5, rows).tolist(),
+        "loops": [loops_of(11, step, 2, 9) for step in range(12)],
+        "warm loops": [warm_loops_of(11, step, 5) for step in range(12)],
+    }  # fmt: skip
+
+
+def _bits(flags: torch.Tensor) -> list[str]:
+    return ["".join(map(str, row)) for row in flags.int().tolist()]
+
+
+def _text(value: Any, levels: int, margin: str = "") -> str:
+    """JSON, with a line for each value of the outer `levels`."""
+    if not levels or not isinstance(value, dict | list):
+        return json.dumps(value, ensure_ascii=False)
+    inner = f"{margin} "
+    keys = [f"{json.dumps(key)}: " for key in value] if isinstance(value, dict) else [""] * len(value)
+    values = value.values() if isinstance(value, dict) else value
+    lines = [f"{inner}{key}{_text(each, levels - 1, inner)}" for key, each in zip(keys, values, strict=True)]
+    begin, end = "{}" if isinstance(value, dict) else "[]"
+    return "\n".join([begin, ",\n".join(lines), f"{margin}{end}"])
+
+
+def main() -> int:
+    """Write the file; 1 where a value changed and no version did."""
+    found = measured()
+    if FILE.exists() and (lines := changed(json.loads(FILE.read_text()), found)):
+        print("\n".join(lines), file=sys.stderr)
+        return 1
+    FILE.write_text(_text(found, 3) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
