@@ -5,7 +5,7 @@ PEERS := .venv-peers
 STAMP := $(VENV)/installed
 BIN := $(VENV)/bin
 
-.PHONY: run test test-all check bench peers setup browser screenshots clean
+.PHONY: run test test-all test-portable check bench peers setup browser screenshots clean
 run: $(STAMP)
 	$(BIN)/numerate run
 
@@ -16,6 +16,10 @@ test: $(STAMP) browser
 
 test-all: $(STAMP) browser
 	$(BIN)/python -m pytest
+
+# The numeric tests as other machines would compute; some fifteen minutes.
+test-portable: $(STAMP)
+	$(BIN)/python -m tests.portable
 
 # The UI is tried in a real browser, Debian's; where it can't be installed those tests are skipped, and say so.
 browser:

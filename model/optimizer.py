@@ -43,13 +43,23 @@ def set_rates(optimizers: dict[str, Optimizer], step: int, spec: TrainingSpec) -
 
 
 def precision_of(spec: TrainingSpec, device: torch.device) -> torch.dtype:
-    """The arithmetic of a training on this machine: bfloat16 on request or where the hardware multiplies it."""
+    """The arithmetic of a training on this machine: bfloat16 on request, or where it is multiplied by hardware."""
     if spec.precision == "auto":
         return torch.bfloat16 if _multiplies_bfloat16(device) else torch.float32
     return torch.bfloat16 if spec.precision == "bfloat16" else torch.float32
 
 
 def _multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether the hardware multiplies bfloat16 and the libraries may use it.
+
+    `ATEN_CPU_CAPABILITY` and `ONEDNN_MAX_CPU_ISA` can forbid what a processor has; oneDNN then computes bfloat16
+    hundreds of times slower than float32.
+    """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+    has = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return bool(
+        has
+        and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+        and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )

@@ -1,5 +1,6 @@
 """Small corpora made without Ray, for tests that are about something else."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +40,8 @@ TINY_TRAINING = TrainingSpec(
     validate_every=6,
     validation_rows=128,
     checkpoint_every=5,
-    precision="float32",
+    # `make test-portable` sets another.
+    precision=os.environ.get("NUMERATE_TEST_PRECISION", "float32"),
 )
 
 

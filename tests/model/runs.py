@@ -1,5 +1,6 @@
 """Runs that are trained in this process, and what they ended with."""
 
+import os
 from pathlib import Path
 
 import duckdb
@@ -14,6 +15,8 @@ from model.training import TrainingJob
 from storage.local import LocalLocation
 from tests.builders import TINY_TRAINING, Built
 
+# `make test-portable` sets another number.
+THREADS = int(os.environ.get("NUMERATE_TEST_THREADS", "1"))
 LONGER = TINY_TRAINING.model_copy(update={"steps": 30, "checkpoint_every": 10, "validate_every": 10})
 
 
@@ -22,7 +25,7 @@ def job_of(built: Built, folder: Path, spec: TrainingSpec, name: str = "run") ->
     config = RunConfig.of(name, spec, built.corpus, built.tokens, ("small-digit", built.tokenizer))
     run = LocalLocation(folder / name)
     claim_run(run, config, built.tokenizer)
-    return TrainingJob(run, built.tokens.location, config, threads=1)
+    return TrainingJob(run, built.tokens.location, config, THREADS)
 
 
 def final_tensors(job: TrainingJob) -> dict[str, torch.Tensor]:

@@ -123,8 +123,9 @@ def test_hidden_digits_far_away_change_nothing_until_loops_pass_it_on(small: Bui
     one, other = rows_of(small, "1234+1111", "9234+1111", layout=layout)
     near, far = (model(torch.stack([one, other]), 5, loops=loops).detach() for loops in (1, 4))
     # The slots from the right: units, tens, … ; the changed digit stands at place 4.
-    assert torch.allclose(near[0, -1], near[1, -1], atol=1e-6)
-    assert torch.allclose(near[0, -2], near[1, -2], atol=1e-6)
+    # The two rows of one product may be rounded otherwise, by some units in the last place of logits of about 1.
+    assert torch.allclose(near[0, -1], near[1, -1], atol=1e-5)
+    assert torch.allclose(near[0, -2], near[1, -2], atol=1e-5)
     assert not torch.allclose(near[0, -3], near[1, -3], atol=1e-3)
     assert not torch.allclose(far[0, -1], far[1, -1], atol=1e-3)
 

@@ -129,8 +129,9 @@ def check_replayed(encoder: Encoder, tokenizer: Tokenizer) -> None:
     zeros = {state: torch.zeros_like(values) for state, values in seen.items()}
     with replayed(encoder, zeros, states[-1]):
         known = logits_of(encoder, ids, slots)
-    assert torch.equal(known[0], known[1])
-    assert not torch.equal(known, logits_of(encoder, ids, slots))
+    # Rows of one product may be rounded otherwise where a kernel ends.
+    assert torch.allclose(known[0], known[1], atol=1e-5)
+    assert not torch.allclose(known, logits_of(encoder, ids, slots), atol=1e-3)
 
 
 def test_what_lies_before_an_edit_is_taken_as_it_was(encoder: Encoder, tokenizer: Tokenizer) -> None:

@@ -104,8 +104,10 @@ def test_each_problem_is_given_the_result_of_another_one() -> None:
     said = [result(each, 3) for each in two]
     with handed_on(result, np.array([1, 0])):
         given = result(together(two), 3)
-    assert torch.equal(given, torch.cat(said[::-1]))
-    assert torch.equal(result(together(two), 3), torch.cat(said))
+    # Other batch shapes take other kernels, which round otherwise; these are probabilities.
+    assert torch.allclose(given, torch.cat(said[::-1]), atol=1e-5)
+    assert torch.allclose(result(together(two), 3), torch.cat(said), atol=1e-5)
+    assert not torch.allclose(*said, atol=0.5)
 
 
 def test_nothing_is_said_where_there_is_no_unit(tmp_path: Path) -> None:

@@ -178,9 +178,12 @@ def test_what_is_refused_with_one_thread_is_one_line(small: Built, tmp_path: Pat
 
 
 def test_a_job_of_more_threads_trains_alike(small: Built, tmp_path: Path) -> None:
-    one, two = job_of(small, tmp_path / "a", TINY_TRAINING), job_of(small, tmp_path / "b", TINY_TRAINING)
+    # More threads add in another order; Muon, which rounds to bfloat16 on its way, would make a last bit a thousandth.
+    spec = TINY_TRAINING.model_copy(update={"optimizer": "adamw", "precision": "float32"})
+    one, two = (replace(job_of(small, tmp_path / str(n), spec), threads=n) for n in (1, 2))
+    before = torch.get_num_threads()
     train(one)
-    train(replace(two, threads=2))
-    torch.set_num_threads(1)
+    train(two)
+    torch.set_num_threads(before)
     for (_, a), (_, b) in zip(losses(one), losses(two), strict=True):
         assert a == pytest.approx(b, rel=1e-4)

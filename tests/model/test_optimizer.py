@@ -1,0 +1,19 @@
+import os
+
+import torch
+
+from model.config import TrainingSpec
+from model.optimizer import precision_of
+
+CPU = torch.device("cpu")
+
+
+def test_auto_is_float32_where_the_libraries_may_not_use_what_multiplies_bfloat16() -> None:
+    """`make test-portable` runs this with each of these limits."""
+    limits = {os.environ.get("ATEN_CPU_CAPABILITY"), os.environ.get("ONEDNN_MAX_CPU_ISA")}
+    found = precision_of(TrainingSpec(), CPU)
+    assert found in (torch.float32, torch.bfloat16)
+    if limits & {"default", "avx2", "AVX2"}:
+        assert found is torch.float32
+    for asked in (torch.float32, torch.bfloat16):
+        assert precision_of(TrainingSpec(precision=str(asked).removeprefix("torch.")), CPU) is asked

@@ -1,0 +1,107 @@
+"""Runs the numeric tests as other machines would: with other vector instructions, threads and precisions.
+
+`python -m tests.portable` runs all combinations, `python -m tests.portable NAME …` those named. A few combinations are
+chosen in which each value of each setting occurs; bfloat16 where oneDNN may only use AVX2 is none of them: it takes
+hundreds of times as long there, and `auto` never chooses it.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+# Every test file in which floats of an encoder or of a probe are compared, or answers that follow from them.
+NUMERIC = (
+    *(
+        f"tests/model/test_{name}.py"
+        for name in (
+            "decoding", "encoder", "evaluation", "optimizer", "probing_decoders", "probing_geometry",
+            "probing_interventions", "probing_states", "probing_study", "probing_unit", "resume", "running_sum",
+            "shipped", "training", "units",
+        )
+    ),
+    *(f"tests/flows/test_{name}.py" for name in ("evaluation", "probing", "solving", "suites")),
+)  # fmt: skip
+_LIMITS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA")
+
+
+@dataclass(frozen=True)
+class Machine:
+    """How a machine computes; without limits as this one does."""
+
+    threads: int
+    precision: str
+    """Of the trainings that don't need another; encoders that come with Numerate take `auto`."""
+    limits: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        limits = ", ".join(f"{name}={value}" for name, value in self.limits.items()) or "no limits"
+        return f"{limits}, {self.threads} thread{'s' * (self.threads > 1)}, {self.precision}"
+
+
+MACHINES = {
+    "own-bfloat16": Machine(1, "bfloat16"),
+    "own-threads": Machine(2, "float32"),
+    "default": Machine(1, "float32", {"ATEN_CPU_CAPABILITY": "default"}),
+    "onednn-avx2": Machine(1, "float32", {"ONEDNN_MAX_CPU_ISA": "AVX2"}),
+    "avx2": Machine(2, "float32", {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}),
+    "aten-avx2-bfloat16": Machine(2, "bfloat16", {"ATEN_CPU_CAPABILITY": "avx2"}),
+}
+
+
+def main() -> None:
+    """Entry point of `make test-portable`."""
+    parser = argparse.ArgumentParser(prog="python -m tests.portable", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(MACHINES)}; all by default")
+    names = parser.parse_args().names or [*MACHINES]
+    if unknown := [name for name in names if name not in MACHINES]:
+        parser.error(f"combination {unknown[0]!r} is unknown: take of {', '.join(MACHINES)}")
+    failed = [name for name in names if not _passes(name, MACHINES[name])]
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}; python -m tests.portable {' '.join(failed)} runs them again")
+
+
+def _passes(name: str, machine: Machine) -> bool:
+    """Run the tests and print a line, and the failures behind it."""
+    threads = str(machine.threads)
+    environment = {key: value for key, value in os.environ.items() if key not in _LIMITS} | machine.limits
+    environment |= {"OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
+    environment |= {"NUMERATE_TEST_THREADS": threads, "NUMERATE_TEST_PRECISION": machine.precision}
+    command = [sys.executable, "-m", "pytest", "-m", "not slow", "-rf", "--tb=short", "--durations=0", *NUMERIC]
+    # As many processes as leave each of two cores one thread.
+    command += ["-n", "2", "--dist", "loadfile"] if machine.threads == 1 else []
+    began = time.monotonic()
+    result = subprocess.run(
+        command,
+        env=environment,
+        cwd=Path(__file__).parents[1],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    said = "passed" if not result.returncode else "FAILED"
+    print(f"{name} ({machine}): {said}, {_counts(result.stdout)}, {time.monotonic() - began:.0f} s", flush=True)
+    if result.returncode:
+        print("\n".join(_failures(result.stdout)), flush=True)
+    return not result.returncode
+
+
+def _counts(output: str) -> str:
+    """The last line of pytest's, without its time."""
+    lines = [line for line in output.splitlines() if " passed" in line or " failed" in line or " error" in line]
+    return lines[-1].strip("= ").rpartition(" in ")[0] if lines else "no test was run"
+
+
+def _failures(output: str) -> Iterator[str]:
+    """What pytest printed from its first failure on; all of it where there is none."""
+    lines = output.splitlines()
+    first = next((n for n, line in enumerate(lines) if "= FAILURES =" in line or "= ERRORS =" in line), 0)
+    yield from lines[first:]
+
+
+if __name__ == "__main__":
+    main()
