@@ -284,7 +284,7 @@ def test_what_a_killed_query_spilled_goes_with_the_next_one(own_small: Built) ->
     with (spill / held).exclusive("it"), open_catalog(own_small.workspace):
         left = spill.children()
         assert len(left) == 2
-        assert "held" in left
+        assert held in left
     assert spill.children() == [held]
 
 
