@@ -1,18 +1,16 @@
-"""Where the command `numerate` begins: an interruption while its parts are still being imported is one line, too."""
+"""Where the command `numerate` begins: signals are heard before its parts are imported."""
 
 import sys
 
-_INTERRUPTED = 130
+from flows import interruption
 
 
 def main() -> None:
     """Entry point; never returns."""
-    try:
-        from flows.command import main as command
-    except KeyboardInterrupt:
-        print("error: interrupted", file=sys.stderr)
-        sys.exit(_INTERRUPTED)
-    command()
+    interruption.end_at_once()
+    from flows.command import run
+
+    sys.exit(interruption.guarded(lambda: run(sys.argv[1:])))
 
 
 if __name__ == "__main__":

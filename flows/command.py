@@ -8,12 +8,10 @@ import atexit
 import io
 import json
 import os
-import signal
 import sys
 import tempfile
 import traceback
 from collections.abc import Callable
-from types import FrameType
 from typing import Annotated, Literal, NoReturn
 
 from cyclopts import App, CycloptsError, Parameter
@@ -28,15 +26,12 @@ from flows.cli.publish_verbs import publish_app
 from flows.cli.serve_verbs import register_serve
 from flows.cli.submit_verbs import submit_app
 from flows.cli.verbs import Json, Place, flow_verb
+from flows.interruption import CODE, GOES_ON, heard
 from flows.presets import PRESETS
 from flows.requests import WORKSPACE, EndToEndRequest, request_text
-from flows.session import end_quietly
 from storage.errors import QueryAbandoned, RunFailure, UserError
 from storage.location import Location, Workspace
 from storage.parameters import one_line
-
-_INTERRUPTED = 130
-_GOES_ON = "interrupted: the same command goes on where this one ended"
 
 app = App(
     name="numerate", help=MANUAL, help_format="markdown", suppress_keyboard_interrupt=False, version_flags=["--version"]
@@ -257,46 +252,50 @@ def sql(
 arrange(app)
 
 
-def main() -> None:
-    """Entry point of the command; never returns."""
-    end_quietly()
-    signal.signal(signal.SIGTERM, _terminated)
+def run(arguments: list[str]) -> int:
+    """Do what the arguments ask; returns the exit code, and says in one line on standard error what failed."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A terminal that lacks a character is no reason to fail.
         sys.stdout.reconfigure(errors="replace")
-    code = 0
     try:
-        if len(sys.argv) == 1:
-            print(FIRST, end="")
+        if arguments:
+            app(arguments, exit_on_error=False, print_error=False)
         else:
-            app(sys.argv[1:], exit_on_error=False, print_error=False)
-    except (UserError, RunFailure) as error:
-        code = _complain(str(error), error.exit_code)
-    except ValidationError as error:
-        code = _complain(one_line(error), UserError.exit_code)
-    except CycloptsError as error:
-        cause = error.__cause__
-        text = one_line(cause) if isinstance(cause, ValidationError) else " ".join(str(error).split())
-        code = _complain(text, UserError.exit_code)
-    except KeyboardInterrupt as interruption:
-        code = _complain(str(interruption) or _GOES_ON, _INTERRUPTED)
+            print(FIRST, end="")
+        sys.stdout.flush()
+    except SystemExit as ending:
+        return int(ending.code or 0)
+    except Exception as error:
+        # A library may make something else of an interruption.
+        return _complain(GOES_ON, CODE) if heard() else _failed(error, verbose="--verbose" in arguments)
+    except BaseException as interruption:
+        code = _complain(str(interruption) or GOES_ON, CODE)
         if isinstance(interruption, QueryAbandoned):
             _end_at_once(code)
-    except BrokenPipeError:
+        return code
+    return 0
+
+
+def _failed(error: Exception, *, verbose: bool) -> int:
+    """Say what failed; returns the exit code."""
+    if isinstance(error, UserError | RunFailure):
+        return _complain(str(error), error.exit_code)
+    if isinstance(error, ValidationError):
+        return _complain(one_line(error), UserError.exit_code)
+    if isinstance(error, CycloptsError):
+        cause = error.__cause__
+        text = one_line(cause) if isinstance(cause, ValidationError) else " ".join(str(error).split())
+        return _complain(text, UserError.exit_code)
+    if isinstance(error, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = RunFailure.exit_code
-    except OSError as error:
-        if "--verbose" in sys.argv:
-            raise
-        code = _complain(f"{error.filename or 'the system'}: {error.strerror or error}", RunFailure.exit_code)
-    except Exception as error:
-        if "--verbose" in sys.argv:
-            raise
-        text = " ".join(str(error).split()) or "no message"
-        where = _noted(traceback.format_exc())
-        code = _complain(f"{type(error).__name__}: {text} (a bug; {where} says where)", RunFailure.exit_code)
-    sys.stdout.flush()
-    sys.exit(code)
+        return RunFailure.exit_code
+    if verbose:
+        raise error
+    if isinstance(error, OSError):
+        return _complain(f"{error.filename or 'the system'}: {error.strerror or error}", RunFailure.exit_code)
+    text = " ".join(str(error).split()) or "no message"
+    where = _noted("".join(traceback.format_exception(error)))
+    return _complain(f"{type(error).__name__}: {text} (a bug; {where} says where)", RunFailure.exit_code)
 
 
 def _noted(text: str) -> str:
@@ -327,7 +326,3 @@ def _end_at_once(code: int) -> NoReturn:
     sys.stdout.flush()
     atexit._run_exitfuncs()
     os._exit(code)
-
-
-def _terminated(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt

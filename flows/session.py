@@ -4,13 +4,14 @@ import atexit
 import json
 import os
 import secrets
-import signal
 import tomllib
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+from flows.cluster.owning import owned
 from flows.serving.server import PrefectServer, answers
 from storage.errors import RunFailure
 from storage.local import LocalLocation
@@ -127,10 +128,7 @@ def ray_session(address: str = "", workspace: Location | None = None, *, cpus: i
     if ray.is_initialized():
         yield _cpus()
         return
-    # ray.init replaces the handler by which a cancelled flow ends in order.
-    handler = signal.getsignal(signal.SIGTERM)
     with _joined(address) if address else _private(cpus):
-        signal.signal(signal.SIGTERM, handler)
         if address and workspace:
             _check(workspace)
         yield _cpus()
@@ -157,7 +155,8 @@ def _private(cpus: int) -> Iterator[None]:
     # Of workers on this machine alone: on a cluster's nodes Ray's own interval is right.
     own = _HEALTH not in os.environ
     os.environ.setdefault(_HEALTH, "0.1")
-    ray.init(
+    start = partial(
+        ray.init,
         address="local",
         num_cpus=cpus or cores(),
         include_dashboard=False,
@@ -166,9 +165,17 @@ def _private(cpus: int) -> Iterator[None]:
         log_to_driver=False,
     )
     try:
-        yield
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(owned(start))
+            except Exception as error:
+                # Ray raises plain exceptions where one of its processes doesn't come up in time.
+                text = " ".join(str(error).split())
+                raise RunFailure(
+                    f"Ray didn't start ({text}): run the same command again; 'numerate doctor' may say why"
+                ) from error
+            yield
     finally:
-        ray.shutdown()
         if own:
             del os.environ[_HEALTH]
 

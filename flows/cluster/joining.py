@@ -8,7 +8,8 @@ import os
 import sys
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
 from ray.exceptions import AuthenticationError, GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from flows.cluster.owning import owned
 from storage.errors import RunFailure, UserError
 from storage.location import Location
 
@@ -52,17 +54,16 @@ def joined(address: str) -> Iterator[None]:
     """
     head = check_address(address)
     environment = {} if _IN_A_JOB in os.environ else code_environment()
-    try:
-        ray.init(address=head, runtime_env=environment, logging_level="ERROR", log_to_driver=False)
-    except (RayError, RuntimeError, ConnectionError, ValueError) as error:
-        raise RunFailure(
-            f"this machine can't join the Ray cluster at {address} ({_first_line(error)}): run the command on one of "
-            "its nodes, or send it there by 'numerate submit'"
-        ) from error
-    try:
+    start = partial(ray.init, address=head, runtime_env=environment, logging_level="ERROR", log_to_driver=False)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(owned(start))
+        except (RayError, RuntimeError, ConnectionError, ValueError) as error:
+            raise RunFailure(
+                f"this machine can't join the Ray cluster at {address} ({_first_line(error)}): run the command on one "
+                "of its nodes, or send it there by 'numerate submit'"
+            ) from error
         yield
-    finally:
-        ray.shutdown()
 
 
 def check_address(address: str) -> str:

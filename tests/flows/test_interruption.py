@@ -25,6 +25,23 @@ HEEDLESS = "SELECT max(length(repeat('a', 1000000000 + (range % 2)::INT))) AS lo
 ENDLESS = "SELECT sum(hash(a.range * b.range)) AS sum FROM range(100000000) a, range(100000000) b"
 
 
+_SIGNAL_AT_AN_IMPORT = """
+import os, sys
+
+class Signal:
+    def find_spec(self, name, path=None, target=None):
+        if name == module:
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), number)
+
+module, number = sys.argv[1], int(sys.argv[2])
+sys.argv[1:] = ["solve", "1+1"]
+sys.meta_path.insert(0, Signal())
+from flows.__main__ import main
+main()
+"""
+
+
 @pytest.fixture
 def hearing() -> Iterator[None]:
     """The same for this process."""
@@ -53,23 +70,63 @@ def test_ctrl_c_ends_a_query_with_exit_code_130(small: Built, tmp_path: Path, qu
     assert list(tmp_path.iterdir()) == []
 
 
-def test_ctrl_c_before_the_command_is_there_is_one_line() -> None:
-    interrupted = """
-import sys
-
-class Interruption:
-    def find_spec(self, name, path=None, target=None):
-        if name == "flows.command":
-            raise KeyboardInterrupt
-
-sys.meta_path.insert(0, Interruption())
-from flows.__main__ import main
-main()
-"""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("module", "said"),
+    [
+        ("flows.command", "error: interrupted\n"),
+        ("numpy", "error: interrupted\n"),
+        # A verb imports it: the command is at work.
+        ("flows.grammar", "error: interrupted: the same command goes on where this one ended\n"),
+    ],
+)
+def test_a_signal_during_an_import_is_one_line(module: str, said: str, number: int, tmp_path: Path) -> None:
     ended = subprocess.run(
-        [sys.executable, "-c", interrupted], env=ENVIRONMENT, capture_output=True, text=True, check=False
-    )
-    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "error: interrupted\n")
+        [sys.executable, "-c", _SIGNAL_AT_AN_IMPORT, module, str(number)],
+        env=ENVIRONMENT, cwd=tmp_path, capture_output=True, text=True, check=False, preexec_fn=hear_interrupts,
+    )  # fmt: skip
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", said)
+
+
+def test_an_interruption_that_python_drops_comes_again(tmp_path: Path) -> None:
+    dropped = """
+import os, signal, sys
+from flows import interruption
+
+class Deleted:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        sum(range(1000))
+
+def work():
+    Deleted()
+    while True:
+        pass
+
+interruption.end_at_once()
+sys.exit(interruption.guarded(work))
+"""
+    ended = subprocess.run([sys.executable, "-c", dropped], env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout) == (130, "")
+    assert ended.stderr == "error: interrupted: the same command goes on where this one ended\n"
+
+
+def test_a_signal_at_the_end_changes_the_exit_code_and_lets_the_end_be() -> None:
+    late = """
+import atexit, os, signal, sys
+from flows import interruption
+
+def stop():
+    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGTERM)
+    print("stopped", flush=True)
+
+interruption.end_at_once()
+atexit.register(stop)
+sys.exit(interruption.guarded(lambda: 0))
+"""
+    ended = subprocess.run([sys.executable, "-c", late], env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "stopped\n", "error: interrupted\n")
 
 
 @pytest.mark.usefixtures("hearing")

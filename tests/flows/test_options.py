@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from flows.cli.options import options_of, resolve
-from flows.command import app, main
+from flows.command import app, run
 from flows.end_to_end import check_request
 from flows.presets import PRESETS
 from flows.requests import EndToEndRequest
@@ -68,14 +68,10 @@ def test_a_minus_can_be_an_operator_on_the_command_line(
 
 
 @pytest.mark.parametrize("words", [["--mixture", "x"], ["--empty-operators"], ["--operators", "^"], ["--rows", "x"]])
-def test_what_is_no_option_is_said_in_one_line(
-    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("sys.argv", ["numerate", "corpus", "describe", *words])
-    with pytest.raises(SystemExit) as end:
-        main()
+def test_what_is_no_option_is_said_in_one_line(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    code = run(["corpus", "describe", *words])
     line = capsys.readouterr().err
-    assert (end.value.code, line.count("\n")) == (2, 1)
+    assert (code, line.count("\n")) == (2, 1)
     assert line.startswith("error: ")
     assert "pydantic" not in line
 

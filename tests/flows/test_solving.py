@@ -3,7 +3,6 @@
 import ast
 import json
 import re
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -11,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.command import main
+from flows.command import run
 from flows.grammar import read
 from flows.solving import Style, read_problem
 from model.shipped import shipped_runs
@@ -182,10 +181,7 @@ def test_an_answer_that_is_withheld_is_a_question_mark_or_null(
     monkeypatch.chdir(tmp_path)
 
     def solve(*arguments: str) -> tuple[str, str]:
-        monkeypatch.setattr(sys, "argv", ["numerate", "solve", *arguments])
-        with pytest.raises(SystemExit) as end:
-            main()
-        assert end.value.code == 0
+        assert run(["solve", *arguments]) == 0
         return capsys.readouterr()
 
     given = json.loads(solve("12+34+5+99", "--json", "--abstain-below", "0.5")[0])
