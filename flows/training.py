@@ -12,6 +12,7 @@ from flows.session import ray_session
 from flows.stage import stage
 from flows.timing import note_seconds
 from flows.tokens import ensure_tokens
+from model.checkpoint import Checkpoints
 from model.config import TrainingSpec
 from model.launch import choose_room, launch
 from model.preparation import found_result, prepare
@@ -81,7 +82,9 @@ def _train(jobs: list[TrainingJob], missing: int, title: str, spec: TrainingSpec
 
 
 def _say_found(job: TrainingJob) -> bool:
-    """Whether a run is trained already; says so."""
+    """Whether a run is trained already; says so, and which of its checkpoints are damaged."""
+    for line in Checkpoints(job.run / "checkpoints").warnings():
+        say(f"warning: {line}")
     if result := found_result(job):
         say(f"run {job.config.name}: found, {result.step:,} steps, exact match on validation {result.exact_match:.2%}")
     return result is not None

@@ -108,6 +108,21 @@ class Checkpoints:
             raise UserError(f"run {self.folder.parent.name!r} has no checkpoint yet: train it first")
         return entry
 
+    def last_whole(self) -> tuple[CheckpointEntry | None, list[CheckpointEntry]]:
+        """The newest checkpoint whose file is as it was written, and the newer ones, whose files are damaged."""
+        damaged: list[CheckpointEntry] = []
+        for entry in reversed(self.index().entries):
+            if hash_of_bytes((self.folder / entry.file).read()) == entry.sha256:
+                return entry, damaged
+            damaged.append(entry)
+        return None, damaged
+
+    def warnings(self) -> list[str]:
+        """What a training says before it goes on from an older checkpoint than the newest, as that is damaged."""
+        last, damaged = self.last_whole()
+        where = f"training goes on from step {last.step:,}" if last else "there is none before it, training begins anew"
+        return [f"checkpoint {self.folder / entry.file} is damaged: {where}" for entry in damaged]
+
     def load(self, entry: CheckpointEntry, config: RunConfig) -> dict[str, Tensor]:
         """All tensors of a checkpoint; raises `RunFailure` if it is damaged or not of this run."""
         place = self.folder / entry.file

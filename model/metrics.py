@@ -46,6 +46,17 @@ class MetricsWriter:
             pq.write_table(table, path, compression="zstd")
         self.rows.clear()
 
+    def seconds(self) -> float:
+        """Seconds of training up to the last step that was written; 0 where none was, or where that can't be read."""
+        parts = [name for name in self.folder.children() if name.startswith("part-")]
+        if not parts:
+            return 0.0
+        try:
+            with (self.folder / parts[-1]).opened() as file:
+                return float(pq.ParquetFile(file).read(columns=["seconds"]).column(0)[-1].as_py())
+        except (OSError, ValueError, LookupError):
+            return 0.0
+
     def drop_after(self, step: int) -> None:
         """Delete parts that hold later steps than `step`; parts end at validations, and so at checkpoints."""
         for name in self.folder.children():

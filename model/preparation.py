@@ -38,8 +38,8 @@ def prepare(
 
 
 def found_result(job: TrainingJob) -> TrainingResult | None:
-    """The result of a run that has all its steps already; None where some are left."""
-    last = Checkpoints(job.run / "checkpoints").index().last
+    """The result of a run that has all its steps already; None where some are left, or are lost with a damaged file."""
+    last, _ = Checkpoints(job.run / "checkpoints").last_whole()
     if last is None or last.step < job.config.training.steps:
         return None
     return TrainingResult(last.step, True, last.exact_match)

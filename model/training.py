@@ -25,7 +25,7 @@ from model.batches import Stage, batches_from, held_rows, stages_of
 from model.checkpoint import CheckpointEntry, Checkpoints, restore
 from model.compilation import compile_layers, compiles
 from model.config import TrainingFile
-from model.decoding import answering
+from model.decoding import answering, parts_of
 from model.encoder import Encoder
 from model.masking import loops_of, place_offsets, warm_loops_of
 from model.metrics import MetricsWriter
@@ -149,7 +149,6 @@ class _Trainer:
                 ranks=self.ranks,
             )
         ]
-        self.exact_match = 0.0
         self.waiting: list[tuple[dict[str, Any], Tensor]] = []
 
     def run(self, stop: Callable[[], bool], report: Callable[[Progress], None]) -> TrainingResult:
@@ -159,7 +158,8 @@ class _Trainer:
         stopped, checked, began = False, self.step, time.perf_counter()
         self.pace.begin()
         while self.step < self.spec.steps and not stopped:
-            self._one_step(batches, began)
+            # As if there had been no stop: seconds go on where those of the last checkpoint ended.
+            self._one_step(batches, began - self.seconds)
             last = self.step == self.spec.steps
             if last or self.step % _AGREE_EVERY == 0:
                 stopped = self._agree(stop)
@@ -282,7 +282,8 @@ class _Trainer:
         correct = torch.zeros((), dtype=torch.float64, device=self.device)
         with answering(self.encoder, self.precision):
             for layout, held, _ in self.validation:
-                for rows in held.split(1024):
+                for part in parts_of(*held.shape):
+                    rows = held[part]
                     shown = rows.clone()
                     shown[:, -layout.answer :] = self.mask_id
                     right = self.encoder(shown, layout.answer).argmax(-1) == rows[:, -layout.answer :]
@@ -311,15 +312,15 @@ class _Trainer:
         _barrier()
 
     def _resume(self) -> int:
-        entry = self.checkpoints.index().last
-        step = 0
+        entry, _ = self.checkpoints.last_whole()
+        step, self.loss, self.exact_match, self.seconds = 0, 0.0, 0.0, 0.0
         if entry:
             restore(self.checkpoints.load(entry, self.job.config), self.encoder, self.optimizers)
-            step = entry.step
+            step, self.exact_match = entry.step, entry.exact_match
         if self.rank == 0:
             self.metrics.drop_after(step)
+            self.seconds = self.metrics.seconds()
             self.job.run.sweep()
-        self.loss = 0.0
         return step
 
     def _distributed(self) -> nn.Module:
@@ -373,6 +374,8 @@ def main() -> int:
 
 
 def _train_here(job: TrainingJob, stop: Stop) -> TrainingResult:
+    for line in Checkpoints(job.run / "checkpoints").warnings():
+        print(f"warning: {line}", file=sys.stderr)
     return train(job, stop=stop, report=lambda progress: print(progress, flush=True))
 
 

@@ -70,7 +70,7 @@ _COLUMNS = {
         "problems": "Problems seen so far.",
         "loss": "Mean cross-entropy over the masked tokens, in nats, and that of running sums where they are asked.",
         "learning_rate": "Learning rate of the step.",
-        "seconds": "Seconds since training began, or went on after a stop.",
+        "seconds": "Seconds of training up to this step; the time between a stop and a resume is left out.",
         "data_seconds": "Seconds for which the step waited for data.",
         "problems_per_second": "Problems a second, over the at most ten steps between two looks at the loss; "
         "validation and checkpoints are left out.",

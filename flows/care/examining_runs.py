@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from flows.care import mending
 from flows.care.examining import KINDS, Findings, read_json, spec_of
+from model.file_length import is_cut_off
 from model.run import RunConfig, load_run
 from storage.errors import RunFailure, UserError
 from storage.location import Location
@@ -39,7 +40,7 @@ def look_at_run(found: Findings, folder: Location) -> RunState | None:
     except RunFailure as error:
         found.fault(what, str(error))
         return RunState(folder.name, "damaged")
-    steps, (saved, validation) = config.training.steps, _checkpoints(folder / "checkpoints")
+    steps, (saved, validation, damaged) = config.training.steps, _checkpoints(folder / "checkpoints")
     begun = _last_metrics(folder / "metrics")
     if folder.is_held() or (folder / ".launch").is_held():
         found.at_work.append(f"{what} is being trained, step {max(begun, saved):,} of {steps:,}")
@@ -49,9 +50,12 @@ def look_at_run(found: Findings, folder: Location) -> RunState | None:
         state = "trained elsewhere"
     else:
         state = "trained" if saved >= steps else f"stopped at step {saved:,}"
+        if damaged > saved:
+            lost = f"its checkpoint of step {damaged:,} is damaged, the one before is of step {saved:,} of {steps:,}"
+        else:
+            lost = f"its training was cut off at step {saved:,} of {steps:,}"
         if not _sources_are_gone(found, what, config) and saved < steps:
-            again = mending.train_command(config, found.uri)
-            found.fault(what, f"its training was cut off at step {saved:,} of {steps:,}: go on", again)
+            found.fault(what, f"{lost}: go on", mending.train_command(config, found.uri))
     return RunState(
         folder.name,
         state,
@@ -94,16 +98,26 @@ def _sources_are_gone(found: Findings, what: str, config: RunConfig) -> bool:
     return True
 
 
-def _checkpoints(folder: Location) -> tuple[int, float | None]:
-    """The step of the last checkpoint that lies there, and the best exact match of any; 0 and None without one."""
+def _checkpoints(folder: Location) -> tuple[int, float | None, int]:
+    """The step of the last whole checkpoint, the best exact match of any, and the step of the last one that is cut off.
+
+    0, None and 0 without one.
+    """
     entries = read_json(folder / "index.json").get("entries", [])
     try:
         lying = [
-            (int(entry["step"]), float(entry["exact_match"])) for entry in entries if (folder / entry["file"]).exists()
+            (int(entry["step"]), float(entry["exact_match"]), is_cut_off(folder / entry["file"]))
+            for entry in entries
+            if (folder / entry["file"]).exists()
         ]
     except (TypeError, LookupError, ValueError):
-        return 0, None
-    return max((step for step, _ in lying), default=0), max((match for _, match in lying), default=None)
+        return 0, None, 0
+    whole = [(step, match) for step, match, damaged in lying if not damaged]
+    return (
+        max((step for step, _ in whole), default=0),
+        max((match for _, match in whole), default=None),
+        max((step for step, _, damaged in lying if damaged), default=0),
+    )
 
 
 def _last_metrics(folder: Location) -> int:

@@ -73,10 +73,9 @@ def _training(connection: duckdb.DuckDBPyConnection, config: RunConfig) -> list[
     facts = connection.execute(
         "SELECT max(step) AS steps, max(problems) AS problems, arg_max(loss, step) AS loss, "
         "max(validation_exact_match) AS best, avg(problems_per_second) AS rate, "
-        # Seconds begin anew where a training went on after a stop.
-        "100 * sum(data_seconds) / sum(seconds) FILTER (following IS NULL OR following < seconds) AS waited, "
+        "100 * sum(data_seconds) / max(seconds) AS waited, "
         "min(problems) FILTER (validation_exact_match >= 0.99) AS learnt "
-        "FROM (SELECT *, lead(seconds) OVER (ORDER BY step) AS following FROM metrics WHERE run = ?)",
+        "FROM metrics WHERE run = ?",
         [config.name],
     ).fetchone()
     if not facts or facts[0] is None:

@@ -126,6 +126,18 @@ def test_a_damaged_index_of_checkpoints_is_a_training_to_be_done_again(place: Pa
     assert list(broken(place)) == ["run one"]
 
 
+@pytest.mark.parametrize("cut", [slice(0), slice(4), slice(5_000), slice(-1)])
+def test_a_last_checkpoint_that_is_cut_off_is_named_and_is_no_trained_run(place: Path, cut: slice) -> None:
+    last = place / "runs/one/checkpoints/step-000000012.safetensors"
+    last.write_bytes(last.read_bytes()[cut])
+    status = status_of(str(place))
+    (run,) = status.runs
+    assert (run.state, run.step, run.steps) == ("stopped at step 10", 10, 12)
+    (fault,) = status.broken
+    assert fault.text == "its checkpoint of step 12 is damaged, the one before is of step 10 of 12"
+    assert "--corpus small --name one" in fault.mend
+
+
 def test_an_older_schema_version_is_migrated(place: Path) -> None:
     write_old(place / "corpora/old", MIXED)
     assert broken(place) == {"corpus old": "numerate corpus migrate old"}

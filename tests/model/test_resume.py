@@ -1,11 +1,16 @@
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from model.batches import batches_from, stages_of
 from model.checkpoint import Checkpoints
 from model.config import CurriculumStage, TrainingSpec
+from model.metrics import read_metrics
+from model.preparation import found_result
 from model.training import train
 from tests.builders import TINY_TRAINING, Built
 from tests.model.runs import LONGER, job_of, losses, same_bits
@@ -63,6 +68,71 @@ def test_a_killed_run_goes_on_from_its_checkpoint_and_drops_later_metrics(small:
     assert train(cut).finished
     assert same_bits(whole, cut)
     assert losses(whole) == losses(cut)
+
+
+def test_seconds_go_on_after_a_resume(small: Built, tmp_path: Path) -> None:
+    job = job_of(small, tmp_path, LONGER)
+    train(job, stop=Countdown(1))
+    (*_, last) = (name for name in (job.run / "metrics").children())
+    place = Path(str(job.run / "metrics" / last))
+    table = pq.read_table(place)
+    # As if the first twenty steps had taken an hour more.
+    later = pc.add(table.column("seconds"), 3_600.0)
+    pq.write_table(table.set_column(table.schema.get_field_index("seconds"), "seconds", later), place)
+    train(job)
+    found = read_metrics(job.run / "metrics")
+    seconds = found.column("seconds").to_pylist()
+    assert seconds[20:] == sorted(seconds[20:])
+    assert 3_600 < seconds[19] < seconds[20] < seconds[-1] < 7_200
+    # What README and comparisons ask: rows a second, and the share of waiting.
+    assert sum(found.column("data_seconds").to_pylist()) < seconds[-1] - 3_600
+
+
+def test_metrics_that_cannot_be_read_do_not_keep_a_training_from_going_on(small: Built, tmp_path: Path) -> None:
+    job = job_of(small, tmp_path, TINY_TRAINING)
+    train(job, stop=Countdown(0))
+    (*_, last) = (name for name in (job.run / "metrics").children())
+    (job.run / "metrics" / last).write(b"PAR1")
+    assert train(job).finished
+
+
+def test_a_finished_training_says_again_what_it_reached(small: Built, tmp_path: Path) -> None:
+    job = job_of(small, tmp_path, TINY_TRAINING)
+    first = train(job)
+    # Something that no untrained encoder reaches.
+    index = Checkpoints(job.run / "checkpoints").index()
+    last = index.entries[-1].model_copy(update={"exact_match": 0.75})
+    index = index.model_copy(update={"entries": (*index.entries[:-1], last)})
+    (job.run / "checkpoints" / "index.json").write(index.model_dump_json().encode())
+    assert train(job) == replace(first, exact_match=0.75)
+
+
+def test_a_damaged_last_checkpoint_is_named_and_training_goes_on_from_the_one_before(
+    small: Built, tmp_path: Path
+) -> None:
+    whole, cut = job_of(small, tmp_path / "a", LONGER), job_of(small, tmp_path / "b", LONGER)
+    train(whole)
+    train(cut)
+    checkpoints = Checkpoints(cut.run / "checkpoints")
+    place = checkpoints.folder / "step-000000030.safetensors"
+    place.write(place.read()[:-1])
+    assert found_result(cut) is None
+    assert checkpoints.warnings() == [f"checkpoint {place} is damaged: training goes on from step 20"]
+    assert train(cut) == found_result(whole)
+    assert same_bits(whole, cut)
+    assert losses(whole) == losses(cut)
+    assert checkpoints.warnings() == []
+
+
+def test_with_no_whole_checkpoint_left_training_begins_anew(small: Built, tmp_path: Path) -> None:
+    job = job_of(small, tmp_path, TINY_TRAINING.model_copy(update={"checkpoint_every": 10}))
+    train(job, stop=Countdown(0))
+    checkpoints = Checkpoints(job.run / "checkpoints")
+    (checkpoints.folder / "step-000000010.safetensors").write(b"")
+    (line,) = checkpoints.warnings()
+    assert line.endswith("is damaged: there is none before it, training begins anew")
+    assert train(job).finished
+    assert [step for step, _ in losses(job)] == list(range(1, 13))
 
 
 @pytest.mark.parametrize("ranks", [2, pytest.param(3, marks=pytest.mark.slow)])
