@@ -6,7 +6,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from storage.errors import UserError
 from storage.lanes import LANES
-from storage.manifest import hash_of
 
 
 class Extent(NamedTuple):
@@ -293,11 +292,6 @@ class TrainingSpec(BaseModel):
         How many workers there are and how many checkpoints are kept is no part of it.
         """
         return self.model_dump(mode="json", exclude={"workers", "min_workers", "keep"})
-
-    @property
-    def spec_hash(self) -> str:
-        """Hash of `identity`."""
-        return hash_of(self.identity())
 
 
 class Seeds(BaseModel):

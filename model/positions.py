@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import embedding
 
 from model.config import EncoderConfig
-from model.tokenizer import DIGITS, EQUALS, MASK, Tokenizer
+from model.tokenizer import DIGITS, MASK, Tokenizer
 
 OPERATORS, OPENING, CLOSING = "+-*", "(", ")"
 
@@ -45,7 +45,6 @@ class Positions(nn.Module):
         for kind, known in enumerate((DIGITS, OPERATORS, OPENING, CLOSING)):
             kinds[kind, [number for number, piece in enumerate(pieces) if set(piece) <= set(known)]] = True
         kinds[0, tokenizer.id_of(MASK)] = True
-        self.equals = tokenizer.id_of(EQUALS)
         self.register_buffer("kinds", kinds, persistent=False)
         self.kinds: Tensor
 

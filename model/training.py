@@ -313,7 +313,8 @@ class _Trainer:
 
     def _resume(self) -> int:
         entry, _ = self.checkpoints.last_whole()
-        step, self.loss, self.exact_match, self.seconds = 0, 0.0, 0.0, 0.0
+        step = 0
+        self.loss = self.exact_match = self.seconds = 0.0
         if entry:
             restore(self.checkpoints.load(entry, self.job.config), self.encoder, self.optimizers)
             step, self.exact_match = entry.step, entry.exact_match

@@ -48,10 +48,10 @@ PROBE_MEANINGS = {
         **_STATE,
         "split": "What the probe never saw: numbers; lengths; or columns, both numbers and digits that add up.",
         "probe": "linear or circular.",
-        "control": "trained, or to compare: untrained (the same shape) or random (they learnt labels at random).",
+        "control": "trained, or to compare: untrained (the same shape) or random (each type of token has a label at "
+        "random, as arXiv 1909.03368 does it; kappa less this one is the selectivity).",
         "kappa": "Cohen's kappa: 1 where all is told, 0 where no more than by chance.",
-        "low": "Lower end of the 95 % interval over resampled numbers and problems; of labels at random, the "
-        "least draw.",
+        "low": "Lower end of the 95 % interval over resampled numbers and problems; of random labels, the least draw.",
         "high": "Upper end of it, or the most.",
         "classes": "Values of the label.",
         "examples": "Tokens that were asked.",
@@ -93,7 +93,7 @@ PROBE_MEANINGS = {
         "role": "Part that the tokens play for the answer's digit, such as same column.",
         "difference": "Place of the operands' digits less that of the answer's digit, from -3 or less to 3 or more.",
         "weight": "Attention to all such tokens together, in the mean over digits of answers.",
-        "even": "The same if the head read all tokens alike.",
+        "even": "The same if the head read all tokens but padding alike.",
     },
     "probe_unit": {
         **_HEAD,
@@ -101,7 +101,7 @@ PROBE_MEANINGS = {
         "control": "trained, or to compare untrained (the same shape): what the unit reads is built in to begin with.",
         "measure": "operation read and operands read (shares of problems), written (size of what the unit adds beside "
         "the states of the slots), answered (rightly, in one pass), answered without (the unit), answered as another "
-        "(problem with an answer as long, whose result the unit is given), or gate (its mean size).",
+        "(problem with an answer of as many digits, whose result the unit is given), or gate (its mean size).",
         "loop": "Run of the block, from 1; 0 for the last one of each problem, or the whole encoder.",
         "operator": "Operator of problems with one, or several; all for the gate.",
         "problems": "Problems that were asked.",
@@ -133,9 +133,10 @@ PROBE_MEANINGS = {
         "exact_match": "Its exact match on validation.",
         "measure": "Fit of the embeddings; kappa of a label at a kind of token, the best over states; read, the share "
         "of attention of the head that reads a role most; moved and patched, the share that follows an edit; ablated, "
-        "the share still right without the head that is needed most.",
+        "the share still right without a head, in the mean over the heads.",
         "value": "What it came to.",
-        "control": "What 95 % of shuffles stay below, kappa of untrained states, all tokens read alike, random moves, "
+        "control": "What 95 % of shuffles stay below, kappa of untrained states, what untrained weights read, random "
+        "moves, "
         "states with the same carry, or a random subspace; NULL where there is none.",
         "sha256": "Hash of the checkpoint.",
         "problems": "Problems that probes learnt from; a run asked again with others has rows of both.",

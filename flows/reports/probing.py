@@ -105,7 +105,10 @@ def _told(data: ProbeData, label: str) -> Finding | None:
     untrained = data.values("probes", keys, where.format("untrained"), "kappa")
     plain = max(value.most for value in untrained.values())
     by_heart = data.single("probes", where.format("random"), "kappa")
-    found = trained[best].mean >= _TOLD and trained[best].least > plain
+    # A probe that does as well with a random label for each type of token knows the types by heart.
+    least = max(plain, by_heart.mean if by_heart else -1.0)
+    found = trained[best].mean >= _TOLD and trained[best].least > least
+    selective = f", selectivity {trained[best].mean - by_heart.mean:.2f}" if by_heart else ""
     loops = max(loop for loop, _ in trained)
     (count,) = data.rows("probes", "min(numbers)", where.format("trained"))[0]
     more = "".join(
@@ -123,7 +126,7 @@ def _told(data: ProbeData, label: str) -> Finding | None:
         found,
         f"{_TEXTS[label]}: {_found(found)}, κ {trained[best].text()} at {state_text(best, loops)}, the best of "
         f"{len(trained)} states{f', asked of {count:,} numbers' if count else ''} (untrained, upper ends, at most "
-        f"{plain:.2f}, labels at random {_mean(by_heart)}){more}",
+        f"{plain:.2f}, a random label for each type of token {_mean(by_heart)}{selective}){more}",
     )
 
 

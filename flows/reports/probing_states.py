@@ -80,7 +80,8 @@ def attention_figure(data: ProbeData) -> Figure | None:
     ]
     matrix = np.array([[values[*head, role].mean for role in roles] for head in heads])
     matrix = np.vstack([matrix, [even[(role,)].mean for role in roles]])
-    names = [f"{state_text((loop, layer), loops)}, head {head}" for loop, layer, head in heads] + ["all tokens alike"]
+    names = [f"{state_text((loop, layer), loops)}, head {head}" for loop, layer, head in heads]
+    names.append("all but padding alike")
 
     def draw(axes: Axes) -> None:
         """A line a head."""
@@ -220,7 +221,7 @@ def unit_figure(data: ProbeData) -> Figure | None:
         f"{np.mean([sizes[-1] for sizes in written]):.0%} of the slots' states in size (its gate {gate.mean:.2f}). "
         f"Problems of {first.replace('*', '×')} are answered in {answered.text('.0%')} with the unit, in "
         f"{without.text('.0%')} where it is left out, and as another problem in {other.text('.0%')} where it is given "
-        "that one's result (of answers as long).",
+        "that one's result (of answers of as many digits).",
         "Both numbers are what it reads to begin with, built in, as the rings say. An encoder that learnt with its "
         "unit never learnt to do without: what is lost is no measure of what it would know by itself.",
         first=True,

@@ -29,7 +29,7 @@ class Attended(NamedTuple):
     offsets: NDArray[np.float64]
     """Weight of operands' digits by their place less the slot's, -REACH … REACH, [2 · REACH + 1]."""
     even: NDArray[np.float64]
-    """What the roles would weigh if all tokens weighed the same, [roles]."""
+    """What the roles would weigh if all tokens but padding, which no head can read, weighed the same, [roles]."""
 
 
 def attended(encoder: Encoder, problems: Sequence[Problem], batches: Sequence[Batch]) -> Iterator[Attended]:
@@ -40,8 +40,9 @@ def attended(encoder: Encoder, problems: Sequence[Problem], batches: Sequence[Ba
     for batch in batches:
         parts, asked = _parts(problems, batch)
         spread = parts[asked]
-        shares = np.stack([(spread == role).mean(1) for role in range(len(ROLES))], 1)
-        even += shares.sum(0)
+        counts = np.stack([(spread == role).sum(1) for role in range(len(ROLES))], 1)
+        counts[:, ROLES.index("padding")] = 0
+        even += (counts / counts.sum(1, keepdims=True)).sum(0)
         counted += len(spread)
         offsets = _offsets(problems, batch)[asked]
         with attention_recorded(encoder) as seen:

@@ -28,6 +28,8 @@ _MOST_CLASSES, _PARTS = 24, 10
 # Fewer examples of a label, to train on or to ask, say nothing.
 _LEAST = 40
 _ITERATIONS = 60
+# Draws of labels for one that has two of them, at most.
+_TRIES = 8
 _RIDGE = 0.02
 
 
@@ -64,12 +66,14 @@ def readings(
     untrained: Mapping[State, NDArray[np.float32]],
     labels: Sequence[str] = (),
     *,
-    shuffles: int = 5,
+    draws: int = 5,
 ) -> Iterator[Reading]:
     """κ of every label, state, split and probe.
 
-    Beside those of untrained states, for longer operands of the one where the best stands, and there also of probes
-    that learnt labels at random (those of other examples), drawn `shuffles` times: their mean, least and most.
+    Beside those of untrained states, for longer operands of the one where the best stands, and there also of a control
+    task: each type of token has a label at random (J. Hewitt and P. Liang, arXiv 1909.03368), drawn `draws` times;
+    their mean, least and most. A probe that knows types by heart does well at it, and κ less this one is its
+    selectivity.
     """
     for label in labels or examples.labels:
         for split in splits:
@@ -82,8 +86,8 @@ def readings(
                 yield from asked.readings("untrained", untrained)
             elif best.state in untrained:
                 yield from asked.readings("untrained", {best.state: untrained[best.state]})
-            if shuffles:
-                yield asked.by_heart(best, trained[best.state], shuffles)
+            if draws and (control := asked.control_task(best, trained[best.state], draws)):
+                yield control
 
 
 @dataclass(frozen=True)
@@ -113,15 +117,22 @@ class _Question:
                 found = kappa_of(self.truth[self.asked], said, self.samples)
                 yield Reading(self.label, state, self.split, probe, control, found, *counts, of_numbers)
 
-    def by_heart(self, best: Reading, values: NDArray[np.float32], shuffles: int) -> Reading:
-        """What probes come to, where the best one stands, that learnt the labels of other examples."""
-        found = []
-        for seed in range(shuffles):
-            target = self.truth.copy()
-            target[self.train] = np.random.default_rng(seed).permutation(self.truth[self.train])
-            _, said = next(_said(values, target, self.train, self.asked, 0))
-            found.append(kappa_of(self.truth[self.asked], said, self.samples).value)
-        return best._replace(control="random", kappa=Kappa(float(np.mean(found)), min(found), max(found)))
+    def control_task(self, best: Reading, values: NDArray[np.float32], draws: int) -> Reading | None:
+        """What probes come to, where the best one stands, that learn and are asked a random label for each type.
+
+        None where too few types are known for two labels.
+        """
+        found: list[float] = []
+        types, member = np.unique(self.examples.types, return_inverse=True)
+        for seed in range(_TRIES * draws):
+            # As often as the true labels are.
+            target = np.random.default_rng(seed).choice(self.truth[self.train], len(types))[member]
+            if len(np.unique(target[self.train])) > 1 < len(np.unique(target[self.asked])):
+                _, said = next(_said(values, target, self.train, self.asked, 0))
+                found.append(kappa_of(target[self.asked], said, self.samples).value)
+            if len(found) == draws:
+                return best._replace(control="random", kappa=Kappa(float(np.mean(found)), min(found), max(found)))
+        return None
 
 
 def _question(examples: Examples, label: str, split: Split) -> _Question | None:

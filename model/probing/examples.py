@@ -53,6 +53,9 @@ class Examples:
     """The numbers of two digits and more in their problems, which may stand in others as well, [m, k]; -1 for none."""
     columns: NDArray[np.int64]
     """What the token's column adds up, and the next lower one, as a number, [m, 2]; -1 where there is none."""
+    types: NDArray[np.int64]
+    """The type of each token, [m]: its piece, or of an answer's slot, all of which are masked alike, the digits that
+    stand in its column."""
 
     def number_lengths(self, problems: Sequence[Problem]) -> NDArray[np.int64]:
         """Of operands' tokens, the digits of the number that each is part of, [m]."""
@@ -78,12 +81,12 @@ def batches_of(model: TrainedEncoder, problems: Sequence[Problem]) -> list[Batch
 
 def examples_of(problems: Sequence[Problem], batches: Sequence[Batch], kind: Kind) -> Examples:
     """At most two tokens of a kind from each problem, chosen by a hash, with what is true of them."""
-    found: list[tuple[int, int, int, dict[str, int]]] = []
+    found: list[tuple[int, int, int, int, dict[str, int]]] = []
     for batch in batches:
         for number in batch.problems.tolist():
             found += [(number, *each) for each in _tokens(problems[number], number, batch.layout, kind)]
     names = list(dict.fromkeys(name for *_, labels in found for name in labels))
-    labels = {name: np.array([each[3].get(name, UNKNOWN) for each in found], np.int64) for name in names}
+    labels = {name: np.array([each[-1].get(name, UNKNOWN) for each in found], np.int64) for name in names}
     numbers = np.array([each[:3] for each in found], np.int64).reshape(-1, 3).T
     problem, column = (each.astype(np.intp) for each in numbers[:2])
     # Of operands the group holds the number, too; operators stand in no column.
@@ -99,6 +102,7 @@ def examples_of(problems: Sequence[Problem], batches: Sequence[Batch], kind: Kin
         labels,
         _long_numbers(problems)[problem],
         np.array(columns, np.int64).reshape(-1, 2),
+        np.array([each[3] for each in found], np.int64),
     )
 
 
@@ -145,13 +149,14 @@ def orders_of(rows: NDArray[np.integer]) -> NDArray[np.intp]:
 
 def _tokens(
     problem: Problem, number: int, layout: TokenLayout, kind: Kind
-) -> Iterator[tuple[int, int, dict[str, int]]]:
-    """Column, group and labels of a problem's tokens of a kind that are looked at."""
+) -> Iterator[tuple[int, int, int, dict[str, int]]]:
+    """Column, group, type and labels of a problem's tokens of a kind that are looked at."""
     width, tokens = layout.width, problem.tokens
     if kind == "answer":
         places = range(-(-len(str(abs(problem.value))) // problem.group))
         for place in _few(number, list(places)):
-            yield width - 1 - place, place, answer_labels(problem, place)
+            here = sorted(token.text for token in tokens if token.place == place)
+            yield width - 1 - place, place, _type_of(*here), answer_labels(problem, place)
         return
     is_kind: dict[Kind, Callable[[int], bool]] = {
         "operand": lambda token: tokens[token].number >= 0,
@@ -161,7 +166,12 @@ def _tokens(
     for token in _few(number, [token for token in range(len(tokens)) if is_kind[kind](token)]):
         found = tokens[token]
         group = _NUMBER * found.number + found.place if kind == "operand" else 0
-        yield layout.problem - len(tokens) + token, group, labels_of(problem, token)
+        yield layout.problem - len(tokens) + token, group, _type_of(found.text), labels_of(problem, token)
+
+
+def _type_of(*texts: str) -> int:
+    """A number for a token, or for the tokens of a column."""
+    return derive_key("type", *texts) >> 1
 
 
 def _column(problem: Problem, place: int) -> int:

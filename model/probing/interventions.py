@@ -17,7 +17,7 @@ from model.probing.examples import ids_of, orders_of
 from model.probing.geometry import Table, fitted
 from model.probing.states import EMBEDDED, Edit, State, attentions_of, edited, logits_of, recorded, replayed
 from model.probing.twins import CarryTwins, Twins
-from model.tokenizer import TokenLayout
+from model.tokenizer import PAD, TokenLayout
 from model.trained import TrainedEncoder
 
 DIGIT_WAYS = ("digit", "circles", "circle", "rest", "rest as far", "random")
@@ -112,8 +112,9 @@ def patch_carries(model: TrainedEncoder, twins: CarryTwins, states: Sequence[Sta
 
 
 def ablate_heads(model: TrainedEncoder, twins: Twins, layers: Sequence[int] = (), seed: int = 0) -> Iterator[Outcome]:
-    """Replace what each head says, in every loop, by its mean over problems and tokens; as a control a random subspace
-    of the same size. Predicted is that nothing changes. Of some layers, or of all."""
+    """Replace what each head says, in every loop, by its mean over problems and tokens, without padding; as a control a
+    random subspace of the same size. Predicted is that nothing changes. Of some layers, or of all."""
+    shown = ids_of(model.encoder, twins.rows) != model.tokenizer.id_of(PAD)
     chance, passes = torch.Generator().manual_seed(seed), _Passes(model, twins)
     for number, attention in enumerate(attentions_of(model.encoder), 1):
         if layers and number not in layers:
@@ -125,7 +126,7 @@ def ablate_heads(model: TrainedEncoder, twins: Twins, layers: Sequence[int] = ()
             f"head {head}": torch.eye(width)[:, head * width // heads :][:, : width // heads] for head in range(heads)
         }
         for site, subspace in {**subspaces, "random subspace": basis}.items():
-            with _without(attention.output, subspace.to(model.encoder.tokens.weight.device)):
+            with without(attention.output, subspace.to(model.encoder.tokens.weight.device), shown):
                 said = passes.behind(State(1, number - 1))
             right = (said == twins.before).all(1)
             (low, high), _, _ = exact_match_interval(right, orders_of(twins.rows))
@@ -189,13 +190,13 @@ def _putting(source: dict[State, Tensor], layer: int, columns: NDArray[np.intp],
     return edit
 
 
-def _without(output: nn.Module, subspace: Tensor) -> "_Hooked":
-    """Replace what goes into `output` along a subspace [d, k] by its mean."""
+def without(output: nn.Module, subspace: Tensor, shown: Tensor) -> "_Hooked":
+    """Replace what goes into `output` along a subspace [d, k] by its mean over the tokens `shown`, bool [n, width]."""
 
     def before(module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """The heads' words, [n, width, d]."""
         part = arguments[0] @ subspace @ subspace.T
-        return (arguments[0] - part + part.mean((0, 1)), *arguments[1:])
+        return (arguments[0] - part + part[shown].mean(0), *arguments[1:])
 
     return _Hooked(output.register_forward_pre_hook(before))
 

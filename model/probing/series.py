@@ -158,7 +158,7 @@ def _kappas(study: Study, control: Control) -> dict[str, float]:
         study.examples, study.seen if control == "trained" else study.untrained_seen, strict=True
     ):
         inner = {state: values for state, values in seen.items() if state != EMBEDDED}
-        for each in readings(examples, study.splits(examples)[:1], inner, {}, shuffles=0):
+        for each in readings(examples, study.splits(examples)[:1], inner, {}, draws=0):
             if each.probe == "linear":
                 name = f"kappa: {each.label}, {examples.kind}"
                 found[name] = max(found.get(name, each.kappa.value), each.kappa.value)

@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 # Raised with any change of what is measured: results of other versions are made anew.
-PROBING_VERSION = 5
+PROBING_VERSION = 6
 
 
 class ProbingSpec(BaseModel):

@@ -1,6 +1,7 @@
 """One run looked into: all tables of a probing, each kept beside the run and made anew only where something changed."""
 
 import json
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -170,8 +171,11 @@ class Study:
 
     @property
     def layout(self) -> TokenLayout:
-        """The layout of most of the problems."""
-        return max(self.batches, key=lambda batch: len(batch.rows)).layout
+        """The layout of most of the problems, of which there may be several batches."""
+        counts = Counter[TokenLayout]()
+        for batch in self.batches:
+            counts[batch.layout] += len(batch.rows)
+        return counts.most_common(1)[0][0]
 
     def probes(self) -> dict[str, Rows]:
         """Table probes."""

@@ -14,16 +14,6 @@ OPERATORS = "+-*"
 NOTHING = 3
 """The operator before a number that has none."""
 
-OPERAND_LABELS = (
-    *("digit", "parity", "mod 5", "mod 10", "magnitude", "operator"),
-    *("carry in", "carry out", "column sum", "running sum", "depth"),
-)
-OPERATOR_LABELS = ("operator", "mod 10", "sign", "depth")
-ANSWER_LABELS = (
-    *("digit", "parity", "mod 5", "mod 10", "magnitude", "operator"),
-    *("carry in", "carry out", "column sum", "running sum", "sign", "depth"),
-)
-
 _LINEAR = re.compile(r"-?[0-9]+(?:[+-][0-9]+)*")
 _PRODUCT = re.compile(r"[0-9]+\*[0-9]+")
 _LEXEMES = re.compile(r"[0-9]+|[-+*()]")

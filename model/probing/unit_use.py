@@ -39,9 +39,9 @@ def unit_measures(
 
     Shares of problems, with intervals over those that differ in more than order: whose operation and both operands
     are read; which are answered rightly with the unit and without it; and which are answered as another problem, of an
-    answer as long, when the unit is given that one's result. How large what it writes is beside the slots' states, in
-    the mean. Of problems of several operators or numbers nothing is told of what ought to be read. Nothing of an
-    encoder without a unit.
+    answer of as many digits, when the unit is given that one's result. How large what it writes is beside the slots'
+    states, in the mean. Of problems of several operators or numbers nothing is told of what ought to be read. Nothing
+    of an encoder without a unit.
     """
     unit = model.encoder.unit
     if unit is None:
@@ -58,7 +58,7 @@ def unit_measures(
             said = _said(model, batch)
         found: dict[tuple[str, int], NDArray[Any]] = {("answered", 0): (said == answers).all(1)}
         found["answered without", 0] = (_said(model, batch, unit=False) == answers).all(1)
-        other = _others([len(str(problems[n].value)) for n in batch.problems], kinds[batch.problems] != SEVERAL)
+        other = others([problems[n].value for n in batch.problems], kinds[batch.problems] != SEVERAL)
         with handed_on(unit.result, other):
             handed = (_said(model, batch) == answers[other]).all(1)
         found["answered as another", 0] = np.where((answers[other] != answers).any(1), handed, np.nan)
@@ -96,14 +96,15 @@ def _said(model: TrainedEncoder, batch: Batch, *, unit: bool = True) -> NDArray[
     return logits[:, -batch.layout.answer :].argmax(-1).cpu().numpy()
 
 
-def _others(lengths: Sequence[int], told: NDArray[np.bool_]) -> NDArray[np.intp]:
-    """For each problem another one whose answer is as long, [n], as blanks before it are nothing a unit says.
+def others(values: Sequence[int], told: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """For each answer another problem's with as many digits, [n]: a unit says digits and sign, but no blanks.
 
-    Itself where there is none, and where its answer isn't what a unit computes.
+    Itself where there is none, and where the answer isn't what a unit computes.
     """
-    found = np.arange(len(lengths))
-    for length in set(lengths):
-        mine = np.flatnonzero((np.array(lengths) == length) & told)
+    lengths = np.array([len(str(abs(value))) for value in values])
+    found = np.arange(len(values))
+    for length in set(lengths.tolist()):
+        mine = np.flatnonzero((lengths == length) & told)
         found[mine] = np.roll(mine, -1)
     return found
 

@@ -18,9 +18,12 @@ HELD = np.arange(M) >= 1_000
 SPLITS = [Split("numbers", ~HELD, HELD)]
 
 
-def examples(labels: dict[str, np.ndarray], groups: np.ndarray | None = None) -> Examples:
-    zeros = np.zeros(M, np.int64)
-    return Examples("answer", np.arange(M), np.arange(M) % 7, zeros if groups is None else groups, labels, NONE, NONE)
+TYPES = np.arange(M) % 60
+
+
+def examples(labels: dict[str, np.ndarray], groups: np.ndarray | None = None, types: np.ndarray = TYPES) -> Examples:
+    groups = np.zeros(M, np.int64) if groups is None else groups
+    return Examples("answer", np.arange(M), np.arange(M) % 7, groups, labels, NONE, NONE, types)
 
 
 def read(labels: dict[str, np.ndarray], states: np.ndarray, groups: np.ndarray | None = None) -> list[Reading]:
@@ -38,6 +41,31 @@ def test_a_planted_label_is_told_and_neither_noise_nor_labels_at_random_are() ->
     for key in ((NOISE, "linear", "trained"), (STATE, "linear", "untrained"), (STATE, "linear", "random")):
         assert abs(found[key].kappa.value) < 0.15
         assert found[key].kappa.low <= found[key].kappa.value <= found[key].kappa.high
+
+
+def control_of(states: np.ndarray, types: np.ndarray, label: np.ndarray) -> float:
+    seen = {STATE: states.astype(np.float32)}
+    found = list(readings(examples({"carry in": label}, types=types), SPLITS, seen, {}))
+    (control,) = (each for each in found if each.control == "random")
+    assert control.kappa.low <= control.kappa.value <= control.kappa.high
+    return control.kappa.value
+
+
+def test_a_probe_that_knows_types_by_heart_does_as_well_at_random_labels_of_types() -> None:
+    """Both states tell the label; one of them because each type is a direction of its own, which tells any label."""
+    types = CHANCE.integers(0, 40, M)
+    label = (types > 19).astype(np.int64)
+    noise = 0.05 * CHANCE.standard_normal((M, 40))
+    assert control_of(np.eye(40)[types] + noise, types, label) > 0.95
+    # Of this state the label can be told and nothing else.
+    assert control_of(np.eye(40)[label] + noise, types, label) < 0.5
+
+
+def test_one_type_of_token_is_no_control() -> None:
+    label = CHANCE.integers(0, 2, M)
+    seen = {STATE: np.eye(2, dtype=np.float32)[label]}
+    found = readings(examples({"carry in": label}, types=np.zeros(M, np.int64)), SPLITS, seen, {})
+    assert {each.control for each in found} == {"trained"}
 
 
 def test_a_label_on_a_circle_is_read_from_two_coordinates() -> None:

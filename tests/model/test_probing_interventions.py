@@ -7,8 +7,10 @@ from torch import Tensor
 
 from model.config import EncoderConfig
 from model.encoder import Encoder
+from model.probing.attention import ROLES, attended
+from model.probing.examples import batches_of
 from model.probing.geometry import circle
-from model.probing.interventions import Outcome, ablate_heads, move_digits, patch_carries
+from model.probing.interventions import Outcome, ablate_heads, move_digits, patch_carries, without
 from model.probing.states import EMBEDDED, State, attentions_of
 from model.probing.truth import Problem, value_of
 from model.probing.twins import carry_twins, digit_twins
@@ -88,6 +90,28 @@ def test_without_its_only_head_a_model_knows_nothing_and_a_part_of_it_is_not_all
     assert (found.site, found.predicted, found.other) == ("head 0", 0, 1)
     # What it took away is there again.
     assert digit_twins(model, PROBLEMS, model.layout_of(PROBLEMS[0].text)).count == twins.count
+
+
+def test_what_a_head_says_at_padding_is_no_part_of_its_mean() -> None:
+    output, shown = torch.nn.Identity(), torch.tensor([[False, True, True], [True, True, True]])
+    said = torch.arange(24.0).reshape(2, 3, 4)
+    said[0, 0] = 1e6
+    with without(output, torch.eye(4)[:, :2], shown):
+        left = output(said)
+    mean = [(4 + 8 + 12 + 16 + 20) / 5 + column for column in range(2)]
+    assert left[..., :2].tolist() == [[pytest.approx(mean)] * 3] * 2
+    assert torch.equal(left[..., 2:], said[..., 2:])
+
+
+def test_all_tokens_alike_are_those_that_can_be_read() -> None:
+    model = copying(one_hot())
+    problems = [Problem("7+0"), Problem("12345+0")]
+    found = [*attended(model.encoder, problems, batches_of(model, problems))]
+    layout = model.layout_of(problems[0].text)
+    assert len(problems[0].text) < layout.problem
+    for each in found:
+        assert each.even[ROLES.index("padding")] == 0
+        assert each.even.sum() == pytest.approx(1)
 
 
 @pytest.fixture(scope="module")

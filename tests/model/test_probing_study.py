@@ -2,13 +2,16 @@
 
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from model.checkpoint import Checkpoints
+from model.probing.examples import Batch
 from model.probing.series import all_known, series
 from model.probing.spec import ProbingSpec
 from model.probing.study import PARTS, Study, key_of, probe
+from model.tokenizer import TokenLayout
 from model.trained import TrainedEncoder
 from model.training import TrainingJob, train
 from storage.errors import UserError
@@ -165,6 +168,14 @@ def test_along_training_each_measure_stands_beside_its_control_and_the_last_one_
             and row["layer"]
         )
         assert last["kappa: digit, answer"][name] == pytest.approx(best)
+
+
+def test_the_layout_of_edits_is_that_of_most_problems_however_many_batches_they_fill(run: TrainingJob) -> None:
+    rare, frequent = TokenLayout(problem=4, answer=3), TokenLayout(problem=6, answer=4)
+    study = Study(TrainedEncoder.open(run.run), SPEC)
+    rows = [(rare, 512), (frequent, 500), (frequent, 300)]
+    study.batches = [Batch(np.arange(n), np.zeros((n, layout.width), np.uint8), layout) for layout, n in rows]
+    assert study.layout == frequent
 
 
 def test_all_layers_by_name_are_all_layers(run: TrainingJob) -> None:

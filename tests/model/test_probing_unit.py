@@ -10,7 +10,7 @@ from model.probing.examples import Batch
 from model.probing.spec import ProbingSpec
 from model.probing.study import Study
 from model.probing.truth import Problem
-from model.probing.unit_use import handed_on, unit_measures
+from model.probing.unit_use import handed_on, others, unit_measures
 from model.tokenizer import TokenLayout
 from model.trained import TrainedEncoder
 from model.training import TrainingJob, train
@@ -108,6 +108,13 @@ def test_each_problem_is_given_the_result_of_another_one() -> None:
     assert torch.allclose(given, torch.cat(said[::-1]), atol=1e-5)
     assert torch.allclose(result(together(two), 3), torch.cat(said), atol=1e-5)
     assert not torch.allclose(*said, atol=0.5)
+
+
+def test_a_problem_is_given_the_result_of_one_whose_answer_has_as_many_digits_whatever_its_sign() -> None:
+    values = [-12, 345, 67, -890, 0, -5, 7]
+    computed = np.array([True] * 6 + [False])
+    given = others(values, computed).tolist()
+    assert [values[other] for other in given] == [67, -890, -12, 345, -5, 0, 7]
 
 
 def test_nothing_is_said_where_there_is_no_unit(tmp_path: Path) -> None:
