@@ -66,7 +66,8 @@ class ComparingSpec(BaseModel):
         found: dict[Variant, TrainingSpec] = {}
         for encoder, training in self.trainings.items():
             for unit in self.units:
-                values = training.model_dump() | common | {"keep": 100, "curriculum": ()}
+                # As steps needn't be a multiple of the validations, there may be nearly twice as many.
+                values = training.model_dump() | common | {"keep": 2 * self.validations, "curriculum": ()}
                 values["encoder"]["unit"] = unit
                 found[encoder, unit] = TrainingSpec.model_validate(values)
         return found

@@ -205,7 +205,11 @@ class TrainingSpec(BaseModel):
         500, ge=1, description="Steps between checkpoints.", json_schema_extra={"position": 12}
     )
     keep: int = Field(
-        2, ge=0, le=100, description="Older checkpoints kept besides best and last.", json_schema_extra={"position": 13}
+        2,
+        ge=0,
+        le=1_000,
+        description="Older checkpoints kept besides best and last.",
+        json_schema_extra={"position": 13},
     )
     seed: int = Field(
         0, ge=0, lt=2**63, description="Seed of weights, order and masks.", json_schema_extra={"position": 14}

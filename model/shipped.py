@@ -42,10 +42,22 @@ def own_or_shipped(workspace: Workspace, name: str) -> str:
 
 
 def _is_copy(copy: Location, source: Location) -> bool:
+    """Whether a run has the configuration and the weights of another one."""
     try:
-        return load_run(copy).model_copy(update={"name": source.name}) == load_run(source)
+        if load_run(copy).model_copy(update={"name": source.name}) != load_run(source):
+            return False
+        own, shipped = _weights(copy), _weights(source)
     except (UserError, RunFailure):
         return False
+    return own.keys() == shipped.keys() and all(
+        own[name].dtype == value.dtype and torch.equal(own[name], value) for name, value in shipped.items()
+    )
+
+
+def _weights(run: Location) -> dict[str, torch.Tensor]:
+    """The tensors of its best checkpoint."""
+    checkpoints = Checkpoints(run / "checkpoints")
+    return checkpoints.load(checkpoints.choose("best"), load_run(run))
 
 
 def export(run: Location, target: Location, which: str = "best") -> CheckpointEntry:

@@ -105,7 +105,7 @@ def _suite_figures(
 def _figures(connection: duckdb.DuckDBPyConnection, outcome: Evaluation) -> list[tuple[str, str]]:
     """Exact match by whatever the problems differ in."""
     found = []
-    if _rows(connection, "SELECT max(answer_digits) FROM asked")[0][0] <= _NUMBER_DIGITS:
+    if _rows(connection, "SELECT max(length(answer)) FROM asked")[0][0] <= _NUMBER_DIGITS:
         found.append(("Exact match by answer", _by_answer(connection)))
     for column, groups in outcome.breakdown.items():
         if len(groups) <= _MOST_TEXTS or isinstance(groups[0].value, int):

@@ -35,9 +35,12 @@ def grid_cells(connection: duckdb.DuckDBPyConnection, operator: str, step: int) 
     A cell spans `step` lengths of each and counts from 0.
     """
     rows = connection.execute(
+        # Asked for an operand, 12+?=30, a problem has its answer behind it and the operand is what was to be found.
+        "WITH whole AS (SELECT correct, replace(split_part(problem, '=', 1), '?', answer) AS problem FROM asked "
+        "WHERE operators = $operator) "
         "SELECT (length(regexp_extract(problem, '[0-9]+$')) - 1) // $step AS second, "
         "(length(regexp_extract(problem, '^[0-9]+')) - 1) // $step AS first, count(*), sum(correct::INT)::BIGINT "
-        "FROM asked WHERE operators = $operator GROUP BY ALL ORDER BY ALL",
+        "FROM whole GROUP BY ALL ORDER BY ALL",
         {"step": step, "operator": operator},
     ).fetchall()
     return [Cell(*row) for row in rows]

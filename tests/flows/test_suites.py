@@ -184,6 +184,24 @@ def test_the_cells_of_both_figures_are_those_of_the_predictions(asked: dict[str,
             assert "<svg" in (grid_figure(connection, {"+": 10}) if name == "grid" else edge_figure(connection, kinds))
 
 
+def test_a_grid_of_missing_operands_has_the_cells_of_the_whole_problems(tmp_path: Path) -> None:
+    workspace, model = Workspace.create(str(tmp_path)), TrainedEncoder.open(shipped_runs()["addition"])
+    corpus, tokens = prepare(workspace, model.config, model.tokenizer, suite_of(model.config, "grid", 12))
+    target, spec = workspace.root / "missing.parquet", EvaluationSpec(limit=100, missing="operand")
+    evaluate(model, corpus, tokens, spec, target, partial(canonical_hashes, spec_of(corpus)), suite="grid")
+    rows = pq.read_table(target.path).to_pylist()
+    assert all(row["problem"].count("?") == row["problem"].count("=") == 1 for row in rows)
+    expected = Counter[tuple[int, int]]()
+    for row in rows:
+        problem, _, _ = row["problem"].replace("?", row["answer"]).partition("=")
+        first, second = (len(number) - 1 for number in problem.split("+"))
+        expected[second // 3, first // 3] += 1
+    with duckdb.connect() as connection:
+        connection.register("asked", pq.read_table(target.path))
+        assert {cell[:2]: cell.problems for cell in grid_cells(connection, "+", 3)} == expected
+        assert "<svg" in grid_figure(connection, {"+": 10})
+
+
 def test_a_breakdown_adds_up_to_the_whole(asked: dict[str, tuple[Evaluation, Path]]) -> None:
     outcome, path = asked["edge"]
     assert {"digits", "carries", "kind"} <= outcome.breakdown.keys()

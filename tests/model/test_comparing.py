@@ -88,6 +88,17 @@ def test_each_encoder_is_trained_alike_with_every_unit() -> None:
         assert isinstance(training, TrainingSpec)
 
 
+@pytest.mark.parametrize("validations", [1, 7, 30, 100])
+def test_every_checkpoint_of_a_comparison_is_kept_for_its_curve(validations: int) -> None:
+    spec = ComparingSpec(validations=validations)
+    variant = next(iter(spec.variants().values()))
+    for steps in range(1, 500):
+        training = spec.planned(variant, steps)
+        made = {*range(training.checkpoint_every, steps + 1, training.checkpoint_every), steps}
+        # Besides the last one; the best may be among them.
+        assert len(made) <= training.keep + 1, steps
+
+
 def test_a_step_is_timed_over_the_second_half_of_all(tmp_path: Path) -> None:
     writer = MetricsWriter(LocalLocation(tmp_path))
     seconds = [10.0, 20.0, 30.0, 30.5, 31.0, 31.5]

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 
 from flows.cli.options import resolve
 from flows.presets import PRESETS
 from flows.requests import EndToEndRequest, request_of
 from flows.solving import Solver
-from model.checkpoint import Checkpoints
+from model.checkpoint import CheckpointIndex, Checkpoints, hash_of_bytes
 from model.run import claim_run, load_run
 from model.shipped import export, own_or_shipped, shipped_runs
 from model.trained import TrainedEncoder, extent_of
@@ -71,6 +71,18 @@ def test_an_encoder_that_comes_with_numerate_is_a_run_of_its_own_name_once_it_is
     assert own_or_shipped(workspace, "addition") == name
     assert TrainedEncoder.open(workspace.run(name)).config == copied.config
     assert not kept.exists() or kept.read() != b"old"
+    # So is one of the same configuration with other weights, whole though it is.
+    checkpoints = Checkpoints(workspace.run(name) / "checkpoints")
+    entry = checkpoints.choose("best")
+    tensors = checkpoints.load(entry, copied.config)
+    tensors["model.head.bias"][0] += 1
+    data = save(tensors, {"step": str(entry.step), "run": copied.config.model_dump_json()})
+    (checkpoints.folder / entry.file).write(data)
+    index = CheckpointIndex(entries=(entry.model_copy(update={"sha256": hash_of_bytes(data)}),))
+    (checkpoints.folder / "index.json").write(index.model_dump_json().encode())
+    assert not torch.equal(TrainedEncoder.open(workspace.run(name)).encoder.head.bias, copied.encoder.head.bias)
+    own_or_shipped(workspace, "addition")
+    assert torch.equal(TrainedEncoder.open(workspace.run(name)).encoder.head.bias, copied.encoder.head.bias)
     export(shipped_runs()["addition"], workspace.run("addition"))
     assert own_or_shipped(workspace, "addition") == "addition"
 
