@@ -1,7 +1,6 @@
 """The flows `verify-corpus` and `migrate-corpus`: what is done with a corpus as it lies there."""
 
 import time
-from contextlib import nullcontext
 from dataclasses import asdict
 from typing import Any
 
@@ -10,7 +9,7 @@ from flows.requests import MigrateRequest, VerifyRequest
 from flows.session import ray_session
 from flows.stage import stage
 from flows.timing import note_seconds
-from pipelines.build import held
+from pipelines.build import undisturbed
 from pipelines.migrate import migrate, old_spec
 from pipelines.verify import CorpusDamaged, Examination, check_bytes, check_rows, examine, repair
 from storage.catalog import refresh_catalog
@@ -23,10 +22,8 @@ def verify_corpus(request: VerifyRequest) -> dict[str, Any]:
     """Compare a corpus with its manifest, or with its spec, and mend it if that is asked for."""
     folder = request.folder()
     examine(folder)
-    # An archive that can only be read is written by nobody.
-    written = request.repair or folder.can_be_written()
     with (
-        held(folder, f"corpus {folder.name!r}") if written else nullcontext(),
+        undisturbed(folder, f"corpus {folder.name!r}", write=request.repair),
         ray_session(request.ray, folder) as cpus,
     ):
         found = examine(folder)

@@ -17,7 +17,7 @@ from torch.optim import Optimizer
 
 from model.run import RunConfig
 from storage.errors import RunFailure, UserError
-from storage.location import Location
+from storage.location import Location, Version
 
 # What the optimizers keep of a weight, in its shape.
 _KINDS = ("model.", "training.", "optimizer.")
@@ -85,10 +85,11 @@ class Checkpoints:
         data = save(flat, metadata)
         (self.folder / entry.file).write(data)
         entry = entry.model_copy(update={"sha256": hash_of_bytes(data)})
+        seen = (self.folder / "index.json").version()
         entries = (*(old for old in self.index().entries if old.step < entry.step), entry)
         index = CheckpointIndex(entries=entries)
         kept = {index.best, *entries[-1 - keep :]}
-        self._keep(tuple(old for old in entries if old in kept))
+        self._keep(tuple(old for old in entries if old in kept), seen)
 
     def needless(self) -> list[Location]:
         """Files of checkpoints that are neither best nor last, known to the index or not; none without an index."""
@@ -97,8 +98,9 @@ class Checkpoints:
 
     def prune(self) -> None:
         """Keep the best and the last checkpoint alone."""
+        seen = (self.folder / "index.json").version()
         if needed := self._needed():
-            self._keep(needed)
+            self._keep(needed, seen)
 
     def choose(self, which: str) -> CheckpointEntry:
         """The checkpoint named 'best' or 'last'; raises `UserError` where there is none."""
@@ -146,11 +148,15 @@ class Checkpoints:
         index = self.index()
         return tuple(entry for entry in index.entries if entry in (index.best, index.last))
 
-    def _keep(self, entries: tuple[CheckpointEntry, ...]) -> None:
-        """Name these checkpoints in the index, and then remove all others."""
+    def _keep(self, entries: tuple[CheckpointEntry, ...], seen: Version) -> None:
+        """Name these checkpoints in the index, if it is still of version `seen`, and then remove all others.
+
+        Those were found before: a process that was stopped for a while knows nothing of newer ones.
+        """
+        others = self._others(entries)
         index = CheckpointIndex(entries=entries)
-        (self.folder / "index.json").write(index.model_dump_json(indent=2).encode() + b"\n")
-        for place in self._others(entries):
+        (self.folder / "index.json").write_over(index.model_dump_json(indent=2).encode() + b"\n", seen)
+        for place in others:
             place.remove()
 
     def _others(self, entries: tuple[CheckpointEntry, ...]) -> list[Location]:

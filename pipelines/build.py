@@ -27,6 +27,7 @@ from pipelines.fanout import Notes, Progress, Task, each_result, make_shards
 from pipelines.generate import GENERATOR_VERSION, first_splits, generate_range, range_tasks, sample_rows
 from pipelines.spec import UNFINISHED, CorpusSpec
 from storage.errors import RunFailure, UserError
+from storage.local import being_written
 from storage.location import Location
 from storage.manifest import SPLITS, Dataset, Seen, ShardRecord, commit, committed, hash_of, load
 from storage.shard import Layout
@@ -117,6 +118,21 @@ def held(folder: Location, what: str) -> Iterator[None]:
             yield
         finally:
             folder.sweep()
+
+
+@contextmanager
+def undisturbed(folder: Location, what: str, *, write: bool) -> Iterator[None]:
+    """Look at a dataset's folder, or `write` it, while nobody else writes it; raises `UserError` where one does.
+
+    What may only be read isn't held: an archive, and an object store, where holding takes the right to write.
+    """
+    if write or (folder.can_be_written() and not folder.remote):
+        with held(folder, what):
+            yield
+        return
+    if folder.is_held():
+        raise being_written(what)
+    yield
 
 
 def build_tokens(

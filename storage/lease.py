@@ -1,7 +1,8 @@
 """Who writes a folder of an object store: an object that is renewed as long as its holder lives, and expires behind it.
 
-A lease is taken, renewed and taken over by conditional writes alone. Ages are told by the store's own
-clock. On one machine a lock on a file tells at once that a holder has ended; elsewhere one waits until it expires.
+A lease is taken, renewed and taken over by conditional writes alone. Whoever takes one over tells its age by the
+store's own clock. On one machine a lock on a file tells at once that a holder has ended; elsewhere one waits until it
+expires.
 """
 
 import json
@@ -17,7 +18,7 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, PreconditionError
 
 from storage.errors import RunFailure, UserError
-from storage.local import being_written, cache_folder, this_machine, try_lock
+from storage.local import LocalLocation, being_written, cache_folder, this_machine
 from storage.location import Version
 from storage.objects import ObjectLocation, version_of
 from storage.stores import insisted, store_of, told
@@ -39,11 +40,10 @@ _held: list["Lease"] = []
 def leased(folder: ObjectLocation, what: str, wait_seconds: float) -> Iterator[None]:
     """Hold a folder alone; raises `UserError` if another process still holds it after `wait_seconds`."""
     until = time.monotonic() + wait_seconds
-    locks = cache_folder() / "locks"
-    locks.mkdir(parents=True, exist_ok=True)
+    here = LocalLocation(cache_folder()) / "locks" / sha256(str(folder).encode()).hexdigest()
     lease = Lease(folder, what)
-    with open(locks / sha256(str(folder).encode()).hexdigest(), "w") as file:
-        while not (try_lock(file.fileno()) and lease.take()):
+    with here.exclusive(what, wait_seconds=wait_seconds):
+        while not lease.take():
             if time.monotonic() >= until:
                 raise being_written(what)
             time.sleep(_POLL_SECONDS)
@@ -52,10 +52,12 @@ def leased(folder: ObjectLocation, what: str, wait_seconds: float) -> Iterator[N
 
 
 def is_leased(folder: ObjectLocation) -> bool:
-    """Whether a process holds a folder now; one that ended without letting go counts until its lease expires."""
-    lease = Lease(folder, "")
-    found = lease.found()
-    return found is not None and found[0].get("owner") != "" and not lease.is_old(found[2])
+    """Whether a process holds a folder now; one that ended without letting go counts until its lease expires.
+
+    By the clock of this machine: the store tells its own only to those who may write.
+    """
+    found = Lease(folder, "").found()
+    return found is not None and found[0].get("owner") != "" and time.time() - found[2] <= _EXPIRE_SECONDS
 
 
 def refuse_lost(place: ObjectLocation) -> None:
@@ -80,10 +82,10 @@ class Lease:
 
     def holds(self) -> bool:
         """Whether no other process can hold the folder; where that isn't certain any more, the store is asked."""
-        if time.monotonic() - self._renewed > _GIVE_UP_SECONDS:
+        if _now() - self._renewed > _GIVE_UP_SECONDS:
             # This process may have been stopped for a while.
             self._renew()
-        return not self._taken_over and time.monotonic() - self._renewed <= _GIVE_UP_SECONDS
+        return not self._taken_over and _now() - self._renewed <= _GIVE_UP_SECONDS
 
     def take(self) -> bool:
         """Take the folder, if nobody holds it; to be tried again."""
@@ -126,7 +128,7 @@ class Lease:
 
     def _write(self, seen: Version) -> bool:
         """Say that it is ours, if the object is still that of version `seen`; whether it is ours now."""
-        began = time.monotonic()
+        began = _now()
         self._count += 1
         value = {"owner": self._owner, "machine": this_machine(), "count": self._count}
         data = json.dumps(value).encode()
@@ -170,3 +172,8 @@ class Lease:
     @property
     def _store(self) -> "ObjectStore":
         return store_of(self.folder.scheme, self.folder.bucket, quick=True)
+
+
+def _now() -> float:
+    """Seconds of a clock that goes on while the machine sleeps, as the store's does."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))

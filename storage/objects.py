@@ -4,12 +4,13 @@ A file is written on this machine's disk first and appears under its name when a
 Where two writers could meet, a write is made on the condition that nobody was faster.
 """
 
-import fcntl
+import os
 import re
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,8 @@ import xxhash
 from obstore.exceptions import AlreadyExistsError, PreconditionError
 
 from storage.errors import RunFailure, UserError
-from storage.local import LocalLocation, cache_folder, cached, refuse_full_disk, try_lock
+from storage.links import lock_below
+from storage.local import LocalLocation, cache_folder, cached, refuse_full_disk
 from storage.location import Location, Version, checked_part
 from storage.stores import credentials_of, insisted, store_of, told
 
@@ -162,7 +164,17 @@ class ObjectLocation(Location):
     def remove(self) -> None:
         """Delete the file or folder, if it is there."""
         keys = [meta["path"] for meta in self._all()]
-        insisted(str(self), lambda: obstore.delete(self.store, [*keys, *filter(None, [self.key])]))
+        # Of a folder its own key is no object, which Google and Azure refuse to delete.
+        keys += [self.key] if self.meta() else []
+        # After the list was made: a process that was stopped for a while deletes nothing of who came after it.
+        _refuse_lost(self)
+        try:
+            insisted(str(self), lambda: obstore.delete(self.store, keys))
+        except FileNotFoundError:
+            # One is gone already: by another process, or by a request of ours whose answer was lost.
+            for key in keys:
+                with suppress(FileNotFoundError):
+                    insisted(str(self), partial(obstore.delete, self.store, [key]))
 
     def exchange(self, other: Location) -> None:
         """Swap two folders in one step, so that each name holds a whole one at any moment."""
@@ -191,23 +203,23 @@ class ObjectLocation(Location):
     def staged(self) -> Iterator[Path]:
         """Yield a path on this machine's disk; on success what was written there takes this name, else it goes."""
         folder = cache_folder() / "staged"
-        path = folder / f"{uuid.uuid4().hex}.partial"
+        path, handle = folder / f"{uuid.uuid4().hex}.partial", None
         try:
-            folder.mkdir(parents=True, exist_ok=True)
             # Held as long as its writer lives, so that what a killed one left is known.
-            with open(path, "wb") as held:
-                try_lock(held.fileno())
-                yield path
-                digest = xxhash.xxh3_128()
-                with open(path, "rb") as file:
-                    while chunk := file.read(_PART_BYTES):
-                        digest.update(chunk)
-                self._upload(path, path.stat().st_size, digest.hexdigest())
+            handle = lock_below(folder, path)
+            yield path
+            digest = xxhash.xxh3_128()
+            with open(path, "rb") as file:
+                while chunk := file.read(_PART_BYTES):
+                    digest.update(chunk)
+            self._upload(path, path.stat().st_size, digest.hexdigest())
         except OSError as error:
             refuse_full_disk(error, f"the disk is full at {folder} while writing {self}")
             raise
         finally:
             path.unlink(missing_ok=True)
+            if handle is not None:
+                os.close(handle)
 
     @contextmanager
     def exclusive(self, what: str, *, wait_seconds: float = 0.0) -> Iterator[None]:
@@ -225,13 +237,12 @@ class ObjectLocation(Location):
 
     def sweep(self) -> None:
         """Delete what writers that were killed left on this machine's disk; in the store nothing is half written."""
-        for path in (cache_folder() / "staged").glob("*.partial"):
-            try:
-                with open(path, "rb") as file:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        folder = cache_folder() / "staged"
+        for path in folder.glob("*.partial"):
+            with suppress(OSError):
+                if (handle := lock_below(folder, path)) is not None:
                     path.unlink(missing_ok=True)
-            except OSError:
-                continue
+                    os.close(handle)
 
     def partials(self) -> Iterator[Location]:
         """What writers at work, or that were killed, have beside their files."""

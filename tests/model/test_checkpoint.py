@@ -22,6 +22,7 @@ from model.trained import TrainedEncoder
 from model.training import TrainingJob, train
 from storage.errors import RunFailure, UserError
 from storage.local import LocalLocation
+from storage.location import Location
 from tests.builders import TINY_TRAINING, Built
 from tests.model.runs import job_of
 
@@ -222,3 +223,28 @@ def test_a_kill_in_mid_save_loses_neither_the_best_nor_the_last(small: Built, tm
     # At most the one that was being saved, which the next save removes.
     assert len(lying - named) <= 2
     assert json.loads((checkpoints.folder / "index.json").read())
+
+
+def test_a_trainer_that_slept_deletes_no_checkpoint_of_the_one_that_went_on(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = Checkpoints(Location.parse(bucket) / "checkpoints")
+    entries = tuple(CheckpointEntry(step=step, exact_match=0.1, file=f"step-{step}.safetensors") for step in range(4))
+
+    def write(index: tuple[CheckpointEntry, ...]) -> None:
+        for entry in index:
+            (checkpoints.folder / entry.file).write(b"weights")
+        (checkpoints.folder / "index.json").write(CheckpointIndex(entries=index).model_dump_json().encode())
+
+    write(entries[:2])
+    others = Checkpoints._others
+
+    def sleep(self: Checkpoints, kept: tuple[CheckpointEntry, ...]) -> list[Location]:
+        """Between two requests of the first one another takes over and goes on."""
+        write(entries)
+        return others(self, kept)
+
+    monkeypatch.setattr(Checkpoints, "_others", sleep)
+    with pytest.raises(RunFailure, match="was written by another process in the meantime"):
+        checkpoints.prune()
+    assert checkpoints.index().entries == entries

@@ -11,15 +11,16 @@ import obstore
 import pytest
 
 import storage.lease
-from pipelines.build import corpus_identity
+from pipelines.build import corpus_identity, undisturbed
 from pipelines.generate import GENERATOR_VERSION
+from pipelines.verify import check_bytes, examine
 from storage.errors import RunFailure, UserError
 from storage.lease import Lease
 from storage.location import Location
 from storage.manifest import Seen, commit, load
 from storage.objects import ObjectLocation
 from tests.builders import SMALL, Built
-from tests.object_store import FaultyProxy
+from tests.object_store import FaultyProxy, upload
 
 
 def test_of_two_writers_of_one_version_the_second_is_told(bucket: str) -> None:
@@ -127,6 +128,8 @@ def test_who_lost_its_hold_writes_nothing_more(bucket: str, monkeypatch: pytest.
         for write in (
             lambda: (folder / "x").write(b"still mine"),
             lambda: (folder / "manifest.json").write_over(b"{}", seen),
+            lambda: (folder / "x").remove(),
+            lambda: folder.remove(),
         ):
             with pytest.raises(RunFailure, match=r"corpus 'x' could not be held .* run the same command again"):
                 write()
@@ -155,3 +158,43 @@ def test_a_holder_that_was_stopped_for_a_while_asks_before_it_writes(
     # Nobody took it over: as soon as the store answers it is held again.
     proxy.fault = lambda request: ""
     assert lease.holds()
+
+
+def test_a_machine_that_slept_counts_the_time_and_removes_nothing_of_who_came_after(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Location.parse(bucket) / "run"
+    assert isinstance(folder, ObjectLocation)
+    with folder.exclusive("run 'x'"):
+        for step in (1, 2):
+            (folder / f"step-{step}").write(b"mine")
+        obstore.put(folder.store, f"{folder.key}/.lock", json.dumps({"owner": "another", "machine": "far"}).encode())
+        # Only the clock that goes on in sleep knows of it.
+        slept = time.clock_gettime(time.CLOCK_BOOTTIME) + 1_000
+        monkeypatch.setattr("storage.lease.time.clock_gettime", lambda clock: slept * (clock == time.CLOCK_BOOTTIME))
+        with pytest.raises(RunFailure, match="run 'x' could not be held"):
+            (folder / "step-1").remove()
+        assert sorted(folder.children()) == ["step-1", "step-2"]
+
+
+def test_a_bucket_that_may_only_be_read_tells_whether_it_is_held_and_is_verified(
+    bucket: str, proxy: FaultyProxy, small: Built
+) -> None:
+    folder = upload(small.corpus.location, f"{bucket}/corpora/small")
+    assert isinstance(folder, ObjectLocation)
+    proxy.fault = lambda request: "" if request.method in ("GET", "HEAD") else "403"
+    with undisturbed(folder, "corpus 'small'", write=False):
+        found = examine(folder)
+        check_bytes(found, in_flight=0, progress=lambda rows: None)
+    assert (found.faults, proxy.faults) == ([], {})
+    with pytest.raises(UserError, match="access is denied"), undisturbed(folder, "corpus 'small'", write=True):
+        pass
+    proxy.fault = lambda request: ""
+    with folder.exclusive("corpus 'small'"):
+        asked = len(proxy.requests)
+        with (
+            pytest.raises(UserError, match="is being written by another process"),
+            undisturbed(folder, "corpus 'small'", write=False),
+        ):
+            pass
+        assert {request.method for request in proxy.requests[asked:]} == {"GET"}

@@ -1,10 +1,12 @@
 import os
 import pickle
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import obstore
 import pytest
-from obstore.store import AzureStore, GCSStore, S3Store
+from obstore.store import AzureStore, GCSStore, MemoryStore, S3Store
 
 from storage.errors import RunFailure, UserError
 from storage.local import LocalLocation
@@ -70,6 +72,57 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(folder: Location)
     with pytest.raises(RuntimeError):
         fail()
     assert (place.read(), folder.files("")) == (b"old", ["x"])
+
+
+@pytest.fixture
+def strict(monkeypatch: pytest.MonkeyPatch) -> ObjectLocation:
+    """A folder of a store that, as Google's and Azure's, refuses to delete what isn't there; S3 hides that."""
+    store, delete = MemoryStore(), obstore.delete
+
+    def refuse_missing(store: MemoryStore, paths: Sequence[str]) -> None:
+        """Delete objects in turn, up to one that is missing."""
+        for path in paths:
+            obstore.head(store, path)
+            delete(store, path)
+
+    monkeypatch.setattr("storage.objects.store_of", lambda scheme, bucket: store)
+    monkeypatch.setattr("storage.objects.obstore.delete", refuse_missing)
+    return ObjectLocation("gs", "bucket", "folder")
+
+
+def test_folders_and_files_are_removed_from_a_store_that_refuses_to_delete_what_is_missing(
+    strict: ObjectLocation,
+) -> None:
+    for name in ("deep/x", "deep/er/y", "deeper/z"):
+        (strict / name).write(b"x")
+    # A folder that bears an object too, as other programs make them.
+    (strict / "deep").write(b"")
+    (strict / "deep").remove()
+    assert strict.files("") == ["deeper/z"]
+    (strict / "deeper" / "z").remove()
+    (strict / "deeper").remove()
+    strict.remove()
+    assert not strict.exists()
+
+
+def test_what_another_process_removes_at_the_same_time_is_no_failure(
+    strict: ObjectLocation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a", "b", "c"):
+        (strict / name).write(b"x")
+    delete: Callable[[MemoryStore, Sequence[str]], None] = obstore.delete  # type: ignore[assignment]
+    first = list[bool]()
+
+    def raced(store: MemoryStore, paths: Sequence[str]) -> None:
+        """Another process deletes one just before."""
+        if not first:
+            first.append(True)
+            delete(store, ["folder/b"])
+        delete(store, paths)
+
+    monkeypatch.setattr("storage.objects.obstore.delete", raced)
+    strict.remove()
+    assert not strict.exists()
 
 
 @pytest.mark.parametrize("part", ["../x", "a/../../x", "/etc/passwd", "..", "", "a/.."])
