@@ -59,7 +59,7 @@ def migrate_corpus(request: MigrateRequest) -> dict[str, Any]:
     with ray_session(request.ray, folder) as cpus, metered("migrate-corpus", f"migrate {folder.name}", rows) as meter:
         done = migrate(folder, in_flight=cpus, progress=meter.add)
     if done is None:
-        say(f"corpus {folder.name}: found in schema version {SCHEMA_VERSION}")
+        say(f"corpus {folder.name}: nothing to migrate, its schema version is read as it is")
         return {"corpus": folder.name, "location": str(folder), "migrated": False}
     seconds = time.monotonic() - began
     note_seconds(folder, seconds)
@@ -105,6 +105,6 @@ def _then(found: Examination, request: VerifyRequest) -> str:
     if not (found.faults and request.repair):
         return ": a shard made anew would hold the same rows in other bytes"
     return (
-        ": what is made anew holds the same rows in other bytes, the manifest names these, "
-        "and tokenizer and tokens have to be made again"
+        ": what is made anew holds the same rows in other bytes, which the manifest then names, "
+        "and tokenizer, tokens and runs fit as before"
     )

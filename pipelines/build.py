@@ -29,7 +29,7 @@ from pipelines.spec import UNFINISHED, CorpusSpec
 from storage.errors import RunFailure, UserError
 from storage.local import being_written
 from storage.location import Location
-from storage.manifest import SPLITS, Dataset, Seen, ShardRecord, commit, committed, hash_of, load
+from storage.manifest import SCHEMA_VERSION, SPLITS, Dataset, Seen, ShardRecord, commit, committed, hash_of, load
 from storage.shard import Layout
 
 _SAMPLE_ROWS = 1 << 16
@@ -61,8 +61,9 @@ def build_corpus(
         lying = _found(folder, what, spec_hash)
         if lying and lying.whole():
             return lying, False
-        known = lying.shards if lying else ()
-        return make_corpus(spec, folder, known, in_flight=in_flight, progress=progress, found=found), True
+        known, former = (lying.shards, lying.manifest.former_identity) if lying else ((), "")
+        corpus = make_corpus(spec, folder, known, former=former, in_flight=in_flight, progress=progress, found=found)
+        return corpus, True
 
 
 def make_corpus(
@@ -70,20 +71,22 @@ def make_corpus(
     folder: Location,
     known: Sequence[ShardRecord],
     *,
+    former: str = "",
     in_flight: int,
     progress: Progress = lambda rows: None,
     found: Progress | None = None,
 ) -> Dataset:
     """Make every range of a corpus that isn't `known` or doesn't lie there in full, and commit it; hold the folder.
 
-    Raises `RunFailure` if the disk is too small, or a known shard comes out with other rows.
+    `former` is the identity of a corpus of schema version 2, which it keeps. Raises `RunFailure` if the disk is too
+    small, or a known shard comes out with other rows.
     """
     what, identity, seen = f"corpus {spec.name!r}", corpus_identity(spec), Seen.at(folder)
-    tasks, notes = range_tasks(spec), Notes(folder, hash_of(identity))
+    tasks, notes = range_tasks(spec), _notes(folder, identity, former)
     _check_disk(folder, what, tasks, lambda: corpus_bytes(spec))
     notes.adopt(known, tasks)
     (folder / UNFINISHED).write(yaml.safe_dump(spec.model_dump(mode="json", exclude_defaults=True)).encode())
-    worker = partial(generate_range, spec, folder)
+    worker = partial(generate_range, spec, folder, former=bool(former))
     shards = make_shards(worker, tasks, notes, in_flight=in_flight, progress=progress, found=found)
     contents = {shard.path: shard.content for shard in shards}
     if other := [shard.path for shard in known if contents.get(shard.path, shard.content) != shard.content]:
@@ -99,6 +102,7 @@ def make_corpus(
         spec=identity,
         shards=shards,
         seen=seen,
+        former=former,
     )
     notes.clear()
     return dataset
@@ -149,26 +153,32 @@ def build_tokens(
     The tokenizer may be another corpus's: all have pieces for whatever a problem holds. With none `in_flight` all
     is done in this process, without Ray.
     """
-    name = corpus.manifest.name
-    layouts = _layouts(corpus, tokenizer, folder, in_flight)
-    spec = tokens_identity(corpus, tokenizer, layouts)
-    lying = _found(folder, f"the tokens of corpus {name!r}", hash_of(spec))
+    what = f"the tokens of corpus {corpus.manifest.name!r}"
+    lying = _found_tokens(corpus, tokenizer, folder, what)
     if lying and lying.whole():
         return lying, False
-    with held(folder, f"the tokens of corpus {name!r}"):
-        tasks, notes, seen = encode_tasks(corpus.shards), Notes(folder, hash_of(spec)), Seen.at(folder)
+    with held(folder, what):
+        # Whoever held the folder before may have made them.
+        lying = _found_tokens(corpus, tokenizer, folder, what)
+        if lying and lying.whole():
+            return lying, False
+        seen, former = Seen.at(folder), lying.manifest.former_identity if lying else ""
+        layouts = layouts_in(lying) if lying else _layouts(corpus, tokenizer, in_flight)
+        spec = tokens_identity(corpus, tokenizer, layouts)
+        tasks, notes = encode_tasks(corpus.shards), _notes(folder, spec, former)
         _check_disk(folder, "the tokens", tasks, lambda: _token_bytes(corpus, tokenizer, layouts))
         notes.adopt(lying.shards if lying else (), tasks)
-        worker = partial(encode_shard, EncodeJob(corpus.location, folder, tokenizer, layouts))
+        worker = partial(encode_shard, EncodeJob(corpus.location, folder, tokenizer, layouts, bool(former)))
         shards = make_shards(worker, tasks, notes, in_flight=in_flight, progress=progress, found=found)
         dataset = commit(
             folder,
             kind="tokens",
-            name=name,
+            name=corpus.manifest.name,
             generator_version=ENCODER_VERSION,
             spec=spec,
             shards=shards,
             seen=seen,
+            former=former,
         )
         notes.clear()
     return dataset, True
@@ -204,15 +214,31 @@ def token_layouts(shards: Sequence[ShardRecord]) -> dict[str, TokenLayout]:
     return {stratum: TokenLayout(problem=problem, answer=answer + 1) for stratum, (problem, answer) in widest.items()}
 
 
-def _layouts(corpus: Dataset, tokenizer: Tokenizer, folder: Location, in_flight: int) -> dict[str, TokenLayout]:
-    """The layouts of a corpus's token rows: as a manifest there says, or else from the lengths in tokens."""
+def _found_tokens(corpus: Dataset, tokenizer: Tokenizer, folder: Location, what: str) -> Dataset | None:
+    """The token rows that lie there; raises `UserError` for those of another corpus or by another tokenizer."""
+    if not committed(folder):
+        return None
+    tokens = load(folder, what)
+    layouts = token_layouts(corpus.shards) if tokenizer.group == 1 else layouts_in(tokens)
+    if tokens.manifest.spec != tokens_identity(corpus, tokenizer, layouts):
+        raise _other_configuration(folder, what)
+    return tokens
+
+
+def layouts_in(tokens: Dataset) -> dict[str, TokenLayout]:
+    """The layouts of token rows by stratum, as their manifest says."""
+    return {stratum: TokenLayout(**layout) for stratum, layout in tokens.manifest.spec.get("layouts", {}).items()}
+
+
+def _notes(folder: Location, identity: dict[str, Any], former: str) -> Notes:
+    """Notes of what is made there; those of another schema version hold other content hashes."""
+    return Notes(folder, hash_of([SCHEMA_VERSION, bool(former), identity]))
+
+
+def _layouts(corpus: Dataset, tokenizer: Tokenizer, in_flight: int) -> dict[str, TokenLayout]:
+    """The layouts of a corpus's token rows from the lengths of its problems and answers in tokens."""
     if tokenizer.group == 1:
         return token_layouts(corpus.shards)
-    if committed(folder):
-        spec = load(folder, f"the tokens of corpus {corpus.manifest.name!r}").manifest.spec
-        layouts = {stratum: TokenLayout(**layout) for stratum, layout in spec["layouts"].items()}
-        if spec == tokens_identity(corpus, tokenizer, layouts):
-            return layouts
     measure = partial(in_tokens, corpus.location, tokenizer)
     with closing(each_result(measure, corpus.shards, in_flight=in_flight)) as results:
         return token_layouts([measured for _, measured in results])
@@ -263,10 +289,12 @@ def _found(folder: Location, what: str, spec_hash: str) -> Dataset | None:
         return None
     dataset = load(folder, what)
     if dataset.manifest.spec_hash != spec_hash:
-        raise UserError(
-            f"{what} exists with another configuration ({folder}): choose another name, or delete that folder"
-        )
+        raise _other_configuration(folder, what)
     return dataset
+
+
+def _other_configuration(folder: Location, what: str) -> UserError:
+    return UserError(f"{what} exists with another configuration ({folder}): choose another name, or delete that folder")
 
 
 def _check_disk(folder: Location, what: str, tasks: Sequence[Task], needed: Callable[[], float]) -> None:

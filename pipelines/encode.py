@@ -62,6 +62,8 @@ class EncodeJob:
     folder: Location
     tokenizer: Tokenizer
     layouts: dict[str, TokenLayout]
+    former: bool = False
+    """That of the shards' content hashes."""
 
 
 def encode_tasks(shards: tuple[ShardRecord, ...]) -> list[EncodeTask]:
@@ -76,7 +78,12 @@ def encode_shard(job: EncodeJob, task: EncodeTask) -> list[ShardRecord]:
         layout = shard_layout(parquet.schema_arrow, tokens_layout, job.tokenizer.id_type)
         samples = _SAMPLE_ROWS // parquet.num_row_groups + 1
         with open_shard(
-            job.folder, task.shard_path, split=task.shard.split, stratum=task.shard.stratum, layout=layout
+            job.folder,
+            task.shard_path,
+            split=task.shard.split,
+            stratum=task.shard.stratum,
+            layout=layout,
+            former=job.former,
         ) as shard:
             for group in range(parquet.num_row_groups):
                 table = parquet.read_row_group(group, use_threads=False)

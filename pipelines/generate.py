@@ -79,8 +79,11 @@ def range_tasks(spec: CorpusSpec) -> list[RangeTask]:
     return tasks
 
 
-def generate_range(spec: CorpusSpec, folder: Location, task: RangeTask) -> list[ShardRecord]:
-    """Write the shards of one range below `folder`; a stratum without rows there has no shard."""
+def generate_range(spec: CorpusSpec, folder: Location, task: RangeTask, *, former: bool = False) -> list[ShardRecord]:
+    """Write the shards of one range below `folder`; a stratum without rows there has no shard.
+
+    `former` is that of their content hashes.
+    """
     pa.set_cpu_count(1)
     family = task.component.family(spec)
     lengths: dict[Stratum, tuple[int, int]] = {}
@@ -89,7 +92,12 @@ def generate_range(spec: CorpusSpec, folder: Location, task: RangeTask) -> list[
         for stratum, table in _row_groups(spec, task):
             if stratum not in shards:
                 place = open_shard(
-                    folder, stratum.path(task.number), split=stratum.split, stratum=stratum.name, layout=family.layout
+                    folder,
+                    stratum.path(task.number),
+                    split=stratum.split,
+                    stratum=stratum.name,
+                    layout=family.layout,
+                    former=former,
                 )
                 shards[stratum], lengths[stratum] = stack.enter_context(place), (0, 0)
             shards[stratum].writer.write(table)
@@ -116,14 +124,17 @@ class Contents(NamedTuple):
         return cls(*(getattr(shard, name) for name in cls._fields))
 
 
-def contents_of_range(spec: CorpusSpec, task: RangeTask) -> dict[str, Contents]:
-    """The contents of each shard of a range by its path, in the manifest's order, computed without writing anything."""
+def contents_of_range(spec: CorpusSpec, task: RangeTask, *, former: bool = False) -> dict[str, Contents]:
+    """The contents of each shard of a range by its path, in the manifest's order, computed without writing anything.
+
+    `former` is that of their content hashes.
+    """
     pa.set_cpu_count(1)
     schema = task.component.family(spec).layout.schema
     hashes: dict[Stratum, ContentHash] = {}
     counts: dict[Stratum, tuple[int, int, int]] = {}
     for stratum, table in _row_groups(spec, task):
-        hashes.setdefault(stratum, ContentHash(schema)).update(table)
+        hashes.setdefault(stratum, ContentHash(schema, former=former)).update(table)
         rows, *longest = counts.get(stratum, (0, 0, 0))
         counts[stratum] = (rows + table.num_rows, *map(max, longest, _longest(table)))
     found = {}

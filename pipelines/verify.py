@@ -6,6 +6,7 @@ deletes what is broken and leaves every other file untouched.
 """
 
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -23,7 +24,6 @@ from pipelines.spec import CorpusSpec
 from storage.errors import RunFailure, UserError
 from storage.location import Location
 from storage.manifest import (
-    SCHEMA_VERSION,
     WRITER,
     Dataset,
     Manifest,
@@ -34,10 +34,11 @@ from storage.manifest import (
     decoded,
     head_of,
     known_spec,
+    list_name,
 )
 from storage.shard import file_hash
 
-MANIFEST, SHARDS = "manifest.json", "shards.parquet"
+MANIFEST = "manifest.json"
 
 
 @dataclass(frozen=True, order=True)
@@ -65,6 +66,10 @@ class Examination:
     identity: dict[str, Any]
     writer: str
     shards: tuple[ShardRecord, ...] | None
+    list_name: str = ""
+    """Name of the list of shards, as far as that is known."""
+    former: str = ""
+    """Identity of a corpus of schema version 2: its content hashes are those of that version."""
     faults: list[Fault] = field(default_factory=list)
     distrusted: set[str] = field(default_factory=set)
     """Shards whose lines in the manifest aren't what the spec gives."""
@@ -119,8 +124,13 @@ def examine(folder: Location) -> Examination:
     name = folder.name if folder.parent.name == "corpora" else str(head.get("name"))
     found = Examination(folder, name, identity, str(head.get("writer")), None)
     _read_shards(found, head)
-    if not _as_committed(found, head, text):
+    manifest = _as_committed(found, head)
+    if manifest is None or text != manifest.text().encode():
         found.faults.append(Fault(MANIFEST, "is damaged (it isn't what was committed)"))
+    found.former = manifest.former_identity if manifest else ""
+    if manifest and manifest.former and found.shards and head.get("contents") != manifest.contents:
+        # Nothing proves the identity that it says, so that every shard counts as new.
+        found.distrusted |= {shard.path for shard in found.shards}
     if found.shards is not None:
         found.faults += [Fault(path, "is not in the manifest") for path in _extra(folder, found.shards)]
     return found
@@ -137,7 +147,8 @@ def check_rows(found: Examination, *, in_flight: int, progress: Progress) -> Non
     if found.shards is None:
         return
     contents: dict[int, dict[str, Contents]] = {}
-    with closing(each_result(partial(contents_of_range, spec), range_tasks(spec), in_flight=in_flight)) as results:
+    compute = partial(contents_of_range, spec, former=bool(found.former))
+    with closing(each_result(compute, range_tasks(spec), in_flight=in_flight)) as results:
         for task, computed in results:
             contents[task.number] = computed
             progress(task.rows)
@@ -152,7 +163,7 @@ def check_rows(found: Examination, *, in_flight: int, progress: Progress) -> Non
     ]
     found.distrusted |= {fault.path for fault in faults}
     if not faults and [shard.path for shard in found.shards] != list(wanted):
-        faults = [Fault(SHARDS, "names the shards twice or in another order")]
+        faults = [Fault(found.list_name, "names the shards twice or in another order")]
         found.shards = None
     found.faults += faults
 
@@ -166,9 +177,12 @@ def repair(found: Examination, *, in_flight: int, progress: Progress) -> Dataset
     broken = {fault.path for fault in found.faults}
     # What a killed run noted is believed by its size alone.
     (folder / ".progress").remove()
-    for path in sorted(broken & set(_files(folder))):
+    for path in sorted(broken & {*_files(folder), found.list_name}):
         (folder / path).remove()
-    dataset = make_corpus(spec, folder, _trusted(found, spec), in_flight=in_flight, progress=progress)
+    # Other rows than the manifest names make it another corpus.
+    former = "" if found.distrusted else found.former
+    known = _trusted(found, spec) if former == found.former else []
+    dataset = make_corpus(spec, folder, known, former=former, in_flight=in_flight, progress=progress)
     for path in _extra(folder, dataset.shards):
         (folder / path).remove()
     mended = [shard for shard in dataset.shards if found.shards is None or shard.path in broken]
@@ -182,37 +196,40 @@ def repair(found: Examination, *, in_flight: int, progress: Progress) -> Dataset
 
 def _read_shards(found: Examination, head: dict[str, Any]) -> None:
     """Put the list of shards into `found`, if it is the one that the manifest was committed with."""
-    place = found.folder / SHARDS
+    version, sha256 = head.get("schema_version"), head.get("shards_sha256")
+    if not isinstance(version, int) or not re.fullmatch("[0-9a-f]{64}", str(sha256)):
+        return
+    found.list_name = list_name(version, str(sha256))
+    place = found.folder / found.list_name
     if not place.exists():
-        found.faults.append(Fault(SHARDS, "is missing, so no shard can be checked"))
+        found.faults.append(Fault(found.list_name, "is missing, so no shard can be checked"))
         return
     encoded = place.read()
     try:
-        if hashlib.sha256(encoded).hexdigest() == head.get("shards_sha256"):
+        if hashlib.sha256(encoded).hexdigest() == sha256:
             found.shards = decoded(encoded)
             return
     except (pa.ArrowException, RunFailure):
         pass
-    found.faults.append(Fault(SHARDS, f"doesn't match {MANIFEST}, so no shard can be checked"))
+    found.faults.append(Fault(found.list_name, f"doesn't match {MANIFEST}, so no shard can be checked"))
 
 
-def _as_committed(found: Examination, head: dict[str, Any], text: bytes) -> bool:
-    """Whether the text of a manifest is the one that its spec and its shards give."""
-    try:
-        manifest = Manifest.model_validate(head)
-    except ValidationError:
-        return False
-    expected: dict[str, Any] = {
+def _as_committed(found: Examination, head: dict[str, Any]) -> Manifest | None:
+    """The manifest that the spec and the shards give, or as much of it as is known; None where that is too little."""
+    values: dict[str, Any] = {
+        **{name: value for name, value in head.items() if name in Manifest.model_fields},
         "kind": "corpus",
         "name": found.name,
-        "schema_version": SCHEMA_VERSION,
         "generator_version": found.identity.get("generator_version"),
     }
     if found.shards is not None:
-        expected |= counted(found.shards)
-        writers = {WRITER, _writer_of(found.folder / SHARDS)}
-        expected["writer"] = found.writer if found.writer in writers else WRITER
-    return text == manifest.model_copy(update=expected).text().encode()
+        values |= counted(found.shards, str(head.get("former", "")))
+        writers = {WRITER, _writer_of(found.folder / found.list_name)}
+        values["writer"] = found.writer if found.writer in writers else WRITER
+    try:
+        return Manifest.model_validate(values)
+    except ValidationError:
+        return None
 
 
 def _writer_of(place: Location) -> str:

@@ -150,7 +150,7 @@ def _shards_view(corpora: list[Dataset]) -> dict[str, list[str]]:
     tables = [
         f"SELECT {literal(corpus.location.name)} AS corpus, *, regexp_extract(path, '/family=([^/]+)/', 1) AS family, "
         "try_cast(regexp_extract(path, '/width=([^/]+)/', 1) AS BIGINT) AS width "
-        f"FROM {parquet_source([str(corpus.location / 'shards.parquet')], options=', hive_partitioning = false')}"
+        f"FROM {parquet_source([str(corpus.list_place)], options=', hive_partitioning = false')}"
         for corpus in corpora
     ]
     return {"shards": tables} if tables else {}

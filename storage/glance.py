@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from storage.errors import RunFailure, UserError
 from storage.location import Location
-from storage.manifest import SCHEMA_VERSION, Manifest, committed, head_of, load_encoded
+from storage.manifest import OLDEST_READ, Manifest, committed, head_of, load_encoded
 
 _BATCH = 256
 _GOLDEN = (5**0.5 - 1) / 2
@@ -37,8 +37,8 @@ class Glance:
 
     @property
     def outdated(self) -> bool:
-        """Whether it is of an older schema version."""
-        return 0 < self.version < SCHEMA_VERSION
+        """Whether it is of an older schema version than can be read."""
+        return 0 < self.version < OLDEST_READ
 
 
 def glance(folder: Location, what: str, until: float) -> Glance:
@@ -54,7 +54,7 @@ def glance(folder: Location, what: str, until: float) -> Glance:
     except (UserError, RunFailure) as error:
         return Glance(version, trouble=str(error))
     except (pa.ArrowException, OSError) as error:
-        return Glance(version, trouble=f"{folder / 'shards.parquet'} can't be read ({' '.join(str(error).split())})")
+        return Glance(version, trouble=f"the list of shards in {folder} can't be read ({' '.join(str(error).split())})")
     looked_at, broken = _sizes(folder, table, until)
     return Glance(version, manifest, "", table.num_rows, looked_at, broken)
 

@@ -1,12 +1,14 @@
 """What a dataset is and which shards hold it: written last, in one step, and the only truth.
 
-A folder without a manifest holds nothing; a manifest names every shard with its size and
-hashes. Two runs of one spec write the same bytes, so there is no time and no path in it.
+A folder without a manifest holds nothing; a manifest names a list of shards by its hash, and the list every shard
+with its size and hashes. So `manifest.json` is the only file that a commit replaces. Two runs of one spec write the
+same bytes, so there is no time and no path in it.
 """
 
 import hashlib
 import io
 import json
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,15 +16,19 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from storage.errors import RunFailure, UserError
 from storage.location import Location, Version, checked_part
 from storage.parameters import one_line
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+# What else is read as it lies there: its list of shards has a fixed name, and its identity is the manifest's hash.
+OLDEST_READ = 2
 SPLITS = ("train", "validation", "test")
 WRITER = f"pyarrow {pa.__version__}"
+
+_LIST = re.compile(r"shards(-[0-9a-f]{16})?\.parquet")
 
 _SHARD_SCHEMA = pa.schema(
     [
@@ -68,7 +74,7 @@ class Manifest(BaseModel):
 
     kind: str = Field(description="'corpus' or 'tokens'.")
     name: str
-    schema_version: int = SCHEMA_VERSION
+    schema_version: int = Field(SCHEMA_VERSION, ge=OLDEST_READ, le=SCHEMA_VERSION)
     generator_version: int
     spec: dict[str, Any] = Field(description="Everything from which the rows follow.")
     spec_hash: str
@@ -76,16 +82,42 @@ class Manifest(BaseModel):
     bytes: int
     split_rows: dict[str, int]
     writer: str = Field(description="Library that wrote the shards; file hashes hold for it alone.")
-    shards_sha256: str
+    shards_sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Hash of the file that lists the shards.")
+    contents: str = Field("", description="Hash of every shard's path, rows and content hash, and of `former`.")
+    former: str = Field("", description="Identity that the dataset had in schema version 2, and keeps.")
+
+    @model_validator(mode="after")
+    def _complete(self) -> "Manifest":
+        if self.schema_version > 2 and not self.contents:
+            raise ValueError("contents is missing")
+        return self
 
     @property
     def identity(self) -> str:
-        """Hash of the whole manifest; a checkpoint carries it."""
-        return hashlib.sha256(self.text().encode()).hexdigest()
+        """Hash of the spec and of what the shards hold, whoever wrote them; tokens, tokenizers and runs carry it."""
+        if self.schema_version == 2:
+            return hashlib.sha256(self.text().encode()).hexdigest()
+        return self.former or hash_of({"spec": self.spec, "contents": self.contents})
+
+    @property
+    def former_identity(self) -> str:
+        """Its identity if it was made in schema version 2, and its content hashes are those of that version."""
+        return self.identity if self.schema_version == 2 or self.former else ""
+
+    @property
+    def list_name(self) -> str:
+        """Name of the file that lists the shards."""
+        return list_name(self.schema_version, self.shards_sha256)
 
     def text(self) -> str:
         """The text of `manifest.json`."""
-        return json.dumps(self.model_dump(), indent=2, sort_keys=True) + "\n"
+        later = {"contents", "former"} if self.schema_version == 2 else set() if self.former else {"former"}
+        return json.dumps(self.model_dump(exclude=later), indent=2, sort_keys=True) + "\n"
+
+
+def list_name(schema_version: int, sha256: str) -> str:
+    """Name of the file that lists the shards, of which this is the hash."""
+    return "shards.parquet" if schema_version == 2 else f"shards-{sha256[:16]}.parquet"
 
 
 @dataclass(frozen=True)
@@ -95,6 +127,11 @@ class Dataset:
     location: Location
     manifest: Manifest
     shards: tuple[ShardRecord, ...]
+
+    @property
+    def list_place(self) -> Location:
+        """Where the list of its shards lies."""
+        return self.location / self.manifest.list_name
 
     def of_split(self, split: str) -> tuple[ShardRecord, ...]:
         """The shards of one split in order; raises `UserError` for an unknown split."""
@@ -133,7 +170,7 @@ class Dataset:
         if hashlib.sha256(place.read()).hexdigest() != shard.sha256:
             remedy = "delete it and run the 'numerate encode' that made it again"
             if self.manifest.kind == "corpus":
-                remedy = f"run 'numerate corpus verify {self.manifest.name} --repair'"
+                remedy = _repair(self.location)
             raise RunFailure(f"shard {place} is damaged: {remedy}")
         return place
 
@@ -151,13 +188,12 @@ def hash_of(value: Any) -> str:
 class Seen:
     """What lay at a dataset's place before somebody began to make it: a commit is made over that and nothing else."""
 
-    shards: Version
     manifest: Version
 
     @classmethod
     def at(cls, location: Location) -> "Seen":
         """What lies there now."""
-        return cls((location / "shards.parquet").version(), (location / "manifest.json").version())
+        return cls((location / "manifest.json").version())
 
 
 def commit(
@@ -169,8 +205,12 @@ def commit(
     spec: dict[str, Any],
     shards: list[ShardRecord],
     seen: Seen | None = None,
+    former: str = "",
 ) -> Dataset:
-    """Write `shards.parquet` and then `manifest.json`; from then on the dataset exists.
+    """Write the list of shards under a name of its own and then `manifest.json`; from then on the dataset exists.
+
+    Lists that were there before are removed behind it. `former` is the identity of a dataset of schema version 2 that
+    is mended here: it keeps it, and its content hashes are those of that version.
 
     Raises `RunFailure` where another process committed other files than these since they were `seen`, by default now.
     """
@@ -186,29 +226,46 @@ def commit(
         generator_version=generator_version,
         spec=spec,
         spec_hash=hash_of(spec),
-        **counted(shards),
+        **counted(shards, former),
+        former=former,
         writer=WRITER,
         shards_sha256=hashlib.sha256(encoded).hexdigest(),
     )
-    (location / "shards.parquet").write_over(encoded, seen.shards)
+    # Looked for before the commit: a list that comes later is another writer's.
+    before = lists(location)
+    (location / manifest.list_name).write(encoded)
     (location / "manifest.json").write_over(manifest.text().encode(), seen.manifest)
+    for other in before - {manifest.list_name}:
+        (location / other).remove()
     return Dataset(location, manifest, tuple(shards))
 
 
-def counted(shards: Sequence[ShardRecord]) -> dict[str, Any]:
-    """The manifest's fields that follow from its shards: rows, bytes and rows of each split."""
+def lists(location: Location) -> set[str]:
+    """Names of all lists of shards that lie here, whether a manifest names them or not."""
+    return {entry for entry in location.children() if _LIST.fullmatch(entry)}
+
+
+def counted(shards: Sequence[ShardRecord], former: str = "") -> dict[str, Any]:
+    """The manifest's fields that follow from its shards: rows, bytes, rows of each split, and the hash of contents."""
     rows: Counter[str] = Counter(dict.fromkeys(SPLITS, 0))
+    contents = hashlib.sha256(former.encode())
     for shard in shards:
         rows[shard.split] += shard.rows
-    return {"rows": rows.total(), "bytes": sum(shard.bytes for shard in shards), "split_rows": dict(rows)}
+        contents.update(f"\n{shard.path}\t{shard.rows}\t{shard.content}".encode())
+    return {
+        "rows": rows.total(),
+        "bytes": sum(shard.bytes for shard in shards),
+        "split_rows": dict(rows),
+        "contents": contents.hexdigest(),
+    }
 
 
 def decoded(encoded: bytes) -> tuple[ShardRecord, ...]:
-    """The shards that the bytes of `shards.parquet` name; raises `RunFailure` where they are something else."""
+    """The shards that the bytes of a list name; raises `RunFailure` where they are something else."""
     # In one thread: where OMP_NUM_THREADS is 1, a process that ends soon after Arrow's pool has begun aborts.
     table = pq.ParquetFile(io.BytesIO(encoded)).read(use_threads=False)
     if table.schema != _SHARD_SCHEMA:
-        raise RunFailure("shards.parquet is no list of shards: delete it and its manifest and run again")
+        raise RunFailure("that is no list of shards")
     return tuple(map(ShardRecord, *(column.to_pylist() for column in table.columns)))
 
 
@@ -220,14 +277,35 @@ def committed(location: Location) -> bool:
 def load(location: Location, what: str) -> Dataset:
     """Open a committed dataset; raises `UserError` where there is none, `RunFailure` where it is damaged."""
     manifest, encoded = load_encoded(location, what)
-    return Dataset(location, manifest, decoded(encoded))
+    try:
+        return Dataset(location, manifest, decoded(encoded))
+    except (pa.ArrowException, RunFailure) as error:
+        raise _damaged_list(location, manifest, "is no list of shards") from error
 
 
 def load_encoded(location: Location, what: str) -> tuple[Manifest, bytes]:
-    """What `load` reads, with the bytes of `shards.parquet` as they lie there; raises the same."""
+    """What `load` reads, with the bytes of the list of shards as they lie there; raises the same."""
     if not committed(location):
         raise UserError(f"{what} is not there ({location}): make it first, 'numerate run' does all of it")
     text = (location / "manifest.json").read()
+    manifest = _manifest(text, location, what)
+    place = location / manifest.list_name
+    try:
+        encoded = place.read()
+    except RunFailure:
+        if (location / "manifest.json").read() != text:
+            # Another process committed in between, and removed the list that was named before.
+            return load_encoded(location, what)
+        if place.size() < 0:
+            raise _damaged_list(location, manifest, "is missing") from None
+        raise
+    if hashlib.sha256(encoded).hexdigest() != manifest.shards_sha256:
+        raise _damaged_list(location, manifest, "doesn't match its manifest")
+    return manifest, encoded
+
+
+def _manifest(text: bytes, location: Location, what: str) -> Manifest:
+    """The manifest that a text holds; raises `UserError` for one of another version, `RunFailure` for a damaged one."""
     check_version(text, location, what)
     try:
         manifest = Manifest.model_validate_json(text)
@@ -237,25 +315,40 @@ def load_encoded(location: Location, what: str) -> tuple[Manifest, bytes]:
         ) from error
     if hash_of(manifest.spec) != manifest.spec_hash:
         raise RunFailure(f"{location / 'manifest.json'} is damaged (its spec was changed): delete it and run again")
-    encoded = (location / "shards.parquet").read()
-    if hashlib.sha256(encoded).hexdigest() != manifest.shards_sha256:
-        raise RunFailure(f"{location / 'shards.parquet'} doesn't match its manifest: delete both and run again")
-    return manifest, encoded
+    return manifest
+
+
+def _damaged_list(location: Location, manifest: Manifest, state: str) -> RunFailure:
+    """What is wrong with the list of shards, and what mends it."""
+    remedy = _repair(location)
+    if manifest.kind == "tokens":
+        remedy = f"delete {location} and run 'numerate encode' again"
+    return RunFailure(f"{location / manifest.list_name} {state}: {remedy}")
+
+
+def _repair(corpus: Location) -> str:
+    return f"run 'numerate corpus verify {_short(corpus)} --repair'"
+
+
+def _short(corpus: Location) -> str | Location:
+    """How a command names a corpus: by its name where it lies in a workspace."""
+    return corpus.name if corpus.parent.name == "corpora" else corpus
 
 
 def check_version(text: bytes, location: Location, what: str) -> None:
     """Raises `UserError` where `text` is the manifest of another schema version, with what helps."""
     head = head_of(text)
     version = head.get("schema_version")
-    if not isinstance(version, int) or version < 1 or version == SCHEMA_VERSION:
+    if not isinstance(version, int) or version < 1 or OLDEST_READ <= version <= SCHEMA_VERSION:
         return
     if version > SCHEMA_VERSION:
         raise UserError(
             f"{what} was written by a newer Numerate (schema version {version}, this one reads {SCHEMA_VERSION}): "
             "update Numerate"
         )
-    place = location.name if location.parent.name == "corpora" else location
-    remedy = f"run 'numerate corpus migrate {place}'"
+    remedy = f"run 'numerate corpus migrate {_short(location)}'"
+    if location.remote:
+        remedy = "generate it under another name (an object store can't swap it for its present form in one step)"
     if head.get("kind") == "tokens":
         remedy = f"delete {location} and run 'numerate encode' again"
     raise UserError(f"{what} has schema version {version}, this Numerate reads {SCHEMA_VERSION}: {remedy}")

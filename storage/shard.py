@@ -51,10 +51,10 @@ class Layout:
 class ShardWriter:
     """Collects row groups of one open shard; made by `open_shard`."""
 
-    def __init__(self, writer: pq.ParquetWriter, schema: pa.Schema) -> None:
+    def __init__(self, writer: pq.ParquetWriter, content: "ContentHash") -> None:
         self.rows = 0
         self._writer = writer
-        self._content = ContentHash(schema)
+        self._content = content
 
     def write(self, table: pa.Table) -> None:
         """Append `table` as one row group."""
@@ -82,11 +82,16 @@ class Shard:
 
 
 @contextmanager
-def open_shard(folder: Location, path: str, *, split: str, stratum: str, layout: Layout) -> Iterator[Shard]:
-    """Write a shard at `folder / path`; it appears, synced, only when the block ends well."""
+def open_shard(
+    folder: Location, path: str, *, split: str, stratum: str, layout: Layout, former: bool = False
+) -> Iterator[Shard]:
+    """Write a shard at `folder / path`; it appears, synced, only when the block ends well.
+
+    `former` is that of its `ContentHash`.
+    """
     with (folder / path).staged() as staged:
         with pq.ParquetWriter(staged, layout.schema, **layout.options()) as parquet:
-            shard = Shard(ShardWriter(parquet, layout.schema))
+            shard = Shard(ShardWriter(parquet, ContentHash(layout.schema, former=former)))
             yield shard
         shard._record = ShardRecord(
             path=path,
@@ -118,18 +123,29 @@ class ContentHash:
 
     It tells whether two shards hold the same values, whoever wrote them; what lies on disk is guarded by the
     file's SHA-256. A string column counts as its lengths (int32) and its bytes; numbers count as they lie in
-    memory, little-endian; a null counts as zero, with a byte a row that says which are there.
+    memory, little-endian; a null counts as zero, and a column of numbers that holds one counts with a byte a row that
+    says which are there.
+
+    `former` gives the hash of schema version 2, which has such a byte only for the rows of chunks with a null: it
+    depends on how the rows are cut into chunks.
     """
 
-    def __init__(self, schema: pa.Schema) -> None:
+    def __init__(self, schema: pa.Schema, *, former: bool = False) -> None:
         self._columns = {name: (xxhash.xxh3_128(), xxhash.xxh3_128()) for name in schema.names}
+        self._former, self._rows, self._with_nulls = former, 0, set[str]()
 
     def update(self, table: pa.Table) -> None:
         """Add the rows of `table`."""
         for name, (values, lengths) in self._columns.items():
+            before = self._rows
             for chunk in table.column(name).chunks:
-                if chunk.null_count:
+                if chunk.null_count and not self._former and name not in self._with_nulls:
+                    self._with_nulls.add(name)
+                    lengths.update(np.ones(before, np.uint8).data)
+                before += len(chunk)
+                if chunk.null_count or name in self._with_nulls:
                     lengths.update(chunk.is_valid().cast(pa.uint8()).to_numpy().data)
+                if chunk.null_count:
                     chunk = pc.fill_null(chunk, 0)
                 if pa.types.is_dictionary(chunk.type):
                     entries = chunk.dictionary
@@ -142,6 +158,7 @@ class ContentHash:
                     lengths.update(np.diff(offsets).data)
                 else:
                     values.update(fixed_width_values(chunk).data)
+        self._rows += table.num_rows
 
     def hexdigest(self) -> str:
         """Hash of everything added so far."""

@@ -1,8 +1,15 @@
 """Small corpora made without Ray, for tests that are about something else."""
 
+import hashlib
+import io
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from model.config import EncoderConfig, TrainingSpec
 from model.tokenizer import Tokenizer, TokenLayout, load_tokenizer
@@ -12,7 +19,7 @@ from pipelines.generate import GENERATOR_VERSION, generate_range, range_tasks
 from pipelines.spec import CorpusSpec, TokenizerSpec
 from pipelines.vocabulary import train_tokenizer
 from storage.location import Location, Workspace
-from storage.manifest import Dataset, commit
+from storage.manifest import SPLITS, Dataset, ShardRecord, commit, hash_of, load
 
 SMALL = CorpusSpec(name="small", terms=2, rows_per_shard=3_000, validation=0.1, test=0.1)
 # Numbers of one to nine digits: rows of two widths.
@@ -58,23 +65,56 @@ class Built:
     """The widest."""
 
 
-def build_corpus_plainly(spec: CorpusSpec, folder: Location) -> Dataset:
-    """The corpus of `build_corpus`, one range after the other in this process."""
-    shards = [record for task in range_tasks(spec) for record in generate_range(spec, folder, task)]
+def build_corpus_plainly(spec: CorpusSpec, folder: Location, version: int = 3) -> Dataset:
+    """The corpus of `build_corpus`, one range after the other in this process, in a schema version."""
+    former = version == 2
+    shards = [record for task in range_tasks(spec) for record in generate_range(spec, folder, task, former=former)]
     identity = {**spec.identity(), "generator_version": GENERATOR_VERSION}
-    return commit(
+    return (commit_version_2 if former else commit)(
         folder, kind="corpus", name=spec.name, generator_version=GENERATOR_VERSION, spec=identity, shards=shards
     )
 
 
-def build_small(folder: Path, spec: CorpusSpec = SMALL, tokens: TokenizerSpec = SMALL_TOKENIZER) -> Built:
-    """Corpus, tokenizer and tokens of `spec` below `folder`."""
+def commit_version_2(
+    folder: Location, *, kind: str, name: str, generator_version: int, spec: dict[str, Any], shards: list[ShardRecord]
+) -> Dataset:
+    """What `commit` wrote in schema version 2, up to commit 7d43f43: a list of one name, and a manifest without
+    `contents`."""
+    whole = {"path": pa.string(), "split": pa.string(), "stratum": pa.string(), "rows": pa.int64(), "bytes": pa.int64()}
+    whole |= {"sha256": pa.string(), "content": pa.string(), "problem_length": pa.int32(), "answer_digits": pa.int32()}
+    schema = pa.schema([pa.field(column, kind, nullable=False) for column, kind in whole.items()])
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist([shard._asdict() for shard in shards], schema), sink, compression="zstd")
+    manifest = {
+        "kind": kind,
+        "name": name,
+        "schema_version": 2,
+        "generator_version": generator_version,
+        "spec": spec,
+        "spec_hash": hash_of(spec),
+        "rows": sum(shard.rows for shard in shards),
+        "bytes": sum(shard.bytes for shard in shards),
+        "split_rows": {split: sum(shard.rows for shard in shards if shard.split == split) for split in SPLITS},
+        "writer": f"pyarrow {pa.__version__}",
+        "shards_sha256": hashlib.sha256(sink.getvalue()).hexdigest(),
+    }
+    (folder / "shards.parquet").write(sink.getvalue())
+    (folder / "manifest.json").write((json.dumps(manifest, indent=2, sort_keys=True) + "\n").encode())
+    return load(folder, name)
+
+
+def build_small(
+    folder: Path, spec: CorpusSpec = SMALL, tokens: TokenizerSpec = SMALL_TOKENIZER, version: int = 3
+) -> Built:
+    """Corpus, tokenizer and tokens of `spec` below `folder`, in a schema version."""
     workspace = Workspace.create(str(folder / "workspace"))
-    corpus = build_corpus_plainly(spec, workspace.corpus(spec.name))
-    return encode_plainly(workspace, spec, corpus, tokens)
+    corpus = build_corpus_plainly(spec, workspace.corpus(spec.name), version)
+    return encode_plainly(workspace, spec, corpus, tokens, version)
 
 
-def encode_plainly(workspace: Workspace, spec: CorpusSpec, corpus: Dataset, tokens: TokenizerSpec) -> Built:
+def encode_plainly(
+    workspace: Workspace, spec: CorpusSpec, corpus: Dataset, tokens: TokenizerSpec, version: int = 3
+) -> Built:
     """Tokenizer and tokens of a corpus that lies there."""
     name = f"{spec.name}-{tokens.kind}"
     train_tokenizer(tokens, corpus, workspace.tokenizer(name))
@@ -82,9 +122,9 @@ def encode_plainly(workspace: Workspace, spec: CorpusSpec, corpus: Dataset, toke
     layouts = token_layouts([in_tokens(corpus.location, tokenizer, shard) for shard in corpus.shards])
     layout = max(layouts.values(), key=lambda layout: layout.width)
     target = workspace.tokens(spec.name, name)
-    job = EncodeJob(corpus.location, target, tokenizer, layouts)
+    job = EncodeJob(corpus.location, target, tokenizer, layouts, former=version == 2)
     shards = [record for task in encode_tasks(corpus.shards) for record in encode_shard(job, task)]
-    encoded = commit(
+    encoded = (commit_version_2 if version == 2 else commit)(
         target,
         kind="tokens",
         name=spec.name,

@@ -18,7 +18,7 @@ from model.batches import Batches
 from pipelines.fanout import Notes, each_result, make_shards
 from storage.lanes import LanePlan
 from storage.local import LocalLocation
-from storage.manifest import ShardRecord, commit, load
+from storage.manifest import ShardRecord, commit, lists, load
 from tests.benchmarks.measure import Figure, core_seconds, seconds
 from tests.builders import build_small
 
@@ -99,7 +99,8 @@ def _notes(folder: LocalLocation) -> Iterator[Figure]:
 
 def _manifest(folder: LocalLocation) -> Iterator[Figure]:
     yield Figure("commit of 10⁶ shards", _committed(folder), "s")
-    yield Figure("shards.parquet of 10⁶ shards", (folder / "shards.parquet").size() / 1e6, "MB")
+    (listed,) = lists(folder)
+    yield Figure("list of 10⁶ shards", (folder / listed).size() / 1e6, "MB")
     before = _resident()
     dataset, taken = _timed(lambda: load(folder, "the corpus"))
     yield Figure("load of 10⁶ shards", taken, "s", detail=f"{(_resident() - before) / 1e6:,.0f} MB")

@@ -56,7 +56,7 @@ def wait_for_notes(process: "subprocess.Popen[str]", corpus: Location, count: in
 
 def data_of(corpus: Location) -> dict[str, bytes]:
     """The shards of a corpus, its list of them and its manifest."""
-    wanted = ("data/", "manifest.json", "shards.parquet")
+    wanted = ("data/", "manifest.json", "shards-")
     return {path: (corpus / path).read() for path in corpus.files("") if path.startswith(wanted)}
 
 

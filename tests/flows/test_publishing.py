@@ -157,7 +157,7 @@ def test_a_dry_run_lists_everything_and_sends_nothing(
     shown = capsys.readouterr()
     publish_corpus(str(mixed.location), to="ada/mixed", dry_run=True, as_json=True)
     found = json.loads(capsys.readouterr().out)
-    own = sum((mixed.location / name).size() for name in ("manifest.json", "shards.parquet"))
+    own = sum((mixed.location / name).size() for name in ("manifest.json", mixed.manifest.list_name))
     assert found["bytes"] == mixed.manifest.bytes + own + len(found["card"].encode())
     lines = [line.strip() for line in shown.out.splitlines()]
     assert all(f"{file['bytes']:,}  {file['path']}" in lines for file in found["files"])
@@ -179,7 +179,7 @@ def test_the_command_pushes_once_and_finds_it_the_next_time(mixed: Dataset, hub:
     assert json.loads(first.stdout)["files"] == len(mixed.shards) + 3
     assert repository.private
     assert len(repository.commits) == 1
-    assert {"manifest.json", "shards.parquet", "README.md"} < set(repository.files)
+    assert {"manifest.json", mixed.manifest.list_name, "README.md"} < set(repository.files)
     second = numerate(*arguments, hub=hub, HF_HOME=str(tmp_path))
     assert json.loads(second.stdout)["files"] == 0
     assert json.loads(second.stdout)["found"] == len(mixed.shards) + 3

@@ -25,6 +25,7 @@ from storage.errors import UserError
 from storage.glance import glance
 from storage.local import LocalLocation
 from storage.location import Workspace
+from storage.manifest import lists
 from tests.builders import SMALL, TINY_TRAINING, Built
 from tests.flows.test_command import numerate
 from tests.pipelines.test_migrate import MIXED, write_old
@@ -97,7 +98,7 @@ def test_missing_and_cut_shards_are_found(place: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "what", "mend"),
     [
-        ("corpora/small/shards.parquet", "corpus small", "numerate corpus verify small --repair"),
+        ("corpora/small/LIST", "corpus small", "numerate corpus verify small --repair"),
         (
             "corpora/small/tokens/small-digit/manifest.json",
             "tokens of small by small-digit",
@@ -113,7 +114,8 @@ def test_missing_and_cut_shards_are_found(place: Path) -> None:
 )
 @pytest.mark.parametrize("data", [b"", b"{", b"\x00\xff" * 100, b"[]", b'{"schema_version": "x"}'])
 def test_a_damaged_file_is_a_fault_and_no_failure(place: Path, file: str, what: str, mend: str, data: bytes) -> None:
-    (place / file).write_bytes(data)
+    (listed,) = lists(LocalLocation(place / "corpora/small"))
+    (place / file.replace("LIST", listed)).write_bytes(data)
     found = broken(place)
     assert found[what] == mend
 
@@ -190,7 +192,7 @@ def test_what_a_run_was_fed_and_is_gone_or_another_by_now_is_named(place: Path, 
     text, mend = with_change("rm -r corpora/small/tokens")
     assert text == "the tokens of small are gone"
     assert mend.startswith("numerate encode --corpus small")
-    text, mend = with_change("""sed -i 's/"writer": "[^"]*"/"writer": "another"/' corpora/small/manifest.json""")
+    text, mend = with_change("""sed -i 's/"contents": "[^"]*"/"contents": "another"/' corpora/small/manifest.json""")
     assert text == "corpus small is another one by now"
     assert "--name one-anew" in mend
 

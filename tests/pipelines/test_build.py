@@ -1,3 +1,4 @@
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -190,3 +191,21 @@ def test_tokens_of_other_kinds_are_counted_once_and_found_again(
     assert made.shards == plain.tokens.shards
     found, anew = build_tokens(longer.corpus, plain.tokenizer, folder, in_flight=ray_instance)
     assert (found.manifest, anew) == (made.manifest, False)
+
+
+@pytest.mark.parametrize("kind", ["digit", "triples"])
+def test_tokens_that_another_process_made_while_this_one_came_to_the_lock_are_found(
+    tmp_path: Path, longer: Built, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    tokenizer = encode_plainly(longer.workspace, longer.spec, longer.corpus, TOKENIZERS[kind]).tokenizer
+    folder = LocalLocation(tmp_path / "tokens")
+    exclusive, first = LocalLocation.exclusive, list[Dataset]()
+
+    def late(place: LocalLocation, what: str) -> AbstractContextManager[None]:
+        """The other one is done just before the lock is taken."""
+        monkeypatch.setattr(LocalLocation, "exclusive", exclusive)
+        first.append(build_tokens(longer.corpus, tokenizer, folder, in_flight=0)[0])
+        return exclusive(place, what)
+
+    monkeypatch.setattr(LocalLocation, "exclusive", late)
+    assert build_tokens(longer.corpus, tokenizer, folder, in_flight=0) == (first[0], False)

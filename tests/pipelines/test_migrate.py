@@ -149,7 +149,8 @@ def test_ids_problems_and_splits_stay_but_for_reserved_problems(
     assert (done.moved > 0) == (values is SUMS)
     assert done.old_tokens == ("old-digit",)
     assert {path.name for path in folder.parent.iterdir()} == {"old"}
-    assert {path.name for path in folder.iterdir()} <= {"data", "manifest.json", "shards.parquet", ".lock"}
+    names = {"data", "manifest.json", done.corpus.manifest.list_name, ".lock"}
+    assert {path.name for path in folder.iterdir()} <= names
     assert load(LocalLocation(folder), "corpus").whole()
     assert migrate(LocalLocation(folder), in_flight=2) is None
 
@@ -162,9 +163,9 @@ def test_an_old_corpus_is_refused_with_the_command_that_migrates_it(tmp_path: Pa
 
 
 def test_a_newer_corpus_asks_for_a_newer_numerate(tmp_path: Path) -> None:
-    (tmp_path / "manifest.json").write_text('{"schema_version": 3, "something": "else"}')
+    (tmp_path / "manifest.json").write_text('{"schema_version": 4, "something": "else"}')
     for refused in (lambda place: load(place, "corpus 'new'"), old_spec):
-        with pytest.raises(UserError, match=r"newer Numerate \(schema version 3, this one reads 2\): update Numerate"):
+        with pytest.raises(UserError, match=r"newer Numerate \(schema version 4, this one reads 3\): update Numerate"):
             refused(LocalLocation(tmp_path))
 
 

@@ -22,8 +22,6 @@ from storage.manifest import WRITER, Dataset, ShardRecord, commit, load
 from storage.shard import file_hash, open_shard
 from tests.builders import SMALL, Built
 
-pytestmark = pytest.mark.usefixtures("ray_instance")
-
 
 @pytest.fixture
 def corpus(tmp_path: Path, small: Built) -> Dataset:
@@ -33,23 +31,23 @@ def corpus(tmp_path: Path, small: Built) -> Dataset:
     return load(LocalLocation(folder), "corpus")
 
 
-def faults(folder: Location, deep: bool = False) -> dict[str, str]:
+def faults(folder: Location, deep: bool = False, in_flight: int = 0) -> dict[str, str]:
     """Every fault's path with what is wrong."""
     found = examine(folder)
-    check_bytes(found, in_flight=2, progress=lambda rows: None)
+    check_bytes(found, in_flight=in_flight, progress=lambda rows: None)
     if deep:
-        check_rows(found, in_flight=2, progress=lambda rows: None)
+        check_rows(found, in_flight=in_flight, progress=lambda rows: None)
     return {fault.path: fault.text for fault in found.faults}
 
 
-def mended(folder: Location, deep: bool = False) -> Dataset:
+def mended(folder: Location, deep: bool = False, in_flight: int = 0) -> Dataset:
     """The corpus after a repair."""
     found = examine(folder)
-    check_bytes(found, in_flight=2, progress=lambda rows: None)
+    check_bytes(found, in_flight=in_flight, progress=lambda rows: None)
     if deep:
-        check_rows(found, in_flight=2, progress=lambda rows: None)
+        check_rows(found, in_flight=in_flight, progress=lambda rows: None)
     with held(folder, "corpus"):
-        return repair(found, in_flight=2, progress=lambda rows: None)
+        return repair(found, in_flight=in_flight, progress=lambda rows: None)
 
 
 def files(folder: Location) -> dict[str, bytes]:
@@ -125,6 +123,16 @@ def test_a_damaged_shard_is_named_and_mended(corpus: Dataset, damage: Callable[[
     assert_mends(corpus, {victim}, act)
 
 
+def test_ray_finds_and_mends_the_same(corpus: Dataset, ray_instance: int) -> None:
+    victims = {corpus.shards[number].path for number in (1, 6)}
+    before = files(corpus.location)
+    for path in victims:
+        flip((corpus.location / path).path, 0.5)
+    assert set(faults(corpus.location, deep=True, in_flight=ray_instance)) == victims
+    assert mended(corpus.location, deep=True, in_flight=ray_instance).manifest == corpus.manifest
+    assert files(corpus.location) == before
+
+
 def test_a_shard_too_many_is_found_and_deleted(corpus: Dataset) -> None:
     extra = "data/split=train/family=grid/width=16/000099.parquet"
     assert_mends(
@@ -135,18 +143,18 @@ def test_a_shard_too_many_is_found_and_deleted(corpus: Dataset) -> None:
 
 
 def test_a_list_of_shards_that_is_lost_is_made_again(corpus: Dataset) -> None:
-    assert_mends(corpus, {"shards.parquet"}, (corpus.location / "shards.parquet").remove)
+    assert_mends(corpus, {corpus.manifest.list_name}, corpus.list_place.remove)
 
 
 def test_a_list_of_shards_that_is_lost_together_with_a_shard_is_made_again(corpus: Dataset) -> None:
     folder, victim = corpus.location, corpus.shards[3].path
     before, when = files(folder), times(folder)
     flip((folder / victim).path, 0.9)
-    flip((folder / "shards.parquet").path, 0.4)
-    assert "doesn't match manifest.json" in faults(folder)["shards.parquet"]
+    flip(corpus.list_place.path, 0.4)
+    assert "doesn't match manifest.json" in faults(folder)[corpus.manifest.list_name]
     assert mended(folder).manifest == corpus.manifest
     assert files(folder) == before
-    assert {path for path, time in times(folder).items() if time != when[path]} == {victim, "shards.parquet"}
+    assert {path for path, time in times(folder).items() if time != when[path]} == {victim, corpus.manifest.list_name}
 
 
 def test_every_flipped_byte_of_the_manifest_is_noticed(corpus: Dataset) -> None:
@@ -170,10 +178,9 @@ def test_a_manifest_with_a_changed_value_is_mended_from_its_spec(corpus: Dataset
     def damage() -> None:
         place.path.write_text(json.dumps({**json.loads(place.read()), field: value}, indent=2, sort_keys=True) + "\n")
 
-    broken = {"manifest.json"} if field != "shards_sha256" else {"shards.parquet"}
     folder, before = corpus.location, files(corpus.location)
     damage()
-    assert set(faults(folder)) == broken
+    assert set(faults(folder)) == {"manifest.json"}
     assert mended(folder).manifest == corpus.manifest
     assert files(folder) == before
 
@@ -207,10 +214,10 @@ def falsified(corpus: Dataset, number: int) -> None:
     committed_anew(corpus, {shard.path: other.record._replace(**lengths)})
 
 
-def committed_anew(corpus: Dataset, changed: dict[str, ShardRecord | None]) -> None:
+def committed_anew(corpus: Dataset, changed: dict[str, ShardRecord | None]) -> Dataset:
     """Commit the corpus with other lines for some of its shards, or without them."""
     shards = [changed.get(shard.path, shard) for shard in corpus.shards]
-    commit(
+    return commit(
         corpus.location,
         kind="corpus",
         name="small",
@@ -228,9 +235,9 @@ def test_deep_finds_a_shard_that_was_replaced_together_with_the_manifest(corpus:
     assert faults(folder, deep=True) == {victim: "is not what the spec gives (other rows)"}
     assert mended(folder, deep=True).manifest == corpus.manifest
     assert files(folder) == before
-    assert {path for path, time in times(folder).items() if time != when[path]} == {
+    assert {path for path, time in times(folder).items() if time != when.get(path)} == {
         victim,
-        "shards.parquet",
+        corpus.manifest.list_name,
         "manifest.json",
     }
 
@@ -261,8 +268,10 @@ def test_deep_finds_a_line_of_the_manifest_that_is_wrong_about_its_shard(corpus:
 
 def test_deep_finds_shards_in_another_order(corpus: Dataset) -> None:
     first, second = corpus.shards[:2]
-    committed_anew(corpus, {first.path: second, second.path: first})
-    assert faults(corpus.location, deep=True) == {"shards.parquet": "names the shards twice or in another order"}
+    other = committed_anew(corpus, {first.path: second, second.path: first})
+    assert faults(corpus.location, deep=True) == {
+        other.manifest.list_name: "names the shards twice or in another order"
+    }
     assert mended(corpus.location, deep=True).manifest == corpus.manifest
 
 
@@ -284,9 +293,11 @@ def test_a_corpus_of_another_writer_is_mended_by_content(corpus: Dataset, monkey
     after = mended(folder)
     assert [shard.content for shard in after.shards] == [shard.content for shard in corpus.shards]
     number = victim.path[-14:]
-    changed_files = {path for path, time in times(folder).items() if time != when[path]}
+    changed_files = {path for path, time in times(folder).items() if time != when.get(path)}
     assert victim.path in changed_files
-    assert all(path.endswith((number, "shards.parquet", "manifest.json")) for path in changed_files)
+    assert all(path.endswith((number, after.manifest.list_name, "manifest.json")) for path in changed_files)
+    # So that tokenizer, tokens and runs fit as before.
+    assert after.manifest.identity == corpus.manifest.identity
     assert after.shards[-1] == victim
     assert json.loads(place.read())["writer"] == WRITER
     assert faults(folder, deep=True) == {}

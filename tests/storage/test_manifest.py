@@ -1,10 +1,32 @@
+from pathlib import Path
+from typing import Any
+
 import pytest
 
+from pipelines.build import build_corpus
 from storage.errors import RunFailure, UserError
-from storage.location import Workspace
-from storage.manifest import commit, load
+from storage.local import LocalLocation
+from storage.location import Location, Workspace
+from storage.manifest import Dataset, commit, hash_of, lists, load
 from storage.query import open_catalog, select
-from tests.builders import Built
+from tests.builders import SMALL, Built
+
+
+class KilledError(BaseException):
+    """Stands for SIGKILL: nothing in the code catches it."""
+
+
+def commit_first(corpus: Dataset, shards: int) -> Dataset:
+    """Commit the same corpus with the first of its shards alone."""
+    manifest = corpus.manifest
+    return commit(
+        corpus.location,
+        kind=manifest.kind,
+        name=manifest.name,
+        generator_version=manifest.generator_version,
+        spec=manifest.spec,
+        shards=list(corpus.shards[:shards]),
+    )
 
 
 def test_a_committed_corpus_is_read_back_as_it_was(small: Built) -> None:
@@ -35,12 +57,92 @@ def test_a_missing_or_truncated_shard_is_named(own_small: Built, size: int | Non
 
 
 def test_a_changed_list_of_shards_is_noticed(own_small: Built) -> None:
-    place = own_small.corpus.location / "shards.parquet"
-    data = bytearray(place.read())
-    data[len(data) // 2] ^= 1
-    place.write(bytes(data))
-    with pytest.raises(RunFailure, match=r"doesn't match its manifest"):
-        load(own_small.corpus.location, "corpus")
+    for dataset, remedy in ((own_small.corpus, "corpus verify small --repair"), (own_small.tokens, "encode' again")):
+        place = dataset.list_place
+        data = bytearray(place.read())
+        data[len(data) // 2] ^= 1
+        place.write(bytes(data))
+        with pytest.raises(RunFailure, match=rf"doesn't match its manifest: .*{remedy}"):
+            load(dataset.location, "it")
+        place.remove()
+        with pytest.raises(RunFailure, match=rf"is missing: .*{remedy}"):
+            load(dataset.location, "it")
+
+
+@pytest.mark.parametrize("moment", ["before the list", "before the manifest", "before the old list goes"])
+def test_a_commit_that_is_killed_leaves_the_old_dataset_or_the_new_one_whole(
+    own_small: Built, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    corpus, folder = own_small.corpus, own_small.corpus.location
+    victim = {"before the list": "write", "before the manifest": "write_over", "before the old list goes": "remove"}
+
+    def killed(self: Location, *what: Any) -> None:
+        raise KilledError
+
+    monkeypatch.setattr(LocalLocation, victim[moment], killed)
+    with pytest.raises(KilledError):
+        commit_first(corpus, 3)
+    monkeypatch.undo()
+    found = load(folder, "corpus")
+    assert found.shards == (corpus.shards[:3] if moment == "before the old list goes" else corpus.shards)
+    assert len(lists(folder)) == (1 if moment == "before the list" else 2)
+    # What is made after that is whole again, and nothing of the killed one lies there.
+    assert commit_first(corpus, len(corpus.shards)).manifest == corpus.manifest
+    assert load(folder, "corpus").shards == corpus.shards
+    assert lists(folder) == {corpus.manifest.list_name}
+
+
+def test_a_first_commit_that_is_killed_before_its_manifest_is_finished_by_the_same_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: Built
+) -> None:
+    folder, write_over = LocalLocation(tmp_path / "small"), LocalLocation.write_over
+
+    def killed(self: LocalLocation, *what: Any) -> None:
+        raise KilledError
+
+    monkeypatch.setattr(LocalLocation, "write_over", killed)
+    with pytest.raises(KilledError):
+        build_corpus(SMALL, folder, in_flight=0)
+    with pytest.raises(UserError, match="is not there"):
+        load(folder, "corpus 'small'")
+    monkeypatch.setattr(LocalLocation, "write_over", write_over)
+    assert build_corpus(SMALL, folder, in_flight=0)[0].manifest == small.corpus.manifest
+
+
+def test_a_reader_that_a_commit_overtakes_reads_what_was_committed(
+    own_small: Built, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus, read = own_small.corpus, LocalLocation.read
+    lists_read = 0
+
+    def overtaken(place: LocalLocation) -> bytes:
+        nonlocal lists_read
+        if place.name.startswith("shards-"):
+            lists_read += 1
+            if lists_read == 1:
+                commit_first(corpus, 3)
+        return read(place)
+
+    monkeypatch.setattr(LocalLocation, "read", overtaken)
+    assert load(corpus.location, "corpus").shards == corpus.shards[:3]
+
+
+def test_the_identity_is_the_specification_and_what_the_shards_hold(own_small: Built) -> None:
+    corpus, manifest = own_small.corpus, own_small.corpus.manifest
+
+    def identity(**values: Any) -> str:
+        """The identity with other values in the line of the first shard."""
+        shards = [corpus.shards[0]._replace(**values), *corpus.shards[1:]]
+        return commit(
+            corpus.location, kind="corpus", name="x", generator_version=1, spec=manifest.spec, shards=shards
+        ).manifest.identity
+
+    # Whatever another writer makes of the same rows, and whatever it is called.
+    assert identity(bytes=1, sha256="0" * 64) == manifest.identity
+    others = [identity(path="other"), identity(rows=1), identity(content="0" * 32)]
+    spec = {**manifest.spec, "seed": 1}
+    others.append(manifest.model_copy(update={"spec": spec, "spec_hash": hash_of(spec)}).identity)
+    assert len({manifest.identity, *others}) == 5
 
 
 def test_a_damaged_manifest_is_one_clear_line(own_small: Built) -> None:

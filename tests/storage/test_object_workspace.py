@@ -32,9 +32,9 @@ def test_a_corpus_comes_out_as_on_a_disk_and_is_read_verified_and_mended(bucket:
     assert (made, corpus.manifest) == (True, small.corpus.manifest)
     assert not build_corpus(SMALL, folder, in_flight=0)[1]
     ours = {path.removeprefix(f"{folder.key}/"): data for path, data in objects_below(folder).items()}  # type: ignore[attr-defined]
-    for path in ("manifest.json", "shards.parquet", *(shard.path for shard in small.corpus.shards)):
+    for path in ("manifest.json", corpus.manifest.list_name, *(shard.path for shard in small.corpus.shards)):
         assert ours[path] == (small.corpus.location / path).read()
-    assert {path for path in ours if "/" not in path} == {"manifest.json", "shards.parquet", ".lock"}
+    assert {path for path in ours if "/" not in path} == {"manifest.json", corpus.manifest.list_name, ".lock"}
     train_tokenizer(SMALL_TOKENIZER, corpus, workspace.tokenizer("small-digit"))
     tokens, _ = build_tokens(corpus, small.tokenizer, workspace.tokens("small", "small-digit"), in_flight=0)
     assert tokens.manifest == small.tokens.manifest

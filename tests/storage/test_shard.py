@@ -1,4 +1,5 @@
 import hashlib
+import random
 from itertools import pairwise
 from pathlib import Path
 
@@ -6,6 +7,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from storage.local import LocalLocation
 from storage.shard import ContentHash, Layout, open_shard
@@ -83,6 +86,53 @@ def test_a_null_is_another_content_than_zero() -> None:
         return digest.hexdigest()
 
     assert len({hash_of([1, 0]), hash_of([1, None]), hash_of([None, 1])}) == 3
+
+
+NULLS = pa.schema([("id", pa.int64()), ("carries", pa.int32()), ("problem", pa.string()), ("negative", pa.bool_())])
+
+
+@given(
+    carries=st.lists(st.none() | st.integers(0, 9), min_size=1, max_size=40),
+    cuts=st.lists(st.integers(0, 40), max_size=8),
+    calls=st.lists(st.integers(0, 40), max_size=4),
+)
+def test_the_content_hash_forgets_how_a_column_with_nulls_is_cut(
+    carries: list[int | None], cuts: list[int], calls: list[int]
+) -> None:
+    """Into chunks, `cuts`, and into tables, `calls`."""
+    rows = len(carries)
+    columns = [range(rows), carries, [str(row) for row in range(rows)], [row % 3 == 0 for row in range(rows)]]
+    whole = pa.table([pa.array(*pair) for pair in zip(columns, NULLS.types, strict=True)], schema=NULLS)
+
+    def parts(places: list[int]) -> list[pa.Table]:
+        ends = [0, *sorted(min(place, rows) for place in places), rows]
+        return [whole.slice(first, last - first) for first, last in pairwise(ends)]
+
+    def hashed(tables: list[pa.Table]) -> str:
+        digest = ContentHash(NULLS)
+        for table in tables:
+            digest.update(table)
+        return digest.hexdigest()
+
+    chunked = pa.concat_tables(parts(cuts))
+    ends = [0, *sorted(min(place, rows) for place in calls), rows]
+    assert hashed([whole]) == hashed(parts(cuts)) == hashed([chunked])
+    assert hashed([whole]) == hashed([chunked.slice(first, last - first) for first, last in pairwise(ends)])
+
+
+def test_the_former_content_hash_is_that_of_schema_version_2() -> None:
+    """As commit 7d43f43 computes it: of a column with nulls it depends on the chunks."""
+    draw = random.Random(0)
+    carries = [draw.choice([0, 1, 2, None]) for _ in range(64)] + [3] * 8
+    table = pa.table([pa.array(range(72)), pa.array(carries, pa.int32())], names=["id", "carries"])
+    found, whole = [], "7f8091acf8f761b123070aa7580eaa4e"
+    for tables in ([table], [table.slice(0, 64), table.slice(64)]):
+        former, present = ContentHash(table.schema, former=True), ContentHash(table.schema)
+        for part in tables:
+            former.update(part)
+            present.update(part)
+        found.append((former.hexdigest(), present.hexdigest()))
+    assert found == [("7f8091acf8f761b123070aa7580eaa4e", whole), ("3f360833ba45e2e50a8e24483c69cd89", whole)]
 
 
 def test_slices_hash_like_copies() -> None:
