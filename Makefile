@@ -4,28 +4,29 @@ VENV := .venv
 PEERS := .venv-peers
 STAMP := $(VENV)/installed
 BIN := $(VENV)/bin
+PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest
 
-.PHONY: run test test-all test-portable check bench peers setup browser screenshots clean
+.PHONY: run test test-all test-portable check mutants bench peers setup browser screenshots clean
 run: $(STAMP)
 	$(BIN)/numerate run
 
 # Two at once: half of them wait for servers and processes to start. A file's tests stay together, and share what it made.
 # Two files at once, each process on one thread: more wait for each other.
-test: $(STAMP) browser
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile
+test: $(STAMP)
+	$(PYTEST) -m "not slow" -n 2 --dist loadfile
 
-test-all: $(STAMP) browser
-	$(BIN)/python -m pytest
+test-all: $(STAMP)
+	$(PYTEST)
 
 # The numeric tests as other machines would compute; some fifteen minutes.
 test-portable: $(STAMP)
 	$(BIN)/python -m tests.portable
 
-# The UI is tried in a real browser, Debian's; where it can't be installed those tests are skipped, and say so.
+# Debian's browser, for the tests of the UI: they are skipped where it is missing.
 browser:
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || { test "$$(id -u)" = 0 \
 		&& apt-get update -qq >/dev/null && apt-get install -y -qq chromium >/dev/null; } \
-		|| echo "chromium can't be installed here: the tests in a browser are left out"
+		|| echo "chromium can't be installed here: the tests in a browser are skipped"
 
 screenshots: $(STAMP) browser
 	$(BIN)/python -m tests.browser.screenshots

@@ -22,6 +22,23 @@ os.environ["DO_NOT_TRACK"] = "1"
 
 from tests.builders import LONGER, TOKENIZERS, Built, build_small, encode_plainly  # noqa: E402  (after the environment is set)
 from tests.object_store import FaultyProxy, ObjectServer, environment, object_server  # noqa: E402
+from tests.skips import UnexpectedSkips  # noqa: E402
+
+# Seconds that a slow test may take; the others have the `timeout` of pyproject.toml.
+_SLOW_SECONDS = 3_600
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """In CI an unexpected skip is a failure; the processes of xdist report to the first one, which judges."""
+    if os.environ.get("CI") == "true" and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(UnexpectedSkips())
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Slow tests may take longer than others."""
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(_SLOW_SECONDS))
 
 
 @pytest.fixture(scope="session")

@@ -8,9 +8,9 @@ from tests.browser.pages import Served, Visitor, browser, chromium, start_servin
 
 @pytest.fixture(scope="session")
 def chromium_browser() -> Iterator[Browser]:
-    """A real browser; `make` installs it where Debian's packages are at hand."""
+    """A real browser; `make browser` installs Debian's."""
     if not chromium():
-        pytest.skip("no chromium on this machine: 'apt-get install chromium' as root brings it")
+        pytest.skip("no chromium on this machine: 'make browser' as root installs it")
     with browser() as started:
         yield started
 

@@ -1,0 +1,33 @@
+"""Skips that nobody expects fail a run in CI: a browser or a disk that is missing there would hide tests for good."""
+
+import pytest
+
+# CI is root, may mount and has a browser, but no GPU.
+EXPECTED = ("mounts without a namespace of its own", "no GPU")
+
+
+class UnexpectedSkips:
+    """A plugin that notes skips whose reason is not in `EXPECTED` and fails the run for them."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self._note(report)
+
+    def pytest_collectreport(self, report: pytest.CollectReport) -> None:
+        self._note(report)
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if self.lines and session.exitstatus == pytest.ExitCode.OK:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        for line in self.lines:
+            terminalreporter.write_line(f"unexpected skip: {line}")
+
+    def _note(self, report: pytest.TestReport | pytest.CollectReport) -> None:
+        if report.skipped and not hasattr(report, "wasxfail"):
+            reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+            if not any(expected in reason for expected in EXPECTED):
+                self.lines.append(f"{report.nodeid}: {reason}")
