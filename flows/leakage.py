@@ -5,6 +5,7 @@ from typing import Any
 
 from prefect.artifacts import create_markdown_artifact
 
+from flows.corpus import ensure_corpus
 from flows.progress import metered
 from flows.requests import LeakageRequest
 from flows.session import ray_session
@@ -17,6 +18,9 @@ from storage.location import Workspace
 @stage("corpus-leakage", "leakage of {request.held_out} into {request.train}")
 def corpus_leakage(request: LeakageRequest) -> dict[str, Any]:
     """Prove that one corpus trains on nothing that another holds out; raises `LeakFound` where it does."""
+    if request.make_missing:
+        for name in (request.train, request.held_out):
+            ensure_corpus(request, name)
     train, held_out = (Corpus.open(name, request.workspace).dataset for name in (request.train, request.held_out))
     rows = train.manifest.split_rows["train"] + sum(held_out.manifest.split_rows[split] for split in HELD_OUT)
     title = f"leakage {request.train} {request.held_out}"

@@ -75,7 +75,18 @@ class GenerateRequest(InWorkspace, CorpusSpec):
         return CorpusSpec(**self.model_dump(include=set(CorpusSpec.model_fields)))
 
 
-class LeakageRequest(InWorkspace):
+class MakesMissing(InWorkspace):
+    """Anything that needs what other flows make."""
+
+    make_missing: bool = Field(
+        False,
+        description="Make first what this needs and isn't there: the corpus, if its name is that of a preset, its "
+        "tokenizer and its tokens.",
+        json_schema_extra={"position": 89},
+    )
+
+
+class LeakageRequest(MakesMissing):
     """Compare what one corpus trains on with what another one holds out."""
 
     train: str = Field(
@@ -104,7 +115,7 @@ class OneCorpus(InWorkspace):
         return Workspace.open(self.workspace).corpus_at(self.corpus)
 
 
-class VerifyRequest(OneCorpus):
+class VerifyRequest(MakesMissing, OneCorpus):
     """Verify a corpus."""
 
     deep: bool = Field(
@@ -118,8 +129,8 @@ class VerifyRequest(OneCorpus):
 
     @property
     def writes(self) -> bool:
-        """Only where something is mended."""
-        return self.repair
+        """Only where something is mended, or may have to be made."""
+        return self.repair or self.make_missing
 
     @property
     def command(self) -> str:
@@ -133,17 +144,6 @@ class VerifyRequest(OneCorpus):
 
 class MigrateRequest(OneCorpus):
     """Migrate a corpus."""
-
-
-class MakesMissing(InWorkspace):
-    """Anything that needs what other flows make."""
-
-    make_missing: bool = Field(
-        False,
-        description="Make first what this needs and isn't there: the corpus, if its name is that of a preset, its "
-        "tokenizer and its tokens.",
-        json_schema_extra={"position": 89},
-    )
 
 
 class OfCorpus(MakesMissing):

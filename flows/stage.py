@@ -1,32 +1,26 @@
-"""What every flow has in common: its turn in the workspace, retries where they help, an end with its `serve`.
+"""What every flow has in common: its marks, retries where they help, an end with its `serve`.
 
 A flow is one Prefect task inside: more of them would cost a tenth of a second each. What is many is Ray's.
 """
 
-import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext, suppress
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any, TypeVar, get_type_hints
 
-from httpx import HTTPStatusError, codes
 from prefect import Flow, flow, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
 from prefect.client.schemas.objects import FlowRun
-from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
-from prefect.concurrency.sync import concurrency
 from prefect.context import FlowRunContext
-from prefect.exceptions import ObjectAlreadyExists
 from prefect.runtime import flow_run
 from pydantic import ValidationError
 
 from flows.progress import say
 from flows.requests import InWorkspace
-from flows.serving.left_runs import mark_of, process_mark, turn_of
+from flows.serving.marks import mark_of, process_mark
 from flows.serving.server import end_with
 from flows.session import end_quietly, served
 from storage.errors import RunFailure, TransientFailure, UserError
@@ -34,8 +28,6 @@ from storage.location import Workspace
 from storage.parameters import one_line
 
 _RETRIES, _RETRY_SECONDS = 2, [5.0, 30.0]
-# How soon a run that was killed gives its turn to the next one.
-_LEASE_SECONDS = 60.0
 
 Request = TypeVar("Request", bound=InWorkspace)
 Result = dict[str, Any]
@@ -58,16 +50,16 @@ def stage(name: str, run_name: str) -> Callable[[Callable[[Request], Result]], F
         )(work)
 
         @wraps(work)
-        def in_turn(request: Request) -> Result:
-            """The work, when it is its turn."""
+        def attended(request: Request) -> Result:
+            """The work, of which others can tell that it is under way."""
             with _reported():
                 asked = _checked(kind, request)
-                with _turn(Workspace.open(asked.workspace)):
-                    try:
-                        return tried(asked)
-                    except TransientFailure as failure:
-                        # Tried often enough: a flow around this one isn't to try all of it again.
-                        raise RunFailure(str(failure)) from failure
+                _attend(Workspace.open(asked.workspace))
+                try:
+                    return tried(asked)
+                except TransientFailure as failure:
+                    # Tried often enough: a flow around this one isn't to try all of it again.
+                    raise RunFailure(str(failure)) from failure
 
         def named() -> str:
             """What the run is called; its flow's name where what is asked can't be read."""
@@ -78,7 +70,7 @@ def stage(name: str, run_name: str) -> Callable[[Callable[[Request], Result]], F
 
         # Not checked by Prefect, whose complaint has many lines.
         made = flow(name=name, flow_run_name=named, persist_result=False, validate_parameters=False)
-        return made(in_turn)
+        return made(attended)
 
     return decorate
 
@@ -106,27 +98,20 @@ def _reported() -> Iterator[None]:
         raise
 
 
-@contextmanager
-def _turn(workspace: Workspace) -> Iterator[None]:
-    """Wait until the workspace has room for one more run; a flow within a flow has its turn already.
-
-    Runs of deployments take turns wherever they are recorded, those of commands while the workspace is served.
-    """
+def _attend(workspace: Workspace) -> None:
+    """Let others tell where this run works and whether it was killed, and end it with the runner that started it."""
     run = FlowRunContext.get()
-    if run is None or run.flow_run is None or run.flow_run.parent_task_run_id is not None:
-        yield
+    if run is None or run.flow_run is None:
         return
-    if not _is_of_deployment():
+    if mark_of(workspace) not in run.flow_run.tags:
         _mark(run.flow_run, workspace)
     runner = served(workspace).runner
-    if runner and runner == os.getppid():
+    if runner and runner == os.getppid() and run.flow_run.parent_task_run_id is None:
         threading.Thread(target=end_with, args=(runner,), daemon=True).start()
-    with _slot(turn_of(workspace)) if runner or _is_of_deployment() else nullcontext():
-        yield
 
 
 def _mark(run: FlowRun, workspace: Workspace) -> None:
-    """Let whoever serves the workspace later tell whether this run, of a command, was killed."""
+    """Say where a run works, and by which process."""
     with get_client(sync_client=True) as client:
         client.update_flow_run(run.id, tags=[*run.tags, mark_of(workspace), process_mark()])
 
@@ -135,29 +120,6 @@ def _is_of_deployment() -> bool:
     """Whether this is a run of a deployment, for which a runner or a worker started this process."""
     run = FlowRunContext.get()
     return bool(run and run.flow_run and run.flow_run.deployment_id)
-
-
-@contextmanager
-def _slot(name: str) -> Iterator[None]:
-    # Prefect would print what is expected here, that there is no slot.
-    logging.getLogger("prefect._internal.concurrency").disabled = True
-    # Whoever serves the workspace has set the limit; on the server of a team nobody may.
-    with get_client(sync_client=True) as client, suppress(ObjectAlreadyExists):
-        client.create_global_concurrency_limit(GlobalConcurrencyLimitCreate(name=name, limit=1))
-    with ExitStack() as held:
-        try:
-            held.enter_context(concurrency(name, lease_duration=_LEASE_SECONDS, max_retries=0))
-        except ConcurrencySlotAcquisitionError as error:
-            if not _is_taken(error):
-                raise
-            say("another run is at work in this workspace: this one waits for it")
-            held.enter_context(concurrency(name, lease_duration=_LEASE_SECONDS))
-        yield
-
-
-def _is_taken(error: ConcurrencySlotAcquisitionError) -> bool:
-    """Whether every slot of a limit is taken, rather than that the server is at fault."""
-    return isinstance(error.__cause__, HTTPStatusError) and error.__cause__.response.status_code == codes.LOCKED
 
 
 def _may_pass(task: Any, run: Any, state: Any) -> bool:

@@ -4,6 +4,7 @@ import time
 from dataclasses import asdict
 from typing import Any
 
+from flows.corpus import ensure_corpus
 from flows.progress import metered, say
 from flows.requests import MigrateRequest, VerifyRequest
 from flows.session import ray_session
@@ -20,6 +21,8 @@ from storage.manifest import SCHEMA_VERSION, WRITER, ShardRecord
 @stage("verify-corpus", "verify {request.corpus}")
 def verify_corpus(request: VerifyRequest) -> dict[str, Any]:
     """Compare a corpus with its manifest, or with its spec, and mend it if that is asked for."""
+    if request.make_missing:
+        ensure_corpus(request, request.corpus)
     folder = request.folder()
     examine(folder)
     with (

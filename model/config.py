@@ -7,6 +7,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from storage.errors import UserError
 from storage.lanes import LANES
 
+# What a training that is asked to stop may take for its last steps and its checkpoint, before it is killed.
+STOP_SECONDS = 90.0
+
 
 class Extent(NamedTuple):
     """How large problems are: the largest that an encoder meets, or a single one."""

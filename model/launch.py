@@ -15,14 +15,13 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from model.config import TrainingSpec
+from model.config import STOP_SECONDS, TrainingSpec
 from model.seeds import Room, gpu_memory, room_for
 from model.training import Progress, TrainingJob, TrainingResult
 from storage.errors import RunFailure, TransientFailure, UserError
 from storage.location import Location
 
 _POLL_SECONDS = 0.5
-_STOP_SECONDS = 90.0
 # How often workers may be lost; a cluster that shrinks and grows loses them all day.
 _FAILURES, _ELASTIC_FAILURES = 3, 100
 
@@ -139,10 +138,10 @@ def _launch(
                 report(progress)
         if not ended.is_set():
             ray.get(board.stop.remote())
-            ended.wait(_STOP_SECONDS)
+            ended.wait(STOP_SECONDS)
     except BaseException:
         ray.get(board.stop.remote())
-        ended.wait(_STOP_SECONDS)
+        ended.wait(STOP_SECONDS)
         raise
     finally:
         if ended.is_set():

@@ -20,6 +20,7 @@ from typing import NamedTuple
 import torch
 
 from model.checkpoint import Checkpoints
+from model.config import STOP_SECONDS
 from model.preparation import found_result
 from model.training import Progress, TrainingJob, TrainingResult, train
 from storage.errors import RunFailure, UserError
@@ -28,8 +29,6 @@ from storage.machine import cores
 # What one seed may take of a GPU that several share, and how many share it at most.
 _GPU_BYTES, _SEEDS_A_GPU = 8 << 30, 8
 _POLL_SECONDS = 0.2
-# What a seed that was asked to stop may take for its last steps and its checkpoint.
-_STOP_SECONDS = 120.0
 
 
 class Room(NamedTuple):
@@ -165,7 +164,7 @@ def in_a_process(job: TrainingJob, seat: Seat) -> TrainingResult:
             told = time.monotonic()
             with suppress(OSError):
                 ours.send(None)
-        if told and time.monotonic() - told > _STOP_SECONDS:
+        if told and time.monotonic() - told > STOP_SECONDS:
             process.kill()
         if not ours.poll(_POLL_SECONDS):
             continue

@@ -7,7 +7,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from http.client import HTTPException
 from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
 
 from flows.care.doctor import Check, Finding
 from flows.care.machine_checks import has_nvidia
@@ -16,7 +19,7 @@ from flows.serving.server import answers
 from flows.session import configured_api
 from storage.location import Workspace
 
-_IMPORT_SECONDS, _START_SECONDS = 120.0, 180.0
+_IMPORT_SECONDS, _START_SECONDS, _ANSWER_SECONDS = 120.0, 180.0, 5.0
 _SHARED_MEMORY = Path("/dev/shm")
 # Of Ray's object store, which `flows.session` asks for.
 _STORE_BYTES = 256 << 20
@@ -34,6 +37,16 @@ from flows.session import ray_session
 with ray_session() as cpus:
     assert ray.get(ray.remote(lambda: 42).remote()) == 42
 print(cpus)
+"""
+# A head that refuses our token is a head all the same.
+_ASK_HEAD = """
+from flows.cluster.joining import check_address
+from storage.errors import UserError
+try:
+    check_address("127.0.0.1:{port}")
+    print("a Ray cluster's head answers there")
+except UserError as error:
+    print(f"a Ray cluster's head is there: {{error}}")
 """
 # Ours, as every command starts it.
 _START_PREFECT = """
@@ -103,12 +116,27 @@ def check_port_4200(workspace: Workspace) -> Finding:
 
 def check_port_8265(workspace: Workspace) -> Finding:
     """The port of Ray's dashboard."""
+    if _dashboard_answers():
+        return Finding(f"port {DASHBOARD_PORT}", "ok", "the job server of a Ray cluster's head answers there")
     return _port(DASHBOARD_PORT, "a Ray cluster's head here wants it for its dashboard and for jobs")
 
 
 def check_port_6379(workspace: Workspace) -> Finding:
     """The port of a Ray cluster's head."""
-    return _port(HEAD_PORT, "a Ray cluster's head here wants it")
+    found = _port(HEAD_PORT, "a Ray cluster's head here wants it")
+    if found.level == "ok":
+        return found
+    is_head, line = _python(_ASK_HEAD.format(port=HEAD_PORT), _IMPORT_SECONDS)
+    return Finding(found.name, "ok", line) if is_head else found
+
+
+def _dashboard_answers() -> bool:
+    """Whether the dashboard of a Ray head that is well is there; whoever asks that needs no token."""
+    try:
+        with urlopen(f"http://127.0.0.1:{DASHBOARD_PORT}/api/gcs_healthz", timeout=_ANSWER_SECONDS) as answer:
+            return bool(answer.read(100) == b"success")
+    except (URLError, OSError, ValueError, HTTPException):
+        return False
 
 
 def check_start_of_ray(workspace: Workspace) -> Finding:

@@ -25,6 +25,7 @@ from flows.care.examining import (
 )
 from flows.care.examining_runs import RunState, look_at_run
 from flows.requests import WORKSPACE
+from flows.serving.marks import is_of
 from flows.session import configured_api, served_api
 from storage.errors import UserError
 from storage.location import Location, Workspace
@@ -32,6 +33,8 @@ from storage.location import Location, Workspace
 # For the sizes of shards, in the whole workspace.
 _SECONDS = 3.0
 _API_SECONDS = 1.0
+# Prefect gives no more at once.
+_RUNS = 200
 
 State = TypeVar("State")
 
@@ -89,19 +92,23 @@ def status_of(workspace: str = WORKSPACE) -> Status:
 
 
 def running_flows(workspace: Workspace) -> list[FlowRun]:
-    """The flows that a Prefect server says are running; none where it doesn't answer, or there is none.
+    """The flows that a Prefect server says are running in the workspace; none where no server answers.
 
     It is the one that is configured, or else that of a `numerate serve` of the workspace.
     """
     url = (configured_api() or served_api(workspace)).rstrip("/")
     if not url:
         return []
-    asked = {"flow_runs": {"state": {"type": {"any_": ["RUNNING", "CANCELLING", "PENDING"]}}}, "limit": 50}
+    asked = {"flow_runs": {"state": {"type": {"any_": ["RUNNING", "CANCELLING", "PENDING"]}}}, "limit": _RUNS}
     try:
         request = Request(f"{url}/flow_runs/filter", json.dumps(asked).encode(), _headers())
         with urlopen(request, timeout=_API_SECONDS) as answer:
             found: list[dict[str, Any]] = json.load(answer)
-        return [FlowRun(run["name"], run["state_name"], run.get("start_time") or "") for run in found]
+        return [
+            FlowRun(run["name"], run["state_name"], run.get("start_time") or "")
+            for run in found
+            if is_of(workspace, run["tags"])
+        ]
     except (URLError, OSError, ValueError, LookupError, TypeError):
         return []
 

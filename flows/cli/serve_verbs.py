@@ -22,7 +22,7 @@ def serve(
         str, Parameter(help="Address to listen on; others than the loopback are open to whoever reaches them.")
     ] = "127.0.0.1",
     port: Annotated[int, Parameter(help="Port of the server; 0 takes 4200, or a free one if that is taken.")] = 0,
-    at_once: Annotated[int, Parameter(help="Flow runs that work in the workspace at once; others wait.")] = 1,
+    at_once: Annotated[int, Parameter(help="Flow runs that work at once; others stay scheduled.")] = 1,
     workspace: Place = WORKSPACE,
     as_json: Json = False,
 ) -> None:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from flows.cluster.submission import Job, Jobs
 
 _INTERRUPTED = 130
+# What a shell ends with that finds no command of a name.
+_NOT_FOUND = 127
 
 submit_app = App(
     name="submit",
@@ -34,7 +36,10 @@ class _How(BaseModel):
     """How a stage is sent."""
 
     address: str = Field("", description="URL of the job server; empty takes RAY_ADDRESS's, or http://127.0.0.1:8265.")
-    python: str = Field(sys.executable, description="Interpreter on the cluster that has Numerate's dependencies.")
+    python: str = Field(
+        "python",
+        description="Interpreter on the cluster that has Numerate's dependencies; a path, or found there on PATH.",
+    )
     gpus: float = Field(0.0, description="GPUs for the job's own process: evaluate uses one, training has its own.")
     detach: bool = Field(False, description="Only send it; the same command without this follows it.")
     stop: bool = Field(False, description="End the job that the same command has sent.")
@@ -118,6 +123,8 @@ def _submit(stage: str, request: InWorkspace, how: _How, as_json: bool) -> None:
     if not how.detach:
         job = _follow(jobs, job, as_json)
     _show(job, as_json)
+    if job.exit_code == _NOT_FOUND:
+        say(f"the cluster's head has no interpreter {how.python!r}: name the one that it has with --python")
     if job.exit_code:
         sys.exit(job.exit_code)
 

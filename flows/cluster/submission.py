@@ -23,6 +23,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from flows.cluster.joining import TOKEN, code_environment
+from model.config import STOP_SECONDS
 from storage.errors import RunFailure, UserError
 
 # Both override what a client is given.
@@ -33,8 +34,10 @@ _HERE = ("auto", "local")
 _CONNECT_SECONDS = 10.0
 # How long a server that is away is waited for, and how often it is asked meanwhile.
 _AWAY_SECONDS, _POLL_SECONDS = 300.0, 2.0
-# A job that waits for its environment can't be stopped yet, and one that runs has half a minute to end in order.
-_STOP_SECONDS = 90.0
+# Ray kills a stopped job after 3 s, unless its environment says otherwise: a training has to leave a checkpoint.
+_STOP_ENVIRONMENT = {"RAY_JOB_STOP_WAIT_TIME_S": f"{STOP_SECONDS + 15:.0f}"}
+# A job that waits for its environment can't be stopped yet.
+_STOP_SECONDS = STOP_SECONDS + 60.0
 
 Say = Callable[[str], None]
 
@@ -123,7 +126,7 @@ class Jobs:
                 self._client.submit_job(
                     entrypoint=entrypoint,
                     submission_id=job,
-                    runtime_env=code_environment(),
+                    runtime_env={**code_environment(), "env_vars": _STOP_ENVIRONMENT},
                     entrypoint_num_gpus=gpus or None,
                 )
         except RunFailure:

@@ -88,14 +88,14 @@ DEPLOYMENTS = (
     Deployment(
         "verify-corpus",
         "upkeep:verify_corpus",
-        VerifyRequest(),
+        VerifyRequest(make_missing=True),
         ("corpus",),
         "Compare a corpus with its manifest byte by byte, or with its specification row by row, and mend it.",
     ),
     Deployment(
         "corpus-leakage",
         "leakage:corpus_leakage",
-        LeakageRequest(),
+        LeakageRequest(make_missing=True),
         ("corpus",),
         "Prove that nothing that one corpus holds out is trained on by another.",
     ),

@@ -3,11 +3,8 @@
 Whose a run is stands in its tags: on the server of a team there are the runs of others.
 """
 
-import os
-import socket
 from uuid import UUID
 
-import psutil
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.filters import (
     FlowRunFilter,
@@ -19,31 +16,13 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.states import Cancelled, Crashed
 
-from storage.location import Workspace
-from storage.manifest import hash_of
+from flows.serving.marks import is_gone
 
 _LEFT = "'numerate serve' ended while this was under way: start it again, it goes on where it ended"
 _UNDER_WAY = FlowRunFilterState(
     type=FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING, StateType.CANCELLING])
 )
 _PAGE = 200
-# A clock that is set moves the time at which a process seems to have started.
-_CLOCK_SECONDS = 10
-
-
-def turn_of(workspace: Workspace) -> str:
-    """Name of the concurrency limit by which the runs of a workspace wait for each other."""
-    return f"workspace-{workspace.root.name}-{hash_of(str(workspace.root))[:8]}"
-
-
-def mark_of(workspace: Workspace) -> str:
-    """The tag of runs that are this machine's work in a workspace."""
-    return f"{turn_of(workspace)}@{socket.gethostname()}"
-
-
-def process_mark() -> str:
-    """The tag by which a run's process is known; numbers of processes are given again, with the start they aren't."""
-    return f"process:{os.getpid()}:{psutil.Process().create_time():.0f}"
 
 
 async def end_left_runs(client: PrefectClient, mark: str, *, own_server: bool) -> list[UUID]:
@@ -75,7 +54,7 @@ async def _is_left(client: PrefectClient, run: FlowRun) -> bool:
         return outer is None or outer.state is None or outer.state.is_final()
     if run.deployment_id:
         return run.work_pool_name is None
-    return _is_gone(run)
+    return is_gone(run.tags)
 
 
 async def _end(client: PrefectClient, run: FlowRun) -> list[UUID]:
@@ -91,16 +70,3 @@ async def _end(client: PrefectClient, run: FlowRun) -> list[UUID]:
 def _end_of(run: FlowRun) -> State:
     cancelling = run.state is not None and run.state.is_cancelling()
     return Cancelled(message=_LEFT) if cancelling else Crashed(message=_LEFT)
-
-
-def _is_gone(run: FlowRun) -> bool:
-    """Whether the process of a run that was started from the command line on this machine is there no more."""
-    for tag in run.tags:
-        name, *numbers = tag.split(":")
-        if name == "process" and len(numbers) == 2 and all(number.isdigit() for number in numbers):
-            try:
-                began = psutil.Process(int(numbers[0])).create_time()
-            except psutil.NoSuchProcess:
-                return True
-            return abs(began - int(numbers[1])) > _CLOCK_SECONDS
-    return False

@@ -10,20 +10,55 @@ import signal
 import sys
 import threading
 from contextlib import suppress
+from uuid import UUID
 
+import anyio
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.objects import DeploymentStatus
 from prefect.deployments.runner import EntrypointType
 from prefect.exceptions import ObjectNotFound
 from prefect.runner import Runner
+from prefect.runner import runner as runner_module
+from prefect.runner._process_manager import ProcessManager
 
 from flows.progress import say
 from flows.serving.deployments import DEPLOYMENTS, TAG, flow_of, parameters_of
-from flows.serving.left_runs import end_left_runs, mark_of, turn_of
+from flows.serving.left_runs import end_left_runs
+from flows.serving.marks import mark_of
 from flows.serving.server import end_with
 from flows.session import Served, configured_api, end_quietly, note_served
+from model.config import STOP_SECONDS
 from storage.errors import UserError
 from storage.location import Workspace
+
+# What a run may take after its training has stopped, for Ray's end and its last words.
+_END_SECONDS, _POLL_SECONDS = 15.0, 0.5
+
+
+class PatientProcesses(ProcessManager):
+    """The processes of runs, which get the time that a training may take to leave a checkpoint.
+
+    Prefect's own kills a cancelled run after 30 s, whatever is set.
+    """
+
+    async def kill(self, flow_run_id: UUID, grace_seconds: float = 30, *, force: bool = False) -> None:
+        """Ask a run to end, and kill it where it doesn't in time; `force` kills it at once."""
+        handle = self.get(flow_run_id)
+        if handle and not force:
+            with suppress(ProcessLookupError):
+                handle.graceful_kill()
+            with anyio.move_on_after(STOP_SECONDS + _END_SECONDS):
+                while handle.is_alive():
+                    await anyio.sleep(_POLL_SECONDS)
+                return
+        await super().kill(flow_run_id, force=True)
+
+
+class _Runner(Runner):
+    async def cancel_all(self) -> None:
+        """All at once: Prefect's own waits for one run after the other."""
+        under_way = self._process_manager.flow_run_ids()
+        await asyncio.gather(*(self._cancel_run(run, "the runner ends") for run in under_way), return_exceptions=True)
 
 
 async def run_deployments(workspace: Workspace, own_server: bool, at_once: int) -> None:
@@ -36,8 +71,10 @@ async def run_deployments(workspace: Workspace, own_server: bool, at_once: int) 
         if not own_server:
             await refuse_others(client, mark)
         await end_left_runs(client, mark, own_server=own_server)
-        await _limit(client, turn_of(workspace), at_once, anew=own_server)
-    runner = Runner(name=f"numerate {workspace.root.name}", pause_on_shutdown=False, limit=None)
+    # Prefect offers no other way.
+    runner_module.ProcessManager = PatientProcesses  # type: ignore[misc]
+    # Runs that don't fit stay Scheduled, without a process.
+    runner = _Runner(name=f"numerate {workspace.root.name}", pause_on_shutdown=False, limit=at_once)
     for deployment in DEPLOYMENTS:
         made = await flow_of(deployment).ato_deployment(
             deployment.name,
@@ -84,14 +121,6 @@ async def refuse_others(client: PrefectClient, mark: str) -> None:
                     f"{place} is served by {whose}: end that 'numerate serve' (its place is free a minute later), or "
                     "unset PREFECT_API_URL to serve on a server of your own"
                 )
-
-
-async def _limit(client: PrefectClient, name: str, at_once: int, *, anew: bool) -> None:
-    """Let so many runs work in the workspace at once; `anew` forgets whoever held a turn before."""
-    if anew:
-        with suppress(ObjectNotFound):
-            await client.delete_global_concurrency_limit_by_name(name)
-    await client.upsert_global_concurrency_limit_by_name(name, at_once)
 
 
 def main() -> None:

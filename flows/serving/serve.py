@@ -25,11 +25,12 @@ from flows.session import (
     served_api,
     serving_folder,
 )
+from model.config import STOP_SECONDS
 from storage.errors import RunFailure, UserError
 from storage.location import Workspace
 
-# A run that is cancelled has so long to leave a checkpoint.
-_STOP_SECONDS = 40.0
+# A training that is cancelled has to leave a checkpoint, and its runner to say that it ended.
+_STOP_SECONDS = STOP_SECONDS + 30.0
 _POLL_SECONDS = 0.2
 
 

@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from flows.care import engine_checks
 from pipelines.build import build_corpus
 from pipelines.presets import CORPORA
 from storage.local import LocalLocation
+from storage.location import Workspace
 from storage.manifest import load
 from tests.cluster.nodes import Nodes, cluster
 from tests.interrupts import hear_interrupts
@@ -90,6 +92,20 @@ def test_a_submitted_stage_is_followed_to_its_end_and_a_second_call_finds_its_wo
     assert code == 0, output + errors
     assert "corpus quick: found, 10,000 rows" in output
     assert "-2: succeeded" in errors
+
+
+@pytest.mark.parametrize("token", [True, False])
+def test_the_doctor_leaves_a_head_that_is_well_alone(
+    token: bool, nodes: Nodes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if token:
+        monkeypatch.setenv("RAY_AUTH_MODE", "token")
+        monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(nodes.token))
+    monkeypatch.setattr(engine_checks, "HEAD_PORT", int(nodes.gcs.rpartition(":")[2]))
+    monkeypatch.setattr(engine_checks, "DASHBOARD_PORT", int(nodes.dashboard.rpartition(":")[2]))
+    for check in (engine_checks.check_port_6379, engine_checks.check_port_8265):
+        found = check(Workspace.open(str(tmp_path)))
+        assert (found.level, found.remedy, "Ray cluster's head" in found.text) == ("ok", "", True), found
 
 
 def test_two_at_once_follow_one_job_and_its_exit_code_is_theirs(nodes: Nodes, tmp_path: Path) -> None:

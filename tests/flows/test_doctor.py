@@ -6,7 +6,9 @@ import socket
 import sys
 from collections import namedtuple
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
 
 import pytest
 
@@ -190,6 +192,33 @@ def test_who_holds_a_port_is_named() -> None:
     assert found.level == "warning"
     assert f"process {os.getpid()} (" in found.text
     assert found.text.endswith("it is wanted")
+
+
+def test_ports_that_a_ray_head_holds_are_well_and_those_of_others_are_not(
+    place: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bodies: list[bytes] = []
+
+    class Dashboard(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(bodies[-1])
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Dashboard) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        for name in ("DASHBOARD_PORT", "HEAD_PORT"):
+            monkeypatch.setattr(engine_checks, name, server.server_port)
+        for is_head, body, level in ((True, b"success", "ok"), (False, b"<html>", "warning")):
+            bodies.append(body)
+            answer(monkeypatch, is_head, "a Ray cluster's head answers there")
+            for check in (engine_checks.check_port_8265, engine_checks.check_port_6379):
+                found = check(place)
+                assert (found.level, found.remedy == "") == (level, level == "ok"), found
+        server.shutdown()
 
 
 def test_a_process_that_hangs_or_dies_is_a_finding() -> None:

@@ -1,8 +1,6 @@
 """What every flow has in common, with a real Prefect server."""
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import pytest
@@ -11,10 +9,14 @@ from prefect.client.orchestration import get_client
 from prefect.flow_engine import run_flow
 
 from flows import stage as stages
+from flows.care import status
+from flows.care.status import running_flows
 from flows.requests import InWorkspace
 from flows.stage import stage
 from storage.errors import RunFailure, TransientFailure, UserError
-from tests.browser.pages import wait_for
+from storage.location import Workspace
+
+pytestmark = pytest.mark.usefixtures("recorded")
 
 
 @pytest.mark.parametrize(
@@ -25,9 +27,8 @@ from tests.browser.pages import wait_for
     ],
 )
 def test_only_what_a_lost_worker_failed_is_tried_again(
-    failure: Exception, tries: int, prefect_api: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+    failure: Exception, tries: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
-    monkeypatch.setenv("PREFECT_API_URL", prefect_api)
     monkeypatch.setattr(stages, "_RETRY_SECONDS", [0.1])
     tried = []
 
@@ -49,9 +50,8 @@ def test_only_what_a_lost_worker_failed_is_tried_again(
 
 
 def test_a_flow_around_another_one_does_not_try_again_what_that_one_tried_often_enough(
-    prefect_api: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("PREFECT_API_URL", prefect_api)
     monkeypatch.setattr(stages, "_RETRY_SECONDS", [0.1])
     tried: list[str] = []
 
@@ -86,35 +86,27 @@ def run_of_deployment(flow: Flow[..., Any], request: dict[str, Any]) -> Any:
     return run_flow(flow, flow_run=run, parameters=run.parameters)
 
 
-def test_runs_of_deployments_take_turns_in_a_workspace_that_nobody_serves(
-    prefect_api: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+def test_whoever_looks_later_can_tell_where_a_run_works_and_what_it_contains(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("PREFECT_API_URL", prefect_api)
-    inside, go_on = [], Event()
+    monkeypatch.setattr(status, "_API_SECONDS", 30.0)
+    place = Workspace.create(str(tmp_path / "workspace"))
+    seen: list[str] = []
 
-    @stage(name="turn", run_name="turn")
-    def turn(request: InWorkspace) -> dict[str, Any]:
-        """Works until it is told to end."""
-        inside.append(1)
-        assert go_on.wait(60)
-        found = len(inside)
-        inside.pop()
-        return {"inside": found}
+    @stage(name="within", run_name="within")
+    def within(request: InWorkspace) -> dict[str, Any]:
+        """Looks while it runs."""
+        seen.extend(sorted(run.name for run in running_flows(place)))
+        return {}
 
-    request = {"workspace": str(tmp_path / "workspace")}
-    printed = []
-    with ThreadPoolExecutor() as threads:
-        first = threads.submit(run_of_deployment, turn, request)
-        wait_for(lambda: inside)
-        assert capsys.readouterr().err == "", "whoever needn't wait says nothing"
-        second = threads.submit(run_of_deployment, turn, request)
-        wait_for(lambda: printed.append(capsys.readouterr().err) or any(printed))
-        assert not second.done()
-        go_on.set()
-        assert first.result() == second.result() == {"inside": 1}
-    assert "".join(printed) + capsys.readouterr().err == (
-        "another run is at work in this workspace: this one waits for it\n"
-    )
+    @stage(name="around", run_name="around")
+    def around(request: InWorkspace) -> dict[str, Any]:
+        """Has a flow in it."""
+        return within(request)
+
+    run_of_deployment(around, {"workspace": str(place.root)})
+    assert seen == ["around", "within"]
+    assert running_flows(place) == []
 
 
 @pytest.mark.parametrize(
@@ -127,12 +119,10 @@ def test_runs_of_deployments_take_turns_in_a_workspace_that_nobody_serves(
 def test_why_a_run_of_a_deployment_failed_is_one_line_in_the_terminal(
     request_: dict[str, Any],
     line: str,
-    prefect_api: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:
-    monkeypatch.setenv("PREFECT_API_URL", prefect_api)
 
     @stage(name="named", run_name="named")
     def named(request: InWorkspace) -> dict[str, Any]:

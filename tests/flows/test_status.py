@@ -17,6 +17,7 @@ import yaml
 from flows.care import status as status_module
 from flows.care.status import Status, running_flows, status_of
 from flows.command import app
+from flows.serving.marks import workspace_mark
 from model.preparation import prepare
 from model.training import train
 from pipelines.fanout import Notes
@@ -258,14 +259,18 @@ def test_it_is_shown_as_text_and_as_json(place: Path, capsys: pytest.CaptureFixt
 
 
 class _Api(BaseHTTPRequestHandler):
-    """Prefect's API, as far as it is asked."""
+    """Prefect's API, as far as it is asked, with one run in the workspace at `place` and two elsewhere."""
+
+    place = ""
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
         self.send_response(200)
         self.end_headers()
         run = {"name": "corpus x", "state_name": "Running", "start_time": "2026-11-27T00:00:00Z", "id": "1"}
-        self.wfile.write(json.dumps([run] if self.path == "/api/flow_runs/filter" else {}).encode())
+        here, there = [f"{workspace_mark(Workspace.open(place))}@host" for place in (self.place, f"{self.place}-2")]
+        runs = [{**run, "tags": ["numerate", here]}, {**run, "tags": ["numerate", there]}, {**run, "tags": []}]
+        self.wfile.write(json.dumps(runs if self.path == "/api/flow_runs/filter" else {}).encode())
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -279,11 +284,12 @@ def api() -> Iterator[str]:
     server.shutdown()
 
 
-def test_flows_are_asked_for_where_a_server_is_configured_and_one_that_is_gone_is_no_failure(
+def test_flows_of_the_workspace_are_asked_for_where_a_server_is_configured_and_one_that_is_gone_is_no_failure(
     api: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(status_module, "_API_SECONDS", 30.0)
     place = Workspace.open(str(tmp_path / "w"))
+    monkeypatch.setattr(_Api, "place", str(tmp_path / "w"))
     assert running_flows(place) == []
     monkeypatch.setenv("PREFECT_API_URL", f"{api}/api/")
     assert [(flow.name, flow.state) for flow in running_flows(place)] == [("corpus x", "Running")]

@@ -6,6 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from flows.presets import CORPUS_PRESETS
+from flows.requests import GenerateRequest
+from flows.serving.deployments import DEPLOYMENTS, flow_of, parameters_of
+from storage.location import Workspace
 from tests.builders import Built
 from tests.flows.test_command import assert_one_line, numerate
 from tests.pipelines.test_migrate import MIXED, write_old
@@ -74,3 +78,14 @@ def test_an_old_corpus_is_migrated_by_the_command_that_its_refusal_names(place: 
     assert "6,000 rows with the same ids and problems; 0 moved to test" in migrated
     assert "(old-digit)" in tokens
     assert "train a tokenizer under another name and encode again" in tokens
+
+
+@pytest.mark.parametrize("name", ["verify-corpus", "corpus-leakage"])
+def test_a_quick_run_makes_first_the_corpus_that_an_empty_workspace_lacks(
+    name: str, ray_instance: int, recorded: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setitem(CORPUS_PRESETS, "notebook", GenerateRequest(name="notebook", terms=2))
+    (deployment,) = [each for each in DEPLOYMENTS if each.name == name]
+    result = flow_of(deployment)(**parameters_of(deployment, Workspace.create(str(tmp_path / "w"))))
+    rows = result["rows"] if name == "verify-corpus" else result["train_rows"] + result["held_out_rows"]
+    assert rows == 10_000

@@ -1,0 +1,86 @@
+"""Which runs nothing works on any more, and how long one that is cancelled may take to end."""
+
+import asyncio
+import socket
+import subprocess
+import sys
+import uuid
+from typing import Any
+
+import psutil
+import pytest
+from prefect.runner._process_manager import ProcessHandle, ProcessManager
+
+from flows.serving import marks
+from flows.serving.marks import is_gone, process_mark
+from flows.serving.runner import PatientProcesses
+
+# It says when it is ready, and takes longer to end than Prefect lets it.
+_SLOW = """
+import signal, sys, time
+def end(number, frame):
+    time.sleep(2)
+    sys.exit(0)
+signal.signal(signal.SIGTERM, end)
+print("ready", flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize(("processes", "code"), [(PatientProcesses, 0), (ProcessManager, -9)])
+def test_a_cancelled_run_may_take_longer_than_prefect_lets_it(processes: type[ProcessManager], code: int) -> None:
+    run = uuid.uuid4()
+
+    async def cancelled() -> int | None:
+        """The exit code of a slow run that is cancelled as Prefect's runner does it, by a clock that runs faster."""
+        process = await asyncio.create_subprocess_exec(sys.executable, "-c", _SLOW, stdout=subprocess.PIPE)
+        assert process.stdout
+        assert await process.stdout.readline() == b"ready\n"
+        async with processes() as manager:
+            await manager.add(run, ProcessHandle(process))  # type: ignore[arg-type]  (a process all the same)
+            await manager.kill(run, grace_seconds=0)
+            return await process.wait()
+
+    assert asyncio.run(cancelled()) == code
+
+
+def tag(**changed: str) -> str:
+    """The mark of this process, changed."""
+    parts = dict(
+        zip(("process", "machine", "boot", "namespace", "pid", "began"), process_mark().split(":"), strict=True)
+    )
+    return ":".join({**parts, **changed}.values())
+
+
+def a_dead_process() -> dict[str, str]:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    return {"pid": str(ended.pid), "began": f"{psutil.boot_time():.0f}"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "gone"),
+    [
+        pytest.param({}, False, id="this process"),
+        pytest.param({"began": "7"}, True, id="its number, given again"),
+        pytest.param(a_dead_process(), True, id="ended"),
+        pytest.param({**a_dead_process(), "machine": "other"}, False, id="of another machine"),
+        pytest.param({**a_dead_process(), "namespace": "1"}, False, id="of another container"),
+        pytest.param({"boot": "before"}, True, id="before the machine was started again"),
+        pytest.param({"machine": "other", "boot": "before"}, False, id="of another machine, started at another time"),
+        pytest.param({"pid": "x"}, False, id="no number"),
+    ],
+)
+def test_a_run_is_gone_where_its_process_certainly_is(changed: dict[str, str], gone: bool) -> None:
+    assert is_gone(["numerate", tag(**changed)]) is gone
+
+
+def test_machines_of_one_name_or_one_image_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = process_mark()
+    texts: dict[str, Any] = {"/etc/machine-id": "another", "/proc/sys/kernel/random/boot_id": "one"}
+    monkeypatch.setattr(marks, "_text", lambda path: texts[path])
+    same_name = process_mark()
+    monkeypatch.setattr(socket, "gethostname", lambda: "another")
+    same_image = process_mark()
+    assert len({each.split(":")[1] for each in (mine, same_name, same_image)}) == 3
+    assert not any(is_gone([each]) for each in (mine, same_name))
