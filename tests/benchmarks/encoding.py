@@ -46,7 +46,7 @@ def against_sentencepiece(folder: Path) -> Iterator[Figure]:
     text = encoded[~np.isin(encoded, fillers)].tolist()
     assert text == [token for ids in tokenizer.processor.encode(lines) for token in ids], "the ids differ"
     mine, theirs, times = ratio(ours, peer, 5)
-    yield Figure("encode, rows in memory", mine / 1e6, "M rows/s/core", 5)
+    yield Figure("encode, rows in memory", mine / 1e6, "M rows/s/core")
     detail = f"{mine / 1e6:.2f} M against {theirs / 1e6:.2f} M rows/s, same ids"
     yield Figure("SentencePiece's batch call", times, "×", 8, detail=detail)
 

@@ -11,11 +11,16 @@ from dataclasses import dataclass, field
 import psutil
 
 _SAMPLE_SECONDS = 0.5
+# Units that say the same on every machine.
+_PORTABLE = ("×", "%", "B/row", "MB")
 
 
 @dataclass(frozen=True)
 class Figure:
-    """One line of the table: a measured value beside the goal and the least that we accept."""
+    """One line of the table: a measured value beside the goal and the least that we accept.
+
+    Only ratios, of two things timed in one run, and bytes have bars: a rate says as much of the machine.
+    """
 
     what: str
     value: float
@@ -25,6 +30,10 @@ class Figure:
     detail: str = ""
     at_most: bool = False
     """Whether the bars are upper bounds."""
+
+    def __post_init__(self) -> None:
+        if self.unit not in _PORTABLE and (self.goal, self.least) != (None, None):
+            raise ValueError(f"{self.what} has a bar in {self.unit}: set it to a ratio or to bytes")
 
     @property
     def verdict(self) -> str:
