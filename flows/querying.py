@@ -23,7 +23,7 @@ from rich.table import Table
 from storage.errors import UserError
 from storage.local import LocalLocation
 from storage.location import Workspace
-from storage.query import fetched, open_catalog, select, stream
+from storage.query import bounded_memory, fetched, open_catalog, select, stream
 
 Format = Literal["table", "csv", "json", "parquet"]
 
@@ -45,7 +45,7 @@ def answer(workspace: Workspace, query: str, form: Format = "table", output: str
     place, root = Path(output).expanduser().resolve(), workspace.root.on_this_machine().path.resolve()
     if output and any(place.is_relative_to(root / folder) for folder in (*_DATA, workspace.catalog.name)):
         raise UserError(f"output {output!r} would lie among the workspace's own data: name a file elsewhere")
-    with open_catalog(workspace) as connection:
+    with open_catalog(workspace) as connection, bounded_memory():
         _WRITERS[form](connection, select(connection, query), output)
 
 

@@ -7,9 +7,11 @@ hold a COPY, of which the whole is still a SELECT. So the parsed statement is lo
 
 import json
 import re
+import resource
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import duckdb
@@ -22,6 +24,8 @@ from storage.local import LocalLocation
 from storage.location import Location, Workspace
 
 _MEMORY = "1GB"
+# What the process may take beside what it has: DuckDB's own limit doesn't count single values, such as long lists.
+_PROCESS_BYTES = 3 << 30
 _SPILL = re.compile("[0-9a-f]{32}")
 
 # Kinds of query nodes that only read; a WITH clause may hold others, that write.
@@ -50,6 +54,29 @@ def open_catalog(workspace: Workspace) -> Iterator[duckdb.DuckDBPyConnection]:
             connection.execute("SET enable_external_access = false")
             connection.execute("SET lock_configuration = true")
             yield connection
+
+
+@contextmanager
+def bounded_memory() -> Iterator[None]:
+    """Let this process take a few gigabytes more than it has now, in the block; raises `UserError` beyond that.
+
+    For a process that does nothing else meanwhile: all its threads, and the processes that it starts, are bounded. A
+    system without Linux's /proc has no such bound.
+    """
+    statm = Path("/proc/self/statm")
+    if not statm.exists():
+        yield
+        return
+    has = int(statm.read_text().split()[5]) * resource.getpagesize()
+    before, most = resource.getrlimit(resource.RLIMIT_DATA)
+    bounds = [has + _PROCESS_BYTES, *(limit for limit in (before, most) if limit != resource.RLIM_INFINITY)]
+    resource.setrlimit(resource.RLIMIT_DATA, (min(bounds), most))
+    try:
+        yield
+    except MemoryError:
+        raise _too_large() from None
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (before, most))
 
 
 def select(connection: duckdb.DuckDBPyConnection, query: str) -> duckdb.DuckDBPyRelation:
@@ -101,15 +128,19 @@ def sql_error(error: Exception) -> UserError | RunFailure:
     """DuckDB's complaint in one line, with its suggestions and without its drawing of the query."""
     text = str(error)
     if text.startswith("Out of Memory Error"):
-        return UserError(
-            f"SQL: the query needs more than {_MEMORY} of memory or fills the disk: filter, aggregate or LIMIT more"
-        )
+        return _too_large()
     text = reason(error) if "Traceback" in text else " ".join(re.split(r"\n\s*LINE \d+:", text)[0].split())
     if text.startswith("Permission Error"):
         return UserError(f"SQL: {text} (SQL reads files of the workspace only, and no link that leads out of it)")
     if re.match(r"(IO|Invalid|Invalid Input|Serialization) Error\b.*\.parquet", text):
         return RunFailure(f"SQL: {text} (a file of the workspace may be missing or damaged)")
     return UserError(f"SQL: {text}")
+
+
+def _too_large() -> UserError:
+    return UserError(
+        f"SQL: the query needs more than {_MEMORY} of memory or fills the disk: filter, aggregate or LIMIT more"
+    )
 
 
 def _refuse_effects(connection: duckdb.DuckDBPyConnection, query: str) -> None:

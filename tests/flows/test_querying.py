@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import os
+import resource
 import stat
 import subprocess
 import sys
@@ -13,6 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from flows.querying import Format, answer
+from storage.errors import UserError
+from storage.query import bounded_memory
 from tests.builders import Built
 
 _ROOT = Path(__file__).parents[2]
@@ -202,3 +206,28 @@ def test_output_among_the_workspaces_own_data_is_refused(small: Built, place: st
     before = target.size()
     assert_refused(sql(small, "SELECT 1", "--output", str(target), "--format", "csv"), "the workspace's own data")
     assert target.size() == before
+
+
+@pytest.mark.parametrize(
+    ("query", "form"),
+    [
+        # Each of them one value, of which DuckDB's own limit takes no notice.
+        ("SELECT list_sum(range(600000000))", "table"),
+        ("SELECT length(repeat('x', 4000000000))", "csv"),
+        ("SELECT count(*) FROM (SELECT unnest(range(600000000)))", "json"),
+    ],
+)
+def test_one_value_of_gigabytes_is_refused_before_the_machine_runs_out_of_memory(
+    small: Built, query: str, form: Format
+) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_DATA)
+    with pytest.raises(UserError, match="more than 1GB of memory") as failure:
+        answer(small.workspace, query, form)
+    assert "\n" not in str(failure.value)
+    # What this process does later isn't bounded.
+    assert resource.getrlimit(resource.RLIMIT_DATA) == limits
+
+
+def test_a_python_that_runs_out_of_memory_over_an_answer_is_one_line_too() -> None:
+    with pytest.raises(UserError, match="more than 1GB of memory"), bounded_memory():
+        bytearray(4 << 30)
