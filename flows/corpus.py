@@ -6,6 +6,7 @@ from typing import Any
 from flows.presets import CORPUS_PRESETS
 from flows.progress import human, metered, say
 from flows.publishing.corpus_card import corpus_card
+from flows.publishing.publications import CARD
 from flows.reports.artifacts import show_corpus
 from flows.requests import GenerateRequest, InWorkspace
 from flows.session import ray_session
@@ -31,12 +32,14 @@ def generate_corpus(request: GenerateRequest) -> dict[str, Any]:
     headline = f"corpus {spec.name}: found, {rows:,} rows"
     if made:
         note_seconds(folder, seconds, add=True)
-        (folder / "README.md").write(corpus_card(dataset).encode())
-        refresh_catalog(workspace)
         headline = (
             f"corpus {spec.name}: {rows:,} rows in {seconds:.1f} s, {human(rows / seconds)} rows/s, "
             f"{size / rows:.2f} bytes a row"
         )
+    # A generation that was killed after its commit left it without one.
+    if made or (not (folder / CARD).exists() and folder.can_be_written()):
+        (folder / CARD).write(corpus_card(dataset).encode())
+        refresh_catalog(workspace)
     say(headline)
     show_corpus(workspace, dataset, headline)
     return {

@@ -15,6 +15,7 @@ from flows.training import train_encoder
 from model.config import seed_runs
 from model.launch import choose_room
 from model.run import load_run, refuse_other
+from model.tokenizer import check_tokens
 from storage.errors import UserError
 from storage.location import Workspace
 
@@ -26,6 +27,8 @@ def check_request(request: EndToEndRequest) -> None:
     tokenizer = request.tokenizer_request().tokenizer_name
     workspace.tokenizer(tokenizer)
     training.encoder.check_pieces(request.tokenizer.group)
+    for part in corpus.parts if request.tokenizer.group else ():
+        check_tokens(*part.most_tokens(request.tokenizer.group))
     rows = int(corpus.total_rows * (1 - corpus.validation - corpus.test))
     if rows < training.batch_size:
         raise UserError(

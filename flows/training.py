@@ -33,7 +33,7 @@ def train_encoder(request: TrainRequest) -> dict[str, Any]:
     if request.make_missing:
         ensure_tokens(request, request.corpus, request.tokenizer_name)
     jobs = prepare(workspace, name, request.corpus, request.tokenizer_name, spec, request.seeds)
-    for line in spec.ignored:
+    for line in (*spec.ignored, *jobs[0].left_out):
         say(f"warning: {line}")
     if missing := sum(not _say_found(job) for job in jobs):
         try:

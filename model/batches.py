@@ -1,6 +1,6 @@
 """The batches of one split: which rows of which width, in an order that any number of ranks shares."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -33,6 +33,8 @@ class Batches:
 
     layouts: tuple[TokenLayout, ...]
     reader: BucketReader
+    left_out: str = ""
+    """Which rows are in no batch, in words; empty where all are."""
 
     @classmethod
     def of(cls, tokens: Dataset, split: str, batch_size: int, seed: int, where: str = "") -> "Batches":
@@ -40,9 +42,10 @@ class Batches:
 
         Raises `UserError` where no layout has rows for a batch; layouts with fewer rows are left out.
         """
-        buckets = _buckets(tokens, split, batch_size, where)
+        found = _pieces(tokens, split, where)
+        buckets = _filled(found, batch_size)
         readers = [_reader(tokens, layout, pieces, batch_size, seed) for layout, pieces in buckets.items()]
-        return cls(tuple(buckets), BucketReader(tuple(readers)))
+        return cls(tuple(buckets), BucketReader(tuple(readers)), _left_out(found, buckets, split, batch_size, where))
 
     @property
     def steps_per_epoch(self) -> int:
@@ -94,7 +97,7 @@ def held_rows(
 
     Raises `UserError` where no layout has 64 rows.
     """
-    buckets = _buckets(tokens, split, LANES, where)
+    buckets = _filled(_pieces(tokens, split, where), LANES)
     total, found = sum(map(_rows, buckets.values())), []
     for layout, pieces in buckets.items():
         share = max(1, round(size * _rows(pieces) / max(1, total) / LANES))
@@ -116,11 +119,8 @@ def id_type(tokens: Dataset) -> np.dtype:
     return ID_TYPES[tokens.manifest.spec.get("token_bytes", 1)]
 
 
-def _buckets(tokens: Dataset, split: str, least: int, where: str) -> dict[TokenLayout, list[_Piece]]:
-    """The shards of a split by the layout of their rows, the narrowest first, where they hold `least` rows.
-
-    Where no layout holds so many it is the one with the most rows.
-    """
+def _pieces(tokens: Dataset, split: str, where: str) -> dict[TokenLayout, list[_Piece]]:
+    """The shards of a split by the layout of their rows, the narrowest first."""
     by_stratum = {name: TokenLayout(**layout) for name, layout in tokens.manifest.spec["layouts"].items()}
     found: dict[TokenLayout, list[_Piece]] = {layout: [] for layout in layouts_of(tokens)}
     shards = tokens.of_split(split)
@@ -128,8 +128,28 @@ def _buckets(tokens: Dataset, split: str, least: int, where: str) -> dict[TokenL
     for shard, path in zip(shards, tokens.paths_of(shards), strict=True):
         rows = kept.get(shard.path)
         found[by_stratum[shard.stratum]].append(_Piece(path, rows.rows if rows else shard.rows, rows))
+    return found
+
+
+def _filled(found: dict[TokenLayout, list[_Piece]], least: int) -> dict[TokenLayout, list[_Piece]]:
+    """The layouts of which there are `least` rows; where there is none, the one with the most rows."""
     largest = max(found, key=lambda layout: _rows(found[layout]))
     return {layout: pieces for layout, pieces in found.items() if _rows(pieces) >= least or layout == largest}
+
+
+def _left_out(
+    found: dict[TokenLayout, list[_Piece]], kept: Collection[TokenLayout], split: str, least: int, where: str
+) -> str:
+    missing = {layout: rows for layout in found if layout not in kept and (rows := _rows(found[layout]))}
+    if not missing:
+        return ""
+    total, part = sum(map(_rows, found.values())), f" where {where}" if where else ""
+    widths = ", ".join(f"{rows:,} of {layout.width} tokens" for layout, rows in missing.items())
+    return (
+        f"{sum(missing.values()):,} of {total:,} rows of {split}{part} are in no batch: there are {widths}, fewer than "
+        f"the {least:,} that a batch takes of one width: "
+        f"{'lower batch_size or take' if least > LANES else 'take'} a larger corpus"
+    )
 
 
 def _rows(pieces: list[_Piece]) -> int:

@@ -53,6 +53,16 @@ class TokenLayout(BaseModel):
         return self.problem + 1 + self.answer
 
 
+def check_tokens(problem: int, answer: int) -> None:
+    """Raise `UserError` for problems of more tokens, or answers of more slots, than a row of tokens holds."""
+    for what, tokens in (("problems", problem), ("answers", answer)):
+        if tokens > MOST_TOKENS:
+            raise UserError(
+                f"{what} may have {tokens:,} tokens, a row of tokens holds {MOST_TOKENS:,}: "
+                "lower terms or digits, or take tokenizer kind triples"
+            )
+
+
 class TokenizerCard(BaseModel):
     """What is known of a tokenizer besides its model."""
 

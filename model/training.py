@@ -58,6 +58,8 @@ class TrainingJob:
     config: RunConfig
     threads: int = 0
     """CPU threads of a worker; 0 leaves them as they are."""
+    left_out: tuple[str, ...] = ()
+    """Which rows are in no batch, in words."""
 
 
 @dataclass(frozen=True)

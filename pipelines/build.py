@@ -4,6 +4,7 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
+from math import ceil
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from model.tokenizer import Tokenizer, TokenLayout
+from model.tokenizer import Tokenizer, TokenLayout, check_tokens
 from pipelines.components import Component, components
 from pipelines.encode import (
     ENCODER_VERSION,
@@ -33,7 +34,8 @@ from storage.manifest import SCHEMA_VERSION, SPLITS, Dataset, Seen, ShardRecord,
 from storage.shard import Layout
 
 _SAMPLE_ROWS = 1 << 16
-_FIRST_ROWS = 1 << 20
+# Where a split is looked for: in so many rows, and in as many as should hold 40 of the rarest split's.
+_FIRST_ROWS, _EXPECTED_ROWS = 1 << 20, 40
 _DISK_MARGIN = 1.05
 
 
@@ -211,6 +213,8 @@ def token_layouts(shards: Sequence[ShardRecord]) -> dict[str, TokenLayout]:
     for shard in shards:
         problem, answer = widest.get(shard.stratum, (1, 1))
         widest[shard.stratum] = max(problem, shard.problem_length), max(answer, shard.answer_digits)
+    for problem, answer in widest.values():
+        check_tokens(problem, answer + 1)
     return {stratum: TokenLayout(problem=problem, answer=answer + 1) for stratum, (problem, answer) in widest.items()}
 
 
@@ -313,7 +317,9 @@ def _check_disk(folder: Location, what: str, tasks: Sequence[Task], needed: Call
 
 
 def _check_splits(spec: CorpusSpec) -> None:
-    rows = min(_FIRST_ROWS, spec.total_rows)
+    shares = {"train": 1 - spec.validation - spec.test, "validation": spec.validation, "test": spec.test}
+    rarest = min(shares[split] for split in spec.kept_splits)
+    rows = min(spec.total_rows, max(_FIRST_ROWS, ceil(_EXPECTED_ROWS / rarest)))
     found = first_splits(spec, rows)
     if missing := [name for name in spec.kept_splits if name not in found]:
         raise UserError(

@@ -176,13 +176,14 @@ def canonical_hashes(spec: CorpusSpec, ids: UInt64s) -> UInt64s:
 
 
 def first_splits(spec: CorpusSpec, rows: int) -> set[str]:
-    """The splits that the first rows of the components hold, looking at `rows` rows in all."""
+    """The splits that the first rows of the components hold, looking at `rows` rows in all, until each is found that
+    is kept."""
     found: set[str] = set()
     for component in components(spec):
         task = RangeTask(0, component, 0, min(component.rows, max(1, rows * component.rows // spec.total_rows)))
         for _, _, splits in _blocks(spec, task):
             found |= {SPLITS[split] for split in np.unique(splits)}
-            if len(found) == len(SPLITS):
+            if found.issuperset(spec.kept_splits):
                 return found
     return found
 

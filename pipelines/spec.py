@@ -189,6 +189,15 @@ class ProblemSpec(BaseModel):
             return len(listing(self.listing, self.operators, self.digits)) if self.listing else 0
         return LARGEST_SIZE
 
+    def most_tokens(self, group: int) -> tuple[int, int]:
+        """Tokens that a problem and an answer, its sign included, may have where a token is up to `group` digits."""
+        digits = len(str(self.high)) if self.family == "grid" else self.digits
+        terms = 2 if self.family == "listed" else self.terms
+        # Each term has an operator; an expression's may have a minus too, and its node two brackets and one.
+        signs = 5 if self.family == "expression" else 1
+        answer = terms * digits if "*" in self.operators else digits + len(str(terms))
+        return terms * (-(-digits // group) + signs) - 1, 1 + -(-answer // group)
+
     def parameters(self) -> dict[str, Any]:
         """The family and what it takes, as JSON values."""
         values = self.model_dump(mode="json", include={"family", *_FAMILY_FIELDS[self.family]})

@@ -245,6 +245,14 @@ def lists(location: Location) -> set[str]:
     return {entry for entry in location.children() if _LIST.fullmatch(entry)}
 
 
+def needless_lists(location: Location) -> set[str]:
+    """Names of the lists of shards that a commit which was cut off left here; empty where its manifest is damaged."""
+    try:
+        return lists(location) - {_manifest((location / "manifest.json").read(), location, "it").list_name}
+    except (UserError, RunFailure):
+        return set()
+
+
 def counted(shards: Sequence[ShardRecord], former: str = "") -> dict[str, Any]:
     """The manifest's fields that follow from its shards: rows, bytes, rows of each split, and the hash of contents."""
     rows: Counter[str] = Counter(dict.fromkeys(SPLITS, 0))

@@ -15,7 +15,7 @@ from model.run import load_run
 from storage.errors import RunFailure, UserError
 from storage.local import being_written
 from storage.location import Location, Workspace
-from storage.manifest import committed
+from storage.manifest import committed, needless_lists
 
 # A writer at work writes more often than that.
 _KILLED_SECONDS = 600.0
@@ -129,6 +129,8 @@ def _of_dataset(folder: Location) -> Iterator[Waste]:
         made = (folder / "manifest.json").changed()
         if (notes := folder / ".progress").exists():
             yield notes, "notes of what is committed by now", notes.remove
+        for listed in (folder / name for name in sorted(needless_lists(folder))):
+            yield listed, "a list of shards that no manifest names", listed.remove
         subsets = folder / ".subsets"
         for place in (subsets / name for name in subsets.children()):
             if place.changed() < made:

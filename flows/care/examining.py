@@ -18,7 +18,7 @@ from pipelines.spec import UNFINISHED, CorpusSpec
 from storage.errors import RunFailure, UserError
 from storage.glance import Glance, glance
 from storage.location import Location
-from storage.manifest import SCHEMA_VERSION, Manifest, head_of, known_spec
+from storage.manifest import Manifest, head_of, known_spec
 
 KINDS = ("digit", "pairs", "triples", "bpe", "unigram")
 
@@ -97,7 +97,7 @@ def look_at_corpus(found: Findings, folder: Location, until: float) -> CorpusSta
         state = _judged(found, folder, what, seen, mend)
         lies = seen.manifest
         return CorpusState(folder.name, state, lies.rows, lies.bytes, lies.split_rows, seen.shards, seen.looked_at)
-    if seen.outdated:
+    if seen.outdated and not folder.remote:
         state = _judged(found, folder, what, seen, mending.migrate_command(folder.name, found.uri))
     elif seen.trouble:
         spec = known_spec(head_of((folder / "manifest.json").read()))
@@ -122,7 +122,7 @@ def look_at_tokenizer(found: Findings, folder: Location) -> TokenizerState | Non
     try:
         tokenizer, card = load_tokenizer(folder)
     except (UserError, RunFailure) as error:
-        found.fault(what, str(error), mending.removal(folder, again))
+        _fault_anew(found, what, str(error), folder, again)
         return TokenizerState(folder.name, "damaged")
     found.tokenizers[folder.name] = tokenizer.identity
     return TokenizerState(folder.name, "whole", card.kind, card.pieces, card.corpus)
@@ -143,15 +143,22 @@ def look_at_tokens(found: Findings, corpus: str, folder: Location, until: float)
     if source is None:
         state = "without its corpus"
     elif lies.spec.get("corpus") != source.identity:
-        found.fault(what, f"corpus {corpus} is another one by now", mending.removal(folder, again))
+        _fault_anew(found, what, f"corpus {corpus} is another one by now", folder, again)
         state = "of another corpus"
     elif found.tokenizers.get(folder.name, lies.spec.get("tokenizer")) != lies.spec.get("tokenizer"):
-        found.fault(what, f"tokenizer {folder.name} is another one by now", mending.removal(folder, again))
+        _fault_anew(found, what, f"tokenizer {folder.name} is another one by now", folder, again)
         state = "by another tokenizer"
     else:
         found.tokens[corpus, folder.name] = lies.identity
         state = _judged(found, folder, what, seen, again)
     return TokensState(corpus, folder.name, state, lies.rows, lies.bytes)
+
+
+def _fault_anew(found: Findings, what: str, text: str, folder: Location, again: str) -> None:
+    """Note what has to be deleted and made again: in an object store no command of ours deletes it."""
+    if folder.remote:
+        text = f"{text.rpartition(': ')[0] or text}: delete all objects below {folder}, then run {again!r}"
+    found.fault(what, text, mending.removal(folder, again))
 
 
 def _judged(found: Findings, folder: Location, what: str, seen: Glance, mend: str) -> str:
@@ -160,7 +167,7 @@ def _judged(found: Findings, folder: Location, what: str, seen: Glance, mend: st
         found.at_work.append(f"{what} is being checked or written")
         return "at work"
     if seen.outdated:
-        found.fault(what, f"is of schema version {seen.version}, this Numerate reads {SCHEMA_VERSION}: migrate", mend)
+        found.fault(what, seen.trouble, mend)
         return f"schema version {seen.version}"
     if seen.trouble:
         found.fault(what, seen.trouble, mend)
@@ -203,7 +210,9 @@ def _ranges(spec: CorpusSpec) -> int:
 def _generate(spec: CorpusSpec | None, folder: Location, uri: str) -> str:
     if spec is None:
         return ""
-    return mending.generate_command(spec, uri) or mending.generate_from(str(folder / UNFINISHED), uri)
+    command = mending.generate_command(spec, uri)
+    # The command line reads specs of this machine alone.
+    return command if command or folder.remote else mending.generate_from(str(folder / UNFINISHED), uri)
 
 
 def _mend_corpus(name: str, identity: dict[str, Any], uri: str) -> str:

@@ -71,8 +71,8 @@ def train_command(config: RunConfig, workspace: str) -> str:
 
 
 def removal(place: Location, again: str) -> str:
-    """What deletes a folder and then makes it again by a command; empty without one."""
-    return f"rm -r {shlex.quote(str(place))} && {again}" if again else ""
+    """What deletes a folder of a disk and then makes it again by a command; empty without one."""
+    return f"rm -r {shlex.quote(str(place))} && {again}" if again and not place.remote else ""
 
 
 def _of_corpus(corpus: str, tokenizer: str, workspace: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from model.training import train
 from storage.errors import UserError
 from storage.local import LocalLocation
 from storage.location import Workspace
+from storage.manifest import lists
 from tests.builders import Built
 from tests.flows.test_command import assert_one_line, numerate
 from tests.model.runs import LONGER
@@ -176,3 +177,12 @@ def test_the_command_cleans_and_refuses_in_one_line(place: Workspace, tmp_path: 
     assert len(result.stdout.splitlines()) == len(found["removed"]) + 1
     assert_one_line(numerate("clean", "two", *workspace), 2, "run 'two' is not there")
     assert_one_line(numerate("clean", "--workspace", str(tmp_path / "none")), 2, "none is not there")
+
+
+def test_a_list_of_shards_that_a_commit_left_is_removed(place: Workspace) -> None:
+    folder = place.corpus("small")
+    named, left = lists(folder), folder / f"shards-{'0' * 16}.parquet"
+    left.write(b"of a commit that was cut off")
+    found = {each.path: each.reason for each in clean(place).removed}
+    assert found[left.below(place.root)] == "a list of shards that no manifest names"
+    assert lists(folder) == named

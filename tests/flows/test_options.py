@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -127,3 +128,29 @@ def test_a_tokenizer_that_cannot_be_is_one_line(tmp_path: Path, tokenizer: dict[
     path.write_text(json.dumps({"tokenizer": tokenizer}))
     with pytest.raises(UserError, match=words):
         asked(str(path))
+
+
+@pytest.mark.parametrize(
+    ("corpus", "kind", "words"),
+    [
+        ({"family": "digits", "terms": 3, "digits": 1_000}, "digit", "problems may have 3,002 tokens"),
+        ({"family": "digits", "terms": 3, "digits": 1_000}, "triples", ""),
+        (
+            {"family": "digits", "terms": 3, "digits": 683, "operators": ["*"]},
+            "digit",
+            "problems may have 2,051 tokens",
+        ),
+        ({"family": "expression", "terms": 32, "digits": 60, "rows": 10**6}, "digit", "problems may have 2,079 tokens"),
+    ],
+)
+def test_problems_that_no_row_of_tokens_holds_are_refused_before_anything_is_made(
+    tmp_path: Path, corpus: dict[str, Any], kind: str, words: str
+) -> None:
+    rows = {"rows": 10**6} if corpus else {}
+    request = asked("quick", corpus={"name": "c", **rows, **corpus}, tokenizer={"kind": kind}, workspace=str(tmp_path))
+    if not words:
+        check_request(request)
+        return
+    with pytest.raises(UserError, match=f"{words}, a row of tokens holds 2,048: lower terms or digits"):
+        check_request(request)
+    assert not (tmp_path / "corpora").exists()

@@ -21,6 +21,7 @@ from flows.serving.marks import workspace_mark
 from model.preparation import prepare
 from model.training import train
 from pipelines.fanout import Notes
+from pipelines.presets import CORPORA
 from storage import glance as glances
 from storage.errors import UserError
 from storage.glance import glance
@@ -29,6 +30,7 @@ from storage.location import Workspace
 from storage.manifest import lists
 from tests.builders import SMALL, TINY_TRAINING, Built
 from tests.flows.test_command import numerate
+from tests.object_store import upload
 from tests.pipelines.test_migrate import MIXED, write_old
 
 
@@ -325,3 +327,30 @@ def test_the_commands_that_are_named_mend_everything(place: Path, prefect_api: s
         commands.append(command)
         subprocess.run(command, shell=True, check=True, env=environment, capture_output=True, timeout=300)
     assert len(commands) == 4
+
+
+def test_in_an_object_store_no_remedy_is_a_command_that_works_on_disks_alone(place: Path, bucket: str) -> None:
+    write_old(place / "corpora/old", MIXED)
+    (place / "tokenizers/small-digit/card.json").write_bytes(b"{")
+    (place / "corpora/small/tokens/small-digit/manifest.json").write_bytes(b"{")
+    mixed = next(spec for spec in CORPORA.values() if spec.mixture)
+    own = mixed.model_copy(update={"mixture": mixed.mixture[:1], "name": "cut"})
+    (place / "corpora/cut/.progress").mkdir(parents=True)
+    (place / "corpora/cut/.progress/spec.yaml").write_text(
+        yaml.safe_dump(own.model_dump(mode="json", exclude_defaults=True))
+    )
+    Notes(LocalLocation(place / "corpora/cut"), "x").write(0, [])
+    uri = f"{bucket}/w"
+    upload(LocalLocation(place), uri)
+    found = {fault.what: fault for fault in status_of(uri).broken}
+    assert not [fault for fault in found.values() if "rm -r" in fault.mend or "migrate" in fault.mend]
+    assert not [word for fault in found.values() for word in fault.mend.split() if word.endswith(".yaml")]
+    assert found["corpus old"].mend.startswith("numerate corpus generate ")
+    assert "--name old-anew" in found["corpus old"].mend
+    text = f"delete all objects below {uri}/tokenizers/small-digit, then run 'numerate tokenizer train --corpus small"
+    assert text in found["tokenizer small-digit"].text
+    assert f"{uri}/corpora/small/tokens/small-digit" in found["tokens of small by small-digit"].text
+    assert (found["corpus cut"].mend, found["corpus cut"].text.rpartition(": ")[2]) == (
+        "",
+        "run the command that made it again",
+    )

@@ -6,6 +6,7 @@ import torch
 from model.compilation import compiles
 from model.config import CurriculumStage
 from model.preparation import prepare
+from model.tokenizer import TokenLayout
 from storage.errors import RunFailure, UserError
 from tests.builders import TINY_TRAINING, Built
 from tests.model.runs import job_of
@@ -92,3 +93,29 @@ def test_a_run_name_in_use_with_another_configuration_is_refused(small: Built, t
     with pytest.raises(UserError, match=r"training.seed: 0 there, 5 asked.*choose another name"):
         job_of(small, tmp_path, TINY_TRAINING.model_copy(update={"seed": 5}))
     job_of(small, tmp_path, TINY_TRAINING.model_copy(update={"workers": 2}))
+
+
+def test_rows_that_are_in_no_batch_are_told_with_their_numbers(longer: Built) -> None:
+    """Layouts with fewer rows than a batch: once, though every stage leaves them out."""
+    held: dict[int, int] = {}
+    for shard in longer.tokens.of_split("train"):
+        width = TokenLayout(**longer.tokens.manifest.spec["layouts"][shard.stratum]).width
+        held[width] = held.get(width, 0) + shard.rows
+    few, many = sorted(held.values())
+    size = (few // 64 + 1) * 64
+    assert few < size <= many
+
+    def told(**values: object) -> tuple[str, ...]:
+        spec = TINY_TRAINING.model_copy(update=values)
+        (job,) = prepare(longer.workspace, "told", "longer", "longer-digit", spec)
+        longer.workspace.run("told").remove()
+        return tuple(line for line in job.left_out if "rows of train" in line)
+
+    (width,) = (width for width, rows in held.items() if rows == few)
+    assert told(batch_size=64) == ()
+    assert told(batch_size=size) == (
+        f"{few:,} of {few + many:,} rows of train are in no batch: there are {few:,} of {width} tokens, fewer than the "
+        f"{size:,} that a batch takes of one width: lower batch_size or take a larger corpus",
+    )
+    (first,) = told(batch_size=size, curriculum=(CurriculumStage(where="true", steps=3),), where="true")
+    assert f"rows of train where true are in no batch: there are {few:,} of {width}" in first

@@ -1,16 +1,20 @@
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+import pipelines.build as build_module
 from model.tokenizer import TokenLayout
 from pipelines.build import build_corpus, build_tokens, corpus_bytes, token_layouts
+from pipelines.components import components
 from pipelines.describe import describe
+from pipelines.generate import sample_rows
 from pipelines.spec import CorpusSpec
 from storage.errors import RunFailure, UserError
 from storage.local import LocalLocation
-from storage.manifest import Dataset, ShardRecord, committed
+from storage.manifest import SPLITS, Dataset, ShardRecord, committed
 from tests.builders import SMALL, TOKENIZERS, Built, encode_plainly
 
 
@@ -141,6 +145,27 @@ def test_a_corpus_without_a_split_is_refused(ray_instance: int, tmp_path: Path) 
     with pytest.raises(UserError, match="take more rows or larger shares"):
         build(tiny, tmp_path / "tiny")
     assert not (tmp_path / "tiny").exists()
+
+
+def test_a_split_that_is_rare_is_looked_for_as_far_as_it_should_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first row is behind those that are looked at where splits are not rare."""
+    spec = SMALL.model_copy(update={"validation": 0.002, "test": 0.1})
+    (component,) = components(spec)
+    _, splits = sample_rows(spec, component, spec.total_rows)
+    first = int(np.flatnonzero(splits == SPLITS.index("validation"))[0])
+    assert first > 50
+    monkeypatch.setattr(build_module, "_FIRST_ROWS", first)
+    corpus, _ = build_corpus(spec, LocalLocation(tmp_path), in_flight=0)
+    assert corpus.manifest.split_rows["validation"] > 0
+
+
+@pytest.mark.parametrize(("problem", "answer", "words"), [(2_049, 5, "problems"), (5, 2_048, "answers")])
+def test_layouts_that_no_row_of_tokens_holds_are_refused_in_one_line(problem: int, answer: int, words: str) -> None:
+    shard = ShardRecord("x", "train", "s", 1, 1, "", "", problem_length=problem, answer_digits=answer)
+    with pytest.raises(UserError, match=f"^{words} may have 2,049 tokens, a row of tokens holds 2,048: .*triples$"):
+        token_layouts([shard])
 
 
 def test_ray_encodes_to_the_bytes_that_one_process_encodes(ray_instance: int, tmp_path: Path, small: Built) -> None:

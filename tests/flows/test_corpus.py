@@ -1,0 +1,65 @@
+"""What the flow of a corpus does besides its rows."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flows import corpus
+from flows.requests import GenerateRequest
+from storage.location import Workspace
+from storage.manifest import committed
+from tests.builders import SMALL
+
+
+class KilledError(BaseException):
+    """Stands for SIGKILL: nothing in the code catches it."""
+
+
+@pytest.fixture
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In this process, without Ray and Prefect."""
+
+    @contextmanager
+    def no_ray(*place: Any) -> Iterator[int]:
+        yield 0
+
+    monkeypatch.setattr(corpus, "ray_session", no_ray)
+    monkeypatch.setattr(corpus, "show_corpus", lambda *shown: None)
+
+
+@pytest.mark.usefixtures("alone")
+def test_a_generation_that_is_killed_after_its_commit_gets_its_card_the_next_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generate: Any = corpus.generate_corpus.fn.__wrapped__  # type: ignore[attr-defined]
+    request = GenerateRequest(workspace=str(tmp_path / "w"), **SMALL.model_dump())
+    workspace = Workspace.open(request.workspace)
+    folder = workspace.corpus("small")
+
+    def killed(*what: Any, **how: Any) -> None:
+        raise KilledError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(corpus, "note_seconds", killed)
+        with pytest.raises(KilledError):
+            generate(request)
+    assert committed(folder)
+    assert not (folder / "README.md").exists()
+    generate(request)
+    card = (folder / "README.md").read().decode()
+    assert "small" in card
+    assert "10,000" in card
+    assert workspace.catalog.exists()
+    # One that is there stays, whatever a person wrote into it.
+    (folder / "README.md").write(b"mine")
+    generate(request)
+    assert (folder / "README.md").read() == b"mine"
+    # What can only be read is left as it is.
+    (folder / "README.md").remove()
+    monkeypatch.setattr(type(folder), "can_be_written", lambda self: False)
+    generate(request)
+    assert "README.md" not in os.listdir(str(folder))
