@@ -3,11 +3,13 @@
 import sys
 
 from flows import interruption
+from flows.cli.terminal import open_missing_streams
 
 
 def main() -> None:
     """Entry point; never returns."""
     interruption.end_at_once()
+    open_missing_streams()
     from flows.command import run
 
     sys.exit(interruption.guarded(lambda: run(sys.argv[1:])))

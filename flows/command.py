@@ -5,6 +5,7 @@ line on standard error. Engines are imported by the verb that needs them.
 """
 
 import atexit
+import errno
 import io
 import json
 import os
@@ -12,6 +13,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Annotated, Literal, NoReturn
 
 from cyclopts import App, CycloptsError, Parameter
@@ -25,6 +27,7 @@ from flows.cli.probe_verbs import register_probe
 from flows.cli.publish_verbs import publish_app
 from flows.cli.serve_verbs import register_serve
 from flows.cli.submit_verbs import submit_app
+from flows.cli.terminal import printable
 from flows.cli.verbs import Json, Place, flow_verb
 from flows.interruption import CODE, GOES_ON, heard
 from flows.presets import PRESETS
@@ -257,17 +260,19 @@ def run(arguments: list[str]) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A terminal that lacks a character is no reason to fail.
         sys.stdout.reconfigure(errors="replace")
+    ending = False
     try:
         if arguments:
             app(arguments, exit_on_error=False, print_error=False)
         else:
             print(FIRST, end="")
+        ending = True
         sys.stdout.flush()
-    except SystemExit as ending:
-        return int(ending.code or 0)
+    except SystemExit as wanted:
+        return int(wanted.code or 0)
     except Exception as error:
         # A library may make something else of an interruption.
-        return _complain(GOES_ON, CODE) if heard() else _failed(error, verbose="--verbose" in arguments)
+        return _complain(GOES_ON, CODE) if heard() else _failed(error, "--verbose" in arguments, ending)
     except BaseException as interruption:
         code = _complain(str(interruption) or GOES_ON, CODE)
         if isinstance(interruption, QueryAbandoned):
@@ -276,8 +281,9 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def _failed(error: Exception, *, verbose: bool) -> int:
-    """Say what failed; returns the exit code."""
+def _failed(error: Exception, verbose: bool, ending: bool) -> int:
+    """Say what failed, `ending` where all but the output was done; returns the exit code."""
+    output_failed = _output_failed() or ending
     if isinstance(error, UserError | RunFailure):
         return _complain(str(error), error.exit_code)
     if isinstance(error, ValidationError):
@@ -287,15 +293,48 @@ def _failed(error: Exception, *, verbose: bool) -> int:
         text = one_line(cause) if isinstance(cause, ValidationError) else " ".join(str(error).split())
         return _complain(text, UserError.exit_code)
     if isinstance(error, BrokenPipeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return RunFailure.exit_code
+    if output_failed:
+        _drop_output()
+        return _complain(f"standard output can't be written ({_why(error)}): name another", RunFailure.exit_code)
+    if _is_without_folder():
+        return _complain("the working directory was deleted: go to another one first", UserError.exit_code)
     if verbose:
         raise error
     if isinstance(error, OSError):
-        return _complain(f"{error.filename or 'the system'}: {error.strerror or error}", RunFailure.exit_code)
+        code = UserError.exit_code if error.errno == errno.ELOOP else RunFailure.exit_code
+        return _complain(f"{error.filename or 'the system'}: {_why(error)}", code)
     text = " ".join(str(error).split()) or "no message"
     where = _noted("".join(traceback.format_exception(error)))
     return _complain(f"{type(error).__name__}: {text} (a bug; {where} says where)", RunFailure.exit_code)
+
+
+def _why(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _output_failed() -> bool:
+    """Whether standard output still holds what it can't write; it is dropped then."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        _drop_output()
+        return True
+    return False
+
+
+def _drop_output() -> None:
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _is_without_folder() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def _noted(text: str) -> str:
@@ -317,7 +356,12 @@ def _standard_input() -> str:
 
 
 def _complain(text: str, code: int) -> int:
-    print(f"error: {text}", file=sys.stderr)
+    try:
+        print(f"error: {printable(text)}", file=sys.stderr)
+    except OSError:
+        # Nobody can be told.
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     return code
 
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, cast
 
 import duckdb
 import pyarrow as pa
@@ -20,9 +20,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from flows.cli.terminal import PrintableSink, printable
 from storage.errors import UserError
 from storage.local import LocalLocation
-from storage.location import Workspace
+from storage.location import Workspace, local_path
 from storage.query import bounded_memory, fetched, open_catalog, select, stream
 
 Format = Literal["table", "csv", "json", "parquet"]
@@ -42,7 +43,7 @@ def answer(workspace: Workspace, query: str, form: Format = "table", output: str
         raise UserError(f"workspace {workspace.root} is not there: make one with 'numerate run', or name another")
     if form == "parquet" and not output and sys.stdout.isatty():
         raise UserError("parquet is not for a terminal: name a file with --output, or redirect standard output")
-    place, root = Path(output).expanduser().resolve(), workspace.root.on_this_machine().path.resolve()
+    place, root = _resolved(output), workspace.root.on_this_machine().path.resolve()
     if output and any(place.is_relative_to(root / folder) for folder in (*_DATA, workspace.catalog.name)):
         raise UserError(f"output {output!r} would lie among the workspace's own data: name a file elsewhere")
     with open_catalog(workspace) as connection, bounded_memory():
@@ -73,9 +74,9 @@ def _table(names: list[str], rows: list[tuple[Any, ...]]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for number, name in enumerate(names):
         numeric = bool(rows) and isinstance(rows[0][number], int | float) and not isinstance(rows[0][number], bool)
-        table.add_column(name, justify="right" if numeric else "left", no_wrap=True)
+        table.add_column(printable(name), justify="right" if numeric else "left", no_wrap=True)
     for row in rows:
-        table.add_row(*("" if value is None else str(value) for value in row))
+        table.add_row(*("" if value is None else printable(str(value)) for value in row))
     return table
 
 
@@ -145,10 +146,11 @@ def _no_parquet(kind: pa.DataType) -> bool:
 def _sink(output: str) -> Iterator[BinaryIO]:
     """Standard output, or a file that takes its name only when all is written."""
     if not output:
-        yield sys.stdout.buffer
+        # What steers a terminal may be in any value.
+        yield cast(BinaryIO, PrintableSink(sys.stdout.buffer)) if sys.stdout.isatty() else sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
-    path = Path(output).expanduser()
+    path = local_path(output, "output")
     try:
         if path.is_relative_to("/dev") or (path.exists() and not path.is_file() and not path.is_dir()):
             # A device or a named pipe is written to, not replaced; /dev/stdout may lead to a plain file.
@@ -160,6 +162,16 @@ def _sink(output: str) -> Iterator[BinaryIO]:
             yield file
     except OSError as error:
         raise UserError(f"output {output!r} can't be written ({error.strerror}): name another file") from error
+
+
+def _resolved(output: str) -> Path:
+    """The path with all links followed; raises `UserError` where they lead in a circle."""
+    try:
+        return local_path(output, "output").resolve()
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"output {output!r} can't be written (its links lead in a circle): name another file"
+        ) from error
 
 
 def _writable(path: Path) -> LocalLocation:

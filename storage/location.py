@@ -4,6 +4,7 @@ Every other module names files by `Location`. Files of a local disk are in `stor
 object store in `storage.objects`; on both a file appears under its name whole, or not at all.
 """
 
+import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
@@ -46,6 +47,25 @@ def checked_part(part: str) -> str:
     return part
 
 
+def local_path(text: str, what: str) -> Path:
+    """The absolute path that a person wrote, where `~` is a home; `what` names it in an error.
+
+    Raises `UserError` for one that no file can have, and where the working directory was deleted.
+    """
+    try:
+        possible = b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        possible = False
+    if not possible:
+        raise UserError(f"{what} {text!r} holds a character that no path can have: name another")
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError as error:
+        raise UserError(f"{what} {text!r}: {Path(text).parts[0]} is no user's home here: write the path out") from error
+    except FileNotFoundError as error:
+        raise UserError(f"{what} {text!r}: the working directory was deleted: go to another one first") from error
+
+
 class Location(ABC):
     """One file or folder of a workspace, on a disk or in an object store.
 
@@ -76,7 +96,7 @@ class Location(ABC):
             raise UserError(f"{what} '': the path is empty, name a folder")
         from storage.local import LocalLocation
 
-        path = Path(rest if separator else uri).expanduser().absolute()
+        path = local_path(rest if separator else uri, what)
         if path.is_file():
             raise UserError(f"{what} {path} is a file: name a folder")
         return LocalLocation(path)

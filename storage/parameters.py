@@ -1,7 +1,7 @@
 """Parameters in a YAML or JSON file: plain values by name, each said once, and what is wrong with them in one line."""
 
+import sys
 from collections.abc import Hashable
-from pathlib import Path
 from reprlib import Repr
 from typing import Any
 
@@ -9,25 +9,50 @@ import yaml
 from pydantic import ValidationError
 
 from storage.errors import UserError
+from storage.location import local_path
 
 _LONGEST_NAME = 60
-_SHORT = Repr()
-_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = _LONGEST_NAME
+# Ten times the longest that makes sense; PyYAML reads some 70 kB a second.
+_MOST_BYTES = 1 << 18
+
+
+class _Short(Repr):
+    """Values in a few dozen characters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = self.maxlong = _LONGEST_NAME
+
+    def repr_int(self, x: int, level: int) -> str:
+        """A number; Python refuses to write out one of more than some thousand digits."""
+        if x.bit_length() > sys.int_info.default_max_str_digits:
+            return f"a number of {x.bit_length():,} bits"
+        return super().repr_int(x, level)
+
+
+_SHORT = _Short()
 
 
 def read_parameters(source: str) -> dict[str, Any]:
     """The parameters that the file `source` holds.
 
-    Raises `UserError`, in one line, for a file that isn't there, is no YAML or JSON, holds no mapping, or
-    says a name twice, of which YAML itself would take the last.
+    Raises `UserError`, in one line, for a file that isn't there, is too large, is no YAML or JSON, holds no mapping,
+    or says a name twice, of which YAML itself would take the last.
     """
+    place = local_path(source, "file")
     try:
-        values = yaml.load(Path(source).expanduser().read_text(), _Loader)
+        with place.open("rb") as file:
+            data = file.read(_MOST_BYTES + 1)
     except OSError as error:
         raise UserError(f"{source} can't be read ({error.strerror}): name a YAML or JSON file") from error
+    if len(data) > _MOST_BYTES:
+        raise UserError(f"{source} has more than {_MOST_BYTES:,} bytes: parameters take far less, name their file")
+    try:
+        values = yaml.load(data.decode(), _Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         # A date that is none, or a number of thousands of digits, is a plain ValueError.
-        raise UserError(f"{source} is not YAML or JSON: {' '.join(str(error).split())}") from error
+        text = " ".join(str(error).split()).partition("; use sys.")[0]
+        raise UserError(f"{source} is not YAML or JSON: {text}") from error
     if not isinstance(values, dict):
         raise UserError(f"{source} holds no parameters: write one 'name: value' a line")
     return values

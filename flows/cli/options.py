@@ -58,8 +58,7 @@ def resolve(model: type[AnyModel], source: str, presets: Mapping[str, AnyModel],
 
 
 def _read_file(source: str, presets: Mapping[str, AnyModel]) -> dict[str, Any]:
-    path = Path(source).expanduser()
-    if path.suffix not in (".yaml", ".yml", ".json"):
+    if Path(source).suffix not in (".yaml", ".yml", ".json"):
         raise UserError(
             f"preset {source!r} is unknown: take one of {', '.join(presets)}, or name a .yaml or .json file"
         )

@@ -1,0 +1,139 @@
+"""What a person can type, or a machine be like, that no work can begin with: one line, and never "a bug"."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from flows.cli.terminal import PrintableSink, printable
+from flows.command import run
+from storage.errors import UserError
+from storage.parameters import read_parameters
+from tests.builders import Built
+from tests.flows.test_overview_verbs import ENVIRONMENT
+
+CIRCLE = "circle.yaml"
+
+
+def said(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The line of a mistake that was made with these arguments."""
+    code = run(arguments)
+    out, errors = capsys.readouterr()
+    assert (code, out, errors.count("\n"), errors[:7]) == (2, "", 1, "error: "), errors
+    assert "a bug" not in errors
+    return errors
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder to be in, with a link that leads to itself."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / CIRCLE).symlink_to(CIRCLE)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["status", "--workspace", "~nosuchuser/x"], "~nosuchuser is no user's home here"),
+        (["run", "~nosuchuser/x.yaml"], "~nosuchuser is no user's home here"),
+        (["corpus", "verify", "~nosuchuser/x"], "~nosuchuser is no user's home here"),
+        (["solve", "1+1", "--run", "~nosuchuser/x"], "~nosuchuser is no user's home here"),
+        (["model", "export", "notebook", "~nosuchuser/x"], "~nosuchuser is no user's home here"),
+        (["sql", "SELECT 1", "--workspace", ".", "--output", "~nosuchuser/x"], "~nosuchuser is no user's home here"),
+        (["sql", "SELECT 1", "--workspace", ".", "--output", CIRCLE], "its links lead in a circle"),
+        (["corpus", "describe", CIRCLE], "Too many levels of symbolic links"),
+        (["corpus", "generate", "quick", "--workspace", CIRCLE], "can't be written"),
+        (["status", "--workspace", CIRCLE], "Too many levels of symbolic links"),
+        (["corpus", "describe", "--rows", "9" * 20_000], "rows is '999"),
+        (["solve", f"{'9' * 20_000}+1"], "none that run"),
+    ],
+)
+def test_a_path_or_a_number_that_cannot_be(
+    arguments: list[str], words: str, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert words in said(arguments, capsys)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (json.dumps({"workspace": "/tmp/a\0b"}), "holds a character that no path can have"),
+        (json.dumps({"workspace": "/tmp/\ud800"}), "'/tmp/\\ud800'"),
+        (json.dumps({"name": "a\0b"}), "not usable"),
+        (json.dumps({"split_key": "\ud800"}), "split_key"),
+        (json.dumps({"rows": 9}).replace("9", "9" * 20_000), "value has 20000 digits\n"),
+        ("rows: 0x" + "f" * 20_000, "rows is a number of 80,000 bits"),
+        ("[" * 100_000 + "]" * 100_000, "is not YAML or JSON"),
+        ("rows: [" + "1," * 200_000 + "1]", "has more than 262,144 bytes"),
+    ],
+)
+def test_a_file_of_parameters_that_cannot_be(
+    text: str, words: str, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place / "spec.json").write_text(text)
+    assert words in said(["corpus", "generate", "spec.json"], capsys)
+
+
+def test_a_file_without_an_end_is_read_no_further_than_its_limit(place: Path) -> None:
+    (place / "zero.yaml").symlink_to("/dev/zero")
+    with pytest.raises(UserError, match="has more than 262,144 bytes"):
+        read_parameters("zero.yaml")
+
+
+def test_a_working_directory_that_was_deleted_is_named(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "gone").mkdir()
+    os.chdir(place / "gone")
+    (place / "gone").rmdir()
+    assert "the working directory was deleted: go to another one first" in said(["status"], capsys)
+
+
+@pytest.mark.parametrize(
+    ("redirected", "code", "out", "errors"),
+    [
+        (">&-", 1, "", "error: standard output can't be written (Bad file descriptor): name another\n"),
+        (">/dev/full", 1, "", "error: standard output can't be written (No space left on device): name another\n"),
+        ("2>&-", 0, "NAME\n", ""),
+        ("<&-", 0, "NAME\n", ""),
+        ("| head -c 1 >/dev/null; exit ${PIPESTATUS[0]}", 1, "", ""),
+    ],
+)
+def test_standard_streams_that_are_closed_or_full(redirected: str, code: int, out: str, errors: str) -> None:
+    # More than a pipe holds, so that its reader is gone before the end.
+    shown, times = ("x", 1_000_000) if "head" in redirected else ("NAME\n", 1)
+    script = f"""
+import sys
+from flows import interruption
+from flows.cli.terminal import open_missing_streams
+interruption.end_at_once()
+open_missing_streams()
+from flows import command
+command.FIRST = {shown!r} * {times}
+sys.exit(interruption.guarded(lambda: command.run([])))
+"""
+    buffered = {name: value for name, value in ENVIRONMENT.items() if name != "PYTHONUNBUFFERED"}
+    shell = f'"$0" -c "$1" {redirected}'
+    ended = subprocess.run(
+        ["bash", "-c", shell, sys.executable, script], env=buffered, capture_output=True, text=True, timeout=120
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (code, out, errors)
+
+
+def test_control_characters_do_not_reach_a_terminal(small: Built, capsys: pytest.CaptureFixture[str]) -> None:
+    assert printable("a\x1b[2J\x9b\u202eé\n\tb") == "a\\x1b[2J\\x9b\\u202eé\n\tb"
+    values = "SELECT chr(27) || '[2J' AS value, 'é' AS plain"
+    assert run(["sql", values, "--workspace", str(small.workspace.root)]) == 0
+    assert "\\x1b[2J" in capsys.readouterr().out
+    assert run(["sql", "SELECT \x1b[2J", "--workspace", str(small.workspace.root)]) == 2
+    assert "\x1b" not in capsys.readouterr().err
+
+
+def test_a_terminal_takes_text_cut_anywhere(tmp_path: Path) -> None:
+    with open(tmp_path / "out", "wb") as target:
+        sink = PrintableSink(target)
+        for byte in "é\x1b\x9b€".encode():
+            sink.write(bytes([byte]))
+    assert (tmp_path / "out").read_text() == "é\\x1b\\x9b€"
