@@ -3,9 +3,12 @@
 from html.parser import HTMLParser
 from pathlib import Path
 
+import duckdb
 import pytest
 
 from flows.probing import probe_encoder
+from flows.reports.probing_causes import heads_figure
+from flows.reports.probing_data import ProbeData
 from flows.requests import ProbeRequest
 from model.config import TrainingSpec
 from model.training import train
@@ -115,6 +118,32 @@ def test_several_seeds_are_told_together_with_intervals_over_them_and_found_agai
     assert operators == [("+",)]
     assert {run for run, _ in steps} == set(SEEDS)
     assert len(steps) > 3
+
+
+@pytest.mark.parametrize(
+    ("runs", "text"),
+    [
+        (("a",), "30% (25% to 35%) still are without head 1 of layer 2"),
+        (("a", "b", "c"), "5 to 60% still are without the head that each run needs most"),
+    ],
+)
+def test_of_several_runs_each_has_a_head_of_its_own_that_it_needs_most(runs: tuple[str, ...], text: str) -> None:
+    """Heads of one number in several seeds needn't do the same, so that their mean says nothing of either."""
+    shares = {"a": [0.9, 0.8, 0.7, 0.3], "b": [0.05, 0.9, 0.9, 0.9], "c": [0.9, 0.6, 0.8, 0.7]}
+    with duckdb.connect() as connection:
+        connection.execute(
+            "CREATE TABLE probe_interventions (run VARCHAR, checkpoint VARCHAR, experiment VARCHAR, layer INT, "
+            "site VARCHAR, way VARCHAR, predicted DOUBLE, low DOUBLE, high DOUBLE)"
+        )
+        connection.execute("CREATE TABLE probe_unit (run VARCHAR, checkpoint VARCHAR, measure VARCHAR, value DOUBLE)")
+        for run, found in shares.items():
+            rows = [(layer, f"head {head}", "ablated") for layer in (1, 2) for head in (0, 1)]
+            for (layer, site, way), share in zip([*rows, (1, "random subspace", "random")], [*found, 0.0], strict=True):
+                row = [run, "best", "head", layer, site, way, share, share - 0.05, share + 0.05]
+                connection.execute(f"INSERT INTO probe_interventions VALUES ({', '.join('?' * len(row))})", row)
+        figure = heads_figure(ProbeData(connection, runs, "best"))
+    assert figure
+    assert f"Of problems answered rightly, {text}" in figure.shows
 
 
 def test_mistakes_are_one_line(trained: Built) -> None:

@@ -3,6 +3,7 @@
 import math
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -14,9 +15,9 @@ from model.checkpoint import Checkpoints
 from model.config import EvaluationSpec
 from model.encoder import Encoder
 from model.evaluation import evaluate
-from model.tokenizer import Tokenizer
+from model.tokenizer import Tokenizer, TokenLayout
 from model.trained import TrainedEncoder
-from model.training import train
+from model.training import _Trainer, train
 from pipelines.generate import canonical_hashes
 from storage.local import LocalLocation
 from storage.order import derive_key
@@ -102,3 +103,29 @@ def test_a_validation_is_an_evaluation_of_the_same_problems(small: Built, tmp_pa
     # Something is right, and much is wrong, so that other ways to count come to other figures.
     assert 0 < outcome.exact_match < 0.9
     assert Checkpoints(job.run / "checkpoints").index().last.exact_match == result.exact_match  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("rows", "width"), [(4_096, 16), (4_096, 512), (30, 2_000)])
+def test_a_validation_takes_fewer_rows_at_once_the_wider_they_are(rows: int, width: int) -> None:
+    layout, seen = TokenLayout(problem=width - 2, answer=2), list[torch.Size]()
+
+    class Says(torch.nn.Linear):
+        def forward(self, ids: torch.Tensor, slots: int) -> torch.Tensor:
+            seen.append(ids.shape)
+            # The second of three pieces, everywhere.
+            return torch.tensor([0.0, 1.0, 0.0]).expand(len(ids), slots, 3)
+
+    held = torch.zeros(rows, width, dtype=torch.uint8)
+    held[: rows // 4, -2:] = 1
+    trainer = SimpleNamespace(
+        validation=[(layout, held, rows)],
+        encoder=Says(1, 1),
+        precision=torch.float32,
+        device=torch.device("cpu"),
+        mask_id=2,
+        ranks=1,
+    )
+    assert _Trainer._validate(trainer) == (rows // 4) / rows  # type: ignore[arg-type]
+    assert sum(shape[0] for shape in seen) == rows
+    assert all(shape.numel() <= 1 << 15 for shape in seen)
+    assert {shape[1] for shape in seen} == {width}
