@@ -4,7 +4,7 @@ import atexit
 import json
 import os
 import secrets
-import tomllib
+import socket
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from functools import partial
@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from flows.cluster.owning import owned
+from flows.serving.prefect_settings import authorization, configured_api, setting
 from flows.serving.server import PrefectServer, answers
 from storage.errors import RunFailure
-from storage.local import LocalLocation
+from storage.local import LocalLocation, cached
 from storage.location import Location, Workspace
 from storage.machine import cores
 
@@ -30,17 +31,26 @@ def end_quietly() -> None:
 
 
 def serving_folder(workspace: Workspace) -> LocalLocation:
-    """What is written here of a workspace's serving: who does it, and Prefect's record."""
-    return workspace.root.on_this_machine() / ".prefect"
+    """What this machine keeps of a workspace's serving, for its owner alone: who serves it, and Prefect's records.
+
+    It is never in the workspace, which may be a folder that several machines share: SQLite's database is one
+    machine's, and so are a port and a process.
+    """
+    root = workspace.root
+    whole = str(root) if root.remote else str(Path(str(root)).resolve())
+    place = cached(f"serving-{whole.rpartition('/')[2]}", f"{socket.gethostname()} {whole}")
+    place.path.chmod(0o700)
+    return place
 
 
 def prefect_home(workspace: Workspace) -> Path:
-    """Where Prefect keeps the runs of a workspace, unless the environment names another home."""
-    return Path(os.environ.get("PREFECT_HOME") or serving_folder(workspace).path)
+    """Where Prefect keeps the runs of a workspace, unless its settings name another home."""
+    named = setting("PREFECT_HOME")
+    return Path(named).expanduser() if named else serving_folder(workspace).path
 
 
 def connect_prefect(workspace: Workspace, *, verbose: bool = False) -> None:
-    """Set Prefect up, before it is imported; what the environment says already is kept.
+    """Set Prefect up, before it is imported; what its settings say already is kept.
 
     Flow runs are recorded by the API that is configured, or else by the server of a `numerate serve` of this
     workspace, or else by a temporary one, which ends with this process.
@@ -48,12 +58,20 @@ def connect_prefect(workspace: Workspace, *, verbose: bool = False) -> None:
     configure_prefect(prefect_home(workspace), verbose=verbose)
     if configured_api():
         return
-    api = served_api(workspace)
-    if not api:
-        server = PrefectServer(prefect_home(workspace))
+    found = serving(workspace)
+    if not found.url:
+        # Other users of this machine reach its port, too.
+        server = PrefectServer(prefect_home(workspace), auth=f"numerate:{secrets.token_hex(32)}")
         atexit.register(server.stop)
-        api = server.api_url
-    os.environ["PREFECT_API_URL"] = api
+        found = Served(server.url, auth=server.auth)
+    use_api(found.api, found.auth)
+
+
+def use_api(url: str, auth: str) -> None:
+    """Let Prefect's clients in this process and its children use a server, by its password where it has one."""
+    os.environ["PREFECT_API_URL"] = url
+    if auth:
+        os.environ["PREFECT_API_AUTH_STRING"] = auth
 
 
 def configure_prefect(home: Path, *, verbose: bool = False, keep_log: bool = False) -> None:
@@ -68,19 +86,6 @@ def configure_prefect(home: Path, *, verbose: bool = False, keep_log: bool = Fal
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
 
 
-def configured_api() -> str:
-    """URL of the Prefect API that the environment or Prefect's active profile names; empty where none does."""
-    if url := os.environ.get("PREFECT_API_URL"):
-        return url.rstrip("/")
-    home = Path(os.environ.get("PREFECT_HOME") or Path.home() / ".prefect")
-    try:
-        profiles = tomllib.loads(Path(os.environ.get("PREFECT_PROFILES_PATH") or home / "profiles.toml").read_text())
-    except (OSError, tomllib.TOMLDecodeError):
-        return ""
-    name = os.environ.get("PREFECT_PROFILE") or profiles.get("active", "")
-    return str(profiles.get("profiles", {}).get(name, {}).get("PREFECT_API_URL", "")).rstrip("/")
-
-
 class Served(NamedTuple):
     """Who serves a workspace."""
 
@@ -88,6 +93,15 @@ class Served(NamedTuple):
     """Of the server and its pages; empty where the workspace isn't served."""
     runner: int = 0
     """The process that starts the flow runs."""
+    own: bool = True
+    """Whether the server is that of `numerate serve`, which shows reports too."""
+    auth: str = ""
+    """The server's password, NAME:PASSWORD; empty where it has none, or the settings hold it."""
+
+    @property
+    def api(self) -> str:
+        """URL of the server's API."""
+        return f"{self.url}/api"
 
 
 def note_served(workspace: Workspace, found: Served) -> None:
@@ -108,10 +122,24 @@ def served(workspace: Workspace) -> Served:
         return Served()
 
 
-def served_api(workspace: Workspace) -> str:
-    """URL of the API of a `numerate serve` of the workspace that answers; else empty."""
-    url = served(workspace).url
-    return f"{url}/api" if url and serving_folder(workspace).is_held() and answers(f"{url}/api") else ""
+def serving(workspace: Workspace) -> Served:
+    """Who serves the workspace now, and answers; else nobody."""
+    found = served(workspace)
+    return found if found.url and serving_folder(workspace).is_held() and answers(found.api) else Served()
+
+
+def reached_api(workspace: Workspace) -> tuple[str, dict[str, str]]:
+    """URL of the API that is configured, or else that serves the workspace, and the headers that it asks for.
+
+    The URL is empty where there is neither.
+    """
+    found = Served() if (url := configured_api()) else serving(workspace)
+    if not url and not found.url:
+        return "", {}
+    if auth := found.auth or setting("PREFECT_API_AUTH_STRING"):
+        return url or found.api, {"Authorization": authorization(auth)}
+    key = setting("PREFECT_API_KEY")
+    return url or found.api, {"Authorization": f"Bearer {key}"} if key else {}
 
 
 @contextmanager

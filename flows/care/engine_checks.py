@@ -15,8 +15,8 @@ from urllib.request import urlopen
 from flows.care.doctor import Check, Finding
 from flows.care.machine_checks import has_nvidia
 from flows.progress import human
+from flows.serving.prefect_settings import configured_api
 from flows.serving.server import answers
-from flows.session import configured_api
 from storage.location import Workspace
 
 _IMPORT_SECONDS, _START_SECONDS, _ANSWER_SECONDS = 120.0, 180.0, 5.0
@@ -99,10 +99,10 @@ def check_prefect(workspace: Workspace) -> Finding:
     if not done:
         remedy = "run: pip install 'prefect>=3.8.8,<3.9' 'fastapi>=0.139,<0.151'"
         return Finding("prefect", "problem", f"can't be imported ({line})", remedy)
-    if not (url := configured_api().rstrip("/")):
+    if not (url := configured_api()):
         return Finding("prefect", "ok", f"{line}, with a server of its own for each command: none is configured")
     if not answers(url):
-        remedy = "start that server, or take none: unset PREFECT_API_URL (or what Prefect's profile says)"
+        remedy = "start that server, or take none: unset PREFECT_API_URL (or api.url in Prefect's files or profile)"
         return Finding("prefect", "problem", f"{line}, and no server answers at {url}", remedy)
     return Finding("prefect", "ok", f"{line}, the server at {url} answers")
 

@@ -4,9 +4,7 @@ Nothing is changed, and no shard is opened: what only hashes show, `numerate cor
 """
 
 import json
-import os
 import time
-from base64 import b64encode
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
@@ -26,7 +24,7 @@ from flows.care.examining import (
 from flows.care.examining_runs import RunState, look_at_run
 from flows.requests import WORKSPACE
 from flows.serving.marks import is_of
-from flows.session import configured_api, served_api
+from flows.session import reached_api
 from storage.errors import UserError
 from storage.location import Location, Workspace
 
@@ -96,12 +94,14 @@ def running_flows(workspace: Workspace) -> list[FlowRun]:
 
     It is the one that is configured, or else that of a `numerate serve` of the workspace.
     """
-    url = (configured_api() or served_api(workspace)).rstrip("/")
+    url, headers = reached_api(workspace)
     if not url:
         return []
     asked = {"flow_runs": {"state": {"type": {"any_": ["RUNNING", "CANCELLING", "PENDING"]}}}, "limit": _RUNS}
     try:
-        request = Request(f"{url}/flow_runs/filter", json.dumps(asked).encode(), _headers())
+        request = Request(
+            f"{url}/flow_runs/filter", json.dumps(asked).encode(), {"Content-Type": "application/json", **headers}
+        )
         with urlopen(request, timeout=_API_SECONDS) as answer:
             found: list[dict[str, Any]] = json.load(answer)
         return [
@@ -111,16 +111,6 @@ def running_flows(workspace: Workspace) -> list[FlowRun]:
         ]
     except (URLError, OSError, ValueError, LookupError, TypeError):
         return []
-
-
-def _headers() -> dict[str, str]:
-    """Of a request to Prefect's API, with the key or the user and password that the environment holds."""
-    headers = {"Content-Type": "application/json"}
-    if key := os.environ.get("PREFECT_API_KEY"):
-        headers["Authorization"] = f"Bearer {key}"
-    elif pair := os.environ.get("PREFECT_API_AUTH_STRING"):
-        headers["Authorization"] = f"Basic {b64encode(pair.encode()).decode()}"
-    return headers
 
 
 def _there(found: Iterable[State | None]) -> list[State]:

@@ -11,7 +11,8 @@ from typing import Any
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.context import FlowRunContext
 
-from flows.serving.server import REPORTS
+from flows.serving.prefect_settings import configured_api
+from flows.serving.report_pages import REPORTS
 from flows.session import served
 from model.tokenizer import Tokenizer
 from storage.location import Location, Workspace
@@ -117,9 +118,13 @@ def show_whole(workspace: Workspace, run: str, lines: Sequence[str], seconds: Ma
 
 
 def link(workspace: Workspace, page: Location) -> str:
-    """URL of a page of the workspace on the server that serves it; empty where nobody does."""
-    url, root = served(workspace).url, f"{workspace.root}/"
-    return f"{url}{REPORTS}/{str(page).removeprefix(root)}" if url and str(page).startswith(root) else ""
+    """Link from a run's page to one of the workspace; empty where the server of the pages doesn't show reports.
+
+    It names no host: the pages may be reached by a tunnel or a proxy.
+    """
+    found, root = served(workspace), f"{workspace.root}/"
+    shown = found.own and found.api == configured_api() and str(page).startswith(root)
+    return f"{REPORTS}/{str(page).removeprefix(root)}" if shown else ""
 
 
 def _page(page: Location, where: str) -> str:

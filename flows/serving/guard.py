@@ -1,68 +1,105 @@
-"""Stands before the Prefect server, which has no password: no page of another site can ask it for anything.
+"""Checks every request before the Prefect server sees it: no page of another site can use the server.
 
-A browser sends along whose page asks (`Origin`, `Sec-Fetch-Site`) and by which name the server was reached (`Host`). A
-page of another site is told apart by the first, one that had its own name point here (DNS rebinding) by the second.
+A browser sends the site of the page that makes the request (`Origin`, `Sec-Fetch-Site`) and the name by which it
+reached the server (`Host`). The first identifies pages of other sites, the second a site whose name was made to point
+here (DNS rebinding). A request whose body is long, or of unknown length, is refused before it is read.
 """
 
 import socket
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from ipaddress import ip_address
 from typing import Any
 from urllib.parse import urlsplit
 
+from storage.errors import UserError
+
 Scope = MutableMapping[str, Any]
 Channel = Callable[..., Awaitable[Any]]
+
+# A flow run's report with its pictures has some 5 MB.
+_MOST_BODY, _LONGEST_NUMBER = 32 << 20, 18
 
 
 class Guard:
     """An ASGI application that passes on what comes from this server's own pages, or from no page at all."""
 
-    def __init__(self, application: Any, host: str) -> None:
-        """`host` is the address or name at which the server was asked to listen."""
+    def __init__(self, application: Any, host: str, allowed: Sequence[str] = ()) -> None:
+        """`host` is the address or name at which the server was asked to listen.
+
+        `allowed` are further names, with a port where a browser shows one, by which a proxy passes requests on.
+        """
         self._application, self._names = application, {"localhost", host.lower()}
         if not is_loopback(host):
             self._names |= {socket.gethostname().lower(), socket.getfqdn().lower()}
+        self._names |= {_name_of(each) for each in allowed}
+        # A proxy may put the server's own address into `Host`.
+        self._origins = {f"{scheme}://{each.lower()}" for each in allowed for scheme in ("http", "https")}
 
     async def __call__(self, scope: Scope, receive: Channel, send: Channel) -> None:
-        """Pass a request or a web socket on, or refuse it with 403."""
-        refusal = self.refusal(scope) if scope["type"] in ("http", "websocket") else ""
+        """Pass a request or a web socket on, or refuse it."""
+        status, refusal = self.refusal(scope) if scope["type"] in ("http", "websocket") else (0, "")
         if not refusal:
             await self._application(scope, receive, send)
         elif scope["type"] == "websocket":
             # Closed before it is accepted: the answer is 403.
             await send({"type": "websocket.close", "code": 1008, "reason": refusal})
         else:
-            headers = [(b"content-type", b"text/plain; charset=utf-8")]
-            await send({"type": "http.response.start", "status": 403, "headers": headers})
+            headers = [(b"content-type", b"text/plain; charset=utf-8"), (b"connection", b"close")]
+            await send({"type": "http.response.start", "status": status, "headers": headers})
             await send({"type": "http.response.body", "body": f"{refusal}\n".encode()})
 
-    def refusal(self, scope: Scope) -> str:
-        """Why what has these headers isn't passed on; empty where it is."""
+    def refusal(self, scope: Scope) -> tuple[int, str]:
+        """The status and the reason with which a request of these headers is refused; 0 and empty if it isn't."""
         headers = [(name, value.decode("latin-1").lower()) for name, value in scope["headers"]]
         hosts = [value for name, value in headers if name == b"host"]
         if len(hosts) != 1 or not self._is_ours(hosts[0]):
-            return "this server isn't known by that name: open it by its address or by localhost"
+            return 403, (
+                "this server isn't known by that name: open it by its address or by localhost, or start it with "
+                "--allow-host NAME"
+            )
         given = dict(headers)
         # A link from elsewhere opens a page here; a frame or picture there has nothing of ours to show.
         elsewhere = given.get(b"sec-fetch-site") in ("cross-site", "same-site")
         embedded = elsewhere and given.get(b"sec-fetch-dest") != "document"
-        origins = [value for name, value in headers if name == b"origin"]
-        if embedded or any(origin not in (f"http://{hosts[0]}", f"https://{hosts[0]}") for origin in origins):
-            return "pages of other sites may ask this server for nothing"
-        return ""
+        origins = {value for name, value in headers if name == b"origin"}
+        if embedded or origins - {f"http://{hosts[0]}", f"https://{hosts[0]}"} - self._origins:
+            return 403, "pages of other sites may ask this server for nothing"
+        return _refusal_of_body(given)
 
     def _is_ours(self, host: str) -> bool:
         """Whether a `Host` header names this machine. An address does: only a name can be made to point elsewhere."""
-        try:
-            name = urlsplit(f"//{host}").hostname or ""
-        except ValueError:
-            return False
+        name = _name_of(host)
         return name in self._names or _is_address(name)
+
+
+def checked_name(name: str) -> str:
+    """A name by which a proxy is reached, as it is given; raises `UserError` for anything else."""
+    if not name or any(character in name for character in "/@ \t") or not _name_of(name):
+        raise UserError(f"host name {name!r} is not usable: write it as a browser shows it, NAME or NAME:PORT")
+    return name
 
 
 def is_loopback(host: str) -> bool:
     """Whether only this machine reaches an address, as far as its text tells."""
     return host == "localhost" or (_is_address(host) and ip_address(host).is_loopback)
+
+
+def _refusal_of_body(headers: dict[bytes, str]) -> tuple[int, str]:
+    """Of a request whose body is too long, or says nothing of its length."""
+    if b"transfer-encoding" in headers:
+        return 411, "a request has to state the length of its body (Content-Length)"
+    length = headers.get(b"content-length", "0")
+    if not length.isdecimal() or len(length) > _LONGEST_NUMBER or int(length) > _MOST_BODY:
+        return 413, f"the body of a request has at most {_MOST_BODY:,} bytes"
+    return 0, ""
+
+
+def _name_of(host: str) -> str:
+    """The name or address in a `Host` header, without its port; empty where it has none."""
+    try:
+        return urlsplit(f"//{host}").hostname or ""
+    except ValueError:
+        return ""
 
 
 def _is_address(host: str) -> bool:

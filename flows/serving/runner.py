@@ -25,8 +25,9 @@ from flows.progress import say
 from flows.serving.deployments import DEPLOYMENTS, TAG, flow_of, parameters_of
 from flows.serving.left_runs import end_left_runs
 from flows.serving.marks import mark_of
+from flows.serving.prefect_settings import configured_api
 from flows.serving.server import end_with
-from flows.session import Served, configured_api, end_quietly, note_served
+from flows.session import Served, end_quietly, note_served
 from model.config import STOP_SECONDS
 from storage.errors import UserError
 from storage.location import Workspace
@@ -91,8 +92,8 @@ async def run_deployments(workspace: Workspace, own_server: bool, at_once: int) 
         await asyncio.sleep(0.05)
     # Only now, as the runner sets a handler of its own when it starts.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    url = configured_api().removesuffix("/api")
-    note_served(workspace, Served(url, os.getpid()))
+    auth = os.environ.get("PREFECT_API_AUTH_STRING", "") if own_server else ""
+    note_served(workspace, Served(configured_api().removesuffix("/api"), os.getpid(), own_server, auth))
     stopping = asyncio.create_task(stop.wait())
     try:
         await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)

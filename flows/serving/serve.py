@@ -10,20 +10,22 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from types import FrameType
 
 from flows.progress import say
-from flows.serving.guard import is_loopback
+from flows.serving.guard import checked_name, is_loopback
+from flows.serving.prefect_settings import configured_api, setting
 from flows.serving.server import LOOPBACK, PORT, PrefectServer, free_port
 from flows.session import (
     configure_prefect,
-    configured_api,
     forget_served,
     prefect_home,
     served,
-    served_api,
+    serving,
     serving_folder,
+    use_api,
 )
 from model.config import STOP_SECONDS
 from storage.errors import RunFailure, UserError
@@ -39,6 +41,7 @@ def serve(
     *,
     host: str = LOOPBACK,
     port: int = 0,
+    allowed: Sequence[str] = (),
     at_once: int = 1,
     announce: Callable[[str], None] = lambda url: None,
 ) -> None:
@@ -46,17 +49,38 @@ def serve(
 
     `announce` is called with the URL of the pages once they are there.
 
-    Where a Prefect API is configured its server is used, else one is started at `host` and `port`; 0 takes 4200, or
-    a free one where that is taken.
+    Where a Prefect API is configured its server is used. Else one is started at `host` and `port`, of which 0 takes
+    4200, or a free one where that is taken. It also goes by the `allowed` names, and has the password of Prefect's
+    setting `server.api.auth_string`; raises `UserError` where others reach it and there is none.
     """
+    auth = "" if configured_api() else _checked_auth(host, [checked_name(name) for name in allowed])
     configure_prefect(prefect_home(workspace), keep_log=True)
-    if url := served_api(workspace).removesuffix("/api"):
+    if url := serving(workspace).url:
         raise UserError(f"workspace {workspace.root} is served already: open {url}")
     with serving_folder(workspace).exclusive(f"workspace {workspace.root}"):
-        _serve(workspace, host, port, at_once, announce)
+        _serve(workspace, partial(_start_server, workspace, host, port, allowed, auth), at_once, announce)
 
 
-def _serve(workspace: Workspace, host: str, port: int, at_once: int, announce: Callable[[str], None]) -> None:
+def _checked_auth(host: str, allowed: Sequence[str]) -> str:
+    """The password for a server of our own; raises `UserError` where it can't be used, or has to be there."""
+    auth = setting("PREFECT_SERVER_API_AUTH_STRING")
+    how = "set PREFECT_SERVER_API_AUTH_STRING=NAME:PASSWORD (or server.api.auth_string in a prefect.toml)"
+    # Prefect compares ASCII alone; a browser asks for a name and a password.
+    if auth and not (all(auth.partition(":")) and auth.isascii() and auth.isprintable()):
+        raise UserError(f"Prefect's password is not usable: {how}, in plain ASCII characters")
+    if not auth and not is_loopback(host):
+        raise UserError(
+            f"host {host} is reached by others, who could run commands as you, and the server has no password: {how}, "
+            f"or listen on {LOOPBACK}"
+        )
+    if not auth and allowed:
+        say("warning: the server has no password: whoever reaches it by your proxy can run commands as you")
+    return auth
+
+
+def _serve(
+    workspace: Workspace, start_server: Callable[[], PrefectServer], at_once: int, announce: Callable[[str], None]
+) -> None:
     # Runs are seen within a second, not ten.
     os.environ.setdefault("PREFECT_RUNNER_POLL_FREQUENCY", "1")
     os.environ.setdefault("PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT", "false")
@@ -64,10 +88,9 @@ def _serve(workspace: Workspace, host: str, port: int, at_once: int, announce: C
     stopped = _on_signals()
     try:
         if not api:
-            if not is_loopback(host):
-                say(f"warning: whoever reaches {host} can start flows here, there is no password")
-            server = _start_server(workspace, host, port)
-            api = os.environ["PREFECT_API_URL"] = server.api_url
+            server = start_server()
+            api = server.api_url
+            use_api(api, server.auth)
         runner, ready = _start_runner(workspace, server is not None, at_once), False
         while not stopped():
             _check(runner, server)
@@ -86,15 +109,20 @@ def _serve(workspace: Workspace, host: str, port: int, at_once: int, announce: C
         forget_served(workspace)
 
 
-def _start_server(workspace: Workspace, host: str, port: int) -> PrefectServer:
-    home = prefect_home(workspace)
+def _start_server(workspace: Workspace, host: str, port: int, allowed: Sequence[str], auth: str) -> PrefectServer:
+    def started(port: int) -> PrefectServer:
+        """At this port."""
+        return PrefectServer(
+            prefect_home(workspace), host=host, port=port, workspace=workspace, allowed=allowed, auth=auth
+        )
+
     if port:
-        return PrefectServer(home, host=host, port=free_port(host, port), workspace=workspace)
+        return started(free_port(host, port))
     try:
-        return PrefectServer(home, host=host, port=free_port(host, PORT), workspace=workspace)
+        return started(free_port(host, PORT))
     except (UserError, RunFailure):
         # Taken, or by another in this moment.
-        return PrefectServer(home, host=host, port=free_port(host), workspace=workspace)
+        return started(free_port(host))
 
 
 def _on_signals() -> Callable[[], bool]:

@@ -6,13 +6,13 @@ reports below `/reports`, so that a run's page can link them.
 
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -25,26 +25,34 @@ from storage.location import Workspace
 
 LOOPBACK = "127.0.0.1"
 PORT = 4200
-REPORTS = "/reports"
 _OWNER = "/numerate/process"
 _START_SECONDS, _STOP_SECONDS, _POLL_SECONDS, _WATCH_SECONDS = 120.0, 10.0, 0.1, 0.5
 _LINGER_SECONDS = 20.0
 # With less for its records a server wouldn't start, or fail at each of them.
 _LEAST_ROOM = 4 << 20
-# What is shown: the pages and pictures that the flows write, and nothing else of the workspace.
-_SHOWN = re.compile(r"(runs|comparisons)/[a-z0-9][\w.-]*(/[a-z0-9][\w.-]*)*/(index\.html|[\w-]+\.png)")
-_TYPES = {".html": "text/html; charset=utf-8", ".png": "image/png"}
 
 
 class PrefectServer:
     """A server in a process of its own, started at once; raises `RunFailure` where it doesn't come up."""
 
-    def __init__(self, home: Path, *, host: str = LOOPBACK, port: int = 0, workspace: Workspace | None = None) -> None:
-        self.host, self.port = host, port or free_port()
+    def __init__(
+        self,
+        home: Path,
+        *,
+        host: str = LOOPBACK,
+        port: int = 0,
+        workspace: Workspace | None = None,
+        allowed: Sequence[str] = (),
+        auth: str = "",
+    ) -> None:
+        """`home` is for its owner alone; `allowed` are names beside the machine's own; `auth` is NAME:PASSWORD."""
+        self.home, self.host, self.port, self.auth = home, host, port or free_port(), auth
         self.url = f"http://{_reachable(host)}:{self.port}"
         environment = {**os.environ, "PREFECT_HOME": str(home), "PREFECT_UI_API_URL": "/api"}
         # Prefect's own default lets every site's pages in.
         environment["PREFECT_SERVER_CORS_ALLOWED_ORIGINS"] = self.url
+        if auth:
+            environment["PREFECT_SERVER_API_AUTH_STRING"] = auth
         # Else the server would report to another one.
         environment.pop("PREFECT_API_URL", None)
         if workspace is None:
@@ -53,15 +61,17 @@ class PrefectServer:
             "parent": os.getpid(),
             "host": host,
             "port": self.port,
+            "allowed": list(allowed),
             "workspace": str(workspace.root) if workspace else "",
             # Runs that are under way when all else is killed have so long to say how they ended.
             "linger": _LINGER_SECONDS if workspace else 0.0,
         }
         if (LocalLocation(home).free_bytes() or 0) < _LEAST_ROOM:
             raise RunFailure(f"the disk of {home} is full: free some space and run the same command again")
-        home.mkdir(parents=True, exist_ok=True)
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._log = home / "server.log"
-        with open(self._log, "w") as log:
+        with open(os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as log:
+            _keep_to_owner(home)
             # In a session of its own: Ctrl-C on a terminal isn't for it, it has to be told how the flow ended.
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "flows.serving.server", json.dumps(wanted)],
@@ -69,6 +79,7 @@ class PrefectServer:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                umask=0o077,
             )
         try:
             self._wait()
@@ -80,6 +91,11 @@ class PrefectServer:
     def api_url(self) -> str:
         """Where Prefect's clients find it."""
         return f"{self.url}/api"
+
+    @property
+    def pid(self) -> int:
+        """Its process."""
+        return self._process.pid
 
     def runs(self) -> bool:
         """Whether its process is there."""
@@ -101,6 +117,12 @@ class PrefectServer:
             if self._process.poll() is not None or time.monotonic() > until:
                 raise RunFailure(f"Prefect's server didn't start: {self._log} says why; 'numerate doctor' may too")
             time.sleep(_POLL_SECONDS)
+
+
+def _keep_to_owner(home: Path) -> None:
+    """Let nobody else read records and log, also those of a server that others could read."""
+    for path in (home / "server.log", *home.glob("prefect.db*")):
+        path.chmod(0o600)
 
 
 def _owner(url: str) -> int:
@@ -140,16 +162,6 @@ def _reachable(host: str) -> str:
     return f"[{named}]" if ":" in named else named
 
 
-def shown(workspace: Workspace, path: str) -> tuple[bytes, str] | None:
-    """Bytes and type of a report's page or picture below the workspace; None for anything else."""
-    if not _SHOWN.fullmatch(path):
-        return None
-    place = workspace.root
-    for part in path.split("/"):
-        place = place / part
-    return (place.read(), _TYPES[Path(path).suffix]) if place.exists() else None
-
-
 def end_with(parent: int, linger: float = 0.0) -> None:
     """Wait in a thread until the parent process is gone, and `linger` seconds more, then ask this one to end."""
     while os.getppid() == parent:
@@ -164,7 +176,7 @@ def main() -> None:
 
     wanted = json.loads(sys.argv[1])
     threading.Thread(target=end_with, args=(wanted["parent"], wanted["linger"]), daemon=True).start()
-    application = Guard(_application(wanted["workspace"]), wanted["host"])
+    application = Guard(_application(wanted["workspace"]), wanted["host"], wanted["allowed"])
     uvicorn.run(application, host=wanted["host"], port=wanted["port"], log_level="error", lifespan="on")
 
 
@@ -175,6 +187,8 @@ def _application(workspace: str) -> Any:
     from starlette.responses import PlainTextResponse, Response
     from starlette.routing import Route
 
+    from flows.serving.report_pages import report_route
+
     application = create_app()
 
     def owner(request: Request) -> Response:
@@ -183,14 +197,9 @@ def _application(workspace: str) -> Any:
 
     application.router.routes.insert(0, Route(_OWNER, owner))
     if workspace:
-        served = Workspace.open(workspace)
-
-        def report(request: Request) -> Response:
-            """One page or picture."""
-            found = shown(served, request.path_params["path"])
-            return Response(found[0], media_type=found[1]) if found else PlainTextResponse("no such report", 404)
-
-        application.router.routes.insert(0, Route(REPORTS + "/{path:path}", report))
+        application.router.routes.insert(
+            0, report_route(Workspace.open(workspace), os.environ.get("PREFECT_SERVER_API_AUTH_STRING", ""))
+        )
     return application
 
 

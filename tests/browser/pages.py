@@ -18,6 +18,8 @@ from urllib.request import Request, urlopen
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from flows.serving.prefect_settings import authorization
+
 _OPTIONS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -50,6 +52,8 @@ class Served:
     workspace: Path
     process: "subprocess.Popen[str]"
     url: str
+    auth: str = ""
+    """The server's password; empty where it has none."""
 
     @property
     def log(self) -> Path:
@@ -59,7 +63,8 @@ class Served:
     def ask(self, path: str, values: dict[str, Any] | None = None) -> Any:
         """What Prefect's API answers."""
         data = None if values is None else json.dumps(values).encode()
-        asked = Request(f"{self.url}/api/{path}", data=data, headers={"content-type": "application/json"})
+        headers = {"Authorization": authorization(self.auth)} if self.auth else {}
+        asked = Request(f"{self.url}/api/{path}", data=data, headers={"content-type": "application/json", **headers})
 
         def answered() -> tuple[Any] | None:
             """The answer; None while SQLite is busy."""
@@ -105,14 +110,20 @@ def wait_for(what: Callable[[], Any], seconds: float = _WAIT_SECONDS) -> Any:
     return found
 
 
-def start_serving(workspace: Path, *options: str, api: str = "") -> Served:
-    """Serve a workspace, as a person would in a shell; where there is an `api`, on its server."""
+def shell(workspace: Path, **settings: str) -> dict[str, str]:
+    """The environment of a person who works with the workspace, with these settings of Prefect alone."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    return {**kept, "HOME": str(workspace.parent), **{f"PREFECT_{name}": value for name, value in settings.items()}}
+
+
+def start_serving(workspace: Path, *options: str, api: str = "", auth: str = "") -> Served:
+    """Serve a workspace, as a person would in a shell; where there is an `api`, on its server, else with a password."""
+    settings = {name: value for name, value in (("API_URL", api), ("SERVER_API_AUTH_STRING", auth)) if value}
     log = workspace.parent / f"{workspace.name}.serve.log"
     with open(log, "w") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", "flows", "serve", "--workspace", str(workspace), *options],
-            env={**kept, "HOME": str(workspace.parent)} | ({"PREFECT_API_URL": api} if api else {}),
+            env=shell(workspace, **settings),
             stderr=file,
             stdout=file,
             text=True,
@@ -124,7 +135,7 @@ def start_serving(workspace: Path, *options: str, api: str = "") -> Served:
         found = re.search(r"is served: open (http://\S+)/v2/deployments", log.read_text())
         return found.group(1) if found else ""
 
-    return Served(workspace, process, wait_for(link))
+    return Served(workspace, process, wait_for(link), auth)
 
 
 class Visitor:

@@ -15,7 +15,9 @@ import duckdb
 import pytest
 from safetensors import safe_open
 
+from flows.session import serving_folder
 from storage.local import LocalLocation
+from storage.location import Workspace
 from storage.manifest import load
 from tests.interrupts import hear_interrupts
 
@@ -47,6 +49,12 @@ class Home:
     @property
     def workspace(self) -> Path:
         return self.folder / "workspace"
+
+    @property
+    def records(self) -> Path:
+        """Prefect's, which are never in the workspace."""
+        assert not list(self.workspace.rglob("prefect.db"))
+        return serving_folder(Workspace.open(str(self.workspace))).path / "prefect.db"
 
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "flows", *arguments]
@@ -140,7 +148,7 @@ def test_metrics_are_a_row_a_step(home: Home) -> None:
 
 
 def test_the_flow_and_its_five_flows_are_in_prefect_and_completed(home: Home) -> None:
-    with sqlite3.connect(home.workspace / ".prefect" / "prefect.db") as database:
+    with sqlite3.connect(home.records) as database:
         rows = database.execute(
             "SELECT f.name, r.state_type FROM flow_run r JOIN flow f ON r.flow_id = f.id"
         ).fetchall()
@@ -265,11 +273,11 @@ def test_an_interrupted_training_leaves_a_usable_checkpoint_and_goes_on(
     name = f"long-{len(signals)}"
     home.write_spec("long.json", steps=5_000, checkpoint_every=2_500, validate_every=2_500)
     for number in signals:
-        known = {artifact for artifact, _ in _meters(home.workspace)}
+        known = {artifact for artifact, _ in _meters(home.records)}
         process = home.start("run", "long.json", "--name", name)
         index = home.workspace / f"runs/{name}/checkpoints/index.json"
         before = index.read_text() if index.exists() else ""
-        _wait_for_steps(process, home.workspace, known)
+        _wait_for_steps(process, home.records, known)
         # Ctrl-C on a terminal reaches the whole process group, Prefect's server and Ray's workers included.
         os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
         _, errors = process.communicate(timeout=300)
@@ -284,26 +292,24 @@ def test_an_interrupted_training_leaves_a_usable_checkpoint_and_goes_on(
     steps = duckdb.sql(f"SELECT step FROM read_parquet('{home.workspace}/runs/{name}/metrics/*.parquet') ORDER BY 1")
     assert [step for (step,) in steps.fetchall()] == list(range(1, entry["step"] + 1))
     assert not (home.workspace / f"runs/{name}/report.json").exists()
-    with sqlite3.connect(home.workspace / ".prefect" / "prefect.db") as database:
+    with sqlite3.connect(home.records) as database:
         states = database.execute("SELECT state_type FROM flow_run WHERE name = ?", [f"end to end {name}"]).fetchall()
     assert len(states) == len(signals)
     assert ("COMPLETED",) not in states
     assert not (home.workspace / f"runs/{name}/.launch").exists()
 
 
-def _meters(workspace: Path) -> list[tuple[str, str]]:
+def _meters(records: Path) -> list[tuple[str, str]]:
     """Progress artifacts of trainings, with what they say."""
-    with sqlite3.connect(f"file:{workspace / '.prefect' / 'prefect.db'}?mode=ro", uri=True) as database:
+    with sqlite3.connect(f"file:{records}?mode=ro", uri=True) as database:
         return database.execute("SELECT id, description FROM artifact WHERE key = 'train-encoder'").fetchall()
 
 
-def _wait_for_steps(process: subprocess.Popen[str], workspace: Path, known: set[str]) -> None:
+def _wait_for_steps(process: subprocess.Popen[str], records: Path, known: set[str]) -> None:
     """Until a progress artifact that isn't known yet counts steps."""
     until = time.monotonic() + 300
     while time.monotonic() < until and process.poll() is None:
-        counted = [
-            re.search(r"train long-\d: ([\d,]+) of", text) for key, text in _meters(workspace) if key not in known
-        ]
+        counted = [re.search(r"train long-\d: ([\d,]+) of", text) for key, text in _meters(records) if key not in known]
         if any(count and count[1] != "0" for count in counted):
             return
         time.sleep(0.2)

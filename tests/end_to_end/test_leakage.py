@@ -32,7 +32,7 @@ def test_a_leak_is_shown_and_fails_and_none_is_a_success(tmp_path: Path) -> None
     clean = json.loads(home.numerate("corpus", "leakage", "small", str(workspace.corpus("small")), "--json").stdout)
     assert (clean["leaks"], clean["examples"], clean["differences"]) == (0, [], [])
     assert clean["train_rows"] + clean["held_out_rows"] == 10_000
-    with sqlite3.connect(home.workspace / ".prefect" / "prefect.db") as database:
+    with sqlite3.connect(home.records) as database:
         runs = database.execute("SELECT name, state_type FROM flow_run ORDER BY created").fetchall()
         artifacts = {key for (key,) in database.execute("SELECT DISTINCT key FROM artifact")}
     assert [state for _, state in runs] == ["FAILED", "COMPLETED"]

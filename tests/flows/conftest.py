@@ -21,9 +21,29 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
 
 
 @pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+def served_workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """The workspace whose reports that server shows."""
+    return Workspace.create(str(tmp_path_factory.mktemp("served") / "workspace"))
+
+
+@pytest.fixture(scope="session")
+def server(served_workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
     """A server as `numerate serve` starts it."""
-    folder = tmp_path_factory.mktemp("server")
-    started = PrefectServer(folder / "home", workspace=Workspace.create(str(folder / "workspace")))
+    started = PrefectServer(tmp_path_factory.mktemp("server") / "home", workspace=served_workspace)
+    yield started
+    started.stop()
+
+
+@pytest.fixture(scope="session")
+def guarded(served_workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
+    """A server with a password, behind a proxy that others reach by a name; an older one left its log to all."""
+    home = tmp_path_factory.mktemp("guarded")
+    (home / "server.log").touch(mode=0o644)
+    started = PrefectServer(
+        home,
+        workspace=served_workspace,
+        allowed=["numbers.example:8443"],
+        auth="ada:open sesame",
+    )
     yield started
     started.stop()

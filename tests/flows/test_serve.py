@@ -18,8 +18,11 @@ import yaml
 
 from flows.requests import InWorkspace
 from flows.serving.deployments import DEPLOYMENTS, flow_of
+from flows.serving.serve import serve
 from flows.serving.server import PrefectServer
-from tests.browser.pages import Served, start_serving, wait_for
+from storage.errors import UserError
+from storage.location import Workspace
+from tests.browser.pages import Served, shell, start_serving, wait_for
 from tests.interrupts import hear_interrupts
 
 ROOT = Path(__file__).parents[2]
@@ -55,6 +58,28 @@ def left_of(workspace: Path) -> list[str]:
     return found
 
 
+def serving_folder_of(workspace: Path) -> Path:
+    """What is kept of the workspace's serving by `start_serving`."""
+    (found,) = (workspace.parent / ".cache/numerate/workspaces").glob("serving-*")
+    return found
+
+
+def test_a_server_that_others_reach_has_a_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    workspace = Workspace.create(str(tmp_path / "workspace"))
+    monkeypatch.chdir(tmp_path)
+    for host in ("0.0.0.0", "::", "10.0.0.1", "box.lan"):
+        with pytest.raises(UserError, match="and the server has no password: set PREFECT_SERVER_API_AUTH_STRING"):
+            serve(workspace, host=host)
+    for auth in ("secret", ":secret", "ada:", "ada:sésame", "ada:\n"):
+        monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", auth)
+        with pytest.raises(UserError, match="Prefect's password is not usable: set PREFECT_SERVER") as refused:
+            serve(workspace)
+        assert auth not in str(refused.value)
+    monkeypatch.delenv("PREFECT_SERVER_API_AUTH_STRING")
+    with pytest.raises(UserError, match="host name 'https://x' is not usable"):
+        serve(workspace, allowed=["https://x"])
+
+
 def test_every_flow_is_deployed_with_a_form_of_its_request() -> None:
     for deployment in DEPLOYMENTS:
         flow = flow_of(deployment)
@@ -85,11 +110,11 @@ def test_the_teams_file_names_every_deployment() -> None:
 @pytest.mark.parametrize(("host", "reached"), [("::1", "[::1]"), ("::", "[::1]")])
 @pytest.mark.slow
 def test_a_server_listens_on_an_address_of_version_6(host: str, reached: str, tmp_path: Path) -> None:
-    served = start_serving(tmp_path / "workspace", "--host", host)
+    auth = "ada:sesame" if host == "::" else ""
+    served = start_serving(tmp_path / "workspace", "--host", host, auth=auth)
     try:
         assert served.url.startswith(f"http://{reached}:")
         assert served.start("generate-corpus", name="pairs", terms=2)
-        assert ("there is no password" in served.log.read_text()) == (host == "::")
         children = psutil.Process(served.process.pid).children(recursive=True)
         sockets = [each for child in children for each in child.net_connections("tcp")]
         port = int(served.url.rpartition(":")[2])
@@ -162,16 +187,21 @@ def test_on_a_server_of_others_a_killed_serve_leaves_no_run_that_says_running(
 @pytest.mark.slow
 def test_ctrl_c_cancels_what_is_under_way_and_leaves_no_process(tmp_path: Path) -> None:
     workspace = tmp_path / "workspace"
-    served = start_serving(workspace, "--host", "0.0.0.0", "--json")
-    log = served.log.read_text()
-    assert "warning: whoever reaches 0.0.0.0 can start flows here, there is no password" in log
+    served = start_serving(workspace, "--host", "0.0.0.0", "--json", auth="ada:sesame")
     found = wait_for(lambda: [line for line in served.log.read_text().splitlines() if line.startswith("{")])
     assert [json.loads(line) for line in found] == [
         {"workspace": str(workspace), "url": f"{served.url}/v2/deployments"}
     ]
     run = start_long(served)
+    # A command in another shell of the same person knows the password, and what serves the workspace records its run.
+    command = [sys.executable, "-m", "flows", "status", "--json", "--workspace", str(workspace)]
+    told = subprocess.run(command, env=shell(workspace), capture_output=True, text=True, timeout=120, check=True)
+    assert [flow["name"] for flow in json.loads(told.stdout)["flows"]] == ["generate long"]
     assert served.stop(signal.SIGINT) == 0
     assert left_of(workspace) == []
+    # The runner, its flow runs and the server knew it, and printed it nowhere.
+    home = serving_folder_of(workspace)
+    assert not [path for path in (served.log, *home.iterdir()) if b"sesame" in path.read_bytes()]
     served = start_serving(workspace)
     assert served.state(run)[0] == "CANCELLED"
     served.stop()
@@ -183,7 +213,7 @@ def test_runs_that_wait_stay_scheduled_without_a_process_and_a_second_serve_is_r
     served = start_serving(workspace)
     try:
         command = [sys.executable, "-m", "flows", "serve", "--workspace", str(workspace)]
-        second = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        second = subprocess.run(command, env=shell(workspace), capture_output=True, text=True, timeout=120, check=False)
         assert (second.returncode, second.stderr.count("\n")) == (2, 1)
         assert f"is served already: open {served.url}" in second.stderr
         first = start_long(served)
@@ -222,7 +252,7 @@ def test_a_quick_run_of_every_deployment_works_with_its_defaults(tmp_path: Path)
             wait_for(lambda run=run: ended(served, run), 1_200)  # type: ignore[misc]
             assert served.state(run) == ("COMPLETED", ""), name
         report = served.artifacts(run)["end-to-end-report"]["data"]
-        assert f"{served.url}/reports/runs/notebook/report/index.html" in report
+        assert "](/reports/runs/notebook/report/index.html)" in report
     finally:
         served.stop()
 

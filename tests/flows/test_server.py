@@ -9,36 +9,145 @@ from collections.abc import Iterator
 from http.client import HTTPConnection
 from pathlib import Path
 
+import psutil
 import pytest
 from prefect import flow, task
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import DeploymentStatus, State, StateType
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Running
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
+from websockets.typing import Subprotocol
 
 from flows.serving import left_runs
 from flows.serving.deployments import DEPLOYMENTS
-from flows.serving.guard import Guard
+from flows.serving.guard import Guard, checked_name
+from flows.serving.report_pages import shown
 from flows.serving.runner import refuse_others
-from flows.serving.server import PrefectServer, free_port, shown
+from flows.serving.server import PrefectServer, free_port
+from flows.session import Served, note_served, prefect_home, served, serving_folder
 from storage.errors import UserError
 from storage.location import Workspace
 
+PAGE = "runs/a/report/index.html"
 
-def test_the_server_shows_reports_and_nothing_else_of_the_workspace(tmp_path: Path) -> None:
-    workspace = Workspace.create(str(tmp_path / "workspace"))
-    for path in ("runs/a/report/index.html", "runs/a/run.json", "runs/a/checkpoints/x.png", "index.html"):
-        place = workspace.root
-        for part in path.split("/"):
-            place = place / part
-        place.write(b"<p>")
-    (tmp_path / "index.html").write_text("outside")
-    assert shown(workspace, "runs/a/report/index.html") == (b"<p>", "text/html; charset=utf-8")
-    refused = ("runs/a/run.json", "index.html", "runs/../../index.html", "runs/a/../../../index.html", "/index.html")
-    assert [shown(workspace, path) for path in refused] == [None] * len(refused)
-    assert shown(workspace, "runs/b/report/index.html") is None
+
+@pytest.fixture(scope="module")
+def planted(served_workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the served workspace, with a report and what no server should show."""
+    root, outside = Path(str(served_workspace.root)), tmp_path_factory.mktemp("outside")
+    for path in (PAGE, "runs/a/run.json", "runs/a/checkpoints/x.png", "index.html", "runs/a/folder.png/x"):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(b"<p>")
+    (outside / "index.html").write_text("outside")
+    (outside / "secret.png").write_text("outside")
+    os.mkfifo(root / "runs/a/pipe.png")
+    (root / "runs/evil").mkdir()
+    (root / "runs/evil/index.html").symlink_to(outside / "index.html")
+    (root / "runs/a/inner.png").symlink_to(root / "runs/a/run.json")
+    (root / "runs/linked").symlink_to(outside)
+    return root
+
+
+def test_the_server_shows_reports_and_nothing_else_of_the_workspace(planted: Path) -> None:
+    workspace = Workspace.open(str(planted))
+    assert shown(workspace, PAGE) == (b"<p>", "text/html; charset=utf-8")
+    refused = (
+        *("runs/a/run.json", "index.html", "runs/../../index.html", "runs/a/../../../index.html", "/index.html"),
+        *("runs/evil/index.html", "runs/a/inner.png", "runs/linked/index.html", "runs/linked/secret.png"),
+        *("runs/a/pipe.png", "runs/a/folder.png", "runs/b/report/index.html"),
+    )
+    assert [path for path in refused if shown(workspace, path)] == []
+
+
+def test_a_page_or_picture_is_shown_so_that_it_can_run_nothing(server: PrefectServer, planted: Path) -> None:
+    for path in (PAGE, "runs/a/checkpoints/x.png", "runs/a/pipe.png", "runs/a/folder.png", "runs/none/index.html"):
+        status, headers = answered(server, "GET", f"/reports/{path}")
+        assert status == (404 if path.startswith(("runs/a/pipe", "runs/a/folder", "runs/none")) else 200)
+        policy = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+        assert headers["content-security-policy"] == policy
+        assert headers["x-content-type-options"] == "nosniff"
+
+
+def test_a_long_body_is_refused_before_it_is_read(server: PrefectServer) -> None:
+    connection = HTTPConnection(server.host, server.port, timeout=30)
+    for given, status in (
+        ({"Content-Length": str(33 << 20)}, 413),
+        ({"Content-Length": "9" * 5_000}, 400),
+        ({"Transfer-Encoding": "chunked"}, 411),
+        ({"Content-Length": "2"}, 200),
+    ):
+        connection.putrequest("POST", "/api/flows/filter")
+        for name, value in {"Content-Type": "application/json", **given}.items():
+            connection.putheader(name, value)
+        connection.endheaders()
+        if status == 200:
+            connection.send(b"{}")
+        assert connection.getresponse().status == status
+        connection.close()
+
+
+BASIC = "Basic YWRhOm9wZW4gc2VzYW1l"
+
+
+@pytest.mark.usefixtures("planted")
+def test_a_server_with_a_password_answers_nobody_who_does_not_know_it(guarded: PrefectServer) -> None:
+    wrong = (*("", "Basic", "Basic !", "Basic YWRhOm9wZW4=", BASIC.lower(), f"{BASIC}A"), "Bearer YWRhOm9wZW4gc2VzYW1l")
+    for method, path in (("POST", "/api/flows/filter"), ("GET", f"/reports/{PAGE}"), ("GET", "/api/version")):
+        for given in wrong:
+            status, headers = answered(guarded, method, path, **({"Authorization": given} if given else {}))
+            assert status == 401, (path, given)
+            # So that a browser asks for name and password where there is no page of Prefect's that does.
+            assert ("www-authenticate" in headers) == path.startswith("/reports/")
+        assert answered(guarded, method, path, Authorization=BASIC)[0] == 200
+    for path in ("events/in", "events/out", "logs/out", "task_runs/subscriptions/scheduled"):
+        with pytest.raises(InvalidStatus), connect(f"ws://127.0.0.1:{guarded.port}/api/{path}"):
+            pass
+        with connect(f"ws://127.0.0.1:{guarded.port}/api/{path}", subprotocols=[Subprotocol("prefect")]) as opened:
+            opened.send('{"type": "auth", "token": "wrong"}')
+            with pytest.raises(ConnectionClosed):
+                assert opened.recv(30) == ""
+
+
+def test_a_proxy_may_go_by_a_name_that_was_allowed(guarded: PrefectServer) -> None:
+    for host in ("numbers.example", "numbers.example:8443", f"127.0.0.1:{guarded.port}"):
+        own = {"Host": host, "Authorization": BASIC}
+        assert answered(guarded, "POST", "/api/flows/filter", Origin="https://numbers.example:8443", **own)[0] == 200
+        for origin in ("https://numbers.example:9", "https://evil.example", "https://other.numbers.example:8443"):
+            assert answered(guarded, "POST", "/api/flows/filter", Origin=origin, **own)[0] == 403
+    assert answered(guarded, "GET", "/api/version", Host="other.numbers.example", Authorization=BASIC)[0] == 403
+    for name in ("", "https://numbers.example", "a b", "[", "user@host", ":80"):
+        with pytest.raises(UserError, match=r"host name '.*' is not usable: write it as a browser shows it"):
+            checked_name(name)
+
+
+def test_records_and_log_are_for_their_owner_alone_and_the_password_is_in_none(guarded: PrefectServer) -> None:
+    files = {path.name: path for path in guarded.home.iterdir() if path.is_file()}
+    assert set(files) >= {"prefect.db", "prefect.db-wal", "server.log"}
+    assert {path.stat().st_mode & 0o077 for path in files.values()} == {0}
+    assert not [name for name, path in files.items() if b"sesame" in path.read_bytes()]
+    assert "sesame" not in " ".join(psutil.Process(guarded.pid).cmdline())
+
+
+def test_who_serves_a_workspace_is_noted_on_this_machine_for_its_owner_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("PREFECT_HOME")
+    monkeypatch.chdir(tmp_path)
+    workspace = Workspace.create(str(tmp_path / "shared"))
+    (tmp_path / "link").symlink_to(tmp_path / "shared")
+    note_served(workspace, Served("http://127.0.0.1:4200", 7, auth="ada:secret"))
+    folder = serving_folder(workspace)
+    assert folder.path.stat().st_mode & 0o777 == 0o700
+    assert prefect_home(workspace) == folder.path
+    assert folder.path.is_relative_to(tmp_path / "cache")
+    assert list((tmp_path / "shared").iterdir()) == []
+    assert served(Workspace.open(str(tmp_path / "link"))).auth == "ada:secret"
+    monkeypatch.setattr("socket.gethostname", lambda: "another")
+    # A home that machines share holds the records of each of them apart.
+    assert served(workspace) == Served()
 
 
 def answered(server: PrefectServer, method: str, path: str, **headers: str) -> tuple[int, dict[str, str]]:
@@ -105,9 +214,9 @@ def test_a_server_that_is_open_to_the_network_goes_by_its_addresses_and_the_mach
     guard = Guard(None, host)
     name = socket.gethostname()
     for known in ("192.168.1.2:4200", "[fd00::2]:4200", name, f"{name.upper()}:4200", "localhost"):
-        assert guard.refusal({"headers": [(b"host", known.encode())]}) == ""
-    assert "isn't known by that name" in guard.refusal({"headers": [(b"host", b"evil.example")]})
-    assert Guard(None, "Box.lan").refusal({"headers": [(b"host", b"box.lan:4200")]}) == ""
+        assert guard.refusal({"headers": [(b"host", known.encode())]}) == (0, "")
+    assert "isn't known by that name" in guard.refusal({"headers": [(b"host", b"evil.example")]})[1]
+    assert Guard(None, "Box.lan").refusal({"headers": [(b"host", b"box.lan:4200")]}) == (0, "")
 
 
 MARK = "workspace-mine-1@here"
