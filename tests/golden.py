@@ -5,6 +5,7 @@
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,33 +37,19 @@ _HASHED_ROWS = 2_000
 _SPLIT_ROWS = 200
 
 
-def measured() -> dict[str, dict[str, Any]]:
-    """Each part: the versions of which one is raised when its values change, and the values by name."""
-    return {
-        "order": {"versions": {"GENERATOR_VERSION": GENERATOR_VERSION}, "values": _order()},
-        "rows": {"versions": {"GENERATOR_VERSION": GENERATOR_VERSION}, "values": _rows()},
-        "contents": {
-            "versions": {"GENERATOR_VERSION": GENERATOR_VERSION, "SCHEMA_VERSION": SCHEMA_VERSION},
-            "values": _contents(),
-        },
-        "tokens": {"versions": {"ENCODER_VERSION": ENCODER_VERSION}, "values": _tokens()},
-        "steps": {"versions": {"STEP_VERSION": STEP_VERSION}, "values": _steps()},
-    }
+def measured(part: str) -> dict[str, Any]:
+    """The versions of which one is raised when a part's values change, and the values by name."""
+    versions, values = _PARTS[part]
+    return {"versions": versions, "values": values()}
 
 
-def changed(kept: dict[str, dict[str, Any]], found: dict[str, dict[str, Any]]) -> list[str]:
-    """What differs between kept values and those found, of parts with the same versions, one line a value."""
-    lines = []
-    for part in kept.keys() & found.keys():
-        old, new = kept[part], found[part]
-        if old["versions"] == new["versions"]:
-            names = [name for name in old["values"] if name in new["values"]]
-            lines += [
-                f"{part}, {name}: raise {' or '.join(new['versions'])}, then '{COMMAND}'"
-                for name in names
-                if old["values"][name] != new["values"][name]
-            ]
-    return sorted(lines)
+def changed(part: str, kept: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    """What differs between a part's kept values and those found where the versions are the same, one line a value."""
+    old, new = kept["values"], found["values"]
+    if kept["versions"] != found["versions"]:
+        return []
+    advice = f"raise {' or '.join(found['versions'])}, then '{COMMAND}'"
+    return [f"{part}, {name}: {advice}" for name in old if name in new and old[name] != new[name]]
 
 
 def _order() -> dict[str, Any]:
@@ -161,11 +148,22 @@ def _text(value: Any, levels: int, margin: str = "") -> str:
     return "\n".join([begin, ",\n".join(lines), f"{margin}{end}"])
 
 
+_PARTS: dict[str, tuple[dict[str, int], Callable[[], dict[str, Any]]]] = {
+    "order": ({"GENERATOR_VERSION": GENERATOR_VERSION}, _order),
+    "rows": ({"GENERATOR_VERSION": GENERATOR_VERSION}, _rows),
+    "contents": ({"GENERATOR_VERSION": GENERATOR_VERSION, "SCHEMA_VERSION": SCHEMA_VERSION}, _contents),
+    "tokens": ({"ENCODER_VERSION": ENCODER_VERSION}, _tokens),
+    "steps": ({"STEP_VERSION": STEP_VERSION}, _steps),
+}
+PARTS = tuple(_PARTS)
+
+
 def main() -> int:
     """Write the file; 1 where a value changed and no version did."""
-    found = measured()
-    if FILE.exists() and (lines := changed(json.loads(FILE.read_text()), found)):
-        print("\n".join(lines), file=sys.stderr)
+    found = {part: measured(part) for part in PARTS}
+    kept = json.loads(FILE.read_text()) if FILE.exists() else {}
+    if lines := [line for part in kept.keys() & found.keys() for line in changed(part, kept[part], found[part])]:
+        print("\n".join(sorted(lines)), file=sys.stderr)
         return 1
     FILE.write_text(_text(found, 3) + "\n")
     return 0

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from storage.order import LARGEST_SIZE, Permutation, derive_key, uniforms
+from storage.order import LARGEST_SIZE, Permutation, derive_key, halves, permuted, uniforms
 
 
 @given(size=st.integers(1, 20_000), key=st.integers(0, 2**64 - 1))
@@ -54,8 +54,40 @@ def test_other_keys_give_other_orders() -> None:
 
 @pytest.mark.parametrize("size", [0, -1, LARGEST_SIZE + 1])
 def test_an_impossible_size_is_refused(size: int) -> None:
-    with pytest.raises(ValueError, match="not possible"):
+    with pytest.raises(ValueError, match=f"^a permutation of {size} rows is not possible, take 1 to {2**62}$"):
         Permutation(size, 0)
+
+
+@given(size=st.integers(1, LARGEST_SIZE))
+def test_the_halves_of_a_size_are_nearly_equal_and_hardly_too_large(size: int) -> None:
+    high, low = map(int, halves(size))
+    assert size <= high * low < size + high
+    assert high - 1 <= size**0.5 * (1 + 1e-9) + 1
+    assert (high - 1) ** 2 < size
+
+
+def salted(positions: np.ndarray, sizes: list[int], key: int, salts: np.ndarray) -> np.ndarray:
+    high, low = np.array([halves(size) for size in sizes], np.uint64).T
+    return permuted(positions, np.array(sizes, np.uint64), high, low, key, salts)
+
+
+def test_a_permutation_for_each_row_without_salt_is_the_plain_one_of_its_size() -> None:
+    sizes = [size for size in (1, 2, 3, 5, 6, 11, 50, 1_000) for _ in range(size)]
+    positions = np.array([row for size in (1, 2, 3, 5, 6, 11, 50, 1_000) for row in range(size)], np.uint64)
+    found = salted(positions, sizes, 99, np.zeros(len(sizes), np.uint32))
+    expected = [
+        int(Permutation(size, 99)(np.array([row], np.uint64))[0]) for size, row in zip(sizes, positions, strict=True)
+    ]
+    assert found.tolist() == expected
+
+
+def test_a_permutation_for_each_row_is_another_bijection_for_each_salt() -> None:
+    positions, orders = np.arange(51, dtype=np.uint64), set()
+    for salt in range(20):
+        found = salted(positions, [51] * 51, 7, np.full(51, salt, np.uint32))
+        assert sorted(found.tolist()) == list(range(51))
+        orders.add(tuple(found.tolist()))
+    assert len(orders) == 20
 
 
 def test_keys_depend_on_every_part_and_on_the_kinds() -> None:
