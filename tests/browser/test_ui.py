@@ -1,6 +1,5 @@
 import base64
 import re
-import time
 from pathlib import Path
 
 import pytest
@@ -106,9 +105,7 @@ def test_a_run_is_followed_while_it_runs_and_cancelled_and_the_next_one_goes_on(
     expect(visitor.page.get_by_text(re.compile(r"\d s left, [\d.]+( [kMG])? rows/s")).first).to_be_visible()
     assert served.state(run)[0] == "RUNNING"
     visitor.cancel(run)
-    began = time.monotonic()
     assert final(served, run)[0] == "CANCELLED"
-    assert time.monotonic() - began < 30, "10 s on a machine that does nothing else"
     wait_for(lambda: not processes_of(run), 10)
     place = Workspace.open(str(served.workspace)).corpus("long")
     assert not committed(place)

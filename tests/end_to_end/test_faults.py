@@ -47,8 +47,10 @@ def ended(process: "subprocess.Popen[str]") -> tuple[int, str]:
 
 
 def wait_for(process: "subprocess.Popen[str]", folder: Path, pattern: str, count: int = 1) -> None:
-    """Until so many files of a pattern lie in a folder, while the process lives."""
+    """Until so many files of a pattern lie in a folder, while the process lives, for five minutes at most."""
+    deadline = time.monotonic() + 300
     while process.poll() is None and len(list(folder.glob(pattern))) < count:
+        assert time.monotonic() < deadline, f"fewer than {count} of {pattern} in {folder}"
         time.sleep(0.002)
     assert process.poll() is None, process.communicate()
 

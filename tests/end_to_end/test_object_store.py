@@ -48,8 +48,10 @@ def generate(folder: Path, uri: str, cache: Path | None = None, **more: int) -> 
 
 
 def wait_for_notes(process: "subprocess.Popen[str]", corpus: Location, count: int) -> None:
-    """Until so many ranges are noted as done, while the process lives."""
+    """Until so many ranges are noted as done, while the process lives, for five minutes at most."""
+    deadline = time.monotonic() + 300
     while process.poll() is None and len((corpus / ".progress").children()) < count:
+        assert time.monotonic() < deadline, f"fewer than {count} ranges are noted"
         time.sleep(0.05)
     assert process.poll() is None, process.communicate()
 

@@ -305,8 +305,9 @@ def test_what_another_serves_on_the_same_server_is_not_taken_over(configured: st
             made = await client.create_deployment(flow_id, name, tags=[tag])
             try:
                 # Whoever asks for its runs serves it; the server notes it in its own time.
-                while (await client.read_deployment(made)).status != DeploymentStatus.READY:
-                    await client.get_scheduled_flow_runs_for_deployments([made])
+                async with asyncio.timeout(120):
+                    while (await client.read_deployment(made)).status != DeploymentStatus.READY:
+                        await client.get_scheduled_flow_runs_for_deployments([made])
                 await refuse_others(client, MARK)
             finally:
                 await client.delete_deployment(made)

@@ -73,6 +73,7 @@ def test_a_private_ray_takes_its_user_alone_and_opens_no_dashboard(
     dashboards = [
         each for each in process.children(recursive=True) if any("dashboard.py" in word for word in each.cmdline())
     ]
+    assert dashboards
     # Without its pages the process only counts; its counters may be read on a port of their own.
     assert all("--disable-frontend" in each.cmdline() for each in dashboards)
 

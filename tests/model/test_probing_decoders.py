@@ -10,7 +10,6 @@ from model.probing.examples import UNKNOWN, Examples
 from model.probing.kappa import kappa_of, resamples
 from model.probing.states import State
 
-CHANCE = np.random.default_rng(3)
 M = 1_500
 STATE, NOISE = State(1, 1), State(1, 2)
 NONE = np.full((M, 2), -1)
@@ -21,21 +20,29 @@ SPLITS = [Split("numbers", ~HELD, HELD)]
 TYPES = np.arange(M) % 60
 
 
+@pytest.fixture
+def chance() -> np.random.Generator:
+    """A generator of each test's own: what it draws doesn't depend on the tests before it."""
+    return np.random.default_rng(3)
+
+
 def examples(labels: dict[str, np.ndarray], groups: np.ndarray | None = None, types: np.ndarray = TYPES) -> Examples:
     groups = np.zeros(M, np.int64) if groups is None else groups
     return Examples("answer", np.arange(M), np.arange(M) % 7, groups, labels, NONE, NONE, types)
 
 
-def read(labels: dict[str, np.ndarray], states: np.ndarray, groups: np.ndarray | None = None) -> list[Reading]:
-    noise = CHANCE.standard_normal((M, 16)).astype(np.float32)
+def read(
+    chance: np.random.Generator, labels: dict[str, np.ndarray], states: np.ndarray, groups: np.ndarray | None = None
+) -> list[Reading]:
+    noise = chance.standard_normal((M, 16)).astype(np.float32)
     seen = {STATE: states.astype(np.float32), NOISE: noise}
     return list(readings(examples(labels, groups), SPLITS, seen, {STATE: noise}))
 
 
-def test_a_planted_label_is_told_and_neither_noise_nor_labels_at_random_are() -> None:
-    digits = CHANCE.integers(0, 10, M)
-    states = CHANCE.standard_normal((10, 16))[digits] + 0.1 * CHANCE.standard_normal((M, 16))
-    found = {(each.state, each.probe, each.control): each for each in read({"magnitude": digits}, states)}
+def test_a_planted_label_is_told_and_neither_noise_nor_labels_at_random_are(chance: np.random.Generator) -> None:
+    digits = chance.integers(0, 10, M)
+    states = chance.standard_normal((10, 16))[digits] + 0.1 * chance.standard_normal((M, 16))
+    found = {(each.state, each.probe, each.control): each for each in read(chance, {"magnitude": digits}, states)}
     assert found[STATE, "linear", "trained"].kappa.value > 0.98
     assert found[STATE, "linear", "trained"].examples == 500
     for key in ((NOISE, "linear", "trained"), (STATE, "linear", "untrained"), (STATE, "linear", "random")):
@@ -51,61 +58,63 @@ def control_of(states: np.ndarray, types: np.ndarray, label: np.ndarray) -> floa
     return control.kappa.value
 
 
-def test_a_probe_that_knows_types_by_heart_does_as_well_at_random_labels_of_types() -> None:
+def test_a_probe_that_knows_types_by_heart_does_as_well_at_random_labels_of_types(chance: np.random.Generator) -> None:
     """Both states tell the label; one of them because each type is a direction of its own, which tells any label."""
-    types = CHANCE.integers(0, 40, M)
+    types = chance.integers(0, 40, M)
     label = (types > 19).astype(np.int64)
-    noise = 0.05 * CHANCE.standard_normal((M, 40))
+    noise = 0.05 * chance.standard_normal((M, 40))
     assert control_of(np.eye(40)[types] + noise, types, label) > 0.95
     # Of this state the label can be told and nothing else.
     assert control_of(np.eye(40)[label] + noise, types, label) < 0.5
 
 
-def test_one_type_of_token_is_no_control() -> None:
-    label = CHANCE.integers(0, 2, M)
+def test_one_type_of_token_is_no_control(chance: np.random.Generator) -> None:
+    label = chance.integers(0, 2, M)
     seen = {STATE: np.eye(2, dtype=np.float32)[label]}
     found = readings(examples({"carry in": label}, types=np.zeros(M, np.int64)), SPLITS, seen, {})
     assert {each.control for each in found} == {"trained"}
 
 
-def test_a_label_on_a_circle_is_read_from_two_coordinates() -> None:
-    digits = CHANCE.integers(0, 10, M)
+def test_a_label_on_a_circle_is_read_from_two_coordinates(chance: np.random.Generator) -> None:
+    digits = chance.integers(0, 10, M)
     angles = 2 * np.pi * digits / 10
-    states = np.stack([np.cos(angles), np.sin(angles)], 1) + 0.03 * CHANCE.standard_normal((M, 2))
-    found = {(each.state, each.probe, each.control): each.kappa.value for each in read({"digit": digits}, states)}
+    states = np.stack([np.cos(angles), np.sin(angles)], 1) + 0.03 * chance.standard_normal((M, 2))
+    found = {
+        (each.state, each.probe, each.control): each.kappa.value for each in read(chance, {"digit": digits}, states)
+    }
     assert found[STATE, "circular", "trained"] > 0.98
     assert abs(found[NOISE, "circular", "trained"]) < 0.15
 
 
-def test_what_the_place_decides_is_no_evidence() -> None:
+def test_what_the_place_decides_is_no_evidence(chance: np.random.Generator) -> None:
     groups = np.arange(M) % 3
-    carries = np.where(groups == 0, 0, CHANCE.integers(0, 2, M))
-    states = np.eye(3)[groups] + 0.01 * CHANCE.standard_normal((M, 3))
-    found = next(each for each in read({"carry in": carries}, states, groups) if each.state == STATE)
+    carries = np.where(groups == 0, 0, chance.integers(0, 2, M))
+    states = np.eye(3)[groups] + 0.01 * chance.standard_normal((M, 3))
+    found = next(each for each in read(chance, {"carry in": carries}, states, groups) if each.state == STATE)
     assert found.examples == int((HELD & (groups > 0)).sum())
     assert abs(found.kappa.value) < 0.15
-    assert read({"carry in": groups}, states, groups) == []
+    assert read(chance, {"carry in": groups}, states, groups) == []
 
 
-def test_a_state_that_says_nothing_is_told_as_the_most_frequent_label() -> None:
-    carries = CHANCE.integers(0, 2, M) * CHANCE.integers(0, 2, M)
+def test_a_state_that_says_nothing_is_told_as_the_most_frequent_label(chance: np.random.Generator) -> None:
+    carries = chance.integers(0, 2, M) * chance.integers(0, 2, M)
     carries[:5] = UNKNOWN
-    found = read({"carry in": carries}, np.ones((M, 2)))
+    found = read(chance, {"carry in": carries}, np.ones((M, 2)))
     assert {each.kappa.value for each in found if (each.state, each.control) == (STATE, "trained")} == {0}
 
 
-def test_labels_that_do_not_apply_are_left_out_and_many_are_told_in_ten_parts() -> None:
-    totals = CHANCE.integers(0, 200, M)
+def test_labels_that_do_not_apply_are_left_out_and_many_are_told_in_ten_parts(chance: np.random.Generator) -> None:
+    totals = chance.integers(0, 200, M)
     totals[::2] = UNKNOWN
-    states = np.stack([totals / 200, CHANCE.standard_normal(M)], 1)
-    found = next(each for each in read({"running sum": totals}, states) if each.state == STATE)
+    states = np.stack([totals / 200, chance.standard_normal(M)], 1)
+    found = next(each for each in read(chance, {"running sum": totals}, states) if each.state == STATE)
     assert (found.examples, found.classes) == (250, 10)
     assert found.kappa.value > 0.5
 
 
-def test_kappa_is_scikit_learns_and_its_interval_holds_it() -> None:
-    truth = CHANCE.integers(0, 5, 400)
-    said = np.where(CHANCE.random(400) < 0.6, truth, CHANCE.integers(0, 5, 400))
+def test_kappa_is_scikit_learns_and_its_interval_holds_it(chance: np.random.Generator) -> None:
+    truth = chance.integers(0, 5, 400)
+    said = np.where(chance.random(400) < 0.6, truth, chance.integers(0, 5, 400))
     samples = resamples(np.arange(400) // 2, NONE[:400])
     found = kappa_of(truth, said, samples)
     assert found.value == pytest.approx(cohen_kappa_score(truth, said))
@@ -132,8 +141,8 @@ def test_classes_that_were_never_said_are_told_as_by_chance() -> None:
     assert found.value == cohen_kappa_score(truth, said) == 0
 
 
-def test_columns_that_add_up_digits_not_learnt_are_asked_of_their_labels_alone() -> None:
-    digits = CHANCE.integers(0, 10, M)
+def test_columns_that_add_up_digits_not_learnt_are_asked_of_their_labels_alone(chance: np.random.Generator) -> None:
+    digits = chance.integers(0, 10, M)
     states = {STATE: np.eye(10, dtype=np.float32)[digits]}
     new = digits % 3 == 0
     splits = [*SPLITS, Split("columns", ~HELD & ~new, HELD & new, frozenset({"carry out"}))]
@@ -165,10 +174,10 @@ def test_tokens_count_as_often_as_their_problem_and_the_numbers_that_problems_sh
     assert (three.weights[:, 0] == three.weights[:, 2] * three.weights[:, 3]).all()
 
 
-def test_an_interval_is_as_wide_as_the_numbers_are_few() -> None:
+def test_an_interval_is_as_wide_as_the_numbers_are_few(chance: np.random.Generator) -> None:
     """Forty numbers, half of which are always told wrongly: the spread of a mean of forty, not of a thousand."""
-    numbers = CHANCE.integers(10, 50, M)
-    truth = CHANCE.integers(0, 2, M)
+    numbers = chance.integers(10, 50, M)
+    truth = chance.integers(0, 2, M)
     said = np.where(numbers < 30, truth, 1 - truth)
     held = np.stack([numbers, np.full(M, -1)], 1)
     few, many = (kappa_of(truth, said, resamples(np.arange(M), of)) for of in (held, NONE))

@@ -5,32 +5,37 @@ import pytest
 
 from model.probing.geometry import bases, circle, components, cosines, explained, fitted, means_by, measures, spectrum
 
-CHANCE = np.random.default_rng(7)
 NOISE = 0.05
 
 
-def planted(numbers: int, period: int, width: int = 32) -> np.ndarray:
+@pytest.fixture
+def chance() -> np.random.Generator:
+    """A generator of each test's own: what it draws doesn't depend on the tests before it."""
+    return np.random.default_rng(7)
+
+
+def planted(chance: np.random.Generator, numbers: int, period: int, width: int = 32) -> np.ndarray:
     """Points on a circle in a random plane, with some noise around them."""
-    plane = CHANCE.standard_normal((2, width)) / width**0.5
-    return circle(np.arange(numbers), period) @ plane + NOISE * CHANCE.standard_normal((numbers, width)) / width**0.5
+    plane = chance.standard_normal((2, width)) / width**0.5
+    return circle(np.arange(numbers), period) @ plane + NOISE * chance.standard_normal((numbers, width)) / width**0.5
 
 
 @pytest.mark.parametrize(("numbers", "period"), [(10, 10), (100, 10), (100, 100)])
-def test_a_planted_circle_is_found_and_only_that(numbers: int, period: int) -> None:
-    found = {each.name: each for each in measures(planted(numbers, period))}
+def test_a_planted_circle_is_found_and_only_that(chance: np.random.Generator, numbers: int, period: int) -> None:
+    found = {each.name: each for each in measures(planted(chance, numbers, period))}
     assert found[f"circle {period}"].value > 0.95
     assert found[f"circle {period}"].value > found[f"circle {period}"].shuffled_high
     assert found[f"circle {period}"].chance < 0.01
     if numbers == 100:
         assert found[f"circle {110 - period}"].value < 0.05
-    shares = spectrum(planted(numbers, period))
+    shares = spectrum(planted(chance, numbers, period))
     assert shares.argmax() + 1 == numbers // period
     assert shares.sum() == pytest.approx(1)
 
 
-def test_a_random_table_is_no_circle() -> None:
+def test_a_random_table_is_no_circle(chance: np.random.Generator) -> None:
     chances = [
-        next(each.chance for each in measures(CHANCE.standard_normal((10, 32)), seed) if each.name == "circle 10")
+        next(each.chance for each in measures(chance.standard_normal((10, 32)), seed) if each.name == "circle 10")
         for seed in range(40)
     ]
     # As with any honest test, one in twenty or so is below 5 %.
@@ -38,19 +43,19 @@ def test_a_random_table_is_no_circle() -> None:
     assert 0.2 < np.mean(chances) < 0.8
 
 
-def test_a_line_is_a_line_and_a_helix_is_both() -> None:
+def test_a_line_is_a_line_and_a_helix_is_both(chance: np.random.Generator) -> None:
     index = np.arange(100.0)
-    direction = CHANCE.standard_normal((1, 16))
+    direction = chance.standard_normal((1, 16))
     line = index[:, None] @ direction
     assert explained(line, bases(100)["line"]) == pytest.approx(1)
-    both = line / 30 + planted(100, 10, 16)
+    both = line / 30 + planted(chance, 100, 10, 16)
     assert explained(both, bases(100)["line"]) < 0.98
     assert bases(10)["helix"].shape == (10, 3)
     assert explained(both, bases(100)["helix"]) > 0.98
 
 
-def test_what_a_circle_fits_of_a_circle_is_all_of_it() -> None:
-    table = circle(np.arange(10), 10) @ CHANCE.standard_normal((2, 8))
+def test_what_a_circle_fits_of_a_circle_is_all_of_it(chance: np.random.Generator) -> None:
+    table = circle(np.arange(10), 10) @ chance.standard_normal((2, 8))
     assert np.allclose(fitted(table, ["circle 10"]), table)
     points, shares = components(table)
     assert shares[:2].sum() == pytest.approx(1)
@@ -58,9 +63,9 @@ def test_what_a_circle_fits_of_a_circle_is_all_of_it() -> None:
     assert cosines(circle(np.arange(10), 10))[0, 5] == pytest.approx(-1)
 
 
-def test_means_of_digits_say_nothing_of_their_places() -> None:
-    digits, places = CHANCE.integers(0, 10, 4_000), CHANCE.integers(0, 3, 4_000)
-    of_digit, of_place = CHANCE.standard_normal((10, 8)), 50 * CHANCE.standard_normal((3, 8))
+def test_means_of_digits_say_nothing_of_their_places(chance: np.random.Generator) -> None:
+    digits, places = chance.integers(0, 10, 4_000), chance.integers(0, 3, 4_000)
+    of_digit, of_place = chance.standard_normal((10, 8)), 50 * chance.standard_normal((3, 8))
     table, met = means_by((of_digit[digits] + of_place[places]).astype(np.float32), digits, places, 10)
     assert met
     assert np.allclose(table - table.mean(0), of_digit - of_digit.mean(0), atol=0.3)

@@ -15,6 +15,7 @@ from model.checkpoint import Checkpoints
 from model.config import TrainingSpec
 from model.metrics import metric_parts
 from model.optimizer import set_rates
+from model.throughput import training_flops
 from model.trained import TrainedEncoder
 from model.training import main, train
 from storage.errors import RunFailure
@@ -53,13 +54,20 @@ def test_weights_that_are_no_numbers_are_never_saved(small: Built, tmp_path: Pat
     assert Checkpoints(job.run / "checkpoints").index().last == good
 
 
-def test_metrics_say_how_fast_and_how_near_to_the_peak_a_step_is(small: Built, tmp_path: Path) -> None:
-    job = job_of(small, tmp_path, TINY_TRAINING)
+def test_metrics_say_how_fast_and_how_near_to_the_peak_a_step_is(
+    small: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peak = 1e12
+    monkeypatch.setattr("model.training.peak_flops", lambda device, precision: peak)
+    job, encoder = job_of(small, tmp_path, TINY_TRAINING), TINY_TRAINING.encoder
     train(job)
     query = f"SELECT problems_per_second, share_of_peak FROM read_parquet({metric_parts(job.run / 'metrics')})"
     rows = duckdb.sql(query).fetchall()
     assert len(rows) == TINY_TRAINING.steps
-    assert all(rate > 0 and 0 < share < 1 for rate, share in rows)
+    # Whatever the seconds, the share is the rate times what a problem takes.
+    layout = small.layout
+    flops = training_flops(encoder, small.tokenizer.size, layout.width, layout.answer, encoder.loops)
+    assert [share / rate for rate, share in rows] == pytest.approx([flops / peak] * len(rows))
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])

@@ -307,8 +307,9 @@ def test_tensors_come_in_the_order_in_which_training_reads(small: Built) -> None
 
     corpus = Corpus.open("small", str(small.workspace.root))
     batches = Batches.of(small.tokens, "train", 128, 3)
-    read = islice(tensors(corpus, "small-digit", batch_size=128, seed=3), 5)
-    for ids, (_, rows) in zip(read, batches.reader.batches(0), strict=False):
+    read = list(islice(tensors(corpus, "small-digit", batch_size=128, seed=3), 5))
+    assert len(read) == 5
+    for ids, (_, rows) in zip(read, islice(batches.reader.batches(0), 5), strict=True):
         assert ids.shape == (128, small.layout.width)
         assert (ids.numpy() == rows).all()
 

@@ -229,10 +229,10 @@ def test_a_store_that_can_not_be_used_is_one_line_with_the_remedy_and_soon(
     for name, value in changed.items():
         monkeypatch.setenv(name, value) if value else monkeypatch.delenv(name)
     uri = "s3://nowhere/x" if fault == "missing bucket" else f"{bucket}/x"
-    began = time.monotonic()
     with pytest.raises((UserError, RunFailure)) as failure:
         Workspace.create(uri)
-    assert time.monotonic() - began < 30
+    # Soon is a few tries, whatever the seconds that the store takes for each.
+    assert len(proxy.requests) <= 10
     text = str(failure.value)
     assert text.startswith("s3://")
     assert "\n" not in text
