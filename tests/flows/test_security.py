@@ -4,9 +4,7 @@ SQL is tried in tests/storage/test_query.py, pickled checkpoints in tests/model/
 """
 
 import ast
-import signal
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -87,23 +85,12 @@ def test_the_search_finds_what_it_looks_for_and_lets_the_safe_ways_pass() -> Non
         assert dangers(line) == [], line
 
 
-@pytest.fixture
-def handlers() -> Iterator[None]:
-    """The command sets a handler of its own."""
-    before = signal.getsignal(signal.SIGTERM)
-    yield
-    signal.signal(signal.SIGTERM, before)
-
-
-def ended(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
+def ended(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str]:
     """Exit code and standard error of the command, in this process; it printed nothing."""
-    monkeypatch.setattr(sys, "argv", ["numerate", *words])
-    monkeypatch.setattr("atexit.register", lambda function: None)
-    with pytest.raises(SystemExit) as end:
-        command.main()
+    code = command.run(list(words))
     output, errors = capsys.readouterr()
     assert output == ""
-    return int(str(end.value.code)), errors
+    return code, errors
 
 
 FLOWS = (
@@ -117,10 +104,9 @@ FLOWS = (
 )
 
 
-@pytest.mark.usefixtures("handlers")
 @pytest.mark.parametrize("verb", FLOWS, ids=" ".join)
 def test_yaml_that_names_a_python_object_is_one_line(
-    verb: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    verb: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trap, file = tmp_path / "trap", tmp_path / "spec.yaml"
     for text in (
@@ -131,7 +117,7 @@ def test_yaml_that_names_a_python_object_is_one_line(
         "!!python/module:os {}",
     ):
         file.write_text(text)
-        code, errors = ended(monkeypatch, capsys, *verb, str(file), "--workspace", str(tmp_path / "w"))
+        code, errors = ended(capsys, *verb, str(file), "--workspace", str(tmp_path / "w"))
         assert code == 2
         assert errors.startswith(f"error: {file} is not YAML or JSON: could not determine a constructor for the tag")
         assert len(errors.splitlines()) == 1
@@ -208,7 +194,6 @@ def test_a_form_or_a_flow_run_refuses_such_a_name_before_any_work() -> None:
     assert refused(EndToEndRequest, lambda name: {"corpus": {"name": name}}) == []
 
 
-@pytest.mark.usefixtures("handlers")
 @pytest.mark.parametrize(
     "words",
     [
@@ -228,13 +213,13 @@ def test_a_form_or_a_flow_run_refuses_such_a_name_before_any_work() -> None:
     ids=" ".join,
 )
 def test_the_command_refuses_such_a_name_in_one_line_before_any_work(
-    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     place = tmp_path / "w"
     place.mkdir()
     more = ["--workspace", str(place)]
     for name in ("../x", "a" * 10_000):
         given = [word.replace("{place}", str(tmp_path)).replace("{}", name) for word in words]
-        code, errors = ended(monkeypatch, capsys, *given, *more)
+        code, errors = ended(capsys, *given, *more)
         assert (code, "is not usable" in errors, len(errors.splitlines())) == (2, True, 1), errors
     assert [*tmp_path.rglob("*")] == [place]
