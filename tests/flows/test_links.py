@@ -1,0 +1,118 @@
+"""A workspace in which somebody put a link in place of any file or folder: nothing behind it is changed or shown."""
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from flows.care.cleaning import clean
+from flows.care.status import status_of
+from flows.serving.server import shown
+from model.preparation import prepare
+from model.training import train
+from pipelines.build import build_corpus, undisturbed
+from storage.errors import RunFailure, UserError
+from storage.location import Workspace
+from storage.query import open_catalog
+from tests.builders import SMALL, TINY_TRAINING, Built
+
+_SECRET = b"secret"
+
+
+def _query(workspace: Workspace) -> None:
+    with open_catalog(workspace):
+        pass
+
+
+def _write_all(workspace: Workspace) -> None:
+    """Replace every file that a flow replaces: pages, pictures, notes."""
+    for path in ("runs/one/index.html", "runs/one/report.json", ".prefect/served.json", "corpora/small/made.json"):
+        place = workspace.root
+        for part in path.split("/"):
+            place = place / part
+        with suppress(RunFailure):
+            place.write(b"new")
+
+
+def _forget(workspace: Workspace) -> None:
+    for path in (".prefect", "corpora/small/.progress", "corpora/small/.subsets"):
+        (workspace.root / path / "x").remove()
+        (workspace.root / path).remove()
+
+
+def _hold(workspace: Workspace) -> None:
+    for path in ("corpora/small", "corpora/small/tokens/small-digit", "runs/one", "runs/one/.launch", ".prefect"):
+        with suppress(RunFailure), undisturbed(workspace.root / path, "it", write=True):
+            pass
+
+
+_ACTIONS: list[Callable[[Workspace], object]] = [
+    lambda workspace: status_of(str(workspace.root)),
+    _query,
+    _hold,
+    lambda workspace: build_corpus(SMALL, workspace.corpus("small"), in_flight=0),
+    _write_all,
+    lambda workspace: clean(workspace),
+    _forget,
+]
+
+
+@pytest.fixture(scope="module")
+def used(tmp_path_factory: pytest.TempPathFactory, small: Built) -> Path:
+    """A workspace with a run, and with what queries, kills and a server leave; not to be changed."""
+    root = tmp_path_factory.mktemp("links") / "w"
+    shutil.copytree(small.workspace.root.path, root, ignore=shutil.ignore_patterns("runs"))
+    workspace = Workspace.open(str(root))
+    train(*prepare(workspace, "one", "small", "small-digit", TINY_TRAINING.model_copy(update={"keep": 3})))
+    for action in (_query, _hold):
+        action(workspace)
+    for path in (
+        ".spill/" + "0" * 32 + "/x",
+        ".prefect/served.json",
+        "runs/one/index.html",
+        "runs/one/loss.png",
+        "runs/one/.launch/x",
+        "runs/one/.x.0.partial",
+        "corpora/small/.progress/000000.json",
+        "corpora/small/.subsets/0.parquet",
+    ):
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_bytes(_SECRET)
+        os.utime(root / path, (1e9, 1e9))
+    return root
+
+
+def _paths(root: Path) -> Iterator[str]:
+    """One of each kind of path below: those that differ in numbers alone are of one kind."""
+    found = (path.relative_to(root).as_posix() for path in sorted(root.rglob("*")))
+    return iter({re.sub(r"[0-9a-f]{8,}|\d+", "0", path): path for path in found}.values())
+
+
+@pytest.mark.parametrize("deep", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_link_in_place_of_any_path_leads_nowhere(used: Path, tmp_path: Path, deep: bool) -> None:
+    paths = [path for path in _paths(used) if ("/" in path) == deep]
+    assert len(paths) > (30 if deep else 4)
+    for path in paths:
+        root, outside = tmp_path / "w", tmp_path / "outside"
+        shutil.copytree(used, root)
+        (root / path).rename(outside)
+        (root / path).symlink_to(outside)
+        before = _content(outside)
+        workspace = Workspace.open(str(root))
+        for served in ("runs/one/index.html", "runs/one/loss.png"):
+            assert (shown(workspace, served) is None) == f"{served}/".startswith(f"{path}/"), path
+        for action in _ACTIONS:
+            with suppress(UserError, RunFailure):
+                action(workspace)
+            assert _content(outside) == before, path
+        shutil.rmtree(root)
+        shutil.rmtree(outside) if outside.is_dir() else outside.unlink()
+
+
+def _content(place: Path) -> dict[str, tuple[bytes, int]]:
+    files = (path for path in (place, *place.rglob("*")) if path.is_file())
+    return {str(path): (path.read_bytes(), path.stat().st_ino) for path in files}
