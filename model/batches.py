@@ -13,8 +13,8 @@ from model.tokenizer import ID_TYPES, TokenLayout
 from storage.lanes import LANES, LanePlan
 from storage.manifest import Dataset
 from storage.order import derive_key
-from storage.reader import BucketReader, ElasticReader
-from storage.subset import KeptRows, kept_rows
+from storage.reader import BucketReader, ElasticReader, StratifiedReader
+from storage.subset import KeptRows, gathered_rows, kept_rows
 
 # Below the tokens: how many rows each predicate keeps, counted once.
 _SUBSETS = ".subsets"
@@ -27,6 +27,15 @@ class _Piece(NamedTuple):
     kept: KeptRows | None
 
 
+class Rare(NamedTuple):
+    """Problems that are seen more often than chance would show them."""
+
+    predicate: str
+    """SQL over the corpus's columns."""
+    share: float
+    """Of each batch."""
+
+
 @dataclass(frozen=True)
 class Batches:
     """Batches of a split, all rows of a batch of one layout."""
@@ -37,14 +46,21 @@ class Batches:
     """Which rows are in no batch, in words; empty where all are."""
 
     @classmethod
-    def of(cls, tokens: Dataset, split: str, batch_size: int, seed: int, where: str = "") -> "Batches":
-        """Batches of the rows that the SQL predicate `where` keeps, or of all.
+    def of(
+        cls, tokens: Dataset, split: str, batch_size: int, seed: int, where: str = "", rare: Rare | None = None
+    ) -> "Batches":
+        """Batches of the rows that the SQL predicate `where` keeps, or of all; with `rare` rows in each of them.
 
         Raises `UserError` where no layout has rows for a batch; layouts with fewer rows are left out.
         """
         found = _pieces(tokens, split, where)
         buckets = _filled(found, batch_size)
-        readers = [_reader(tokens, layout, pieces, batch_size, seed) for layout, pieces in buckets.items()]
+        readers = []
+        for layout, pieces in buckets.items():
+            extra = rare and _rare_reader(tokens, split, layout, batch_size, seed, where, rare)
+            main = batch_size - (extra.plan.batch_size if extra else 0)
+            reader = _reader(tokens, layout, pieces, main, seed)
+            readers.append(StratifiedReader(reader, extra) if extra else reader)
         return cls(tuple(buckets), BucketReader(tuple(readers)), _left_out(found, buckets, split, batch_size, where))
 
     @property
@@ -61,13 +77,17 @@ class Stage:
     batches: Batches
 
 
-def stages_of(tokens: Dataset, spec: TrainingSpec) -> list[Stage]:
-    """The stages of a training: those of its curriculum, then the rest of the steps."""
+def stages_of(tokens: Dataset, spec: TrainingSpec, oversampled: str = "") -> list[Stage]:
+    """The stages of a training: those of its curriculum, then the rest of the steps.
+
+    The problems that the SQL predicate `oversampled` keeps fill their share of every batch.
+    """
+    rare = Rare(oversampled, spec.oversample_share) if oversampled else None
     found, first = [], 0
-    for stage in spec.curriculum:
-        found.append(Stage(first, Batches.of(tokens, "train", spec.batch_size, spec.seed, stage.where)))
-        first += stage.steps
-    return [*found, Stage(first, Batches.of(tokens, "train", spec.batch_size, spec.seed, spec.where))]
+    for where, steps in [*((stage.where, stage.steps) for stage in spec.curriculum), (spec.where, 0)]:
+        found.append(Stage(first, Batches.of(tokens, "train", spec.batch_size, spec.seed, where, rare)))
+        first += steps
+    return found
 
 
 def batches_from(
@@ -150,6 +170,23 @@ def _left_out(
         f"the {least:,} that a batch takes of one width: "
         f"{'lower batch_size or take' if least > LANES else 'take'} a larger corpus"
     )
+
+
+def _rare_reader(
+    tokens: Dataset, split: str, layout: TokenLayout, batch_size: int, seed: int, where: str, rare: Rare
+) -> ElasticReader | None:
+    """A reader of a layout's rare rows; None where they don't fill their share of one batch."""
+    taken = max(1, min(round(rare.share * batch_size / LANES), batch_size // LANES - 1)) * LANES
+    strata = {name for name, values in tokens.manifest.spec["layouts"].items() if TokenLayout(**values) == layout}
+    shards = [shard for shard in tokens.of_split(split) if shard.stratum in strata]
+    predicate = f"({rare.predicate}\n) AND ({where}\n)" if where else rare.predicate
+    place, rows = gathered_rows(tokens, shards, predicate, tokens.location / _SUBSETS, "tokens")
+    if rows < taken or batch_size == LANES:
+        return None
+    key = derive_key(seed, "rare rows", layout.problem, layout.answer)
+    kind = id_type(tokens)
+    plan = LanePlan((rows,), taken, key)
+    return ElasticReader((str(place),), plan, layout.width * kind.itemsize, kind=kind, below=tokens.location)
 
 
 def _rows(pieces: list[_Piece]) -> int:

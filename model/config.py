@@ -253,6 +253,17 @@ class TrainingSpec(BaseModel):
         "Whether torch.compile makes the layers faster; auto does so on a GPU where a compiler is installed.",
     )
 
+    oversample: str = _field(
+        22,
+        "rare",
+        "SQL predicate of problems that fill a fixed share of every batch; rare takes the sparse corners of a grid of "
+        "sums (only small or only large numbers) and sums that end in 99 or 00; empty takes none.",
+        max_length=10_000,
+    )
+    oversample_share: float = _field(
+        23, 0.125, "Share of every batch that these problems fill, in steps of 64 problems.", gt=0, lt=1
+    )
+
     @model_validator(mode="after")
     def _elastic(self) -> "TrainingSpec":
         if self.workers and self.min_workers > self.workers:

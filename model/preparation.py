@@ -31,7 +31,7 @@ def prepare(
         _check_encoder(config)
         _check_objective(config, pieces)
         check_claim(workspace.run(config.name), config)
-    left_out = _check_data(tokens, spec)
+    left_out = _check_data(tokens, configs[0])
     for config in configs:
         claim_run(workspace.run(config.name), config, pieces)
     return [TrainingJob(workspace.run(config.name), tokens.location, config, left_out=left_out) for config in configs]
@@ -45,15 +45,16 @@ def found_result(job: TrainingJob) -> TrainingResult | None:
     return TrainingResult(last.step, True, last.exact_match)
 
 
-def _check_data(tokens: Dataset, spec: TrainingSpec) -> tuple[str, ...]:
+def _check_data(tokens: Dataset, config: RunConfig) -> tuple[str, ...]:
     """Which rows are in no batch, in words; every shard is read and hashed once.
 
     Raises, before any work, what training on these tokens would raise.
     """
+    spec = config.training
     for split in ("train", "validation"):
         for shard in tokens.of_split(split):
             tokens.verified(shard)
-    batches = [stage.batches for stage in stages_of(tokens, spec)]
+    batches = [stage.batches for stage in stages_of(tokens, spec, config.oversampled)]
     batches.append(Batches.of(tokens, "validation", LANES, spec.seed, spec.where))
     return tuple(dict.fromkeys(each.left_out for each in batches if each.left_out))
 

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from model.batches import layouts_of
 from model.config import Extent, TrainingSpec
+from model.corners import RARE, rare_problems
 from model.tokenizer import MOST_TOKENS, Tokenizer, TokenLayout
 from storage.errors import RunFailure, UserError
 from storage.location import Location
@@ -55,6 +56,12 @@ class RunConfig(BaseModel):
     def parts(self) -> list[dict[str, Any]]:
         """The families of its corpus with their parameters."""
         return list(self.corpus_spec.get("mixture") or [self.corpus_spec])
+
+    @property
+    def oversampled(self) -> str:
+        """SQL of the problems that fill a share of every batch; empty for none."""
+        name = self.training.oversample
+        return rare_problems(self.parts) if name == RARE else name
 
     @property
     def operators(self) -> tuple[str, ...]:
@@ -183,8 +190,10 @@ def load_run(folder: Location) -> RunConfig:
     try:
         values = json.loads((folder / "run.json").read())
         version = values.get("model_version", 1) if isinstance(values, dict) and values else version
+        # Older runs met rare problems as often as chance showed them.
+        values["training"].setdefault("oversample", "")
         return RunConfig.model_validate(values)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         if version != MODEL_VERSION:
             raise UserError(
                 f"run {folder.name!r} is of model version {version!r}, {MODEL_VERSION} is needed here: train it again "

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from model.allocation import keep_freed_memory
 from model.checkpoint import CheckpointEntry, Checkpoints, restore
 from model.config import ONE_PASS, Decoding, Extent
 from model.decoding import Answers, fill_slots, spell
@@ -41,6 +42,7 @@ class TrainedEncoder:
     def open(cls, folder: Location, which: str = "best") -> "TrainedEncoder":
         """The 'best' or 'last' checkpoint of a run; raises `UserError` where there is none."""
         use_granted_cores()
+        keep_freed_memory()
         config = load_run(folder)
         checkpoints = Checkpoints(folder / "checkpoints")
         entry = checkpoints.choose(which)

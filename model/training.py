@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 from torch.nn.parallel import DistributedDataParallel
 
+from model.allocation import keep_freed_memory
 from model.arrival import CarryArrival
 from model.batches import Stage, batches_from, held_rows, stages_of
 from model.checkpoint import CheckpointEntry, Checkpoints, restore
@@ -98,6 +99,7 @@ def train(
     Called by every rank where `torch.distributed` is initialised. `stop` and `report` are
     called on rank 0. Raises `RunFailure` for a loss that isn't finite and for damaged files.
     """
+    keep_freed_memory()
     if job.threads:
         torch.set_num_threads(job.threads)
     else:
@@ -155,7 +157,7 @@ class _Trainer:
 
     def run(self, stop: Callable[[], bool], report: Callable[[Progress], None]) -> TrainingResult:
         """Train up to the last step, or until `stop` says so; every rank takes equally many steps."""
-        stages = stages_of(self.tokens, self.spec)
+        stages = stages_of(self.tokens, self.spec, self.job.config.oversampled)
         batches = batches_from(stages, self.step, rank=self.rank, ranks=self.ranks)
         stopped, checked, began = False, self.step, time.perf_counter()
         self.pace.begin()

@@ -98,10 +98,38 @@ class ElasticReader:
 
 
 @dataclass(frozen=True)
+class StratifiedReader:
+    """Batches of which each lane takes a fixed number of rows from `main` and of those that are seen more often.
+
+    So the share of rare problems is the same in every batch, for any number of ranks.
+    """
+
+    main: ElasticReader
+    rare: ElasticReader
+
+    @property
+    def plan(self) -> LanePlan:
+        """The plan of the main rows, which decides how long an epoch is."""
+        return self.main.plan
+
+    def batches(self, first_step: int, *, rank: int = 0, ranks: int = 1) -> Generator[NDArray[np.integer]]:
+        """This rank's part of batch `first_step` and of all that follow, lane by lane: [rows, numbers in a row]."""
+        lanes = len(lanes_of(rank, ranks))
+        with ExitStack() as stack:
+            parts = [
+                stack.enter_context(closing(reader.batches(first_step, rank=rank, ranks=ranks)))
+                for reader in (self.main, self.rare)
+            ]
+            for rows in zip(*parts, strict=True):
+                laned = [part.reshape(lanes, -1, part.shape[1]) for part in rows]
+                yield np.concatenate(laned, 1).reshape(-1, rows[0].shape[1])
+
+
+@dataclass(frozen=True)
 class BucketReader:
     """Batches of several widths, each from one of the readers, mixed evenly."""
 
-    readers: tuple[ElasticReader, ...]
+    readers: tuple[ElasticReader | StratifiedReader, ...]
 
     @property
     def order(self) -> BucketOrder:

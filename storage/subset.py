@@ -22,6 +22,7 @@ from storage.manifest import Dataset, ShardRecord, hash_of
 from storage.scan import PARTITIONS, partition_of
 
 BLOCK_ROWS = 1 << 16
+MOST_GATHERED = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,33 @@ def kept_rows(dataset: Dataset, shards: Sequence[ShardRecord], predicate: str, f
         with place.staged() as path:
             pq.write_table(pa.table({"path": list(found), "rows": list(found.values())}), path)
     return {path: KeptRows(sources[path], predicate, np.array(rows, np.int64)) for path, rows in found.items()}
+
+
+def gathered_rows(
+    dataset: Dataset, shards: Sequence[ShardRecord], predicate: str, folder: Location, column: str
+) -> tuple[Location, int]:
+    """A Parquet file below `folder` of `column` of the rows that `predicate` keeps, and their number.
+
+    For rare rows, which are read again and again: one scan writes them, and later calls use the file again. It holds
+    the first 2²² of them, a random sample, as the order of a corpus's rows is a keyed permutation. Raises `UserError`
+    for what is no predicate over the dataset's columns.
+    """
+    columns = predicate_columns(dataset, shards)
+    check_predicate(predicate, columns)
+    sources = [_source(dataset, shard, columns) for shard in shards]
+    place = folder / f"{hash_of([dataset.manifest.identity, predicate, column, sources, MOST_GATHERED])[:16]}.parquet"
+    if not place.exists():
+        union = " UNION ALL ".join(f"SELECT {column} FROM {source} WHERE ({predicate}\n)" for source in sources)
+        try:
+            with closing(connect(dataset.location, threads=2)) as connection:
+                query = f"{union} LIMIT {MOST_GATHERED}"
+                found = interruptible(connection, lambda: connection.sql(query).to_arrow_table())
+        except duckdb.Error as error:
+            raise UserError(f"{predicate!r} can't be answered: {reason(error)}") from error
+        with place.staged() as path:
+            pq.write_table(found, path)
+    with place.opened() as file:
+        return place, pq.ParquetFile(file).metadata.num_rows
 
 
 def _kept_counts(place: Location, shards: Sequence[ShardRecord]) -> dict[str, list[int]] | None:
