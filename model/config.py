@@ -261,7 +261,7 @@ class TrainingSpec(BaseModel):
         max_length=10_000,
     )
     oversample_share: float = _field(
-        23, 0.125, "Share of every batch that these problems fill, in steps of 64 problems.", gt=0, lt=1
+        23, 0.25, "Share of every batch that these problems fill, in steps of 64 problems.", gt=0, lt=1
     )
 
     @model_validator(mode="after")

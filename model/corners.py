@@ -23,7 +23,7 @@ def corner_ranges(part: Mapping[str, Any]) -> list[tuple[int, int]]:
 def rare_problems(parts: Sequence[Mapping[str, Any]]) -> str:
     """SQL that keeps the rare problems of the grids of sums among a corpus's parts; empty where there are none.
 
-    They are the corners of each grid, and about as many sums that end in 99 or 00.
+    They are the corners of each grid, and a quarter as many sums that end in 99 or 00.
     """
     found = []
     for part in parts:
@@ -33,6 +33,6 @@ def rare_problems(parts: Sequence[Mapping[str, Any]]) -> str:
             continue
         operands = ", ".join(chr(ord("a") + number) for number in range(terms))
         kinds = [f"least({operands}) >= {first} AND greatest({operands}) <= {last}" for first, last in ranges]
-        kinds.append(f"sum % 100 IN (0, 99) AND id % {max(1, round(0.02 / share))} = 0")
+        kinds.append(f"sum % 100 IN (0, 99) AND id % {max(1, round(0.08 / share))} = 0")
         found.append(f"(family = 'grid' AND terms = {terms} AND ({' OR '.join(f'({kind})' for kind in kinds)}))")
     return " OR ".join(found)
