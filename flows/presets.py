@@ -13,6 +13,7 @@ PRESETS: dict[str, EndToEndRequest] = {
         training=TrainingSpec(
             steps=600,
             batch_size=256,
+            matrix_learning_rate=0.02,
             encoder=EncoderConfig(width=64, feedforward=256),
             validation_rows=256,
             validate_every=100,
@@ -30,8 +31,8 @@ PRESETS: dict[str, EndToEndRequest] = {
     **{
         name: EndToEndRequest(name=name, training=TrainingSpec(encoder=ENCODERS[name], learning_rate=rate, **more))
         for name, rate, more in (
-            ("small", 4e-3, {}),
-            ("base", 2e-3, {}),
+            ("small", 4e-3, {"matrix_learning_rate": 0.02}),
+            ("base", 2e-3, {"matrix_learning_rate": 0.02}),
             ("paper", 3e-4, {"optimizer": "adamw"}),
         )
     },
@@ -40,7 +41,12 @@ PRESETS: dict[str, EndToEndRequest] = {
         name="length",
         corpus=CORPORA["addition-10"],
         training=TrainingSpec(
-            encoder=ENCODERS["local"], steps=2_500, batch_size=256, learning_rate=5e-3, checkpoint_every=1_000
+            encoder=ENCODERS["local"],
+            steps=2_500,
+            batch_size=256,
+            learning_rate=5e-3,
+            matrix_learning_rate=0.02,
+            checkpoint_every=1_000,
         ),
     ),
     # Products of two numbers of up to three digits.
@@ -52,6 +58,7 @@ PRESETS: dict[str, EndToEndRequest] = {
             steps=9_000,
             batch_size=256,
             learning_rate=5e-3,
+            matrix_learning_rate=0.02,
             running_sum=1.0,
             checkpoint_every=1_000,
         ),
@@ -61,7 +68,12 @@ PRESETS: dict[str, EndToEndRequest] = {
         name="expressions",
         corpus=CORPORA["expressions-4"],
         training=TrainingSpec(
-            encoder=ENCODERS["mixing"], steps=9_000, batch_size=256, learning_rate=5e-3, checkpoint_every=1_000
+            encoder=ENCODERS["mixing"],
+            steps=9_000,
+            batch_size=256,
+            learning_rate=5e-3,
+            matrix_learning_rate=0.02,
+            checkpoint_every=1_000,
         ),
     ),
     # + and − of two numbers of up to five digits, negative results included.
@@ -69,7 +81,12 @@ PRESETS: dict[str, EndToEndRequest] = {
         name="signed",
         corpus=CORPORA["signed-5"],
         training=TrainingSpec(
-            encoder=ENCODERS["signed"], steps=6_000, batch_size=256, learning_rate=5e-3, checkpoint_every=1_000
+            encoder=ENCODERS["signed"],
+            steps=6_000,
+            batch_size=256,
+            learning_rate=5e-3,
+            matrix_learning_rate=0.02,
+            checkpoint_every=1_000,
         ),
     ),
     # The same up to twelve digits, at the end mostly differences of numbers that begin alike: chance gives few of them.
@@ -81,6 +98,7 @@ PRESETS: dict[str, EndToEndRequest] = {
             steps=7_000,
             batch_size=256,
             learning_rate=5e-3,
+            matrix_learning_rate=0.02,
             checkpoint_every=1_000,
             curriculum=(CurriculumStage(steps=4_500),),
             where="operators = '-' AND answer_digits < digits OR id % 50 = 0",

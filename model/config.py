@@ -153,7 +153,7 @@ class TrainingSpec(BaseModel):
     encoder: EncoderConfig = Field(
         EncoderConfig(), description="Shape of the encoder.", json_schema_extra={"position": 0}
     )
-    steps: int = Field(2_000, ge=1, le=10**8, description="Optimizer steps.", json_schema_extra={"position": 1})
+    steps: int = Field(2_500, ge=1, le=10**8, description="Optimizer steps.", json_schema_extra={"position": 1})
     batch_size: int = Field(
         512,
         ge=LANES,
@@ -168,7 +168,7 @@ class TrainingSpec(BaseModel):
         json_schema_extra={"position": 3},
     )
     matrix_learning_rate: float = Field(
-        0.02, gt=0, le=1, description="Muon's rate, for the matrices of the layers.", json_schema_extra={"position": 4}
+        0.01, gt=0, le=1, description="Muon's rate, for the matrices of the layers.", json_schema_extra={"position": 4}
     )
     learning_rate: float = Field(
         8e-3, gt=0, le=1, description="AdamW's rate, for everything else.", json_schema_extra={"position": 5}

@@ -27,9 +27,12 @@ def rare_problems(parts: Sequence[Mapping[str, Any]]) -> str:
     """
     found = []
     for part in parts:
-        ranges, terms, width = corner_ranges(part), part["terms"], part["high"] - part.get("low", 0) + 1
+        ranges = corner_ranges(part)
+        if not ranges or tuple(part["operators"]) != ("+",):
+            continue
+        terms, width = part["terms"], part["high"] - part["low"] + 1
         share = sum(((last - first + 1) / width) ** terms for first, last in ranges)
-        if not 0 < share <= _SPARSE or tuple(part["operators"]) != ("+",):
+        if share > _SPARSE:
             continue
         operands = ", ".join(chr(ord("a") + number) for number in range(terms))
         kinds = [f"least({operands}) >= {first} AND greatest({operands}) <= {last}" for first, last in ranges]
