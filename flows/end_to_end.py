@@ -10,6 +10,7 @@ from flows.reports.artifacts import show_whole
 from flows.requests import EndToEndRequest
 from flows.session import ray_session
 from flows.stage import stage
+from flows.suites import corners_of
 from flows.tokens import encode_corpus, train_tokenizer_flow
 from flows.training import train_encoder
 from model.config import seed_runs
@@ -68,6 +69,9 @@ def end_to_end(request: EndToEndRequest) -> dict[str, Any]:
         encode_corpus(request.encode_request())
         train_encoder(request.train_request())
     reports = [evaluate_encoder(asked) for asked in request.evaluate_requests()]
+    for asked in request.evaluate_requests():
+        if corners_of(load_run(Workspace.open(request.workspace).run(asked.name))):
+            evaluate_encoder(asked.model_copy(update={"suite": "edge"}))
     whole = reports[0] if request.seeds == 1 else _over_seeds(request.run_name, reports)
     runs = [asked.name for asked in request.evaluate_requests()]
     lines = [headline(run, report) for run, report in zip(runs, reports, strict=True)]

@@ -51,6 +51,8 @@ def _evaluated(request: EvaluateRequest) -> dict[str, Any]:
     model = TrainedEncoder.open(run, spec.checkpoint)
     config = model.config
     suite = suite_of(config, request.suite, request.suite_digits) if request.suite != "test" else None
+    if suite:
+        spec = spec.model_copy(update={"split": suite.split})
     name = suite.corpus.name if suite else request.corpus or config.corpus
     label = f"suite.{name}" if suite else name
     place, predictions = places_of(run, config, label, spec)
@@ -64,7 +66,7 @@ def _evaluated(request: EvaluateRequest) -> dict[str, Any]:
         "weights": model.checkpoint.sha256,
         "corpus": name,
         "corpus_identity": corpus.manifest.identity,
-        "suite": request.suite if spec.split == "test" else "",
+        "suite": request.suite if suite or spec.split == "test" else "",
         "remarks": list(suite.remarks) if suite else [],
     }
     found = _found(place, asked) if predictions.exists() else None
@@ -72,7 +74,8 @@ def _evaluated(request: EvaluateRequest) -> dict[str, Any]:
         say(headline(request.name, found) + " (found)")
         show_evaluation(workspace, headline(request.name, found), [], page_of(workspace, request.name))
         return found
-    held = corpus.manifest.split_rows[spec.split]
+    rows = corpus.manifest.split_rows
+    held = sum(rows.values()) if spec.split == "all" else rows[spec.split]
     began = time.monotonic()
     ask = partial(
         evaluate,

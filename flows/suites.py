@@ -6,13 +6,14 @@ seconds, in this process, and lies in the workspace under its name and a part of
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 
 from flows.requests import SuiteName
 from model.config import Extent
+from model.corners import corner_ranges
 from model.evaluation import Fair
 from model.run import RunConfig
 from model.tokenizer import Tokenizer
@@ -30,6 +31,8 @@ _ADDERBOARD_DIGITS = 10
 _DEEPEST = 15
 # Test problems of the grid for each operator, and of the nested ones for each depth.
 _GRID_PROBLEMS, _NESTED_PROBLEMS = 10_000, 1_000
+# Most problems in a grid's corners; those of larger grids are not asked one by one.
+_CORNERS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class Suite:
 
     corpus: CorpusSpec
     remarks: tuple[str, ...]
+    split: Literal["test", "all"] = "test"
 
 
 def suite_of(config: RunConfig, name: SuiteName, digits: int = 0) -> Suite:
@@ -47,6 +51,8 @@ def suite_of(config: RunConfig, name: SuiteName, digits: int = 0) -> Suite:
     """
     if name == "nested":
         return _nested(config)
+    if name == "edge" and (corners := corners_of(config)):
+        return corners
     if 2 not in config.operand_counts:
         raise UserError(
             f"suite {name!r} asks problems of 2 operands, run {config.name!r} learnt "
@@ -70,8 +76,8 @@ def prepare(workspace: Workspace, config: RunConfig, tokenizer: Tokenizer, suite
     extent = Extent(
         problem=max(layout["problem"] for layout in layouts),
         answer=max(layout["answer"] for layout in layouts),
-        digits=max(part.digits for part in spec.parts),
-        operands=max(part.terms if part.family == "expression" else 2 for part in spec.parts),
+        digits=max(len(str(part.high)) if part.family == "grid" else part.digits for part in spec.parts),
+        operands=max(2 if part.family in ("digits", "listed") else part.terms for part in spec.parts),
         depth=max(part.depth if part.family == "expression" else 0 for part in spec.parts),
     )
     if reason := config.training.encoder.refusal(extent, config.group):
@@ -124,6 +130,23 @@ def _edge(config: RunConfig, digits: int) -> Suite:
     return Suite(
         _corpus("edge", config, parts), (f"{asked:,} of the {known:,} edge cases are asked: {limits}", *remarks)
     )
+
+
+def corners_of(config: RunConfig) -> Suite | None:
+    """All problems in the corners of the grids that a run learnt, for more than two operands; None for other runs."""
+    if 2 in config.operand_counts:
+        return None
+    parts = []
+    for part in config.parts:
+        known = {name: part.get(name) for name in ("family", "terms", "operators")}
+        parts += [MixturePart.model_validate({**known, "low": low, "high": high}) for low, high in corner_ranges(part)]
+    if any(part["family"] != "grid" for part in config.parts) or not 0 < sum(part.size for part in parts) <= _CORNERS:
+        return None
+    ranges = " or ".join(f"{part.low} to {part.high}" for part in parts)
+    remark = f"all problems whose numbers are all {ranges} are evaluated, those of the train split included"
+    shares = {name: config.corpus_spec[name] for name in ("split_key", "validation", "test")}
+    spec = CorpusSpec(name="edge", mixture=tuple(parts), **shares)
+    return Suite(spec.model_copy(update={"name": f"edge-{hash_of(corpus_identity(spec))[:8]}"}), (remark,), "all")
 
 
 def _adderboard(config: RunConfig) -> Suite:

@@ -10,9 +10,14 @@ from model.presets import ENCODERS
 # An encoder's name, and its unit's.
 Variant = tuple[str, str]
 
-_VANILLA = TrainingSpec(encoder=ENCODERS["vanilla"], optimizer="adamw", learning_rate=1e-3)
+_VANILLA = TrainingSpec(encoder=ENCODERS["vanilla"], optimizer="adamw", learning_rate=1e-3, oversample="")
 # Places at a random offset, as longer numbers are asked than it learns.
-_OURS = TrainingSpec(encoder=ENCODERS["mixing"].model_copy(update={"random_offset": True}), learning_rate=5e-3)
+_OURS = TrainingSpec(
+    encoder=ENCODERS["mixing"].model_copy(update={"random_offset": True}),
+    learning_rate=5e-3,
+    matrix_learning_rate=0.02,
+    oversample="",
+)
 
 
 class ComparingSpec(BaseModel):

@@ -368,8 +368,10 @@ class EvaluationSpec(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    split: Literal["test", "validation", "train"] = Field(
-        "test", description="Split that is asked.", json_schema_extra={"position": 0}
+    split: Literal["test", "validation", "train", "all"] = Field(
+        "test",
+        description="Split that is evaluated; all takes the problems that were trained on, too.",
+        json_schema_extra={"position": 0},
     )
     limit: int = Field(
         100_000,

@@ -18,12 +18,13 @@ from model.calibration import Calibration, calibration
 from model.config import Decoding, EvaluationSpec
 from model.decoding import spell
 from model.missing import fill_operands
+from model.optimizer import precision_name
 from model.trained import TrainedEncoder
 from storage.columns import string_buffers
 from storage.database import connect, parquet_source
 from storage.errors import RunFailure, UserError
 from storage.location import Location
-from storage.manifest import Dataset, ShardRecord
+from storage.manifest import SPLITS, Dataset, ShardRecord
 from storage.order import derive_key, uniforms
 
 _BATCH_ROWS = 1 << 15
@@ -133,6 +134,7 @@ class Evaluation(BaseModel):
     checkpoint: str
     step: int
     parameters: int
+    precision: str = Field("", description="Arithmetic in which the answers were computed.")
     missing: str = Field("answer", description="What was asked: the answer, or an operand.")
     decoding: str = Field("", description="How the slots were filled, as JSON; empty in the ordinary way.")
     left_out: int = Field(
@@ -229,6 +231,7 @@ def _outcome(
         checkpoint=f"{spec.checkpoint} ({model.checkpoint.file})",
         step=model.checkpoint.step,
         parameters=model.encoder.parameter_count(),
+        precision=precision_name(model.precision),
         missing=spec.missing,
         decoding=decoding_text(spec),
         left_out=answered.streamed - len(correct),
@@ -336,7 +339,8 @@ def right_answers(predictions: pa.Array, asked: Asked) -> NDArray[np.bool_]:
 def stream(corpus: Dataset, tokens: Dataset, spec: EvaluationSpec, canonical: CanonicalHashes) -> Iterator[Asked]:
     """Batches of problems; both datasets hold the same rows in the same order."""
     left = _limits(corpus, spec)
-    for text_shard, token_shard in zip(corpus.of_split(spec.split), tokens.of_split(spec.split), strict=True):
+    shards = zip(_shards(corpus, spec.split), _shards(tokens, spec.split), strict=True)
+    for text_shard, token_shard in shards:
         take = min(left[text_shard.stratum], text_shard.rows)
         if not take:
             continue
@@ -356,10 +360,15 @@ def stream(corpus: Dataset, tokens: Dataset, spec: EvaluationSpec, canonical: Ca
             yield Asked(family, int(width), batch, rows[first : first + _BATCH_ROWS], slots, hashes)
 
 
+def _shards(dataset: Dataset, split: str) -> list[ShardRecord]:
+    """The shards of a split, or of all of them."""
+    return [shard for name in (SPLITS if split == "all" else (split,)) for shard in dataset.of_split(name)]
+
+
 def _limits(corpus: Dataset, spec: EvaluationSpec) -> dict[str, int]:
     """Problems of each stratum that are asked: all, or the limit shared by their rows."""
     rows: dict[str, int] = {}
-    for shard in corpus.of_split(spec.split):
+    for shard in _shards(corpus, spec.split):
         rows[shard.stratum] = rows.get(shard.stratum, 0) + shard.rows
     total = sum(rows.values())
     if not spec.limit or spec.limit >= total:

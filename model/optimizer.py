@@ -5,6 +5,8 @@ Muon orthogonalises a matrix's momentum (K. Jordan et al., 2024); it brought the
 is the paper's own, but for the rates.
 """
 
+from typing import Literal
+
 import torch
 from torch import nn
 from torch.optim import AdamW, Muon, Optimizer
@@ -40,6 +42,11 @@ def set_rates(optimizers: dict[str, Optimizer], step: int, spec: TrainingSpec) -
     for name, optimizer in optimizers.items():
         for group in optimizer.param_groups:
             group["lr"] = base[name] * factor
+
+
+def precision_name(precision: torch.dtype) -> Literal["bfloat16", "float32"]:
+    """Its name, as specifications and reports say it."""
+    return "bfloat16" if precision is torch.bfloat16 else "float32"
 
 
 def precision_of(spec: TrainingSpec, device: torch.device) -> torch.dtype:

@@ -39,6 +39,9 @@ class RunConfig(BaseModel):
     )
     layouts: tuple[TokenLayout, ...] = Field(min_length=1)
     training: TrainingSpec
+    precision: Literal["", "bfloat16", "float32"] = Field(
+        "", description="Arithmetic of its training steps, also where auto chose it; empty before the first step."
+    )
 
     @model_validator(mode="after")
     def _of_a_corpus(self) -> "RunConfig":
@@ -50,7 +53,7 @@ class RunConfig(BaseModel):
 
     def decides(self) -> dict[str, Any]:
         """What must be the same for a run to go on; the number of workers may change."""
-        return {**self.model_dump(mode="json"), "training": self.training.identity()}
+        return {**self.model_dump(mode="json", exclude={"precision"}), "training": self.training.identity()}
 
     @property
     def parts(self) -> list[dict[str, Any]]:
@@ -180,6 +183,14 @@ def refuse_unlike(configs: Sequence[RunConfig]) -> None:
                 f"runs {configs[0].name!r} and {config.name!r} differ in more than their seed ({names}): "
                 "compare seeds of one training, as 'numerate train --seeds' makes them"
             )
+
+
+def note_precision(folder: Location, precision: Literal["bfloat16", "float32"]) -> None:
+    """Write down in which arithmetic a run is trained, where it isn't known yet: it stays the same on any machine."""
+    config = load_run(folder)
+    if not config.precision:
+        noted = config.model_copy(update={"precision": precision})
+        (folder / "run.json").write(noted.model_dump_json(indent=2).encode() + b"\n")
 
 
 def load_run(folder: Location) -> RunConfig:

@@ -31,9 +31,9 @@ from model.encoder import Encoder
 from model.masking import loops_of, place_offsets, warm_loops_of
 from model.metrics import MetricsWriter
 from model.objectives import Objective
-from model.optimizer import build_optimizers, precision_of, rate_factor, set_rates
+from model.optimizer import build_optimizers, precision_name, precision_of, rate_factor, set_rates
 from model.process import Stop, run_plainly, use_granted_cores
-from model.run import RunConfig, run_tokenizer
+from model.run import RunConfig, load_run, note_precision, run_tokenizer
 from model.running_sum import OUTPUTS, RunningSum, running_sum_loss
 from model.throughput import Pace, peak_flops, training_flops
 from model.tokenizer import MASK
@@ -139,7 +139,7 @@ class _Trainer:
         if compiles(self.spec, self.device):
             compile_layers(self.encoder.layers)
         self.model = self._distributed()
-        self.precision = precision_of(self.spec, self.device)
+        self.precision = self._precision()
         self.pace = Pace(peak_flops(self.device, self.precision))
         self.validation = [
             (layout, torch.from_numpy(rows).to(self.device), held)
@@ -327,6 +327,13 @@ class _Trainer:
             self.seconds = self.metrics.seconds()
             self.job.run.sweep()
         return step
+
+    def _precision(self) -> torch.dtype:
+        """The arithmetic of the run's first step, which is rank 0's choice then, whatever machines take it up again."""
+        if self.rank == 0:
+            note_precision(self.job.run, precision_name(precision_of(self.spec, self.device)))
+        _barrier()
+        return torch.bfloat16 if load_run(self.job.run).precision == "bfloat16" else torch.float32
 
     def _distributed(self) -> nn.Module:
         if self.ranks == 1:

@@ -97,8 +97,10 @@ def _suite_figures(
         learnt = {operator: learnt_digits(config, operator) for operator in operators}
         return [("Exact match by the lengths of both operands", grid_figure(connection, learnt))]
     if outcome.suite == "edge":
-        kinds = [row[0] for row in _rows(connection, "SELECT DISTINCT kind FROM asked ORDER BY 1 DESC")]
-        return [("Exact match by kind and length", edge_figure(connection, kinds))]
+        kinds = [
+            row[0] for row in _rows(connection, "SELECT DISTINCT kind FROM asked WHERE kind <> '' ORDER BY 1 DESC")
+        ]
+        return [("Exact match by kind and length", edge_figure(connection, kinds))] if kinds else []
     return []
 
 

@@ -1,6 +1,7 @@
 import re
 from collections import Counter
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import duckdb
@@ -227,3 +228,17 @@ def test_a_breakdown_adds_up_to_the_whole(asked: dict[str, tuple[Evaluation, Pat
 def test_a_contradictory_request_is_refused(values: dict, words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         EvaluateRequest(**values)
+
+
+def test_a_grid_of_four_numbers_has_its_corners_as_edge_cases_all_of_them_whatever_their_split(tmp_path: Path) -> None:
+    config = config_of("notebook", EncoderConfig())
+    suite = suite_of(config, "edge")
+    assert suite.split == "all"
+    corpus, _ = prepare(Workspace.create(str(tmp_path)), config, Tokenizer(train_pieces([])), suite)
+    paths = [path for split in ("train", "validation", "test") for path in corpus.paths(split)]
+    rows = [row for path in paths for row in pq.ParquetFile(path).read().to_pylist()]
+    found = {(row["problem"], row["answer"]) for row in rows}
+    small = product(range(10), repeat=4)
+    large = product(range(90, 100), repeat=4)
+    assert len(rows) == len(found) == 20_000
+    assert found == {("+".join(map(str, numbers)), str(sum(numbers))) for numbers in (*small, *large)}

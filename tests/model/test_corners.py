@@ -37,8 +37,8 @@ def test_every_batch_holds_its_share_of_rare_problems_and_an_epoch_all_of_them(t
         texts = ["".join(row[: row.index("=")]).replace("[PAD]", "") for row in pieces]
         numbers = [tuple(int(number) for number in text.split("+")) for text in texts]
         rare = [each for each in numbers if is_rare(list(each))]
-        # One lane in eight rows: 64 of 512; chance adds few.
-        assert BATCH // 8 <= len(rare) <= BATCH // 4
+        # Two of each lane's eight rows; chance adds few.
+        assert BATCH // 4 <= len(rare) < BATCH // 2
         seen |= {each for each in rare if max(each) <= 5 or min(each) >= 54}
     corners = (
         Corpus.open(str(triples.corpus.location))
@@ -48,7 +48,7 @@ def test_every_batch_holds_its_share_of_rare_problems_and_an_epoch_all_of_them(t
     missed = set(corners.select("a, b, c").fetchall()) - seen
     # An epoch leaves out less than a batch's rows and 63 more.
     assert seen
-    assert len(missed) < BATCH // 8 + 63
+    assert len(missed) < BATCH // 4 + 63
 
 
 @pytest.mark.parametrize("ranks", [3, 8])

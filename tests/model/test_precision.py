@@ -1,0 +1,40 @@
+"""A run keeps the arithmetic of its first step, and says which that was."""
+
+from pathlib import Path
+
+import torch
+
+from model.checkpoint import Checkpoints
+from model.optimizer import precision_name, precision_of
+from model.run import load_run
+from model.training import train
+from tests.builders import TINY_TRAINING, Built
+from tests.model.runs import job_of
+from tests.model.workers import Countdown
+
+AUTO = TINY_TRAINING.model_copy(update={"precision": "auto"})
+HERE = precision_name(precision_of(AUTO, torch.device("cpu")))
+ELSEWHERE = {"float32": "bfloat16", "bfloat16": "float32"}[HERE]
+
+
+def test_what_auto_chose_is_in_the_runs_configuration(small: Built, tmp_path: Path) -> None:
+    job = job_of(small, tmp_path, AUTO)
+    assert load_run(job.run).precision == ""
+    train(job, stop=Countdown(0))
+    assert load_run(job.run).precision == HERE
+
+
+def test_a_resume_on_another_machine_keeps_the_arithmetic(small: Built, tmp_path: Path) -> None:
+    job = job_of(small, tmp_path, AUTO)
+    begun = load_run(job.run).model_copy(update={"precision": ELSEWHERE})
+    (job.run / "run.json").write(begun.model_dump_json().encode())
+    assert train(job).finished
+    assert load_run(job.run).precision == ELSEWHERE
+    last = Checkpoints(job.run / "checkpoints").index().last
+    assert last
+    assert last.step == AUTO.steps
+
+
+def test_a_name_is_free_for_the_same_training_whatever_arithmetic_it_took(small: Built, tmp_path: Path) -> None:
+    train(job_of(small, tmp_path, AUTO), stop=Countdown(0))
+    assert train(job_of(small, tmp_path, AUTO)).finished
