@@ -118,7 +118,7 @@ def served(workspace: Workspace) -> Served:
     """Who serves the workspace, or did until it was killed."""
     try:
         return Served(**json.loads((serving_folder(workspace) / _SERVED).read()))
-    except (RunFailure, ValueError, TypeError):
+    except (RunFailure, ValueError, RecursionError, TypeError):
         return Served()
 
 

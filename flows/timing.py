@@ -15,5 +15,5 @@ def seconds_of(folder: Location) -> float | None:
     """The seconds noted there, or None."""
     try:
         return float(json.loads((folder / "made.json").read())["seconds"])
-    except (RuntimeError, ValueError, KeyError):
+    except (RuntimeError, ValueError, LookupError, TypeError):
         return None

@@ -17,7 +17,7 @@ from itertools import product
 
 import numpy as np
 import sentencepiece
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from storage.errors import RunFailure, UserError
 from storage.location import Location
@@ -195,7 +195,7 @@ def load_tokenizer(folder: Location) -> tuple[Tokenizer, TokenizerCard]:
     model = (folder / "tokenizer.model").read()
     try:
         card = TokenizerCard.model_validate(json.loads((folder / "card.json").read()))
-    except (ValidationError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise RunFailure(f"{folder / 'card.json'} is damaged: delete {folder} and train it again") from error
     tokenizer = Tokenizer(model)
     if tokenizer.identity != card.model_sha256:

@@ -85,13 +85,12 @@ class Notes:
         place = self._place(number)
         try:
             value = json.loads(place.read()) if place.exists() else None
-        except json.JSONDecodeError:
+            if value is None or value["fingerprint"] != self.fingerprint:
+                return None
+            shards = [ShardRecord(**shard) for shard in value["shards"]]
+        except (ValueError, RecursionError, LookupError, TypeError):
+            # Damaged: its task is done again.
             return None
-        if value is None:
-            return None
-        if value["fingerprint"] != self.fingerprint:
-            return None
-        shards = [ShardRecord(**shard) for shard in value["shards"]]
         return shards if self.folder.holds({shard.path: shard.bytes for shard in shards}) else None
 
     def read_all(self, numbers: set[int]) -> dict[int, list[ShardRecord]]:

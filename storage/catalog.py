@@ -10,7 +10,7 @@ import duckdb
 
 from storage.comparison_views import COMPARISON_COLUMNS, COMPARISON_TABLES
 from storage.database import identifier, let_read, literal, parquet_source, reason
-from storage.errors import RunFailure, UserError
+from storage.errors import RunFailure
 from storage.location import Location, Workspace
 from storage.manifest import Dataset, committed, load
 from storage.meanings import column_comment, in_order, view_comment
@@ -129,8 +129,9 @@ def _corpora(workspace: Workspace) -> list[Dataset]:
         try:
             if committed(folder / name):
                 found.append(load(folder / name, f"corpus {name!r}"))
-        except (UserError, RunFailure) as error:
-            _LOG.warning("corpus %s is left out of SQL: %s", name, error)
+        except Exception as error:
+            # Whatever its damage is, it hides no other corpus.
+            _LOG.warning("corpus %s is left out of SQL: %s", name, reason(error))
     return found
 
 
@@ -141,7 +142,7 @@ def _corpus_views(connection: duckdb.DuckDBPyConnection, corpora: list[Dataset])
         view = view_name(name) if view_name(name) not in views else f"corpus_{name}"
         try:
             views[view] = [corpus_query(connection, corpus, corpus.shards)]
-        except (duckdb.Error, RunFailure, UserError) as error:
+        except Exception as error:
             _LOG.warning("corpus %s is left out of SQL: %s", name, reason(error))
     return views
 
@@ -153,7 +154,7 @@ def _shards_view(corpora: list[Dataset]) -> dict[str, list[str]]:
         f"FROM {parquet_source([str(corpus.list_place)], options=', hive_partitioning = false')}"
         for corpus in corpora
     ]
-    return {"shards": tables} if tables else {}
+    return {"shards": [_empty(_COLUMNS["shards"]), *tables]}
 
 
 def _run_views(workspace: Workspace) -> dict[str, list[str]]:
@@ -162,7 +163,7 @@ def _run_views(workspace: Workspace) -> dict[str, list[str]]:
     # Runs of earlier versions lack some columns of the metrics.
     metrics, predictions = ([_empty(_COLUMNS[view])] for view in ("metrics", "predictions"))
     probes = {view: [_empty(_COLUMNS[view])] for view in PROBE_TABLES}
-    runs: list[str] = []
+    runs = [_empty(_COLUMNS["runs"])]
     for name in names:
         run = folder / name
         if parts := _parquet_files(run / "metrics"):
@@ -180,8 +181,7 @@ def _run_views(workspace: Workspace) -> dict[str, list[str]]:
             f"SELECT name AS run, corpus, tokenizer, training::JSON AS training "
             f"FROM read_json({literal(str(run / 'run.json'))}, hive_partitioning = false)"
         )
-    queries = {"metrics": metrics, "predictions": predictions, "runs": runs, **probes}
-    return {view: parts for view, parts in queries.items() if parts}
+    return {"metrics": metrics, "predictions": predictions, "runs": runs, **probes}
 
 
 def _comparison_views(workspace: Workspace) -> dict[str, list[str]]:

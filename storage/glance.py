@@ -3,17 +3,15 @@
 It finds what is missing or cut, not a byte that was changed: that takes hashes, and `numerate corpus verify`.
 """
 
-import io
 import time
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from storage.errors import RunFailure, UserError
 from storage.location import Location
-from storage.manifest import OLDEST_READ, Manifest, committed, head_of, load_encoded
+from storage.manifest import OLDEST_READ, Manifest, committed, head_of, listed_below, load_encoded
 
 _BATCH = 256
 _GOLDEN = (5**0.5 - 1) / 2
@@ -50,11 +48,11 @@ def glance(folder: Location, what: str, until: float) -> Glance:
         found = head_of((folder / "manifest.json").read()).get("schema_version")
         version = found if isinstance(found, int) else 0
         manifest, encoded = load_encoded(folder, what)
-        table = pq.ParquetFile(io.BytesIO(encoded)).read(columns=["path", "bytes"], use_threads=False)
+        table = listed_below(folder, manifest, encoded)
     except (UserError, RunFailure) as error:
         return Glance(version, trouble=str(error))
-    except (pa.ArrowException, OSError) as error:
-        return Glance(version, trouble=f"the list of shards in {folder} can't be read ({' '.join(str(error).split())})")
+    except OSError as error:
+        return Glance(version, trouble=f"{folder} can't be read ({error.strerror})")
     looked_at, broken = _sizes(folder, table, until)
     return Glance(version, manifest, "", table.num_rows, looked_at, broken)
 

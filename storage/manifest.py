@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -28,6 +29,8 @@ OLDEST_READ = 2
 SPLITS = ("train", "validation", "test")
 WRITER = f"pyarrow {pa.__version__}"
 
+# What leads out of a folder, or can't be in a path.
+_NO_PATH = r"^$|^/|(^|/)\.\.(/|$)|\x00"
 _LIST = re.compile(r"shards(-[0-9a-f]{16})?\.parquet")
 
 _SHARD_SCHEMA = pa.schema(
@@ -270,11 +273,28 @@ def counted(shards: Sequence[ShardRecord], former: str = "") -> dict[str, Any]:
 
 def decoded(encoded: bytes) -> tuple[ShardRecord, ...]:
     """The shards that the bytes of a list name; raises `RunFailure` where they are something else."""
-    # In one thread: where OMP_NUM_THREADS is 1, a process that ends soon after Arrow's pool has begun aborts.
-    table = pq.ParquetFile(io.BytesIO(encoded)).read(use_threads=False)
-    if table.schema != _SHARD_SCHEMA:
-        raise RunFailure("that is no list of shards")
+    return _records(listed(encoded))
+
+
+def _records(table: pa.Table) -> tuple[ShardRecord, ...]:
     return tuple(map(ShardRecord, *(column.to_pylist() for column in table.columns)))
+
+
+def listed(encoded: bytes) -> pa.Table:
+    """The same as a table, with paths that stay below the dataset's folder; raises `RunFailure`, which says what else
+    the bytes are."""
+    try:
+        # In one thread: where OMP_NUM_THREADS is 1, a process that ends soon after Arrow's pool has begun aborts.
+        table = pq.ParquetFile(io.BytesIO(encoded)).read(use_threads=False)
+        table.validate(full=True)
+    except (pa.ArrowException, OSError) as error:
+        raise RunFailure("is no list of shards") from error
+    if table.schema != _SHARD_SCHEMA:
+        raise RunFailure("is no list of shards")
+    paths = table.column("path")
+    if (bad := paths.filter(pc.match_substring_regex(paths, _NO_PATH))).length():
+        raise RunFailure(f"names {bad[0].as_py()!r}, which is no path below its folder")
+    return table
 
 
 def committed(location: Location) -> bool:
@@ -285,10 +305,15 @@ def committed(location: Location) -> bool:
 def load(location: Location, what: str) -> Dataset:
     """Open a committed dataset; raises `UserError` where there is none, `RunFailure` where it is damaged."""
     manifest, encoded = load_encoded(location, what)
+    return Dataset(location, manifest, _records(listed_below(location, manifest, encoded)))
+
+
+def listed_below(location: Location, manifest: Manifest, encoded: bytes) -> pa.Table:
+    """What `listed` gives of a dataset's list; raises `RunFailure` with what mends it."""
     try:
-        return Dataset(location, manifest, decoded(encoded))
-    except (pa.ArrowException, RunFailure) as error:
-        raise _damaged_list(location, manifest, "is no list of shards") from error
+        return listed(encoded)
+    except RunFailure as error:
+        raise _damaged_list(location, manifest, str(error)) from error
 
 
 def load_encoded(location: Location, what: str) -> tuple[Manifest, bytes]:
@@ -366,7 +391,7 @@ def head_of(text: bytes) -> dict[str, Any]:
     """The values in the text of a `manifest.json` of any version, unchecked; empty where they can't be read."""
     try:
         values = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return values if isinstance(values, dict) else {}
 

@@ -237,6 +237,6 @@ def read_json(place: Location) -> dict[str, Any]:
     """The values of a JSON file; empty where it isn't there or holds none."""
     try:
         values = json.loads(place.read())
-    except (RunFailure, ValueError):
+    except (RunFailure, ValueError, RecursionError):
         return {}
     return values if isinstance(values, dict) else {}

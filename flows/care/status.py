@@ -31,6 +31,8 @@ from storage.location import Location, Workspace
 # For the sizes of shards, in the whole workspace.
 _SECONDS = 3.0
 _API_SECONDS = 1.0
+_DAMAGED = "damaged"
+_LONGEST = 200
 # Prefect gives no more at once.
 _RUNS = 200
 
@@ -79,11 +81,31 @@ def status_of(workspace: str = WORKSPACE) -> Status:
     corpora = [root / "corpora" / name for name in (root / "corpora").children()]
     tokens = [(folder.name, folder / "tokens" / name) for folder in corpora for name in (folder / "tokens").children()]
     until = _deadlines(len(corpora) + len(tokens))
-    status.corpora = _there(look_at_corpus(found, folder, until()) for folder in corpora)
+    status.corpora = _there(
+        _looked(found, f"corpus {folder.name}", CorpusState(folder.name, _DAMAGED), look_at_corpus, folder, until())
+        for folder in corpora
+    )
     folders = [root / "tokenizers" / name for name in (root / "tokenizers").children()]
-    status.tokenizers = _there(look_at_tokenizer(found, folder) for folder in folders)
-    status.tokens = _there(look_at_tokens(found, corpus, folder, until()) for corpus, folder in tokens)
-    status.runs = _there(look_at_run(found, root / "runs" / name) for name in (root / "runs").children())
+    status.tokenizers = _there(
+        _looked(found, f"tokenizer {folder.name}", TokenizerState(folder.name, _DAMAGED), look_at_tokenizer, folder)
+        for folder in folders
+    )
+    status.tokens = _there(
+        _looked(
+            found,
+            f"tokens of {corpus} by {folder.name}",
+            TokensState(corpus, folder.name, _DAMAGED),
+            look_at_tokens,
+            corpus,
+            folder,
+            until(),
+        )
+        for corpus, folder in tokens
+    )
+    status.runs = _there(
+        _looked(found, f"run {name}", RunState(name, _DAMAGED), look_at_run, root / "runs" / name)
+        for name in (root / "runs").children()
+    )
     status.at_work, status.broken = [*found.at_work, *_queries(root / ".spill")], found.faults
     status.flows = running_flows(place)
     return status
@@ -111,6 +133,17 @@ def running_flows(workspace: Workspace) -> list[FlowRun]:
         ]
     except (URLError, OSError, ValueError, LookupError, TypeError):
         return []
+
+
+def _looked(
+    found: Findings, what: str, damaged: State, look: Callable[..., State | None], *arguments: Any
+) -> State | None:
+    """What a look shows; a file whose damage it doesn't know is a fault of that one thing, and hides no other."""
+    try:
+        return look(found, *arguments)
+    except Exception as error:
+        found.fault(what, f"can't be read ({type(error).__name__}: {' '.join(str(error).split())[:_LONGEST]})")
+        return damaged
 
 
 def _there(found: Iterable[State | None]) -> list[State]:

@@ -1,0 +1,119 @@
+"""One damaged file is named, and hides nothing else of the workspace: in `status`, in `sql` and in `verify`."""
+
+import hashlib
+import io
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from flows.care.status import status_of
+from flows.command import run
+from pipelines.fanout import Notes
+from pipelines.verify import examine
+from storage.catalog import refresh_catalog
+from storage.local import LocalLocation
+from storage.location import Workspace
+from storage.manifest import lists
+from tests.builders import Built
+
+DEEP = b"[" * 100_000 + b"]" * 100_000
+
+
+@pytest.fixture
+def place(small: Built, tmp_path: Path) -> Path:
+    """A workspace with two corpora, of which one may be damaged."""
+    for name in ("small", "other"):
+        shutil.copytree(small.workspace.root.path / "corpora" / "small", tmp_path / "w" / "corpora" / name)
+    shutil.copytree(small.workspace.root.path / "tokenizers", tmp_path / "w" / "tokenizers")
+    return tmp_path / "w"
+
+
+def forge(corpus: Path, change: Callable[[pa.Table], pa.Table] | bytes) -> None:
+    """Replace the list of shards, with a manifest that names the new one's hash."""
+    (name,) = lists(LocalLocation(corpus))
+    sink = io.BytesIO()
+    if not isinstance(change, bytes):
+        pq.write_table(change(pq.read_table(corpus / name)), sink)
+    data = change if isinstance(change, bytes) else sink.getvalue()
+    (corpus / name).unlink()
+    manifest = json.loads((corpus / "manifest.json").read_bytes())
+    manifest["shards_sha256"] = hashlib.sha256(data).hexdigest()
+    (corpus / "manifest.json").write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+    (corpus / f"shards-{manifest['shards_sha256'][:16]}.parquet").write_bytes(data)
+
+
+def with_path(path: str) -> Callable[[pa.Table], pa.Table]:
+    """Give the first shard another path."""
+
+    def change(table: pa.Table) -> pa.Table:
+        """The list with it."""
+        paths = [path, *table.column("path").to_pylist()[1:]]
+        return table.set_column(0, table.schema.field(0), pa.array(paths))
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        with_path("a\0b"),
+        with_path("../../outside.parquet"),
+        with_path("/etc/passwd"),
+        lambda table: table.select(["path"]),
+        b"PAR1 garbage PAR1",
+        b"",
+    ],
+    ids=["nul", "outside", "absolute", "other-columns", "garbage", "empty"],
+)
+def test_a_damaged_list_of_shards_hides_nothing_else(
+    place: Path, damage: Callable[[pa.Table], pa.Table] | bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    forge(place / "corpora/small", damage)
+    assert_named_and_the_rest_shown(place, "small", capsys)
+    found = examine(LocalLocation(place / "corpora/small"))
+    assert found.shards is None
+    assert any(fault.path.startswith("shards") for fault in found.faults)
+
+
+@pytest.mark.parametrize("data", [DEEP, b'{"schema_version": 3, "spec": ' + DEEP + b"}"], ids=["list", "spec"])
+def test_json_of_any_depth_hides_nothing_else(place: Path, data: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "corpora/small/manifest.json").write_bytes(data)
+    assert_named_and_the_rest_shown(place, "small", capsys)
+    assert run(["corpus", "verify", "small", "--workspace", str(place)]) == 1
+    assert "manifest.json is damaged" in capsys.readouterr().err
+
+
+def assert_named_and_the_rest_shown(place: Path, damaged: str, capsys: pytest.CaptureFixture[str]) -> None:
+    status = status_of(str(place))
+    assert {corpus.name: corpus.state for corpus in status.corpora} == {"other": "whole", damaged: "damaged"}
+    assert any(fault.what == f"corpus {damaged}" for fault in status.broken)
+    assert "other" not in {fault.what.removeprefix("corpus ") for fault in status.broken}
+    catalog = refresh_catalog(Workspace.open(str(place)))
+    with duckdb.connect(str(catalog), read_only=True) as connection:
+        assert connection.execute("SELECT count(*) > 0 FROM corpus_other").fetchall() == [(True,)]
+        assert connection.execute("SELECT DISTINCT corpus FROM shards").fetchall() == [("other",)]
+
+
+def test_other_json_of_any_depth_hides_nothing_else(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for file in ("runs/deep/run.json", "tokenizers/small-digit/card.json", ".prefect/served.json"):
+        (place / file).parent.mkdir(parents=True, exist_ok=True)
+        (place / file).write_bytes(DEEP)
+    status = status_of(str(place))
+    assert [corpus.state for corpus in status.corpora] == ["whole", "whole"]
+    assert {fault.what for fault in status.broken} >= {"run deep", "tokenizer small-digit"}
+    assert run(["sql", "SELECT count(*) AS n FROM runs", "--workspace", str(place), "--format", "csv"]) == 0
+    assert '"n"\n0\n' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("data", [DEEP, b"[]", b'{"fingerprint": "print"}', b'{"fingerprint": "print", "shards": [1]}'])
+def test_a_damaged_note_is_a_task_to_be_done_again(tmp_path: Path, data: bytes) -> None:
+    notes = Notes(LocalLocation(tmp_path), "print")
+    notes.write(0, [])
+    (tmp_path / ".progress" / "000000.json").write_bytes(data)
+    assert notes.read(0) is None
