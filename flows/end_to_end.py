@@ -17,8 +17,10 @@ from model.config import seed_runs
 from model.launch import choose_room
 from model.run import load_run, refuse_other
 from model.tokenizer import check_tokens
+from pipelines.build import predicate_columns_of
 from storage.errors import UserError
 from storage.location import Workspace
+from storage.subset import check_predicate
 
 
 def check_request(request: EndToEndRequest) -> None:
@@ -36,6 +38,10 @@ def check_request(request: EndToEndRequest) -> None:
             f"training.batch_size is {training.batch_size:,}, the train split will hold some {rows:,} rows: "
             "lower batch_size or take a larger corpus"
         )
+    if wheres := [where for where in (*(stage.where for stage in training.curriculum), training.where) if where]:
+        columns = predicate_columns_of(corpus)
+        for where in wheres:
+            check_predicate(where, columns)
     for name, spec in seed_runs(request.run_name, training, request.seeds):
         run = workspace.run(name)
         if (run / "run.json").exists():

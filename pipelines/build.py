@@ -31,7 +31,9 @@ from storage.errors import RunFailure, UserError
 from storage.local import being_written
 from storage.location import Location
 from storage.manifest import SCHEMA_VERSION, SPLITS, Dataset, Seen, ShardRecord, commit, committed, hash_of, load
+from storage.scan import PARTITIONS
 from storage.shard import Layout
+from storage.subset import sql_types
 
 _SAMPLE_ROWS = 1 << 16
 # Where a split is looked for: in so many rows, and in as many as should hold 40 of the rarest split's.
@@ -246,6 +248,17 @@ def _layouts(corpus: Dataset, tokenizer: Tokenizer, in_flight: int) -> dict[str,
     measure = partial(in_tokens, corpus.location, tokenizer)
     with closing(each_result(measure, corpus.shards, in_flight=in_flight)) as results:
         return token_layouts([measured for _, measured in results])
+
+
+def predicate_columns_of(spec: CorpusSpec) -> dict[str, str]:
+    """Names and SQL types of the columns that a predicate may name over a corpus's token rows, before it is made."""
+    found = {"file_row_number": "BIGINT", **PARTITIONS}
+    for component in components(spec):
+        layout = shard_layout(
+            component.family(spec).layout.schema, TokenLayout(problem=1, answer=2), np.dtype(np.uint8)
+        )
+        found = sql_types(layout.schema) | found
+    return found
 
 
 def corpus_bytes(spec: CorpusSpec) -> float:

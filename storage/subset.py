@@ -5,6 +5,7 @@ rows that it wants, and reads no others.
 """
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,7 @@ from storage.manifest import Dataset, ShardRecord, hash_of
 from storage.scan import PARTITIONS, partition_of
 
 BLOCK_ROWS = 1 << 16
+_TIME = re.compile("DATE|TIME|INTERVAL", re.IGNORECASE)
 MOST_GATHERED = 1 << 22
 
 
@@ -138,20 +140,50 @@ def check_predicate(predicate: str, columns: dict[str, str]) -> None:
                 f"where {predicate!r} is of type {', '.join(kinds)}, no single condition: compare it with something"
             )
         (parsed,) = connection.execute("SELECT json_serialize_sql(?)", [query]).fetchall()[0]
-        unstable = connection.execute(
-            "SELECT DISTINCT function_name FROM duckdb_functions() WHERE stability <> 'CONSISTENT'"
-        ).fetchall()
+        varying = _varying(connection)
     # What is written like a column and is none is a value of the session, such as current_timestamp.
-    known_names, varying = {name.lower() for name in columns}, {name for (name,) in unstable}
+    known_names = {name.lower() for name in columns}
     for node in _nodes(json.loads(parsed)):
         if node.get("class") == "SUBQUERY":
             raise UserError(f"where {predicate!r} holds a query of its own: say it by the row's columns alone")
-        called = node.get("function_name") if node.get("class") == "FUNCTION" else None
+        called = node["function_name"].lower() if node.get("class") == "FUNCTION" else None
+        if node.get("class") == "CAST" and _TIME.match(str(node["type_expr"].get("type_name"))):
+            # 'now' and 'today' are times, and a problem has none.
+            called = f"{node['type_expr']['type_name']}, a time,"
+            varying.add(called)
         named = node["column_names"][-1].lower() if node.get("class") == "COLUMN_REF" else None
         if (called in varying) or (named and named not in known_names):
             raise UserError(
                 f"where {predicate!r}: {called or named} is no column, or not the same at every call: leave it out"
             )
+
+
+def _varying(connection: duckdb.DuckDBPyConnection) -> set[str]:
+    """Functions whose value isn't the same at every call, and those that only have to do with times.
+
+    Of `current_localtimestamp`, and of `age` with one argument, DuckDB says that they are the same at every call. A
+    macro such as `ago` has no such mark: it varies where what it is written with does.
+    """
+    functions = connection.execute(
+        "SELECT function_name, stability, parameter_types, return_type, macro_definition FROM duckdb_functions()"
+    ).fetchall()
+    varying = {name for name, stability, *_ in functions if stability not in ("CONSISTENT", None)}
+    of_times, others = set[str](), set[str]()
+    for name, _, parameters, returned, _ in functions:
+        kinds = [kind for kind in (*(parameters or ()), returned) if kind]
+        (of_times if any(map(_TIME.match, kinds)) else others).add(name)
+    varying |= of_times - others
+    macros = [(name, set(re.findall(r"\w+", text.lower()))) for name, *_, text in functions if text]
+    while more := {name for name, words in macros if words & varying} - varying:
+        varying |= more
+    return varying
+
+
+def sql_types(schema: pa.Schema) -> dict[str, str]:
+    """Names and SQL types of the columns of an Arrow schema."""
+    with closing(connect()) as connection:
+        relation = connection.from_arrow(schema.empty_table())
+        return dict(zip(relation.columns, map(str, relation.types), strict=True))
 
 
 def _nodes(tree: Any) -> Iterator[dict[str, Any]]:

@@ -1,0 +1,66 @@
+"""A predicate that can't be valid is refused before a row is generated, and so is one that depends on the time."""
+
+from pathlib import Path
+
+import pytest
+
+from flows.end_to_end import check_request
+from flows.presets import PRESETS
+from pipelines.build import predicate_columns_of
+from pipelines.presets import CORPORA
+from pipelines.spec import CorpusSpec
+from storage.errors import UserError
+from storage.subset import check_predicate, predicate_columns
+from tests.builders import Built
+
+QUICK = PRESETS["quick"]
+
+
+@pytest.mark.parametrize("where", ["nosuch > 1", "a >", "a", "a = (SELECT 1)", "random() < 0.5"])
+@pytest.mark.parametrize("staged", [False, True], ids=["where", "curriculum"])
+def test_what_is_no_predicate_is_refused_before_any_row(where: str, staged: bool, tmp_path: Path) -> None:
+    change = {"curriculum": [{"steps": 1, "where": where}]} if staged else {"where": where}
+    training = type(QUICK.training).model_validate({**QUICK.training.model_dump(), **change})
+    with pytest.raises(UserError, match="where "):
+        check_request(QUICK.model_copy(update={"workspace": str(tmp_path), "training": training}))
+    assert not (tmp_path / "corpora").exists()
+
+
+def test_the_columns_are_known_before_the_corpus_is(small: Built) -> None:
+    known, lying = predicate_columns_of(small.spec), predicate_columns(small.tokens, small.tokens.shards)
+    # Of the row of tokens alone the width follows from the rows.
+    assert {name: known[name] for name in lying} == lying
+    for spec in CORPORA.values():
+        assert "split" in predicate_columns_of(CorpusSpec.model_validate(spec.model_dump()))
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        "ago(INTERVAL 1 DAY) > TIMESTAMP '2020-01-01'",
+        "epoch(current_localtimestamp()) > a",
+        "epoch('now'::timestamp) > a",
+        "epoch(try_cast('today' AS date)) > a",
+        "epoch(age(make_timestamp(a))) > 0",
+        "epoch(now()) > a",
+        "epoch(current_timestamp) > a",
+        "epoch(today()) > a",
+        "random() < 0.5",
+        "length(uuid()::VARCHAR) > a",
+        "getvariable('x') = a",
+        "Random() < a",
+    ],
+)
+def test_what_depends_on_the_time_or_on_chance_is_refused(where: str) -> None:
+    with pytest.raises(UserError, match="not the same at every call"):
+        check_predicate(where, {"a": "BIGINT", "family": "VARCHAR"})
+
+
+@pytest.mark.parametrize(
+    "where",
+    ["a + 1 > 2 AND family = 'grid'", "abs(a - 3) < 2", "greatest(a, 2) BETWEEN 2 AND 4", "ifnull(a, 0) % 10 = 3",
+     "list_contains([1, 2], a)", "a::VARCHAR LIKE '9%'", "list_sum([a, 1]) > 3",
+     "CASE WHEN a > 1 THEN true ELSE false END"],
+)  # fmt: skip
+def test_what_depends_on_the_row_alone_is_a_predicate(where: str) -> None:
+    check_predicate(where, {"a": "BIGINT", "family": "VARCHAR"})
