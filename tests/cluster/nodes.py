@@ -83,6 +83,8 @@ class Nodes:
         """What a command needs to join: the token, and our code."""
         return {
             **os.environ,
+            # As where `ray start` is typed in an environment that is active.
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "PYTHONPATH": str(Path(__file__).parents[2]),
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(self.token),
