@@ -17,7 +17,7 @@ from flows.serving.server import PrefectServer, answers
 from storage.errors import RunFailure
 from storage.local import LocalLocation, cached
 from storage.location import Location, Workspace
-from storage.machine import cores
+from storage.machine import PRIVATE, cores
 
 _OBJECT_STORE_BYTES = 256 << 20
 _SERVED = "served.json"
@@ -186,6 +186,7 @@ def _private(cpus: int) -> Iterator[None]:
     start = partial(
         ray.init,
         address="local",
+        namespace=PRIVATE,
         num_cpus=cpus or cores(),
         include_dashboard=False,
         object_store_memory=_OBJECT_STORE_BYTES,

@@ -4,15 +4,19 @@ Ray Train only launches and restarts; order, checkpoints and metrics are the loo
 """
 
 import logging
+import os
+import socket
+import tempfile
 import threading
 import uuid
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch.config import _set_torch_distributed_env_vars, _setup_torch_process_group, _TorchBackend
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from model.config import STOP_SECONDS, TrainingSpec
@@ -20,6 +24,7 @@ from model.seeds import Room, gpu_memory, room_for
 from model.training import Progress, TrainingJob, TrainingResult
 from storage.errors import RunFailure, TransientFailure, UserError
 from storage.location import Location
+from storage.machine import PRIVATE
 
 _POLL_SECONDS = 0.5
 # How often workers may be lost; a cluster that shrinks and grows loses them all day.
@@ -63,6 +68,40 @@ class Board:
     def read(self) -> tuple[Progress | None, TrainingResult | None, Exception | None]:
         """Everything known."""
         return self._progress, self._result, self._failure
+
+
+@dataclass
+class _OnThisMachine(TorchConfig):
+    """For workers of one machine, that meet in a file and talk by the loopback interface.
+
+    Torch's own way is a port that is open to the network, without a token.
+    """
+
+    @property
+    def backend_cls(self) -> type[Any]:
+        return _FileBackend
+
+
+class _FileBackend(_TorchBackend):
+    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+        worker_group.execute(_set_torch_distributed_env_vars)
+        ranks = len(worker_group)
+        with tempfile.TemporaryDirectory(prefix="numerate-ranks-") as folder:
+            ray.get(
+                [
+                    worker_group.execute_single_async(
+                        rank, join_on_this_machine, f"{folder}/ranks", backend_config.backend, rank, ranks
+                    )
+                    for rank in range(ranks)
+                ]
+            )
+
+
+def join_on_this_machine(file: str, backend: str, rank: int, ranks: int) -> None:
+    """Make this process one of several of a process group of this machine; `file` is a new one for each group."""
+    (loopback,) = (name for _, name in socket.if_nameindex() if name in ("lo", "lo0"))
+    os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = loopback
+    _setup_torch_process_group(backend, rank, ranks, f"file://{file}")
 
 
 def choose_room(spec: TrainingSpec, seeds: int = 1) -> Room:
@@ -110,10 +149,13 @@ def _launch(
     least = min(job.config.training.min_workers, room.workers)
     # Its workers look there for what its controller notes, so that it has to be seen by all nodes.
     files, path = storage.for_arrow()
+    torch_config = TorchConfig(backend="nccl" if room.gpus else "gloo")
+    if ray.get_runtime_context().namespace == PRIVATE:
+        torch_config = _OnThisMachine(backend=torch_config.backend)
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"job": job, "sharing": 0 if room.gpus else room.at_once, "board": board},
-        torch_config=TorchConfig(backend="nccl" if room.gpus else "gloo"),
+        torch_config=torch_config,
         scaling_config=ScalingConfig(
             num_workers=(least, room.workers) if least else room.workers,
             use_gpu=room.gpus > 0,

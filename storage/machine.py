@@ -3,6 +3,9 @@
 import os
 from pathlib import Path
 
+# Of a Ray that this process started for itself alone: all its processes are on this machine.
+PRIVATE = "numerate-private"
+
 _GROUPS, _OWN_GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
