@@ -36,6 +36,12 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# Changes of the pure core that the tests have to notice; hours. 'make mutants ONLY="storage.order*"' tries one module.
+mutants: $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[mutants]"
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m mutmut run $(if $(ONLY),"$(ONLY)") --max-children 2
+	$(BIN)/python -m tests.mutants
+
 # The peers that the benchmarks time are installed only here, those with older pins in an environment of their own.
 bench: $(STAMP) peers
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[benchmarks]"

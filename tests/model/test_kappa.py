@@ -121,5 +121,7 @@ def test_one_class_alone_has_no_kappa_and_samples_without_a_choice_are_left_out(
     found = kappa_of(truth, truth, Samples(weights, 4))
     assert (found.value, found.high) == (1, 1)
     # Of no things at all no bound can be better than that of one.
-    assert kappa_of(truth, truth, Samples(weights, 0)) == kappa_of(truth, truth, Samples(weights, 1))
+    none, one = (kappa_of(truth, truth, Samples(weights, items)) for items in (0, 1))
+    assert none == one
+    assert one.low == pytest.approx(1 - (1 - binomtest(1, 1).proportion_ci().low) * 2)
     assert found.low == pytest.approx(1 - (1 - binomtest(4, 4).proportion_ci().low) * 2)
