@@ -6,6 +6,7 @@ from typing import Any
 
 from flows.corpus import ensure_corpus
 from flows.progress import metered, say
+from flows.reports.artifacts import show_faults
 from flows.requests import MigrateRequest, VerifyRequest
 from flows.session import ray_session
 from flows.stage import stage
@@ -40,6 +41,7 @@ def verify_corpus(request: VerifyRequest) -> dict[str, Any]:
             say(f"corpus {found.name} was written by {found.writer}, here is {WRITER}{_then(found, request)}")
         if not found.faults:
             return _result(request, found, found.shards or ())
+        show_faults(found.name, [asdict(fault) for fault in sorted(found.faults)])
         if not request.repair:
             raise CorpusDamaged(
                 f"corpus {found.name!r} has {_count(found)}: run "

@@ -23,6 +23,7 @@ Figures = Sequence[tuple[str, str]]
 """Titles, and pictures as SVG text."""
 
 _SHOWN_PIECES = 300
+_SHOWN_FAULTS = 1_000
 
 
 def wanted() -> bool:
@@ -44,6 +45,17 @@ def show_corpus(workspace: Workspace, dataset: Dataset, headline: str) -> None:
         ("Ask it", f'`numerate sql "SELECT split, count(*) FROM corpus_{name} GROUP BY ALL"`'),
     ]
     _show_report("corpus-report", f"Corpus {name}", headline, sections)
+
+
+def show_faults(corpus: str, faults: Sequence[Mapping[str, str]]) -> None:
+    """A damaged corpus: each file that is wrong, and how."""
+    if not wanted():
+        return
+    count = f"{len(faults):,} fault{'s' * (len(faults) > 1)} of corpus {corpus}"
+    if len(faults) > _SHOWN_FAULTS:
+        count += f", the first {_SHOWN_FAULTS:,} here"
+    table = [{"file": fault["path"], "fault": fault["text"]} for fault in faults[:_SHOWN_FAULTS]]
+    create_table_artifact(table, key="corpus-faults", description=count)
 
 
 def show_tokenizer(name: str, tokenizer: Tokenizer, headline: str) -> None:

@@ -1,9 +1,11 @@
 """The HTML report of a probing, and its findings in words: found or not, each beside its controls."""
 
-import json
 from collections.abc import Sequence
 from statistics import mean
 from typing import Any, NamedTuple
+
+from markupsafe import Markup
+from pydantic import BaseModel, ConfigDict
 
 from flows.reports import probing_causes, probing_geometry, probing_states
 from flows.reports.pages import rendered, write_page
@@ -21,10 +23,8 @@ _TEXTS = {
 }
 
 
-# The page's body, for the page of the run.
-SECTION = "section.html"
-# Which runs a page is about.
-RUNS = "runs.json"
+# The data of the page's body, for the page of the run, and which runs it is about.
+SECTION = "section.json"
 
 
 class Finding(NamedTuple):
@@ -33,6 +33,23 @@ class Finding(NamedTuple):
     name: str
     found: bool
     text: str
+
+
+class ProbingSection(BaseModel):
+    """What the page of a probing shows."""
+
+    model_config = ConfigDict(frozen=True)
+
+    runs: tuple[str, ...]
+    checkpoint: str
+    spread: str
+    findings: tuple[Finding, ...]
+    figures: tuple[Figure, ...]
+    rooms: tuple[str, ...]
+
+    def html(self) -> Markup:
+        """The body of its page."""
+        return rendered("inside.html", **dict(self))
 
 
 def write_probing(
@@ -47,18 +64,16 @@ def write_probing(
         drawn = (*probing_geometry.DRAWN, *probing_states.DRAWN, *probing_causes.DRAWN, probing_states.series_figure)
         figures = [figure for draw in drawn if (figure := draw(data))]
         found = findings(data)
-    section = rendered(
-        "inside.html",
-        runs=runs,
+    section = ProbingSection(
+        runs=tuple(runs),
         checkpoint=checkpoint,
         spread=data.spread,
-        findings=found,
-        figures=figures,
-        rooms=_remarks(figures, series),
+        findings=tuple(found),
+        figures=tuple(figures),
+        rooms=tuple(_remarks(figures, series)),
     )
-    (page.parent / RUNS).write(json.dumps(list(runs)).encode())
-    (page.parent / SECTION).write(section.encode())
-    write_page(page, "probing.html", title=title, section=section)
+    (page.parent / SECTION).write(section.model_dump_json().encode())
+    write_page(page, "probing.html", title=title, section=section.html())
     return found, [(figure.title, figure.picture) for figure in figures]
 
 

@@ -3,7 +3,9 @@
 from typing import Any
 
 import duckdb
+from markupsafe import Markup
 from matplotlib.axes import Axes
+from pydantic import BaseModel, ConfigDict
 
 from flows.reports.drawing import INK, PALE, SECOND, by_group, svg
 from flows.reports.pages import rendered, write_page
@@ -14,8 +16,8 @@ from model.run import RunConfig
 from storage.location import Location, Workspace
 from storage.query import open_catalog
 
-# Where an evaluation's section lies below its folder.
-SECTION = "report/section.html"
+# Where the data of an evaluation's section is below its folder.
+SECTION = "report/section.json"
 _WRONG_ANSWERS = 20
 # Longer answers are no numbers of DuckDB's.
 _NUMBER_DIGITS = 15
@@ -31,6 +33,32 @@ _LABELS = {
 _MOST_TEXTS = 20
 
 
+class EvaluationSection(BaseModel):
+    """What the section of an evaluation shows."""
+
+    model_config = ConfigDict(frozen=True)
+
+    outcome: Evaluation
+    seconds: dict[str, float | None]
+    remarks: tuple[str, ...]
+    figures: tuple[tuple[str, str], ...]
+    """Titles, and pictures as SVG text."""
+    wrong: tuple[tuple[str, str, str | None, float], ...]
+    """Problems, answers, what the model says, and how sure it is."""
+    splits: tuple[tuple[str, int, int], ...]
+    """Rows and shards of the splits of the run's corpus."""
+
+    def html(self, config: RunConfig) -> Markup:
+        """The section, for a page of the run."""
+        return rendered(
+            "evaluation.html",
+            **dict(self),
+            config=config,
+            passes=passes_text(self.outcome.passes),
+            labels=_LABELS,
+        )
+
+
 def write_report(
     place: Location,
     workspace: Workspace,
@@ -39,7 +67,7 @@ def write_report(
     seconds: dict[str, float | None],
     remarks: tuple[str, ...] = (),
 ) -> list[tuple[str, str]]:
-    """Write the section of one evaluation of a run below `place`, and its page where that isn't the run's own.
+    """Write the data of one evaluation's section below `place`, and its page where that isn't the run's own.
 
     `remarks` say what was left out. Returns the figures.
     """
@@ -65,21 +93,18 @@ def write_report(
             "SELECT split, sum(rows)::BIGINT, count(*) FROM shards WHERE corpus = ? GROUP BY ALL ORDER BY 2 DESC",
             [config.corpus],
         ).fetchall()
-    section = rendered(
-        "evaluation.html",
-        config=config,
+    section = EvaluationSection(
         outcome=outcome,
-        passes=passes_text(outcome.passes),
         seconds=seconds,
         remarks=remarks,
-        figures=figures,
-        labels=_LABELS,
-        wrong=wrong,
-        splits=rows,
+        figures=tuple(figures),
+        wrong=tuple(wrong),
+        splits=tuple(rows),
     )
-    (place / SECTION).write(section.encode())
+    (place / SECTION).write(section.model_dump_json().encode())
     if place != workspace.run(config.name):
-        write_page(place / "report" / "index.html", "report.html", run=config.name, label=place.name, section=section)
+        page = place / "report" / "index.html"
+        write_page(page, "report.html", run=config.name, label=place.name, section=section.html(config))
     return figures
 
 

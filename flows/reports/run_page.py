@@ -1,18 +1,19 @@
 """The page of a run: one file with all that the workspace knows of it, from its corpus to the runs it was compared to.
 
-Nothing is computed anew: sections of evaluations are taken as they lie there, and what is missing is left out.
+Nothing is computed anew: sections are rendered from their stored data, and what is missing is left out.
 """
 
-import json
 from typing import Any, NamedTuple
 
 import duckdb
+from markupsafe import Markup
 
 from flows.reports import probing
 from flows.reports.comparison import Comparison
 from flows.reports.corpus_figures import sample_of
-from flows.reports.pages import rendered, write_page
-from flows.reports.report import SECTION, learning_curve
+from flows.reports.pages import rendered, stored, write_page
+from flows.reports.probing import ProbingSection
+from flows.reports.report import SECTION, EvaluationSection, learning_curve
 from flows.reports.unit_comparison import compared, comparisons_of
 from model.run import RunConfig, load_run
 from model.tokenizer import load_tokenizer
@@ -30,7 +31,7 @@ class Section(NamedTuple):
     mark: str
     """Where the list at the top leads to."""
     title: str
-    body: str
+    body: Markup
     folded: bool = False
 
 
@@ -59,12 +60,11 @@ def write_run_page(workspace: Workspace, name: str) -> Location:
 def _evaluations(run: Location, config: RunConfig) -> list[Section]:
     """What it was asked: its own corpus's test split first, all others folded up."""
     found, others = [], run / "evaluations"
-    if (run / SECTION).exists():
-        found.append(Section("test", f"Asked the test split of {config.corpus}", (run / SECTION).read().decode()))
+    if own := stored(EvaluationSection, run / SECTION):
+        found.append(Section("test", f"Asked the test split of {config.corpus}", own.html(config)))
     for label in sorted(others.children()):
-        if (others / label / SECTION).exists():
-            section = (others / label / SECTION).read().decode()
-            found.append(Section(f"asked-{label}", f"Asked {label}", section, folded=True))
+        if other := stored(EvaluationSection, others / label / SECTION):
+            found.append(Section(f"asked-{label}", f"Asked {label}", other.html(config), folded=True))
     return found
 
 
@@ -93,22 +93,13 @@ def _training(connection: duckdb.DuckDBPyConnection, config: RunConfig) -> list[
 def _inside(workspace: Workspace, name: str) -> list[Section]:
     """What was found inside it, and inside several seeds of which it is one."""
     found, folder = [], workspace.root / "comparisons"
-    if (own := workspace.run(name) / "probes" / probing.SECTION).exists():
-        found.append(Section("inside", "Inside it", own.read().decode(), folded=True))
+    if own := stored(ProbingSection, workspace.run(name) / "probes" / probing.SECTION):
+        found.append(Section("inside", "Inside it", own.html(), folded=True))
     for title in sorted(folder.children()):
-        place = folder / title / "probes"
-        if (place / probing.SECTION).exists() and name in _names(place / probing.RUNS):
-            body = (place / probing.SECTION).read().decode()
-            found.append(Section(f"inside-{title}", f"Inside the runs of {title}", body, folded=True))
+        seeds = stored(ProbingSection, folder / title / "probes" / probing.SECTION)
+        if seeds and name in seeds.runs:
+            found.append(Section(f"inside-{title}", f"Inside the runs of {title}", seeds.html(), folded=True))
     return found
-
-
-def _names(place: Location) -> list[str]:
-    """The runs that a probing is about; none where that can't be read."""
-    try:
-        return [str(name) for name in json.loads(place.read())] if place.exists() else []
-    except (ValueError, TypeError):
-        return []
 
 
 def _comparisons(workspace: Workspace, name: str) -> list[Section]:
@@ -116,8 +107,7 @@ def _comparisons(workspace: Workspace, name: str) -> list[Section]:
     found, folder = [], workspace.root / "comparisons"
     for title in sorted(folder.children()):
         for label in sorted((folder / title).children()):
-            report = folder / title / label / "report.json"
-            comparison = _comparison(report) if report.exists() else None
+            comparison = stored(Comparison, folder / title / label / "report.json")
             if comparison and any(line.run == name for line in comparison.runs):
                 body = rendered("compared.html", comparison=comparison, own=name)
                 found.append(Section(f"compared-{title}-{label}", f"Compared: {title}, {label}", body, folded=True))
@@ -135,14 +125,6 @@ def _units(connection: duckdb.DuckDBPyConnection, name: str) -> list[Section]:
         )
         for comparison in comparisons_of(connection, name)
     ]
-
-
-def _comparison(report: Location) -> Comparison | None:
-    """A comparison as it lies there; None where it can't be read."""
-    try:
-        return Comparison.model_validate(json.loads(report.read()))
-    except ValueError:
-        return None
 
 
 def _corpus(workspace: Workspace, config: RunConfig) -> list[Section]:

@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 import duckdb
+from markupsafe import Markup
 from matplotlib.axes import Axes
 
 from flows.reports.drawing import INK, SECOND, svg
@@ -33,7 +34,7 @@ def comparisons_of(connection: duckdb.DuckDBPyConnection, run: str) -> list[str]
     return [name for (name,) in found.fetchall()]
 
 
-def compared(connection: duckdb.DuckDBPyConnection, comparison: str, run: str) -> str:
+def compared(connection: duckdb.DuckDBPyConnection, comparison: str, run: str) -> Markup:
     """A comparison as HTML, on the page of one of its runs."""
     found = connection.execute(
         "SELECT encoder, unit, applied, asked, operator, count(*), median(exact_match), min(exact_match), "

@@ -31,7 +31,7 @@ def main(page: str, *names: str) -> None:
             view.screenshot(path=PICTURES / "run-page.png")
         view.evaluate("document.querySelectorAll('details').forEach(folded => folded.open = true)")
         for title, name in FIGURES.items():
-            figure = view.locator(f":is(h3, summary):has-text('{title}') + figure svg").first
+            figure = view.locator(f":is(h3, summary):has-text('{title}') + figure img").first
             if figure.count() and (not names or name in names):
                 figure.screenshot(path=PICTURES / f"{name}.png")
 

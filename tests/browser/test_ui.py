@@ -1,4 +1,5 @@
 import base64
+import json
 import re
 from pathlib import Path
 
@@ -67,6 +68,19 @@ def test_a_bad_value_is_refused_in_the_form(visitor: Visitor, served: Served) ->
     visitor.page.get_by_role("button", name="Submit").click()
     expect(visitor.page.get_by_text("0.7 is greater than or equal to the maximum of 0.5").first).to_be_visible()
     assert served.ask("flow_runs/count", {}) == before
+
+
+def test_the_faults_of_a_damaged_corpus_are_a_table_of_the_run(served: Served) -> None:
+    run = served.start("generate-corpus", name="broken", terms=2)
+    assert final(served, run)[0] == "COMPLETED"
+    folder = served.workspace / "corpora" / "broken"
+    lost = next((folder / "data").rglob("*.parquet"))
+    lost.unlink()
+    run = served.start("verify-corpus", corpus="broken", make_missing=False)
+    assert final(served, run)[0] == "FAILED"
+    table = json.loads(served.artifacts(run)["corpus-faults"]["data"])
+    assert [row["file"] for row in table] == [lost.relative_to(folder).as_posix()]
+    assert table[0]["fault"].startswith("is missing")
 
 
 def test_what_no_form_can_refuse_is_one_clear_line_in_the_run(served: Served) -> None:

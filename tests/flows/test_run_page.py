@@ -1,5 +1,6 @@
 """The page of a run holds what the workspace knows of it, and needs nothing else."""
 
+import base64
 import json
 import re
 import shutil
@@ -10,7 +11,8 @@ import pytest
 
 from flows.command import app
 from flows.evaluation import evaluate_encoder
-from flows.reports.probing import RUNS, SECTION
+from flows.reports import report
+from flows.reports.probing import SECTION, ProbingSection
 from flows.reports.run_page import write_run_page
 from flows.requests import EvaluateRequest
 from model.comparison_table import write_tables
@@ -67,7 +69,7 @@ def test_it_grows_with_what_is_known(trained: Built) -> None:
     page = Path(str(write_run_page(trained.workspace, "run")))
     assert read(page)[0].titles == ["How it learnt", "Its corpus small", "Its tokenizer small-digit"]
     request = EvaluateRequest(workspace=str(trained.workspace.root), name="run")
-    report = evaluate_encoder.fn(request)
+    told = evaluate_encoder.fn(request)
     evaluate_encoder.fn(request.model_copy(update={"decoding": Decoding(passes=2)}))
     evaluate_encoder.fn(request.model_copy(update={"name": "both", "compare": ("run",)}))
     reader, text = read(page)
@@ -75,9 +77,9 @@ def test_it_grows_with_what_is_known(trained: Built) -> None:
     assert asked[0] == "Asked the test split of small"
     assert asked[1].startswith("Asked small-")
     assert asked[2:] == ["Compared: both, test"]
-    assert f"{report['correct']:,} of {report['problems']:,} test problems" in " ".join(text.split())
+    assert f"{told['correct']:,} of {told['problems']:,} test problems" in " ".join(text.split())
     # Its own, the learning curve, the corpus and the other evaluation have figures.
-    assert text.count("<svg") >= 8
+    assert text.count("data:image/svg+xml;base64,") >= 8
 
 
 def test_comparisons_with_and_without_a_unit_and_inside_seeds_are_part_of_it(trained: Built, tmp_path: Path) -> None:
@@ -93,14 +95,17 @@ def test_comparisons_with_and_without_a_unit_and_inside_seeds_are_part_of_it(tra
     shutil.copytree(Path(str(runs)) / "run" / "metrics", Path(str(runs)) / "other" / "metrics")
     write_tables(trained.workspace, folder, {"run": "tiny", "other": "tiny"}, "small", 0.99)
     seeds = trained.workspace.comparison("seeds") / "probes"
-    (seeds / SECTION).write(b"<p>what they have in common</p>")
-    (seeds / RUNS).write(json.dumps(["run", "other"]).encode())
-    (trained.workspace.comparison("strange") / "probes" / SECTION).write(b"<p>nothing of it</p>")
+    for place, runs, text in (
+        (seeds, ("run", "other"), "what they have in common"),
+        (trained.workspace.comparison("strange") / "probes", ("other",), "nothing of it"),
+    ):
+        found = ProbingSection(runs=runs, checkpoint="best", spread=text, findings=(), figures=(), rooms=())
+        (place / SECTION).write(found.model_dump_json().encode())
     reader, text = read(Path(str(write_run_page(trained.workspace, "run"))))
     assert {"Compared: units, with and without a unit", "Inside the runs of seeds"} <= set(reader.titles)
     assert "what they have in common" in text
     assert "nothing of it" not in text
-    assert 'aria-label="Exact match against problems seen' in text
+    assert 'alt="Exact match against problems seen' in text
     words = " ".join(re.sub("<[^>]*>", " ", text).split())
     assert "tiny learned only 1 25.0 25.0–25.0" in words
     assert "tiny with residue 1 75.0 75.0–75.0" in words
@@ -118,10 +123,39 @@ def test_an_encoder_that_comes_with_numerate_has_a_page(tmp_path: Path) -> None:
 def test_it_needs_no_network_and_no_script_and_may_be_dark(trained: Built) -> None:
     page = Path(str(write_run_page(trained.workspace, "run")))
     reader, text = read(page)
-    assert reader.outside == []
+    assert [value for value in reader.outside if not value.startswith("data:image/svg+xml;base64,")] == []
     assert not re.search(r"<script|@import|url\(http", text)
     assert "prefers-color-scheme: dark" in text
-    assert "#000000" not in text
+    for figure in re.findall('base64,([^"]*)', text):
+        drawn = base64.b64decode(figure).decode()
+        assert "prefers-color-scheme:dark" in drawn
+        assert "#000000" not in drawn
+
+
+EVIL = "</script><script>document.title='ran'</script><img src=x onerror=\"document.title='ran'\">"
+
+
+def test_what_lies_in_the_workspace_is_data_to_a_page_and_never_html(own_small: Built) -> None:
+    workspace = own_small.workspace
+    train(job_of(own_small, (workspace.root / "runs").path, TINY_TRAINING))
+    evaluate_encoder.fn(EvaluateRequest(workspace=str(workspace.root), name="run"))
+    run = workspace.run("run")
+    section = json.loads((run / report.SECTION).read())
+    section["figures"] = [[f"title {EVIL}", f'<svg aria-label="{EVIL}"><script>1</script></svg>']]
+    section["wrong"], section["remarks"] = [[EVIL, EVIL, EVIL, 0.5]], [EVIL]
+    planted = json.dumps(section).encode()
+    for label, data in (("planted", planted), ("garbage", b"[" * 100_000), ("html", EVIL.encode()), ("other", b"{}")):
+        (run / "evaluations" / label / report.SECTION).write(data)
+        (run / "evaluations" / label / "report" / "section.html").write(EVIL.encode())
+    (run / "report" / "section.html").write(EVIL.encode())
+    seeds = ProbingSection(runs=("run",), checkpoint=EVIL, spread=EVIL, findings=(), figures=(), rooms=(EVIL,))
+    (run / "probes" / SECTION).write(seeds.model_dump_json().encode())
+    reader, text = read(Path(str(write_run_page(workspace, "run"))))
+    asked = [title for title in reader.titles if title.startswith(("Asked", "Inside"))]
+    assert asked == ["Asked the test split of small", "Asked planted", "Inside it"]
+    assert "<script" not in text
+    assert 'onerror="' not in text
+    assert text.count("&lt;script&gt;") >= 6
 
 
 def test_what_is_gone_is_left_out(trained: Built, tmp_path: Path) -> None:
