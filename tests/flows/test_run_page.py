@@ -154,7 +154,7 @@ def test_what_lies_in_the_workspace_is_data_to_a_page_and_never_html(own_small: 
     asked = [title for title in reader.titles if title.startswith(("Asked", "Inside"))]
     assert asked == ["Asked the test split of small", "Asked planted", "Inside it"]
     assert "<script" not in text
-    assert 'onerror="' not in text
+    assert "<img src=x" not in text
     assert text.count("&lt;script&gt;") >= 6
 
 
