@@ -249,7 +249,10 @@ def sql(
     if as_json and form not in (None, "json"):
         raise UserError(f"--json and --format {form} contradict each other: leave one of them out")
     place = Workspace.open(workspace)
-    answer(place, query or _standard_input(), form or ("json" if as_json else "table"), output)
+    text = query or _standard_input()
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise UserError("the SQL is not UTF-8: write it in that encoding")
+    answer(place, text, form or ("json" if as_json else "table"), output)
 
 
 arrange(app)

@@ -45,6 +45,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["model", "export", "notebook", "~nosuchuser/x"], "~nosuchuser is no user's home here"),
         (["sql", "SELECT 1", "--workspace", ".", "--output", "~nosuchuser/x"], "~nosuchuser is no user's home here"),
         (["sql", "SELECT 1", "--workspace", ".", "--output", CIRCLE], "its links lead in a circle"),
+        (["sql", "SELECT '\udcff'", "--workspace", "."], "the SQL is not UTF-8"),
         (["corpus", "describe", CIRCLE], "Too many levels of symbolic links"),
         (["corpus", "generate", "quick", "--workspace", CIRCLE], "can't be written"),
         (["status", "--workspace", CIRCLE], "Too many levels of symbolic links"),
