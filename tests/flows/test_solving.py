@@ -19,6 +19,7 @@ from model.training import train
 from pipelines.reserved import edge_cases
 from pipelines.spec import CorpusSpec
 from storage.errors import UserError
+from storage.location import Location
 from tests.builders import TINY_TRAINING, Built, build_small
 from tests.flows.test_command import assert_one_line, numerate
 from tests.model.runs import job_of
@@ -43,11 +44,16 @@ def nested(tmp_path_factory: pytest.TempPathFactory) -> Built:
 
 
 @pytest.fixture(scope="module")
-def expressions(nested: Built, tmp_path_factory: pytest.TempPathFactory) -> TrainedEncoder:
-    """An encoder that was trained, for a few steps, on expressions."""
+def unsure(nested: Built, tmp_path_factory: pytest.TempPathFactory) -> Location:
+    """A run that was trained, for a few steps, on expressions: on no machine is it sure of an answer."""
     job = job_of(nested, tmp_path_factory.mktemp("runs"), TINY_TRAINING)
     train(job)
-    return TrainedEncoder.open(job.run)
+    return job.run
+
+
+@pytest.fixture(scope="module")
+def expressions(unsure: Location) -> TrainedEncoder:
+    return TrainedEncoder.open(unsure)
 
 
 def problems_of(built: Built) -> list[str]:
@@ -176,7 +182,7 @@ def test_only_answers_that_are_sure_enough_are_given() -> None:
 
 
 def test_an_answer_that_is_withheld_is_a_question_mark_or_null(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    unsure: Location, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
 
@@ -184,19 +190,22 @@ def test_an_answer_that_is_withheld_is_a_question_mark_or_null(
         assert run(["solve", *arguments]) == 0
         return capsys.readouterr()
 
-    given = json.loads(solve("12+34+5+99", "--json", "--abstain-below", "0.5")[0])
-    assert (given["answer"], given["abstained"]) == ("150", False)
-    assert 0.5 < given["confidence"] < 1
-    withheld = json.loads(solve("12+34+5+99", "--json", "--abstain-below", "1")[0])
+    sure = json.loads(solve("12+34+5+99", "--json", "--abstain-below", "0.5")[0])
+    assert (sure["answer"], sure["abstained"]) == ("150", False)
+    asked = ("1+2", "--run", str(unsure), "--abstain-below")
+    given = json.loads(solve(*asked, "0", "--json")[0])
+    assert not given["abstained"]
+    assert 0 < given["confidence"] < 1
+    withheld = json.loads(solve(*asked, "1", "--json")[0])
     assert withheld == {**given, "answer": None, "abstained": True}
-    answer, remark = solve("12+34+5+99", "--abstain-below", "1")
+    answer, remark = solve(*asked, "1")
     assert answer == "?\n"
-    assert re.fullmatch(r"\(run notebook, step [\d,]+, only \d+\.\d % sure\)\n", remark.replace("%", " %"))
+    assert re.fullmatch(r"\(run run, step 12, only \d+\.\d % sure\)\n", remark.replace("%", " %"))
 
 
 @pytest.mark.slow
-def test_a_stream_keeps_the_place_of_what_is_withheld(tmp_path: Path) -> None:
-    problems = "12+34+5+99\n1+2\n"
-    result = numerate("solve", "--abstain-below", "1", stdin=problems, cwd=tmp_path)
+def test_a_stream_keeps_the_place_of_what_is_withheld(unsure: Location, tmp_path: Path) -> None:
+    problems = "12+34\n1+2\n"
+    result = numerate("solve", "--run", str(unsure), "--abstain-below", "1", stdin=problems, cwd=tmp_path)
     assert (result.returncode, result.stdout) == (0, "?\n?\n")
     assert_one_line(numerate("solve", "1+2", "--abstain-below", "2", cwd=tmp_path), 2, "abstain-below is 2.0")
