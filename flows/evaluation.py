@@ -234,9 +234,10 @@ def headline(name: str, report: dict[str, Any]) -> str:
     """What an evaluation came to, in one line."""
     low, high = report["interval"]
     what = "missing operands" if report.get("missing") == "operand" else "problems"
+    split = "" if report["split"] == "all" else f"{report['split']} "
     left_out = f", {report['left_out']:,} left out" if report.get("left_out") else ""
     return (
-        f"run {name}: {report['correct']:,} of {report['problems']:,} {report['split']} {what} of "
+        f"run {name}: {report['correct']:,} of {report['problems']:,} {split}{what} of "
         f"{report['corpus']} right{left_out}, exact match {report['exact_match']:.3%} "
         f"(95 % interval {low:.3%} to {high:.3%}), {passes_text(report['passes'])}, "
         f"{report['evaluation']['checkpoint']} checkpoint"
