@@ -43,6 +43,15 @@ class RunConfig(BaseModel):
         "", description="Arithmetic of its training steps, also where auto chose it; empty before the first step."
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _as_written(cls, values: Any) -> Any:
+        """Runs and checkpoints that do not name `oversample` met rare problems as often as chance showed them."""
+        training = values.get("training") if isinstance(values, dict) else None
+        if isinstance(training, dict) and "oversample" not in training:
+            return {**values, "training": {**training, "oversample": ""}}
+        return values
+
     @model_validator(mode="after")
     def _of_a_corpus(self) -> "RunConfig":
         try:
@@ -201,10 +210,8 @@ def load_run(folder: Location) -> RunConfig:
     try:
         values = json.loads((folder / "run.json").read())
         version = values.get("model_version", 1) if isinstance(values, dict) and values else version
-        # Older runs met rare problems as often as chance showed them.
-        values["training"].setdefault("oversample", "")
         return RunConfig.model_validate(values)
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         if version != MODEL_VERSION:
             raise UserError(
                 f"run {folder.name!r} is of model version {version!r}, {MODEL_VERSION} is needed here: train it again "
