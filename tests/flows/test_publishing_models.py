@@ -36,7 +36,7 @@ def test_a_published_encoder_answers_where_it_was_downloaded(
     publish_model("sums", to="ada/sums", licence="mit", workspace=str(workspace.root), as_json=True)
     sent = json.loads(capsys.readouterr().out)
     assert (sent["kind"], sent["found"], sent["url"]) == ("model", 0, f"{hub.url}/ada/sums")
-    snapshot = snapshot_download("ada/sums", local_dir=tmp_path / "sums", endpoint=hub.url)
+    snapshot = snapshot_download("ada/sums", local_dir=tmp_path / "downloaded" / "sums", endpoint=hub.url)
     # As `numerate model export` writes it, and the card.
     exported = LocalLocation(tmp_path / "sums")
     export(workspace.run("sums"), exported)
