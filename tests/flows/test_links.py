@@ -11,7 +11,7 @@ import pytest
 
 from flows.care.cleaning import clean
 from flows.care.status import status_of
-from flows.serving.server import shown
+from flows.serving.report_pages import shown
 from model.preparation import prepare
 from model.training import train
 from pipelines.build import build_corpus, undisturbed

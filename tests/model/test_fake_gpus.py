@@ -108,7 +108,7 @@ def test_ray_train_is_asked_for_the_room_that_was_chosen(
     ray = SimpleNamespace(
         remote=lambda **options: lambda kind: SimpleNamespace(remote=lambda: Actor(kind())),
         get=lambda value: value,
-        get_runtime_context=lambda: SimpleNamespace(get_node_id=lambda: "0" * 56),
+        get_runtime_context=lambda: SimpleNamespace(get_node_id=lambda: "0" * 56, namespace="a cluster's"),
     )
     monkeypatch.setattr(launch, "ray", ray)
     monkeypatch.setattr(launch, "TorchTrainer", Trainer)

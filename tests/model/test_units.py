@@ -180,7 +180,6 @@ def test_a_run_from_before_there_were_units_loads_and_goes_on(small: Built, tmp_
     values = load_run(part.run).model_dump(mode="json")
     assert values["training"]["encoder"].pop("unit") == "none"
     old = RunConfig.model_validate(values)
-    assert old == part.config
     assert old.decides() == part.config.decides()
     train(part)
     assert same_bits(whole, part)
