@@ -121,7 +121,7 @@ def test_the_report_says_what_was_done(home: Home) -> None:
     assert all(seconds > 0 for seconds in report["seconds"].values())
     page = (home.workspace / "runs/first/report/index.html").read_text()
     # Five of what was asked, the learning curve, and the corpus.
-    assert page.count("<svg") == 7
+    assert page.count('src="data:image/svg+xml') == 7
     assert re.search(r"\d \d*\.\d+|%", page)
     assert "Wrong answers" in page
     assert f"{100 * report['calibration']['expected_error']:.3f} points in the mean" in page
