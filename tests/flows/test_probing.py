@@ -31,7 +31,7 @@ class Captions(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.figures += tag == "figure"
-        self.pictures += tag == "svg" and ("role", "img") in attrs
+        self.pictures += tag == "img" and any(name == "alt" and text for name, text in attrs)
         assert tag not in ("script", "link", "iframe")
 
     def handle_data(self, data: str) -> None:
