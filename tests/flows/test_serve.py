@@ -26,6 +26,16 @@ from tests.browser.pages import Served, shell, start_serving, wait_for
 from tests.interrupts import hear_interrupts
 
 ROOT = Path(__file__).parents[2]
+# In every process: a checkpoint takes longer than Prefect waits for a cancelled run.
+_SLOW_CHECKPOINTS = """
+import os, time
+replace = os.replace
+def slow(source, target, **folders):
+    if str(target).endswith(".safetensors"):
+        time.sleep(45)
+    return replace(source, target, **folders)
+os.replace = slow
+"""
 LONG = {"name": "long", "family": "digits", "terms": 2, "digits": 20, "rows": 20_000_000, "rows_per_shard": 200_000}
 
 
@@ -231,6 +241,29 @@ def test_runs_that_wait_stay_scheduled_without_a_process_and_a_second_serve_is_r
             assert after["start_time"] > before["end_time"]
     finally:
         served.stop()
+
+
+@pytest.mark.slow
+def test_a_cancelled_training_gets_the_time_for_a_slow_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "slow").mkdir()
+    (tmp_path / "slow" / "sitecustomize.py").write_text(_SLOW_CHECKPOINTS)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'slow'}:{ROOT}")
+    workspace = tmp_path / "workspace"
+    served = start_serving(workspace)
+    try:
+        training = {"steps": 100_000, "batch_size": 64, "validate_every": 20, "checkpoint_every": 100_000}
+        run = served.start("train-encoder", corpus="quick", name="slow", **training)
+        wait_for(lambda: ended(served, run) or list((workspace / "runs/slow/metrics").glob("*.parquet")), 600)
+        assert not ended(served, run), served.state(run)
+        served.ask(f"flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}})
+        wait_for(lambda: ended(served, run), 300)
+        assert served.state(run)[0] == "CANCELLED"
+        (entry,) = json.loads((workspace / "runs/slow/checkpoints/index.json").read_text())["entries"]
+        assert (workspace / "runs/slow/checkpoints" / entry["file"]).exists()
+    finally:
+        assert served.stop() == 0
 
 
 @pytest.mark.slow
