@@ -19,6 +19,7 @@ from urllib.error import URLError
 from urllib.request import urlopen
 
 from flows.serving.guard import Guard
+from flows.serving.retry import RetryWhenBusy
 from storage.errors import RunFailure, UserError
 from storage.local import LocalLocation
 from storage.location import Workspace
@@ -176,7 +177,7 @@ def main() -> None:
 
     wanted = json.loads(sys.argv[1])
     threading.Thread(target=end_with, args=(wanted["parent"], wanted["linger"]), daemon=True).start()
-    application = Guard(_application(wanted["workspace"]), wanted["host"], wanted["allowed"])
+    application = Guard(RetryWhenBusy(_application(wanted["workspace"])), wanted["host"], wanted["allowed"])
     uvicorn.run(application, host=wanted["host"], port=wanted["port"], log_level="error", lifespan="on")
 
 
