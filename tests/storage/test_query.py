@@ -12,15 +12,16 @@ from storage.query import open_catalog, select, stream
 from tests.builders import Built
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def connection(small: Built) -> Iterator[duckdb.DuckDBPyConnection]:
+    """One for all queries of the small workspace: it may only read, and takes longer to open than most of them do."""
     with open_catalog(small.workspace) as opened:
         yield opened
 
 
-def files_of(small: Built) -> dict[Path, int]:
+def files_of(built: Built) -> dict[Path, int]:
     """Every file of the workspace but the catalog, which is made anew, with its size."""
-    root = small.workspace.root.path
+    root = built.workspace.root.path
     kept = (path for path in root.rglob("*") if path.is_file() and path.name not in ("catalog.duckdb", ".lock"))
     return {path: path.stat().st_size for path in kept}
 
@@ -30,12 +31,12 @@ def run(connection: duckdb.DuckDBPyConnection, query: str) -> None:
         pass
 
 
-def refused(small: Built, query: str) -> str:
+def refused(connection: duckdb.DuckDBPyConnection, built: Built, query: str) -> str:
     """The one line with which a query is refused; nothing was written."""
-    before = files_of(small)
-    with open_catalog(small.workspace) as connection, pytest.raises((UserError, RunFailure)) as failure:
-        run(connection, query.replace("{workspace}", str(small.workspace.root)))
-    assert files_of(small) == before
+    before = files_of(built)
+    with pytest.raises((UserError, RunFailure)) as failure:
+        run(connection, query.replace("{workspace}", str(built.workspace.root)))
+    assert files_of(built) == before
     assert "\n" not in str(failure.value)
     return str(failure.value)
 
@@ -96,8 +97,8 @@ def refused(small: Built, query: str) -> str:
         "-- nothing",
     ],
 )
-def test_all_but_one_select_is_refused(small: Built, query: str) -> None:
-    assert "exactly one SELECT" in refused(small, query)
+def test_all_but_one_select_is_refused(connection: duckdb.DuckDBPyConnection, small: Built, query: str) -> None:
+    assert "exactly one SELECT" in refused(connection, small, query)
 
 
 @pytest.mark.parametrize(
@@ -119,8 +120,10 @@ def test_all_but_one_select_is_refused(small: Built, query: str) -> None:
         "FROM which_secret('s3://x', 's3')",
     ],
 )
-def test_table_functions_that_may_do_more_than_read_are_refused(small: Built, query: str) -> None:
-    assert "is not allowed" in refused(small, query)
+def test_table_functions_that_may_do_more_than_read_are_refused(
+    connection: duckdb.DuckDBPyConnection, small: Built, query: str
+) -> None:
+    assert "is not allowed" in refused(connection, small, query)
 
 
 @pytest.mark.parametrize(
@@ -163,8 +166,10 @@ def test_table_functions_that_may_do_more_than_read_are_refused(small: Built, qu
         "WITH x AS (FROM read_text('/etc/passwd')) FROM x",
     ],
 )
-def test_no_file_outside_of_the_workspace_is_read(small: Built, query: str) -> None:
-    assert "Permission Error" in refused(small, query)
+def test_no_file_outside_of_the_workspace_is_read(
+    connection: duckdb.DuckDBPyConnection, small: Built, query: str
+) -> None:
+    assert "Permission Error" in refused(connection, small, query)
 
 
 def test_links_do_not_lead_out_of_the_workspace(own_small: Built, tmp_path: Path) -> None:
@@ -176,8 +181,9 @@ def test_links_do_not_lead_out_of_the_workspace(own_small: Built, tmp_path: Path
     (root / "folder").symlink_to(secret.parent)
     (root / "chain").symlink_to(root / "folder")
     (root / "root").symlink_to("/")
-    for path in ("file.csv", "folder/secret.csv", "folder/*.csv", "chain/secret.csv", "root/etc/passwd"):
-        assert "Permission Error" in refused(own_small, f"FROM read_csv('{{workspace}}/{path}')")
+    with open_catalog(own_small.workspace) as connection:
+        for path in ("file.csv", "folder/secret.csv", "folder/*.csv", "chain/secret.csv", "root/etc/passwd"):
+            assert "Permission Error" in refused(connection, own_small, f"FROM read_csv('{{workspace}}/{path}')")
 
 
 @pytest.mark.parametrize(
@@ -198,8 +204,10 @@ def test_links_do_not_lead_out_of_the_workspace(own_small: Built, tmp_path: Path
         ("SELECT list(range) FROM range(400000000)", "more than 1GB of memory"),
     ],
 )
-def test_a_failing_select_is_one_helpful_line(small: Built, query: str, words: str) -> None:
-    line = refused(small, query)
+def test_a_failing_select_is_one_helpful_line(
+    connection: duckdb.DuckDBPyConnection, small: Built, query: str, words: str
+) -> None:
+    line = refused(connection, small, query)
     assert words in line
     assert "LINE" not in line
     assert "^" not in line
