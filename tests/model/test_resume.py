@@ -1,3 +1,4 @@
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -14,26 +15,36 @@ from model.preparation import found_result
 from model.training import train
 from tests.builders import TINY_TRAINING, Built
 from tests.model.runs import LONGER, job_of, losses, same_bits
-from tests.model.workers import Countdown, train_with
+from tests.model.workers import Countdown, Ranks
 
 # Sums in another order differ by a last bit; Muon, which rounds to bfloat16 on its way, makes that a thousandth.
 COMPARABLE = {"optimizer": "adamw", "precision": "float32"}
 
 
-def assert_a_resume_changes_nothing(built: Built, folder: Path, spec: TrainingSpec, ranks: int) -> None:
+@pytest.fixture(scope="module")
+def started() -> Iterator[Ranks]:
+    """The ranks of all trainings here."""
+    with Ranks() as started:
+        yield started
+
+
+def assert_a_resume_changes_nothing(started: Ranks, built: Built, folder: Path, spec: TrainingSpec, ranks: int) -> None:
     whole, cut = job_of(built, folder / "a", spec), job_of(built, folder / "b", spec)
-    train_with(whole, ranks)
-    train_with(cut, ranks, calls=1)
+    started.train(cut, ranks, calls=1)
     assert Checkpoints(cut.run / "checkpoints").index().last.step == 20  # type: ignore[union-attr]
-    train_with(cut, ranks)
+    # Between the two, so that the resumed one finds nothing in its processes that the stopped one left.
+    started.train(whole, ranks)
+    started.train(cut, ranks)
     assert same_bits(whole, cut)
 
 
-def assert_two_ranks_lose_as_one(built: Built, folder: Path, spec: TrainingSpec, tolerance: float) -> None:
+def assert_two_ranks_lose_as_one(
+    started: Ranks, built: Built, folder: Path, spec: TrainingSpec, tolerance: float
+) -> None:
     spec = spec.model_copy(update=COMPARABLE)
     jobs = [job_of(built, folder / str(ranks), spec) for ranks in (1, 2)]
     train(jobs[0])
-    train_with(jobs[1], 2)
+    started.train(jobs[1], 2)
     for (step, one), (_, other) in zip(*map(losses, jobs), strict=True):
         assert one == pytest.approx(other, rel=tolerance), step
 
@@ -136,21 +147,23 @@ def test_with_no_whole_checkpoint_left_training_begins_anew(small: Built, tmp_pa
 
 
 @pytest.mark.parametrize("ranks", [2, pytest.param(3, marks=pytest.mark.slow)])
-def test_a_resume_on_the_same_number_of_ranks_ends_with_the_same_bits(small: Built, tmp_path: Path, ranks: int) -> None:
-    assert_a_resume_changes_nothing(small, tmp_path, LONGER, ranks)
+def test_a_resume_on_the_same_number_of_ranks_ends_with_the_same_bits(
+    started: Ranks, small: Built, tmp_path: Path, ranks: int
+) -> None:
+    assert_a_resume_changes_nothing(started, small, tmp_path, LONGER, ranks)
 
 
-def test_the_number_of_ranks_changes_no_loss_beyond_rounding(small: Built, tmp_path: Path) -> None:
-    assert_two_ranks_lose_as_one(small, tmp_path, TINY_TRAINING, 1e-4)
+def test_the_number_of_ranks_changes_no_loss_beyond_rounding(started: Ranks, small: Built, tmp_path: Path) -> None:
+    assert_two_ranks_lose_as_one(started, small, tmp_path, TINY_TRAINING, 1e-4)
 
 
 @pytest.mark.slow
-def test_a_run_moves_to_another_number_of_ranks(small: Built, tmp_path: Path) -> None:
+def test_a_run_moves_to_another_number_of_ranks(started: Ranks, small: Built, tmp_path: Path) -> None:
     spec = LONGER.model_copy(update=COMPARABLE)
     whole, moved = job_of(small, tmp_path / "a", spec), job_of(small, tmp_path / "b", spec)
     train(whole)
     train(moved, stop=Countdown(0))
-    train_with(moved, 2)
+    started.train(moved, 2)
     for (_, one), (_, other) in zip(losses(whole), losses(moved), strict=True):
         assert one == pytest.approx(other, rel=1e-3)
 
@@ -174,19 +187,21 @@ EVERYTHING = LONGER.model_copy(
 
 @pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(4, marks=pytest.mark.slow)])
 def test_several_widths_random_loops_and_offsets_resume_with_the_same_bits(
-    longer: Built, tmp_path: Path, ranks: int
+    started: Ranks, longer: Built, tmp_path: Path, ranks: int
 ) -> None:
-    assert_a_resume_changes_nothing(longer, tmp_path, EVERYTHING, ranks)
+    assert_a_resume_changes_nothing(started, longer, tmp_path, EVERYTHING, ranks)
 
 
-def test_ranks_draw_the_same_offsets_for_the_same_rows(longer: Built, tmp_path: Path) -> None:
-    assert_two_ranks_lose_as_one(longer, tmp_path, EVERYTHING, 1e-3)
+def test_ranks_draw_the_same_offsets_for_the_same_rows(started: Ranks, longer: Built, tmp_path: Path) -> None:
+    assert_two_ranks_lose_as_one(started, longer, tmp_path, EVERYTHING, 1e-3)
 
 
 @pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_warm_loops_in_bfloat16_resume_with_the_same_bits(longer: Built, tmp_path: Path, ranks: int) -> None:
+def test_warm_loops_in_bfloat16_resume_with_the_same_bits(
+    started: Ranks, longer: Built, tmp_path: Path, ranks: int
+) -> None:
     spec = EVERYTHING.model_copy(update={"precision": "bfloat16"})
-    assert_a_resume_changes_nothing(longer, tmp_path, spec, ranks)
+    assert_a_resume_changes_nothing(started, longer, tmp_path, spec, ranks)
 
 
 @pytest.mark.slow
@@ -206,23 +221,27 @@ def test_a_curriculum_resumes_in_any_stage_with_the_same_bits(longer: Built, tmp
 @pytest.mark.parametrize("objective", ["anywhere", "all"])
 @pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_every_objective_with_running_sums_resumes_with_the_same_bits(
-    operations: Built, tmp_path: Path, objective: str, ranks: int
+    started: Ranks, operations: Built, tmp_path: Path, objective: str, ranks: int
 ) -> None:
     spec = LONGER.model_copy(update={"objective": objective, "running_sum": 0.5})
-    assert_a_resume_changes_nothing(operations, tmp_path, spec, ranks)
+    assert_a_resume_changes_nothing(started, operations, tmp_path, spec, ranks)
 
 
 @pytest.mark.slow
-def test_ranks_lose_alike_where_each_hides_another_number_of_tokens(operations: Built, tmp_path: Path) -> None:
+def test_ranks_lose_alike_where_each_hides_another_number_of_tokens(
+    started: Ranks, operations: Built, tmp_path: Path
+) -> None:
     spec = TINY_TRAINING.model_copy(update={"objective": "anywhere", "running_sum": 0.5})
-    assert_two_ranks_lose_as_one(operations, tmp_path, spec, 1e-4)
+    assert_two_ranks_lose_as_one(started, operations, tmp_path, spec, 1e-4)
 
 
 @pytest.mark.slow
-def test_compiled_layers_train_alike_and_resume_with_the_same_bits(small: Built, tmp_path: Path) -> None:
+def test_compiled_layers_train_alike_and_resume_with_the_same_bits(
+    started: Ranks, small: Built, tmp_path: Path
+) -> None:
     plainly = LONGER.model_copy(update=COMPARABLE)
     spec = plainly.model_copy(update={"compile": "on"})
-    assert_a_resume_changes_nothing(small, tmp_path, spec, 1)
+    assert_a_resume_changes_nothing(started, small, tmp_path, spec, 1)
     plain = job_of(small, tmp_path / "plain", plainly)
     train(plain)
     compiled = job_of(small, tmp_path / "a", spec)
