@@ -1,4 +1,4 @@
-"""The formats of `numerate sql`, in processes of their own: what stands on standard output is the promise."""
+"""The formats of `numerate sql`, in this process: in one of its own where what it is joined to is the promise."""
 
 import csv
 import io
@@ -8,12 +8,15 @@ import resource
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from flows import command
 from flows.querying import Format, answer
 from storage.errors import UserError
 from storage.query import bounded_memory
@@ -22,15 +25,56 @@ from tests.builders import Built
 _ROOT = Path(__file__).parents[2]
 _ENVIRONMENT = {**os.environ, "PYTHONPATH": str(_ROOT)}
 
-
-def command(small: Built, *arguments: str) -> list[str]:
-    return [sys.executable, "-m", "flows", "sql", "--workspace", str(small.workspace.root), *arguments]
+Sql = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
 
-def sql(small: Built, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+def words_of(small: Built, *arguments: str) -> list[str]:
+    return ["sql", "--workspace", str(small.workspace.root), *arguments]
+
+
+def command_of(small: Built, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "flows", *words_of(small, *arguments)]
+
+
+def sql_in_a_process(small: Built, *arguments: str) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
-        command(small, *arguments), input=stdin, capture_output=True, timeout=120, cwd=_ROOT, env=_ENVIRONMENT
+        command_of(small, *arguments), input=b"", capture_output=True, timeout=120, cwd=_ROOT, env=_ENVIRONMENT
     )
+
+
+@pytest.fixture
+def sql(small: Built, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]) -> Sql:
+    """The command in this process: the same without two seconds of imports."""
+
+    def run(*arguments: str, stdin: bytes = b"") -> "subprocess.CompletedProcess[bytes]":
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        code = command.run(words_of(small, *arguments))
+        return subprocess.CompletedProcess(arguments, code, *capfdbinary.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def piped(sql: Sql, monkeypatch: pytest.MonkeyPatch) -> Sql:
+    """The same with a pipe as standard output, of which its reader takes everything, or `most` bytes."""
+
+    def run(*arguments: str, most: int = -1) -> "subprocess.CompletedProcess[bytes]":
+        ours, theirs = os.pipe()
+
+        def read() -> bytes:
+            """Take so much, and close the pipe."""
+            with open(ours, "rb") as reader:
+                return reader.read(most)
+
+        with ThreadPoolExecutor(1) as reading:
+            taken = reading.submit(read)
+            with open(theirs, "w") as pipe, monkeypatch.context() as patched:
+                patched.setattr(sys, "stdout", pipe)
+                result = sql(*arguments)
+            result.stdout = taken.result()
+        return result
+
+    return run
 
 
 def assert_refused(result: subprocess.CompletedProcess[bytes], *words: str) -> None:
@@ -54,19 +98,19 @@ _SUMS = "SELECT problem, sum FROM corpus_small ORDER BY a, b"
 
 
 def test_csv_holds_every_row(small: Built) -> None:
-    text = assert_done(sql(small, _SUMS, "--format", "csv")).decode()
+    text = assert_done(sql_in_a_process(small, _SUMS, "--format", "csv")).decode()
     rows = list(csv.DictReader(io.StringIO(text)))
     assert [(row["problem"], int(row["sum"])) for row in rows] == expected_sums(small)
 
 
-def test_json_is_one_array_of_objects_with_every_row(small: Built) -> None:
+def test_json_is_one_array_of_objects_with_every_row(sql: Sql) -> None:
     query = "SELECT * FROM range(10001) AS t(n), (SELECT 'a \"b\"' AS text)"
-    rows = json.loads(assert_done(sql(small, query, "--json")))
+    rows = json.loads(assert_done(sql(query, "--json")))
     assert rows == [{"n": n, "text": 'a "b"'} for n in range(10_001)]
-    assert json.loads(assert_done(sql(small, "SELECT 1 AS n WHERE false", "--format", "json"))) == []
+    assert json.loads(assert_done(sql("SELECT 1 AS n WHERE false", "--format", "json"))) == []
 
 
-def test_json_is_json_whatever_the_values_are(small: Built) -> None:
+def test_json_is_json_whatever_the_values_are(sql: Sql) -> None:
     query = (
         "SELECT 'nan'::DOUBLE AS nan, ['-inf'::FLOAT, 1.5] AS list, 'NaN' AS text, NULL AS none, 2::HUGEINT ** 100 > 0 "
         "AS large, 170141183460469231731687303715884105727 AS huge, DATE '2026-11-24' AS day, 1 AS a, 2 AS a"
@@ -75,7 +119,7 @@ def test_json_is_json_whatever_the_values_are(small: Built) -> None:
     def no_constant(name: str) -> None:
         raise AssertionError(f"{name} is no JSON")
 
-    (row,) = json.loads(assert_done(sql(small, query, "--json")), parse_constant=no_constant)
+    (row,) = json.loads(assert_done(sql(query, "--json")), parse_constant=no_constant)
     assert row == {
         "nan": None,
         "list": [None, 1.5],
@@ -89,56 +133,61 @@ def test_json_is_json_whatever_the_values_are(small: Built) -> None:
     }
 
 
-def test_parquet_goes_to_a_file_or_down_a_pipe(small: Built, tmp_path: Path) -> None:
+def test_parquet_goes_to_a_file_or_down_a_pipe(small: Built, sql: Sql, piped: Sql, tmp_path: Path) -> None:
     target = tmp_path / "sums.parquet"
-    assert assert_done(sql(small, _SUMS, "--format", "parquet", "--output", str(target))) == b""
-    piped = assert_done(sql(small, _SUMS, "--format", "parquet"))
-    for table in (pq.read_table(target), pq.read_table(io.BytesIO(piped))):
+    assert assert_done(sql(_SUMS, "--format", "parquet", "--output", str(target))) == b""
+    taken = assert_done(piped(_SUMS, "--format", "parquet"))
+    for table in (pq.read_table(target), pq.read_table(io.BytesIO(taken))):
         assert table.schema.names == ["problem", "sum"]
         assert table.schema.field("sum").type == pa.int32()
         assert list(zip(*table.to_pydict().values(), strict=True)) == expected_sums(small)
 
 
 @pytest.mark.parametrize("form", ["table", "csv", "json", "parquet"])
-def test_a_file_is_replaced_whole_or_stays_as_it_was(small: Built, tmp_path: Path, form: str) -> None:
+def test_a_file_is_replaced_whole_or_stays_as_it_was(sql: Sql, tmp_path: Path, form: str) -> None:
     target = tmp_path / "out"
     target.write_text("before")
     fails_late = "SELECT CASE WHEN range < 900000 THEN 1 ELSE error('boom') END FROM range(1000000)"
-    assert_refused(sql(small, fails_late + " ORDER BY 1", "--format", form, "--output", str(target)), "boom")
+    assert_refused(sql(fails_late + " ORDER BY 1", "--format", form, "--output", str(target)), "boom")
     if form != "table":
-        failed = sql(small, fails_late, "--format", form, "--output", str(target))
+        failed = sql(fails_late, "--format", form, "--output", str(target))
         assert_refused(failed, "boom")
     assert target.read_text() == "before"
-    assert_done(sql(small, "SELECT 1 AS one", "--format", form, "--output", str(target)))
+    assert_done(sql("SELECT 1 AS one", "--format", form, "--output", str(target)))
     assert b"one" in target.read_bytes()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_table_ends_after_ten_thousand_rows_and_says_so(small: Built) -> None:
-    result = sql(small, "SELECT * FROM range(10001)")
+def test_a_table_ends_after_ten_thousand_rows_and_says_so(sql: Sql) -> None:
+    result = sql("SELECT * FROM range(10001)")
     assert result.returncode == 0
     assert len(result.stdout.decode().strip().splitlines()) == 2 + 10_000
     assert b"the first 10,000 rows" in result.stderr
-    assert b"9999" in assert_done(sql(small, "SELECT * FROM range(10000)"))
+    assert b"9999" in assert_done(sql("SELECT * FROM range(10000)"))
 
 
-def test_a_table_shows_values_as_they_are(small: Built) -> None:
-    assert b"[red]x :smile: [/red]" in assert_done(sql(small, "SELECT '[red]x :smile: [/red]' AS text"))
+def test_a_table_shows_values_as_they_are(sql: Sql) -> None:
+    assert b"[red]x :smile: [/red]" in assert_done(sql("SELECT '[red]x :smile: [/red]' AS text"))
 
 
-def test_sql_is_read_from_standard_input(small: Built) -> None:
+def test_sql_is_read_from_standard_input(sql: Sql) -> None:
     text = b"-- how many?\nSELECT count(*) AS n\nFROM corpus_small; -- all\n"
-    assert json.loads(assert_done(sql(small, "--json", stdin=text))) == [{"n": 10_000}]
-    assert b"10000" in assert_done(sql(small, stdin=text))
-    assert_refused(sql(small), "no SQL was given")
-    assert_refused(sql(small, stdin=b"SELECT '\xff'"), "UTF-8")
+    assert json.loads(assert_done(sql("--json", stdin=text))) == [{"n": 10_000}]
+    assert b"10000" in assert_done(sql(stdin=text))
+    assert_refused(sql(), "no SQL was given")
+    assert_refused(sql(stdin=b"SELECT '\xff'"), "UTF-8")
 
 
 def test_a_terminal_gets_neither_a_silent_wait_nor_parquet(small: Built) -> None:
     for arguments, words in (([], "no SQL was given"), (["SELECT 1", "--format", "parquet"], "--output")):
         ours, theirs = os.openpty()
         process = subprocess.Popen(
-            command(small, *arguments), stdin=theirs, stdout=theirs, stderr=subprocess.PIPE, cwd=_ROOT, env=_ENVIRONMENT
+            command_of(small, *arguments),
+            stdin=theirs,
+            stdout=theirs,
+            stderr=subprocess.PIPE,
+            cwd=_ROOT,
+            env=_ENVIRONMENT,
         )
         os.close(theirs)
         _, error = process.communicate(timeout=120)
@@ -165,46 +214,55 @@ def test_a_terminal_gets_neither_a_silent_wait_nor_parquet(small: Built) -> None
         (["SELECT nothing FROM corpus_small", "--format", "json"], ["nothing", "Candidate"]),
     ],
 )
-def test_a_mistake_is_one_line_and_nothing_is_written(small: Built, arguments: list[str], words: list[str]) -> None:
-    assert_refused(sql(small, *arguments), *words)
+def test_a_mistake_is_one_line_and_nothing_is_written(sql: Sql, arguments: list[str], words: list[str]) -> None:
+    assert_refused(sql(*arguments), *words)
 
 
-def test_a_device_is_written_to_and_not_replaced(small: Built, tmp_path: Path) -> None:
-    assert assert_done(sql(small, "SELECT 1 AS n", "--format", "csv", "--output", "/dev/stdout")) == b'"n"\n1\n'
-    assert_done(sql(small, "SELECT 1", "--output", "/dev/null"))
+def test_a_device_is_written_to_and_not_replaced(small: Built, sql: Sql) -> None:
+    written = sql_in_a_process(small, "SELECT 1 AS n", "--format", "csv", "--output", "/dev/stdout")
+    assert assert_done(written) == b'"n"\n1\n'
+    assert_done(sql("SELECT 1", "--output", "/dev/null"))
     assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
 
 
-def test_a_link_to_a_file_stays_a_link(small: Built, tmp_path: Path) -> None:
+def test_a_link_to_a_file_stays_a_link(sql: Sql, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "file")
-    assert_done(sql(small, "SELECT 1 AS n", "--json", "--output", str(tmp_path / "link")))
+    assert_done(sql("SELECT 1 AS n", "--json", "--output", str(tmp_path / "link")))
     assert (tmp_path / "link").is_symlink()
     assert json.loads((tmp_path / "file").read_text()) == [{"n": 1}]
 
 
+_LONG = "SELECT range, hash(range) FROM range(5000000)"
+
+
 def test_a_reader_that_has_enough_ends_the_command_quietly(small: Built) -> None:
-    for form in ("csv", "json", "parquet"):
-        process = subprocess.Popen(
-            command(small, "SELECT range, hash(range) FROM range(5000000)", "--format", form),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            cwd=_ROOT,
-            env=_ENVIRONMENT,
-        )
-        assert process.stdout is not None
-        assert process.stderr is not None
-        process.stdout.read(10)
-        process.stdout.close()
-        assert process.stderr.read() == b""
-        process.stderr.close()
-        assert process.wait(120) == 1
+    process = subprocess.Popen(
+        command_of(small, _LONG, "--format", "csv"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        cwd=_ROOT,
+        env=_ENVIRONMENT,
+    )
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.read(10)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait(120) == 1
+
+
+@pytest.mark.parametrize("form", ["json", "parquet"])
+def test_a_reader_that_has_enough_of_another_format_is_no_mistake(piped: Sql, form: str) -> None:
+    result = piped(_LONG, "--format", form, most=10)
+    assert (result.returncode, result.stderr, len(result.stdout)) == (1, b"", 10)
 
 
 @pytest.mark.parametrize("place", ["corpora/small/data/x.parquet", "runs/x.csv", "catalog.duckdb"])
-def test_output_among_the_workspaces_own_data_is_refused(small: Built, place: str) -> None:
+def test_output_among_the_workspaces_own_data_is_refused(small: Built, sql: Sql, place: str) -> None:
     target = small.workspace.root / place
     before = target.size()
-    assert_refused(sql(small, "SELECT 1", "--output", str(target), "--format", "csv"), "the workspace's own data")
+    assert_refused(sql("SELECT 1", "--output", str(target), "--format", "csv"), "the workspace's own data")
     assert target.size() == before
 
 
