@@ -43,6 +43,7 @@ def test_only_the_test_split_in_one_pass_is_the_runs_own_report_and_no_other_is_
         assert one[1] != other[1]
 
 
+@pytest.mark.usefixtures("recorded")
 def test_several_passes_are_told_apart_in_sql_and_another_corpus_of_the_same_name_is_asked_anew(tmp_path: Path) -> None:
     built = build_small(tmp_path)
     train(job_of(built, (built.workspace.root / "runs").path, TINY_TRAINING))

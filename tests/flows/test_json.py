@@ -55,12 +55,10 @@ def done(tmp_path_factory: pytest.TempPathFactory, small: Built, ray_instance: i
 def test_a_verb_prints_one_json_value(
     words: str,
     done: Path,
-    prefect_api: str,
+    recorded: str,
     tmp_path: Path,
     capfd: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("PREFECT_API_URL", prefect_api)
     places = {"corpus": done / "corpus.json", "training": done / "training.json", "out": tmp_path / "out"}
     given = [word.format(**places) for word in CALLS[words]]
     if not words.startswith(NO_WORKSPACE):

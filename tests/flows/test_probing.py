@@ -68,6 +68,7 @@ def checked_page(place: str) -> Captions:
     return captions
 
 
+@pytest.mark.usefixtures("recorded")
 def test_an_encoder_that_comes_with_numerate_is_looked_into_and_all_views_answer(tmp_path: Path) -> None:
     workspace = Workspace.create(str(tmp_path / "workspace"))
     result = probe_encoder.fn(asked(workspace, name="notebook", layers=(1,)))
@@ -100,6 +101,7 @@ def test_an_encoder_that_comes_with_numerate_is_looked_into_and_all_views_answer
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("recorded")
 def test_several_seeds_are_told_together_with_intervals_over_them_and_found_again(
     trained: Built, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -146,6 +148,7 @@ def test_of_several_runs_each_has_a_head_of_its_own_that_it_needs_most(runs: tup
     assert f"Of problems answered rightly, {text}" in figure.shows
 
 
+@pytest.mark.usefixtures("recorded")
 def test_mistakes_are_one_line(trained: Built) -> None:
     for values, text in (
         ({"name": "nobody"}, "run 'nobody' is not there"),
@@ -161,6 +164,7 @@ def test_mistakes_are_one_line(trained: Built) -> None:
         asked(trained.workspace, compare=(*SEEDS, SEEDS[0]))
 
 
+@pytest.mark.usefixtures("recorded")
 def test_runs_that_are_no_seeds_of_one_training_are_refused_before_any_work(trained: Built) -> None:
     encoder = TINY_TRAINING.encoder.model_copy(update={"unit": "residue"})
     spec = TINY_TRAINING.model_copy(update={"seed": 7, "learning_rate": 0.5, "encoder": encoder})

@@ -65,6 +65,7 @@ def read(page: Path) -> tuple[Reader, str]:
     return reader, text
 
 
+@pytest.mark.usefixtures("recorded")
 def test_it_grows_with_what_is_known(trained: Built) -> None:
     page = Path(str(write_run_page(trained.workspace, "run")))
     assert read(page)[0].titles == ["How it learnt", "Its corpus small", "Its tokenizer small-digit"]
@@ -135,6 +136,7 @@ def test_it_needs_no_network_and_no_script_and_may_be_dark(trained: Built) -> No
 EVIL = "</script><script>document.title='ran'</script><img src=x onerror=\"document.title='ran'\">"
 
 
+@pytest.mark.usefixtures("recorded")
 def test_what_lies_in_the_workspace_is_data_to_a_page_and_never_html(own_small: Built) -> None:
     workspace = own_small.workspace
     train(job_of(own_small, (workspace.root / "runs").path, TINY_TRAINING))
