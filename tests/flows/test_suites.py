@@ -1,8 +1,10 @@
 import re
 from collections import Counter
-from functools import partial
+from collections.abc import Callable
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import pyarrow as pa
@@ -39,32 +41,43 @@ def config_of(corpus: str, encoder: EncoderConfig | None = None, version: int = 
     return ADDITION.model_copy(update={"name": "mine", "corpus_spec": spec, "training": training})
 
 
-def made(folder: Path, config: RunConfig, name: SuiteName, digits: int = 0) -> list[dict]:
-    """The rows of a suite."""
-    tokenizer = Tokenizer(train_pieces([]))
-    corpus, tokens = prepare(Workspace.create(str(folder)), config, tokenizer, suite_of(config, name, digits))
-    assert corpus.manifest.rows == corpus.manifest.split_rows["test"] == tokens.manifest.rows
-    return [row for path in corpus.paths("test") for row in pq.ParquetFile(path).read().to_pylist()]
+Made = Callable[..., list[dict[str, Any]]]
 
 
-@pytest.mark.parametrize(("name", "corpus"), [("grid", "signed-5"), ("edge", "long"), ("nested", "arithmetic")])
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """The rows of a suite for a run on a preset's corpus; each suite is made once, and not to be changed by a test."""
+
+    @cache
+    def rows(corpus: str, name: SuiteName, digits: int = 0) -> list[dict[str, Any]]:
+        config, tokenizer = config_of(corpus), Tokenizer(train_pieces([]))
+        workspace = Workspace.create(str(tmp_path_factory.mktemp(name)))
+        made, tokens = prepare(workspace, config, tokenizer, suite_of(config, name, digits))
+        assert made.manifest.rows == made.manifest.split_rows["test"] == tokens.manifest.rows
+        return [row for path in made.paths("test") for row in pq.ParquetFile(path).read().to_pylist()]
+
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("name", "corpus", "digits"), [("grid", "signed-5", 12), ("edge", "long", 9), ("nested", "arithmetic", 0)]
+)
 def test_a_suites_answers_are_pythons_own_and_its_rows_are_test_alone(
-    tmp_path: Path, name: SuiteName, corpus: str
+    made: Made, name: SuiteName, corpus: str, digits: int
 ) -> None:
-    rows = made(tmp_path, config_of(corpus), name, 9 if name != "nested" else 0)
+    rows = made(corpus, name, digits)
     assert len(rows) > 200
     assert all(row["answer"] == str(eval(row["problem"])) for row in rows)
 
 
-def test_adderboard_has_its_ten_thousand_and_ten_problems_in_their_order(tmp_path: Path) -> None:
-    rows = sorted(made(tmp_path, config_of("addition-10"), "adderboard"), key=lambda row: row["id"])
+def test_adderboard_has_its_ten_thousand_and_ten_problems_in_their_order(made: Made) -> None:
+    rows = sorted(made("addition-10", "adderboard"), key=lambda row: row["id"])
     assert [row["problem"] for row in rows] == adderboard()
     assert Counter(row["kind"] for row in rows) == {"edge": 10, "random": 10_000}
 
 
-def test_the_grid_has_problems_of_all_pairs_of_lengths_that_training_never_saw(tmp_path: Path) -> None:
-    config = config_of("signed-5")
-    rows = made(tmp_path, config, "grid", 12)
+def test_the_grid_has_problems_of_all_pairs_of_lengths_that_training_never_saw(made: Made) -> None:
+    rows = made("signed-5", "grid", 12)
     cells = Counter((row["operators"], *(len(number) for number in re.split(r"\D", row["problem"]))) for row in rows)
     # Short lengths have no more test problems than these.
     wide = {(o, a, b) for o in "+-" for a in range(1, 13) for b in range(1, 13) if a + b > 5}
@@ -72,8 +85,8 @@ def test_the_grid_has_problems_of_all_pairs_of_lengths_that_training_never_saw(t
     assert min(cells[cell] for cell in wide) >= 3
 
 
-def test_nested_problems_are_one_to_three_brackets_deeper_than_trained(tmp_path: Path) -> None:
-    rows = made(tmp_path, config_of("arithmetic"), "nested")
+def test_nested_problems_are_one_to_three_brackets_deeper_than_trained(made: Made) -> None:
+    rows = made("arithmetic", "nested", 0)
 
     def deepest(problem: str) -> int:
         return max(problem[:place].count("(") - problem[:place].count(")") for place in range(len(problem)))
