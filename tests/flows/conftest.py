@@ -20,21 +20,21 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         yield hub
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def served_workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """The workspace whose reports that server shows."""
     return Workspace.create(str(tmp_path_factory.mktemp("served") / "workspace"))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def server(served_workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
-    """A server as `numerate serve` starts it."""
+    """A server as `numerate serve` starts it; it ends with its module, as it takes a tenth of a core while it waits."""
     started = PrefectServer(tmp_path_factory.mktemp("server") / "home", workspace=served_workspace)
     yield started
     started.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def guarded(served_workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
     """A server with a password, behind a proxy that others reach by a name; an older one left its log to all."""
     home = tmp_path_factory.mktemp("guarded")
