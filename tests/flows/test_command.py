@@ -1,12 +1,10 @@
 """The command as a person types it, where it ends before any engine starts: in this process, once in one of its own."""
 
-import io
 import json
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ import pytest
 from flows import command
 from pipelines.presets import CORPORA
 from tests.builders import Built
+from tests.flows.conftest import Typed
 
 
 def numerate(
@@ -32,22 +31,6 @@ def numerate(
             **({"PREFECT_API_URL": api} if api else {}),
         },
     )
-
-
-Typed = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-@pytest.fixture
-def typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Typed:
-    """The command in this process, in an empty folder: the same without two seconds of imports."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*arguments: str, stdin: str = "") -> "subprocess.CompletedProcess[str]":
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin.encode())))
-        code = command.run(list(arguments))
-        return subprocess.CompletedProcess(arguments, code, *capsys.readouterr())
-
-    return run
 
 
 def assert_one_line(result: subprocess.CompletedProcess[str], code: int, *words: str) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import huggingface_hub.constants
 import pytest
 import yaml
 
@@ -21,6 +22,7 @@ from storage.local import LocalLocation
 from storage.location import Workspace
 from storage.manifest import SPLITS, Dataset, hash_of
 from tests.builders import build_corpus_plainly
+from tests.flows.conftest import Typed
 from tests.flows.test_command import assert_one_line
 from tests.hub import TOKEN, Hub
 
@@ -169,7 +171,9 @@ def test_a_dry_run_lists_everything_and_sends_nothing(
     assert sorted(mixed.location.path.rglob("*")) == before
 
 
-def test_the_command_pushes_once_and_finds_it_the_next_time(mixed: Dataset, hub: Hub, tmp_path: Path) -> None:
+def test_the_command_pushes_once_and_finds_it_the_next_time(
+    mixed: Dataset, hub: Hub, typed: Typed, tmp_path: Path
+) -> None:
     arguments = ["publish", "corpus", str(mixed.location), "--to", "ada/mixed", "--private", "--json"]
     # The client itself tries once more what was cut.
     hub.fail("upload", 3)
@@ -180,7 +184,7 @@ def test_the_command_pushes_once_and_finds_it_the_next_time(mixed: Dataset, hub:
     assert repository.private
     assert len(repository.commits) == 1
     assert {"manifest.json", mixed.manifest.list_name, "README.md"} < set(repository.files)
-    second = numerate(*arguments, hub=hub, HF_HOME=str(tmp_path))
+    second = typed(*arguments)
     assert json.loads(second.stdout)["files"] == 0
     assert json.loads(second.stdout)["found"] == len(mixed.shards) + 3
     assert (len(repository.commits), hub.counts["upload"]) == (1, uploads)
@@ -281,19 +285,36 @@ def test_a_mistake_is_one_line_before_anything_is_sent(
 
 
 @pytest.mark.parametrize(
-    ("environment", "code", "words"),
+    ("token", "endpoint", "code", "words"),
     [
-        ({"HF_TOKEN": ""}, 2, ["no token", "HF_TOKEN"]),
-        ({"HF_HUB_OFFLINE": "1"}, 2, ["HF_HUB_OFFLINE is set"]),
-        ({"HF_ENDPOINT": "http://u:hf_in_url@127.0.0.1:9"}, 1, ["127.0.0.1 can't be reached", "look at the network"]),
+        ("", "", 2, ["no token", "HF_TOKEN"]),
+        (TOKEN, "http://u:hf_in_url@127.0.0.1:9", 1, ["127.0.0.1 can't be reached", "look at the network"]),
     ],
 )
 def test_without_a_token_or_a_hub_the_command_says_so(
-    mixed: Dataset, hub: Hub, tmp_path: Path, environment: dict[str, str], code: int, words: list[str]
+    mixed: Dataset,
+    hub: Hub,
+    typed: Typed,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    token: str,
+    endpoint: str,
+    code: int,
+    words: list[str],
 ) -> None:
-    environment = {"HF_HOME": str(tmp_path), **environment}
-    result = numerate("publish", "corpus", str(mixed.location), "--to", "ada/mixed", hub=hub, **environment)
+    monkeypatch.setenv("HF_TOKEN", token)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint or hub.url)
+    result = typed("publish", "corpus", str(mixed.location), "--to", "ada/mixed")
     assert_one_line(result, code, *words)
+    assert "hf_" not in result.stderr
+    assert hub.counts.total() == 0
+
+
+def test_where_the_hub_is_not_to_be_asked_the_command_says_so(mixed: Dataset, hub: Hub, tmp_path: Path) -> None:
+    arguments = ["publish", "corpus", str(mixed.location), "--to", "ada/mixed"]
+    result = numerate(*arguments, hub=hub, HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1")
+    assert_one_line(result, 2, "HF_HUB_OFFLINE is set")
     assert "hf_" not in result.stderr
     assert hub.counts.total() == 0
 

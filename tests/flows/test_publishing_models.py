@@ -15,7 +15,8 @@ from model.trained import TrainedEncoder
 from storage.errors import RunFailure, UserError
 from storage.local import LocalLocation
 from storage.location import Workspace
-from tests.flows.test_publishing import card_of, numerate
+from tests.flows.conftest import Typed
+from tests.flows.test_publishing import card_of
 from tests.hub import Hub
 
 
@@ -30,6 +31,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 def test_a_published_encoder_answers_where_it_was_downloaded(
     workspace: Workspace,
     hub: Hub,
+    typed: Typed,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -46,7 +48,7 @@ def test_a_published_encoder_answers_where_it_was_downloaded(
     model, text = Solver(Workspace.open(str(tmp_path / "none")), snapshot).model_for("12-345")
     original = TrainedEncoder.open(workspace.run("sums"))
     assert model.solve([text]) == original.solve([text])
-    solved = numerate("solve", "--run", snapshot, "12-345", "--workspace", str(workspace.root))
+    solved = typed("solve", "--run", snapshot, "12-345", "--workspace", str(workspace.root))
     assert solved.stdout == "-333\n"
     publish_model("sums", to="ada/sums", licence="mit", workspace=str(workspace.root))
     assert "found, whole" in capsys.readouterr().out

@@ -11,6 +11,7 @@ from flows.requests import GenerateRequest
 from flows.serving.deployments import DEPLOYMENTS, flow_of, parameters_of
 from storage.location import Workspace
 from tests.builders import Built
+from tests.flows.conftest import Typed
 from tests.flows.test_command import assert_one_line, numerate
 from tests.pipelines.test_migrate import MIXED, write_old
 
@@ -62,8 +63,8 @@ def test_faults_are_named_and_the_command_that_mends_them_does(place: Path, smal
         ("Bad Name", ["'Bad Name'"]),
     ],
 )
-def test_a_corpus_that_is_not_there_is_one_line(place: Path, corpus: str, words: list[str]) -> None:
-    assert_one_line(numerate("corpus", "verify", corpus, "--workspace", str(place)), 2, *words)
+def test_a_corpus_that_is_not_there_is_one_line(typed: Typed, place: Path, corpus: str, words: list[str]) -> None:
+    assert_one_line(typed("corpus", "verify", corpus, "--workspace", str(place)), 2, *words)
     assert not (place / "corpora/nowhere").exists()
 
 
