@@ -6,9 +6,20 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
+from pipelines.build import build_corpus
+from pipelines.spec import CorpusSpec
+from storage.local import LocalLocation
 from storage.location import Workspace
 from storage.manifest import committed, load
 from tests.browser.pages import Served, Visitor, wait_for
+
+# Whoever can write in a workspace can write such a page.
+_PLANTED = """<!doctype html><title>quiet</title><style>h1 { color: rgb(1, 2, 3) }</style><h1>Planted</h1>
+<details><summary>more</summary><p>folded</p></details><nav><a href="#end">down</a></nav>
+<script>document.title = "ran"; fetch("/api/flows/filter", {method: "POST", body: "{}"})</script>
+<img src="x" onerror="document.title = 'ran'">
+<img alt="drawn" src="data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'/>">
+<form action="/api/flows/filter" method="post"><button>send</button></form><p id="end">end</p>"""
 
 
 def processes_of(run: str) -> list[str]:
@@ -71,9 +82,8 @@ def test_a_bad_value_is_refused_in_the_form(visitor: Visitor, served: Served) ->
 
 
 def test_the_faults_of_a_damaged_corpus_are_a_table_of_the_run(served: Served) -> None:
-    run = served.start("generate-corpus", name="broken", terms=2)
-    assert final(served, run)[0] == "COMPLETED"
     folder = served.workspace / "corpora" / "broken"
+    build_corpus(CorpusSpec(name="broken", terms=2), LocalLocation(folder), in_flight=0)
     lost = next((folder / "data").rglob("*.parquet"))
     lost.unlink()
     run = served.start("verify-corpus", corpus="broken", make_missing=False)
@@ -95,6 +105,27 @@ def test_what_no_form_can_refuse_is_one_clear_line_in_the_run(served: Served) ->
     wait_for(lambda: not processes_of(run))
     told = "generate-corpus failed: min_digits is 9, above digits (3): raise digits or lower min_digits\n"
     assert served.log.read_text()[printed:] == told
+
+
+def test_a_planted_page_runs_no_script_asks_for_nothing_and_still_folds(visitor: Visitor, served: Served) -> None:
+    place = served.workspace / "runs/evil/report/index.html"
+    place.parent.mkdir(parents=True)
+    place.write_text(_PLANTED)
+    page, asked = visitor.page, []
+    # The same page runs where nothing forbids it: the test would notice.
+    page.set_content(_PLANTED)
+    expect(page).to_have_title("ran")
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(f"{served.url}/reports/runs/evil/report/index.html")
+    expect(page.get_by_role("heading", name="Planted")).to_have_css("color", "rgb(1, 2, 3)")
+    page.get_by_text("more").click()
+    expect(page.get_by_text("folded")).to_be_visible()
+    page.get_by_text("down").click()
+    assert page.url.endswith("#end")
+    page.get_by_role("button", name="send").click()
+    assert page.get_by_alt_text("drawn").evaluate("image => image.naturalWidth") == 9
+    assert page.title() == "quiet"
+    assert not [url for url in asked if "/api/" in url]
 
 
 @pytest.mark.slow

@@ -24,9 +24,7 @@ from tests.model.runs import LONGER, job_of, losses, same_bits
 from tests.model.workers import train_with
 from tests.pipelines.test_kills import corpus_of, files, writing
 
-pytestmark = pytest.mark.slow
-
-_RANGES, _ROWS = 24, 150_000
+_RANGES, _ROWS = 12, 150_000
 
 # At such small rates rounding doesn't grow, and a loss tells which rows and masks its step had.
 LONG = LONGER.model_copy(
@@ -120,6 +118,7 @@ def test_a_generation_and_an_encoding_that_lose_a_node_come_out_the_same(
     assert not nodes.left()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("workers", "least", "loss", "left"), [(2, 0, "worker", 2), (2, 0, "node", 2), (3, 2, "node", 2)]
 )

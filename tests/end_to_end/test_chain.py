@@ -1,5 +1,7 @@
 """The whole chain through real Ray, real Prefect, real DuckDB and Ray Train with two workers, as a person runs it."""
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -7,14 +9,17 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
+from unittest import mock
 
 import duckdb
 import pytest
 from safetensors import safe_open
 
+from flows import command
 from flows.session import serving_folder
 from storage.local import LocalLocation
 from storage.location import Workspace
@@ -87,13 +92,30 @@ class Home:
             preexec_fn=hear_interrupts,
         )
 
+    def here(self, *arguments: str, stdin: str = "", code: int = 0) -> tuple[str, str]:
+        """What a command that starts no engine prints and reports, run in this process: imports take seconds."""
+        printed, reported = io.TextIOWrapper(io.BytesIO(), write_through=True), io.StringIO()
+        with (
+            contextlib.chdir(self.folder),
+            tempfile.TemporaryFile("w+") as lines,
+            mock.patch.object(sys, "stdin", lines),
+            mock.patch.object(sys, "stdout", printed),
+            mock.patch.object(sys, "stderr", reported),
+        ):
+            lines.write(stdin)
+            lines.seek(0)
+            ended = command.run(list(arguments))
+        output = printed.buffer.getvalue().decode()  # type: ignore[attr-defined]
+        assert ended == code, output + reported.getvalue()
+        return output, reported.getvalue()
+
     def write_spec(self, name: str, **training: object) -> str:
         spec = {**SPEC, "training": {**SPEC["training"], **training}}  # type: ignore[dict-item]
         (self.folder / name).write_text(json.dumps(spec))
         return name
 
     def sql(self, query: str) -> list[dict[str, object]]:
-        answer: list[dict[str, object]] = json.loads(self.numerate("sql", query, "--json").stdout)
+        answer: list[dict[str, object]] = json.loads(self.here("sql", query, "--json")[0])
         return answer
 
 
@@ -168,10 +190,10 @@ def test_the_same_command_again_does_nothing_new(home: Home) -> None:
 
 def test_solve_answers_one_problem_and_a_stream(home: Home) -> None:
     one = home.numerate("solve", "12+34").stdout.strip()
-    assert one == home.numerate("solve", stdin=" 12 + 34 =\n").stdout.strip()
-    stream = home.numerate("solve", stdin="1+2\n3+4\n99+99")
-    assert len(stream.stdout.splitlines()) == 3
-    described = json.loads(home.numerate("solve", "12+34", "--json").stdout)
+    assert one == home.here("solve", stdin=" 12 + 34 =\n")[0].strip()
+    stream, _ = home.here("solve", stdin="1+2\n3+4\n99+99")
+    assert len(stream.splitlines()) == 3
+    described = json.loads(home.here("solve", "12+34", "--json")[0])
     assert (described["answer"], described["run"]) == (one, "first")
 
 
@@ -189,15 +211,15 @@ def test_solve_answers_one_problem_and_a_stream(home: Home) -> None:
     ],
 )
 def test_a_problem_that_cannot_be_read_is_one_line(home: Home, problem: str, words: str) -> None:
-    result = home.numerate("solve", problem, code=2)
-    assert result.stdout == ""
-    assert len(result.stderr.splitlines()) == 1
-    assert words in result.stderr
+    output, errors = home.here("solve", problem, code=2)
+    assert output == ""
+    assert len(errors.splitlines()) == 1
+    assert words in errors
 
 
 def test_a_line_of_a_stream_that_cannot_be_read_keeps_the_others_in_place(home: Home) -> None:
-    result = home.numerate("solve", stdin="1+2\nwhat\n3+4\n", code=2)
-    answers = result.stdout.split("\n")
+    output, _ = home.here("solve", stdin="1+2\nwhat\n3+4\n", code=2)
+    answers = output.split("\n")
     assert (answers[1], answers[3]) == ("", "")
     assert answers[0] != "" != answers[2]
 
@@ -263,18 +285,24 @@ def test_a_truncated_shard_is_one_line_and_its_remedy_works(home: Home) -> None:
 
 
 @pytest.mark.parametrize(
-    "signals",
-    [[signal.SIGINT], pytest.param([signal.SIGTERM, signal.SIGINT], marks=pytest.mark.slow)],
+    ("signals", "flow"),
+    [
+        ([signal.SIGINT], "train"),
+        pytest.param([signal.SIGTERM, signal.SIGINT], "run", marks=pytest.mark.slow),
+    ],
     ids=["once", "and again"],
 )
 def test_an_interrupted_training_leaves_a_usable_checkpoint_and_goes_on(
-    home: Home, signals: list[signal.Signals]
+    home: Home, signals: list[signal.Signals], flow: str
 ) -> None:
     name = f"long-{len(signals)}"
     home.write_spec("long.json", steps=5_000, checkpoint_every=2_500, validate_every=2_500)
+    training = json.loads((home.folder / "long.json").read_text())["training"]
+    (home.folder / "training.json").write_text(json.dumps(training))
+    words = ["run", "long.json"] if flow == "run" else ["train", "training.json", "--corpus", "pairs"]
     for number in signals:
         known = {artifact for artifact, _ in _meters(home.records)}
-        process = home.start("run", "long.json", "--name", name)
+        process = home.start(*words, "--name", name)
         index = home.workspace / f"runs/{name}/checkpoints/index.json"
         before = index.read_text() if index.exists() else ""
         _wait_for_steps(process, home.records, known)
@@ -293,7 +321,8 @@ def test_an_interrupted_training_leaves_a_usable_checkpoint_and_goes_on(
     assert [step for (step,) in steps.fetchall()] == list(range(1, entry["step"] + 1))
     assert not (home.workspace / f"runs/{name}/report.json").exists()
     with sqlite3.connect(home.records) as database:
-        states = database.execute("SELECT state_type FROM flow_run WHERE name = ?", [f"end to end {name}"]).fetchall()
+        called = f"end to end {name}" if flow == "run" else f"train {name} for 5000 steps"
+        states = database.execute("SELECT state_type FROM flow_run WHERE name = ?", [called]).fetchall()
     assert len(states) == len(signals)
     assert ("COMPLETED",) not in states
     assert not (home.workspace / f"runs/{name}/.launch").exists()
@@ -370,7 +399,8 @@ def test_a_damaged_checkpoint_or_token_shard_is_noticed(home: Home) -> None:
             whole[: len(whole) // 2] + bytes([whole[len(whole) // 2] ^ 1]) + whole[len(whole) // 2 + 1 :]
         )
         try:
-            result = home.numerate(*arguments, code=1)
-            assert f"{victim} is damaged" in result.stderr
+            is_engine = arguments[0] == "evaluate"
+            errors = home.numerate(*arguments, code=1).stderr if is_engine else home.here(*arguments, code=1)[1]
+            assert f"{victim} is damaged" in errors
         finally:
             victim.write_bytes(whole)

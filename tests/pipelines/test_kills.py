@@ -147,7 +147,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize(
     ("workers", "drivers", "share", "ranges", "rows", "seconds"),
-    [(3, 1, 1.0, 5, 150_000, 300), pytest.param(88, 12, 0.5, 150, 150_000, 900, marks=pytest.mark.slow)],
+    [(1, 1, 1.0, 3, 150_000, 300), pytest.param(88, 12, 0.5, 150, 150_000, 900, marks=pytest.mark.slow)],
 )
 def test_a_killed_generation_comes_out_as_an_undisturbed_one(
     tmp_path: Path,
