@@ -5,15 +5,29 @@ import os
 import pty
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import cache
 from pathlib import Path
 
+import docstring_parser
 import pytest
 
 from flows.command import app
+from flows.progress import metered
 from tests.builders import Built
 
 HERE = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(HERE), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def read_once() -> Iterator[None]:
+    """Docstrings are read once: a completion asks for some of them many times, which takes it five seconds."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(docstring_parser, "parse_from_object", cache(docstring_parser.parse_from_object))
+        yield
 
 
 def called(*words: str, capsys: pytest.CaptureFixture[str]) -> str:
@@ -66,35 +80,51 @@ def test_an_installed_completion_is_there_in_a_new_bash(
     assert "_numerate" in shell.stdout, shell.stderr
 
 
-def on_a_terminal(*words: str, **environment: str) -> str:
-    """What a command writes to a terminal, as output and error."""
+def shown_by(work: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> str:
+    """What work in this process writes to a terminal, as output and error."""
     leader, follower = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, *words], stdout=follower, stderr=follower, env={**ENVIRONMENT, "TERM": "xterm", **environment}
-    )
-    os.close(follower)
-    written = b""
-    while True:
-        try:
-            part = os.read(leader, 65536)
-        except OSError:
-            break
-        if not part:
-            break
-        written += part
-    os.close(leader)
-    assert process.wait(60) == 0
-    return written.decode()
+
+    def read() -> bytes:
+        """All that is written until nobody has the terminal open any more."""
+        written = b""
+        with suppress(OSError):
+            while part := os.read(leader, 65536):
+                written += part
+        os.close(leader)
+        return written
+
+    with ThreadPoolExecutor(1) as reading:
+        written = reading.submit(read)
+        with open(follower, "w") as terminal, monkeypatch.context() as patched:
+            patched.setenv("TERM", "xterm")
+            for name in ("stdout", "stderr"):
+                patched.setattr(sys, name, terminal)
+            work()
+        return written.result().decode()
 
 
-def test_colours_are_for_a_terminal_alone_and_not_where_they_are_unwanted(small: Built) -> None:
-    words = ("-m", "flows", "status", "--workspace", str(small.workspace.root))
-    assert "\x1b[32mwhole" in on_a_terminal(*words)
-    assert "\x1b[3" not in on_a_terminal(*words, NO_COLOR="1")
+def test_colours_are_for_a_terminal_alone_and_not_where_they_are_unwanted(
+    small: Built, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["status", "--workspace", str(small.workspace.root)]
+
+    def status() -> None:
+        """Show the workspace."""
+        app(words, result_action="return_value")
+
+    assert "\x1b[32mwhole" in shown_by(status, monkeypatch)
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b[3" not in shown_by(status, monkeypatch)
 
 
-def test_a_progress_bar_is_for_a_terminal_alone() -> None:
-    words = ("-c", "from flows.progress import metered\nwith metered('a', 'title', 3) as meter:\n    meter.add(3)")
-    assert "title" in on_a_terminal(*words)
-    piped = subprocess.run([sys.executable, *words], capture_output=True, text=True, env=ENVIRONMENT)
-    assert (piped.stdout, piped.stderr) == ("", "")
+def test_a_progress_bar_is_for_a_terminal_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def work() -> None:
+        """Three parts of it."""
+        with metered("a", "title", 3) as meter:
+            meter.add(3)
+
+    assert "title" in shown_by(work, monkeypatch)
+    work()
+    assert capsys.readouterr() == ("", "")
