@@ -2,7 +2,9 @@ import io
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
+from sqlite3 import connect
 
 import pytest
 
@@ -55,10 +57,18 @@ def server(served_workspace: Workspace, tmp_path_factory: pytest.TempPathFactory
 
 
 @pytest.fixture(scope="module")
-def guarded(served_workspace: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Iterator[PrefectServer]:
-    """A server with a password, behind a proxy that others reach by a name; an older one left its log to all."""
+def guarded(
+    server: PrefectServer, served_workspace: Workspace, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[PrefectServer]:
+    """A server with a password, behind a proxy that others reach by a name; an older one left records and log to all.
+
+    To make the records' tables anew would take it five seconds.
+    """
     home = tmp_path_factory.mktemp("guarded")
     (home / "server.log").touch(mode=0o644)
+    with closing(connect(server.home / "prefect.db")) as one, closing(connect(home / "prefect.db")) as copy:
+        one.backup(copy)
+    (home / "prefect.db").chmod(0o644)
     started = PrefectServer(
         home,
         workspace=served_workspace,
