@@ -69,7 +69,11 @@ def checked_page(place: str) -> Captions:
 
 
 @pytest.mark.usefixtures("recorded")
-def test_an_encoder_that_comes_with_numerate_is_looked_into_and_all_views_answer(tmp_path: Path) -> None:
+def test_an_encoder_that_comes_with_numerate_is_looked_into_and_all_views_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Enough to read a digit from its embedding; how well probes learn is shown beside their own tests.
+    monkeypatch.setattr("model.probing.decoders._ITERATIONS", 10)
     workspace = Workspace.create(str(tmp_path / "workspace"))
     result = probe_encoder.fn(asked(workspace, name="notebook", layers=(1,)))
     assert result["runs"] == ["shipped-notebook"]
