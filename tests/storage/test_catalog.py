@@ -1,6 +1,7 @@
 import hashlib
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,13 @@ _ROWS = 10
 def families(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     """A corpus of two families with different columns: 3 splits × 2 families × 2 widths, a file of 10 rows each."""
     return mixed_corpus(tmp_path_factory.mktemp("families") / "workspace")
+
+
+@pytest.fixture(scope="module")
+def asked(families: Workspace) -> Iterator[duckdb.DuckDBPyConnection]:
+    """Its catalog, opened once."""
+    with open_catalog(families) as connection:
+        yield connection
 
 
 def mixed_corpus(root: Path, name: str = "mixed") -> Workspace:
@@ -82,9 +90,8 @@ def test_the_catalog_opens_in_a_plain_client(small: Built) -> None:
         assert connection.sql("SELECT sum(rows) FROM shards WHERE corpus = 'small'").fetchall() == [(10_000,)]
 
 
-def test_shards_name_the_family_and_width_that_their_paths_do(families: Workspace) -> None:
-    with open_catalog(families) as connection:
-        rows = select(connection, "SELECT path, family, width FROM shards").fetchall()
+def test_shards_name_the_family_and_width_that_their_paths_do(asked: duckdb.DuckDBPyConnection) -> None:
+    rows = select(asked, "SELECT path, family, width FROM shards").fetchall()
     assert rows
     assert all(f"/family={family}/width={width}/" in path for path, family, width in rows)
 
@@ -136,24 +143,21 @@ def test_metrics_of_any_run_are_explained() -> None:
     assert all(column_comment("metrics", name) for name in SCHEMA.names)
 
 
-def test_columns_have_one_order(small: Built, families: Workspace) -> None:
+def test_columns_have_one_order(small: Built, asked: duckdb.DuckDBPyConnection) -> None:
     with open_catalog(small.workspace) as connection:
         relation = select(connection, "FROM corpus_small")
         assert relation.columns[:8] == ["id", "split", "family", "width", "problem", "answer", "a", "b"]
-    with open_catalog(families) as connection:
-        relation = select(connection, "FROM corpus_mixed")
-        assert relation.columns == [
-            *["id", "split", "family", "width", "problem", "answer", "a", "b", "value"],
-            *["operators", "terms", "depth", "negative", "unheard_of"],
-        ]
+    assert select(asked, "FROM corpus_mixed").columns == [
+        *["id", "split", "family", "width", "problem", "answer", "a", "b", "value"],
+        *["operators", "terms", "depth", "negative", "unheard_of"],
+    ]
 
 
-def test_families_of_other_columns_share_one_view(families: Workspace) -> None:
-    with open_catalog(families) as connection:
-        rows = select(
-            connection,
-            "SELECT family, width, count(*), count(a), count(depth) FROM corpus_mixed GROUP BY ALL ORDER BY ALL",
-        ).fetchall()
+def test_families_of_other_columns_share_one_view(asked: duckdb.DuckDBPyConnection) -> None:
+    rows = select(
+        asked,
+        "SELECT family, width, count(*), count(a), count(depth) FROM corpus_mixed GROUP BY ALL ORDER BY ALL",
+    ).fetchall()
     assert rows == [
         ("expression", 8, 30, 0, 30),
         ("expression", 16, 30, 0, 30),
@@ -178,17 +182,15 @@ def test_families_of_other_columns_share_one_view(families: Workspace) -> None:
     ],
 )
 def test_filters_on_split_family_and_width_skip_files_and_others_are_evaluated(
-    families: Workspace, condition: str, files: int
+    asked: duckdb.DuckDBPyConnection, condition: str, files: int
 ) -> None:
-    with open_catalog(families) as connection:
-        assert files_read(connection, f"SELECT sum(id) FROM corpus_mixed WHERE {condition}") == files
+    assert files_read(asked, f"SELECT sum(id) FROM corpus_mixed WHERE {condition}") == files
 
 
-def test_a_join_and_a_count_skip_files_too(families: Workspace) -> None:
+def test_a_join_and_a_count_skip_files_too(asked: duckdb.DuckDBPyConnection) -> None:
     query = "SELECT count(*) FROM corpus_mixed AS one JOIN corpus_mixed AS other USING (id) WHERE {0} AND {1}"
-    with open_catalog(families) as connection:
-        where = query.format("one.split = 'test' AND one.width = 8", "other.split = 'train' AND other.family = 'grid'")
-        assert files_read(connection, where) == 2 + 2
+    where = query.format("one.split = 'test' AND one.width = 8", "other.split = 'train' AND other.family = 'grid'")
+    assert files_read(asked, where) == 2 + 2
 
 
 def test_folders_above_the_workspace_are_no_columns(tmp_path: Path) -> None:
@@ -199,9 +201,9 @@ def test_folders_above_the_workspace_are_no_columns(tmp_path: Path) -> None:
         assert relation.aggregate("count(*)").fetchall() == [(60,)]
 
 
-def test_a_workspace_behind_a_link_is_readable(families: Workspace, tmp_path: Path) -> None:
+def test_a_workspace_behind_a_link_is_readable(tmp_path: Path) -> None:
     link = tmp_path / "link"
-    link.symlink_to(families.root.path)
+    link.symlink_to(mixed_corpus(tmp_path / "workspace").root.path)
     with open_catalog(Workspace.open(str(link))) as connection:
         assert select(connection, "SELECT count(*) FROM corpus_mixed").fetchall() == [(120,)]
 
