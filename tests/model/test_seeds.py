@@ -80,7 +80,7 @@ def steps_of(jobs: list[TrainingJob]) -> list[int]:
 def test_an_interruption_leaves_checkpoints_of_those_that_run_and_begins_no_other(
     small: Built, tmp_path: Path, by_exception: bool
 ) -> None:
-    jobs = [job_of(small, tmp_path, spec, name) for name, spec in seed_runs("run", LONGER, 3)]
+    jobs = jobs_of(small, tmp_path, 3, checkpoint_every=10)
     begun, pause = threading.Semaphore(0), threading.Event()
 
     def train_until_told(job: TrainingJob, seat: Seat) -> TrainingResult:
