@@ -12,7 +12,7 @@ from model.checkpoint import Checkpoints
 from model.config import CurriculumStage, TrainingSpec
 from model.metrics import read_metrics
 from model.preparation import found_result
-from model.training import train
+from model.training import TrainingJob, train
 from tests.builders import TINY_TRAINING, Built
 from tests.model.runs import LONGER, job_of, losses, same_bits
 from tests.model.workers import Countdown, Ranks
@@ -26,6 +26,14 @@ def started() -> Iterator[Ranks]:
     """The ranks of all trainings here."""
     with Ranks() as started:
         yield started
+
+
+@pytest.fixture(scope="module")
+def whole(small: Built, tmp_path_factory: pytest.TempPathFactory) -> TrainingJob:
+    """A run that nothing disturbed; not to be changed by a test."""
+    job = job_of(small, tmp_path_factory.mktemp("whole"), LONGER)
+    assert train(job).finished
+    return job
 
 
 def assert_a_resume_changes_nothing(started: Ranks, built: Built, folder: Path, spec: TrainingSpec, ranks: int) -> None:
@@ -49,9 +57,10 @@ def assert_two_ranks_lose_as_one(
         assert one == pytest.approx(other, rel=tolerance), step
 
 
-def test_a_run_that_was_stopped_and_resumed_ends_with_the_same_bits(small: Built, tmp_path: Path) -> None:
-    whole, cut = job_of(small, tmp_path / "a", LONGER), job_of(small, tmp_path / "b", LONGER)
-    assert train(whole).finished
+def test_a_run_that_was_stopped_and_resumed_ends_with_the_same_bits(
+    whole: TrainingJob, small: Built, tmp_path: Path
+) -> None:
+    cut = job_of(small, tmp_path, LONGER)
     stopped = train(cut, stop=Countdown(1))
     assert (stopped.step, stopped.finished) == (20, False)
     assert train(cut).finished
@@ -60,7 +69,9 @@ def test_a_run_that_was_stopped_and_resumed_ends_with_the_same_bits(small: Built
     assert [step for step, _ in losses(cut)] == list(range(1, 31))
 
 
-def test_a_killed_run_goes_on_from_its_checkpoint_and_drops_later_metrics(small: Built, tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_from_its_checkpoint_and_drops_later_metrics(
+    whole: TrainingJob, small: Built, tmp_path: Path
+) -> None:
     class KilledError(Exception):
         pass
 
@@ -68,8 +79,7 @@ def test_a_killed_run_goes_on_from_its_checkpoint_and_drops_later_metrics(small:
         if progress.step == 20:  # type: ignore[attr-defined]
             raise KilledError
 
-    whole, cut = job_of(small, tmp_path / "a", LONGER), job_of(small, tmp_path / "b", LONGER)
-    train(whole)
+    cut = job_of(small, tmp_path, LONGER)
     with pytest.raises(KilledError):
         train(cut, report=kill)
     index = Checkpoints(cut.run / "checkpoints").index()
@@ -119,10 +129,9 @@ def test_a_finished_training_says_again_what_it_reached(small: Built, tmp_path: 
 
 
 def test_a_damaged_last_checkpoint_is_named_and_training_goes_on_from_the_one_before(
-    small: Built, tmp_path: Path
+    whole: TrainingJob, small: Built, tmp_path: Path
 ) -> None:
-    whole, cut = job_of(small, tmp_path / "a", LONGER), job_of(small, tmp_path / "b", LONGER)
-    train(whole)
+    cut = job_of(small, tmp_path, LONGER)
     train(cut)
     checkpoints = Checkpoints(cut.run / "checkpoints")
     place = checkpoints.folder / "step-000000030.safetensors"
