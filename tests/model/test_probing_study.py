@@ -15,7 +15,7 @@ from model.tokenizer import TokenLayout
 from model.trained import TrainedEncoder
 from model.training import TrainingJob, train
 from storage.errors import UserError
-from tests.builders import Built
+from tests.builders import TOKENIZERS, Built
 from tests.model.runs import LONGER, job_of
 
 SPEC = ProbingSpec(problems=200, edited=90)
@@ -225,6 +225,12 @@ def test_a_run_without_a_checkpoint_is_one_line(small: Built, tmp_path: Path) ->
         probe(job_of(small, tmp_path, LONGER, "fresh").run, SPEC)
 
 
+# Triples are looked into as pairs are, and pieces of either learner in one way.
+@pytest.mark.parametrize(
+    "of_kind",
+    [pytest.param(kind, marks=[pytest.mark.slow] * (kind in ("triples", "bpe"))) for kind in TOKENIZERS],
+    indirect=True,
+)
 def test_every_kind_of_tokenizer_can_be_looked_into(of_kind: Built, tmp_path: Path) -> None:
     kind = of_kind.tokenizer.group
     values = {"positions": ("place-value",) if kind else ("learned",), "longest": 64, "layers": 1}
