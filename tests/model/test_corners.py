@@ -6,7 +6,7 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from model.batches import Batches, batches_from, stages_of
+from model.batches import Batches, Stage, batches_from, stages_of
 from model.corners import corner_ranges, rare_problems
 from model.run import RunConfig, load_run
 from pipelines.spec import CorpusSpec
@@ -23,16 +23,28 @@ def triples(tmp_path_factory: pytest.TempPathFactory) -> Built:
     return build_small(tmp_path_factory.mktemp("triples"), GRID)
 
 
+@pytest.fixture(scope="module")
+def stages(triples: Built) -> list[Stage]:
+    spec = TINY_TRAINING.model_copy(update={"batch_size": BATCH})
+    return stages_of(triples.tokens, spec, rare_problems([GRID.model_dump()]))
+
+
+@pytest.fixture(scope="module")
+def whole(stages: list[Stage]) -> list[np.ndarray]:
+    """The first batches of one rank."""
+    return [rows.copy() for _, _, rows in islice(batches_from(stages, 0), 60)]
+
+
 def is_rare(numbers: list[int]) -> bool:
     """By hand: all of them in 0–5 or in 54–59, or a sum that ends in 99 or 00."""
     return max(numbers) <= 5 or min(numbers) >= 54 or sum(numbers) % 100 in (0, 99)
 
 
-def test_every_batch_holds_its_share_of_rare_problems_and_an_epoch_all_of_them(triples: Built) -> None:
-    predicate = rare_problems([GRID.model_dump()])
-    stages = stages_of(triples.tokens, TINY_TRAINING.model_copy(update={"batch_size": BATCH}), predicate)
+def test_every_batch_holds_its_share_of_rare_problems_and_an_epoch_all_of_them(
+    triples: Built, whole: list[np.ndarray]
+) -> None:
     seen, known = set(), triples.tokenizer.pieces()
-    for _, _, rows in islice(batches_from(stages, 0), 60):
+    for rows in whole:
         pieces = [[known[token] for token in row] for row in rows]
         texts = ["".join(row[: row.index("=")]).replace("[PAD]", "") for row in pieces]
         numbers = [tuple(int(number) for number in text.split("+")) for text in texts]
@@ -52,11 +64,7 @@ def test_every_batch_holds_its_share_of_rare_problems_and_an_epoch_all_of_them(t
 
 
 @pytest.mark.parametrize("ranks", [3, 8])
-def test_ranks_and_resumes_read_the_same_rows(triples: Built, ranks: int) -> None:
-    stages = stages_of(
-        triples.tokens, TINY_TRAINING.model_copy(update={"batch_size": BATCH}), rare_problems([GRID.model_dump()])
-    )
-    whole = [rows.copy() for _, _, rows in islice(batches_from(stages, 0), 7)]
+def test_ranks_and_resumes_read_the_same_rows(stages: list[Stage], whole: list[np.ndarray], ranks: int) -> None:
     parts = [
         [rows.copy() for _, _, rows in islice(batches_from(stages, 4, rank=rank, ranks=ranks), 3)]
         for rank in range(ranks)
