@@ -1,5 +1,6 @@
 """What one evaluation of a run shows: a section of the run's page, or also a page of its own, made by SQL."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import duckdb
@@ -191,7 +192,7 @@ def _by_answer(connection: duckdb.DuckDBPyConnection) -> str:
         other.spines["top"].set_visible(False)
         other.plot([r[0] for r in rows], [r[1] for r in rows], color=SECOND, marker="o", markersize=3)
         other.set_ylabel("exact match, %", color=SECOND)
-        other.set_ylim(_floor(r[1] for r in rows), 100.5)
+        other.set_ylim(*_range_below_100(r[1] for r in rows))
 
     return svg(draw, "Exact match and number of problems by the answer's size")
 
@@ -206,8 +207,7 @@ def _by_passes(outcome: Evaluation) -> str:
             axes.plot([r.passes for r in found], matches, color=color, marker="o", markersize=3, label=order)
         axes.set_xscale("log", base=2)
         axes.set(xlabel="passes of the encoder", ylabel="exact match, %")
-        least = _floor(100 * r.exact_match for r in outcome.by_passes)
-        axes.set_ylim(least, 100 + (100 - least) / 20)
+        axes.set_ylim(*_range_below_100(100 * r.exact_match for r in outcome.by_passes))
         axes.xaxis.set_major_formatter("{x:.0f}")
         axes.legend(frameon=False)
 
@@ -233,6 +233,8 @@ def _calibration(connection: duckdb.DuckDBPyConnection) -> str:
     return svg(draw, "Share of right answers against the encoder's own confidence")
 
 
-def _floor(values: Any) -> float:
-    lowest = min(values)
-    return 0.0 if lowest < 90 else (90.0 if lowest < 99 else 99.0)
+def _range_below_100(percents: Iterable[float]) -> tuple[float, float]:
+    """Lower and upper end of an axis that shows them; markers at 100 % are not cut."""
+    lowest = min(percents)
+    begin = 0.0 if lowest < 90 else (90.0 if lowest < 99 else 99.0)
+    return begin, 100 + (100 - begin) / 20
