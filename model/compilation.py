@@ -24,9 +24,9 @@ def compiles(spec: TrainingSpec, device: torch.device) -> bool:
 
     Raises `UserError` where that is asked for and no compiler is there.
     """
-    if spec.compile == "on" and not _has_compiler(device):
+    if spec.compile == "on" and not has_compiler(device):
         raise UserError("compile is on, but no C++ compiler was found: install g++, or set compile to off")
-    return spec.compile == "on" or (spec.compile == "auto" and device.type == "cuda" and _has_compiler(device))
+    return spec.compile == "on" or (spec.compile == "auto" and device.type == "cuda" and has_compiler(device))
 
 
 def compile_layers(layers: nn.ModuleList) -> None:
@@ -38,7 +38,8 @@ def compile_layers(layers: nn.ModuleList) -> None:
         layer.compile(dynamic=True)
 
 
-def _has_compiler(device: torch.device) -> bool:
+def has_compiler(device: torch.device) -> bool:
+    """Whether this machine has what torch.compile needs on this device."""
     if device.type == "cuda" and not importlib.util.find_spec("triton"):
         return False
     return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++", "c++"))
