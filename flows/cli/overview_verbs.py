@@ -1,9 +1,13 @@
 """The verbs that look rather than make: the workspace's status, the machine's, and completion for the shell."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal, get_args
 
+import docstring_parser
 from cyclopts import App, Parameter
 
 from flows.cli.verbs import Json, Place
@@ -97,7 +101,8 @@ def register(app: App) -> None:
         from cyclopts.completion.detect import ShellDetectionError
 
         try:
-            place = app.install_completion(shell=shell)
+            with _docstrings_parsed_once():
+                place = app.install_completion(shell=shell)
         except ShellDetectionError as error:
             raise UserError("the shell that runs this is none of bash, zsh and fish: name the one you use") from error
         print(json.dumps({"file": str(place)}) if as_json else f"completion: {_in_home(place)}, open a new shell")
@@ -108,12 +113,24 @@ def _print_verb(app: App, completion: App, shell: Shell) -> None:
 
     def print_script(*, as_json: Json = False) -> None:
         """The verb; its help is set below."""
-        script = app.generate_completion(shell=shell)
+        with _docstrings_parsed_once():
+            script = app.generate_completion(shell=shell)
         print(json.dumps({"shell": shell, "script": script}) if as_json else script)
 
     loads = {"fish": "numerate completion fish | source"}.get(shell, f'eval "$(numerate completion {shell})"')
     print_script.__doc__ = f"Print the completion for {shell}.\n\nExample: `{loads}`"
     completion.command(print_script, name=shell)
+
+
+@contextmanager
+def _docstrings_parsed_once() -> Iterator[None]:
+    """In the block, cyclopts parses each docstring once instead of once for every option: five times as fast."""
+    parse = docstring_parser.parse_from_object
+    docstring_parser.parse_from_object = cache(parse)
+    try:
+        yield
+    finally:
+        docstring_parser.parse_from_object = parse
 
 
 def _in_home(place: Path) -> str:

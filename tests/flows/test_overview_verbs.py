@@ -5,13 +5,11 @@ import os
 import pty
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 
-import docstring_parser
 import pytest
 
 from flows.command import app
@@ -20,14 +18,6 @@ from tests.builders import Built
 
 HERE = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(HERE), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def read_once() -> Iterator[None]:
-    """Docstrings are read once: a completion asks for some of them many times, which takes it five seconds."""
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(docstring_parser, "parse_from_object", cache(docstring_parser.parse_from_object))
-        yield
 
 
 def called(*words: str, capsys: pytest.CaptureFixture[str]) -> str:
