@@ -14,6 +14,8 @@ from storage.errors import UserError
 from storage.location import Location, Workspace
 
 _READ_BYTES = 1 << 16
+# No problem that an encoder reads is nearly as long; input without line breaks, such as /dev/zero, ends here.
+_LONGEST_LINE = 1 << 20
 _WITHHELD = "?"
 
 
@@ -99,7 +101,7 @@ def answer_one(solver: Solver, problem: str, style: Style) -> None:
 def answer_stream(solver: Solver, style: Style) -> None:
     """Answer standard input line by line; a line that can't be read gives an empty line and a remark.
 
-    Raises `UserError` at the end if there was such a line.
+    Raises `UserError` at the end if there was such a line, and at once for a line that does not end.
     """
     unread = 0
     for lines in _conversation() if sys.stdin.isatty() else _piped():
@@ -171,6 +173,8 @@ def _piped() -> Iterator[list[str]]:
         *lines, rest = (rest + data).split(b"\n")
         if lines:
             yield [line.decode(errors="replace") for line in lines]
+        if len(rest) > _LONGEST_LINE:
+            raise UserError(f"a line of the input has more than {_LONGEST_LINE:,} characters: write one problem a line")
     if rest:
         yield [rest.decode(errors="replace")]
 

@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -209,3 +210,17 @@ def test_a_stream_keeps_the_place_of_what_is_withheld(unsure: Location, tmp_path
     result = numerate("solve", "--run", str(unsure), "--abstain-below", "1", stdin=problems, cwd=tmp_path)
     assert (result.returncode, result.stdout) == (0, "?\n?\n")
     assert_one_line(numerate("solve", "1+2", "--abstain-below", "2", cwd=tmp_path), 2, "abstain-below is 2.0")
+
+
+def test_input_without_line_breaks_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    # Endless: it was read until memory ended.
+    with open("/dev/zero") as zeros:
+        monkeypatch.setattr(sys, "stdin", zeros)
+        assert run(["solve"]) == 2
+    assert capsys.readouterr() == (
+        "",
+        "error: a line of the input has more than 1,048,576 characters: write one problem a line\n",
+    )
