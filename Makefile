@@ -10,10 +10,10 @@ PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest
 run: $(STAMP)
 	$(BIN)/numerate run
 
-# Three files at once, each process on one thread: on two cores a third of their time is spent on waiting for servers and
-# processes. A file's tests stay together, and share what it made. In the order of their names the longest come first.
+# Two files at once, each process on one thread: a third of their time is spent on waiting for servers and processes. A
+# file's tests stay together, and share what it made. In the order of their names most of the longest come first.
 test: $(STAMP)
-	$(PYTEST) -m "not slow" -n 3 --dist loadfile --no-loadscope-reorder
+	$(PYTEST) -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-all: $(STAMP)
 	$(PYTEST)

@@ -6,16 +6,16 @@ from playwright.sync_api import Browser
 from tests.browser.pages import Served, Visitor, browser, chromium, start_serving
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def chromium_browser() -> Iterator[Browser]:
-    """A real browser; `make browser` installs Debian's."""
+    """A real browser; `make browser` installs Debian's. While it is there, its event loop runs in this thread."""
     if not chromium():
         pytest.skip("no chromium on this machine: 'make browser' as root installs it")
     with browser() as started:
         yield started
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A workspace that is served."""
     found = start_serving(tmp_path_factory.mktemp("served") / "workspace", "--port", "0")
