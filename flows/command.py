@@ -263,6 +263,9 @@ def run(arguments: list[str]) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A terminal that lacks a character is no reason to fail.
         sys.stdout.reconfigure(errors="replace")
+    if _is_without_folder():
+        # Libraries end the process over it.
+        return _complain("the working directory was deleted: go to another one first", UserError.exit_code)
     ending = False
     try:
         if arguments:
@@ -301,8 +304,6 @@ def _failed(error: Exception, verbose: bool, ending: bool) -> int:
     if output_failed:
         _drop_output()
         return _complain(f"standard output can't be written ({_why(error)}): name another", RunFailure.exit_code)
-    if _is_without_folder():
-        return _complain("the working directory was deleted: go to another one first", UserError.exit_code)
     if verbose:
         raise error
     if isinstance(error, OSError):

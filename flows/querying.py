@@ -30,7 +30,7 @@ Format = Literal["table", "csv", "json", "parquet"]
 
 _MOST_ROWS = 10_000
 _JSON_ROWS = 1 << 13
-_DATA = ("corpora", "tokenizers", "runs")
+_DATA = ("corpora", "tokenizers", "runs", "comparisons")
 
 
 def answer(workspace: Workspace, query: str, form: Format = "table", output: str = "") -> None:

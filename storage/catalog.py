@@ -11,7 +11,7 @@ import duckdb
 from storage.comparison_views import COMPARISON_COLUMNS, COMPARISON_TABLES
 from storage.database import identifier, let_read, literal, parquet_source, reason
 from storage.errors import RunFailure
-from storage.location import Location, Workspace
+from storage.location import Location, Workspace, is_name
 from storage.manifest import Dataset, committed, load
 from storage.meanings import column_comment, in_order, view_comment
 from storage.probe_views import PROBE_COLUMNS, PROBE_TABLES
@@ -159,7 +159,8 @@ def _shards_view(corpora: list[Dataset]) -> dict[str, list[str]]:
 
 def _run_views(workspace: Workspace) -> dict[str, list[str]]:
     folder = workspace.root / "runs"
-    names = [name for name in folder.children() if (folder / name / "run.json").exists()]
+    # SQL would take a folder such as '[n]otebook' for a pattern.
+    names = [name for name in folder.children() if is_name(name) and (folder / name / "run.json").exists()]
     # Runs of earlier versions lack some columns of the metrics.
     metrics, predictions = ([_empty(_COLUMNS[view])] for view in ("metrics", "predictions"))
     probes = {view: [_empty(_COLUMNS[view])] for view in PROBE_TABLES}

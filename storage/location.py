@@ -29,9 +29,14 @@ Version = Any
 """What tells whether a file is still the one that was seen; None where there was none."""
 
 
+def is_name(text: str) -> bool:
+    """Whether a text can name a folder of a workspace and a SQL view."""
+    return bool(_NAME.fullmatch(text))
+
+
 def checked_name(name: str, what: str) -> str:
     """Return `name` if it can name a folder and a SQL view; raises `UserError` otherwise."""
-    if not _NAME.fullmatch(name):
+    if not is_name(name):
         shown = name if len(name) <= _LONGEST_SHOWN else f"{name[:_LONGEST_SHOWN]}…"
         raise UserError(
             f"{what} name {shown!r} is not usable: take lower-case letters, digits, '-' and '_', "

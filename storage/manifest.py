@@ -29,8 +29,8 @@ OLDEST_READ = 2
 SPLITS = ("train", "validation", "test")
 WRITER = f"pyarrow {pa.__version__}"
 
-# What leads out of a folder, or can't be in a path.
-_NO_PATH = r"^$|^/|(^|/)\.\.(/|$)|\x00"
+# What leads out of a folder, names several files to SQL, or can't be in a path.
+_NO_PATH = r"^$|^/|(^|/)\.\.(/|$)|[\x00*?\[]"
 _LIST = re.compile(r"shards(-[0-9a-f]{16})?\.parquet")
 
 _SHARD_SCHEMA = pa.schema(

@@ -127,11 +127,14 @@ def check_predicate(predicate: str, columns: dict[str, str]) -> None:
     with closing(duckdb.connect(config={"enable_external_access": False})) as connection:
         types = ", ".join(f"{identifier(name)} {kind}" for name, kind in columns.items())
         connection.execute(f"CREATE TABLE rows ({types})")
+        # One row, of nulls: constants are computed, and nothing is said of values.
+        connection.execute("INSERT INTO rows DEFAULT VALUES")
         try:
             rows = connection.table("rows").filter(duckdb.SQLExpression(predicate))
-            interruptible(connection, rows.fetchall)
             query = f"SELECT ({predicate}\n) FROM rows"
             kinds = [row[1] for row in connection.execute(f"DESCRIBE {query}").fetchall()]
+            _refuse_changing(connection, predicate, query, columns)
+            interruptible(connection, rows.fetchall)
         except duckdb.Error as error:
             known = ", ".join(columns)
             raise UserError(f"where {predicate!r} is no predicate over {known}: {reason(error)}") from error
@@ -139,8 +142,14 @@ def check_predicate(predicate: str, columns: dict[str, str]) -> None:
             raise UserError(
                 f"where {predicate!r} is of type {', '.join(kinds)}, no single condition: compare it with something"
             )
-        (parsed,) = connection.execute("SELECT json_serialize_sql(?)", [query]).fetchall()[0]
-        varying = _varying(connection)
+
+
+def _refuse_changing(
+    connection: duckdb.DuckDBPyConnection, predicate: str, query: str, columns: dict[str, str]
+) -> None:
+    """Raise `UserError` for a predicate that depends on more than a row's columns; `query` selects it."""
+    (parsed,) = connection.execute("SELECT json_serialize_sql(?)", [query]).fetchall()[0]
+    varying = _varying(connection)
     # What is written like a column and is none is a value of the session, such as current_timestamp.
     known_names = {name.lower() for name in columns}
     for node in _nodes(json.loads(parsed)):

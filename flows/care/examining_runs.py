@@ -2,6 +2,9 @@
 longer than all the rest."""
 
 from dataclasses import dataclass
+from typing import Annotated
+
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from flows.care import mending
 from flows.care.examining import KINDS, Findings, read_json, spec_of
@@ -10,6 +13,14 @@ from model.run import RunConfig, load_run
 from storage.errors import RunFailure, UserError
 from storage.location import Location
 
+
+class _Entry(BaseModel):
+    step: Annotated[int, Field(strict=True, ge=0, lt=1 << 53)]
+    exact_match: Annotated[float, Field(ge=0, le=1)]
+    file: Annotated[str, Field(pattern=r"^step-\d+\.safetensors$")]
+
+
+_ENTRIES = TypeAdapter(list[_Entry])
 _KIND_OF_GROUP = {1: "digit", 2: "pairs", 3: "triples"}
 
 
@@ -40,7 +51,13 @@ def look_at_run(found: Findings, folder: Location) -> RunState | None:
     except RunFailure as error:
         found.fault(what, str(error))
         return RunState(folder.name, "damaged")
-    steps, (saved, validation, damaged) = config.training.steps, _checkpoints(folder / "checkpoints")
+    steps, checkpoints = config.training.steps, _checkpoints(folder / "checkpoints")
+    if checkpoints is None:
+        place = folder / "checkpoints"
+        anew = f"{place / 'index.json'} is damaged: delete {place} and train again"
+        found.fault(what, anew, mending.removal(place, mending.train_command(config, found.uri)))
+        return RunState(folder.name, "damaged", config.corpus, config.tokenizer, 0, steps)
+    saved, validation, damaged = checkpoints
     begun = _last_metrics(folder / "metrics")
     if folder.is_held() or (folder / ".launch").is_held():
         found.at_work.append(f"{what} is being trained, step {max(begun, saved):,} of {steps:,}")
@@ -98,20 +115,22 @@ def _sources_are_gone(found: Findings, what: str, config: RunConfig) -> bool:
     return True
 
 
-def _checkpoints(folder: Location) -> tuple[int, float | None, int]:
+def _checkpoints(folder: Location) -> tuple[int, float | None, int] | None:
     """The step of the last whole checkpoint, the best exact match of any, and the step of the last one that is cut off.
 
-    0, None and 0 without one.
+    0, None and 0 without one; None where there is an index that tells of none.
     """
-    entries = read_json(folder / "index.json").get("entries", [])
-    try:
-        lying = [
-            (int(entry["step"]), float(entry["exact_match"]), is_cut_off(folder / entry["file"]))
-            for entry in entries
-            if (folder / entry["file"]).exists()
-        ]
-    except (TypeError, LookupError, ValueError):
+    if not (folder / "index.json").exists():
         return 0, None, 0
+    try:
+        entries = _ENTRIES.validate_python(read_json(folder / "index.json").get("entries"))
+    except ValidationError:
+        return None
+    lying = [
+        (entry.step, entry.exact_match, is_cut_off(folder / entry.file))
+        for entry in entries
+        if (folder / entry.file).exists()
+    ]
     whole = [(step, match) for step, match, damaged in lying if not damaged]
     return (
         max((step for step, _ in whole), default=0),

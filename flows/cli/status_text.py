@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from flows.care.status import Status
+from flows.cli.terminal import printable
 from flows.progress import human
 from storage.manifest import SPLITS
 
@@ -36,13 +37,14 @@ def status_text(status: Status) -> None:
         if lines:
             console.print(f"\n{title}")
             for line in lines:
-                console.print(f"  {line}")
+                console.print(f"  {printable(line)}")
     if status.broken:
         console.print("\nbroken, and what mends it", style="bold red")
         for fault in status.broken:
-            console.print(f"  {fault.what}: {fault.text}")
+            # Names of folders are whatever those wrote who share the workspace.
+            console.print(f"  {printable(fault.what)}: {printable(fault.text)}")
             if fault.mend:
-                console.print(f"    {fault.mend}", style="bold")
+                console.print(f"    {printable(fault.mend)}", style="bold")
     elif status.corpora or status.runs:
         console.print("\nnothing is broken")
 
@@ -100,7 +102,7 @@ def _table(names: Sequence[str], rows: list[tuple[str, ...]], numbers: Iterable[
     for place, name in enumerate(names):
         table.add_column(name, justify="right" if place in set(numbers) else "left", no_wrap=True)
     for *values, state in rows:
-        table.add_row(*values, Text(state, style="green" if state.startswith(_GOOD) else "yellow"))
+        table.add_row(*map(printable, values), Text(state, style="green" if state.startswith(_GOOD) else "yellow"))
     return table
 
 

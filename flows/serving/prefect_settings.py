@@ -57,7 +57,12 @@ def _of_dotenv(name: str) -> str:
         return ""
     from dotenv import dotenv_values
 
-    found = {key.upper(): value or "" for key, value in dotenv_values(".env").items()}
+    try:
+        found = {key.upper(): value or "" for key, value in dotenv_values(".env").items()}
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{Path('.env').absolute()} can't be read ({error}): correct it, Prefect reads it too"
+        ) from error
     return found.get(name, "")
 
 

@@ -89,7 +89,8 @@ def test_a_working_directory_that_was_deleted_is_named(place: Path, capsys: pyte
     (place / "gone").mkdir()
     os.chdir(place / "gone")
     (place / "gone").rmdir()
-    assert "the working directory was deleted: go to another one first" in said(["status"], capsys)
+    for words in (["status"], ["solve", "1+2"], ["run", "quick"]):
+        assert said(words, capsys) == "error: the working directory was deleted: go to another one first\n"
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,9 @@ from tests.builders import Built
 QUICK = PRESETS["quick"]
 
 
-@pytest.mark.parametrize("where", ["nosuch > 1", "a >", "a", "a = (SELECT 1)", "random() < 0.5"])
+@pytest.mark.parametrize(
+    "where", ["nosuch > 1", "a >", "a", "a = (SELECT 1)", "random() < 0.5", "a > CAST('abc' AS INT)", "'x'::INT = a"]
+)
 @pytest.mark.parametrize("staged", [False, True], ids=["where", "curriculum"])
 def test_what_is_no_predicate_is_refused_before_any_row(where: str, staged: bool, tmp_path: Path) -> None:
     change = {"curriculum": [{"steps": 1, "where": where}]} if staged else {"where": where}

@@ -16,6 +16,7 @@ import yaml
 
 from flows.care import status as status_module
 from flows.care.status import Status, running_flows, status_of
+from flows.cli.status_text import status_text
 from flows.command import app
 from flows.serving.marks import workspace_mark
 from model.preparation import prepare
@@ -123,11 +124,35 @@ def test_a_damaged_file_is_a_fault_and_no_failure(place: Path, file: str, what: 
 
 
 @pytest.mark.parametrize(
-    "data", [b"", b"{", b"[]", b'{"entries": 3}', b'{"entries": [3, {"file": "x"}, {"step": "y"}]}']
+    "data",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b'{"entries": 3}',
+        b'{"entries": [3, {"file": "x"}, {"step": "y"}]}',
+        b'{"entries": [{"step": 1e30, "exact_match": 1, "file": "step-000000012.safetensors"}]}',
+        b'{"entries": [{"step": 12, "exact_match": 1, "file": "../../x"}]}',
+    ],
 )
 def test_a_damaged_index_of_checkpoints_is_a_training_to_be_done_again(place: Path, data: bytes) -> None:
-    (place / "runs/one/checkpoints/index.json").write_bytes(data)
-    assert list(broken(place)) == ["run one"]
+    index = place / "runs/one/checkpoints/index.json"
+    index.write_bytes(data)
+    status = status_of(str(place))
+    (fault,) = status.broken
+    assert (fault.what, fault.text) == ("run one", f"{index} is damaged")
+    assert fault.mend.startswith(f"rm -r {index.parent} && numerate train ")
+    assert [run.state for run in status.runs] == ["damaged"]
+
+
+def test_a_folders_name_steers_no_terminal(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = place / "corpora" / "red\x1b[31m"
+    folder.mkdir()
+    (folder / "manifest.json").write_text("{}")
+    status_text(status_of(str(place)))
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown
+    assert "red\\x1b[31m" in shown
 
 
 @pytest.mark.parametrize("cut", [slice(0), slice(4), slice(5_000), slice(-1)])
