@@ -58,7 +58,6 @@ class _Task:
     tokens: Location
     shard: ShardRecord
     note: Location
-    compiled: bool
 
 
 def count_errors(workspace: Workspace, name: str, stop: Stop = lambda: False) -> Iterator[ShardErrors]:
@@ -74,12 +73,8 @@ def count_errors(workspace: Workspace, name: str, stop: Stop = lambda: False) ->
         raise UserError(
             f"the tokens at {tokens.location} are not of run {name!r}: encode its corpus with its tokenizer"
         )
-    compiled = tokens.manifest.rows >= _COMPILED_ROWS and has_compiler(next(model.encoder.parameters()).device)
     folder = run / "evaluations" / f"exhaustive-{hash_of([model.checkpoint.sha256, tokens.manifest.identity])[:8]}"
-    tasks = [
-        _Task(run, tokens.location, shard, folder / f"{hash_of(shard.path)[:16]}.json", compiled)
-        for shard in tokens.shards
-    ]
+    tasks = [_Task(run, tokens.location, shard, folder / f"{hash_of(shard.path)[:16]}.json") for shard in tokens.shards]
     missing = [task for task in tasks if not task.note.exists()]
     for task in tasks:
         if task not in missing:
@@ -98,7 +93,8 @@ def count_errors(workspace: Workspace, name: str, stop: Stop = lambda: False) ->
 def _count(task: _Task) -> ShardErrors:
     """Evaluate one shard in a process of its own, and note the outcome."""
     torch.set_num_threads(1)
-    model, tokens = _opened(task.run, task.compiled), load(task.tokens, "the encoded corpus")
+    tokens = load(task.tokens, "the encoded corpus")
+    model = _opened(task.run, tokens.manifest.rows)
     slots, problems, wrong = tokens.manifest.spec["layouts"][task.shard.stratum]["answer"], 0, 0
     first: list[tuple[str, str]] = []
     with tokens.checked(task.shard).opened() as file:
@@ -118,11 +114,11 @@ def _count(task: _Task) -> ShardErrors:
 
 
 @cache
-def _opened(run: Location, compiled: bool) -> TrainedEncoder:
-    """The encoder of this process, on one thread."""
+def _opened(run: Location, rows: int) -> TrainedEncoder:
+    """The encoder of this process, on one thread, for a corpus of so many rows."""
     model = TrainedEncoder.open(run)
     torch.set_num_threads(1)
-    if compiled:
+    if rows >= _COMPILED_ROWS and has_compiler(next(model.encoder.parameters()).device):
         compile_layers(model.encoder.layers)
     return model
 

@@ -33,8 +33,8 @@ def families(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 
 @pytest.fixture(scope="module")
-def asked(families: Workspace) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Its catalog, opened once."""
+def opened_catalog(families: Workspace) -> Iterator[duckdb.DuckDBPyConnection]:
+    """The catalog of that workspace, opened once."""
     with open_catalog(families) as connection:
         yield connection
 
@@ -90,8 +90,8 @@ def test_the_catalog_opens_in_a_plain_client(small: Built) -> None:
         assert connection.sql("SELECT sum(rows) FROM shards WHERE corpus = 'small'").fetchall() == [(10_000,)]
 
 
-def test_shards_name_the_family_and_width_that_their_paths_do(asked: duckdb.DuckDBPyConnection) -> None:
-    rows = select(asked, "SELECT path, family, width FROM shards").fetchall()
+def test_shards_name_the_family_and_width_that_their_paths_do(opened_catalog: duckdb.DuckDBPyConnection) -> None:
+    rows = select(opened_catalog, "SELECT path, family, width FROM shards").fetchall()
     assert rows
     assert all(f"/family={family}/width={width}/" in path for path, family, width in rows)
 
@@ -143,19 +143,19 @@ def test_metrics_of_any_run_are_explained() -> None:
     assert all(column_comment("metrics", name) for name in SCHEMA.names)
 
 
-def test_columns_have_one_order(small: Built, asked: duckdb.DuckDBPyConnection) -> None:
+def test_columns_have_one_order(small: Built, opened_catalog: duckdb.DuckDBPyConnection) -> None:
     with open_catalog(small.workspace) as connection:
         relation = select(connection, "FROM corpus_small")
         assert relation.columns[:8] == ["id", "split", "family", "width", "problem", "answer", "a", "b"]
-    assert select(asked, "FROM corpus_mixed").columns == [
+    assert select(opened_catalog, "FROM corpus_mixed").columns == [
         *["id", "split", "family", "width", "problem", "answer", "a", "b", "value"],
         *["operators", "terms", "depth", "negative", "unheard_of"],
     ]
 
 
-def test_families_of_other_columns_share_one_view(asked: duckdb.DuckDBPyConnection) -> None:
+def test_families_of_other_columns_share_one_view(opened_catalog: duckdb.DuckDBPyConnection) -> None:
     rows = select(
-        asked,
+        opened_catalog,
         "SELECT family, width, count(*), count(a), count(depth) FROM corpus_mixed GROUP BY ALL ORDER BY ALL",
     ).fetchall()
     assert rows == [
@@ -182,15 +182,15 @@ def test_families_of_other_columns_share_one_view(asked: duckdb.DuckDBPyConnecti
     ],
 )
 def test_filters_on_split_family_and_width_skip_files_and_others_are_evaluated(
-    asked: duckdb.DuckDBPyConnection, condition: str, files: int
+    opened_catalog: duckdb.DuckDBPyConnection, condition: str, files: int
 ) -> None:
-    assert files_read(asked, f"SELECT sum(id) FROM corpus_mixed WHERE {condition}") == files
+    assert files_read(opened_catalog, f"SELECT sum(id) FROM corpus_mixed WHERE {condition}") == files
 
 
-def test_a_join_and_a_count_skip_files_too(asked: duckdb.DuckDBPyConnection) -> None:
+def test_a_join_and_a_count_skip_files_too(opened_catalog: duckdb.DuckDBPyConnection) -> None:
     query = "SELECT count(*) FROM corpus_mixed AS one JOIN corpus_mixed AS other USING (id) WHERE {0} AND {1}"
     where = query.format("one.split = 'test' AND one.width = 8", "other.split = 'train' AND other.family = 'grid'")
-    assert files_read(asked, where) == 2 + 2
+    assert files_read(opened_catalog, where) == 2 + 2
 
 
 def test_folders_above_the_workspace_are_no_columns(tmp_path: Path) -> None:
