@@ -9,12 +9,13 @@ import json
 from dataclasses import dataclass
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from model.checkpoint_index import CheckpointEntry, CheckpointIndex
 from model.run import RunConfig
 from storage.errors import RunFailure, UserError
 from storage.location import Location, Version
@@ -22,35 +23,6 @@ from storage.location import Location, Version
 # What the optimizers keep of a weight, in its shape.
 _KINDS = ("model.", "training.", "optimizer.")
 _STATES = {"adamw": ("exp_avg", "exp_avg_sq"), "muon": ("momentum_buffer",)}
-
-
-class CheckpointEntry(BaseModel):
-    """One checkpoint of the index."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    step: int
-    exact_match: float
-    file: str
-    sha256: str = ""
-
-
-class CheckpointIndex(BaseModel):
-    """All checkpoints of a run, oldest first."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    entries: tuple[CheckpointEntry, ...] = ()
-
-    @property
-    def last(self) -> CheckpointEntry | None:
-        """The newest checkpoint."""
-        return self.entries[-1] if self.entries else None
-
-    @property
-    def best(self) -> CheckpointEntry | None:
-        """The newest of those with the highest exact match on validation."""
-        return max(self.entries, key=lambda entry: (entry.exact_match, entry.step), default=None)
 
 
 @dataclass(frozen=True)

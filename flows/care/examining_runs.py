@@ -2,25 +2,17 @@
 longer than all the rest."""
 
 from dataclasses import dataclass
-from typing import Annotated
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from flows.care import mending
 from flows.care.examining import KINDS, Findings, read_json, spec_of
+from model.checkpoint_index import CheckpointIndex
 from model.file_length import is_cut_off
 from model.run import RunConfig, load_run
 from storage.errors import RunFailure, UserError
 from storage.location import Location
 
-
-class _Entry(BaseModel):
-    step: Annotated[int, Field(strict=True, ge=0, lt=1 << 53)]
-    exact_match: Annotated[float, Field(ge=0, le=1)]
-    file: Annotated[str, Field(pattern=r"^step-\d+\.safetensors$")]
-
-
-_ENTRIES = TypeAdapter(list[_Entry])
 _KIND_OF_GROUP = {1: "digit", 2: "pairs", 3: "triples"}
 
 
@@ -120,11 +112,12 @@ def _checkpoints(folder: Location) -> tuple[int, float | None, int] | None:
 
     0, None and 0 without one; None where there is an index that tells of none.
     """
-    if not (folder / "index.json").exists():
+    place = folder / "index.json"
+    if not place.exists():
         return 0, None, 0
     try:
-        entries = _ENTRIES.validate_python(read_json(folder / "index.json").get("entries"))
-    except ValidationError:
+        entries = CheckpointIndex.model_validate_json(place.read()).entries
+    except (ValidationError, RunFailure):
         return None
     lying = [
         (entry.step, entry.exact_match, is_cut_off(folder / entry.file))

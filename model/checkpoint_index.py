@@ -1,0 +1,34 @@
+"""The list of a run's checkpoints; without torch, whose import takes seconds."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class CheckpointEntry(BaseModel):
+    """One checkpoint of the index."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    step: Annotated[int, Field(strict=True, ge=0, lt=1 << 53)]
+    exact_match: Annotated[float, Field(ge=0, le=1)]
+    file: Annotated[str, Field(pattern=r"^step-\d+\.safetensors$")]
+    sha256: str = ""
+
+
+class CheckpointIndex(BaseModel):
+    """All checkpoints of a run, oldest first."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    entries: tuple[CheckpointEntry, ...] = ()
+
+    @property
+    def last(self) -> CheckpointEntry | None:
+        """The newest checkpoint."""
+        return self.entries[-1] if self.entries else None
+
+    @property
+    def best(self) -> CheckpointEntry | None:
+        """The newest of those with the highest exact match on validation."""
+        return max(self.entries, key=lambda entry: (entry.exact_match, entry.step), default=None)
