@@ -5,6 +5,7 @@ every view and column in it says what it means.
 """
 
 import logging
+from typing import NamedTuple
 
 import duckdb
 
@@ -18,6 +19,14 @@ from storage.probe_views import PROBE_COLUMNS, PROBE_TABLES
 from storage.scan import columns_of, corpus_query
 
 _LOG = logging.getLogger(__name__)
+
+
+class _Part(NamedTuple):
+    """What one corpus, run or comparison has in a view."""
+
+    of: str
+    query: str
+
 
 # Columns of the views while there is nothing to show, so that a query is answered with no rows.
 _COLUMNS = {
@@ -87,18 +96,21 @@ def _write(workspace: Workspace) -> None:
         # Older DuckDB clients read this storage version too.
         connection.execute(f"ATTACH {literal(str(path))} AS catalog (STORAGE_VERSION 'v1.0.0')")
         for name, parts in views.items():
-            # One part's damage leaves the others as they are.
-            if not _created(connection, name, parts):
-                _created(connection, name, [part for part in parts if _created(connection, name, [part])])
+            try:
+                _create_view(connection, name, parts)
+            except duckdb.Error:
+                # One part's damage leaves the others as they are.
+                if whole := [part for part in parts if _can_be_read(connection, name, part)]:
+                    _create_view(connection, name, whole)
         connection.execute("DETACH catalog")
 
 
-def _created(connection: duckdb.DuckDBPyConnection, view: str, parts: list[str]) -> bool:
-    """Create a view of some parts, in place of what it was, if they can be read; a warning says why they can't."""
+def _can_be_read(connection: duckdb.DuckDBPyConnection, view: str, part: _Part) -> bool:
+    """Whether a view can be made of one part alone; else a warning names the part."""
     try:
-        _create_view(connection, view, " UNION ALL BY NAME ".join(parts))
+        _create_view(connection, view, [part])
     except duckdb.Error as error:
-        _LOG.warning("a part of view %s is left out of SQL: %s", view, reason(error))
+        _LOG.warning("%s is left out of view %s in SQL: %s", part.of, view, reason(error))
         return False
     return True
 
@@ -108,8 +120,9 @@ def view_name(corpus: str) -> str:
     return f"corpus_{corpus.replace('-', '_')}"
 
 
-def _create_view(connection: duckdb.DuckDBPyConnection, name: str, query: str) -> None:
-    """A view with its columns by name and in their order, each with its comment, as the view has one."""
+def _create_view(connection: duckdb.DuckDBPyConnection, name: str, parts: list[_Part]) -> None:
+    """A view of its parts, with the columns by name and in their order, each with its comment, as the view has one."""
+    query = " UNION ALL BY NAME ".join(part.query for part in parts)
     columns = in_order(name, columns_of(connection, query))
     view = f"catalog.{identifier(name)}"
     connection.execute(f"CREATE OR REPLACE VIEW {view} AS SELECT {', '.join(map(identifier, columns))} FROM ({query})")
@@ -119,8 +132,9 @@ def _create_view(connection: duckdb.DuckDBPyConnection, name: str, query: str) -
             connection.execute(f"COMMENT ON COLUMN {view}.{identifier(column)} IS {literal(comment)}")
 
 
-def _empty(columns: dict[str, str]) -> str:
-    return f"SELECT {', '.join(f'NULL::{kind} AS {identifier(name)}' for name, kind in columns.items())} WHERE false"
+def _empty(columns: dict[str, str]) -> _Part:
+    nulls = ", ".join(f"NULL::{kind} AS {identifier(name)}" for name, kind in columns.items())
+    return _Part("an empty table", f"SELECT {nulls} WHERE false")
 
 
 def _corpora(workspace: Workspace) -> list[Dataset]:
@@ -135,29 +149,33 @@ def _corpora(workspace: Workspace) -> list[Dataset]:
     return found
 
 
-def _corpus_views(connection: duckdb.DuckDBPyConnection, corpora: list[Dataset]) -> dict[str, list[str]]:
-    views: dict[str, list[str]] = {}
+def _corpus_views(connection: duckdb.DuckDBPyConnection, corpora: list[Dataset]) -> dict[str, list[_Part]]:
+    views: dict[str, list[_Part]] = {}
     for corpus in corpora:
         name = corpus.location.name
         view = view_name(name) if view_name(name) not in views else f"corpus_{name}"
         try:
-            views[view] = [corpus_query(connection, corpus, corpus.shards)]
+            views[view] = [_Part(f"corpus {name}", corpus_query(connection, corpus, corpus.shards))]
         except Exception as error:
             _LOG.warning("corpus %s is left out of SQL: %s", name, reason(error))
     return views
 
 
-def _shards_view(corpora: list[Dataset]) -> dict[str, list[str]]:
+def _shards_view(corpora: list[Dataset]) -> dict[str, list[_Part]]:
     tables = [
-        f"SELECT {literal(corpus.location.name)} AS corpus, *, regexp_extract(path, '/family=([^/]+)/', 1) AS family, "
-        "try_cast(regexp_extract(path, '/width=([^/]+)/', 1) AS BIGINT) AS width "
-        f"FROM {parquet_source([str(corpus.list_place)], options=', hive_partitioning = false')}"
+        _Part(
+            f"corpus {corpus.location.name}",
+            f"SELECT {literal(corpus.location.name)} AS corpus, *, "
+            "regexp_extract(path, '/family=([^/]+)/', 1) AS family, "
+            "try_cast(regexp_extract(path, '/width=([^/]+)/', 1) AS BIGINT) AS width "
+            f"FROM {parquet_source([str(corpus.list_place)], options=', hive_partitioning = false')}",
+        )
         for corpus in corpora
     ]
     return {"shards": [_empty(_COLUMNS["shards"]), *tables]}
 
 
-def _run_views(workspace: Workspace) -> dict[str, list[str]]:
+def _run_views(workspace: Workspace) -> dict[str, list[_Part]]:
     folder = workspace.root / "runs"
     # SQL would take a folder such as '[n]otebook' for a pattern.
     names = [name for name in folder.children() if is_name(name) and (folder / name / "run.json").exists()]
@@ -166,26 +184,24 @@ def _run_views(workspace: Workspace) -> dict[str, list[str]]:
     probes = {view: [_empty(_COLUMNS[view])] for view in PROBE_TABLES}
     runs = [_empty(_COLUMNS["runs"])]
     for name in names:
-        run = folder / name
+        run, of = folder / name, f"run {name}"
         if parts := _parquet_files(run / "metrics"):
             source = parquet_source(parts, options=", hive_partitioning = false, union_by_name = true")
-            metrics.append(f"SELECT * FROM {source}")
+            metrics.append(_Part(of, f"SELECT * FROM {source}"))
         if answers := _parquet_files(run / "predictions"):
             source = parquet_source(answers, options=", hive_partitioning = false, union_by_name = true")
-            predictions.append(f"SELECT {literal(name)} AS run, * FROM {source}")
+            predictions.append(_Part(of, f"SELECT {literal(name)} AS run, * FROM {source}"))
         found = _parquet_files(run / "probes")
         for view, table in PROBE_TABLES.items():
             if own := [path for path in found if path.rpartition("/")[2].startswith(f"{table}.")]:
                 source = parquet_source(own, options=", hive_partitioning = false, union_by_name = true")
-                probes[view].append(f"SELECT {literal(name)} AS run, * FROM {source}")
-        runs.append(
-            f"SELECT name AS run, corpus, tokenizer, training::JSON AS training "
-            f"FROM read_json({literal(str(run / 'run.json'))}, hive_partitioning = false)"
-        )
+                probes[view].append(_Part(of, f"SELECT {literal(name)} AS run, * FROM {source}"))
+        source = f"read_json({literal(str(run / 'run.json'))}, hive_partitioning = false)"
+        runs.append(_Part(of, f"SELECT name AS run, corpus, tokenizer, training::JSON AS training FROM {source}"))
     return {"metrics": metrics, "predictions": predictions, "runs": runs, **probes}
 
 
-def _comparison_views(workspace: Workspace) -> dict[str, list[str]]:
+def _comparison_views(workspace: Workspace) -> dict[str, list[_Part]]:
     folder = workspace.root / "comparisons"
     views = {view: [_empty(_COLUMNS[view])] for view in COMPARISON_TABLES}
     for name in folder.children():
@@ -193,7 +209,8 @@ def _comparison_views(workspace: Workspace) -> dict[str, list[str]]:
         for view, table in COMPARISON_TABLES.items():
             if own := [path for path in found if path.endswith(f"/{table}")]:
                 source = parquet_source(own, options=", hive_partitioning = false")
-                views[view].append(f"SELECT {literal(name)} AS comparison, * FROM {source}")
+                query = f"SELECT {literal(name)} AS comparison, * FROM {source}"
+                views[view].append(_Part(f"comparison {name}", query))
     return views
 
 

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, model_validator
 
 from storage.errors import RunFailure, UserError
 from storage.location import Location, Version, checked_part
@@ -81,9 +81,9 @@ class Manifest(BaseModel):
     generator_version: int
     spec: dict[str, Any] = Field(description="Everything from which the rows follow.")
     spec_hash: str
-    rows: int
-    bytes: int
-    split_rows: dict[str, int]
+    rows: NonNegativeInt
+    bytes: NonNegativeInt
+    split_rows: dict[str, NonNegativeInt] = Field(description="They add up to `rows`.")
     writer: str = Field(description="Library that wrote the shards; file hashes hold for it alone.")
     shards_sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Hash of the file that lists the shards.")
     contents: str = Field("", description="Hash of every shard's path, rows and content hash, and of `former`.")
@@ -93,6 +93,8 @@ class Manifest(BaseModel):
     def _complete(self) -> "Manifest":
         if self.schema_version > 2 and not self.contents:
             raise ValueError("contents is missing")
+        if self.rows != sum(self.split_rows.values()):
+            raise ValueError("the rows of its splits are not rows in all")
         return self
 
     @property

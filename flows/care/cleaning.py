@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 
+from flows.cli.terminal import printable
 from model.checkpoint import Checkpoints
 from model.run import load_run
 from storage.errors import RunFailure, UserError
@@ -75,9 +76,9 @@ def show(result: Cleaning) -> None:
     """Print a line for each thing and one for all; what was left alone on standard error."""
     verb = "would remove" if result.dry_run else "removed"
     for each in result.removed:
-        print(f"{verb} {each.path}: {each.bytes:,} bytes, {each.reason}")
+        print(f"{verb} {printable(str(each.path))}: {each.bytes:,} bytes, {each.reason}")
     for text in result.left:
-        print(f"left alone: {text}", file=sys.stderr)
+        print(f"left alone: {printable(text)}", file=sys.stderr)
     print(f"{verb} {len(result.removed):,} things of {result.bytes:,} bytes")
 
 

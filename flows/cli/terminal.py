@@ -2,6 +2,7 @@
 
 import codecs
 import io
+import logging
 import os
 import sys
 import unicodedata
@@ -20,6 +21,14 @@ def printable(text: str) -> str:
         else character
         for character in text
     )
+
+
+class PrintableFormatter(logging.Formatter):
+    """Writes log records as they reach a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record's line, printable."""
+        return printable(super().format(record))
 
 
 class PrintableSink(io.RawIOBase):

@@ -133,6 +133,20 @@ def test_control_characters_do_not_reach_a_terminal(small: Built, capsys: pytest
     assert "\x1b" not in capsys.readouterr().err
 
 
+def test_a_warning_and_what_clean_names_steer_no_terminal(own_small: Built, capsys: pytest.CaptureFixture[str]) -> None:
+    root = own_small.workspace.root.path
+    notes = root / "corpora/red\x1b[31m/.progress"
+    notes.mkdir(parents=True)
+    (notes / "000001.json").write_text("{}")
+    (notes.parent / "manifest.json").write_text("{}")
+    assert run(["clean", "--dry-run", "--workspace", str(root)]) == 0
+    command = [sys.executable, "-m", "flows", "sql", "SELECT 1", "--workspace", str(root)]
+    warned = subprocess.run(command, capture_output=True, text=True, timeout=120).stderr
+    for text in ("".join(capsys.readouterr()), warned):
+        assert "red\\x1b[31m" in text
+        assert "\x1b" not in text
+
+
 def test_a_terminal_takes_text_cut_anywhere(tmp_path: Path) -> None:
     with open(tmp_path / "out", "wb") as target:
         sink = PrintableSink(target)

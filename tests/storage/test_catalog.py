@@ -121,7 +121,9 @@ def test_a_plain_client_reads_what_every_view_and_column_means(small: Built) -> 
     assert columns == []
 
 
-def test_a_damaged_table_leaves_those_of_other_runs_in_sql(small: Built, tmp_path: Path) -> None:
+def test_a_damaged_table_leaves_those_of_other_runs_in_sql(
+    small: Built, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     workspace = Workspace.create(str(tmp_path))
     for name in ("whole", "damaged", "last"):
         folder = Path(str(workspace.run(name))) / "probes"
@@ -137,6 +139,9 @@ def test_a_damaged_table_leaves_those_of_other_runs_in_sql(small: Built, tmp_pat
             ("whole", 0.5),
         ]
         assert len(select(connection, "SELECT run FROM runs").fetchall()) == 3
+    assert [record.message.partition(": ")[0] for record in caplog.records] == [
+        "run damaged is left out of view probes in SQL"
+    ]
 
 
 def test_metrics_of_any_run_are_explained() -> None:

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +144,14 @@ def test_the_identity_is_the_specification_and_what_the_shards_hold(own_small: B
     spec = {**manifest.spec, "seed": 1}
     others.append(manifest.model_copy(update={"spec": spec, "spec_hash": hash_of(spec)}).identity)
     assert len({manifest.identity, *others}) == 5
+
+
+@pytest.mark.parametrize("change", [{"rows": -1}, {"bytes": -1}, {"rows": 10**12}, {"split_rows": {"train": 5.5}}])
+def test_numbers_that_no_corpus_has_are_damage(own_small: Built, change: dict[str, object]) -> None:
+    place = own_small.corpus.location / "manifest.json"
+    place.write(json.dumps({**json.loads(place.read()), **change}).encode())
+    with pytest.raises(RunFailure, match="is damaged"):
+        load(own_small.corpus.location, "corpus")
 
 
 def test_a_damaged_manifest_is_one_clear_line(own_small: Built) -> None:
