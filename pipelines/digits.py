@@ -115,7 +115,9 @@ def product_carries(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArra
     for first in range(0, rows, _COLUMN_ROWS):
         part = slice(first, min(rows, first + _COLUMN_ROWS))
         a, b = left[:, part].astype(np.int16), right[:, part].astype(np.int16)
-        columns = np.zeros((len(a) + len(b), a.shape[1]), np.int32 if min(len(a), len(b)) > 400 else np.int16)
+        # A digit adds at most 81 to a column, and with what is carried into it 90.
+        small = 90 * min(len(a), len(b)) <= np.iinfo(np.int16).max
+        columns = np.zeros((len(a) + len(b), a.shape[1]), np.int16 if small else np.int32)
         product = np.empty_like(b)
         for place, digit in enumerate(a):
             np.multiply(b, digit, out=product)

@@ -2,6 +2,7 @@
 
 import random
 import re
+from itertools import accumulate
 
 import numpy as np
 import pytest
@@ -45,9 +46,8 @@ def longest_run(columns: list[int]) -> int:
 
     What leaves a place is what all places up to it add up to, in whole units of the next one.
     """
-    leaves = [
-        sum(c * 10**k for k, c in enumerate(columns[: place + 1])) // 10 ** (place + 1) for place in range(len(columns))
-    ]
+    added = accumulate(column * 10**place for place, column in enumerate(columns))
+    leaves = [total // 10 ** (place + 1) for place, total in enumerate(added)]
     return max(map(len, "".join("1" if each else "0" for each in leaves).split("0")))
 
 
@@ -120,19 +120,25 @@ def test_runs_of_columns_with_carries_and_borrows_are_those_of_paper(digits: int
     columns = [sum(s * number[k] for s, number in zip(signs, numbers, strict=True)) for k in range(digits)] + [0, 0]
     if sum(c * 10**k for k, c in enumerate(columns)) < 0:
         columns = [-c for c in columns]
-    assert sum_carries(np.array(columns, np.int16)[:, None]).tolist() == [longest_run(columns)]
+    found = sum_carries(np.array(columns, np.int16)[:, None])
+    assert (found.tolist(), found.dtype) == ([longest_run(columns)], np.int32)
 
 
 @pytest.mark.parametrize(
-    ("left", "right", "rows"), [(1, 1, 50), (3, 7, 50), (12, 12, 4_100), (401, 402, 2), (401, 3, 2)]
+    ("left", "right", "rows"), [(1, 1, 50), (3, 7, 50), (12, 12, 4_100), (401, 402, 2), (401, 3, 2), (850, 850, 3)]
 )
 def test_runs_of_carries_in_products_are_those_of_paper(left: int, right: int, rows: int) -> None:
     draw = random.Random(left)
-    pairs = [[draw.choice([10**size - 1, draw.randrange(10**size)]) for size in (left, right)] for _ in range(rows)]
+    # Of 850 nines each a column has more than 16 bits.
+    pairs = [[10**left - 1, 10**right - 1]]
+    pairs += [
+        [draw.choice([10**size - 1, draw.randrange(10**size)]) for size in (left, right)] for _ in range(rows - 1)
+    ]
     ones, others = zip(*pairs, strict=True)
     found = product_carries(
         digits_of(list(ones), left).astype(np.uint8), digits_of(list(others), right).astype(np.uint8)
     )
+    assert found.dtype == np.int32
     # The first and last rows of the pieces in which it is computed, and some between.
     for row in {*range(min(rows, 40)), *range(max(0, rows - 10), rows)}:
         assert found[row] == expected_carries(f"{ones[row]}*{others[row]}")
@@ -153,7 +159,16 @@ def test_limbs_hold_and_multiply_what_python_does(numbers: list[int], factor: li
 
 def test_counts_of_digits_are_right_at_every_power_of_ten() -> None:
     numbers = [0, *(10**power + step for power in range(24) for step in (-1, 0, 1))]
-    assert digit_counts(split(numbers, 4)).tolist() == [len(str(number)) for number in numbers]
+    counts = digit_counts(split(numbers, 4))
+    assert (counts.tolist(), counts.dtype) == ([len(str(number)) for number in numbers], np.int32)
+
+
+def test_products_are_exact_up_to_as_many_limbs_as_63_bits_hold() -> None:
+    nines = [np.array([BASE - 1])] * 900
+    assert joined(multiplied(nines, nines, 1_800)) == [(BASE**900 - 1) ** 2]
+    more = [*nines, nines[0]]
+    with pytest.raises(AssertionError, match=r"^numbers of more than 7,200 digits are not possible$"):
+        multiplied(more, more, 1)
 
 
 @pytest.mark.parametrize("most", [0, 9, BASE - 1, BASE, BASE**2 - 1, BASE**2, 2**62])
