@@ -22,6 +22,8 @@ from pipelines.components import components
 from pipelines.encode import ENCODER_VERSION, encode_rows
 from pipelines.generate import GENERATOR_VERSION, RangeTask, contents_of_range, sample_rows
 from pipelines.presets import CORPORA
+from pipelines.reading import text_hashes
+from pipelines.split import Canonical
 from pipelines.vocabulary import train_pieces
 from storage.lanes import BucketOrder, LanePlan
 from storage.manifest import SCHEMA_VERSION, SPLITS, hash_of
@@ -34,6 +36,7 @@ COMMAND = "python -m tests.golden"
 # The presets, and how many of the first rows of each of their components are kept: 20 in all.
 _ROWS = {"notebook": 8, "arithmetic": 1, "long": 3}
 _HASHED_ROWS = 2_000
+_PROBLEMS = ("7", "3+5", "3-5", "3*5", "2*3+4-5*6", "3*(1-1)", "2*(3-8)", f"{2**70}+{10**30}")
 _SPLIT_ROWS = 200
 
 
@@ -81,6 +84,8 @@ def _rows() -> dict[str, Any]:
         # One digit a row: the number of its split.
         splits = np.concatenate([sample_rows(spec, component, _SPLIT_ROWS)[1] for component in components(spec)])
         found[f"splits of {name}"] = "".join(map(str, splits))
+    hashes = text_hashes(pa.array(_PROBLEMS), Canonical("golden"))
+    found["canonical hashes"] = dict(zip(_PROBLEMS, hashes.tolist(), strict=True))
     return found
 
 

@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 
 from model.config import Decoding
-from model.decoding import fill_slots
-from model.tokenizer import MASK
+from model.decoding import answering, fill_slots, parts_of, spell
+from model.tokenizer import BLANK, MASK, PAD
 from tests.builders import Built
 
 
@@ -16,8 +16,11 @@ class Scripted(torch.nn.Module):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(1))
         self.mask, self.pieces, self.seen = mask, pieces, list[list[int]]()
+        self.problems, self.how = list[Tensor](), set[tuple[object, ...]]()
 
     def forward(self, ids: Tensor, slots: int, *, loops: int, sharpness: float, unit: bool) -> Tensor:
+        self.problems.append(ids[:, :-slots].clone())
+        self.how.add((loops, sharpness, unit, self.training, torch.is_grad_enabled()))
         open_slots = ids[:, -slots:] == self.mask
         self.seen.append(open_slots[0].long().tolist())
         logits = torch.zeros(len(ids), slots, self.pieces)
@@ -44,10 +47,58 @@ def test_each_pass_fixes_its_share_in_the_order_asked_for(
     rows = np.zeros((3, 9), np.uint8)
     found = fill_slots(encoder, small.tokenizer, rows, 4, torch.float32, decoding)  # type: ignore[arg-type]
     assert (found.ids - 5).tolist() == [answer] * 3
+    assert found.ids.dtype == rows.dtype
     assert not rows.any()
+    assert not any(problems.any() for problems in encoder.problems)
     assert len(encoder.seen) == min(decoding.passes, 4)
     assert seen is None or encoder.seen == seen
     # Each slot's probability of its own answer: e^s against the other pieces.
     pieces = small.tokenizer.size
     expected = np.prod([np.exp(s) / (np.exp(s) + pieces - 1) for s in (1, 2, 3, 4)])
     assert found.confidence == pytest.approx(np.full(3, expected), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("decoding", "how"),
+    [
+        (Decoding(), (0, 1.0, True, False, False)),
+        (Decoding(loops=3, sharpness=1.5, unit="off"), (3, 1.5, False, False, False)),
+    ],
+)
+def test_the_encoder_is_run_as_the_decoding_says_and_learns_nothing(
+    small: Built, decoding: Decoding, how: tuple[object, ...]
+) -> None:
+    encoder = Scripted(small.tokenizer.id_of(MASK), small.tokenizer.size)
+    fill_slots(encoder, small.tokenizer, np.zeros((3, 9), np.uint8), 4, torch.float32, decoding)  # type: ignore[arg-type]
+    assert encoder.how == {how}
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_an_encoder_answers_in_its_precision(precision: torch.dtype) -> None:
+    one = torch.ones(2, 2)
+    with answering(torch.nn.Linear(1, 1), precision):  # type: ignore[arg-type]
+        assert (one @ one).dtype is precision
+
+
+@pytest.mark.parametrize(("rows", "width"), [(0, 9), (1, 9), (10_000, 9), (3, 1 << 15), (3, 1 << 20)])
+def test_parts_are_as_large_as_they_may_be_and_hold_each_row_once(rows: int, width: int) -> None:
+    parts = [range(rows)[part] for part in parts_of(rows, width)]
+    assert [row for part in parts for row in part] == list(range(rows))
+    most = max(1, 2**15 // width)
+    assert [len(part) for part in parts[:-1]] == [most] * (len(parts) - 1)
+
+
+def test_rows_of_several_parts_are_filled_in_their_order(small: Built) -> None:
+    encoder = Scripted(small.tokenizer.id_of(MASK), small.tokenizer.size)
+    rows = np.random.default_rng(0).integers(0, 9, (5_000, 16), np.uint8)
+    found = fill_slots(encoder, small.tokenizer, rows, 4, torch.float32)  # type: ignore[arg-type]
+    assert found.ids.shape == (5_000, 4)
+    assert found.confidence.shape == (5_000,)
+    assert len(encoder.problems) == 3
+    assert np.array_equal(np.concatenate(encoder.problems), rows[:, :-4])
+
+
+def test_slots_are_spelt_without_blanks_and_special_pieces_as_questions(small: Built) -> None:
+    pieces = [[BLANK, "-", "4", "2"], [BLANK, BLANK, BLANK, "0"], [BLANK, MASK, "7", PAD], [BLANK] * 4]
+    ids = np.array([[small.tokenizer.id_of(piece) for piece in row] for row in pieces], np.uint8)
+    assert spell(ids, small.tokenizer).to_pylist() == ["-42", "0", "?7?", ""]
