@@ -33,8 +33,9 @@ from flows.interruption import CODE, GOES_ON, heard
 from flows.presets import PRESETS
 from flows.requests import WORKSPACE, EndToEndRequest, request_text
 from storage.errors import QueryAbandoned, RunFailure, UserError
-from storage.location import Location, Workspace
 from storage.parameters import one_line
+from storage.places.opening import open_place
+from storage.workspace import Workspace
 
 app = App(
     name="numerate", help=MANUAL, help_format="markdown", suppress_keyboard_interrupt=False, version_flags=["--version"]
@@ -139,7 +140,7 @@ def export_model(
     from model.run import load_run
     from model.shipped import export
 
-    place, folder = Location.parse(target), Workspace.open(workspace).run(run)
+    place, folder = open_place(target), Workspace.open(workspace).run(run)
     entry = export(folder, place, checkpoint)
     if text := request_text(load_run(place)):
         (place / "request.yaml").write(text)

@@ -13,9 +13,9 @@ from flows.session import ray_session
 from flows.stage import stage
 from flows.timing import note_seconds
 from pipelines.build import build_corpus
-from storage.catalog import refresh_catalog
-from storage.location import Workspace
-from storage.manifest import committed
+from storage.datasets.manifest import committed
+from storage.sql.catalog import refresh_catalog
+from storage.workspace import Workspace
 
 
 @stage("generate-corpus", "generate {request.name}")

@@ -19,8 +19,8 @@ from model.run import load_run, refuse_other
 from model.tokenizer import check_tokens
 from pipelines.build import predicate_columns_of
 from storage.errors import UserError
-from storage.location import Workspace
-from storage.subset import check_predicate
+from storage.reading.subset import check_predicate
+from storage.workspace import Workspace
 
 
 def check_request(request: EndToEndRequest) -> None:

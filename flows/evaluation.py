@@ -30,9 +30,10 @@ from pipelines.build import spec_of
 from pipelines.fanout import alone
 from pipelines.generate import canonical_hashes
 from pipelines.twins import has_no_trained_twin
-from storage.catalog import refresh_catalog
-from storage.location import Location, Workspace
-from storage.manifest import Dataset, hash_of, load
+from storage.datasets.manifest import Dataset, hash_of, load
+from storage.places.place import Location
+from storage.sql.catalog import refresh_catalog
+from storage.workspace import Workspace
 
 
 @stage("evaluate-encoder", "evaluate {request.name} on {request.asked}")

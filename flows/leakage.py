@@ -11,8 +11,8 @@ from flows.requests import LeakageRequest
 from flows.session import ray_session
 from flows.stage import stage
 from pipelines.leakage import HELD_OUT, LeakFound, differences, find_leaks
-from storage.corpus import Corpus
-from storage.location import Workspace
+from storage.datasets.corpus import Corpus
+from storage.workspace import Workspace
 
 
 @stage("corpus-leakage", "leakage of {request.held_out} into {request.train}")

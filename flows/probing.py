@@ -15,8 +15,8 @@ from model.probing.study import PARTS, Study, probe
 from model.run import load_run, refuse_unlike
 from model.shipped import own_or_shipped
 from model.trained import TrainedEncoder
-from storage.catalog import refresh_catalog
-from storage.location import Workspace
+from storage.sql.catalog import refresh_catalog
+from storage.workspace import Workspace
 
 
 @stage("probe-encoder", "probe {request.name}")

@@ -22,9 +22,9 @@ from rich.table import Table
 
 from flows.cli.terminal import PrintableSink, printable
 from storage.errors import UserError
-from storage.local import LocalLocation
-from storage.location import Workspace, local_path
-from storage.query import bounded_memory, fetched, open_catalog, select, stream
+from storage.places.disk import LocalLocation, local_path
+from storage.sql.query import bounded_memory, fetched, open_catalog, select, stream
+from storage.workspace import Workspace
 
 Format = Literal["table", "csv", "json", "parquet"]
 
@@ -43,7 +43,7 @@ def answer(workspace: Workspace, query: str, form: Format = "table", output: str
         raise UserError(f"workspace {workspace.root} is not there: make one with 'numerate run', or name another")
     if form == "parquet" and not output and sys.stdout.isatty():
         raise UserError("parquet is not for a terminal: name a file with --output, or redirect standard output")
-    place, root = _resolved(output), workspace.root.on_this_machine().path.resolve()
+    place, root = _resolved(output), workspace.on_disk.path.resolve()
     if output and any(place.is_relative_to(root / folder) for folder in (*_DATA, workspace.catalog.name)):
         raise UserError(f"output {output!r} would lie among the workspace's own data: name a file elsewhere")
     with open_catalog(workspace) as connection, bounded_memory():

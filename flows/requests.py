@@ -9,7 +9,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from model.config import EvaluationSpec, Seeds, TrainingSpec, seed_runs
 from model.probing.spec import ProbingSpec
 from pipelines.spec import CorpusSpec, TokenizerSpec
-from storage.location import Location, Workspace, checked_name
+from storage.places.place import Location
+from storage.workspace import Workspace, checked_name
 
 if TYPE_CHECKING:
     # Not at once: it imports torch.

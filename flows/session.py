@@ -15,9 +15,10 @@ from flows.cluster.owning import owned
 from flows.serving.prefect_settings import authorization, configured_api, setting
 from flows.serving.server import PrefectServer, answers
 from storage.errors import RunFailure
-from storage.local import LocalLocation, cached
-from storage.location import Location, Workspace
 from storage.machine import PRIVATE, cores
+from storage.places.disk import LocalLocation, cached
+from storage.places.place import Location
+from storage.workspace import Workspace
 
 _OBJECT_STORE_BYTES = 256 << 20
 _SERVED = "served.json"

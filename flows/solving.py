@@ -11,7 +11,8 @@ from flows.grammar import read, shown
 from model.shipped import shipped_runs
 from model.trained import Solution, TrainedEncoder
 from storage.errors import UserError
-from storage.location import Location, Workspace
+from storage.places.opening import open_place
+from storage.workspace import Workspace
 
 _READ_BYTES = 1 << 16
 # No problem that an encoder reads is nearly as long; input without line breaks, such as /dev/zero, ends here.
@@ -34,7 +35,7 @@ class Solver:
         known = {**shipped, **runs}
         if "/" in name:
             # What was handed on is asked where it lies.
-            self._folders = {name: Location.parse(name, "run")}
+            self._folders = {name: open_place(name, "run")}
             return
         if name:
             if name not in known:

@@ -24,8 +24,8 @@ from flows.serving.marks import mark_of, process_mark
 from flows.serving.server import end_with
 from flows.session import end_quietly, served
 from storage.errors import RunFailure, TransientFailure, UserError
-from storage.location import Workspace
 from storage.parameters import one_line
+from storage.workspace import Workspace
 
 _RETRIES, _RETRY_SECONDS = 2, [5.0, 30.0]
 

@@ -22,9 +22,9 @@ from pipelines.generate import GENERATOR_VERSION
 from pipelines.reserved import listing, reserved
 from pipelines.spec import CorpusSpec, MixturePart
 from pipelines.split import split_numbers
+from storage.datasets.manifest import SPLITS, Dataset, hash_of
 from storage.errors import UserError
-from storage.location import Workspace
-from storage.manifest import SPLITS, Dataset, hash_of
+from storage.workspace import Workspace
 
 _LONGEST_LISTED = 200
 _ADDERBOARD_DIGITS = 10

@@ -2,7 +2,7 @@
 
 import json
 
-from storage.location import Location
+from storage.places.place import Location
 
 
 def note_seconds(folder: Location, seconds: float, *, add: bool = False) -> None:

@@ -16,8 +16,8 @@ from pipelines.build import build_tokens
 from pipelines.fanout import alone
 from pipelines.spec import TokenizerKind
 from pipelines.vocabulary import train_tokenizer
-from storage.location import Workspace
-from storage.manifest import committed, load
+from storage.datasets.manifest import committed, load
+from storage.workspace import Workspace
 
 
 @stage("train-tokenizer", "tokenizer {request.tokenizer_name}")

@@ -18,9 +18,9 @@ from model.launch import choose_room, launch
 from model.preparation import found_result, prepare
 from model.seeds import Room, Seat, train_side_by_side
 from model.training import Progress, TrainingJob, TrainingResult
-from storage.catalog import refresh_catalog
 from storage.errors import RunFailure
-from storage.location import Workspace
+from storage.sql.catalog import refresh_catalog
+from storage.workspace import Workspace
 
 
 @stage("train-encoder", "train {request.run_name} for {request.steps} steps")

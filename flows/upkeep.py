@@ -14,9 +14,9 @@ from flows.timing import note_seconds
 from pipelines.build import undisturbed
 from pipelines.migrate import migrate, old_spec
 from pipelines.verify import CorpusDamaged, Examination, check_bytes, check_rows, examine, repair
-from storage.catalog import refresh_catalog
-from storage.location import Workspace
-from storage.manifest import SCHEMA_VERSION, WRITER, ShardRecord
+from storage.datasets.manifest import SCHEMA_VERSION, WRITER, ShardRecord
+from storage.sql.catalog import refresh_catalog
+from storage.workspace import Workspace
 
 
 @stage("verify-corpus", "verify {request.corpus}")

@@ -15,8 +15,9 @@ from model.evaluation import Asked, check_corpus, right_answers, stream
 from model.trained import TrainedEncoder
 from model.unit_readings import read_rightly, readings_of, together
 from model.units import Reading
-from storage.location import Location, Workspace
-from storage.manifest import load
+from storage.datasets.manifest import load
+from storage.places.place import Location
+from storage.workspace import Workspace
 
 _SEVERAL = "brackets"
 

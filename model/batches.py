@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from model.config import TrainingSpec
 from model.tokenizer import ID_TYPES, TokenLayout
-from storage.lanes import LANES, LanePlan
-from storage.manifest import Dataset
+from storage.datasets.manifest import Dataset
 from storage.order import derive_key
-from storage.reader import BucketReader, ElasticReader, StratifiedReader
-from storage.subset import KeptRows, gathered_rows, kept_rows
+from storage.reading.lanes import LANES, LanePlan
+from storage.reading.reader import BucketReader, ElasticReader, StratifiedReader
+from storage.reading.subset import KeptRows, gathered_rows, kept_rows
 
 # Below the tokens: how many rows each predicate keeps, counted once.
 _SUBSETS = ".subsets"

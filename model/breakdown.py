@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from scipy.special import betaincinv
 
-from storage.database import connect, parquet_source
-from storage.location import Location
+from storage.places.place import Location
+from storage.sql.database import connect, parquet_source
 
 # What problems are told apart by; a column with more values than can be shown is left out.
 COLUMNS = ("operators", "terms", "digits", "carries", "depth", "kind")

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from model.checkpoint_index import CheckpointEntry, CheckpointIndex
 from model.run import RunConfig
 from storage.errors import RunFailure, UserError
-from storage.location import Location, Version
+from storage.places.place import Location, Version
 
 # What the optimizers keep of a weight, in its shape.
 _KINDS = ("model.", "training.", "optimizer.")

@@ -27,8 +27,9 @@ from model.process import Stop, run_plainly
 from model.seeds import Seat, TrainOne, in_a_process, room_here, train_side_by_side
 from model.training import Progress, TrainingJob, TrainingResult
 from storage.errors import RunFailure, UserError
-from storage.location import Location, Workspace
 from storage.parameters import read_parameters
+from storage.places.place import Location
+from storage.workspace import Workspace
 
 # Of the trainings whose steps are timed: how many they would have, and what ends their names.
 _LONG, _TIMED = 10**6, "-timed"

@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from model.metrics import read_metrics
-from storage.comparison_views import COMPARISON_COLUMNS, COMPARISON_TABLES
-from storage.location import Location, Workspace
+from storage.places.place import Location
+from storage.sql.comparison_views import COMPARISON_COLUMNS, COMPARISON_TABLES
+from storage.workspace import Workspace
 
 Row = dict[str, Any]
 # A corpus that is asked and a kind of its problems.

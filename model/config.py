@@ -5,7 +5,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from storage.errors import UserError
-from storage.lanes import LANES
+from storage.reading.lanes import LANES
 
 # What a training that is asked to stop may take for its last steps and its checkpoint, before it is killed.
 STOP_SECONDS = 90.0

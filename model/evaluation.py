@@ -20,12 +20,12 @@ from model.decoding import spell
 from model.missing import fill_operands
 from model.optimizer import precision_name
 from model.trained import TrainedEncoder
-from storage.columns import string_buffers
-from storage.database import connect, parquet_source
+from storage.datasets.columns import string_buffers
+from storage.datasets.manifest import SPLITS, Dataset, ShardRecord
 from storage.errors import RunFailure, UserError
-from storage.location import Location
-from storage.manifest import SPLITS, Dataset, ShardRecord
 from storage.order import derive_key, uniforms
+from storage.places.place import Location
+from storage.sql.database import connect, parquet_source
 
 _BATCH_ROWS = 1 << 15
 

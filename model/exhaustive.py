@@ -26,11 +26,12 @@ from model.run import load_run
 from model.shipped import own_or_shipped
 from model.tokenizer import BLANK, PAD
 from model.trained import TrainedEncoder
-from storage.columns import string_buffers
+from storage.datasets.columns import string_buffers
+from storage.datasets.manifest import ShardRecord, hash_of, load
 from storage.errors import UserError
-from storage.location import Location, Workspace
 from storage.machine import cores
-from storage.manifest import ShardRecord, hash_of, load
+from storage.places.place import Location
+from storage.workspace import Workspace
 
 _ROWS = 1 << 16
 # From so many on it pays to compile the layers: 40 s, and then 1.4 times as many rows a second.

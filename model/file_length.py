@@ -2,7 +2,7 @@
 
 import json
 
-from storage.location import Location
+from storage.places.place import Location
 
 _LONGEST_HEADER = 100_000_000
 """That of the safetensors library."""

@@ -23,8 +23,9 @@ from model.config import STOP_SECONDS, TrainingSpec
 from model.seeds import Room, gpu_memory, room_for
 from model.training import Progress, TrainingJob, TrainingResult
 from storage.errors import RunFailure, TransientFailure, UserError
-from storage.location import Location
 from storage.machine import PRIVATE
+from storage.places.files import arrow_files
+from storage.places.place import Location
 
 _POLL_SECONDS = 0.5
 # How often workers may be lost; a cluster that shrinks and grows loses them all day.
@@ -148,7 +149,7 @@ def _launch(
     name = uuid.uuid4().hex
     least = min(job.config.training.min_workers, room.workers)
     # Its workers look there for what its controller notes, so that it has to be seen by all nodes.
-    files, path = storage.for_arrow()
+    files, path = arrow_files(storage)
     torch_config = TorchConfig(backend="nccl" if room.gpus else "gloo")
     if ray.get_runtime_context().namespace == PRIVATE:
         torch_config = _OnThisMachine(backend=torch_config.backend)

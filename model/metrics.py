@@ -6,7 +6,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from storage.errors import RunFailure
-from storage.location import Location
+from storage.places.place import Location
 
 SCHEMA = pa.schema(
     [

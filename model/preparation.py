@@ -9,10 +9,10 @@ from model.config import TrainingSpec, seed_runs
 from model.run import RunConfig, check_claim, claim_run
 from model.tokenizer import Tokenizer, load_tokenizer
 from model.training import TrainingJob, TrainingResult
+from storage.datasets.manifest import Dataset, load
 from storage.errors import UserError
-from storage.lanes import LANES
-from storage.location import Workspace
-from storage.manifest import Dataset, load
+from storage.reading.lanes import LANES
+from storage.workspace import Workspace
 
 
 def prepare(

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import torch
 
 from model.batches import Batches
-from storage.corpus import Corpus
-from storage.manifest import load
+from storage.datasets.corpus import Corpus
+from storage.datasets.manifest import load
 
 
 def tensors(

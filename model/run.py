@@ -10,9 +10,9 @@ from model.batches import layouts_of
 from model.config import Extent, TrainingSpec
 from model.corners import RARE, rare_problems
 from model.tokenizer import MOST_TOKENS, Tokenizer, TokenLayout
+from storage.datasets.manifest import Dataset
 from storage.errors import RunFailure, UserError
-from storage.location import Location
-from storage.manifest import Dataset
+from storage.places.place import Location
 
 # What the weights of a checkpoint mean. 2: states are normed between the runs of the block.
 MODEL_VERSION = 2

@@ -13,8 +13,9 @@ from safetensors.torch import save
 from model.checkpoint import CheckpointEntry, CheckpointIndex, Checkpoints, hash_of_bytes
 from model.run import load_run, run_tokenizer
 from storage.errors import RunFailure, UserError
-from storage.local import LocalLocation
-from storage.location import Location, Workspace, checked_name
+from storage.places.disk import LocalLocation
+from storage.places.place import Location
+from storage.workspace import Workspace, checked_name
 
 SHIPPED = LocalLocation(Path(__file__).parent / "shipped")
 

@@ -20,7 +20,7 @@ import sentencepiece
 from pydantic import BaseModel, ConfigDict, Field
 
 from storage.errors import RunFailure, UserError
-from storage.location import Location
+from storage.places.place import Location
 
 PAD, UNKNOWN, MASK, BLANK = "[PAD]", "[UNK]", "[MASK]", "[BLANK]"
 EQUALS = "="

@@ -18,7 +18,7 @@ from model.process import use_granted_cores
 from model.run import RunConfig, load_run, run_tokenizer
 from model.tokenizer import Tokenizer, TokenLayout
 from storage.errors import UserError
-from storage.location import Location
+from storage.places.place import Location
 
 
 class Solution(NamedTuple):

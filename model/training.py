@@ -37,12 +37,13 @@ from model.run import RunConfig, load_run, note_precision, run_tokenizer
 from model.running_sum import OUTPUTS, RunningSum, running_sum_loss
 from model.throughput import Pace, peak_flops, training_flops
 from model.tokenizer import MASK
+from storage.datasets.manifest import load
 from storage.errors import RunFailure, UserError
-from storage.lanes import LANES, lanes_of
-from storage.location import Location, Workspace
-from storage.manifest import load
 from storage.order import derive_key
 from storage.parameters import read_parameters
+from storage.places.place import Location
+from storage.reading.lanes import LANES, lanes_of
+from storage.workspace import Workspace
 
 # Steps between the moments when the ranks agree whether to stop and the loss is looked at.
 _AGREE_EVERY = 10

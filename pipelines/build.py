@@ -27,13 +27,23 @@ from pipelines.encode import (
 from pipelines.fanout import Notes, Progress, Task, each_result, make_shards
 from pipelines.generate import GENERATOR_VERSION, first_splits, generate_range, range_tasks, sample_rows
 from pipelines.spec import UNFINISHED, CorpusSpec
+from storage.datasets.manifest import (
+    SCHEMA_VERSION,
+    SPLITS,
+    Dataset,
+    Seen,
+    ShardRecord,
+    commit,
+    committed,
+    hash_of,
+    load,
+)
+from storage.datasets.shard import Layout
 from storage.errors import RunFailure, UserError
-from storage.local import being_written
-from storage.location import Location
-from storage.manifest import SCHEMA_VERSION, SPLITS, Dataset, Seen, ShardRecord, commit, committed, hash_of, load
-from storage.scan import PARTITIONS
-from storage.shard import Layout
-from storage.subset import sql_types
+from storage.places.disk import being_written
+from storage.places.place import Location
+from storage.reading.subset import sql_types
+from storage.sql.scan import PARTITIONS
 
 _SAMPLE_ROWS = 1 << 16
 # Where a split is looked for: in so many rows, and in as many as should hold 40 of the rarest split's.

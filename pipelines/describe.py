@@ -10,7 +10,7 @@ from pipelines.build import corpus_bytes
 from pipelines.components import components
 from pipelines.generate import range_tasks, sample_rows
 from pipelines.spec import CorpusSpec
-from storage.manifest import SPLITS
+from storage.datasets.manifest import SPLITS
 
 _EXAMPLE_COLUMNS = ("split", "family", "problem", "answer")
 

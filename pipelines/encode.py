@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 
 from model.tokenizer import BLANK, EQUALS, PAD, Tokenizer, TokenLayout
 from pipelines.pieces import pieces_of
-from storage.columns import fixed_width_array, string_buffers
+from storage.datasets.columns import fixed_width_array, string_buffers
+from storage.datasets.manifest import ShardRecord
+from storage.datasets.shard import Layout, open_file_hash, open_shard
 from storage.errors import RunFailure
-from storage.location import Location
-from storage.manifest import ShardRecord
-from storage.shard import Layout, open_file_hash, open_shard
+from storage.places.place import Location
 
 ENCODER_VERSION = 2
 TOKENS = "tokens"

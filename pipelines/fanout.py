@@ -16,9 +16,9 @@ from typing import Any, Protocol, TypeVar
 import ray
 from ray.exceptions import RayError, RayTaskError
 
+from storage.datasets.manifest import ShardRecord
 from storage.errors import TransientFailure
-from storage.location import Location
-from storage.manifest import ShardRecord
+from storage.places.place import Location
 
 _POLL_SECONDS = 0.02
 _CANCEL_SECONDS = 5.0

@@ -18,10 +18,10 @@ from pipelines.components import Component, components
 from pipelines.families.family import Block, Family
 from pipelines.reserved import splits_of
 from pipelines.spec import CorpusSpec
-from storage.location import Location
-from storage.manifest import SPLITS, ShardRecord
+from storage.datasets.manifest import SPLITS, ShardRecord
+from storage.datasets.shard import ContentHash, Layout, Shard, open_shard
 from storage.order import UInt64s
-from storage.shard import ContentHash, Layout, Shard, open_shard
+from storage.places.place import Location
 
 GENERATOR_VERSION = 5
 

@@ -20,8 +20,8 @@ from pipelines.fanout import Progress, each_result
 from pipelines.hashes import HashSet
 from pipelines.reading import canonical_form, text_hashes
 from pipelines.split import Canonical
+from storage.datasets.manifest import Dataset, Manifest, ShardRecord
 from storage.errors import RunFailure
-from storage.manifest import Dataset, Manifest, ShardRecord
 from storage.order import UInt64s
 
 HELD_OUT = ("validation", "test")

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pipelines.build import build_corpus, held
 from pipelines.fanout import Progress
 from pipelines.spec import CorpusSpec
+from storage.datasets.manifest import SCHEMA_VERSION, Dataset, committed, head_of, known_spec, load
 from storage.errors import RunFailure, UserError
-from storage.location import Location
-from storage.manifest import SCHEMA_VERSION, Dataset, committed, head_of, known_spec, load
+from storage.places.place import Location
 
 _OLD_VERSION = 1
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from pipelines.digits import LIMB_DIGITS
 from pipelines.split import Canonical, Flags, Terms
-from storage.columns import string_buffers
+from storage.datasets.columns import string_buffers
 from storage.errors import RunFailure
 from storage.order import UInt64s
 

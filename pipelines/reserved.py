@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pipelines.hashes import HashSet
 from pipelines.reading import text_hashes
 from pipelines.split import Canonical, split_numbers
-from storage.manifest import SPLITS
+from storage.datasets.manifest import SPLITS
 from storage.order import UInt64s
 
 ListingName = Literal["edge", "adderboard"]

@@ -6,10 +6,10 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from pipelines.reserved import ListingName, listing
+from storage.datasets.manifest import SPLITS, hash_of
 from storage.errors import UserError
-from storage.location import checked_name
-from storage.manifest import SPLITS, hash_of
 from storage.order import LARGEST_SIZE
+from storage.workspace import checked_name
 
 # While a corpus is made its spec lies there, below its folder, with which the same can be asked for again.
 UNFINISHED = ".progress/spec.yaml"

@@ -1,6 +1,6 @@
 """Numbers to text, a block at a time: character matrices in which a zero byte means 'nothing here'.
 
-`storage.columns.to_strings` drops the zero bytes in one pass, so problems of any lengths are
+`storage.datasets.columns.to_strings` drops the zero bytes in one pass, so problems of any lengths are
 written without a Python object a row.
 """
 
@@ -9,7 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipelines.digits import LIMB_DIGITS, Limbs
-from storage.columns import blank_words, to_strings
+from storage.datasets.columns import blank_words, to_strings
 
 Bytes = NDArray[np.uint8]
 

@@ -21,9 +21,7 @@ from pipelines.build import make_corpus
 from pipelines.fanout import Progress, each_result
 from pipelines.generate import GENERATOR_VERSION, Contents, RangeTask, contents_of_range, range_tasks
 from pipelines.spec import CorpusSpec
-from storage.errors import RunFailure, UserError
-from storage.location import Location
-from storage.manifest import (
+from storage.datasets.manifest import (
     WRITER,
     Dataset,
     Manifest,
@@ -36,7 +34,9 @@ from storage.manifest import (
     known_spec,
     list_name,
 )
-from storage.shard import file_hash
+from storage.datasets.shard import file_hash
+from storage.errors import RunFailure, UserError
+from storage.places.place import Location
 
 MANIFEST = "manifest.json"
 

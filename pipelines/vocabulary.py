@@ -7,10 +7,10 @@ import sentencepiece
 
 from model.tokenizer import BLANK, DIGITS, MASK, PAD, UNKNOWN, Tokenizer, TokenizerCard, group_pieces, load_tokenizer
 from pipelines.spec import TokenizerSpec, shares_by_weight
-from storage.database import connect, parquet_source
+from storage.datasets.manifest import Dataset, ShardRecord
 from storage.errors import RunFailure, UserError
-from storage.location import Location
-from storage.manifest import Dataset, ShardRecord
+from storage.places.place import Location
+from storage.sql.database import connect, parquet_source
 
 # Every tokenizer has a piece for each of these, whether its corpus holds them or not.
 _SIGNS = "+-*()="

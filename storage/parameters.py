@@ -9,7 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from storage.errors import UserError
-from storage.location import local_path
+from storage.places.disk import local_path
 
 _LONGEST_NAME = 60
 # Ten times the longest that makes sense; PyYAML reads some 70 kB a second.

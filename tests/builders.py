@@ -18,8 +18,9 @@ from pipelines.encode import ENCODER_VERSION, EncodeJob, encode_shard, encode_ta
 from pipelines.generate import GENERATOR_VERSION, generate_range, range_tasks
 from pipelines.spec import CorpusSpec, TokenizerSpec
 from pipelines.vocabulary import train_tokenizer
-from storage.location import Location, Workspace
-from storage.manifest import SPLITS, Dataset, ShardRecord, commit, hash_of, load
+from storage.datasets.manifest import SPLITS, Dataset, ShardRecord, commit, hash_of, load
+from storage.places.place import Location
+from storage.workspace import Workspace
 
 SMALL = CorpusSpec(name="small", terms=2, rows_per_shard=3_000, validation=0.1, test=0.1)
 # Numbers of one to nine digits: rows of two widths.

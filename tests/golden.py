@@ -25,10 +25,10 @@ from pipelines.presets import CORPORA
 from pipelines.reading import text_hashes
 from pipelines.split import Canonical
 from pipelines.vocabulary import train_pieces
-from storage.lanes import BucketOrder, LanePlan
-from storage.manifest import SCHEMA_VERSION, SPLITS, hash_of
+from storage.datasets.manifest import SCHEMA_VERSION, SPLITS, hash_of
 from storage.order import Permutation, derive_key, keyed_hash, permuted, uniforms
 from storage.order import halves as halves_of
+from storage.reading.lanes import BucketOrder, LanePlan
 
 FILE = Path(__file__).with_name("golden.json")
 COMMAND = "python -m tests.golden"

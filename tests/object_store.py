@@ -18,8 +18,9 @@ from urllib.parse import unquote
 
 import obstore
 
-from storage.location import Location
-from storage.objects import ObjectLocation
+from storage.places.bucket import ObjectLocation
+from storage.places.opening import open_place
+from storage.places.place import Location
 
 KEY, SECRET = "AKIANUMERATETESTS", "a-secret-that-is-seen-nowhere"
 _START_SECONDS = 60.0
@@ -62,7 +63,7 @@ def objects_below(place: Location) -> dict[str, bytes]:
 
 def upload(folder: Location, uri: str) -> Location:
     """Copy a folder with all that lies below it to an object store; where it lies then."""
-    place = Location.parse(uri)
+    place = open_place(uri)
     for path in folder.files(""):
         (place / path).write((folder / path).read())
     return place

@@ -87,7 +87,7 @@ def test_outside_of_storage_duckdb_is_a_type_and_no_engine() -> None:
     assert not [each for each in used if not re.search(r"duckdb\.(DuckDBPy\w+|\w*(Error|Exception))$", each)]
 
 
-@pytest.mark.parametrize("path", ["storage/order.py", "storage/lanes.py", "pipelines/split.py"])
+@pytest.mark.parametrize("path", ["storage/order.py", "storage/reading/lanes.py", "pipelines/split.py"])
 def test_what_decides_which_data_goes_where_needs_numpy_alone(path: str) -> None:
     assert f"`{path}`" in TEXT
     waiting, seen = [path], set[str]()

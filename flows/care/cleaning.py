@@ -13,10 +13,11 @@ from dataclasses import asdict, dataclass, field
 from flows.cli.terminal import printable
 from model.checkpoint import Checkpoints
 from model.run import load_run
+from storage.datasets.manifest import committed, needless_lists
 from storage.errors import RunFailure, UserError
-from storage.local import being_written
-from storage.location import Location, Workspace
-from storage.manifest import committed, needless_lists
+from storage.places.disk import being_written
+from storage.places.place import Location
+from storage.workspace import Workspace
 
 # A writer at work writes more often than that.
 _KILLED_SECONDS = 600.0

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from storage.errors import RunFailure
-from storage.location import Workspace
+from storage.workspace import Workspace
 
 Level = Literal["ok", "warning", "problem"]
 _STYLES = {"ok": "green", "warning": "yellow", "problem": "bold red"}

@@ -17,7 +17,7 @@ from flows.care.machine_checks import has_nvidia
 from flows.progress import human
 from flows.serving.prefect_settings import configured_api
 from flows.serving.server import answers
-from storage.location import Workspace
+from storage.workspace import Workspace
 
 _IMPORT_SECONDS, _START_SECONDS, _ANSWER_SECONDS = 120.0, 180.0, 5.0
 _SHARED_MEMORY = Path("/dev/shm")

@@ -15,10 +15,10 @@ from model.tokenizer import load_tokenizer
 from pipelines.components import components
 from pipelines.generate import GENERATOR_VERSION
 from pipelines.spec import UNFINISHED, CorpusSpec
+from storage.datasets.glance import Glance, glance
+from storage.datasets.manifest import Manifest, head_of, known_spec
 from storage.errors import RunFailure, UserError
-from storage.glance import Glance, glance
-from storage.location import Location
-from storage.manifest import Manifest, head_of, known_spec
+from storage.places.place import Location
 
 KINDS = ("digit", "pairs", "triples", "bpe", "unigram")
 

@@ -11,7 +11,7 @@ from model.checkpoint_index import CheckpointIndex
 from model.file_length import is_cut_off
 from model.run import RunConfig, load_run
 from storage.errors import RunFailure, UserError
-from storage.location import Location
+from storage.places.place import Location
 
 _KIND_OF_GROUP = {1: "digit", 2: "pairs", 3: "triples"}
 

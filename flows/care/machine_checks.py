@@ -12,8 +12,8 @@ from pathlib import Path
 from flows.care.doctor import Check, Finding
 from flows.progress import human
 from storage.errors import UserError
-from storage.location import Workspace
 from storage.machine import cores, granted_cores, granted_memory
+from storage.workspace import Workspace
 
 # What `numerate run` takes on disk for the notebook's 100 million rows, and in memory with Ray and two workers.
 NOTEBOOK_BYTES = 2_400_000_000
@@ -72,7 +72,7 @@ def check_workspace(workspace: Workspace) -> Finding:
         return Finding("workspace", "ok", f"{root} can be written")
     if root.remote:
         return Finding("workspace", "ok", f"{root} answers, and holds nothing yet")
-    above = next(path for path in root.on_this_machine().path.parents if path.exists())
+    above = next(path for path in workspace.on_disk.path.parents if path.exists())
     if not os.access(above, os.W_OK):
         return Finding("workspace", "problem", f"{root} can't be made in {above}", "name another with --workspace")
     return Finding("workspace", "ok", f"{root} is not there yet, and can be made")

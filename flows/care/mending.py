@@ -21,7 +21,7 @@ from flows.requests import (
 from model.config import TrainingSpec
 from model.run import RunConfig
 from pipelines.spec import CorpusSpec
-from storage.location import Location
+from storage.places.place import Location
 
 _DEFAULT = "notebook"
 _TRAININGS = {name: preset.train_request() for name, preset in PRESETS.items()}

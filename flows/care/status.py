@@ -26,7 +26,8 @@ from flows.requests import WORKSPACE
 from flows.serving.marks import is_of
 from flows.session import reached_api
 from storage.errors import UserError
-from storage.location import Location, Workspace
+from storage.places.place import Location
+from storage.workspace import Workspace
 
 # For the sizes of shards, in the whole workspace.
 _SECONDS = 3.0

@@ -73,7 +73,7 @@ def leakage(
         Corpus whose validation and test are held out; may be the same.
     """
     from pipelines.leakage import LeakFound
-    from storage.corpus import Corpus
+    from storage.datasets.corpus import Corpus
 
     for name in (train, held_out):
         Corpus.open(name, workspace)

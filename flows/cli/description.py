@@ -10,7 +10,7 @@ from pipelines.describe import Description, describe
 from pipelines.spec import CorpusSpec
 from pipelines.vocabulary import train_pieces
 from storage.errors import UserError
-from storage.meanings import column_comment, in_order
+from storage.sql.meanings import column_comment, in_order
 
 
 def described_json(spec: CorpusSpec) -> dict[str, Any]:

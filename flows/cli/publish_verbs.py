@@ -9,7 +9,7 @@ from cyclopts import App, Parameter
 
 from flows.cli.verbs import Json, Place
 from flows.requests import WORKSPACE
-from storage.location import Workspace
+from storage.workspace import Workspace
 
 if TYPE_CHECKING:
     from flows.publishing.publications import Publication

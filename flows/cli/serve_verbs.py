@@ -8,7 +8,7 @@ from cyclopts import App, Parameter
 from flows.cli.verbs import Json, Place
 from flows.requests import WORKSPACE
 from storage.errors import UserError
-from storage.location import Workspace
+from storage.workspace import Workspace
 
 
 def register_serve(app: App) -> None:

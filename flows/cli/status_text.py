@@ -12,7 +12,7 @@ from rich.text import Text
 from flows.care.status import Status
 from flows.cli.terminal import printable
 from flows.progress import human
-from storage.manifest import SPLITS
+from storage.datasets.manifest import SPLITS
 
 _EMPTY = (
     "nothing here yet: 'numerate run quick' makes a corpus, trains an encoder on it and reports, in a minute or two"

@@ -16,7 +16,7 @@ from flows.presets import CORPUS_PRESETS, PRESETS
 from flows.progress import say
 from flows.requests import EndToEndRequest, InWorkspace, OfCorpus, TrainRequest
 from storage.errors import UserError
-from storage.location import Workspace
+from storage.workspace import Workspace
 
 if TYPE_CHECKING:
     from flows.cluster.submission import Job, Jobs

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from flows.cli.options import AnyModel, options_of, resolve
 from flows.requests import InWorkspace
-from storage.location import Workspace
+from storage.workspace import Workspace
 
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print the result as JSON.")]
 Place = Annotated[

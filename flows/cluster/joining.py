@@ -24,7 +24,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from flows.cluster.owning import owned
 from storage.errors import RunFailure, UserError
-from storage.location import Location
+from storage.places.place import Location
 
 _HEAD_SECONDS = 10.0
 # A node's first worker has to be started there, and to import what it needs.

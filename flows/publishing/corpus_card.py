@@ -13,9 +13,9 @@ from pipelines.components import components
 from pipelines.describe import column_types, first_problems
 from pipelines.generate import GENERATOR_VERSION, range_tasks
 from pipelines.spec import CorpusSpec
+from storage.datasets.manifest import SPLITS, Dataset, ShardRecord
 from storage.errors import UserError
-from storage.manifest import SPLITS, Dataset, ShardRecord
-from storage.meanings import column_comment, in_order
+from storage.sql.meanings import column_comment, in_order
 
 _EXAMPLES = 12
 _FEWEST_OF_SIZE = ((1_000, "1K"), (10_000, "10K"), (100_000, "100K"), (1_000_000, "1M"), (10_000_000, "10M"),

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Literal
 
 from flows.publishing.cards import UNKNOWN_LICENCE
+from storage.datasets.manifest import Dataset, ShardRecord, load
 from storage.errors import UserError
-from storage.local import LocalLocation
-from storage.location import Location, Workspace
-from storage.manifest import Dataset, ShardRecord, load
+from storage.places.disk import LocalLocation
+from storage.places.place import Location
+from storage.workspace import Workspace
 
 CARD = "README.md"
 

@@ -15,9 +15,10 @@ from flows.serving.prefect_settings import configured_api
 from flows.serving.report_pages import REPORTS
 from flows.session import served
 from model.tokenizer import Tokenizer
-from storage.location import Location, Workspace
-from storage.manifest import Dataset
-from storage.query import open_catalog
+from storage.datasets.manifest import Dataset
+from storage.places.place import Location
+from storage.sql.query import open_catalog
+from storage.workspace import Workspace
 
 Figures = Sequence[tuple[str, str]]
 """Titles, and pictures as SVG text."""

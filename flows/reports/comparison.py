@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from flows.reports.pages import write_page
 from storage.errors import UserError
-from storage.location import Location
+from storage.places.place import Location
 
 Reports = Mapping[str, Mapping[str, Mapping[str, Any]]]
 

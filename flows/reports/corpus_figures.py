@@ -7,9 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from flows.reports.drawing import INK, SECOND, svg
-from storage.corpus import Corpus
-from storage.location import Workspace
-from storage.manifest import Dataset
+from storage.datasets.corpus import Corpus
+from storage.datasets.manifest import Dataset
+from storage.workspace import Workspace
 
 # Of a corpus, for its picture, and of its problems, for a reader.
 _DRAWN_ROWS, _SAMPLES = 100_000, 10

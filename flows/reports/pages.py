@@ -14,7 +14,7 @@ from markupsafe import Markup
 from pydantic import BaseModel, ValidationError
 
 from storage.errors import RunFailure
-from storage.location import Location
+from storage.places.place import Location
 
 Data = TypeVar("Data", bound=BaseModel)
 

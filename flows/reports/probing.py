@@ -10,8 +10,9 @@ from pydantic import BaseModel, ConfigDict
 from flows.reports import probing_causes, probing_geometry, probing_states
 from flows.reports.pages import rendered, write_page
 from flows.reports.probing_data import Figure, ProbeData, Value, state_text
-from storage.location import Location, Workspace
-from storage.query import open_catalog
+from storage.places.place import Location
+from storage.sql.query import open_catalog
+from storage.workspace import Workspace
 
 # What counts as told, and as used: far from both controls.
 _TOLD = 0.95

@@ -9,7 +9,7 @@ import duckdb
 from matplotlib.axes import Axes
 from scipy.stats import t as student
 
-from storage.database import identifier
+from storage.sql.database import identifier
 
 
 class Figure(NamedTuple):

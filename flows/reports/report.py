@@ -14,8 +14,9 @@ from flows.reports.suite_figures import edge_figure, grid_figure
 from flows.suites import learnt_digits
 from model.evaluation import Evaluation
 from model.run import RunConfig
-from storage.location import Location, Workspace
-from storage.query import open_catalog
+from storage.places.place import Location
+from storage.sql.query import open_catalog
+from storage.workspace import Workspace
 
 # Where the data of an evaluation's section is below its folder.
 SECTION = "report/section.json"

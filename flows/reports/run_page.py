@@ -17,10 +17,11 @@ from flows.reports.report import SECTION, EvaluationSection, learning_curve
 from flows.reports.unit_comparison import compared, comparisons_of
 from model.run import RunConfig, load_run
 from model.tokenizer import load_tokenizer
+from storage.datasets.manifest import Dataset, committed, load
 from storage.errors import RunFailure, UserError
-from storage.location import Location, Workspace
-from storage.manifest import Dataset, committed, load
-from storage.query import open_catalog
+from storage.places.place import Location
+from storage.sql.query import open_catalog
+from storage.workspace import Workspace
 
 _SHOWN_PIECES = 200
 

@@ -17,7 +17,7 @@ from flows.requests import (
     TrainRequest,
     VerifyRequest,
 )
-from storage.location import Workspace
+from storage.workspace import Workspace
 
 TAG = "numerate"
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import psutil
 
-from storage.location import Workspace
-from storage.manifest import hash_of
+from storage.datasets.manifest import hash_of
+from storage.workspace import Workspace
 
 _PROCESS = "process"
 # A clock that is set moves the time at which a process seems to have started.

@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from flows.serving.prefect_settings import authorization
 from storage.errors import RunFailure
-from storage.location import Workspace
+from storage.workspace import Workspace
 
 REPORTS = "/reports"
 HEADERS = {

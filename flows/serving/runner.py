@@ -30,7 +30,7 @@ from flows.serving.server import end_with
 from flows.session import Served, end_quietly, note_served
 from model.config import STOP_SECONDS
 from storage.errors import UserError
-from storage.location import Workspace
+from storage.workspace import Workspace
 
 # What a run may take after its training has stopped, for Ray's end and its last words.
 _END_SECONDS, _POLL_SECONDS = 15.0, 0.5

@@ -29,7 +29,7 @@ from flows.session import (
 )
 from model.config import STOP_SECONDS
 from storage.errors import RunFailure, UserError
-from storage.location import Workspace
+from storage.workspace import Workspace
 
 # A training that is cancelled has to leave a checkpoint, and its runner to say that it ended.
 _STOP_SECONDS = STOP_SECONDS + 30.0

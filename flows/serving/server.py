@@ -21,8 +21,8 @@ from urllib.request import urlopen
 from flows.serving.guard import Guard
 from flows.serving.retry import RetryWhenBusy
 from storage.errors import RunFailure, UserError
-from storage.local import LocalLocation
-from storage.location import Workspace
+from storage.places.disk import LocalLocation
+from storage.workspace import Workspace
 
 LOOPBACK = "127.0.0.1"
 PORT = 4200

@@ -26,9 +26,9 @@ from model.probing.study import Study, untrained_like
 from model.probing.tables import symbol_tables
 from model.probing.twins import carry_twins, digit_twins
 from model.trained import TrainedEncoder
-from storage.local import LocalLocation
-from storage.location import Location
-from storage.shard import file_hash
+from storage.datasets.shard import file_hash
+from storage.places.disk import LocalLocation
+from storage.places.place import Location
 
 _PROBLEMS, _ATTENDED, _EDITED = 900, 200, 150
 # Inner states that are looked at, spread evenly.

@@ -38,9 +38,9 @@ from model.probing.twins import carry_twins, digit_twins
 from model.probing.unit_use import UnitMeasure, unit_measures
 from model.tokenizer import TokenLayout
 from model.trained import TrainedEncoder
-from storage.location import Location
-from storage.manifest import hash_of
-from storage.shard import file_hash
+from storage.datasets.manifest import hash_of
+from storage.datasets.shard import file_hash
+from storage.places.place import Location
 
 # Tables without training, of each of which the mean is told.
 _DRAWS = 8

@@ -19,9 +19,9 @@ from pipelines.families.family import Block, layout_for, random_limbs, schema_of
 from pipelines.spec import ProblemSpec
 from pipelines.split import Canonical, Terms
 from pipelines.text import decimal_text, number_words
-from storage.columns import blank_words, to_strings
+from storage.datasets.columns import blank_words, to_strings
+from storage.datasets.shard import Layout
 from storage.order import UInt64s, derive_key, mix64
-from storage.shard import Layout
 
 # One in this many leaves, and of the sums that may, has a minus before it.
 _MINUS_ONE_IN = 8

@@ -13,8 +13,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipelines.digits import LIMB_DIGITS
+from storage.datasets.shard import Layout
 from storage.order import UInt64s, derive_key, mix64
-from storage.shard import Layout
 
 Arrays = dict[str, NDArray[Any]]
 

@@ -19,9 +19,9 @@ from pipelines.families.family import Arrays, Block, layout_for, pattern_column,
 from pipelines.spec import ProblemSpec
 from pipelines.split import Canonical, Flags
 from pipelines.text import character_words, decimal_text
-from storage.columns import to_strings
+from storage.datasets.columns import to_strings
+from storage.datasets.shard import Layout
 from storage.order import Permutation, UInt64s
-from storage.shard import Layout
 
 _LARGEST_TABLE = 1 << 16
 

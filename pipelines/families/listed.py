@@ -15,8 +15,8 @@ from pipelines.reading import text_hashes
 from pipelines.reserved import Case, listing
 from pipelines.spec import ProblemSpec
 from pipelines.split import Canonical
+from storage.datasets.shard import Layout
 from storage.order import UInt64s
-from storage.shard import Layout
 
 
 class Listed:

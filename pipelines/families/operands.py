@@ -28,9 +28,9 @@ from pipelines.families.lengths import Cells, Deal, capacity
 from pipelines.spec import ProblemSpec
 from pipelines.split import Canonical
 from pipelines.text import decimal_text, number_words
-from storage.columns import blank_words, to_strings
+from storage.datasets.columns import blank_words, to_strings
+from storage.datasets.shard import Layout
 from storage.order import UInt64s, derive_key, halves, keyed_hash, mix64, permuted
-from storage.shard import Layout
 
 _DRAWN_DIGITS = 18
 # A dictionary of more patterns would weigh more than it saves.

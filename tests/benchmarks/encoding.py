@@ -16,7 +16,7 @@ from pipelines.generate import RangeTask, generate_range, sample_table
 from pipelines.presets import CORPORA
 from pipelines.spec import TokenizerSpec
 from pipelines.vocabulary import train_pieces
-from storage.local import LocalLocation
+from storage.places.disk import LocalLocation
 from tests.benchmarks.measure import Figure, best_of, core_seconds, ratio
 from tests.benchmarks.tokenizers import digit_tokenizer, learnt_tokenizer
 

@@ -16,9 +16,9 @@ from pipelines.encode import EncodeJob, encode_shard, encode_tasks
 from pipelines.generate import RangeTask, generate_range
 from pipelines.presets import CORPORA
 from pipelines.spec import CorpusSpec
-from storage.local import LocalLocation
-from storage.location import Location
-from storage.manifest import ShardRecord
+from storage.datasets.manifest import ShardRecord
+from storage.places.disk import LocalLocation
+from storage.places.place import Location
 from tests.benchmarks.measure import Figure, core_seconds, ratio, run_watched, seconds
 from tests.benchmarks.tokenizers import digit_tokenizer
 

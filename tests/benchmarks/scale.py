@@ -16,9 +16,9 @@ from typing import TypeVar
 from flows.session import ray_session
 from model.batches import Batches
 from pipelines.fanout import Notes, each_result, make_shards
-from storage.lanes import LanePlan
-from storage.local import LocalLocation
-from storage.manifest import ShardRecord, commit, lists, load
+from storage.datasets.manifest import ShardRecord, commit, lists, load
+from storage.places.disk import LocalLocation
+from storage.reading.lanes import LanePlan
 from tests.benchmarks.measure import Figure, core_seconds, seconds
 from tests.builders import build_small
 

@@ -21,10 +21,10 @@ from pipelines.components import components
 from pipelines.encode import ENCODER_VERSION, EncodeJob, encode_rows, encode_shard, encode_tasks
 from pipelines.generate import RangeTask, generate_range, sample_table
 from pipelines.presets import CORPORA
-from storage.lanes import LanePlan
-from storage.local import LocalLocation
-from storage.location import Location
-from storage.manifest import Dataset, commit
+from storage.datasets.manifest import Dataset, commit
+from storage.places.disk import LocalLocation
+from storage.places.place import Location
+from storage.reading.lanes import LanePlan
 from tests.benchmarks.measure import Figure, core_seconds, ratio, seconds
 from tests.benchmarks.peers import PeerMissingError, peer
 from tests.benchmarks.tokenizers import digit_tokenizer

@@ -8,9 +8,9 @@ from playwright.sync_api import expect
 
 from pipelines.build import build_corpus
 from pipelines.spec import CorpusSpec
-from storage.local import LocalLocation
-from storage.location import Workspace
-from storage.manifest import committed, load
+from storage.datasets.manifest import committed, load
+from storage.places.disk import LocalLocation
+from storage.workspace import Workspace
 from tests.browser.pages import Served, Visitor, wait_for
 
 # Whoever can write in a workspace can write such a page.

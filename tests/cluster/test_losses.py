@@ -16,8 +16,8 @@ from model.tokenizer import load_tokenizer
 from model.training import TrainingJob
 from pipelines.build import build_corpus, build_tokens
 from pipelines.vocabulary import train_tokenizer
-from storage.local import LocalLocation
-from storage.location import Workspace
+from storage.places.disk import LocalLocation
+from storage.workspace import Workspace
 from tests.builders import SMALL_TOKENIZER, build_small
 from tests.cluster.nodes import Nodes, cluster
 from tests.model.runs import LONGER, job_of, losses, same_bits

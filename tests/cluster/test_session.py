@@ -10,7 +10,7 @@ import pytest
 
 from model.training import train
 from pipelines.presets import CORPORA
-from storage.local import LocalLocation
+from storage.places.disk import LocalLocation
 from tests.builders import TINY_TRAINING, build_corpus_plainly, build_small
 from tests.cluster.nodes import Nodes, cluster, free_port
 from tests.model.runs import job_of

@@ -17,9 +17,9 @@ import pytest
 from flows.care import engine_checks
 from pipelines.build import build_corpus
 from pipelines.presets import CORPORA
-from storage.local import LocalLocation
-from storage.location import Workspace
-from storage.manifest import load
+from storage.datasets.manifest import load
+from storage.places.disk import LocalLocation
+from storage.workspace import Workspace
 from tests.cluster.nodes import Nodes, cluster
 from tests.interrupts import hear_interrupts
 from tests.pipelines.test_kills import corpus_of, writing

@@ -21,9 +21,9 @@ from safetensors import safe_open
 
 from flows import command
 from flows.session import serving_folder
-from storage.local import LocalLocation
-from storage.location import Workspace
-from storage.manifest import load
+from storage.datasets.manifest import load
+from storage.places.disk import LocalLocation
+from storage.workspace import Workspace
 from tests.interrupts import hear_interrupts
 
 SPEC = {

@@ -16,11 +16,11 @@ import pytest
 from flows.serving.server import PrefectServer
 from pipelines.build import build_corpus
 from pipelines.spec import CorpusSpec
-from storage.catalog import refresh_catalog
+from storage.datasets.manifest import load
 from storage.errors import RunFailure
-from storage.local import LocalLocation
-from storage.location import Workspace
-from storage.manifest import load
+from storage.places.disk import LocalLocation
+from storage.sql.catalog import refresh_catalog
+from storage.workspace import Workspace
 
 _INSIDE = "NUMERATE_TEST_OWN_MOUNTS"
 _ROWS = {"rows": 4_000_000, "rows_per_shard": 100_000}

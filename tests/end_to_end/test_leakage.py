@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from storage.location import Workspace
+from storage.workspace import Workspace
 from tests.builders import SMALL, build_corpus_plainly
 from tests.end_to_end.test_chain import Home
 

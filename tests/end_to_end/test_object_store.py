@@ -12,8 +12,10 @@ import pytest
 
 from pipelines.build import build_corpus
 from pipelines.spec import CorpusSpec
-from storage.location import Location, Workspace
-from storage.manifest import load
+from storage.datasets.manifest import load
+from storage.places.opening import open_place
+from storage.places.place import Location
+from storage.workspace import Workspace
 from tests.end_to_end.test_chain import SPEC
 from tests.object_store import KEY, SECRET, FaultyProxy, objects_below
 
@@ -117,7 +119,7 @@ def test_a_killed_generation_goes_on_at_once_and_comes_out_as_an_undisturbed_one
     code, _, errors = ended(generate(tmp_path, bucket))
     assert (code, "1,500,000 rows" in errors) == (0, True), errors
     assert len(noted) >= 5
-    whole = Location.parse(str(tmp_path / "whole"))
+    whole = open_place(str(tmp_path / "whole"))
     build_corpus(CorpusSpec(name="far", **_ROWS), whole, in_flight=ray_instance)
     assert data_of(corpus) == data_of(whole)
     assert not (corpus / ".progress").exists()

@@ -10,7 +10,7 @@ import pytest
 
 from flows import command
 from flows.serving.server import PrefectServer
-from storage.location import Workspace
+from storage.workspace import Workspace
 from tests.hub import TOKEN, Hub, running_hub
 
 Typed = Callable[..., "subprocess.CompletedProcess[str]"]

@@ -14,10 +14,10 @@ from model.checkpoint import Checkpoints
 from model.preparation import prepare
 from model.shipped import export
 from model.training import train
+from storage.datasets.manifest import lists
 from storage.errors import UserError
-from storage.local import LocalLocation
-from storage.location import Workspace
-from storage.manifest import lists
+from storage.places.disk import LocalLocation
+from storage.workspace import Workspace
 from tests.builders import Built
 from tests.flows.test_command import assert_one_line, numerate
 from tests.model.runs import LONGER

@@ -6,7 +6,7 @@ import pytest
 
 from flows.reports.comparison import compare, comparison_text, write_comparison
 from storage.errors import UserError
-from storage.local import LocalLocation
+from storage.places.disk import LocalLocation
 
 MATCHES = {"a": (0.9, 0.2), "b": (0.5, 0.5), "c": (0.7, 0.6)}
 

@@ -10,8 +10,8 @@ import pytest
 
 from flows import corpus
 from flows.requests import GenerateRequest
-from storage.location import Workspace
-from storage.manifest import committed
+from storage.datasets.manifest import committed
+from storage.workspace import Workspace
 from tests.builders import SMALL
 
 

@@ -16,10 +16,10 @@ from flows.care.status import status_of
 from flows.command import run
 from pipelines.fanout import Notes
 from pipelines.verify import examine
-from storage.catalog import refresh_catalog
-from storage.local import LocalLocation
-from storage.location import Workspace
-from storage.manifest import lists
+from storage.datasets.manifest import lists
+from storage.places.disk import LocalLocation
+from storage.sql.catalog import refresh_catalog
+from storage.workspace import Workspace
 from tests.builders import Built
 
 DEEP = b"[" * 100_000 + b"]" * 100_000

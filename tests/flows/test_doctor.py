@@ -19,7 +19,7 @@ from flows.care.machine_checks import MACHINE_CHECKS
 from flows.command import app
 from storage import machine
 from storage.errors import RunFailure
-from storage.location import Workspace
+from storage.workspace import Workspace
 
 Usage = namedtuple("Usage", ["total", "used", "free"])
 

@@ -15,8 +15,8 @@ from model.shipped import shipped_runs
 from model.training import train
 from pipelines.build import build_tokens
 from storage.errors import UserError
-from storage.local import LocalLocation
-from storage.query import open_catalog
+from storage.places.disk import LocalLocation
+from storage.sql.query import open_catalog
 from tests.builders import SMALL, TINY_TRAINING, build_corpus_plainly, build_small
 from tests.model.runs import job_of
 

@@ -13,9 +13,9 @@ import duckdb
 import psutil
 import pytest
 
-from storage import database
-from storage.database import closing, interruptible
 from storage.errors import QueryAbandoned
+from storage.sql import database
+from storage.sql.database import closing, interruptible
 from tests.builders import Built
 from tests.flows.test_overview_verbs import ENVIRONMENT
 from tests.interrupts import hear_interrupts

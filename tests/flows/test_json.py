@@ -12,7 +12,7 @@ import pytest
 from flows.command import app
 from model.preparation import prepare
 from model.training import train
-from storage.location import Workspace
+from storage.workspace import Workspace
 from tests.builders import SMALL, TINY_TRAINING, Built
 
 # What each verb is called with in a workspace in which all is done already, so that it is found; {out} is a new path.

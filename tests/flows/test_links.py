@@ -16,8 +16,8 @@ from model.preparation import prepare
 from model.training import train
 from pipelines.build import build_corpus, undisturbed
 from storage.errors import RunFailure, UserError
-from storage.location import Workspace
-from storage.query import open_catalog
+from storage.sql.query import open_catalog
+from storage.workspace import Workspace
 from tests.builders import SMALL, TINY_TRAINING, Built
 
 _SECRET = b"secret"

@@ -18,8 +18,8 @@ from model.preparation import prepare
 from model.run import RunConfig, load_run
 from pipelines.presets import CORPORA
 from pipelines.spec import CorpusSpec
-from storage.local import LocalLocation
-from storage.location import Location
+from storage.places.disk import LocalLocation
+from storage.places.opening import open_place
 from tests.builders import LONGER, SMALL, Built
 
 TRAININGS = {name: preset.train_request() for name, preset in PRESETS.items()}
@@ -101,6 +101,6 @@ def test_a_training_with_a_curriculum_of_its_own_asks_for_a_file(config: RunConf
 def test_a_folder_is_deleted_only_where_something_makes_it_again() -> None:
     assert mending.removal(LocalLocation(Path("/a b")), "make") == "rm -r '/a b' && make"
     assert mending.removal(LocalLocation(Path("/a b")), "") == ""
-    assert mending.removal(Location.parse("s3://bucket/a"), "make") == ""
+    assert mending.removal(open_place("s3://bucket/a"), "make") == ""
     assert mending.repair_command("x", "w") == "numerate corpus verify x --workspace w --repair"
     assert mending.migrate_command("x", "./workspace") == "numerate corpus migrate x"

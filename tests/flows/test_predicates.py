@@ -10,7 +10,7 @@ from pipelines.build import predicate_columns_of
 from pipelines.presets import CORPORA
 from pipelines.spec import CorpusSpec
 from storage.errors import UserError
-from storage.subset import check_predicate, predicate_columns
+from storage.reading.subset import check_predicate, predicate_columns
 from tests.builders import Built
 
 QUICK = PRESETS["quick"]

@@ -13,9 +13,9 @@ from flows.requests import ProbeRequest
 from model.config import TrainingSpec
 from model.training import train
 from storage.errors import UserError
-from storage.location import Workspace
-from storage.probe_views import PROBE_TABLES
-from storage.query import open_catalog, select
+from storage.sql.probe_views import PROBE_TABLES
+from storage.sql.query import open_catalog, select
+from storage.workspace import Workspace
 from tests.builders import TINY_TRAINING, Built, build_small
 from tests.model.runs import job_of
 

@@ -16,11 +16,11 @@ from flows.publishing.sending import Sent, publish
 from pipelines.presets import CORPORA
 from pipelines.spec import CorpusSpec, MixturePart
 from pipelines.verify import check_bytes, examine
-from storage.corpus import Corpus
+from storage.datasets.corpus import Corpus
+from storage.datasets.manifest import SPLITS, Dataset, hash_of
 from storage.errors import RunFailure, UserError
-from storage.local import LocalLocation
-from storage.location import Workspace
-from storage.manifest import SPLITS, Dataset, hash_of
+from storage.places.disk import LocalLocation
+from storage.workspace import Workspace
 from tests.builders import build_corpus_plainly
 from tests.flows.conftest import Typed
 from tests.flows.test_command import assert_one_line

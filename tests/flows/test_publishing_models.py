@@ -13,8 +13,8 @@ from model.run import load_run
 from model.shipped import export, handed_on, shipped_runs
 from model.trained import TrainedEncoder
 from storage.errors import RunFailure, UserError
-from storage.local import LocalLocation
-from storage.location import Workspace
+from storage.places.disk import LocalLocation
+from storage.workspace import Workspace
 from tests.flows.conftest import Typed
 from tests.flows.test_publishing import card_of
 from tests.hub import Hub

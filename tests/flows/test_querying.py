@@ -19,7 +19,7 @@ import pytest
 from flows import command
 from flows.querying import Format, answer
 from storage.errors import UserError
-from storage.query import bounded_memory
+from storage.sql.query import bounded_memory
 from tests.builders import Built
 
 _ROOT = Path(__file__).parents[2]

@@ -20,8 +20,8 @@ from pipelines.presets import CORPORA
 from pipelines.reading import text_hashes
 from pipelines.reserved import splits_of
 from pipelines.split import Canonical
-from storage.location import Workspace
-from storage.query import open_catalog, select
+from storage.sql.query import open_catalog, select
+from storage.workspace import Workspace
 from tests.builders import TINY_TRAINING, build_corpus_plainly, build_small
 
 Table = list[list[str]]

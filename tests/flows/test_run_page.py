@@ -19,8 +19,8 @@ from model.comparison_table import write_tables
 from model.config import Decoding
 from model.training import train
 from storage.errors import UserError
-from storage.location import Workspace
-from storage.query import open_catalog, select
+from storage.sql.query import open_catalog, select
+from storage.workspace import Workspace
 from tests.builders import TINY_TRAINING, Built, build_small
 from tests.model.runs import job_of
 

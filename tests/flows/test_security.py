@@ -23,7 +23,7 @@ from flows.requests import (
 )
 from storage import parameters
 from storage.errors import UserError
-from storage.location import Workspace
+from storage.workspace import Workspace
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted(

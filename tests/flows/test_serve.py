@@ -22,7 +22,7 @@ from flows.serving.deployments import DEPLOYMENTS, flow_of
 from flows.serving.serve import serve
 from flows.serving.server import PrefectServer
 from storage.errors import UserError
-from storage.location import Workspace
+from storage.workspace import Workspace
 from tests.browser.pages import Served, shell, start_serving, wait_for
 from tests.interrupts import hear_interrupts
 

@@ -29,7 +29,7 @@ from flows.serving.runner import refuse_others
 from flows.serving.server import PrefectServer, free_port
 from flows.session import Served, note_served, prefect_home, served, serving_folder
 from storage.errors import UserError
-from storage.location import Workspace
+from storage.workspace import Workspace
 
 PAGE = "runs/a/report/index.html"
 

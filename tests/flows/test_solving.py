@@ -20,7 +20,7 @@ from model.training import train
 from pipelines.reserved import edge_cases
 from pipelines.spec import CorpusSpec
 from storage.errors import UserError
-from storage.location import Location
+from storage.places.place import Location
 from tests.builders import TINY_TRAINING, Built, build_small
 from tests.flows.test_command import assert_one_line, numerate
 from tests.model.runs import job_of

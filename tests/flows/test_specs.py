@@ -19,8 +19,8 @@ from pipelines.components import components
 from pipelines.generate import range_tasks, sample_rows
 from pipelines.spec import CorpusSpec
 from storage.errors import UserError
-from storage.location import Workspace
 from storage.parameters import one_line
+from storage.workspace import Workspace
 
 Options = options_of(GenerateRequest)
 # To shrink an example that takes seconds takes many minutes.

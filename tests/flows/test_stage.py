@@ -14,7 +14,7 @@ from flows.care.status import running_flows
 from flows.requests import InWorkspace
 from flows.stage import stage
 from storage.errors import RunFailure, TransientFailure, UserError
-from storage.location import Workspace
+from storage.workspace import Workspace
 
 pytestmark = pytest.mark.usefixtures("recorded")
 

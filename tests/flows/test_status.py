@@ -24,11 +24,11 @@ from model.training import train
 from pipelines.fanout import Notes
 from pipelines.presets import CORPORA
 from storage import glance as glances
+from storage.datasets.glance import glance
+from storage.datasets.manifest import lists
 from storage.errors import UserError
-from storage.glance import glance
-from storage.local import LocalLocation
-from storage.location import Workspace
-from storage.manifest import lists
+from storage.places.disk import LocalLocation
+from storage.workspace import Workspace
 from tests.builders import SMALL, TINY_TRAINING, Built
 from tests.flows.test_command import numerate
 from tests.object_store import upload

@@ -29,7 +29,7 @@ from pipelines.reserved import adderboard, edge_cases
 from pipelines.split import Canonical
 from pipelines.vocabulary import train_pieces
 from storage.errors import UserError
-from storage.location import Workspace
+from storage.workspace import Workspace
 
 ADDITION = load_run(shipped_runs()["addition"])
 

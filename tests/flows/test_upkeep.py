@@ -9,7 +9,7 @@ import pytest
 from flows.presets import CORPUS_PRESETS
 from flows.requests import GenerateRequest
 from flows.serving.deployments import DEPLOYMENTS, flow_of, parameters_of
-from storage.location import Workspace
+from storage.workspace import Workspace
 from tests.builders import Built
 from tests.flows.conftest import Typed
 from tests.flows.test_command import assert_one_line, numerate

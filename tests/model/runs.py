@@ -12,7 +12,7 @@ from model.config import TrainingSpec
 from model.metrics import metric_parts
 from model.run import RunConfig, claim_run
 from model.training import TrainingJob
-from storage.local import LocalLocation
+from storage.places.disk import LocalLocation
 from tests.builders import TINY_TRAINING, Built
 
 # `make test-portable` sets another number.

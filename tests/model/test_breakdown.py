@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from scipy.stats import beta
 
 from model.breakdown import COLUMNS, breakdown, exact_match_by_class, exact_match_interval
-from storage.local import LocalLocation
+from storage.places.disk import LocalLocation
 
 Rows = list[tuple[int, bool]]
 

@@ -21,8 +21,9 @@ from model.run import load_run
 from model.trained import TrainedEncoder
 from model.training import TrainingJob, train
 from storage.errors import RunFailure, UserError
-from storage.local import LocalLocation
-from storage.location import Location
+from storage.places.disk import LocalLocation
+from storage.places.opening import open_place
+from storage.places.place import Location
 from tests.builders import TINY_TRAINING, Built
 from tests.model.runs import job_of
 
@@ -228,7 +229,7 @@ def test_a_kill_in_mid_save_loses_neither_the_best_nor_the_last(small: Built, tm
 def test_a_trainer_that_slept_deletes_no_checkpoint_of_the_one_that_went_on(
     bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checkpoints = Checkpoints(Location.parse(bucket) / "checkpoints")
+    checkpoints = Checkpoints(open_place(bucket) / "checkpoints")
     entries = tuple(CheckpointEntry(step=step, exact_match=0.1, file=f"step-{step}.safetensors") for step in range(4))
 
     def write(index: tuple[CheckpointEntry, ...]) -> None:

@@ -10,7 +10,7 @@ from model.comparison_table import page
 from model.config import TrainingSpec
 from model.metrics import MetricsWriter, step_seconds
 from storage.errors import RunFailure, UserError
-from storage.local import LocalLocation
+from storage.places.disk import LocalLocation
 from tests.builders import TINY_TRAINING, Built, build_small
 from tests.model.conftest import OPERATIONS
 

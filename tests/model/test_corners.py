@@ -10,7 +10,7 @@ from model.batches import Batches, Stage, batches_from, stages_of
 from model.corners import corner_ranges, rare_problems
 from model.run import RunConfig, load_run
 from pipelines.spec import CorpusSpec
-from storage.corpus import Corpus
+from storage.datasets.corpus import Corpus
 from tests.builders import TINY_TRAINING, Built, build_small
 
 # Its corners hold 2 in 1,000 problems.

@@ -10,8 +10,8 @@ from model.config import TrainingSpec
 from model.launch import choose_room, launch
 from model.seeds import Room
 from storage.errors import UserError
-from storage.lanes import LANES
 from storage.parameters import one_line
+from storage.reading.lanes import LANES
 from tests.builders import TINY_TRAINING, Built
 from tests.model.runs import job_of
 

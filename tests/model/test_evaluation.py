@@ -23,7 +23,7 @@ from model.tokenizer import MASK
 from model.trained import TrainedEncoder
 from pipelines.generate import canonical_hashes
 from storage.errors import RunFailure, UserError
-from storage.local import LocalLocation
+from storage.places.disk import LocalLocation
 from tests.builders import TINY_TRAINING, Built
 from tests.model.runs import job_of
 

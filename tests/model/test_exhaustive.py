@@ -8,7 +8,7 @@ from model.exhaustive import count_errors
 from model.trained import TrainedEncoder
 from model.training import train
 from pipelines.spec import CorpusSpec
-from storage.corpus import Corpus
+from storage.datasets.corpus import Corpus
 from tests.builders import TINY_TRAINING, Built, build_small
 from tests.model.runs import job_of
 

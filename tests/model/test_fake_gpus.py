@@ -14,7 +14,7 @@ from model.seeds import Room
 from model.throughput import peak_flops
 from model.training import TrainingResult
 from storage.errors import UserError
-from storage.local import LocalLocation
+from storage.places.disk import LocalLocation
 
 CUDA = torch.device("cuda", 0)
 

@@ -17,8 +17,8 @@ from model.trained import TrainedEncoder, extent_of
 from model.training import train
 from pipelines.reserved import adderboard, edge_cases
 from storage.errors import RunFailure, UserError
-from storage.local import LocalLocation
-from storage.location import Workspace
+from storage.places.disk import LocalLocation
+from storage.workspace import Workspace
 from tests.builders import TINY_TRAINING, Built
 from tests.model.runs import job_of
 

@@ -19,8 +19,8 @@ from model.tokenizer import Tokenizer, TokenLayout
 from model.trained import TrainedEncoder
 from model.training import _Trainer, train
 from pipelines.generate import canonical_hashes
-from storage.local import LocalLocation
 from storage.order import derive_key
+from storage.places.disk import LocalLocation
 from tests.builders import TINY_TRAINING, Built
 from tests.model.runs import LONGER, job_of, losses
 

@@ -23,7 +23,7 @@ from pipelines.generate import canonical_hashes
 from pipelines.spec import CorpusSpec, TokenizerSpec
 from pipelines.vocabulary import train_pieces
 from storage.errors import UserError
-from storage.local import LocalLocation
+from storage.places.disk import LocalLocation
 from tests.builders import TINY_TRAINING, TOKENIZERS, Built, build_small, encode_plainly
 
 # Problems with numbers of any length, brackets and leading zeros, whether they make sense or not.

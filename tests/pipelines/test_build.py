@@ -12,9 +12,9 @@ from pipelines.components import components
 from pipelines.describe import describe
 from pipelines.generate import sample_rows
 from pipelines.spec import CorpusSpec
+from storage.datasets.manifest import SPLITS, Dataset, ShardRecord, committed
 from storage.errors import RunFailure, UserError
-from storage.local import LocalLocation
-from storage.manifest import SPLITS, Dataset, ShardRecord, committed
+from storage.places.disk import LocalLocation
 from tests.builders import SMALL, TOKENIZERS, Built, encode_plainly
 
 

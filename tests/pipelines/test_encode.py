@@ -11,9 +11,9 @@ from pipelines.families.grid import Grid
 from pipelines.spec import CorpusSpec, TokenizerSpec
 from pipelines.split import Canonical
 from pipelines.vocabulary import sample_problems, train_tokenizer
-from storage.columns import fixed_width_values
+from storage.datasets.columns import fixed_width_values
 from storage.errors import RunFailure, UserError
-from storage.local import LocalLocation
+from storage.places.disk import LocalLocation
 from tests.builders import Built
 
 

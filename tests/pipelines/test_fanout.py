@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipelines.fanout import Notes, _batches, alone, make_shards
+from storage.datasets.manifest import ShardRecord
 from storage.errors import RunFailure
-from storage.local import LocalLocation
-from storage.manifest import ShardRecord
+from storage.places.disk import LocalLocation
 
 
 @dataclass(frozen=True)

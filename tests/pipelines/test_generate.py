@@ -12,8 +12,8 @@ from pipelines.reading import canonical_form
 from pipelines.reserved import adderboard, edge_cases
 from pipelines.spec import CorpusSpec, MixturePart
 from pipelines.split import split_numbers
-from storage.local import LocalLocation
-from storage.manifest import SPLITS, Dataset
+from storage.datasets.manifest import SPLITS, Dataset
+from storage.places.disk import LocalLocation
 from tests.builders import SMALL, Built, build_corpus_plainly
 
 

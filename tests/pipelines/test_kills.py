@@ -16,8 +16,8 @@ import pytest
 from pipelines.build import build_corpus
 from pipelines.spec import CorpusSpec
 from pipelines.verify import check_bytes, examine
-from storage.local import LocalLocation
-from storage.manifest import load
+from storage.datasets.manifest import load
+from storage.places.disk import LocalLocation
 
 _POLL_SECONDS = 0.02
 _DRIVER = """
@@ -26,7 +26,7 @@ from pathlib import Path
 from flows.session import ray_session
 from pipelines.build import build_corpus
 from pipelines.spec import CorpusSpec
-from storage.local import LocalLocation
+from storage.places.disk import LocalLocation
 
 spec = CorpusSpec.model_validate_json(sys.argv[1])
 with ray_session(cpus=2) as cpus:

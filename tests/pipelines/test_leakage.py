@@ -12,9 +12,9 @@ from pipelines.hashes import HashSet
 from pipelines.leakage import HELD_OUT, _hashes, _leaks, differences, find_leaks
 from pipelines.reading import canonical_form
 from pipelines.spec import CorpusSpec, MixturePart
+from storage.datasets.manifest import Dataset, ShardRecord, commit
 from storage.errors import RunFailure
-from storage.local import LocalLocation
-from storage.manifest import Dataset, ShardRecord, commit
+from storage.places.disk import LocalLocation
 from tests.builders import build_corpus_plainly
 
 SHARES = {"rows_per_shard": 3_000, "validation": 0.05, "test": 0.05}

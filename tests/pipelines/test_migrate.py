@@ -17,11 +17,11 @@ from pipelines.build import build_corpus
 from pipelines.migrate import migrate, old_spec
 from pipelines.reading import canonical_form
 from pipelines.reserved import adderboard, edge_cases
+from storage.datasets.manifest import SPLITS, hash_of, load
 from storage.errors import RunFailure, UserError
-from storage.local import LocalLocation
-from storage.location import Location
-from storage.manifest import SPLITS, hash_of, load
 from storage.order import Permutation, derive_key
+from storage.places.disk import LocalLocation
+from storage.places.place import Location
 
 SUMS = {"terms": 2, "low": 0, "high": 99, "operators": ["+"], "rows": 0, "rows_per_shard": 3_000, "seed": 0}
 MIXED = {

@@ -16,11 +16,12 @@ from pipelines.migrate import old_spec
 from pipelines.spec import CorpusSpec
 from pipelines.verify import check_bytes, check_rows, examine, repair
 from pipelines.vocabulary import train_tokenizer
+from storage.datasets.manifest import Dataset, lists, load
 from storage.errors import UserError
-from storage.local import LocalLocation
-from storage.location import Location, Workspace
-from storage.manifest import Dataset, lists, load
-from storage.query import open_catalog, select
+from storage.places.disk import LocalLocation
+from storage.places.place import Location
+from storage.sql.query import open_catalog, select
+from storage.workspace import Workspace
 from tests.builders import SMALL, SMALL_TOKENIZER, TINY_TRAINING, Built, build_small, commit_version_2
 
 # Products among sums: the lengths of their carries are null.
@@ -87,7 +88,7 @@ def test_an_older_corpus_and_its_tokens_keep_their_identities_when_they_are_mend
     corpus, tokens = older.corpus, older.tokens
     jobs = prepare(older.workspace, "run", "small", "small-digit", TINY_TRAINING)
     if writer:
-        monkeypatch.setattr("storage.manifest.WRITER", writer)
+        monkeypatch.setattr("storage.datasets.manifest.WRITER", writer)
         monkeypatch.setattr(verify, "WRITER", writer)
     damage(corpus, 2)
     mended = repair(examined(corpus.location, deep=False), in_flight=0, progress=lambda rows: None)

@@ -13,7 +13,7 @@ from pipelines.reading import Form, canonical_form, text_hashes
 from pipelines.reserved import adderboard, edge_cases, listing, reserved
 from pipelines.spec import CorpusSpec
 from pipelines.split import Canonical
-from storage.manifest import SPLITS
+from storage.datasets.manifest import SPLITS
 
 ALL = ("+", "-", "*")
 # The first two hold every problem of their kind, the third many thousands of them.

@@ -15,11 +15,11 @@ from pipelines import verify
 from pipelines.build import held
 from pipelines.components import components
 from pipelines.verify import check_bytes, check_rows, examine, repair
+from storage.datasets.manifest import WRITER, Dataset, ShardRecord, commit, load
+from storage.datasets.shard import file_hash, open_shard
 from storage.errors import RunFailure, UserError
-from storage.local import LocalLocation
-from storage.location import Location
-from storage.manifest import WRITER, Dataset, ShardRecord, commit, load
-from storage.shard import file_hash, open_shard
+from storage.places.disk import LocalLocation
+from storage.places.place import Location
 from tests.builders import SMALL, Built
 
 

@@ -5,8 +5,8 @@ import pytest
 
 from pipelines.spec import CorpusSpec, MixturePart
 from pipelines.vocabulary import sample_problems
-from storage.local import LocalLocation
-from storage.manifest import Dataset
+from storage.datasets.manifest import Dataset
+from storage.places.disk import LocalLocation
 from tests.builders import Built, build_corpus_plainly
 
 MIXED = CorpusSpec(

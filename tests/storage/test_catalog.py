@@ -12,15 +12,15 @@ import pytest
 
 from model.metrics import SCHEMA, MetricsWriter
 from pipelines.spec import CorpusSpec, MixturePart
-from storage.catalog import refresh_catalog
-from storage.comparison_views import COMPARISON_TABLES
-from storage.corpus import Corpus
+from storage.datasets.corpus import Corpus
+from storage.datasets.manifest import SPLITS, ShardRecord, commit
 from storage.errors import UserError
-from storage.location import Workspace
-from storage.manifest import SPLITS, ShardRecord, commit
-from storage.meanings import column_comment
-from storage.probe_views import PROBE_TABLES
-from storage.query import open_catalog, select
+from storage.sql.catalog import refresh_catalog
+from storage.sql.comparison_views import COMPARISON_TABLES
+from storage.sql.meanings import column_comment
+from storage.sql.probe_views import PROBE_TABLES
+from storage.sql.query import open_catalog, select
+from storage.workspace import Workspace
 from tests.builders import Built, build_corpus_plainly
 
 _ROWS = 10

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from storage.errors import UserError
-from storage.lanes import LANES, BucketOrder, LanePlan, lanes_of
+from storage.reading.lanes import LANES, BucketOrder, LanePlan, lanes_of
 
 
 def rows_of_epoch(plan: LanePlan, epoch: int) -> list[tuple[int, int]]:

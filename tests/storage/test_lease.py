@@ -10,21 +10,21 @@ from pathlib import Path
 import obstore
 import pytest
 
-import storage.lease
+import storage.places.lease
 from pipelines.build import corpus_identity, undisturbed
 from pipelines.generate import GENERATOR_VERSION
 from pipelines.verify import check_bytes, examine
+from storage.datasets.manifest import Seen, commit, load
 from storage.errors import RunFailure, UserError
-from storage.lease import Lease
-from storage.location import Location
-from storage.manifest import Seen, commit, load
-from storage.objects import ObjectLocation
+from storage.places.bucket import ObjectLocation
+from storage.places.lease import Lease
+from storage.places.opening import open_place
 from tests.builders import SMALL, Built
 from tests.object_store import FaultyProxy, upload
 
 
 def test_of_two_writers_of_one_version_the_second_is_told(bucket: str) -> None:
-    place = Location.parse(bucket) / "index.json"
+    place = open_place(bucket) / "index.json"
     place.write_over(b"one", None)
     with pytest.raises(RunFailure, match="was written by another process in the meantime"):
         place.write_over(b"two", None)
@@ -40,7 +40,7 @@ def test_of_two_writers_of_one_version_the_second_is_told(bucket: str) -> None:
 def test_of_two_commits_with_different_specs_at_once_one_wins_whole_and_the_other_is_told(
     bucket: str, small: Built
 ) -> None:
-    folder = Location.parse(bucket) / "corpora" / "small"
+    folder = open_place(bucket) / "corpora" / "small"
     gate, ended = threading.Barrier(4), list[object]()
 
     def make(spec: dict[str, object]) -> None:
@@ -74,8 +74,8 @@ def test_of_two_commits_with_different_specs_at_once_one_wins_whole_and_the_othe
 
 _HOLD = """
 import signal, sys
-from storage.location import Location
-with Location.parse(sys.argv[1]).exclusive("it"):
+from storage.places.opening import open_place
+with open_place(sys.argv[1]).exclusive("it"):
     print("held", flush=True)
     signal.pause()
 """
@@ -94,7 +94,7 @@ def hold(uri: str, cache: Path) -> "subprocess.Popen[str]":
 def test_two_processes_never_hold_one_folder_and_a_killed_one_lets_go(
     bucket: str, tmp_path: Path, machine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = Location.parse(bucket) / "corpus"
+    folder = open_place(bucket) / "corpus"
     holder = hold(str(folder), tmp_path / ("cache" if machine == "same" else "other"))
     try:
         with pytest.raises(UserError, match="it is being written by another process"), folder.exclusive("it"):
@@ -106,7 +106,7 @@ def test_two_processes_never_hold_one_folder_and_a_killed_one_lets_go(
         # Nobody knows there that it was killed, until it is too old.
         with pytest.raises(UserError, match="it is being written by another process"), folder.exclusive("it"):
             pass
-        monkeypatch.setattr(storage.lease, "_EXPIRE_SECONDS", 2.0)
+        monkeypatch.setattr(storage.places.lease, "_EXPIRE_SECONDS", 2.0)
     with folder.exclusive("it", wait_seconds=30 * (machine == "other")):
         (folder / "x").write(b"mine")
     with folder.exclusive("it"):
@@ -114,14 +114,14 @@ def test_two_processes_never_hold_one_folder_and_a_killed_one_lets_go(
 
 
 def test_who_lost_its_hold_writes_nothing_more(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage.lease, "_RENEW_SECONDS", 0.05)
-    folder = Location.parse(bucket) / "corpus"
+    monkeypatch.setattr(storage.places.lease, "_RENEW_SECONDS", 0.05)
+    folder = open_place(bucket) / "corpus"
     assert isinstance(folder, ObjectLocation)
     seen = (folder / "manifest.json").version()
     with folder.exclusive("corpus 'x'"):
         (folder / "x").write(b"mine")
         obstore.put(folder.store, f"{folder.key}/.lock", json.dumps({"owner": "another", "machine": "far"}).encode())
-        (lease,) = storage.lease._held
+        (lease,) = storage.places.lease._held
         until = time.monotonic() + 10
         while lease.holds():
             assert time.monotonic() < until
@@ -141,8 +141,8 @@ def test_who_lost_its_hold_writes_nothing_more(bucket: str, monkeypatch: pytest.
 def test_a_holder_that_was_stopped_for_a_while_asks_before_it_writes(
     bucket: str, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("storage.stores._PROBE_SECONDS", 1)
-    folder = Location.parse(bucket)
+    monkeypatch.setattr("storage.places.stores._PROBE_SECONDS", 1)
+    folder = open_place(bucket)
     assert isinstance(folder, ObjectLocation)
     lease = Lease(folder, "it")
     assert lease.take()
@@ -163,7 +163,7 @@ def test_a_holder_that_was_stopped_for_a_while_asks_before_it_writes(
 def test_a_machine_that_slept_counts_the_time_and_removes_nothing_of_who_came_after(
     bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = Location.parse(bucket) / "run"
+    folder = open_place(bucket) / "run"
     assert isinstance(folder, ObjectLocation)
     with folder.exclusive("run 'x'"):
         for step in (1, 2):
@@ -171,7 +171,9 @@ def test_a_machine_that_slept_counts_the_time_and_removes_nothing_of_who_came_af
         obstore.put(folder.store, f"{folder.key}/.lock", json.dumps({"owner": "another", "machine": "far"}).encode())
         # Only the clock that goes on in sleep knows of it.
         slept = time.clock_gettime(time.CLOCK_BOOTTIME) + 1_000
-        monkeypatch.setattr("storage.lease.time.clock_gettime", lambda clock: slept * (clock == time.CLOCK_BOOTTIME))
+        monkeypatch.setattr(
+            "storage.places.lease.time.clock_gettime", lambda clock: slept * (clock == time.CLOCK_BOOTTIME)
+        )
         with pytest.raises(RunFailure, match="run 'x' could not be held"):
             (folder / "step-1").remove()
         assert sorted(folder.children()) == ["step-1", "step-2"]

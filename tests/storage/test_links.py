@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from storage.links import LinkError, lock_below
-from storage.local import LocalLocation
-from storage.location import Location
+from storage.places.disk import LocalLocation
+from storage.places.links import LinkError, lock_below
+from storage.places.opening import open_place
+from storage.places.place import Location
 
 ROOT = Path(__file__).parents[2]
 
@@ -130,7 +131,7 @@ def test_a_lock_that_is_a_link_is_refused_and_a_file_that_was_there_keeps_its_by
 
 def test_the_folder_that_a_person_names_may_be_a_link(root: LocalLocation, tmp_path: Path) -> None:
     (tmp_path / "short").symlink_to(root.path)
-    named = Location.parse(str(tmp_path / "short"))
+    named = open_place(str(tmp_path / "short"))
     (named / "x").write(b"x")
     with named.exclusive("it"):
         assert root.is_held()
@@ -164,7 +165,7 @@ def test_a_lock_that_was_replaced_in_the_meantime_is_taken_again(
             place.touch()
         flock(handle, operation)
 
-    monkeypatch.setattr("storage.links.fcntl.flock", replace_first)
+    monkeypatch.setattr("storage.places.links.fcntl.flock", replace_first)
     handle = lock_below(root.path, place)
     assert handle is not None
     assert os.path.samestat(os.fstat(handle), place.stat())
@@ -176,7 +177,7 @@ def test_a_lock_that_was_replaced_in_the_meantime_is_taken_again(
 _AS_ANOTHER = """
 import os, sys
 from pathlib import Path
-from storage.local import LocalLocation
+from storage.places.disk import LocalLocation
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 with LocalLocation(Path(sys.argv[1])).exclusive("it"):
     print("held")

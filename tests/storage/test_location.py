@@ -6,18 +6,19 @@ from pathlib import Path
 import pytest
 
 from storage.errors import RunFailure, UserError
-from storage.local import LocalLocation
-from storage.location import Location, Workspace
+from storage.places.disk import LocalLocation
+from storage.places.opening import open_place
+from storage.workspace import Workspace
 
 
 def test_a_file_uri_and_a_path_name_the_same_place(tmp_path: Path) -> None:
-    assert Location.parse(f"file://{tmp_path}") == Location.parse(str(tmp_path))
+    assert open_place(f"file://{tmp_path}") == open_place(str(tmp_path))
 
 
 @pytest.mark.parametrize("uri", ["http://bucket/x", "ftp://host/x"])
 def test_an_unknown_scheme_is_refused_by_name(uri: str) -> None:
     with pytest.raises(UserError, match=f"scheme '{uri.split(':')[0]}' is not supported"):
-        Location.parse(uri)
+        open_place(uri)
 
 
 def test_a_workspace_below_a_file_is_refused(tmp_path: Path) -> None:

@@ -5,11 +5,12 @@ from typing import Any
 import pytest
 
 from pipelines.build import build_corpus
+from storage.datasets.manifest import Dataset, commit, hash_of, lists, load
 from storage.errors import RunFailure, UserError
-from storage.local import LocalLocation
-from storage.location import Location, Workspace
-from storage.manifest import Dataset, commit, hash_of, lists, load
-from storage.query import open_catalog, select
+from storage.places.disk import LocalLocation
+from storage.places.place import Location
+from storage.sql.query import open_catalog, select
+from storage.workspace import Workspace
 from tests.builders import SMALL, Built
 
 

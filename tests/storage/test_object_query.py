@@ -4,12 +4,13 @@ from pathlib import Path
 import duckdb
 import pytest
 
-import storage.lease
+import storage.places.lease
 from pipelines.build import build_corpus
-from storage.catalog import refresh_catalog
 from storage.errors import UserError
-from storage.location import Location, Workspace
-from storage.query import open_catalog, select, stream
+from storage.places.opening import open_place
+from storage.sql.catalog import refresh_catalog
+from storage.sql.query import open_catalog, select, stream
+from storage.workspace import Workspace
 from tests.builders import SMALL, Built
 from tests.object_store import FaultyProxy, ObjectServer, environment, objects_below, upload
 
@@ -23,7 +24,7 @@ def asked(object_store: ObjectServer, small: Built, tmp_path_factory: pytest.Tem
         for name in ("asked", "other"):
             object_store.make_bucket(name)
         for secret in ("s3://asked/w2/secret.csv", "s3://asked/secret.csv", "s3://other/w/secret.csv"):
-            Location.parse(secret).write(b"a,b\n1,2\n")
+            open_place(secret).write(b"a,b\n1,2\n")
         workspace = Workspace(upload(small.workspace.root, "s3://asked/w"))
         (workspace.root / "own.csv").write(b"a,b\n1,2\n")
         yield workspace
@@ -75,7 +76,7 @@ def test_sql_reads_nothing_outside_of_an_object_store_s_workspace_and_writes_not
 def test_the_file_system_itself_neither_leads_out_nor_writes(asked: Workspace) -> None:
     """DuckDB's own bounds aside."""
     with duckdb.connect() as connection:
-        storage.database.let_read(connection, asked.root)
+        storage.sql.database.let_read(connection, asked.root)
         assert connection.sql("FROM 's3://asked/w/own.csv'").fetchall() == [(1, 2)]
         for query in (
             "FROM 's3://asked/secret.csv'",

@@ -14,12 +14,13 @@ from model.training import train
 from pipelines.build import build_corpus, build_tokens
 from pipelines.verify import check_bytes, examine, repair
 from pipelines.vocabulary import train_tokenizer
-from storage.catalog import refresh_catalog
-from storage.corpus import Corpus
+from storage.datasets.corpus import Corpus
 from storage.errors import RunFailure
-from storage.local import LocalLocation
-from storage.location import Location, Workspace
-from storage.query import open_catalog, select
+from storage.places.disk import LocalLocation
+from storage.places.opening import open_place
+from storage.sql.catalog import refresh_catalog
+from storage.sql.query import open_catalog, select
+from storage.workspace import Workspace
 from tests.builders import SMALL, SMALL_TOKENIZER, TINY_TRAINING, Built
 from tests.model.workers import Countdown
 from tests.object_store import FaultyProxy, Request, objects_below, upload
@@ -101,7 +102,7 @@ def test_a_share_of_errors_and_slow_answers_changes_nothing(bucket: str, proxy: 
 def test_a_connection_lost_in_mid_upload_is_taken_up_and_nothing_shows_before_the_end(
     bucket: str, proxy: FaultyProxy
 ) -> None:
-    place, data = Location.parse(bucket) / "large", os.urandom(20_000_000)
+    place, data = open_place(bucket) / "large", os.urandom(20_000_000)
     shown = list[bool]()
 
     def fault(request: Request) -> str:
@@ -122,7 +123,7 @@ def test_a_connection_lost_in_mid_upload_is_taken_up_and_nothing_shows_before_th
 def test_a_store_that_goes_away_in_mid_work_commits_nothing_and_the_next_run_goes_on(
     bucket: str, proxy: FaultyProxy, small: Built, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("storage.stores._PATIENCE_SECONDS", 1)
+    monkeypatch.setattr("storage.places.stores._PATIENCE_SECONDS", 1)
     folder = Workspace.create(bucket).corpus("small")
     proxy.fault = lambda request: "503" if proxy.count("PUT", ".progress") > 1 else ""
     with pytest.raises(RunFailure, match=r"s3://.*keeps failing .SlowDown.: run the same command again"):

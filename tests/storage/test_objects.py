@@ -9,10 +9,13 @@ import pytest
 from obstore.store import AzureStore, GCSStore, MemoryStore, S3Store
 
 from storage.errors import RunFailure, UserError
-from storage.local import LocalLocation
-from storage.location import Location, Workspace
-from storage.objects import ObjectLocation
-from storage.stores import built
+from storage.places.bucket import ObjectLocation
+from storage.places.disk import LocalLocation
+from storage.places.files import arrow_files
+from storage.places.opening import open_place
+from storage.places.place import Location
+from storage.places.stores import built
+from storage.workspace import Workspace
 from tests.object_store import KEY, SECRET, FaultyProxy
 
 
@@ -21,7 +24,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
     """An empty folder of each kind."""
     if request.param == "disk":
         return LocalLocation(tmp_path / "folder")
-    return Location.parse(request.getfixturevalue("bucket")) / "folder"
+    return open_place(request.getfixturevalue("bucket")) / "folder"
 
 
 def test_both_kinds_of_places_keep_the_same_promises(folder: Location, tmp_path: Path) -> None:
@@ -85,8 +88,8 @@ def strict(monkeypatch: pytest.MonkeyPatch) -> ObjectLocation:
             obstore.head(store, path)
             delete(store, path)
 
-    monkeypatch.setattr("storage.objects.store_of", lambda scheme, bucket: store)
-    monkeypatch.setattr("storage.objects.obstore.delete", refuse_missing)
+    monkeypatch.setattr("storage.places.object.store_of", lambda scheme, bucket: store)
+    monkeypatch.setattr("storage.places.bucket.obstore.delete", refuse_missing)
     return ObjectLocation("gs", "bucket", "folder")
 
 
@@ -120,7 +123,7 @@ def test_what_another_process_removes_at_the_same_time_is_no_failure(
             delete(store, ["folder/b"])
         delete(store, paths)
 
-    monkeypatch.setattr("storage.objects.obstore.delete", raced)
+    monkeypatch.setattr("storage.places.bucket.obstore.delete", raced)
     strict.remove()
     assert not strict.exists()
 
@@ -132,7 +135,7 @@ def test_no_part_of_a_path_leads_out_of_its_folder(folder: Location, part: str) 
 
 
 def test_a_large_file_is_uploaded_in_parts_and_read_as_it_was(bucket: str) -> None:
-    data, place = os.urandom(20_000_003), Location.parse(f"{bucket}/large")
+    data, place = os.urandom(20_000_003), open_place(f"{bucket}/large")
     with place.staged() as path:
         path.write_bytes(data)
     assert place.read() == data
@@ -142,7 +145,7 @@ def test_a_large_file_is_uploaded_in_parts_and_read_as_it_was(bucket: str) -> No
 
 
 def test_what_is_written_again_as_it_was_is_not_uploaded_again(bucket: str, proxy: FaultyProxy) -> None:
-    place = Location.parse(f"{bucket}/x")
+    place = open_place(f"{bucket}/x")
     place.write(b"same")
     with place.staged() as path:
         path.write_bytes(b"same")
@@ -152,7 +155,7 @@ def test_what_is_written_again_as_it_was_is_not_uploaded_again(bucket: str, prox
 
 
 def test_a_sweep_removes_what_a_killed_writer_left_on_the_disk_and_no_living_one_s(bucket: str, tmp_path: Path) -> None:
-    place = Location.parse(bucket) / "x"
+    place = open_place(bucket) / "x"
     staged = tmp_path / "cache" / "numerate" / "staged"
     staged.mkdir(parents=True)
     (staged / "killed.partial").write_bytes(b"half")
@@ -168,7 +171,7 @@ def test_a_sweep_removes_what_a_killed_writer_left_on_the_disk_and_no_living_one
 )
 def test_each_scheme_has_its_store(uri: str, kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "account")
-    place = Location.parse(uri)
+    place = open_place(uri)
     assert isinstance(place, ObjectLocation)
     assert (place.scheme, place.bucket, place.key, str(place / "x")) == (uri[:2], "one", "two", f"{uri}/x")
     assert isinstance(built(place.scheme, place.bucket), kind)
@@ -198,7 +201,7 @@ def test_a_uri_with_credentials_is_refused_without_repeating_them(uri: str) -> N
 )
 def test_a_uri_that_names_no_plain_prefix_is_refused(uri: str) -> None:
     with pytest.raises(UserError, match="is not usable"):
-        Location.parse(uri)
+        open_place(uri)
 
 
 @pytest.mark.parametrize(
@@ -261,7 +264,7 @@ def test_a_profile_of_the_aws_command_line_is_taken_where_the_environment_names_
 
 
 def test_nothing_that_travels_holds_credentials(bucket: str) -> None:
-    place = Location.parse(f"{bucket}/x")
+    place = open_place(f"{bucket}/x")
     place.write(b"x")
-    assert SECRET.encode() not in pickle.dumps([place, place.for_arrow()[0], Workspace(place)])
+    assert SECRET.encode() not in pickle.dumps([place, arrow_files(place)[0], Workspace(place)])
     assert SECRET not in repr(place) + str(place)

@@ -8,7 +8,7 @@ import duckdb
 import pytest
 
 from storage.errors import RunFailure, UserError
-from storage.query import open_catalog, select, stream
+from storage.sql.query import open_catalog, select, stream
 from tests.builders import Built
 
 
@@ -261,7 +261,7 @@ def test_a_damaged_shard_fails_in_one_line_that_names_it(own_small: Built) -> No
 def test_a_query_larger_than_memory_spills_into_the_workspace_and_leaves_nothing(
     own_small: Built, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("storage.query._MEMORY", "100MB")
+    monkeypatch.setattr("storage.sql.query._MEMORY", "100MB")
     spill = own_small.workspace.root / ".spill"
     with open_catalog(own_small.workspace) as connection:
         _, batches = stream(
@@ -277,8 +277,8 @@ def test_what_a_killed_query_spilled_goes_with_the_next_one(own_small: Built) ->
     spill = own_small.workspace.root / ".spill"
     killed = (
         "import os, sys\n"
-        "from storage.location import Workspace\n"
-        "from storage.query import open_catalog\n"
+        "from storage.workspace import Workspace\n"
+        "from storage.sql.query import open_catalog\n"
         "with open_catalog(Workspace.open(sys.argv[1])):\n"
         "    os._exit(9)\n"
     )

@@ -7,11 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.batches import Batches
-from storage.columns import fixed_width_values
+from storage.datasets.columns import fixed_width_values
 from storage.errors import RunFailure
-from storage.lanes import LANES, LanePlan
 from storage.order import Permutation, derive_key
-from storage.reader import BucketReader, ElasticReader
+from storage.reading.lanes import LANES, LanePlan
+from storage.reading.reader import BucketReader, ElasticReader
 from tests.builders import Built
 
 

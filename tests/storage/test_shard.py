@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from storage.local import LocalLocation
-from storage.shard import ContentHash, Layout, open_shard
+from storage.datasets.shard import ContentHash, Layout, open_shard
+from storage.places.disk import LocalLocation
 
 LAYOUT = Layout(
     pa.schema([("id", pa.int64()), ("problem", pa.string()), ("tokens", pa.binary(3))]),

@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.batches import Batches
-from storage.database import connect, parquet_source
 from storage.errors import UserError
-from storage.local import LocalLocation
-from storage.subset import BLOCK_ROWS, KeptRows, check_predicate, kept_rows, predicate_columns
+from storage.places.disk import LocalLocation
+from storage.reading.subset import BLOCK_ROWS, KeptRows, check_predicate, kept_rows, predicate_columns
+from storage.sql.database import connect, parquet_source
 from tests.builders import Built
 
 PREDICATES = [

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
+from storage.datasets.manifest import OLDEST_READ, Manifest, committed, head_of, listed_below, load_encoded
 from storage.errors import RunFailure, UserError
-from storage.location import Location
-from storage.manifest import OLDEST_READ, Manifest, committed, head_of, listed_below, load_encoded
+from storage.places.place import Location
 
 _BATCH = 256
 _GOLDEN = (5**0.5 - 1) / 2

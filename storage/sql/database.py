@@ -10,7 +10,7 @@ from typing import TypeVar
 import duckdb
 
 from storage.errors import QueryAbandoned, RunFailure
-from storage.location import Location
+from storage.places.place import Location
 
 # How long a query may take to heed an interruption; inside one value, such as a text of gigabytes, it heeds none.
 _HEED_SECONDS = 1.0
@@ -40,7 +40,7 @@ def let_read(connection: duckdb.DuckDBPyConnection, below: Location) -> None:
     DuckDB's own way to object stores is an extension, which it would have to download, with credentials of its own.
     """
     if below.remote:
-        from storage.ranged import object_files
+        from storage.places.files import object_files
 
         connection.register_filesystem(object_files(below))  # type: ignore[arg-type]
 

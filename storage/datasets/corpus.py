@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import duckdb
 import pyarrow as pa
 
-from storage.database import connect
+from storage.datasets.manifest import Dataset, load
 from storage.errors import UserError
-from storage.location import Workspace
-from storage.manifest import Dataset, load
-from storage.scan import corpus_query
+from storage.sql.database import connect
+from storage.sql.scan import corpus_query
+from storage.workspace import Workspace
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from storage.errors import RunFailure, UserError
-from storage.links import LinkError, folder_below, lock_below, open_below, remove_below, stat_below
-from storage.location import Location, Version, checked_part
+from storage.places.links import LinkError, folder_below, lock_below, open_below, remove_below, stat_below
+from storage.places.place import Location, Version, checked_part
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -216,19 +216,9 @@ class LocalLocation(Location):
             path = path.parent
         return shutil.disk_usage(path).free
 
-    def for_arrow(self) -> "tuple[pa.fs.FileSystem | None, str]":
-        """Arrow's file system of this folder, for reading and writing, and its path in it; None is a disk's."""
-        return None, str(self.path)
-
     def can_be_written(self) -> bool:
         """Whether anything can be made in this folder, as far as that is known without trying."""
         return os.access(self.path, os.W_OK)
-
-    def on_this_machine(self) -> "LocalLocation":
-        """A folder of this machine for what can't lie elsewhere: this one, or its own one in the user's cache."""
-        if not self.path.exists() or self.can_be_written():
-            return self
-        return cached(f"file-{self.name}", str(self))
 
     @property
     def _root(self) -> Path:
@@ -283,6 +273,25 @@ class LocalLocation(Location):
                     if stat.S_ISREG((seen := path.lstat()).st_mode):
                         found[path] = seen.st_size
         return found
+
+
+def local_path(text: str, what: str) -> Path:
+    """The absolute path that a person wrote, where `~` is a home; `what` names it in an error.
+
+    Raises `UserError` for one that no file can have, and where the working directory was deleted.
+    """
+    try:
+        possible = b"\0" not in os.fsencode(text)
+    except UnicodeEncodeError:
+        possible = False
+    if not possible:
+        raise UserError(f"{what} {text!r} holds a character that no path can have: name another")
+    try:
+        return Path(text).expanduser().absolute()
+    except RuntimeError as error:
+        raise UserError(f"{what} {text!r}: {Path(text).parts[0]} is no user's home here: write the path out") from error
+    except FileNotFoundError as error:
+        raise UserError(f"{what} {text!r}: the working directory was deleted: go to another one first") from error
 
 
 def try_lock(file: int) -> bool:

@@ -20,8 +20,8 @@ import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError, model_validator
 
 from storage.errors import RunFailure, UserError
-from storage.location import Location, Version, checked_part
 from storage.parameters import one_line
+from storage.places.place import Location, Version, checked_part
 
 SCHEMA_VERSION = 3
 # What else is read as it lies there: its list of shards has a fixed name, and its identity is the manifest's hash.

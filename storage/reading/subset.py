@@ -16,11 +16,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from storage.database import closing, connect, identifier, interruptible, literal, parquet_source, reason
+from storage.datasets.manifest import Dataset, ShardRecord, hash_of
 from storage.errors import UserError
-from storage.location import Location
-from storage.manifest import Dataset, ShardRecord, hash_of
-from storage.scan import PARTITIONS, partition_of
+from storage.places.place import Location
+from storage.sql.database import closing, connect, identifier, interruptible, literal, parquet_source, reason
+from storage.sql.scan import PARTITIONS, partition_of
 
 BLOCK_ROWS = 1 << 16
 _TIME = re.compile("DATE|TIME|INTERVAL", re.IGNORECASE)

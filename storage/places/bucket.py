@@ -19,15 +19,16 @@ import xxhash
 from obstore.exceptions import AlreadyExistsError, PreconditionError
 
 from storage.errors import RunFailure, UserError
-from storage.links import lock_below
-from storage.local import LocalLocation, cache_folder, cached, refuse_full_disk
-from storage.location import Location, Version, checked_part
-from storage.stores import credentials_of, insisted, store_of, told
+from storage.places.disk import cache_folder, refuse_full_disk
+from storage.places.lease import is_leased, leased, refuse_lost
+from storage.places.links import lock_below
+from storage.places.object import RangedFile, StoredObject, version_of
+from storage.places.place import Location, Version, checked_part
+from storage.places.stores import credentials_of, insisted, told
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from obstore import ObjectMeta, PutResult
-    from obstore.store import ObjectStore
+    from obstore import ObjectMeta
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 # What stands in a URI as it is, and is no pattern for DuckDB.
@@ -41,12 +42,8 @@ _DIGEST = "xxh3"
 
 
 @dataclass(frozen=True)
-class ObjectLocation(Location):
+class ObjectLocation(StoredObject, Location):
     """An object, or all objects below a prefix."""
-
-    scheme: str
-    bucket: str
-    key: str
 
     remote = True
 
@@ -73,9 +70,6 @@ class ObjectLocation(Location):
     def __truediv__(self, part: str) -> "ObjectLocation":
         return replace(self, key="/".join(filter(None, (self.key, checked_part(part)))))
 
-    def __str__(self) -> str:
-        return f"{self.scheme}://{self.bucket}" + (f"/{self.key}" if self.key else "")
-
     @property
     def name(self) -> str:
         """The last part of the path."""
@@ -86,28 +80,9 @@ class ObjectLocation(Location):
         """The folder in which this lies."""
         return replace(self, key=self.key.rpartition("/")[0])
 
-    @property
-    def store(self) -> "ObjectStore":
-        """The handle on the bucket, of this process."""
-        return store_of(self.scheme, self.bucket)
-
-    def lies_in(self, folder: "ObjectLocation") -> bool:
-        """Whether this is a folder or lies below it."""
-        return f"{self}/".startswith(f"{folder}/")
-
     def below(self, folder: Location) -> str:
         """The path from a folder above to here."""
         return str(self).removeprefix(f"{folder}/")
-
-    def meta(self) -> "ObjectMeta | None":
-        """Size, version and age of the object; None where there is none."""
-        if not self.key:
-            return None
-        try:
-            with told(str(self)):
-                return obstore.head(self.store, self.key)
-        except FileNotFoundError:
-            return None
 
     def exists(self) -> bool:
         """Whether a file or folder lies here."""
@@ -121,7 +96,7 @@ class ObjectLocation(Location):
     def read(self) -> bytes:
         """The whole file; raises `RunFailure` where there is none."""
         try:
-            return self._content()
+            return self.content()
         except FileNotFoundError as error:
             raise RunFailure(f"{self} can't be read ({error.strerror}): run what made it again") from error
 
@@ -130,9 +105,7 @@ class ObjectLocation(Location):
         import pyarrow as pa
 
         if whole:
-            return pa.BufferReader(self._content())
-        from storage.ranged import RangedFile
-
+            return pa.BufferReader(self.content())
         with told(str(self)):
             return pa.PythonFile(RangedFile(self, obstore.head(self.store, self.key)), mode="r")
 
@@ -147,7 +120,7 @@ class ObjectLocation(Location):
 
     def write_over(self, data: bytes, seen: Version) -> None:
         """Replace the file by `data` in one step, if it is still that of version `seen` or holds `data` already."""
-        _refuse_lost(self)
+        refuse_lost(self)
         digest = {_DIGEST: xxhash.xxh3_128_hexdigest(data)}
         try:
             insisted(
@@ -155,7 +128,7 @@ class ObjectLocation(Location):
             )
         except (AlreadyExistsError, PreconditionError):
             # Also where an answer was lost and the library asked again.
-            if self.size() != len(data) or self._content() != data:
+            if self.size() != len(data) or self.content() != data:
                 raise RunFailure(
                     f"{self} was written by another process in the meantime: look at what lies there, "
                     "and run the same command again or choose another name"
@@ -167,7 +140,7 @@ class ObjectLocation(Location):
         # Of a folder its own key is no object, which Google and Azure refuse to delete.
         keys += [self.key] if self.meta() else []
         # After the list was made: a process that was stopped for a while deletes nothing of who came after it.
-        _refuse_lost(self)
+        refuse_lost(self)
         try:
             insisted(str(self), lambda: obstore.delete(self.store, keys))
         except FileNotFoundError:
@@ -224,15 +197,11 @@ class ObjectLocation(Location):
     @contextmanager
     def exclusive(self, what: str, *, wait_seconds: float = 0.0) -> Iterator[None]:
         """Hold this folder alone; the hold ends with the process, however that ends."""
-        from storage.lease import leased
-
         with leased(self, what, wait_seconds):
             yield
 
     def is_held(self) -> bool:
         """Whether a process holds this folder alone now; what one that ended left says nothing."""
-        from storage.lease import is_leased
-
         return is_leased(self)
 
     def sweep(self) -> None:
@@ -262,37 +231,13 @@ class ObjectLocation(Location):
         """Free bytes where this lies, or would lie; None where there is no such bound."""
         return None
 
-    def for_arrow(self) -> "tuple[pa.fs.FileSystem | None, str]":
-        """Arrow's file system of this folder, for reading and writing, and its path in it; None is a disk's."""
-        from pyarrow.fs import FSSpecHandler, PyFileSystem
-
-        from storage.ranged import object_files
-
-        return PyFileSystem(FSSpecHandler(object_files(self, writes=True))), f"{self.bucket}/{self.key}"
-
     def can_be_written(self) -> bool:
         """Whether anything can be made in this folder, as far as that is known without trying."""
         return True
 
-    def on_this_machine(self) -> LocalLocation:
-        """A folder of this machine for what can't lie elsewhere: this one, or its own one in the user's cache."""
-        return cached(f"{self.scheme}-{self.bucket}", str(self))
-
-    def _content(self) -> bytes:
-        """The whole object; raises `FileNotFoundError` where there is none."""
-        with told(str(self)):
-            found = obstore.get(self.store, self.key)
-            size = found.meta["size"]
-            if size <= 2 * _PART_BYTES:
-                return found.bytes().to_bytes()
-            # In parts, each of which has the time that a request may take, and is tried again by itself.
-            starts = list(range(0, size, _PART_BYTES))
-            ends = [min(start + _PART_BYTES, size) for start in starts]
-            return b"".join(obstore.get_ranges(self.store, self.key, starts=starts, ends=ends))
-
     def _upload(self, data: bytes | Path, size: int, digest: str) -> None:
         """Put a file there, unless one of the same bytes lies there already."""
-        _refuse_lost(self)
+        refuse_lost(self)
         if self._is(size, digest):
             return
         try:
@@ -331,15 +276,3 @@ class ObjectLocation(Location):
         """Sizes of all objects below, by their paths from here."""
         skipped = len(self.key) + 1 if self.key else 0
         return {meta["path"][skipped:]: meta["size"] for meta in self._all()}
-
-
-def version_of(meta: "ObjectMeta | PutResult") -> Version:
-    """By what the library tells one version of an object from another."""
-    return {name: meta[name] for name in ("e_tag", "version") if meta[name]}
-
-
-def _refuse_lost(place: ObjectLocation) -> None:
-    """Raise `RunFailure` where another process has taken over a folder that this one held."""
-    from storage.lease import refuse_lost
-
-    refuse_lost(place)

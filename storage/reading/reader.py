@@ -10,12 +10,12 @@ import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.columns import string_buffers
-from storage.database import connect, parquet_source, reason
+from storage.datasets.columns import string_buffers
 from storage.errors import RunFailure
-from storage.lanes import BucketOrder, LanePlan, lanes_of
-from storage.location import Location
-from storage.subset import KeptRows
+from storage.places.place import Location
+from storage.reading.lanes import BucketOrder, LanePlan, lanes_of
+from storage.reading.subset import KeptRows
+from storage.sql.database import connect, parquet_source, reason
 
 _STREAM_ROWS = 1 << 16
 _BYTE = np.dtype(np.uint8)

@@ -9,14 +9,15 @@ from typing import NamedTuple
 
 import duckdb
 
-from storage.comparison_views import COMPARISON_COLUMNS, COMPARISON_TABLES
-from storage.database import identifier, let_read, literal, parquet_source, reason
+from storage.datasets.manifest import Dataset, committed, load
 from storage.errors import RunFailure
-from storage.location import Location, Workspace, is_name
-from storage.manifest import Dataset, committed, load
-from storage.meanings import column_comment, in_order, view_comment
-from storage.probe_views import PROBE_COLUMNS, PROBE_TABLES
-from storage.scan import columns_of, corpus_query
+from storage.places.place import Location
+from storage.sql.comparison_views import COMPARISON_COLUMNS, COMPARISON_TABLES
+from storage.sql.database import identifier, let_read, literal, parquet_source, reason
+from storage.sql.meanings import column_comment, in_order, view_comment
+from storage.sql.probe_views import PROBE_COLUMNS, PROBE_TABLES
+from storage.sql.scan import columns_of, corpus_query
+from storage.workspace import Workspace, is_name
 
 _LOG = logging.getLogger(__name__)
 

@@ -16,10 +16,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
-from storage.columns import fixed_width_values, string_buffers
-from storage.local import LocalLocation
-from storage.location import Location
-from storage.manifest import ShardRecord
+from storage.datasets.columns import fixed_width_values, string_buffers
+from storage.datasets.manifest import ShardRecord
+from storage.places.disk import LocalLocation
+from storage.places.place import Location
 
 _HASH_CHUNK = 1 << 22
 

@@ -17,11 +17,12 @@ from typing import Any
 import duckdb
 import pyarrow as pa
 
-from storage.catalog import refresh_catalog
-from storage.database import closing, interruptible, let_read, literal, reason
 from storage.errors import QueryAbandoned, RunFailure, UserError
-from storage.local import LocalLocation
-from storage.location import Location, Workspace
+from storage.places.disk import LocalLocation
+from storage.places.place import Location
+from storage.sql.catalog import refresh_catalog
+from storage.sql.database import closing, interruptible, let_read, literal, reason
+from storage.workspace import Workspace
 
 _MEMORY = "1GB"
 # What the process may take beside what it has: DuckDB's own limit doesn't count single values, such as long lists.
@@ -210,7 +211,7 @@ def _behind(first: pa.RecordBatch | None, rest: Iterator[pa.RecordBatch]) -> Ite
 @contextmanager
 def _spill_folder(workspace: Workspace) -> Iterator[LocalLocation]:
     """A folder of this process alone, gone afterwards; those of killed processes go first."""
-    folder = workspace.root.on_this_machine() / ".spill"
+    folder = workspace.on_disk / ".spill"
     own = folder / uuid.uuid4().hex
     with ExitStack() as held:
         with folder.exclusive(f"{folder}", wait_seconds=10):

@@ -2,8 +2,8 @@
 
 from string import ascii_lowercase
 
-from storage.comparison_views import COMPARISON_MEANINGS, COMPARISON_VIEWS
-from storage.probe_views import PROBE_MEANINGS, PROBE_VIEWS
+from storage.sql.comparison_views import COMPARISON_MEANINGS, COMPARISON_VIEWS
+from storage.sql.probe_views import PROBE_MEANINGS, PROBE_VIEWS
 
 VIEWS = {
     "shards": "One row a Parquet file of a corpus, as its manifest lists it.",

@@ -8,58 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import obstore
 from fsspec import AbstractFileSystem
+from pyarrow.fs import FileSystem, FSSpecHandler, PyFileSystem
 
 from storage.errors import UserError
-from storage.objects import ObjectLocation
-from storage.stores import told
+from storage.places.bucket import ObjectLocation
+from storage.places.object import RangedFile
+from storage.places.place import Location
+from storage.places.stores import told
 
 if TYPE_CHECKING:
-    from obstore import GetOptions, ObjectMeta
-
-
-class RangedFile(io.RawIOBase):
-    """One object for reading; what is read is always of the version that it had at its opening."""
-
-    def __init__(self, place: ObjectLocation, meta: "ObjectMeta") -> None:
-        super().__init__()
-        self._place, self._meta, self._at = place, meta, 0
-
-    def readable(self) -> bool:
-        """It can be read."""
-        return True
-
-    def seekable(self) -> bool:
-        """Any place of it can be read."""
-        return True
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        """Go to a place; returns it, in bytes from the start."""
-        self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._meta["size"]}[whence]
-        return self._at
-
-    def tell(self) -> int:
-        """The place, in bytes from the start."""
-        return self._at
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        """The next `size` bytes, in one request."""
-        end = self._meta["size"] if size is None or size < 0 else min(self._at + size, self._meta["size"])
-        if end <= self._at:
-            return b""
-        asked: GetOptions = {"range": (self._at, end), "if_match": self._meta["e_tag"]}
-        try:
-            with told(str(self._place)):
-                data = obstore.get(self._place.store, self._place.key, options=asked).bytes().to_bytes()
-        except obstore.exceptions.PreconditionError:
-            raise OSError(errno.ESTALE, "was replaced while it was read", str(self._place)) from None
-        self._at += len(data)
-        return data
-
-    def readinto(self, buffer: Any, /) -> int:
-        """Fill the buffer from the place on; returns the bytes read."""
-        data = self.read(len(buffer))
-        buffer[: len(data)] = data
-        return len(data)
+    from obstore import ObjectMeta
 
 
 class _Upload(io.BytesIO):
@@ -175,6 +133,13 @@ class AzureFiles(ObjectFiles):
     """Those of Azure."""
 
     protocol = "az"
+
+
+def arrow_files(place: Location) -> tuple[FileSystem | None, str]:
+    """Arrow's file system of a folder, for reading and writing, and its path in it; None is that of a disk."""
+    if not isinstance(place, ObjectLocation):
+        return None, str(place)
+    return PyFileSystem(FSSpecHandler(object_files(place, writes=True))), f"{place.bucket}/{place.key}"
 
 
 def object_files(folder: ObjectLocation, *, writes: bool = False) -> ObjectFiles:

@@ -5,9 +5,9 @@ from pathlib import PurePosixPath
 
 import duckdb
 
-from storage.database import identifier, literal, parquet_source
+from storage.datasets.manifest import Dataset, ShardRecord
 from storage.errors import RunFailure
-from storage.manifest import Dataset, ShardRecord
+from storage.sql.database import identifier, literal, parquet_source
 
 # Folders of a shard's path that are columns; their types are fixed, so that no value's look decides them.
 PARTITIONS = {"split": "VARCHAR", "family": "VARCHAR", "width": "BIGINT"}

@@ -18,10 +18,10 @@ import obstore
 from obstore.exceptions import AlreadyExistsError, PreconditionError
 
 from storage.errors import RunFailure, UserError
-from storage.local import LocalLocation, being_written, cache_folder, this_machine
-from storage.location import Version
-from storage.objects import ObjectLocation, version_of
-from storage.stores import insisted, store_of, told
+from storage.places.disk import LocalLocation, being_written, cache_folder, this_machine
+from storage.places.object import StoredObject, version_of
+from storage.places.place import Version
+from storage.places.stores import insisted, store_of, told
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -37,7 +37,7 @@ _held: list["Lease"] = []
 
 
 @contextmanager
-def leased(folder: ObjectLocation, what: str, wait_seconds: float) -> Iterator[None]:
+def leased(folder: StoredObject, what: str, wait_seconds: float) -> Iterator[None]:
     """Hold a folder alone; raises `UserError` if another process still holds it after `wait_seconds`."""
     until = time.monotonic() + wait_seconds
     here = LocalLocation(cache_folder()) / "locks" / sha256(str(folder).encode()).hexdigest()
@@ -51,7 +51,7 @@ def leased(folder: ObjectLocation, what: str, wait_seconds: float) -> Iterator[N
             yield
 
 
-def is_leased(folder: ObjectLocation) -> bool:
+def is_leased(folder: StoredObject) -> bool:
     """Whether a process holds a folder now; one that ended without letting go counts until its lease expires.
 
     By the clock of this machine: the store tells its own only to those who may write.
@@ -60,7 +60,7 @@ def is_leased(folder: ObjectLocation) -> bool:
     return found is not None and found[0].get("owner") != "" and time.time() - found[2] <= _EXPIRE_SECONDS
 
 
-def refuse_lost(place: ObjectLocation) -> None:
+def refuse_lost(place: StoredObject) -> None:
     """Raise `RunFailure` where `place` lies in a folder that this process held and holds no more."""
     for lease in _held:
         if place.lies_in(lease.folder) and not lease.holds():
@@ -73,9 +73,9 @@ def refuse_lost(place: ObjectLocation) -> None:
 class Lease:
     """The right to write a folder."""
 
-    def __init__(self, folder: ObjectLocation, what: str) -> None:
+    def __init__(self, folder: StoredObject, what: str) -> None:
         self.folder, self.what = folder, what
-        self._place, self._owner = folder / _LOCK, uuid.uuid4().hex
+        self._place, self._owner = _below(folder, _LOCK), uuid.uuid4().hex
         self._count, self._renewed, self._taken_over = 0, 0.0, False
         self._version: Version = None
         self._ended, self._one_at_a_time = threading.Event(), threading.Lock()
@@ -163,15 +163,19 @@ class Lease:
 
     def is_old(self, written: float) -> bool:
         """Whether it wasn't renewed for too long, by the clock of the store."""
-        now = self.folder / f"{_LOCK}-{self._owner}"
-        now.write(b"")
-        age = now.changed() - written
-        now.remove()
-        return age > _EXPIRE_SECONDS
+        now = _below(self.folder, f"{_LOCK}-{self._owner}")
+        insisted(str(now), lambda: obstore.put(self._store, now.key, b""))
+        meta = now.meta()
+        insisted(str(now), lambda: obstore.delete(self._store, now.key))
+        return meta is not None and meta["last_modified"].timestamp() - written > _EXPIRE_SECONDS
 
     @property
     def _store(self) -> "ObjectStore":
         return store_of(self.folder.scheme, self.folder.bucket, quick=True)
+
+
+def _below(folder: StoredObject, name: str) -> StoredObject:
+    return StoredObject(folder.scheme, folder.bucket, "/".join(filter(None, (folder.key, name))))
 
 
 def _now() -> float:

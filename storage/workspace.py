@@ -1,0 +1,92 @@
+"""The names below a workspace, the folder that holds everything."""
+
+import re
+from dataclasses import dataclass
+
+from storage.errors import UserError
+from storage.places.disk import LocalLocation, cached
+from storage.places.opening import open_place
+from storage.places.place import Location
+
+_LONGEST_SHOWN = 60
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
+
+
+def is_name(text: str) -> bool:
+    """Whether a text can name a folder of a workspace and a SQL view."""
+    return bool(_NAME.fullmatch(text))
+
+
+def checked_name(name: str, what: str) -> str:
+    """Return `name` if it can name a folder and a SQL view; raises `UserError` otherwise."""
+    if not is_name(name):
+        shown = name if len(name) <= _LONGEST_SHOWN else f"{name[:_LONGEST_SHOWN]}…"
+        raise UserError(
+            f"{what} name {shown!r} is not usable: take lower-case letters, digits, '-' and '_', "
+            "64 at most, beginning with a letter or a digit"
+        )
+    return name
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """The folder that holds everything: corpora, tokenizers, runs and the SQL catalog."""
+
+    root: Location
+
+    @classmethod
+    def open(cls, uri: str = "./workspace") -> "Workspace":
+        """Name a workspace without touching it."""
+        return cls(open_place(uri))
+
+    @classmethod
+    def create(cls, uri: str = "./workspace") -> "Workspace":
+        """Name a workspace and make sure that it can be written; raises `UserError` otherwise."""
+        workspace = cls.open(uri)
+        try:
+            (workspace.root / ".writable").write(b"")
+        except OSError as error:
+            raise UserError(
+                f"workspace {workspace.root} can't be written ({error.strerror}): name another with --workspace"
+            ) from error
+        (workspace.root / ".writable").remove()
+        return workspace
+
+    def corpus(self, name: str) -> Location:
+        """Folder of a corpus."""
+        return self.root / "corpora" / checked_name(name, "corpus")
+
+    def corpus_at(self, name: str) -> Location:
+        """Folder of a corpus of any workspace: a path or a URI, if there is a slash in it, else a name."""
+        return open_place(name, "corpus") if "/" in name else self.corpus(name)
+
+    def tokenizer(self, name: str) -> Location:
+        """Folder of a tokenizer."""
+        return self.root / "tokenizers" / checked_name(name, "tokenizer")
+
+    def tokens(self, corpus: str, tokenizer: str) -> Location:
+        """Folder of a corpus's token rows."""
+        return self.corpus(corpus) / "tokens" / checked_name(tokenizer, "tokenizer")
+
+    def run(self, name: str) -> Location:
+        """Folder of a training run."""
+        return self.root / "runs" / checked_name(name, "run")
+
+    def comparison(self, name: str) -> Location:
+        """Folder of what several runs are compared by."""
+        return self.root / "comparisons" / checked_name(name, "comparison")
+
+    @property
+    def catalog(self) -> LocalLocation:
+        """The DuckDB file with views over the workspace; DuckDB opens such a file on a disk only."""
+        return self.on_disk / "catalog.duckdb"
+
+    @property
+    def on_disk(self) -> LocalLocation:
+        """A folder of this machine that can be written: the root, or one in the user's cache that stands for it."""
+        if isinstance(self.root, LocalLocation):
+            if not self.root.path.exists() or self.root.can_be_written():
+                return self.root
+            return cached(f"file-{self.root.name}", str(self.root))
+        scheme, _, rest = str(self.root).partition("://")
+        return cached(f"{scheme}-{rest.partition('/')[0]}", str(self.root))
