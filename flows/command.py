@@ -137,8 +137,8 @@ def export_model(
     checkpoint
         Which of its checkpoints.
     """
-    from model.run import load_run
-    from model.shipped import export
+    from model.runs.pretrained import export
+    from model.runs.run_config import load_run
 
     place, folder = open_place(target), Workspace.open(workspace).run(run)
     entry = export(folder, place, checkpoint)

@@ -13,10 +13,10 @@ from flows.stage import stage
 from flows.suites import corners_of
 from flows.tokens import encode_corpus, train_tokenizer_flow
 from flows.training import train_encoder
-from model.config import seed_runs
-from model.launch import choose_room
-from model.run import load_run, refuse_other
+from model.config.training import seed_runs
+from model.runs.run_config import load_run, refuse_other
 from model.tokenizer import check_tokens
+from model.training.ray_launcher import choose_room
 from pipelines.build import predicate_columns_of
 from storage.errors import UserError
 from storage.reading.subset import check_predicate

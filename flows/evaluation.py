@@ -20,12 +20,12 @@ from flows.stage import stage
 from flows.suites import Suite, fair_to, prepare, suite_of
 from flows.timing import note_seconds, seconds_of
 from flows.tokens import ensure_tokens
-from model.checkpoint import Checkpoints
-from model.config import ONE_PASS, EvaluationSpec
-from model.evaluation import Evaluation, Fair, check_corpus, evaluate
-from model.run import RunConfig, load_run
-from model.shipped import own_or_shipped
-from model.trained import TrainedEncoder
+from model.config.evaluation import ONE_PASS, EvaluationSpec
+from model.evaluation.evaluate import Evaluation, Fair, check_corpus, evaluate
+from model.evaluation.predictor import TrainedEncoder
+from model.runs.checkpoints import Checkpoints
+from model.runs.pretrained import own_or_shipped
+from model.runs.run_config import RunConfig, load_run
 from pipelines.build import spec_of
 from pipelines.fanout import alone
 from pipelines.generate import canonical_hashes

@@ -1,8 +1,9 @@
 """Requests that are known by a name: what `numerate run NAME` and `numerate corpus generate NAME` take."""
 
 from flows.requests import EndToEndRequest, GenerateRequest
-from model.config import CurriculumStage, EncoderConfig, TrainingSpec
-from model.presets import ENCODERS
+from model.config.encoder import EncoderConfig
+from model.config.presets import ENCODERS
+from model.config.training import CurriculumStage, TrainingSpec
 from pipelines.presets import CORPORA
 
 PRESETS: dict[str, EndToEndRequest] = {

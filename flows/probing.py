@@ -9,12 +9,12 @@ from flows.reports.probing import write_probing
 from flows.reports.run_page import write_run_page
 from flows.requests import ProbeRequest
 from flows.stage import stage
-from model.probing.series import all_known, problems_asked, series
-from model.probing.spec import ProbingSpec
+from model.config.probing import ProbingSpec
+from model.evaluation.predictor import TrainedEncoder
+from model.probing.over_training import all_known, problems_asked, series
 from model.probing.study import PARTS, Study, probe
-from model.run import load_run, refuse_unlike
-from model.shipped import own_or_shipped
-from model.trained import TrainedEncoder
+from model.runs.pretrained import own_or_shipped
+from model.runs.run_config import load_run, refuse_unlike
 from storage.sql.catalog import refresh_catalog
 from storage.workspace import Workspace
 

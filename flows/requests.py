@@ -6,15 +6,16 @@ from typing import TYPE_CHECKING, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from model.config import EvaluationSpec, Seeds, TrainingSpec, seed_runs
-from model.probing.spec import ProbingSpec
+from model.config.evaluation import EvaluationSpec
+from model.config.probing import ProbingSpec
+from model.config.training import Seeds, TrainingSpec, seed_runs
 from pipelines.spec import CorpusSpec, TokenizerSpec
 from storage.places.place import Location
 from storage.workspace import Workspace, checked_name
 
 if TYPE_CHECKING:
     # Not at once: it imports torch.
-    from model.run import RunConfig
+    from model.runs.run_config import RunConfig
 
 WORKSPACE = "./workspace"
 

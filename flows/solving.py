@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from flows.grammar import read, shown
-from model.shipped import shipped_runs
-from model.trained import Solution, TrainedEncoder
+from model.evaluation.predictor import Solution, TrainedEncoder
+from model.runs.pretrained import shipped_runs
 from storage.errors import UserError
 from storage.places.opening import open_place
 from storage.workspace import Workspace

@@ -1,6 +1,6 @@
 """The corpora that evaluation suites ask a run: what its encoder can hold, split as its own corpus is, test alone.
 
-A suite is a corpus spec like any other, so `model.evaluation` sees rows only. It is made in
+A suite is a corpus spec like any other, so `model.evaluation.evaluate` sees rows only. It is made in
 seconds, in this process, and lies in the workspace under its name and a part of its hash.
 """
 
@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow as pa
 
 from flows.requests import SuiteName
-from model.config import Extent
-from model.corners import corner_ranges
-from model.evaluation import Fair
-from model.run import RunConfig
+from model.config.encoder import Extent
+from model.evaluation.evaluate import Fair
+from model.runs.run_config import RunConfig
 from model.tokenizer import Tokenizer
+from model.training.rare_problems import corner_ranges
 from pipelines.build import build_corpus, build_tokens, corpus_identity
 from pipelines.generate import GENERATOR_VERSION
 from pipelines.reserved import listing, reserved

@@ -12,12 +12,12 @@ from flows.session import ray_session
 from flows.stage import stage
 from flows.timing import note_seconds
 from flows.tokens import ensure_tokens
-from model.checkpoint import Checkpoints
-from model.config import TrainingSpec
-from model.launch import choose_room, launch
-from model.preparation import found_result, prepare
-from model.seeds import Room, Seat, train_side_by_side
-from model.training import Progress, TrainingJob, TrainingResult
+from model.config.training import TrainingSpec
+from model.runs.checkpoints import Checkpoints
+from model.training.job import Progress, TrainingJob, TrainingResult
+from model.training.parallel_runs import Room, Seat, train_side_by_side
+from model.training.preflight import found_result, prepare
+from model.training.ray_launcher import choose_room, launch
 from storage.errors import RunFailure
 from storage.sql.catalog import refresh_catalog
 from storage.workspace import Workspace

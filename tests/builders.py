@@ -11,7 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from model.config import EncoderConfig, TrainingSpec
+from model.config.encoder import EncoderConfig
+from model.config.training import TrainingSpec
 from model.tokenizer import Tokenizer, TokenLayout, load_tokenizer
 from pipelines.build import token_layouts, tokens_identity
 from pipelines.encode import ENCODER_VERSION, EncodeJob, encode_shard, encode_tasks, in_tokens

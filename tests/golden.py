@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 import torch
 
-from model.config import TrainingSpec
-from model.masking import loops_of, place_offsets, slot_masks, warm_loops_of
-from model.objectives import Objective
-from model.run import STEP_VERSION
+from model.config.training import TrainingSpec
+from model.objectives.objective import Objective
+from model.objectives.step_randomness import loops_of, place_offsets, slot_masks, warm_loops_of
+from model.runs.run_config import STEP_VERSION
 from model.tokenizer import Tokenizer, TokenLayout
 from pipelines.components import components
 from pipelines.encode import ENCODER_VERSION, encode_rows

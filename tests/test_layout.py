@@ -51,7 +51,7 @@ def test_the_table_and_the_lists_are_read() -> None:
     assert set(FOLDERS) < set(allowed_by_folder())
     assert allowed_by_folder()["storage"] == []
     assert allowed_by_folder()["pipelines"] == ["storage", "model.tokenizer"]
-    assert {"pipelines/fanout.py", "model/launch.py", "flows/cluster/"} <= set(known_to("Ray"))
+    assert {"pipelines/fanout.py", "model/training/ray_launcher.py", "flows/cluster/"} <= set(known_to("Ray"))
     assert (known_to("Prefect"), known_to("DuckDB"), known_to("torch")) == (["flows/"], ["storage/"], ["model/"])
     assert len(SOURCES) > 100
 

@@ -11,8 +11,8 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 
 from flows.cli.terminal import printable
-from model.checkpoint import Checkpoints
-from model.run import load_run
+from model.runs.checkpoints import Checkpoints
+from model.runs.run_config import load_run
 from storage.datasets.manifest import committed, needless_lists
 from storage.errors import RunFailure, UserError
 from storage.places.disk import being_written

@@ -7,9 +7,9 @@ from pydantic import ValidationError
 
 from flows.care import mending
 from flows.care.examining import KINDS, Findings, read_json, spec_of
-from model.checkpoint_index import CheckpointIndex
-from model.file_length import is_cut_off
-from model.run import RunConfig, load_run
+from model.runs.checkpoint_index import CheckpointIndex
+from model.runs.file_length import is_cut_off
+from model.runs.run_config import RunConfig, load_run
 from storage.errors import RunFailure, UserError
 from storage.places.place import Location
 

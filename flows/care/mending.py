@@ -18,8 +18,8 @@ from flows.requests import (
     TrainRequest,
     VerifyRequest,
 )
-from model.config import TrainingSpec
-from model.run import RunConfig
+from model.config.training import TrainingSpec
+from model.runs.run_config import RunConfig
 from pipelines.spec import CorpusSpec
 from storage.places.place import Location
 

@@ -4,7 +4,7 @@ from dataclasses import asdict
 from typing import Any
 
 from flows.progress import human
-from model.presets import ENCODERS
+from model.config.presets import ENCODERS
 from model.tokenizer import Tokenizer
 from pipelines.describe import Description, describe
 from pipelines.spec import CorpusSpec
@@ -54,7 +54,7 @@ def encoder_json(preset: str) -> dict[str, Any]:
     if preset not in ENCODERS:
         raise UserError(f"encoder {preset!r} is unknown: take one of {', '.join(ENCODERS)}")
     # Only here, as PyTorch takes a second to import.
-    from model.weights import parameter_table
+    from model.network.parameter_counts import parameter_table
 
     parts = parameter_table(ENCODERS[preset], Tokenizer(train_pieces([])))
     return {

@@ -50,7 +50,7 @@ def report(run: str, /, *, workspace: Place = WORKSPACE, as_json: Json = False) 
         Name of the run, or of an encoder that comes with Numerate.
     """
     from flows.reports.run_page import write_run_page
-    from model.shipped import own_or_shipped
+    from model.runs.pretrained import own_or_shipped
 
     place = Workspace.open(workspace)
     page = write_run_page(place, own_or_shipped(place, run))

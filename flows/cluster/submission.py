@@ -23,7 +23,7 @@ from ray.exceptions import AuthenticationError
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from flows.cluster.joining import TOKEN, code_environment
-from model.config import STOP_SECONDS
+from model.config.training import STOP_SECONDS
 from storage.errors import RunFailure, UserError
 
 # Both override what a client is given.

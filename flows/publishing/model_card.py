@@ -8,7 +8,7 @@ from storage.errors import RunFailure
 
 if TYPE_CHECKING:
     # Not at once: it imports torch.
-    from model.run import RunConfig
+    from model.runs.run_config import RunConfig
 
 
 def model_card(

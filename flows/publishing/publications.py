@@ -108,10 +108,10 @@ def model_publication(
     """
     from flows.publishing.model_card import model_card
     from flows.requests import request_text
-    from model.run import load_run
-    from model.shipped import handed_on
+    from model.network.parameter_counts import parameter_table
+    from model.runs.pretrained import handed_on
+    from model.runs.run_config import load_run
     from model.tokenizer import Tokenizer
-    from model.weights import parameter_table
 
     run = workspace.run(name)
     entry, files = handed_on(run, name, checkpoint)

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from model.breakdown import Group
+from model.evaluation.intervals import Group
 
 matplotlib.use("svg")
 matplotlib.rcParams["svg.hashsalt"] = "numerate"

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from flows.reports.drawing import INK, PALE, SECOND, svg
 from flows.reports.probing_data import Figure, ProbeData, Value, mark_states, whiskers
-from model.probing.states import spread
+from model.probing.hooks import spread
 
 _EMBEDDED = "kind = 'embedding' AND control = '{control}' AND symbols = '{symbols}'"
 _MEASURES = {

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from flows.reports.drawing import INK, PALE, SECOND, numbered, svg
 from flows.reports.probing_data import Figure, ProbeData, mark_states, state_text, whiskers
 from model.probing.attention import ROLES
-from model.probing.states import spread
+from model.probing.hooks import spread
 
 _POSITIONS = ("operand", "operator", "answer")
 _MOST_HEADS = 32

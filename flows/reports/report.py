@@ -12,8 +12,8 @@ from flows.reports.drawing import INK, PALE, SECOND, by_group, svg
 from flows.reports.pages import rendered, write_page
 from flows.reports.suite_figures import edge_figure, grid_figure
 from flows.suites import learnt_digits
-from model.evaluation import Evaluation
-from model.run import RunConfig
+from model.evaluation.evaluate import Evaluation
+from model.runs.run_config import RunConfig
 from storage.places.place import Location
 from storage.sql.query import open_catalog
 from storage.workspace import Workspace

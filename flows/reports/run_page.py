@@ -15,7 +15,7 @@ from flows.reports.pages import rendered, stored, write_page
 from flows.reports.probing import ProbingSection
 from flows.reports.report import SECTION, EvaluationSection, learning_curve
 from flows.reports.unit_comparison import compared, comparisons_of
-from model.run import RunConfig, load_run
+from model.runs.run_config import RunConfig, load_run
 from model.tokenizer import load_tokenizer
 from storage.datasets.manifest import Dataset, committed, load
 from storage.errors import RunFailure, UserError

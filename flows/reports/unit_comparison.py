@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from flows.reports.drawing import INK, SECOND, svg
 from flows.reports.pages import rendered
-from model.comparison_table import named, order_of
+from model.comparison.tables import named, order_of
 
 _COLORS = {"none": "#888888", "residue": INK, "primes": "#7fa8d8", "nalu": SECOND}
 _LINES = ("-", ":", "--", "-.")

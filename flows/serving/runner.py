@@ -28,7 +28,7 @@ from flows.serving.marks import mark_of
 from flows.serving.prefect_settings import configured_api
 from flows.serving.server import end_with
 from flows.session import Served, end_quietly, note_served
-from model.config import STOP_SECONDS
+from model.config.training import STOP_SECONDS
 from storage.errors import UserError
 from storage.workspace import Workspace
 

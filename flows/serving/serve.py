@@ -27,7 +27,7 @@ from flows.session import (
     serving_folder,
     use_api,
 )
-from model.config import STOP_SECONDS
+from model.config.training import STOP_SECONDS
 from storage.errors import RunFailure, UserError
 from storage.workspace import Workspace
 

@@ -6,10 +6,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from model.encoder import Encoder
-from model.probing.examples import Batch, ids_of
-from model.probing.states import State, attention_recorded, logits_of
-from model.probing.truth import Problem
+from model.network.encoder import Encoder
+from model.probing.hooks import State, attention_recorded, logits_of
+from model.probing.labels import Problem
+from model.probing.token_dataset import Batch, ids_of
 
 ROLES = (
     *("same column", "next lower column", "other columns", "operator", "bracket"),

@@ -12,13 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from model.breakdown import exact_match_interval
-from model.probing.examples import ids_of, orders_of
+from model.evaluation.intervals import exact_match_interval
+from model.evaluation.predictor import TrainedEncoder
+from model.probing.counterfactuals import CarryTwins, Twins
 from model.probing.geometry import Table, fitted
-from model.probing.states import EMBEDDED, Edit, State, attentions_of, edited, logits_of, recorded, replayed
-from model.probing.twins import CarryTwins, Twins
+from model.probing.hooks import EMBEDDED, Edit, State, attentions_of, edited, logits_of, recorded, replayed
+from model.probing.token_dataset import ids_of, orders_of
 from model.tokenizer import PAD, TokenLayout
-from model.trained import TrainedEncoder
 
 DIGIT_WAYS = ("digit", "circles", "circle", "rest", "rest as far", "random")
 

@@ -12,15 +12,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from model.encoder import Encoder
+from model.config.probing import PROBING_VERSION, ProbingSpec
+from model.evaluation.predictor import TrainedEncoder
+from model.network.encoder import Encoder
 from model.probing.attention import attended
-from model.probing.decoders import Split, readings
-from model.probing.examples import KINDS, Batch, Examples, batches_of, examples_of, states_at
+from model.probing.counterfactuals import carry_twins, digit_twins
 from model.probing.geometry import Table, means_by
+from model.probing.hooks import EMBEDDED, MOST_LOOPS, State, spread, states_of
 from model.probing.interventions import ablate_heads, move_digits, patch_carries
-from model.probing.problems import Drawn, draw, longest_operand
-from model.probing.spec import PROBING_VERSION, ProbingSpec
-from model.probing.states import EMBEDDED, MOST_LOOPS, State, spread, states_of
+from model.probing.labels import Problem
+from model.probing.probes import Split, readings
+from model.probing.sampling import Drawn, draw, longest_operand
 from model.probing.tables import (
     Rows,
     attention_rows,
@@ -33,11 +35,9 @@ from model.probing.tables import (
     symbol_tables,
     unit_rows,
 )
-from model.probing.truth import Problem
-from model.probing.twins import carry_twins, digit_twins
-from model.probing.unit_use import UnitMeasure, unit_measures
+from model.probing.token_dataset import KINDS, Batch, Examples, batches_of, examples_of, states_at
+from model.probing.unit_ablation import UnitMeasure, unit_measures
 from model.tokenizer import TokenLayout
-from model.trained import TrainedEncoder
 from storage.datasets.manifest import hash_of
 from storage.datasets.shard import file_hash
 from storage.places.place import Location

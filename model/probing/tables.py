@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 
-from model.encoder import Encoder
+from model.network.encoder import Encoder
 from model.probing.attention import REACH, ROLES, Attended
-from model.probing.decoders import Reading
 from model.probing.geometry import Table, components, cosines, measures, spectrum
+from model.probing.hooks import State
 from model.probing.interventions import Outcome
-from model.probing.states import State
-from model.probing.unit_use import UnitMeasure
+from model.probing.probes import Reading
+from model.probing.unit_ablation import UnitMeasure
 from model.tokenizer import DIGITS, Tokenizer
 from storage.errors import UserError
 

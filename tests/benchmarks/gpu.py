@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from model.compilation import compile_layers
-from model.config import EncoderConfig
-from model.encoder import Encoder
-from model.presets import ENCODERS
-from model.throughput import peak_flops, training_flops
+from model.config.encoder import EncoderConfig
+from model.config.presets import ENCODERS
+from model.network.compilation import compile_layers
+from model.network.encoder import Encoder
 from model.tokenizer import TokenLayout
+from model.training.throughput import peak_flops, training_flops
 from pipelines.components import components
 from pipelines.encode import encode_rows
 from pipelines.generate import sample_table

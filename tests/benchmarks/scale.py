@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from flows.session import ray_session
-from model.batches import Batches
+from model.training.batches import Batches
 from pipelines.fanout import Notes, each_result, make_shards
 from storage.datasets.manifest import ShardRecord, commit, lists, load
 from storage.places.disk import LocalLocation

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from model.config import EncoderConfig
+from model.config.encoder import EncoderConfig
 
 
 class TorchEncoder(nn.Module):

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from model.batches import Batches
-from model.config import EncoderConfig, TrainingSpec
-from model.encoder import Encoder
-from model.optimizer import precision_of
+from model.config.encoder import EncoderConfig
+from model.config.training import TrainingSpec
+from model.network.encoder import Encoder
 from model.tokenizer import TokenLayout
+from model.training.batches import Batches
+from model.training.optimizer import precision_of
 from pipelines.build import token_layouts
 from pipelines.components import components
 from pipelines.encode import ENCODER_VERSION, EncodeJob, encode_rows, encode_shard, encode_tasks

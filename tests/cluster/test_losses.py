@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from model.checkpoint import Checkpoints
+from model.runs.checkpoints import Checkpoints
 from model.tokenizer import load_tokenizer
-from model.training import TrainingJob
+from model.training.job import TrainingJob
 from pipelines.build import build_corpus, build_tokens
 from pipelines.vocabulary import train_tokenizer
 from storage.places.disk import LocalLocation

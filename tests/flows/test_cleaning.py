@@ -10,10 +10,10 @@ import pytest
 
 from flows.care.cleaning import clean, show
 from flows.solving import Solver
-from model.checkpoint import Checkpoints
-from model.preparation import prepare
-from model.shipped import export
-from model.training import train
+from model.runs.checkpoints import Checkpoints
+from model.runs.pretrained import export
+from model.training.preflight import prepare
+from model.training.trainer import train
 from storage.datasets.manifest import lists
 from storage.errors import UserError
 from storage.places.disk import LocalLocation

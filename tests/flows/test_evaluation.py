@@ -9,10 +9,10 @@ import pytest
 
 from flows.evaluation import evaluate_encoder, places_of
 from flows.requests import EvaluateRequest
-from model.config import Decoding, EvaluationSpec
-from model.run import load_run
-from model.shipped import shipped_runs
-from model.training import train
+from model.config.evaluation import Decoding, EvaluationSpec
+from model.runs.pretrained import shipped_runs
+from model.runs.run_config import load_run
+from model.training.trainer import train
 from pipelines.build import build_tokens
 from storage.errors import UserError
 from storage.places.disk import LocalLocation

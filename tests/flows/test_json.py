@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from flows.command import app
-from model.preparation import prepare
-from model.training import train
+from model.training.preflight import prepare
+from model.training.trainer import train
 from storage.workspace import Workspace
 from tests.builders import SMALL, TINY_TRAINING, Built
 

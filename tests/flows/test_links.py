@@ -12,8 +12,8 @@ import pytest
 from flows.care.cleaning import clean
 from flows.care.status import status_of
 from flows.serving.report_pages import shown
-from model.preparation import prepare
-from model.training import train
+from model.training.preflight import prepare
+from model.training.trainer import train
 from pipelines.build import build_corpus, undisturbed
 from storage.errors import RunFailure, UserError
 from storage.sql.query import open_catalog

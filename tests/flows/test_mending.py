@@ -13,9 +13,10 @@ from flows.cli.options import resolve
 from flows.command import app
 from flows.presets import CORPUS_PRESETS, PRESETS
 from flows.requests import EncodeRequest, GenerateRequest, TokenizerRequest, TrainRequest
-from model.config import CurriculumStage, EncoderConfig, TrainingSpec
-from model.preparation import prepare
-from model.run import RunConfig, load_run
+from model.config.encoder import EncoderConfig
+from model.config.training import CurriculumStage, TrainingSpec
+from model.runs.run_config import RunConfig, load_run
+from model.training.preflight import prepare
 from pipelines.presets import CORPORA
 from pipelines.spec import CorpusSpec
 from storage.places.disk import LocalLocation

@@ -10,8 +10,8 @@ from flows.probing import probe_encoder
 from flows.reports.probing_causes import heads_figure
 from flows.reports.probing_data import ProbeData
 from flows.requests import ProbeRequest
-from model.config import TrainingSpec
-from model.training import train
+from model.config.training import TrainingSpec
+from model.training.trainer import train
 from storage.errors import UserError
 from storage.sql.probe_views import PROBE_TABLES
 from storage.sql.query import open_catalog, select
@@ -73,7 +73,7 @@ def test_an_encoder_that_comes_with_numerate_is_looked_into_and_all_views_answer
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Enough to read a digit from its embedding; how well probes learn is shown beside their own tests.
-    monkeypatch.setattr("model.probing.decoders._ITERATIONS", 10)
+    monkeypatch.setattr("model.probing.probes._ITERATIONS", 10)
     workspace = Workspace.create(str(tmp_path / "workspace"))
     result = probe_encoder.fn(asked(workspace, name="notebook", layers=(1,)))
     assert result["runs"] == ["shipped-notebook"]

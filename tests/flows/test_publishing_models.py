@@ -9,9 +9,9 @@ from flows.cli.publish_verbs import publish_model
 from flows.publishing.model_card import model_card
 from flows.publishing.publications import model_publication
 from flows.solving import Solver
-from model.run import load_run
-from model.shipped import export, handed_on, shipped_runs
-from model.trained import TrainedEncoder
+from model.evaluation.predictor import TrainedEncoder
+from model.runs.pretrained import export, handed_on, shipped_runs
+from model.runs.run_config import load_run
 from storage.errors import RunFailure, UserError
 from storage.places.disk import LocalLocation
 from storage.workspace import Workspace

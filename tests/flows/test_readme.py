@@ -10,11 +10,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from model.config import EvaluationSpec
-from model.evaluation import evaluate
-from model.preparation import prepare
-from model.trained import TrainedEncoder
-from model.training import train
+from model.config.evaluation import EvaluationSpec
+from model.evaluation.evaluate import evaluate
+from model.evaluation.predictor import TrainedEncoder
+from model.training.preflight import prepare
+from model.training.trainer import train
 from pipelines.generate import canonical_hashes
 from pipelines.presets import CORPORA
 from pipelines.reading import text_hashes

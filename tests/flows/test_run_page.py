@@ -15,9 +15,9 @@ from flows.reports import report
 from flows.reports.probing import SECTION, ProbingSection
 from flows.reports.run_page import write_run_page
 from flows.requests import EvaluateRequest
-from model.comparison_table import write_tables
-from model.config import Decoding
-from model.training import train
+from model.comparison.tables import write_tables
+from model.config.evaluation import Decoding
+from model.training.trainer import train
 from storage.errors import UserError
 from storage.sql.query import open_catalog, select
 from storage.workspace import Workspace

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from flows.command import run
 from flows.grammar import read
 from flows.solving import Style, read_problem
-from model.shipped import shipped_runs
-from model.trained import Solution, TrainedEncoder
-from model.training import train
+from model.evaluation.predictor import Solution, TrainedEncoder
+from model.runs.pretrained import shipped_runs
+from model.training.trainer import train
 from pipelines.reserved import edge_cases
 from pipelines.spec import CorpusSpec
 from storage.errors import UserError

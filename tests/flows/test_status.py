@@ -19,11 +19,11 @@ from flows.care.status import Status, running_flows, status_of
 from flows.cli.status_text import status_text
 from flows.command import app
 from flows.serving.marks import workspace_mark
-from model.preparation import prepare
-from model.training import train
+from model.training.preflight import prepare
+from model.training.trainer import train
 from pipelines.fanout import Notes
 from pipelines.presets import CORPORA
-from storage import glance as glances
+from storage.datasets import glance as glances
 from storage.datasets.glance import glance
 from storage.datasets.manifest import lists
 from storage.errors import UserError

@@ -15,12 +15,13 @@ from pydantic import ValidationError
 from flows.reports.suite_figures import edge_figure, grid_cells, grid_figure, kind_cells
 from flows.requests import EvaluateRequest, SuiteName
 from flows.suites import fair_to, prepare, suite_of
-from model.config import EncoderConfig, EvaluationSpec
-from model.evaluation import Evaluation, evaluate
-from model.run import RunConfig, load_run
-from model.shipped import shipped_runs
+from model.config.encoder import EncoderConfig
+from model.config.evaluation import EvaluationSpec
+from model.evaluation.evaluate import Evaluation, evaluate
+from model.evaluation.predictor import TrainedEncoder
+from model.runs.pretrained import shipped_runs
+from model.runs.run_config import RunConfig, load_run
 from model.tokenizer import Tokenizer
-from model.trained import TrainedEncoder
 from pipelines.build import spec_of
 from pipelines.generate import GENERATOR_VERSION, canonical_hashes
 from pipelines.presets import CORPORA

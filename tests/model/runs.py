@@ -7,11 +7,11 @@ import duckdb
 import torch
 from safetensors.torch import load_file
 
-from model.checkpoint import Checkpoints
-from model.config import TrainingSpec
-from model.metrics import metric_parts
-from model.run import RunConfig, claim_run
-from model.training import TrainingJob
+from model.config.training import TrainingSpec
+from model.runs.checkpoints import Checkpoints
+from model.runs.metrics import metric_parts
+from model.runs.run_config import RunConfig, claim_run
+from model.training.job import TrainingJob
 from storage.places.disk import LocalLocation
 from tests.builders import TINY_TRAINING, Built
 

@@ -5,7 +5,7 @@ import random
 import pytest
 import torch
 
-from model.arrival import CarryArrival
+from model.objectives.carry_propagation import CarryArrival
 from model.tokenizer import TokenLayout
 from tests.benchmarks.tokenizers import digit_tokenizer
 from tests.model.test_objectives import complete

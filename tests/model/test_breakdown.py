@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import beta
 
-from model.breakdown import COLUMNS, breakdown, exact_match_by_class, exact_match_interval
+from model.evaluation.intervals import COLUMNS, breakdown, exact_match_by_class, exact_match_interval
 from storage.places.disk import LocalLocation
 
 Rows = list[tuple[int, bool]]

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from model.calibration import THRESHOLDS, calibration
+from model.evaluation.calibration import THRESHOLDS, calibration
 
 
 def test_honest_confidence_has_no_error_and_boasting_has_its_excess() -> None:

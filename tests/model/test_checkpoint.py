@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 import torch
 
-from model.checkpoint import CheckpointEntry, CheckpointIndex, Checkpoints, hash_of_bytes, restore
-from model.encoder import Encoder
-from model.optimizer import build_optimizers
-from model.run import load_run
-from model.trained import TrainedEncoder
-from model.training import TrainingJob, train
+from model.evaluation.predictor import TrainedEncoder
+from model.network.encoder import Encoder
+from model.runs.checkpoints import CheckpointEntry, CheckpointIndex, Checkpoints, hash_of_bytes, restore
+from model.runs.run_config import load_run
+from model.training.job import TrainingJob
+from model.training.optimizer import build_optimizers
+from model.training.trainer import train
 from storage.errors import RunFailure, UserError
 from storage.places.disk import LocalLocation
 from storage.places.opening import open_place

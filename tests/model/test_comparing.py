@@ -4,11 +4,11 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from model.comparing import compare
-from model.comparison_spec import ComparingSpec
-from model.comparison_table import page
-from model.config import TrainingSpec
-from model.metrics import MetricsWriter, step_seconds
+from model.comparison.compare import compare
+from model.comparison.tables import page
+from model.config.comparison import ComparingSpec
+from model.config.training import TrainingSpec
+from model.runs.metrics import MetricsWriter, step_seconds
 from storage.errors import RunFailure, UserError
 from storage.places.disk import LocalLocation
 from tests.builders import TINY_TRAINING, Built, build_small

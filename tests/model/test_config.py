@@ -1,6 +1,7 @@
 """Settings that do nothing are named."""
 
-from model.config import EncoderConfig, TrainingSpec
+from model.config.encoder import EncoderConfig
+from model.config.training import TrainingSpec
 
 
 def test_a_setting_without_effect_is_named_with_the_reason() -> None:

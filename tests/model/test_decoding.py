@@ -3,8 +3,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.config import Decoding
-from model.decoding import answering, fill_slots, parts_of, spell
+from model.config.evaluation import Decoding
+from model.evaluation.decoding import answering, fill_slots, parts_of, spell
 from model.tokenizer import BLANK, MASK, PAD
 from tests.builders import Built
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from model.batches import held_rows
-from model.config import TrainingSpec
-from model.launch import choose_room, launch
-from model.seeds import Room
+from model.config.training import TrainingSpec
+from model.training.batches import held_rows
+from model.training.parallel_runs import Room
+from model.training.ray_launcher import choose_room, launch
 from storage.errors import UserError
 from storage.parameters import one_line
 from storage.reading.lanes import LANES

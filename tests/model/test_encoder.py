@@ -2,12 +2,12 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from model.config import EncoderConfig
-from model.encoder import Encoder, SelfAttention
-from model.positions import Where
-from model.presets import ENCODERS
+from model.config.encoder import EncoderConfig
+from model.config.presets import ENCODERS
+from model.network.encoder import Encoder, SelfAttention
+from model.network.parameter_counts import parameter_table
+from model.network.positions import Where
 from model.tokenizer import TokenLayout
-from model.weights import parameter_table
 from tests.builders import Built
 
 LAYOUT = TokenLayout(problem=11, answer=4)

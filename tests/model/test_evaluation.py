@@ -11,16 +11,16 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from model.breakdown import exact_match_by_class, exact_match_interval
-from model.checkpoint import CheckpointEntry, Checkpoints
-from model.config import Decoding, EvaluationSpec
-from model.decoding import spell
-from model.encoder import Encoder
-from model.evaluation import evaluate
-from model.missing import fill_operands
-from model.optimizer import build_optimizers
+from model.config.evaluation import Decoding, EvaluationSpec
+from model.evaluation.decoding import spell
+from model.evaluation.evaluate import evaluate
+from model.evaluation.intervals import exact_match_by_class, exact_match_interval
+from model.evaluation.operand_recovery import fill_operands
+from model.evaluation.predictor import TrainedEncoder
+from model.network.encoder import Encoder
+from model.runs.checkpoints import CheckpointEntry, Checkpoints
 from model.tokenizer import MASK
-from model.trained import TrainedEncoder
+from model.training.optimizer import build_optimizers
 from pipelines.generate import canonical_hashes
 from storage.errors import RunFailure, UserError
 from storage.places.disk import LocalLocation

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from model.exhaustive import count_errors
-from model.trained import TrainedEncoder
-from model.training import train
+from model.evaluation.exhaustive import count_errors
+from model.evaluation.predictor import TrainedEncoder
+from model.training.trainer import train
 from pipelines.spec import CorpusSpec
 from storage.datasets.corpus import Corpus
 from tests.builders import TINY_TRAINING, Built, build_small

@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 import torch
 
-from model import launch, seeds
-from model.compilation import compiles
-from model.config import TrainingSpec
-from model.optimizer import precision_of
-from model.seeds import Room
-from model.throughput import peak_flops
-from model.training import TrainingResult
+from model.training import parallel_runs as seeds
+from model.training import ray_launcher as launch
+from model.config.training import TrainingSpec
+from model.network.compilation import compiles
+from model.training.job import TrainingResult
+from model.training.optimizer import precision_of
+from model.training.parallel_runs import Room
+from model.training.throughput import peak_flops
 from storage.errors import UserError
 from storage.places.disk import LocalLocation
 

@@ -12,9 +12,9 @@ import torch
 import torch.distributed as dist
 
 from flows.serving.server import free_port
-from model.launch import join_on_this_machine, launch
-from model.seeds import Room
-from model.training import Progress
+from model.training.job import Progress
+from model.training.parallel_runs import Room
+from model.training.ray_launcher import join_on_this_machine, launch
 from tests.builders import TINY_TRAINING, Built
 from tests.model.runs import job_of
 

@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from model.masking import draws, loops_of, place_offsets, warm_loops_of
-from model.masking import slot_masks as masks_on_the_device
+from model.objectives.step_randomness import draws, loops_of, place_offsets, warm_loops_of
+from model.objectives.step_randomness import slot_masks as masks_on_the_device
 from storage.order import uniforms
 
 

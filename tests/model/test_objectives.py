@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from model.config import TrainingSpec
-from model.missing import MissingOperand, Question
-from model.objectives import Objective
+from model.config.training import TrainingSpec
+from model.evaluation.operand_recovery import MissingOperand, Question
+from model.objectives.objective import Objective
 from model.tokenizer import BLANK, MASK, Tokenizer, TokenLayout
 from tests.benchmarks.tokenizers import digit_tokenizer
 

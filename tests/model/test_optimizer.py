@@ -2,8 +2,8 @@ import os
 
 import torch
 
-from model.config import TrainingSpec
-from model.optimizer import precision_of
+from model.config.training import TrainingSpec
+from model.training.optimizer import precision_of
 
 CPU = torch.device("cpu")
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.positions import Positions, Where, sinusoids
+from model.network.positions import Positions, Where, sinusoids
 from model.tokenizer import TokenLayout
 from tests.builders import Built
 

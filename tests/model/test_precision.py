@@ -4,10 +4,10 @@ from pathlib import Path
 
 import torch
 
-from model.checkpoint import Checkpoints
-from model.optimizer import precision_name, precision_of
-from model.run import load_run
-from model.training import train
+from model.runs.checkpoints import Checkpoints
+from model.runs.run_config import load_run
+from model.training.optimizer import precision_name, precision_of
+from model.training.trainer import train
 from tests.builders import TINY_TRAINING, Built
 from tests.model.runs import job_of
 from tests.model.workers import Countdown

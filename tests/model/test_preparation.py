@@ -3,10 +3,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.compilation import compiles
-from model.config import CurriculumStage
-from model.preparation import prepare
+from model.config.training import CurriculumStage
+from model.network.compilation import compiles
 from model.tokenizer import TokenLayout
+from model.training.preflight import prepare
 from storage.errors import RunFailure, UserError
 from tests.builders import TINY_TRAINING, Built
 from tests.model.runs import job_of

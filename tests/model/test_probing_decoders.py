@@ -5,10 +5,10 @@ import pytest
 from scipy.stats import binomtest
 from sklearn.metrics import cohen_kappa_score
 
-from model.probing.decoders import Reading, Split, readings
-from model.probing.examples import UNKNOWN, Examples
+from model.probing.hooks import State
 from model.probing.kappa import kappa_of, resamples
-from model.probing.states import State
+from model.probing.probes import Reading, Split, readings
+from model.probing.token_dataset import UNKNOWN, Examples
 
 M = 1_500
 STATE, NOISE = State(1, 1), State(1, 2)

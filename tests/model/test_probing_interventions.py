@@ -5,19 +5,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.config import EncoderConfig
-from model.encoder import Encoder
+from model.config.encoder import EncoderConfig
+from model.evaluation.predictor import TrainedEncoder
+from model.network.encoder import Encoder
 from model.probing.attention import ROLES, attended
-from model.probing.examples import batches_of
+from model.probing.counterfactuals import carry_twins, digit_twins
 from model.probing.geometry import circle
+from model.probing.hooks import EMBEDDED, State, attentions_of
 from model.probing.interventions import Outcome, ablate_heads, move_digits, patch_carries, without
-from model.probing.states import EMBEDDED, State, attentions_of
-from model.probing.truth import Problem, value_of
-from model.probing.twins import carry_twins, digit_twins
-from model.run import load_run, run_tokenizer
-from model.shipped import shipped_runs
+from model.probing.labels import Problem, value_of
+from model.probing.token_dataset import batches_of
+from model.runs.pretrained import shipped_runs
+from model.runs.run_config import load_run, run_tokenizer
 from model.tokenizer import BLANK, DIGITS, Tokenizer
-from model.trained import TrainedEncoder
 
 FOLDER = shipped_runs()["addition"]
 WIDTH = 32

@@ -5,9 +5,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from model.config import EncoderConfig, Position
-from model.encoder import Encoder
-from model.probing.states import (
+from model.config.encoder import EncoderConfig, Position
+from model.network.encoder import Encoder
+from model.probing.hooks import (
     EMBEDDED,
     State,
     attention_recorded,
@@ -18,8 +18,8 @@ from model.probing.states import (
     replayed,
     states_of,
 )
-from model.run import load_run, run_tokenizer
-from model.shipped import shipped_runs
+from model.runs.pretrained import shipped_runs
+from model.runs.run_config import load_run, run_tokenizer
 from model.tokenizer import Tokenizer, TokenLayout
 
 FOLDER = shipped_runs()["addition"]

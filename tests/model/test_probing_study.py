@@ -6,14 +6,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from model.checkpoint import Checkpoints
-from model.probing.examples import Batch
-from model.probing.series import all_known, series
-from model.probing.spec import ProbingSpec
+from model.config.probing import ProbingSpec
+from model.evaluation.predictor import TrainedEncoder
+from model.probing.over_training import all_known, series
 from model.probing.study import PARTS, Study, key_of, probe
+from model.probing.token_dataset import Batch
+from model.runs.checkpoints import Checkpoints
 from model.tokenizer import TokenLayout
-from model.trained import TrainedEncoder
-from model.training import TrainingJob, train
+from model.training.job import TrainingJob
+from model.training.trainer import train
 from storage.errors import UserError
 from tests.builders import TOKENIZERS, Built
 from tests.model.runs import LONGER, job_of
@@ -31,7 +32,7 @@ def run(small: Built, tmp_path_factory: pytest.TempPathFactory) -> TrainingJob:
 @pytest.fixture(autouse=True)
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Probes that take three steps to learn: what is kept and done again is the same, however much they tell."""
-    monkeypatch.setattr("model.probing.decoders._ITERATIONS", 3)
+    monkeypatch.setattr("model.probing.probes._ITERATIONS", 3)
 
 
 def files_of(job: TrainingJob) -> dict[str, int]:

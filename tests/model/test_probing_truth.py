@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.probing.problems import draw, is_held, longest_operand
-from model.probing.truth import NOTHING, Problem, answer_labels, operand_labels, operator_labels, value_of
-from model.run import load_run
-from model.shipped import shipped_runs
+from model.probing.labels import NOTHING, Problem, answer_labels, operand_labels, operator_labels, value_of
+from model.probing.sampling import draw, is_held, longest_operand
+from model.runs.pretrained import shipped_runs
+from model.runs.run_config import load_run
 
 NUMBERS = st.integers(0, 10**12)
 SUMS = st.tuples(NUMBERS, st.lists(st.tuples(st.sampled_from("+-"), NUMBERS), min_size=1, max_size=5)).map(

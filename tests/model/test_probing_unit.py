@@ -6,16 +6,17 @@ import numpy as np
 import pytest
 import torch
 
-from model.probing.examples import Batch
-from model.probing.spec import ProbingSpec
+from model.config.probing import ProbingSpec
+from model.evaluation.predictor import TrainedEncoder
+from model.evaluation.unit_readout import together
+from model.network.symbolic.unit import ResidueResult
+from model.probing.labels import Problem
 from model.probing.study import Study
-from model.probing.truth import Problem
-from model.probing.unit_use import handed_on, others, unit_measures
+from model.probing.token_dataset import Batch
+from model.probing.unit_ablation import handed_on, others, unit_measures
 from model.tokenizer import TokenLayout
-from model.trained import TrainedEncoder
-from model.training import TrainingJob, train
-from model.unit_readings import together
-from model.units import ResidueResult
+from model.training.job import TrainingJob
+from model.training.trainer import train
 from tests.builders import TINY_TRAINING, build_small
 from tests.model.conftest import OPERATIONS
 from tests.model.runs import job_of

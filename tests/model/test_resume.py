@@ -7,12 +7,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
-from model.batches import batches_from, stages_of
-from model.checkpoint import Checkpoints
-from model.config import CurriculumStage, TrainingSpec
-from model.metrics import read_metrics
-from model.preparation import found_result
-from model.training import TrainingJob, train
+from model.config.training import CurriculumStage, TrainingSpec
+from model.runs.checkpoints import Checkpoints
+from model.runs.metrics import read_metrics
+from model.training.batches import batches_from, stages_of
+from model.training.job import TrainingJob
+from model.training.preflight import found_result
+from model.training.trainer import train
 from tests.builders import TINY_TRAINING, Built
 from tests.model.runs import LONGER, job_of, losses, same_bits
 from tests.model.workers import Countdown, Ranks

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import one_hot
 
-from model.running_sum import OUTPUTS, RunningSum, running_sum_loss
+from model.objectives.column_sums import OUTPUTS, RunningSum, running_sum_loss
 from model.tokenizer import TokenLayout
 from tests.benchmarks.tokenizers import digit_tokenizer
 from tests.model.test_objectives import complete

@@ -13,11 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.checkpoint import Checkpoints
-from model.config import seed_runs
-from model.preparation import found_result
-from model.seeds import Seat, in_a_process, room_for, train_in_processes, train_side_by_side
-from model.training import TrainingJob, TrainingResult, train
+from model.config.training import seed_runs
+from model.runs.checkpoints import Checkpoints
+from model.training.job import TrainingJob, TrainingResult
+from model.training.parallel_runs import Seat, in_a_process, room_for, train_in_processes, train_side_by_side
+from model.training.preflight import found_result
+from model.training.trainer import train
 from storage.errors import RunFailure
 from storage.machine import cores
 from tests.builders import TINY_TRAINING, Built

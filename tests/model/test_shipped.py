@@ -10,11 +10,11 @@ from flows.cli.options import resolve
 from flows.presets import PRESETS
 from flows.requests import EndToEndRequest, request_of
 from flows.solving import Solver
-from model.checkpoint import CheckpointIndex, Checkpoints, hash_of_bytes
-from model.run import claim_run, load_run
-from model.shipped import export, own_or_shipped, shipped_runs
-from model.trained import TrainedEncoder, extent_of
-from model.training import train
+from model.evaluation.predictor import TrainedEncoder, extent_of
+from model.runs.checkpoints import CheckpointIndex, Checkpoints, hash_of_bytes
+from model.runs.pretrained import export, own_or_shipped, shipped_runs
+from model.runs.run_config import claim_run, load_run
+from model.training.trainer import train
 from pipelines.reserved import adderboard, edge_cases
 from storage.errors import RunFailure, UserError
 from storage.places.disk import LocalLocation

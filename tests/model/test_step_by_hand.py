@@ -10,14 +10,14 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from model.batches import batches_from, held_rows, stages_of
-from model.checkpoint import Checkpoints
-from model.config import EvaluationSpec
-from model.encoder import Encoder
-from model.evaluation import evaluate
+from model.config.evaluation import EvaluationSpec
+from model.evaluation.evaluate import evaluate
+from model.evaluation.predictor import TrainedEncoder
+from model.network.encoder import Encoder
+from model.runs.checkpoints import Checkpoints
 from model.tokenizer import Tokenizer, TokenLayout
-from model.trained import TrainedEncoder
-from model.training import _Trainer, train
+from model.training.batches import batches_from, held_rows, stages_of
+from model.training.trainer import _Trainer, train
 from pipelines.generate import canonical_hashes
 from storage.order import derive_key
 from storage.places.disk import LocalLocation

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from model.config import EncoderConfig
-from model.encoder import Encoder
-from model.throughput import Pace, peak_flops, training_flops
+from model.config.encoder import EncoderConfig
+from model.network.encoder import Encoder
+from model.training.throughput import Pace, peak_flops, training_flops
 from tests.benchmarks.tokenizers import digit_tokenizer
 from tests.model.test_objectives import complete
 

@@ -10,15 +10,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.batches import held_rows
-from model.config import EncoderConfig, EvaluationSpec, TrainingSpec
-from model.decoding import spell
-from model.evaluation import evaluate
-from model.positions import Positions
-from model.preparation import prepare
+from model.config.encoder import EncoderConfig
+from model.config.evaluation import EvaluationSpec
+from model.config.training import TrainingSpec
+from model.evaluation.decoding import spell
+from model.evaluation.evaluate import evaluate
+from model.evaluation.predictor import TrainedEncoder
+from model.network.positions import Positions
 from model.tokenizer import BLANK, EQUALS, MASK, PAD, Tokenizer, right_groups
-from model.trained import TrainedEncoder
-from model.training import train
+from model.training.batches import held_rows
+from model.training.preflight import prepare
+from model.training.trainer import train
 from pipelines.generate import canonical_hashes
 from pipelines.spec import CorpusSpec, TokenizerSpec
 from pipelines.vocabulary import train_pieces

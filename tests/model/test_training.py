@@ -11,13 +11,14 @@ import pytest
 import torch
 from torch.optim import Optimizer
 
-from model.checkpoint import Checkpoints
-from model.config import TrainingSpec
-from model.metrics import metric_parts
-from model.optimizer import set_rates
-from model.throughput import training_flops
-from model.trained import TrainedEncoder
-from model.training import main, train
+from model.config.training import TrainingSpec
+from model.evaluation.predictor import TrainedEncoder
+from model.runs.checkpoints import Checkpoints
+from model.runs.metrics import metric_parts
+from model.training.__main__ import main
+from model.training.optimizer import set_rates
+from model.training.throughput import training_flops
+from model.training.trainer import train
 from storage.errors import RunFailure
 from tests.builders import TINY_TRAINING, Built
 from tests.model.runs import LONGER, final_tensors, job_of, losses
@@ -38,7 +39,7 @@ def test_weights_that_are_no_numbers_are_never_saved(small: Built, tmp_path: Pat
     job = job_of(small, tmp_path, LONGER)
     train(job, stop=Countdown(0))
     good = Checkpoints(job.run / "checkpoints").index().last
-    import model.training as module
+    import model.training.trainer as module
 
     def poisoned(optimizers: dict[str, Optimizer], step: int, spec: TrainingSpec) -> None:
         set_rates(optimizers, step, spec)
@@ -58,7 +59,7 @@ def test_metrics_say_how_fast_and_how_near_to_the_peak_a_step_is(
     small: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     peak = 1e12
-    monkeypatch.setattr("model.training.peak_flops", lambda device, precision: peak)
+    monkeypatch.setattr("model.training.trainer.peak_flops", lambda device, precision: peak)
     job, encoder = job_of(small, tmp_path, TINY_TRAINING), TINY_TRAINING.encoder
     train(job)
     query = f"SELECT problems_per_second, share_of_peak FROM read_parquet({metric_parts(job.run / 'metrics')})"
@@ -94,7 +95,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(s
     place = job.run / "checkpoints" / Checkpoints(job.run / "checkpoints").index().last.file  # type: ignore[union-attr]
     before = place.read()
     original = torch.nn.functional.cross_entropy
-    import model.training as module
+    import model.training.trainer as module
 
     module.cross_entropy = lambda *a, **k: original(*a, **k) * float("nan")  # type: ignore[assignment]
     try:
@@ -180,7 +181,10 @@ def test_a_file_that_says_no_training_is_one_line(
 def test_what_is_refused_with_one_thread_is_one_line(small: Built, tmp_path: Path) -> None:
     file = tmp_path / "spec.json"
     file.write_text(json.dumps({"workspace": str(small.workspace.root), "corpus": "small", "name": "No"}))
-    command, environment = [sys.executable, "-m", "model.training", str(file)], {**os.environ, "OMP_NUM_THREADS": "1"}
+    command, environment = (
+        [sys.executable, "-m", "model.training", str(file)],
+        {**os.environ, "OMP_NUM_THREADS": "1"},
+    )
     found = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert (found.returncode, found.stderr.count("\n")) == (2, 1), found.stderr
 

@@ -6,19 +6,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.functional import one_hot
 
-from model.checkpoint import Checkpoints
-from model.config import Decoding, EncoderConfig
-from model.encoder import Encoder
-from model.nalu import Nac, Nalu
-from model.optimizer import build_optimizers
-from model.primes import PRIMES
-from model.run import RunConfig, load_run
-from model.shipped import shipped_runs
+from model.config.encoder import EncoderConfig
+from model.config.evaluation import Decoding
+from model.evaluation.predictor import TrainedEncoder
+from model.network.encoder import Encoder
+from model.network.parameter_counts import parameter_table
+from model.network.symbolic.modular_arithmetic import PRIMES
+from model.network.symbolic.nalu import Nac, Nalu
+from model.network.symbolic.unit import OPERATIONS, PrimesResult, Reading, ResidueResult, values_of
+from model.runs.checkpoints import Checkpoints
+from model.runs.pretrained import shipped_runs
+from model.runs.run_config import RunConfig, load_run
 from model.tokenizer import TokenLayout
-from model.trained import TrainedEncoder
-from model.training import train
-from model.units import OPERATIONS, PrimesResult, Reading, ResidueResult, values_of
-from model.weights import parameter_table
+from model.training.optimizer import build_optimizers
+from model.training.trainer import train
 from storage.errors import UserError
 from tests.builders import TINY_TRAINING, TOKENIZERS, Built, build_small
 from tests.model.runs import job_of, losses, same_bits

@@ -8,7 +8,8 @@ from contextlib import ExitStack
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
 
-from model.training import TrainingJob, train
+from model.training.job import TrainingJob
+from model.training.trainer import train
 
 
 class Countdown:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flows.care.status import status_of
-from model.preparation import prepare
+from model.training.preflight import prepare
 from pipelines import verify
 from pipelines.build import build_corpus, build_tokens
 from pipelines.families.grid import Grid

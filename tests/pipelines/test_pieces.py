@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.decoding import spell
+from model.evaluation.decoding import spell
 from model.tokenizer import PAD, TokenLayout
 from pipelines.encode import encode_rows, in_tokens
 from pipelines.pieces import pieces_of

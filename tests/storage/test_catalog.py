@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from model.metrics import SCHEMA, MetricsWriter
+from model.runs.metrics import SCHEMA, MetricsWriter
 from pipelines.spec import CorpusSpec, MixturePart
 from storage.datasets.corpus import Corpus
 from storage.datasets.manifest import SPLITS, ShardRecord, commit
@@ -309,8 +309,8 @@ def test_parts_of_one_family_with_different_operands_are_one_table(tmp_path: Pat
 def test_tensors_come_in_the_order_in_which_training_reads(small: Built) -> None:
     from itertools import islice
 
-    from model.batches import Batches
-    from model.rows import tensors
+    from model.training.batches import Batches
+    from model.training.rows import tensors
 
     corpus = Corpus.open("small", str(small.workspace.root))
     batches = Batches.of(small.tokens, "train", 128, 3)

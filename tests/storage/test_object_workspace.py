@@ -6,11 +6,11 @@ import pytest
 import safetensors.torch
 import torch
 
-from model.batches import Batches
-from model.preparation import prepare
-from model.run import claim_run
-from model.trained import TrainedEncoder
-from model.training import train
+from model.evaluation.predictor import TrainedEncoder
+from model.runs.run_config import claim_run
+from model.training.batches import Batches
+from model.training.preflight import prepare
+from model.training.trainer import train
 from pipelines.build import build_corpus, build_tokens
 from pipelines.verify import check_bytes, examine, repair
 from pipelines.vocabulary import train_tokenizer

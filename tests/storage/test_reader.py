@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.batches import Batches
+from model.training.batches import Batches
 from storage.datasets.columns import fixed_width_values
 from storage.errors import RunFailure
 from storage.order import Permutation, derive_key

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.batches import Batches
+from model.training.batches import Batches
 from storage.errors import UserError
 from storage.places.disk import LocalLocation
 from storage.reading.subset import BLOCK_ROWS, KeptRows, check_predicate, kept_rows, predicate_columns

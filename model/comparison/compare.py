@@ -1,0 +1,174 @@
+"""Encoders with and without a symbolic unit, over several seeds, on the same problems and for the same time.
+
+`python -m model.comparison FILE` needs neither Ray nor Prefect. It measures how long a step of each encoder takes while
+as many train side by side as will later. Each gets as many steps as fit the time. All seeds are trained, and evaluated
+on problems like those of training and on longer and deeper ones, with the unit and without. The results are
+`comparisons/<name>/table.parquet`, `curves.parquet` and `table.md`. Finished parts are not repeated.
+"""
+
+import json
+import multiprocessing
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from functools import partial
+from itertools import cycle
+
+from model.comparison.evaluate_run import ask_run
+from model.comparison.tables import write_tables
+from model.config.comparison import ComparingSpec, Variant
+from model.config.training import TrainingSpec, seed_runs
+from model.runs.metrics import step_seconds
+from model.training.job import Progress, TrainingJob, TrainingResult
+from model.training.parallel_runs import Seat, TrainOne, in_a_process, room_here, train_side_by_side
+from model.training.preflight import found_result, prepare
+from storage.errors import RunFailure, UserError
+from storage.places.place import Location
+from storage.workspace import Workspace
+
+# Of the trainings whose steps are timed: how many they would have, and what ends their names.
+_LONG, _TIMED = 10**6, "-timed"
+
+
+def compare(spec: ComparingSpec, stop: Callable[[], bool] = lambda: False) -> Location | None:
+    """Do all of it and give the folder of the tables; None where `stop` ended it before.
+
+    Raises `UserError` for what doesn't fit, before any work, and `RunFailure` where trainings failed; those that did
+    not are in the tables.
+    """
+    workspace = Workspace.create(spec.workspace)
+    folder = workspace.comparison(spec.name)
+    _claim(folder, spec)
+    variants = spec.variants()
+    at_once = _at_once(spec, len(variants) * spec.seeds)
+    steps = _steps(workspace, folder, spec, at_once, stop)
+    if stop():
+        return None
+    jobs = _jobs(workspace, spec, {key: spec.planned(variant, steps[key]) for key, variant in variants.items()})
+    failure: RunFailure | None = None
+    try:
+        results = _train(jobs, in_a_process, at_once, stop)
+        if not all(result.finished for result in results):
+            return None
+    except RunFailure as error:
+        failure = error
+    _ask(workspace, folder, spec, [job for job in jobs if found_result(job)], at_once)
+    names = {job.config.name: encoder for job, (encoder, _) in zip(jobs, cycle(variants), strict=False)}
+    write_tables(workspace, folder, names, spec.corpus, spec.goal)
+    if failure:
+        raise failure
+    return folder
+
+
+def _claim(folder: Location, spec: ComparingSpec) -> None:
+    """Keep what is compared, or refuse another comparison of the same name."""
+    place = folder / "comparison.json"
+    if not place.exists():
+        place.write(json.dumps(spec.decides(), indent=2).encode() + b"\n")
+    elif json.loads(place.read()) != spec.decides():
+        raise UserError(
+            f"comparison {spec.name!r} exists with other parameters: choose another name, or delete {folder}"
+        )
+
+
+def _jobs(
+    workspace: Workspace, spec: ComparingSpec, trainings: dict[Variant, TrainingSpec], suffix: str = ""
+) -> list[TrainingJob]:
+    """The jobs of all seeds, those of one seed beside each other."""
+    found = [
+        prepare(workspace, spec.run_name(key) + suffix, spec.corpus, spec.tokenizer_name, training, spec.seeds)
+        for key, training in trainings.items()
+    ]
+    return [job for seed in zip(*found, strict=True) for job in seed]
+
+
+def _at_once(spec: ComparingSpec, jobs: int) -> int:
+    """How many train side by side; on CPUs each has one."""
+    return min(spec.at_once or room_here(max(2, jobs)).at_once, jobs)
+
+
+def _train(
+    jobs: Sequence[TrainingJob], train_one: TrainOne, at_once: int, stop: Callable[[], bool]
+) -> list[TrainingResult]:
+    """Train jobs side by side, each on one thread of the CPU, and print how far they are."""
+    began, told = time.monotonic(), dict[str, int]()
+
+    def report(progress: Mapping[str, Progress]) -> None:
+        """Print a run whenever another tenth of its steps is done."""
+        for name, now in progress.items():
+            if (tenth := 10 * now.step // now.steps) > told.get(name, 0):
+                told[name] = tenth
+                print(f"{time.monotonic() - began:.0f} s {name}: step {now.step} {now.exact_match:.2%}", flush=True)
+
+    return train_side_by_side([replace(job, threads=1) for job in jobs], train_one, at_once, stop=stop, report=report)
+
+
+def _steps(
+    workspace: Workspace, folder: Location, spec: ComparingSpec, at_once: int, stop: Callable[[], bool]
+) -> dict[Variant, int]:
+    """How many steps of each variant fit the time: known from before, or measured."""
+    place, variants = folder / "steps.json", spec.variants()
+    if not place.exists():
+        seconds = _timed(workspace, spec, at_once, stop)
+        if stop():
+            return {}
+        steps = {"/".join(key): max(1, round(spec.seconds / seconds[key])) for key in variants}
+        place.write(json.dumps(steps, indent=2).encode() + b"\n")
+    known = json.loads(place.read())
+    return {key: known["/".join(key)] for key in variants}
+
+
+def _timed(workspace: Workspace, spec: ComparingSpec, at_once: int, stop: Callable[[], bool]) -> dict[Variant, float]:
+    """Seconds that a step of each variant takes, by trainings that leave nothing."""
+    variants = {key: spec.planned(training, _LONG) for key, training in spec.variants().items()}
+    runs = [
+        workspace.run(name)
+        for key, training in variants.items()
+        for name, _ in seed_runs(spec.run_name(key) + _TIMED, training, spec.seeds)
+    ]
+    for run in runs:
+        run.remove()
+    # As many side by side as will be, though there be fewer variants.
+    jobs = _jobs(workspace, spec, variants, _TIMED)[: max(len(variants), at_once)]
+    try:
+        _train(jobs, partial(_train_a_while, spec.timed_seconds), at_once, stop)
+        timed = zip(variants, jobs, strict=False)
+        return {} if stop() else {key: step_seconds(job.run / "metrics") for key, job in timed}
+    finally:
+        for run in runs:
+            run.remove()
+
+
+def _train_a_while(seconds: float, job: TrainingJob, seat: Seat) -> TrainingResult:
+    """Train in a process for so long after its first steps."""
+    begun: list[float] = []
+
+    def report(now: Progress) -> None:
+        """Steps are done."""
+        begun.append(time.monotonic())
+
+    def stop() -> bool:
+        """Whether the time is up."""
+        return seat.stop() or (bool(begun) and time.monotonic() > begun[0] + seconds)
+
+    return in_a_process(job, replace(seat, stop=stop, report=report))
+
+
+def _ask(
+    workspace: Workspace, folder: Location, spec: ComparingSpec, jobs: Sequence[TrainingJob], at_once: int
+) -> None:
+    """Ask the runs that haven't been asked, in processes side by side; each leaves its rows as JSON."""
+    left = []
+    for job in jobs:
+        target = folder / "asked" / f"{job.config.name}.json"
+        if not target.exists():
+            left.append((job.run, target, workspace, spec.corpora, spec.problems, spec.curve_problems))
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(at_once, max(1, len(left))), mp_context=context) as pool:
+        try:
+            for future in [pool.submit(ask_run, *asked) for asked in left]:
+                print(f"asked {future.result()}", flush=True)
+        except BrokenProcessPool as error:
+            raise RunFailure("a process that asks runs was ended: start the comparison again, it goes on") from error

@@ -1,0 +1,110 @@
+"""What a trained encoder answers, kind by kind of problem, with its symbolic unit and without; what the unit reads."""
+
+import json
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from model.config.evaluation import ONE_PASS, Decoding, EvaluationSpec
+from model.evaluation.decoding import spell
+from model.evaluation.evaluate import Asked, check_corpus, right_answers, stream
+from model.evaluation.predictor import TrainedEncoder
+from model.evaluation.unit_readout import read_rightly, readings_of, together
+from model.network.symbolic.unit import Reading
+from model.runs.checkpoints import Checkpoints, restore
+from storage.datasets.manifest import load
+from storage.places.place import Location
+from storage.workspace import Workspace
+
+_SEVERAL = "brackets"
+
+
+def ask_run(
+    run: Location, target: Location, workspace: Workspace, corpora: tuple[str, ...], limit: int, curve_limit: int
+) -> str:
+    """Ask a run's last checkpoint the first `limit` problems of each corpus's test split, and each of its checkpoints
+    `curve_limit` of the first corpus; write what it comes to as JSON, and keep the best and last checkpoint alone.
+
+    Gives the run's name. Raises `UserError` for a corpus that it may have been trained on, or can't read.
+    """
+    torch.set_num_threads(1)
+    model = TrainedEncoder.open(run, "last")
+    config, encoder = model.config, model.encoder
+    rows: list[dict[str, Any]] = []
+    for name in corpora:
+        asked = _problems(model, workspace, name, limit)
+        for unit in ("on", "off") if encoder.unit else ("on",):
+            found = _by_operator(model, asked, Decoding(unit=unit))
+            place = {"asked": name, "applied": unit}
+            rows += [{**place, "operator": operator, **counts} for operator, counts in found.items()]
+    about = {
+        "run": config.name,
+        "seed": config.training.seed,
+        "unit": config.training.encoder.unit,
+        "parameters": encoder.parameter_count(),
+        "steps": model.checkpoint.step,
+        "validation_exact_match": model.checkpoint.exact_match,
+        "gate": encoder.unit.gate.detach().abs().mean().item() if encoder.unit else None,
+    }
+    curve = _curve(model, Checkpoints(run / "checkpoints"), _problems(model, workspace, corpora[0], curve_limit))
+    target.write(json.dumps({"about": about, "rows": rows, "curve": curve}, indent=2).encode() + b"\n")
+    Checkpoints(run / "checkpoints").prune()
+    return config.name
+
+
+def _problems(model: TrainedEncoder, workspace: Workspace, name: str, limit: int) -> list[Asked]:
+    """The first problems of a corpus's test split."""
+    tokenizer = model.config.tokenizer
+    corpus = load(workspace.corpus(name), f"corpus {name!r}")
+    encoded = load(workspace.tokens(name, tokenizer), f"corpus {name!r} encoded by {tokenizer!r}")
+    check_corpus(model, corpus, encoded)
+    # Canonical hashes are for intervals over one run; here seeds say how far to believe a figure.
+    return list(stream(corpus, encoded, EvaluationSpec(limit=limit), lambda ids: ids))
+
+
+def _curve(model: TrainedEncoder, checkpoints: Checkpoints, asked: list[Asked]) -> list[dict[str, Any]]:
+    """What each checkpoint answers rightly of each kind of problem; the model ends as the last of them."""
+    found = []
+    for entry in checkpoints.index().entries:
+        restore(checkpoints.load(entry, model.config), model.encoder)
+        for operator, counts in _by_operator(model, asked, ONE_PASS).items():
+            found.append({"step": entry.step, "operator": operator, "exact_match": counts["exact_match"]})
+    return found
+
+
+def _by_operator(model: TrainedEncoder, asked: list[Asked], decoding: Decoding) -> dict[str, dict[str, Any]]:
+    """Problems and right answers by operator, or of several operators, and what was read of those with one."""
+    found: dict[str, list[NDArray[np.float64]]] = defaultdict(list)
+    for batch in asked:
+        with readings_of(model.encoder) as readings:
+            filled = model.fill(batch.rows, batch.slots, decoding)
+        right = right_answers(spell(filled.ids, model.tokenizer), batch)
+        values = np.column_stack([right.astype(np.float64), _read(model, readings, batch)])
+        operators = np.array(batch.facts.column("operators").to_pylist())
+        for operator in np.unique(names := np.where(np.char.str_len(operators) == 1, operators, _SEVERAL)):
+            found[str(operator)].append(values[names == operator])
+    return {kind: _counts(np.concatenate(parts), kind, decoding) for kind, parts in sorted(found.items())}
+
+
+def _counts(values: NDArray[np.float64], operator: str, decoding: Decoding) -> dict[str, Any]:
+    """What [n, 3] says: right answers, and how often the operation and the operands were read as they stand."""
+    read = {}
+    if operator != _SEVERAL and decoding.unit == "on" and not np.isnan(values[:, 1:]).any():
+        read = {"operation_read": float(values[:, 1].mean()), "operands_read": float(values[:, 2].mean())}
+    correct = int(values[:, 0].sum())
+    return {"problems": len(values), "correct": correct, "exact_match": correct / len(values), **read}
+
+
+def _read(model: TrainedEncoder, readings: list[Reading], asked: Asked) -> NDArray[np.float64]:
+    """For each problem whether its operation, and whether both operands were read in the block's last run, [n, 2].
+
+    NaN where there is no unit, and where it is switched off.
+    """
+    if not readings:
+        return np.full((len(asked.rows), 2), np.nan)
+    loops = model.encoder.config.loops_of(asked.slots)
+    last = together(readings[loops - 1 :: loops])
+    return np.stack(read_rightly(last, asked.facts.column("problem").to_pylist()), 1).astype(np.float64)

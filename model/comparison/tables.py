@@ -1,0 +1,165 @@
+"""The tables of a comparison: a row a run and kind of problem as Parquet, curves of learning, and a page to read."""
+
+import json
+from collections.abc import Iterable
+from statistics import median
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from model.runs.metrics import read_metrics
+from storage.places.place import Location
+from storage.sql.comparison_views import COMPARISON_COLUMNS, COMPARISON_TABLES
+from storage.workspace import Workspace
+
+Row = dict[str, Any]
+# A corpus that is asked and a kind of its problems.
+Column = tuple[str, str]
+# Of one run.
+Figures = dict[Column, Row]
+# Encoder, unit, and whether the unit is on.
+Kind = tuple[str, str, str]
+
+_TYPES = {"VARCHAR": pa.string(), "BIGINT": pa.int64(), "DOUBLE": pa.float64()}
+
+
+def write_tables(workspace: Workspace, folder: Location, names: dict[str, str], corpus: str, goal: float) -> None:
+    """Write `table.parquet`, `curves.parquet` and `table.md` from what was asked of runs.
+
+    `names` says of each run which encoder it is of; `corpus` is what they learnt, and `goal` the exact match on a
+    kind of its problems until which problems seen are counted.
+    """
+    rows: list[Row] = []
+    curves: list[Row] = []
+    for run, encoder in names.items():
+        if not (place := folder / "asked" / f"{run}.json").exists():
+            continue
+        found = json.loads(place.read())
+        metrics = read_metrics(workspace.run(run) / "metrics")
+        problems, seconds = (metrics.column(name)[-1].as_py() for name in ("problems", "seconds"))
+        seen = {"problems_seen": problems, "seconds": seconds, "rows_per_second": problems / seconds}
+        about = {**found["about"], "encoder": encoder}
+        each = problems // about["steps"]
+        curve = [{**about, **point, "problems_seen": point["step"] * each} for point in found["curve"]]
+        reached: dict[str, int] = {}
+        for point in curve:
+            if point["exact_match"] >= goal:
+                reached.setdefault(point["operator"], point["problems_seen"])
+        curves += curve
+        for row in found["rows"]:
+            own = row["asked"] == corpus and row["applied"] == "on"
+            until = reached.get(row["operator"]) if own else None
+            rows.append({**about, **seen, **row, "goal": goal, "problems_until_goal": until})
+    for view, found in (("comparisons", rows), ("comparison_curves", curves)):
+        with (folder / COMPARISON_TABLES[view]).staged() as path:
+            pq.write_table(pa.Table.from_pylist(found, _schema(view)), path, compression="zstd")
+    (folder / "table.md").write(page(rows, corpus, goal).encode())
+
+
+def _schema(view: str) -> pa.Schema:
+    """That of a table: the columns of its view, but for the comparison's name, which is its folder's."""
+    columns = {name: kind for name, kind in COMPARISON_COLUMNS[view].items() if name != "comparison"}
+    return pa.schema([(name, _TYPES[kind]) for name, kind in columns.items()])
+
+
+def page(rows: list[Row], corpus: str, goal: float) -> str:
+    """All tables in Markdown: over the seeds, seed by seed, and what units read. `corpus` is what runs learnt."""
+    asked = list(dict.fromkeys(row["asked"] for row in rows))
+    found = {(row["asked"], row["operator"]) for row in rows}
+    columns = sorted(found, key=lambda column: (asked.index(column[0]), order_of(column[1])))
+    own = [column for column in columns if column[0] == corpus]
+    kinds: dict[Kind, dict[int, Figures]] = {}
+    for row in rows:
+        seeds = kinds.setdefault((row["encoder"], row["unit"], row["applied"]), {})
+        seeds.setdefault(row["seed"], {})[row["asked"], row["operator"]] = row
+    heads = [" ".join(column).replace("*", "×") for column in columns]
+    heads += [f"problems until {goal:.0%} {operator}".replace("*", "×") for _, operator in own]
+    over = [_over_seeds(kind, list(seeds.values()), columns, own) for kind, seeds in kinds.items()]
+    each = [_one_seed(kind, seed, columns, own) for kind, seeds in kinds.items() for seed in seeds.values()]
+    more = ["problems seen", "parameters", "rows/s", "seconds"]
+    return "\n".join(
+        [
+            "Exact match in per cent, in one pass: median over seeds (lowest–highest).",
+            "",
+            *_table(["encoder", "unit", "seeds", *heads], over),
+            "",
+            "Seed by seed.",
+            "",
+            *_table(["encoder", "unit", "seed", *heads, *more], each),
+            "",
+            *_what_is_read(rows),
+        ]
+    )
+
+
+def _over_seeds(kind: Kind, seeds: list[Figures], columns: list[Column], own: list[Column]) -> list[str]:
+    """A line for all seeds of a kind of run."""
+    encoder, unit, applied = kind
+    cells = [_spread([seed[column]["exact_match"] for seed in seeds if column in seed]) for column in columns]
+    counts = [[seed[column]["problems_until_goal"] for seed in seeds if column in seed] for column in own]
+    # What was seen until then was seen with the unit.
+    reached = [_reached(count) if applied == "on" else "" for count in counts]
+    return [encoder, named(unit, applied), str(len(seeds)), *cells, *reached]
+
+
+def _one_seed(kind: Kind, seed: Figures, columns: list[Column], own: list[Column]) -> list[str]:
+    """A line for one seed of a kind of run."""
+    encoder, unit, applied = kind
+    run = next(iter(seed.values()))
+    cells = [f"{100 * seed[column]['exact_match']:.1f}" if column in seed else "" for column in columns]
+    counts = [seed[column]["problems_until_goal"] if column in seed else None for column in own]
+    counts += [run["problems_seen"], run["parameters"], round(run["rows_per_second"]), round(run["seconds"])]
+    return [encoder, named(unit, applied), str(run["seed"]), *cells, *map(_count, counts)]
+
+
+def _what_is_read(rows: list[Row]) -> list[str]:
+    """What units read of problems of one operator, as a table; nothing where there are no units."""
+    found: dict[tuple[str, ...], list[Row]] = {}
+    for row in rows:
+        if row.get("operation_read") is not None:
+            found.setdefault((row["encoder"], row["unit"], row["asked"], row["operator"].replace("*", "×")), []).append(
+                row
+            )
+    if not found:
+        return []
+    table = [
+        [*key, *(_spread([row[name] for row in same]) for name in ("operation_read", "operands_read")),
+         f"{median(row['gate'] for row in same):.2f}"]
+        for key, same in sorted(found.items())
+    ]  # fmt: skip
+    heads = ["encoder", "unit", "asked", "operator", "operation read", "both operands read", "gate, mean size"]
+    return ["What the units read in the block's last run, per cent of problems.", "", *_table(heads, table), ""]
+
+
+def order_of(operator: str) -> tuple[int, str]:
+    """Operators as people learn them, then the rest."""
+    return ("+-*".find(operator) % 4, operator)
+
+
+def named(unit: str, applied: str) -> str:
+    """What of a run's answers is built in, in words: learned only, or a unit, on or switched off when asked."""
+    if unit == "none":
+        return "learned only"
+    return f"with {unit}" if applied == "on" else f"with {unit}, switched off when asked"
+
+
+def _spread(values: list[float]) -> str:
+    if not values:
+        return ""
+    low, high = (f"{100 * value:.1f}" for value in (min(values), max(values)))
+    return f"{100 * median(values):.1f} ({low}–{high})" if len(values) > 1 else low
+
+
+def _reached(counts: list[int | None]) -> str:
+    reached = [count for count in counts if count is not None]
+    told = f"{median(reached):,.0f}" if reached else "never"
+    return told if len(reached) in (0, len(counts)) else f"{told} ({len(reached)} of {len(counts)})"
+
+
+def _count(value: int | None) -> str:
+    return "" if value is None else f"{value:,}"
+
+
+def _table(heads: list[str], rows: Iterable[list[str]]) -> list[str]:
+    return [f"| {' | '.join(cells)} |" for cells in (heads, ["---"] * len(heads), *rows)]

@@ -1,0 +1,92 @@
+"""Which encoders a comparison trains: variants that differ in their unit and seed alone."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from model.config.encoder import Unit
+from model.config.presets import ENCODERS
+from model.config.training import TrainingSpec
+
+# An encoder's name, and its unit's.
+Variant = tuple[str, str]
+
+_VANILLA = TrainingSpec(encoder=ENCODERS["vanilla"], optimizer="adamw", learning_rate=1e-3, oversample="")
+# Places at a random offset, as longer numbers are asked than it learns.
+_OURS = TrainingSpec(
+    encoder=ENCODERS["mixing"].model_copy(update={"random_offset": True}),
+    learning_rate=5e-3,
+    matrix_learning_rate=0.02,
+    oversample="",
+)
+
+
+class ComparingSpec(BaseModel):
+    """What is compared."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    workspace: str = Field("./workspace", description="Folder that holds corpora, tokenizers and runs.")
+    name: str = Field("units", description="Name of the comparison; its runs' names begin with it.")
+    corpus: str = Field("mixed", description="Corpus that all learn, encoded already.")
+    beyond: tuple[str, ...] = Field(
+        ("mixed-longer", "mixed-deeper"), description="Corpora that are asked beside it, encoded already."
+    )
+    tokenizer: str = Field("", description="Name of the tokenizer; empty takes <corpus>-digit.")
+    trainings: dict[str, TrainingSpec] = Field(
+        {"vanilla": _VANILLA, "ours": _OURS}, min_length=1, description="Encoders; steps and seed are set here."
+    )
+    units: tuple[Unit, ...] = Field(
+        ("none", "residue", "primes", "nalu"), min_length=1, description="Units that each is given."
+    )
+    seeds: int = Field(5, ge=1, le=1_000, description="Seeds of each.")
+    seconds: float = Field(90.0, gt=0, le=1e6, description="Time that each trains.")
+    timed_seconds: float = Field(
+        15.0, gt=0, description="How long each trains before that, for its steps to be timed in the second half."
+    )
+    at_once: int = Field(0, ge=0, le=64, description="Trainings side by side; 0 takes as many as there is room for.")
+    validations: int = Field(30, ge=1, le=100, description="Validations and checkpoints in a training.")
+    validation_rows: int = Field(1_024, ge=64, multiple_of=64, description="Problems in a validation.")
+    batch_size: int = Field(512, ge=64, multiple_of=64, description="Problems in a step.")
+    problems: int = Field(10_000, ge=0, description="Problems asked of each corpus's test split; 0 asks all.")
+    curve_problems: int = Field(2_000, ge=1, description="Problems of the corpus that each checkpoint is asked.")
+    goal: float = Field(0.99, gt=0, le=1, description="Exact match until which problems are counted.")
+    precision: Literal["auto", "bfloat16", "float32"] = Field("auto", description="Arithmetic, as in a training.")
+    compile: Literal["auto", "on", "off"] = Field(
+        "off", description="Whether layers are compiled, which takes a good part of a short time."
+    )
+
+    @property
+    def tokenizer_name(self) -> str:
+        """Name of the tokenizer."""
+        return self.tokenizer or f"{self.corpus}-digit"
+
+    @property
+    def corpora(self) -> tuple[str, ...]:
+        """All that are asked."""
+        return (self.corpus, *self.beyond)
+
+    def variants(self) -> dict[Variant, TrainingSpec]:
+        """By encoder and unit, how it is trained, but for its steps."""
+        common = self.model_dump(include={"validation_rows", "batch_size", "precision", "compile"})
+        found: dict[Variant, TrainingSpec] = {}
+        for encoder, training in self.trainings.items():
+            for unit in self.units:
+                # As steps needn't be a multiple of the validations, there may be nearly twice as many.
+                values = training.model_dump() | common | {"keep": 2 * self.validations, "curriculum": ()}
+                values["encoder"]["unit"] = unit
+                found[encoder, unit] = TrainingSpec.model_validate(values)
+        return found
+
+    def run_name(self, variant: Variant) -> str:
+        """Name of a variant's runs, without the seed."""
+        return "-".join((self.name, *variant))
+
+    def planned(self, variant: TrainingSpec, steps: int) -> TrainingSpec:
+        """A variant's training of so many steps."""
+        every = max(1, steps // self.validations)
+        return variant.model_copy(update={"steps": steps, "validate_every": every, "checkpoint_every": every})
+
+    def decides(self) -> dict[str, Any]:
+        """What must be the same for a comparison to go on; more seeds may be added."""
+        return self.model_dump(mode="json", exclude={"workspace", "seeds", "at_once", "timed_seconds"})

@@ -1,0 +1,127 @@
+"""The shape of an encoder."""
+
+from typing import Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, model_validator
+
+from model.config.fields import field
+from storage.errors import UserError
+
+Unit = Literal["none", "residue", "primes", "nalu"]
+Position = Literal["sinusoidal", "learned", "place-value", "relative"]
+
+
+class Extent(NamedTuple):
+    """How large problems are: the largest that an encoder meets, or a single one."""
+
+    problem: int
+    """Tokens of the problem."""
+    answer: int
+    """Slots of the answer."""
+    digits: int
+    """Digits of the longest operand."""
+    operands: int
+    """Number of operands."""
+    depth: int
+    """Brackets nested inside each other."""
+
+
+class EncoderConfig(BaseModel):
+    """Shape of the encoder."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    width: int = field(0, 128, "Size of a hidden state.", ge=8, le=4096)
+    heads: int = field(1, 4, "Attention heads.", ge=1, le=64)
+    layers: int = field(2, 2, "Layers in the block.", ge=1, le=48)
+    loops: int = field(3, 1, "Times the block is run, its input added anew.", ge=1, le=64)
+    min_loops: int = field(
+        4, 0, "Fewest runs of the block in training, drawn at random for each step; 0 always takes loops.", ge=0, le=64
+    )
+    feedforward: int = field(5, 512, "Size of the feed-forward layer.", ge=8, le=16384)
+    norm: Literal["pre", "post"] = field(6, "pre", "Norm before each sublayer, or behind it as in the paper.")
+    positions: tuple[Position, ...] = field(
+        7, ("place-value",), "How the encoder knows where a token stands; several add up.", min_length=1
+    )
+    places: int = field(8, 32, "Largest place value.", ge=2, le=1024)
+    random_offset: bool = field(9, False, "Places shifted at random in training, as far as there is room.")
+    operands: int = field(10, 16, "Most operands.", ge=2, le=256)
+    depth: int = field(11, 8, "Deepest brackets.", ge=0, le=64)
+    longest: int = field(12, 64, "Most tokens of a problem or of an answer, for learned positions.", ge=4, le=4096)
+    reach: int = field(13, 4, "Largest difference of places that relative positions tell apart.", ge=1, le=64)
+    far: Literal["shared", "hidden"] = field(
+        14, "shared", "Digits further apart than reach: one score for all of them, or unseen."
+    )
+    warm_loops: int = field(
+        15,
+        0,
+        "Most runs of the block before those, without gradient, drawn at random for half of the steps in training; "
+        "0 leaves them out.",
+        ge=0,
+        le=256,
+    )
+    carry_loops: int = field(
+        16,
+        0,
+        "Runs of the block before carries move, one place a run: a sum's slot is asked in training once its carry can "
+        "be there, and answers take as many runs as they have slots beside these; 0 always asks and takes loops.",
+        ge=0,
+        le=64,
+    )
+    unit: Unit = field(
+        17,
+        "none",
+        "Symbolic unit before the block's final layer: residue computes + - * exactly on circles of powers of ten, "
+        "primes on those of small primes, nalu is the published baseline.",
+    )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "EncoderConfig":
+        if self.width % self.heads:
+            raise ValueError(f"width {self.width} is not divisible by heads {self.heads}: change one of them")
+        if self.min_loops > self.loops:
+            raise ValueError(f"min_loops {self.min_loops} is above loops {self.loops}: lower it")
+        if self.carry_loops > (least := self.min_loops or self.loops):
+            raise ValueError(
+                f"carry_loops {self.carry_loops} is above the fewest loops ({least}), in which nothing would be asked: "
+                "lower it"
+            )
+        if len(set(self.positions)) < len(self.positions):
+            raise ValueError(f"positions {', '.join(self.positions)} name one twice: leave it out")
+        return self
+
+    def loops_of(self, slots: int) -> int:
+        """Runs of the block that an answer of `slots` takes, if it isn't told otherwise."""
+        return max(self.loops, slots + self.carry_loops) if self.carry_loops else self.loops
+
+    @property
+    def any_length(self) -> bool:
+        """Whether what it computes at a place doesn't depend on how long the numbers are."""
+        return self.positions == ("relative",) and self.far == "hidden"
+
+    def check_pieces(self, group: int) -> None:
+        """Raise `UserError` where positions need digits or groups of them, and the pieces are learnt (`group` is 0)."""
+        if not group and (need := [name for name in self.positions if name in ("place-value", "relative")]):
+            raise UserError(
+                f"encoder.positions is {', '.join(self.positions)}, and {' and '.join(need)} needs digits or groups of "
+                "them from the right, not learnt pieces: take positions sinusoidal or learned, or a tokenizer of kind "
+                "digit, pairs or triples"
+            )
+
+    def refusal(self, extent: Extent, group: int = 1) -> str:
+        """Which of the encoder's bounds problems of this extent pass, a place being of `group` digits; empty if none.
+
+        Without groups (0) no place is counted.
+        """
+        bounds: list[tuple[str, int, int]] = []
+        if "learned" in self.positions:
+            bounds.append(("longest", self.longest, max(extent.problem, extent.answer)))
+        if "place-value" in self.positions:
+            places = max(-(-extent.digits // max(1, group)), extent.answer - 1)
+            bounds += [("places", self.places, places), ("depth", self.depth, extent.depth)]
+        if {"place-value", "relative"} & set(self.positions):
+            bounds.append(("operands", self.operands, extent.operands))
+        for name, bound, needed in bounds:
+            if needed > bound:
+                return f"encoder.{name} is {bound}, {needed} is needed"
+        return ""

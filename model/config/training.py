@@ -1,0 +1,223 @@
+"""How an encoder is trained: the parameters that the form, the options and the spec file share."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from model.config.encoder import EncoderConfig, Position
+from model.config.fields import field
+from storage.reading.lanes import LANES
+
+# What a training that is asked to stop may take for its last steps and its checkpoint, before it is killed.
+STOP_SECONDS = 90.0
+
+
+Objective = Literal["answer", "anywhere", "all"]
+
+
+class CurriculumStage(BaseModel):
+    """Some steps of a training on a part of the corpus."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    where: str = field(0, "", "SQL predicate that chooses the problems; empty takes all.", max_length=10_000)
+    steps: int = field(1, 100, "Steps of the stage.", ge=1, le=10**8)
+
+
+class TrainingSpec(BaseModel):
+    """How an encoder is trained."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    encoder: EncoderConfig = Field(
+        EncoderConfig(), description="Shape of the encoder.", json_schema_extra={"position": 0}
+    )
+    steps: int = Field(2_500, ge=1, le=10**8, description="Optimizer steps.", json_schema_extra={"position": 1})
+    batch_size: int = Field(
+        512,
+        ge=LANES,
+        le=1 << 20,
+        multiple_of=LANES,
+        description="Problems in a step, over all workers.",
+        json_schema_extra={"position": 2},
+    )
+    optimizer: Literal["muon", "adamw"] = Field(
+        "muon",
+        description="For the matrices of the layers: Muon, or AdamW as for everything else.",
+        json_schema_extra={"position": 3},
+    )
+    matrix_learning_rate: float = Field(
+        0.01, gt=0, le=1, description="Muon's rate, for the matrices of the layers.", json_schema_extra={"position": 4}
+    )
+    learning_rate: float = Field(
+        8e-3, gt=0, le=1, description="AdamW's rate, for everything else.", json_schema_extra={"position": 5}
+    )
+    warmup: float = Field(
+        0.05, ge=0, lt=1, description="Share of the steps in which the rates rise.", json_schema_extra={"position": 6}
+    )
+    full_mask_share: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="Share of problems whose whole answer is masked; others at random.",
+        json_schema_extra={"position": 7},
+    )
+    precision: Literal["auto", "bfloat16", "float32"] = Field(
+        "auto",
+        description="Arithmetic; auto takes bfloat16 where the machine has it.",
+        json_schema_extra={"position": 8},
+    )
+    workers: int = Field(
+        0,
+        ge=0,
+        le=LANES,
+        description="DDP workers; 0 takes one a GPU, or two without a GPU.",
+        json_schema_extra={"position": 9},
+    )
+    validate_every: int = Field(200, ge=1, description="Steps between validations.", json_schema_extra={"position": 10})
+    validation_rows: int = Field(
+        2_048,
+        ge=LANES,
+        le=1 << 20,
+        multiple_of=LANES,
+        description="Problems in a validation.",
+        json_schema_extra={"position": 11},
+    )
+    checkpoint_every: int = Field(
+        500, ge=1, description="Steps between checkpoints.", json_schema_extra={"position": 12}
+    )
+    keep: int = Field(
+        2,
+        ge=0,
+        le=1_000,
+        description="Older checkpoints kept besides best and last.",
+        json_schema_extra={"position": 13},
+    )
+    seed: int = Field(
+        0, ge=0, lt=2**63, description="Seed of weights, order and masks.", json_schema_extra={"position": 14}
+    )
+    where: str = field(
+        15,
+        "",
+        "SQL predicate over the corpus's columns that chooses the problems, such as digits <= 5; empty takes all.",
+        max_length=10_000,
+    )
+    curriculum: tuple[CurriculumStage, ...] = field(
+        16, (), "Stages before the rest of the steps, each with its own predicate.", max_length=100
+    )
+
+    min_workers: int = field(
+        17,
+        0,
+        "Fewest workers to go on with where the cluster loses some, workers being the most; 0 keeps the number fixed.",
+        ge=0,
+        le=LANES,
+    )
+
+    objective: Objective = field(
+        18,
+        "answer",
+        "What is hidden: slots of the answer; anywhere, an operand too where one number alone solves the problem; "
+        "or all, any digits and slots.",
+    )
+    operand_share: float = field(
+        19, 0.3, "Objective anywhere: share of problems whose answer is shown and an operand hidden.", ge=0, le=1
+    )
+    running_sum: float = field(
+        20, 0.0, "Weight of the loss on the running sums of products; 0 leaves it out.", ge=0, le=100
+    )
+    compile: Literal["auto", "on", "off"] = field(
+        21,
+        "auto",
+        "Whether torch.compile makes the layers faster; auto does so on a GPU where a compiler is installed.",
+    )
+
+    oversample: str = field(
+        22,
+        "rare",
+        "SQL predicate of problems that fill a fixed share of every batch; rare takes the sparse corners of a grid of "
+        "sums (only small or only large numbers) and sums that end in 99 or 00; empty takes none.",
+        max_length=10_000,
+    )
+    oversample_share: float = field(
+        23, 0.25, "Share of every batch that these problems fill, in steps of 64 problems.", gt=0, lt=1
+    )
+
+    @model_validator(mode="after")
+    def _elastic(self) -> "TrainingSpec":
+        if self.workers and self.min_workers > self.workers:
+            raise ValueError(f"min_workers is {self.min_workers}, above workers ({self.workers}): lower it")
+        return self
+
+    @model_validator(mode="after")
+    def _stages(self) -> "TrainingSpec":
+        taken = sum(stage.steps for stage in self.curriculum)
+        if taken >= self.steps:
+            raise ValueError(f"the curriculum has {taken:,} steps, the training {self.steps:,}: raise steps")
+        return self
+
+    @property
+    def ignored(self) -> list[str]:
+        """Settings that were changed and have no effect, each with the reason."""
+        encoder, plain = self.encoder, TrainingSpec.model_fields
+        settings = [
+            ("operand_share", self.operand_share, self.objective != "anywhere", f"objective is {self.objective}"),
+            ("matrix_learning_rate", self.matrix_learning_rate, self.optimizer == "adamw", "optimizer is adamw"),
+        ]
+        found = [
+            f"{name} {value} is ignored: {why}"
+            for name, value, idle, why in settings
+            if idle and value != plain[name].default
+        ]
+        needs: dict[str, tuple[Position, ...]] = {
+            **dict.fromkeys(("reach", "far"), ("relative",)),
+            **dict.fromkeys(("places", "depth", "random_offset"), ("place-value",)),
+            "operands": ("place-value", "relative"),
+            "longest": ("learned",),
+        }
+        for name, positions in needs.items():
+            value = getattr(encoder, name)
+            if name == "operands" and encoder.unit != "none":
+                continue
+            if not set(positions) & set(encoder.positions) and value != EncoderConfig.model_fields[name].default:
+                found.append(f"encoder.{name} {value} is ignored: positions don't hold {' or '.join(positions)}")
+        return found
+
+    def identity(self) -> dict[str, Any]:
+        """What decides the weights and which of them is best, as JSON values.
+
+        How many workers there are and how many checkpoints are kept is no part of it.
+        """
+        return self.model_dump(mode="json", exclude={"workers", "min_workers", "keep"})
+
+
+class Seeds(BaseModel):
+    """How often a training is done."""
+
+    seeds: int = field(
+        83,
+        1,
+        "Seeds to train, from seed upwards, each as a run <name>-seed<number>; side by side where there is room.",
+        ge=1,
+        le=1_000,
+    )
+
+
+class TrainingFile(Seeds):
+    """What `python -m model.training` reads from a file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    workspace: str = field(0, "./workspace", "Folder that holds corpora, tokenizers and runs.")
+    corpus: str = field(1, ..., "Name of the corpus, which is encoded already.")
+    tokenizer: str = field(2, "", "Name of the tokenizer; empty takes <corpus>-digit.")
+    name: str = field(3, "", "Name of the run; empty takes the corpus's.")
+    training: TrainingSpec = field(4, TrainingSpec(), "The training.")
+
+
+def seed_runs(name: str, spec: TrainingSpec, seeds: int) -> list[tuple[str, TrainingSpec]]:
+    """Name and training of each seed's run; a single seed keeps the name."""
+    if seeds == 1:
+        return [(name, spec)]
+    numbers = range(spec.seed, spec.seed + seeds)
+    return [(f"{name}-seed{number}", spec.model_copy(update={"seed": number})) for number in numbers]

@@ -1,0 +1,393 @@
+"""Exact match on a split: every problem, the model's answer and whether it is right."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from model.config.evaluation import Decoding, EvaluationSpec
+from model.evaluation.calibration import Calibration, calibration
+from model.evaluation.decoding import spell
+from model.evaluation.intervals import Group, breakdown, exact_match_by_class, exact_match_interval
+from model.evaluation.operand_recovery import fill_operands
+from model.evaluation.predictor import TrainedEncoder
+from model.training.batches import id_type
+from model.training.optimizer import precision_name
+from storage.datasets.columns import string_buffers
+from storage.datasets.manifest import SPLITS, Dataset, ShardRecord
+from storage.errors import RunFailure, UserError
+from storage.order import derive_key, uniforms
+from storage.places.place import Location
+from storage.sql.database import connect, parquet_source
+
+_BATCH_ROWS = 1 << 15
+
+_PASSES = (2, 4, 8, 16)
+# What is spent on the comparison of passes, in tokens times passes.
+_PASSES_TOKENS = 1 << 21
+
+CanonicalHashes = Callable[[NDArray[np.uint64]], NDArray[np.uint64]]
+# Of problems by their facts and the hashes of their canonical forms, uint64 [n], which may be asked.
+Fair = Callable[[pa.Table, NDArray[np.uint64]], NDArray[np.bool_]]
+
+# What a prediction says of its problem; a family that doesn't know one of these has nulls.
+_FACTS = {
+    "problem": pa.string(),
+    "answer": pa.string(),
+    "operators": pa.string(),
+    **dict.fromkeys(("terms", "digits", "answer_digits", "carries", "depth"), pa.int32()),
+    "negative": pa.bool_(),
+    "kind": pa.string(),
+}
+_SCHEMA = pa.schema(
+    [
+        ("suite", pa.string()),
+        ("checkpoint", pa.string()),
+        ("corpus", pa.string()),
+        ("split", pa.string()),
+        ("family", pa.string()),
+        ("width", pa.int64()),
+        ("id", pa.int64()),
+        *_FACTS.items(),
+        ("missing", pa.string()),
+        ("decoding", pa.string()),
+        ("prediction", pa.string()),
+        ("correct", pa.bool_()),
+        ("confidence", pa.float32()),
+        ("canonical", pa.uint64()),
+    ]
+)
+
+
+class Asked(NamedTuple):
+    """Problems of one stratum."""
+
+    family: str
+    width: int
+    facts: pa.Table
+    """Columns id and those of `_FACTS`, [n]."""
+    rows: NDArray[np.integer]
+    """Token rows, [n, width]."""
+    slots: int
+    canonical: NDArray[np.uint64]
+    """Hashes of the canonical forms, [n]."""
+
+    @property
+    def ids(self) -> NDArray[np.uint64]:
+        """Numbers of the rows in the corpus's order, [n]."""
+        return self.facts.column("id").to_numpy().view(np.uint64)
+
+    def where(self, kept: NDArray[np.bool_]) -> "Asked":
+        """Those of the problems that are kept, [n]."""
+        return self._replace(
+            facts=self.facts.filter(pa.array(kept)), rows=self.rows[kept], canonical=self.canonical[kept]
+        )
+
+
+class _Verdicts(NamedTuple):
+    """What the model said of n problems."""
+
+    asked: Asked
+    facts: dict[str, pa.Array | pa.ChunkedArray]
+    """Columns problem and answer, as they were asked."""
+    prediction: pa.Array
+    correct: NDArray[np.bool_]
+    confidence: NDArray[np.float32]
+
+
+class PassesResult(BaseModel):
+    """Exact match on the first problems asked, with the slots filled in several passes."""
+
+    model_config = ConfigDict(frozen=True)
+
+    order: str
+    passes: int
+    exact_match: float
+
+
+class Evaluation(BaseModel):
+    """The outcome of one evaluation."""
+
+    model_config = ConfigDict(frozen=True)
+
+    suite: str = ""
+    corpus: str
+    split: str
+    problems: int
+    correct: int
+    exact_match: float
+    interval: tuple[float, float] = Field(description="95 % interval of the exact match.")
+    interval_method: str
+    classes: int = Field(description="Canonical classes among the problems.")
+    exact_match_by_class: float = Field(description="Mean over canonical classes: repeats and orders count once.")
+    passes: int
+    by_passes: tuple[PassesResult, ...] = Field(description="Exact match against the number of passes.")
+    breakdown: dict[str, tuple[Group, ...]] = Field({}, description="Exact match by what the problems differ in.")
+    calibration: Calibration
+    checkpoint: str
+    step: int
+    parameters: int
+    precision: str = Field("", description="Arithmetic in which the answers were computed.")
+    missing: str = Field("answer", description="What was asked: the answer, or an operand.")
+    decoding: str = Field("", description="How the slots were filled, as JSON; empty in the ordinary way.")
+    left_out: int = Field(
+        0, description="Problems not asked: they or their twins may have been trained on, or no operand is certain."
+    )
+
+
+def evaluate(
+    model: TrainedEncoder,
+    corpus: Dataset,
+    tokens: Dataset,
+    spec: EvaluationSpec,
+    target: Location,
+    canonical: CanonicalHashes,
+    progress: Callable[[int], None] = lambda rows: None,
+    *,
+    suite: str = "",
+    fair: Fair | None = None,
+) -> Evaluation:
+    """Answer a split's problems and write them to `target` as Parquet, stratum by stratum in the order of their ids.
+
+    `canonical` gives the hashes of canonical forms from ids, uint64 [n]; problems that aren't `fair` are left out.
+    Raises `UserError` for a corpus whose problems the model may have been trained on, or which it can't read, and
+    `RunFailure` where no problem can be asked.
+    """
+    check_corpus(model, corpus, tokens)
+    model.check_decoding(spec.decoding)
+    if spec.missing == "operand":
+        model.tokenizer.character_ids()
+    answered = _Answered()
+    with target.staged() as path, pq.ParquetWriter(path, _SCHEMA, compression="zstd") as writer:
+        for asked in stream(corpus, tokens, spec, canonical):
+            answered.streamed += len(asked.rows)
+            progress(len(asked.rows))
+            verdicts = _ask(model, asked if fair is None else asked.where(fair(asked.facts, asked.canonical)), spec)
+            if verdicts is not None:
+                writer.write_table(_predictions(verdicts, corpus.manifest.name, spec, suite))
+                answered.add(verdicts)
+        if not answered.found:
+            raise RunFailure(
+                f"none of the {answered.streamed:,} problems of the {spec.split} split may be asked: the run may have "
+                "met them or sums and differences of the same numbers in training, or no operand of them is certain; "
+                + ("ask another split" if spec.split == "train" else "raise limit or take another corpus")
+            )
+    return _outcome(model, corpus, spec, suite, answered, breakdown(target))
+
+
+@dataclass
+class _Answered:
+    """What is kept of every batch; the rest is in the predictions."""
+
+    found: list[tuple[NDArray[np.uint64], NDArray[np.bool_], NDArray[np.float32]]] = field(default_factory=list)
+    """Hashes of canonical forms, whether the answers are right, and confidence, each [n]."""
+    first: dict[tuple[str, int], Asked] = field(default_factory=dict)
+    """The first problems of each stratum that were asked."""
+    streamed: int = 0
+    """Problems read, also those that may not be asked."""
+
+    def add(self, verdicts: _Verdicts) -> None:
+        """Keep what is needed of one more batch."""
+        asked = verdicts.asked
+        self.found.append((asked.canonical, verdicts.correct, verdicts.confidence))
+        self.first.setdefault((asked.family, asked.width), asked)
+
+
+def _outcome(
+    model: TrainedEncoder,
+    corpus: Dataset,
+    spec: EvaluationSpec,
+    suite: str,
+    answered: _Answered,
+    groups: dict[str, tuple[Group, ...]],
+) -> Evaluation:
+    """What the answers come to."""
+    classes, correct, confidence = (np.concatenate(parts) for parts in zip(*answered.found, strict=True))
+    interval, method, count = exact_match_interval(correct, classes)
+    # Passes cost more than a small suite does, and say nothing of what that one is for.
+    compares_passes = suite in ("", "test") and spec.missing == "answer"
+    return Evaluation(
+        suite=suite,
+        corpus=corpus.manifest.name,
+        split=spec.split,
+        problems=len(correct),
+        correct=int(correct.sum()),
+        exact_match=float(correct.mean()),
+        interval=interval,
+        interval_method=method,
+        classes=count,
+        exact_match_by_class=exact_match_by_class(correct, classes),
+        passes=spec.decoding.passes,
+        by_passes=by_passes(model, list(answered.first.values()), spec.decoding) if compares_passes else (),
+        breakdown=groups,
+        calibration=calibration(confidence, correct),
+        checkpoint=f"{spec.checkpoint} ({model.checkpoint.file})",
+        step=model.checkpoint.step,
+        parameters=model.encoder.parameter_count(),
+        precision=precision_name(model.precision),
+        missing=spec.missing,
+        decoding=decoding_text(spec),
+        left_out=answered.streamed - len(correct),
+    )
+
+
+def _ask(model: TrainedEncoder, asked: Asked, spec: EvaluationSpec) -> _Verdicts | None:
+    """What the model says of the problems that can be asked for what is missing; None where there are none."""
+    if not len(asked.rows):
+        return None
+    if spec.missing == "answer":
+        filled = model.fill(asked.rows, asked.slots, spec.decoding)
+        prediction = spell(filled.ids, model.tokenizer)
+        return _Verdicts(asked, {}, prediction, right_answers(prediction, asked), filled.confidence)
+    share = uniforms(derive_key("missing operand"), asked.ids)
+    can, answers = fill_operands(model.encoder, model.tokenizer, asked.rows, asked.slots, model.precision, share)
+    facts = {"problem": answers.problems, "answer": answers.operands}
+    verdicts = _Verdicts(asked.where(can), facts, answers.predictions, answers.correct, answers.confidence)
+    return verdicts if can.any() else None
+
+
+def _predictions(verdicts: _Verdicts, corpus: str, spec: EvaluationSpec, suite: str) -> pa.Table:
+    """The rows of a file of predictions."""
+    asked, rows = verdicts.asked, len(verdicts.correct)
+    values = {
+        "suite": pa.array([suite] * rows, pa.string()),
+        "checkpoint": pa.array([spec.checkpoint] * rows),
+        "corpus": pa.array([corpus] * rows),
+        "split": pa.array([spec.split] * rows),
+        "family": pa.array([asked.family] * rows),
+        "width": pa.array([asked.width] * rows),
+        "id": asked.facts.column("id"),
+        **{name: asked.facts.column(name) for name in _FACTS},
+        **verdicts.facts,
+        "missing": pa.array([spec.missing] * rows),
+        "decoding": pa.array([decoding_text(spec)] * rows, pa.string()),
+        "prediction": verdicts.prediction,
+        "correct": pa.array(verdicts.correct),
+        "confidence": pa.array(verdicts.confidence),
+        "canonical": pa.array(asked.canonical),
+    }
+    return pa.Table.from_arrays(list(values.values()), schema=_SCHEMA)
+
+
+def decoding_text(spec: EvaluationSpec) -> str:
+    """How slots are filled, as JSON without what is ordinary; empty where all is."""
+    values = spec.decoding.model_dump(mode="json", exclude_defaults=True)
+    return json.dumps(values) if values else ""
+
+
+def check_corpus(model: TrainedEncoder, corpus: Dataset, tokens: Dataset) -> None:
+    """Raise `UserError` where a run can't be asked a corpus's held-out problems.
+
+    Any corpus may be asked that was encoded by the run's tokenizer and whose split is the
+    same function of the problem as that of the corpus trained on: then nothing leaks.
+    """
+    config = model.config
+    if tokens.manifest.spec["tokenizer"] != config.tokenizer_identity:
+        raise UserError(
+            f"the tokens at {tokens.location} were made by another tokenizer than run {config.name!r} was trained "
+            f"with ({config.tokenizer!r}): encode the corpus with that one"
+        )
+    if config.corpus_identity == corpus.manifest.identity:
+        if config.tokens_identity != tokens.manifest.identity:
+            raise UserError(
+                f"the tokens at {tokens.location} are not those that run {config.name!r} was trained on: "
+                "train a new run on them under another name"
+            )
+        return
+    for key in ("split_key", "validation", "test"):
+        theirs, ours = corpus.manifest.spec[key], config.corpus_spec[key]
+        if theirs != ours:
+            raise UserError(
+                f"corpus {corpus.manifest.name!r} has {key} {theirs}, run {config.name!r} was trained on a corpus "
+                f"with {ours}: problems held out there may have been trained on here; generate it with {key} {ours}"
+            )
+
+
+def by_passes(model: TrainedEncoder, asked: list[Asked], decoding: Decoding) -> tuple[PassesResult, ...]:
+    """Exact match against the number of passes and their order, on the first of the problems asked."""
+    slots = max(batch.slots for batch in asked)
+    counts = [passes for passes in _PASSES if passes // 2 < slots]
+    size = max(1, _PASSES_TOKENS // (1 + 2 * sum(counts)) // sum(batch.rows.shape[1] for batch in asked))
+    asks = [Decoding(passes=1)] + [
+        Decoding(passes=passes, order=order) for order in ("confidence", "units-first") for passes in counts
+    ]
+    found = []
+    for ask in asks:
+        ask = decoding.model_copy(update={"passes": ask.passes, "order": ask.order})
+        right = [
+            right_answers(spell(model.fill(batch.rows[:size], batch.slots, ask).ids, model.tokenizer), batch)
+            for batch in asked
+        ]
+        exact_match = float(np.concatenate(right).mean())
+        found.append(PassesResult(order=ask.order, passes=min(ask.passes, slots), exact_match=exact_match))
+    return tuple(found)
+
+
+def right_answers(predictions: pa.Array, asked: Asked) -> NDArray[np.bool_]:
+    """Which of the first problems asked, [n], are answered exactly, as text: so all tokenizers are judged alike."""
+    answers = asked.facts.column("answer").slice(0, len(predictions)).combine_chunks()
+    return np.asarray(pc.equal(predictions, answers))
+
+
+def stream(corpus: Dataset, tokens: Dataset, spec: EvaluationSpec, canonical: CanonicalHashes) -> Iterator[Asked]:
+    """Batches of problems; both datasets hold the same rows in the same order."""
+    left = _limits(corpus, spec)
+    shards = zip(_shards(corpus, spec.split), _shards(tokens, spec.split), strict=True)
+    for text_shard, token_shard in shards:
+        take = min(left[text_shard.stratum], text_shard.rows)
+        if not take:
+            continue
+        left[text_shard.stratum] -= take
+        text = _read(corpus, text_shard, take)
+        coded = _read(tokens, token_shard, take)
+        if not text.column("id").equals(coded.column("id")):
+            raise RunFailure(f"shard {token_shard.path} doesn't hold the rows of its corpus: encode it again")
+        facts = pa.table({"id": text.column("id"), **{name: _fact(text, name) for name in _FACTS}})
+        data, _ = string_buffers(coded.column("tokens").combine_chunks())
+        rows = data.reshape(take, -1).view(id_type(tokens))
+        slots = tokens.manifest.spec["layouts"][token_shard.stratum]["answer"]
+        family, _, width = text_shard.stratum.rpartition("-")
+        for first in range(0, take, _BATCH_ROWS):
+            batch = facts.slice(first, _BATCH_ROWS)
+            hashes = canonical(batch.column("id").to_numpy().view(np.uint64))
+            yield Asked(family, int(width), batch, rows[first : first + _BATCH_ROWS], slots, hashes)
+
+
+def _shards(dataset: Dataset, split: str) -> list[ShardRecord]:
+    """The shards of a split, or of all of them."""
+    return [shard for name in (SPLITS if split == "all" else (split,)) for shard in dataset.of_split(name)]
+
+
+def _limits(corpus: Dataset, spec: EvaluationSpec) -> dict[str, int]:
+    """Problems of each stratum that are asked: all, or the limit shared by their rows."""
+    rows: dict[str, int] = {}
+    for shard in _shards(corpus, spec.split):
+        rows[shard.stratum] = rows.get(shard.stratum, 0) + shard.rows
+    total = sum(rows.values())
+    if not spec.limit or spec.limit >= total:
+        return rows
+    shares, before, asked = {}, 0, 0
+    for stratum, count in rows.items():
+        before += count
+        shares[stratum] = spec.limit * before // total - asked
+        asked += shares[stratum]
+    return shares
+
+
+def _fact(text: pa.Table, name: str) -> pa.ChunkedArray:
+    if name not in text.column_names:
+        return pa.chunked_array([pa.nulls(text.num_rows, _FACTS[name])])
+    return text.column(name).cast(_FACTS[name])
+
+
+def _read(dataset: Dataset, shard: ShardRecord, rows: int) -> pa.Table:
+    source = parquet_source([str(dataset.verified(shard))], options=", hive_partitioning = false")
+    with connect(dataset.location) as connection:
+        return connection.sql(f"SELECT * FROM {source} LIMIT {rows}").to_arrow_table()

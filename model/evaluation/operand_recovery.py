@@ -1,0 +1,127 @@
+"""An operand hidden instead of the answer: 12+?=30, in rows of the same width, where one number alone solves it.
+
+The slots of the hidden operand take all room that the row has before its problem, at most as
+many digits as the answer may have, and are filled as the answer's are: blanks, then digits.
+So how many there are follows from what is shown, and the operand's length is not given away.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from model.evaluation.decoding import answering, parts_of, spell
+from model.network.encoder import Encoder
+from model.network.positions import Positions
+from model.tokenizer import BLANK, MASK, PAD, Tokenizer
+
+
+class Question(NamedTuple):
+    """Rows of token ids, int64 [n, width], and which of their tokens are hidden and asked for, bool [n, width]."""
+
+    ids: Tensor
+    hidden: Tensor
+
+
+class MissingOperand(nn.Module):
+    """Hides one operand of each row for which that is a fair question; holds no weights.
+
+    A problem without brackets is linear in each operand, so one number alone solves it exactly
+    where no other factor of the operand's own product is zero. Problems with brackets or a
+    minus before a number, and operands that are longer than the answer may be, are not asked.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        super().__init__()
+        self.where = Positions(tokenizer)
+        self.pad, self.blank, self.zero = (tokenizer.id_of(piece) for piece in (PAD, BLANK, "0"))
+        pieces = tokenizer.pieces()
+        kinds = torch.tensor([[piece in known for piece in pieces] for known in ("+-*", "+-", "()")])
+        self.register_buffer("kinds", kinds, persistent=False)
+        self.kinds: Tensor
+
+    def forward(self, ids: Tensor, slots: int, share: Tensor) -> Question:
+        """Rows [n, width] with one operand each as slots, the one at `share` [n] in [0, 1) of those that can be asked.
+
+        The last `slots` are the answer's. A row without such an operand is left as it is, with nothing hidden.
+        """
+        problem = ids[:, :-slots]
+        place = self.where(ids, slots).place[:, :-slots]
+        begins = place > 0
+        begins[:, 1:] &= place[:, :-1] == 0
+        candidates = begins & (place < slots) & self._solvable(problem, begins, place)
+        number = 1 + (share * candidates.sum(1)).long()
+        chosen = candidates & (candidates.cumsum(1) == number[:, None])
+        begin, length = chosen.int().argmax(1), (place * chosen).sum(1)
+        extra = torch.minimum((problem == self.pad).sum(1), slots - 1 - length) * (length > 0)
+        columns = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+        first, begin, end = ((begin + more)[:, None] for more in (-extra, 0, length))
+        # What stands before the operand moves to the left, into the padding.
+        moved = ids.gather(1, columns + torch.where(columns < first, extra[:, None], 0))
+        hidden = (columns >= first) & (columns < end)
+        return Question(moved.masked_fill(hidden & (columns < begin), self.blank), hidden)
+
+    def _solvable(self, problem: Tensor, begins: Tensor, place: Tensor) -> Tensor:
+        """Where an operand begins that is certain, bool [n, columns]."""
+        operator, additive, bracket = (kind[problem] for kind in self.kinds)
+        zero = begins & (place == 1) & (problem == self.zero)
+        term = additive.cumsum(1)
+        zeros = torch.zeros_like(term).scatter_add(1, term, zero.long()).gather(1, term)
+        plain = ~bracket.any(1) & (operator.sum(1) == begins.sum(1) - 1)
+        return plain[:, None] & (zeros - zero.long() == 0)
+
+
+class OperandAnswers(NamedTuple):
+    """What an encoder says of n missing operands."""
+
+    problems: pa.Array
+    """Text, such as 12+?=30."""
+    operands: pa.Array
+    """The hidden operands as text."""
+    predictions: pa.Array
+    correct: NDArray[np.bool_]
+    confidence: NDArray[np.float32]
+
+
+def fill_operands(
+    encoder: Encoder,
+    tokenizer: Tokenizer,
+    rows: NDArray[np.integer],
+    slots: int,
+    precision: torch.dtype,
+    share: NDArray[np.float64],
+) -> tuple[NDArray[np.bool_], OperandAnswers]:
+    """Which of the rows [n, width] can be asked for an operand, [n], and the answers to those, in one pass.
+
+    `share` [n] in [0, 1) says which operand. The rows hold their true answers, which are shown.
+    """
+    device = next(encoder.parameters()).device
+    hide = MissingOperand(tokenizer).to(device)
+    question = hide(torch.from_numpy(rows.copy()).to(device).long(), slots, torch.from_numpy(share).to(device))
+    asked = question.hidden.any(1)
+    ids, hidden = question.ids[asked], question.hidden[asked]
+    filled, confidence = _filled(encoder, ids, hidden, slots, tokenizer.id_of(MASK), precision)
+    first = hidden & (hidden.cumsum(1) == 1)
+    shown = ids.masked_fill(ids == hide.pad, hide.blank).masked_fill(hidden, hide.blank)
+    shown = shown.masked_fill(first, tokenizer.id_of(MASK))
+    texts = [shown, *(values.masked_fill(~hidden, hide.blank) for values in (ids, filled))]
+    problems, operands, predictions = (spell(text.to(torch.uint8).cpu().numpy(), tokenizer) for text in texts)
+    correct = (filled == ids).all(1).cpu().numpy()
+    return asked.cpu().numpy(), OperandAnswers(problems, operands, predictions, correct, confidence.cpu().numpy())
+
+
+def _filled(
+    encoder: Encoder, ids: Tensor, hidden: Tensor, slots: int, mask: int, precision: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """The rows with the encoder's tokens where they are hidden, int64 [n, width], and their joint probability, [n]."""
+    filled, sure = ids.clone(), torch.zeros(len(ids), device=ids.device)
+    with answering(encoder, precision):
+        for part in parts_of(*ids.shape):
+            logits = encoder(ids[part].masked_fill(hidden[part], mask), slots, asked=ids.shape[1])
+            probability, chosen = logits.float().log_softmax(-1).max(-1)
+            filled[part] = torch.where(hidden[part], chosen, ids[part])
+            sure[part] = torch.where(hidden[part], probability, 0).sum(1).exp()
+    return filled, sure

@@ -1,0 +1,102 @@
+"""Opens a trained encoder with its tokenizer, for evaluation and for answering what people type."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from model.config.encoder import Extent
+from model.config.evaluation import ONE_PASS, Decoding
+from model.evaluation.decoding import Answers, fill_slots, spell
+from model.network.encoder import Encoder
+from model.plain_process import use_granted_cores
+from model.runs.checkpoints import CheckpointEntry, Checkpoints, restore
+from model.runs.run_config import RunConfig, load_run, run_tokenizer
+from model.tokenizer import Tokenizer, TokenLayout
+from model.training.allocation import keep_freed_memory
+from model.training.optimizer import precision_of
+from storage.errors import UserError
+from storage.places.place import Location
+
+
+class Solution(NamedTuple):
+    """One answer, and the encoder's probability of it."""
+
+    answer: str
+    confidence: float
+
+
+@dataclass(frozen=True)
+class TrainedEncoder:
+    """An encoder as one checkpoint left it."""
+
+    config: RunConfig
+    checkpoint: CheckpointEntry
+    tokenizer: Tokenizer
+    encoder: Encoder
+    precision: torch.dtype
+
+    @classmethod
+    def open(cls, folder: Location, which: str = "best") -> "TrainedEncoder":
+        """The 'best' or 'last' checkpoint of a run; raises `UserError` where there is none."""
+        use_granted_cores()
+        keep_freed_memory()
+        config = load_run(folder)
+        checkpoints = Checkpoints(folder / "checkpoints")
+        entry = checkpoints.choose(which)
+        tokenizer = run_tokenizer(folder, config)
+        # First, as it refuses what isn't of this run: its shape may be any.
+        tensors = checkpoints.load(entry, config)
+        encoder = Encoder(config.training.encoder, tokenizer)
+        restore(tensors, encoder)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return cls(config, entry, tokenizer, encoder.to(device), precision_of(config.training, device))
+
+    def fill(self, rows: np.ndarray, slots: int, decoding: Decoding = ONE_PASS) -> Answers:
+        """Answers to token rows [n, width], of which the last `slots` are the answer's."""
+        return fill_slots(self.encoder, self.tokenizer, rows, slots, self.precision, decoding)
+
+    def solve(self, problems: Sequence[str], decoding: Decoding = ONE_PASS) -> list[Solution]:
+        """Answers to problems in text; raises `UserError` for one that can't be read or is too large."""
+        self.check_decoding(decoding)
+        found: list[Solution | None] = [None] * len(problems)
+        layouts = [self.layout_of(problem) for problem in problems]
+        for layout in dict.fromkeys(layouts):
+            chosen = [number for number, other in enumerate(layouts) if other == layout]
+            rows = np.array([self.tokenizer.row(problems[number], layout) for number in chosen], self.tokenizer.id_type)
+            answers = self.fill(rows, layout.answer, decoding)
+            texts = spell(answers.ids, self.tokenizer).to_pylist()
+            for number, text, confidence in zip(chosen, texts, answers.confidence.tolist(), strict=True):
+                found[number] = Solution(text, confidence)
+        return [solution for solution in found if solution]
+
+    def check_decoding(self, decoding: Decoding) -> None:
+        """Raise `UserError` where the encoder doesn't have what is to be switched off."""
+        if decoding.unit == "off" and self.encoder.unit is None:
+            raise UserError(f"decoding.unit is off, but run {self.config.name!r} has no symbolic unit: leave it out")
+
+    def layout_of(self, problem: str) -> TokenLayout:
+        """The row of tokens that a problem in text is asked in; raises `UserError` for one that is too large.
+
+        How many learnt pieces an answer takes can't be said before it is known: it gets as many
+        slots as it has digits at most, but no more than the run's widest.
+        """
+        extent, group = extent_of(problem), self.tokenizer.group
+        if group != 1:
+            slots = 1 + -(-(extent.answer - 1) // group) if group else min(extent.answer, self.config.extent.answer)
+            extent = extent._replace(problem=len(self.tokenizer.encode(problem)), answer=slots)
+        return self.config.layout_for(extent)
+
+
+def extent_of(problem: str) -> Extent:
+    """How large a problem in text is, a character a token; its answer has room for what any operators could make."""
+    numbers = [len(number) for number in re.findall(r"[0-9]+", problem)]
+    longest = sum(numbers) if "*" in problem else max(numbers, default=1) + len(str(len(numbers)))
+    depth, deepest = 0, 0
+    for character in problem:
+        depth += (character == "(") - (character == ")")
+        deepest = max(deepest, depth)
+    return Extent(len(problem), longest + 1, max(numbers, default=1), len(numbers), deepest)

@@ -1,0 +1,53 @@
+"""What a symbolic unit reads in each run of the block, and whether that is what stands in the problem."""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from model.network.encoder import Encoder
+from model.network.symbolic.unit import OPERATIONS, Reading
+
+
+@contextmanager
+def readings_of(encoder: Encoder) -> Iterator[list[Reading]]:
+    """What the unit reads, one run of the block after the other, in the passes that are made inside."""
+    found: list[Reading] = []
+    if encoder.unit is None:
+        yield found
+        return
+    handle = encoder.unit.reader.register_forward_hook(lambda module, inputs, output: found.append(output))
+    try:
+        yield found
+    finally:
+        handle.remove()
+
+
+def read_rightly(reading: Reading, problems: Sequence[str]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """For each problem [n] of one operator and two numbers, whether its operation, and whether both operands were read.
+
+    Of other problems: whether the first operator is read that is no sign, and the first two numbers.
+    """
+    operation = reading.operation.argmax(-1).cpu().numpy()
+    digits = reading.digits.argmax(-1).cpu().numpy()
+    true = [OPERATIONS.index(operator_of(text)) for text in problems]
+    numbers = [
+        [[int(digit) for digit in number.zfill(digits.shape[-1])[::-1]] for number in re.findall("[0-9]+", text)[:2]]
+        for text in problems
+    ]
+    return operation == true, (digits == np.array(numbers)).all((1, 2))
+
+
+def operator_of(problem: str) -> str:
+    """The first operator between two numbers."""
+    found = re.search(r"[0-9)]([-+*])", problem)
+    assert found, problem
+    return found[1]
+
+
+def together(readings: Sequence[Reading]) -> Reading:
+    """Readings of several batches as one."""
+    return Reading(*(torch.cat(parts) for parts in zip(*readings, strict=True)))

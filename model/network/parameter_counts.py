@@ -1,0 +1,28 @@
+"""How many weights an encoder has, part by part."""
+
+from collections.abc import Callable
+
+from model.config.encoder import EncoderConfig
+from model.network.encoder import Encoder
+from model.tokenizer import Tokenizer
+
+# A unit has a norm of its own.
+_PARTS: tuple[tuple[str, Callable[[str], bool]], ...] = (
+    ("symbolic unit", lambda name: name.startswith("unit")),
+    ("token embedding", lambda name: name.startswith("tokens")),
+    ("positions", lambda name: name.startswith(("positions", "bias"))),
+    ("attention", lambda name: ".attention." in name),
+    ("feed-forward", lambda name: ".expand." in name or ".contract." in name),
+    ("norms", lambda name: "norm" in name),
+    ("output layer", lambda name: name.startswith("head")),
+)
+
+
+def parameter_table(config: EncoderConfig, tokenizer: Tokenizer) -> dict[str, int]:
+    """Number of weights of each part of an encoder; the parts add up to all of them."""
+    encoder = Encoder(config, tokenizer)
+    counts = dict.fromkeys((part for part, _ in _PARTS[encoder.unit is None :]), 0)
+    for name, weight in encoder.named_parameters():
+        part = next(part for part, holds in _PARTS if holds(name))
+        counts[part] += weight.numel()
+    return counts

@@ -1,0 +1,156 @@
+"""Where a token stands: the four kinds of position, computed from token ids on the device.
+
+A digit's place, or that of a group of digits, counts from its number's last (1, 2, …), an answer
+slot's from the last slot; everything else has place 0. So nothing depends on where in the row a
+number stands.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import embedding
+
+from model.config.encoder import EncoderConfig
+from model.tokenizer import DIGITS, MASK, Tokenizer
+
+OPERATORS, OPENING, CLOSING = "+-*", "(", ")"
+
+# Added to the score of a key that must not be seen; finite, so that bfloat16 holds it.
+HIDDEN = -1e4
+
+
+class Where(NamedTuple):
+    """Of every token, int64 [n, width] each."""
+
+    place: Tensor
+    """Place of a digit or slot, from 1 at the units; 0 for everything else, and for the answer's sign."""
+    operand: Tensor
+    """Number of the operand, from 1; an operator or opening bracket belongs to the number behind it; else 0."""
+    depth: Tensor
+    """Brackets that are open around the token."""
+    column: Tensor
+    """Columns right of the `=`, negative to the left of it."""
+
+
+class Positions(nn.Module):
+    """Places, operands, depths and columns of rows of token ids; holds no weights."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        super().__init__()
+        pieces = tokenizer.pieces()
+        kinds = torch.zeros(4, tokenizer.size, dtype=torch.bool)
+        # What is hidden in a problem is a digit, so that hiding it changes no position.
+        for kind, known in enumerate((DIGITS, OPERATORS, OPENING, CLOSING)):
+            kinds[kind, [number for number, piece in enumerate(pieces) if set(piece) <= set(known)]] = True
+        kinds[0, tokenizer.id_of(MASK)] = True
+        self.register_buffer("kinds", kinds, persistent=False)
+        self.kinds: Tensor
+
+    def forward(self, ids: Tensor, slots: int) -> Where:
+        """Positions of token ids [n, width], of which the last `slots` are the answer's."""
+        problem = ids[:, :-slots]
+        rows, width = problem.shape
+        digit, operator, opening, closing = (kind[problem] for kind in self.kinds)
+        columns = torch.arange(width, device=ids.device)
+        ends = torch.where(digit, width, columns).flip(1).cummin(1).values.flip(1)
+        place = torch.where(digit, ends - columns, 0)
+        begins = digit.clone()
+        begins[:, 1:] &= ~digit[:, :-1]
+        number = begins.cumsum(1)
+        operand = torch.where(digit | closing, number, torch.where(operator | opening, number + 1, 0))
+        depth = opening.cumsum(1) - closing.cumsum(1) + closing.long()
+        answer = torch.arange(slots - 1, -1, -1, device=ids.device) + 1
+        answer[0] = 0
+        nothing = torch.zeros(rows, slots, dtype=torch.long, device=ids.device)
+        return Where(
+            torch.cat([place, answer.expand(rows, -1)], 1),
+            torch.cat([operand, nothing], 1),
+            torch.cat([depth, nothing], 1),
+            torch.arange(1 - width, slots + 1, device=ids.device).expand(rows, -1),
+        )
+
+
+def digit_values(tokenizer: Tokenizer) -> Tensor:
+    """The digit that each piece stands for, int64 [pieces], 0 for pieces that are none.
+
+    Raises `UserError` for a tokenizer whose pieces hold several digits.
+    """
+    tokenizer.character_ids()
+    return torch.tensor([int(piece) if piece in {*DIGITS} else 0 for piece in tokenizer.pieces()])
+
+
+def digit_pieces(tokenizer: Tokenizer) -> Tensor:
+    """Ids of the pieces 0 … 9, int64 [10]; raises `UserError` as `digit_values` does."""
+    tokenizer.character_ids()
+    return torch.tensor([tokenizer.id_of(digit) for digit in DIGITS])
+
+
+class PositionEmbedding(nn.Module):
+    """What is added to a token's embedding for where it stands; nothing where only `relative` is asked for."""
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        if "learned" in config.positions:
+            self.columns = nn.Embedding(2 * config.longest + 1, config.width)
+        if "place-value" in config.positions:
+            self.places = nn.Embedding(config.places + 1, config.width)
+            self.operands = nn.Embedding(config.operands + 1, config.width)
+            self.depths = nn.Embedding(config.depth + 1, config.width)
+
+    def forward(self, where: Where, offset: Tensor | None) -> Tensor | float:
+        """Embeddings [n, width, d], or 0; `offset` [n] in [0, 1) shifts each row's places by that share of the room.
+
+        A random offset in training teaches all places alike (Abacus, arXiv 2405.17399).
+        """
+        added: Tensor | float = 0.0
+        if "sinusoidal" in self.config.positions:
+            added = sinusoids(where.column, self.config.width)
+        if "learned" in self.config.positions:
+            longest = self.config.longest
+            added = added + self.columns(where.column.clamp(-longest, longest) + longest)
+        if "place-value" in self.config.positions:
+            place = where.place
+            if offset is not None:
+                room = self.config.places + 1 - place.max(1).values
+                place = torch.where(place > 0, place + (offset * room).long()[:, None], 0)
+            added = added + self.places(place) + self.operands(where.operand) + self.depths(where.depth)
+        return added
+
+
+class RelativeBias(nn.Module):
+    """Learned scores by the difference of two tokens' places and by the key's operand.
+
+    Places further apart than `reach` count alike (`far` is `shared`), or don't see each other
+    (`hidden`): then nothing that the encoder computes depends on how long a number is, except
+    through what it passes on from place to place, loop by loop.
+    """
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.reach, self.hides, self.operands = config.reach, config.far == "hidden", config.operands
+        # Differences −reach … reach, further above, further below, and three kinds of pairs without a difference.
+        self.scores = nn.Embedding((2 * config.reach + 6) * (config.operands + 1), config.heads)
+
+    def forward(self, where: Where, last: int) -> Tensor:
+        """Bias [n, heads, last, width] for the queries of the last positions."""
+        place = where.place
+        queries, keys = place[:, -last:, None], place[:, None, :]
+        difference = (keys - queries).clamp(-self.reach - 1, self.reach + 1) + self.reach + 1
+        far = 2 * self.reach + 3
+        pair = torch.where(queries > 0, difference, far)
+        pair = torch.where(keys > 0, pair, torch.where(queries > 0, far + 1, far + 2))
+        bias = embedding(pair * (self.operands + 1) + where.operand[:, None, :], self.scores.weight)
+        if self.hides:
+            unseen = (pair == 0) | (pair == 2 * self.reach + 2) | (pair == far)
+            bias = bias.masked_fill(unseen[..., None], HIDDEN)
+        return bias.permute(0, 3, 1, 2)
+
+
+def sinusoids(positions: Tensor, width: int) -> Tensor:
+    """Sines and cosines [..., width] of integer positions ("Attention Is All You Need", section 3.5)."""
+    rates = torch.exp(torch.arange(0, width, 2, device=positions.device) * (-math.log(10_000.0) / width))
+    angles = positions[..., None] * rates
+    return torch.stack([angles.sin(), angles.cos()], -1).flatten(-2)[..., :width]

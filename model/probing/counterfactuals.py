@@ -1,0 +1,225 @@
+"""Pairs of problems that differ as an edit would have it: a digit moved, or one carry more.
+
+So each edit has an outcome that is known beforehand, by exact arithmetic. Only problems are kept that the model answers
+rightly on both sides: what fails then is the edit.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.evaluation.predictor import TrainedEncoder
+from model.probing.hooks import logits_of
+from model.probing.labels import OPERATORS, Problem, value_of
+from model.probing.token_dataset import ids_of
+from model.tokenizer import TokenLayout
+from storage.order import derive_key
+
+
+@dataclass(frozen=True)
+class Twins:
+    """Pairs of problems of one layout that differ as an edit would have it; all answered rightly by the model."""
+
+    layout: TokenLayout
+    rows: NDArray[np.integer]
+    """Of the problem that is edited, [n, width]."""
+    twin: NDArray[np.integer]
+    """Of the problem that it is to become, [n, width]."""
+    before: NDArray[np.integer]
+    """The answer of the one, [n, slots]."""
+    after: NDArray[np.integer]
+    """The answer of the other, [n, slots]."""
+    column: NDArray[np.intp]
+    """Of the digit, or of the answer's slot that the carry goes into, [n]."""
+    old: NDArray[np.intp]
+    """The digit there before, [n]."""
+    new: NDArray[np.intp]
+    """And after, [n]."""
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self.rows)
+
+    def first(self, count: int) -> Self:
+        """The first of them, at most `count`."""
+        arrays = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "layout"}
+        return replace(self, **{name: values[:count] for name, values in arrays.items()})
+
+
+@dataclass(frozen=True)
+class CarryTwins(Twins):
+    """Pairs that differ in one carry, with what is patched into the first of them."""
+
+    lower: NDArray[np.intp]
+    """Columns of the two operands' digits that the carry comes from, [n, 2]."""
+    donor: NDArray[np.integer]
+    """Rows of a problem that carries one more, as the twin does, and whose column above holds other digits, so that
+    its answer there is neither's, [n, width]."""
+    same: NDArray[np.integer]
+    """Rows of one with the donor's digits above, and others below with the carry of before, [n, width]."""
+    copied: NDArray[np.integer]
+    """What the donor and `same` answer there, [n, 2]."""
+
+
+def digit_twins(model: TrainedEncoder, problems: Sequence[Problem], layout: TokenLayout) -> Twins:
+    """Problems beside those with one digit moved by +1 … +9 modulo 10, each equally often."""
+    found: list[_Pair] = []
+    chance = random.Random(derive_key("moved digits"))
+    for number, problem in enumerate(problems):
+        tokens = problem.tokens
+        at = chance.choice([place for place, token in enumerate(tokens) if token.number >= 0])
+        old = int(tokens[at].text)
+        new = (old + 1 + number % 9) % 10
+        text = "".join(str(new) if place == at else token.text for place, token in enumerate(tokens))
+        if _as_long(problem.text, text):
+            column = layout.problem - len(tokens) + at
+            found.append(_Pair((problem.text, text), column, old, new))
+    return Twins(layout, **_common(*_answered(model, layout, found, 2)))
+
+
+def carry_twins(model: TrainedEncoder, problems: Sequence[Problem], layout: TokenLayout) -> CarryTwins:
+    """Sums and differences beside those with two digits of a column changed so that it passes on one more, and nothing
+    else of the answer but the digit above changes.
+
+    What is patched comes from donors whose column above holds another digit as well: an answer's own digit, copied,
+    is then told from a carry that arrives.
+    """
+    found: list[_Pair] = []
+    chance = random.Random(derive_key("patched carries"))
+    for problem in problems:
+        if not problem.columns or "*" in problem.text or len(problem.numbers) < 2:
+            continue
+        tokens = problem.tokens
+        place = chance.randrange(max(1, len(problem.columns) - 1))
+        here = [at for at, token in enumerate(tokens) if token.place == place]
+        if len(here) < 2:
+            continue
+        pair = tuple(sorted(chance.sample(here, 2)))
+        signs = [-1 if problem.operators[tokens[at].number] == OPERATORS.index("-") else 1 for at in pair]
+        turned = -1 if problem.value < 0 else 1
+        before = sum(sign * int(tokens[at].text) for sign, at in zip(signs, pair, strict=True))
+        every = [(one, other) for one in range(10) for other in range(10)]
+        chance.shuffle(every)
+        own = tuple(int(tokens[at].text) for at in pair)
+        totals = {digits: signs[0] * digits[0] + signs[1] * digits[1] for digits in every}
+        carried = _replaced(problem, pair, [digits for digits in every if totals[digits] == before + 10 * turned])
+        same = _replaced(problem, pair, [digits for digits in every if totals[digits] == before and digits != own])
+        if not carried or not same or not _one_digit_more(problem.value, value_of(carried), place + 1):
+            continue
+        donors = _others_above(problem, place + 1, carried, same, chance)
+        if not donors:
+            continue
+        first = layout.problem - len(tokens)
+        slot = layout.width - 1 - (place + 1)
+        digits = [abs(value) // 10 ** (place + 1) % 10 for value in (problem.value, value_of(carried))]
+        lower = first + pair[0], first + pair[1]
+        found.append(_Pair((problem.text, carried, *donors), slot, digits[0], digits[1], lower))
+    kept, rows, answers = _answered(model, layout, found, 4)
+    common = _common(kept, rows, answers)
+    slots = common["column"] - (layout.width - layout.answer)
+    return CarryTwins(
+        layout,
+        **common,
+        lower=np.array([pair.lower for pair in kept], np.intp).reshape(-1, 2),
+        donor=rows[2],
+        same=rows[3],
+        copied=np.stack([answer[np.arange(len(kept)), slots] for answer in answers[2:]], 1),
+    )
+
+
+class _Pair(NamedTuple):
+    """One of them in text, as `Twins` has them in rows."""
+
+    texts: tuple[str, ...]
+    """The problem, its twin, and of a carry the donor and the one with the same carry."""
+    column: int
+    old: int
+    new: int
+    lower: tuple[int, int] = (0, 0)
+
+
+def _as_long(problem: str, other: str) -> bool:
+    """Whether no number of `other` begins with a zero that it can't have."""
+    numbers = "".join(c if c.isdigit() else " " for c in other).split()
+    return len(problem) == len(other) and all(len(str(int(number))) == len(number) for number in numbers)
+
+
+def _replaced(problem: Problem, pair: tuple[int, ...], choices: list[tuple[int, int]]) -> str:
+    """The problem with the first of the choices of two digits that leaves its numbers as long; empty if none does."""
+    for choice in choices:
+        digits = dict(zip(pair, choice, strict=True))
+        text = "".join(str(digits.get(at, token.text)) for at, token in enumerate(problem.tokens))
+        if _as_long(problem.text, text):
+            return text
+    return ""
+
+
+def _others_above(
+    problem: Problem, place: int, carried: str, same: str, chance: random.Random
+) -> tuple[str, str] | None:
+    """Both problems with one digit of the column at `place` changed, so that each answers there as neither `problem`
+    nor `carried` does; None where that can't be."""
+    before, after = (abs(value) // 10**place % 10 for value in (problem.value, value_of(carried)))
+    choices = [(at, digit) for at, token in enumerate(problem.tokens) if token.place == place for digit in range(10)]
+    chance.shuffle(choices)
+    for at, digit in choices:
+        donors = tuple(text[:at] + str(digit) + text[at + 1 :] for text in (carried, same))
+        values = [value_of(text) for text in donors]
+        if (
+            all(_as_long(problem.text, text) for text in donors)
+            and all((value < 0) == (problem.value < 0) for value in values)
+            and all(abs(value) // 10**place % 10 not in (before, after) for value in values)
+        ):
+            return donors[0], donors[1]
+    return None
+
+
+def _one_digit_more(before: int, after: int, place: int) -> bool:
+    """Whether two values differ in nothing but the digit of a place, by one, as far as it is written in both."""
+    return (
+        (before < 0) == (after < 0)
+        and len(str(before)) == len(str(after)) > place
+        and abs(after) - abs(before) == 10**place
+        and abs(before) // 10**place % 10 != 9
+    )
+
+
+def _answered(
+    model: TrainedEncoder, layout: TokenLayout, found: list[_Pair], sides: int
+) -> tuple[list[_Pair], list[NDArray[np.int64]], list[NDArray[np.int64]]]:
+    """Those of the pairs that the model answers rightly on all sides, k of them.
+
+    With the rows of tokens [k, width] and the answers [k, slots] of each side.
+    """
+    pairs = [pair for pair in found if all(model.layout_of(text) == layout for text in pair.texts)]
+    rows = [
+        np.array([model.tokenizer.row(pair.texts[side], layout) for pair in pairs], np.int64).reshape(-1, layout.width)
+        for side in range(sides)
+    ]
+    answers = [
+        np.array([model.tokenizer.slots(str(value_of(pair.texts[side])), layout) for pair in pairs], np.int64).reshape(
+            -1, layout.answer
+        )
+        for side in range(sides)
+    ]
+    right = np.ones(len(pairs), np.bool_)
+    if pairs:
+        for asked, answer in zip(rows, answers, strict=True):
+            said = logits_of(model.encoder, ids_of(model.encoder, asked), layout.answer).argmax(-1).cpu().numpy()
+            right &= (said == answer).all(1)
+    kept = [pair for pair, fine in zip(pairs, right.tolist(), strict=True) if fine]
+    return kept, [each[right] for each in rows], [each[right] for each in answers]
+
+
+def _common(
+    kept: list[_Pair], rows: list[NDArray[np.int64]], answers: list[NDArray[np.int64]]
+) -> dict[str, NDArray[np.int64]]:
+    """What all twins have."""
+    column, old, new = (np.array([getattr(pair, name) for pair in kept], np.intp) for name in ("column", "old", "new"))
+    sides = {"rows": rows[0], "twin": rows[1], "before": answers[0], "after": answers[1]}
+    return {**sides, "column": column, "old": old, "new": new}

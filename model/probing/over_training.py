@@ -1,0 +1,206 @@
+"""Along training: what a probing measures, of the checkpoints that a run kept, beside exact match on validation.
+
+Of each measure one figure a checkpoint, beside its control, from fewer problems and states than a whole probing has.
+What was measured of a checkpoint is never measured again.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from statistics import mean
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from model.config.probing import PROBING_VERSION, ProbingSpec
+from model.evaluation.predictor import TrainedEncoder
+from model.network.encoder import Encoder
+from model.probing.attention import ROLES, attended
+from model.probing.counterfactuals import carry_twins, digit_twins
+from model.probing.geometry import measures
+from model.probing.hooks import EMBEDDED, spread
+from model.probing.interventions import Outcome, ablate_heads, move_digits, patch_carries
+from model.probing.probes import Control, readings
+from model.probing.study import Study, untrained_like
+from model.probing.tables import symbol_tables
+from model.probing.token_dataset import batches_of
+from model.runs.checkpoints import CheckpointEntry, Checkpoints, restore
+from storage.datasets.shard import file_hash
+from storage.places.disk import LocalLocation
+from storage.places.place import Location
+
+_PROBLEMS, _ATTENDED, _EDITED = 900, 200, 150
+# Inner states that are looked at, spread evenly.
+_STATES = 3
+# Fewer edited problems say nothing.
+_LEAST = 30
+# The table, and the hash of what was written.
+_FILE, _MARK = "series.parquet", "series.json"
+_READ = ("same column", "next lower column", "operator")
+
+
+# Rows by the checkpoint's hash and how many problems it was asked.
+Known = dict[tuple[str, int], list[dict[str, Any]]]
+
+
+class Measured(NamedTuple):
+    """A measure of one checkpoint, and of its control."""
+
+    measure: str
+    value: float
+    control: float | None
+
+
+def series(
+    folder: Location, model: TrainedEncoder, spec: ProbingSpec, progress: Callable[[str], None] = lambda step: None
+) -> list[dict[str, Any]]:
+    """A row for each checkpoint and measure, oldest first; those known already are read from probes/series.parquet.
+
+    So are those of checkpoints that are gone by now. What was measured otherwise stays in the file.
+    """
+    checkpoints, place = Checkpoints(folder / "checkpoints"), folder / "probes" / _FILE
+    known, asked = _known(place), problems_asked(spec)
+
+    @cache
+    def untrained() -> dict[str, float]:
+        """What measures come to before training, the same for every checkpoint."""
+        study = _study(model, spec)
+        return {**_kappas(study, "untrained"), **_read(study, untrained_like(model))}
+
+    for entry in _chosen(checkpoints, spec):
+        if (entry.sha256, asked) in known:
+            continue
+        encoder = Encoder(model.config.training.encoder, model.tokenizer)
+        restore(checkpoints.load(entry, model.config), encoder)
+        encoder.to(model.encoder.tokens.weight.device)
+        then = TrainedEncoder(model.config, entry, model.tokenizer, encoder, model.precision)
+        head = {"step": entry.step, "exact_match": entry.exact_match, "sha256": entry.sha256, "problems": asked}
+        known[entry.sha256, asked] = [{**head, **each._asdict()} for each in _measured(_study(then, spec), untrained)]
+        # What is measured stays measured, whatever ends this.
+        _write(place, known)
+        progress(f"step {entry.step}")
+    return [row for row in _rows(known) if row["problems"] == asked]
+
+
+def all_known(folder: Location, spec: ProbingSpec) -> bool:
+    """Whether every checkpoint that is there and asked for has been measured."""
+    known = _known(folder / "probes" / _FILE)
+    entries = _chosen(Checkpoints(folder / "checkpoints"), spec)
+    return all((entry.sha256, problems_asked(spec)) in known for entry in entries)
+
+
+def problems_asked(spec: ProbingSpec) -> int:
+    """What the measures depend on beside the checkpoint: how many problems probes learn from."""
+    return min(spec.problems, _PROBLEMS)
+
+
+_SCHEMA = pa.schema(
+    [
+        ("step", pa.int64()),
+        ("exact_match", pa.float64()),
+        ("sha256", pa.string()),
+        ("problems", pa.int64()),
+        ("measure", pa.string()),
+        ("value", pa.float64()),
+        ("control", pa.float64()),
+    ]
+)
+
+
+def _chosen(checkpoints: Checkpoints, spec: ProbingSpec) -> list[CheckpointEntry]:
+    """At most `spec.series` of the checkpoints, the first and the last among them."""
+    entries = sorted(checkpoints.index().entries, key=lambda entry: entry.step)
+    return spread(entries, spec.series)
+
+
+def _write(place: Location, known: Known) -> None:
+    """Put the table in the place of the one before; a kill leaves either, and its hash is known beforehand."""
+    before = [file_hash(place)] if place.exists() else []
+    with place.staged() as path:
+        pq.write_table(pa.Table.from_pylist(_rows(known), _SCHEMA), path, compression="zstd")
+        hashes = [*before, file_hash(LocalLocation(path))]
+        (place.parent / _MARK).write(json.dumps({"version": PROBING_VERSION, "sha256": hashes}).encode() + b"\n")
+
+
+def _rows(known: Known) -> list[dict[str, Any]]:
+    return sorted((row for rows in known.values() for row in rows), key=lambda row: row["step"])
+
+
+def _study(model: TrainedEncoder, spec: ProbingSpec) -> Study:
+    return Study(model, ProbingSpec(problems=problems_asked(spec)), _STATES)
+
+
+def _measured(study: Study, untrained: Callable[[], dict[str, float]]) -> Iterator[Measured]:
+    model, tables = study.model, symbol_tables(study.model.encoder, study.model.tokenizer)
+    for symbols in ("digits", "numbers"):
+        if symbols in tables:
+            for fit in measures(tables[symbols][1]):
+                yield Measured(f"{symbols}: {fit.name}", fit.value, fit.shuffled_high)
+    if study.has_columns:
+        for name, value in {**_kappas(study, "trained"), **_read(study, model.encoder)}.items():
+            yield Measured(name, value, untrained().get(name))
+    if model.config.group == 1:
+        yield from _edits(study)
+
+
+def _read(study: Study, encoder: Encoder) -> dict[str, float]:
+    """The attention of the head that reads a role most."""
+    problems = study.problems[:_ATTENDED]
+    heads = [*attended(encoder, problems, batches_of(study.model, problems))]
+    return {f"read: {role}": max(float(head.roles[ROLES.index(role)]) for head in heads) for role in _READ}
+
+
+def _kappas(study: Study, control: Control) -> dict[str, float]:
+    """The best κ of each label at each kind of token, over the inner states."""
+    found: dict[str, float] = {}
+    for examples, seen in zip(
+        study.examples, study.seen if control == "trained" else study.untrained_seen, strict=True
+    ):
+        inner = {state: values for state, values in seen.items() if state != EMBEDDED}
+        for each in readings(examples, study.splits(examples)[:1], inner, {}, draws=0):
+            if each.probe == "linear":
+                name = f"kappa: {each.label}, {examples.kind}"
+                found[name] = max(found.get(name, each.kappa.value), each.kappa.value)
+    return found
+
+
+def _edits(study: Study) -> Iterator[Measured]:
+    model, layout = study.model, study.layout
+    digits = digit_twins(model, study.problems, layout).first(_EDITED)
+    if digits.count >= _LEAST:
+        table = symbol_tables(model.encoder, model.tokenizer)["digits"][1]
+        moved = {each.way: each.predicted for each in move_digits(model, digits, {EMBEDDED: table}) if not each.shift}
+        yield Measured("moved: circle", moved["circle"], max(moved["random"], moved["rest as far"]))
+        layers = sorted({state.layer for state in study.states if state != EMBEDDED})
+        without = [*ablate_heads(model, digits, layers)]
+        yield Measured("ablated: head", *(_mean(without, way) for way in ("ablated", "random")))
+    carries = carry_twins(model, study.problems, layout).first(_EDITED)
+    if carries.count >= _LEAST:
+        patched = {
+            (each.way, each.site, each.state): each.predicted
+            for each in patch_carries(model, carries, study.states)
+            if each.state.layer
+        }
+        best = max((key for key in patched if key[0] == "carry"), key=lambda key: patched[key])
+        yield Measured("patched: carry", patched[best], patched["same carry", *best[1:]])
+
+
+def _mean(outcomes: Sequence[Outcome], way: str) -> float:
+    return mean(each.predicted for each in outcomes if each.way == way)
+
+
+def _known(place: Location) -> Known:
+    """The rows by checkpoint and problems; none where the file is damaged or of another version, and is made anew."""
+    mark, found = place.parent / _MARK, Known()
+    try:
+        written: dict[str, Any] = json.loads(mark.read()) if mark.exists() and place.exists() else {"version": None}
+        if written["version"] != PROBING_VERSION or file_hash(place) not in written["sha256"]:
+            return {}
+        with place.opened() as file:
+            rows = pq.ParquetFile(file).read().to_pylist()
+    except (ValueError, KeyError, TypeError):
+        return {}
+    for row in rows:
+        found.setdefault((row["sha256"], row["problems"]), []).append(row)
+    return found

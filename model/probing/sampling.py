@@ -1,0 +1,145 @@
+"""The problems that a run is probed with: drawn from what its corpus holds, with numbers and lengths held out.
+
+A number of two digits or more is held out of a probe's training by a hash of its own: those of one part are in no
+problem of the other. Numbers of one digit are digits, which both parts need: the held-out part has none of them, but
+where there are no others; there problems are held out, by a hash that orders of their numbers share. No problem is
+drawn twice, and lengths are drawn so that short problems are not drowned by long ones.
+"""
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from model.runs.run_config import RunConfig
+from storage.errors import UserError
+from storage.order import derive_key
+
+# One in this many numbers is held out.
+_HELD_ONE_IN = 4
+_TRIES = 1_000
+# How many are drawn for one that is wanted, at most.
+_DRAWS = 4
+_LONGEST_NUMBERS = 12
+"""Digits of the longest operands: what is asked of longer ones is told by these."""
+
+
+class Drawn(NamedTuple):
+    """Problems in text."""
+
+    train: list[str]
+    """Of numbers that are not held out."""
+    held: list[str]
+    """Of held-out numbers alone; or, of numbers of one digit, other problems."""
+
+
+def is_held(text: str) -> bool:
+    """Whether a number, or a problem, is held out of the training of probes."""
+    return derive_key("held out of probes", text) % _HELD_ONE_IN == 0
+
+
+def draw(config: RunConfig, problems: int, seed: int = 0) -> Drawn:
+    """Problems of a run's corpus: `problems` to train probes on, and a third as many of held-out numbers.
+
+    They are fewer where the corpus has few.
+
+    Raises `UserError` where the corpus has too few numbers for some to be held out.
+    """
+    found = []
+    for held, count in ((False, problems), (True, problems // 3)):
+        chance = random.Random(derive_key("probed problems", seed, int(held)))
+        weights = [float(part.get("weight", 1)) for part in config.parts]
+        # In order, each once.
+        texts: dict[str, None] = {}
+        for part in chance.choices(config.parts, weights, k=_DRAWS * count):
+            if len(texts) == count:
+                break
+            texts[_problem(chance, part, held)] = None
+        found.append(list(texts))
+    return Drawn(*found)
+
+
+def longest_operand(problem: str) -> int:
+    """Digits of the longest operand."""
+    return max(len(number) for number in "".join(c if c.isdigit() else " " for c in problem).split())
+
+
+def _problem(chance: random.Random, part: Mapping[str, Any], held: bool) -> str:
+    """One problem of a family of problems."""
+    least, most = _lengths(part)
+    if most > 1:
+        return _text(chance, part, range(max(2, least) if held else least, most + 1), held)
+    for _ in range(_TRIES):
+        text = _text(chance, part, range(1, 2), None)
+        if is_held("".join(sorted(text))) == held:
+            return text
+    raise UserError("the corpus has too few problems to hold some out of the probes: probe a run of another one")
+
+
+def _lengths(part: Mapping[str, Any]) -> tuple[int, int]:
+    """Digits of its shortest and longest numbers, as far as they are looked at."""
+    if part["family"] == "grid":
+        return len(str(part["low"])), min(len(str(part["high"])), _LONGEST_NUMBERS)
+    return min(part["min_digits"], _LONGEST_NUMBERS), min(part["digits"], _LONGEST_NUMBERS)
+
+
+def _text(chance: random.Random, part: Mapping[str, Any], lengths: range, held: bool | None) -> str:
+    """A problem of numbers of these lengths, held out or not, or any if `held` is None."""
+    terms = part["terms"] if part["family"] == "grid" else chance.randint(part["min_terms"], part["terms"])
+    # Long ones more often than short ones, as there are more of them.
+    longest = chance.choices(lengths, lengths)[0]
+    full = chance.randrange(terms)
+    numbers = [
+        str(_number(chance, part, longest if term == full else chance.randint(lengths[0], longest), held))
+        for term in range(terms)
+    ]
+    operators = [chance.choice(list(part["operators"])) for _ in range(terms - 1)]
+    if part["family"] == "expression":
+        return _tree(chance, numbers, operators, part["depth"])
+    return numbers[0] + "".join(operator + number for operator, number in zip(operators, numbers[1:], strict=True))
+
+
+def _number(chance: random.Random, part: Mapping[str, Any], length: int, held: bool | None) -> int:
+    low, high = 10 ** (length - 1) if length > 1 else 0, 10**length - 1
+    if part["family"] == "grid":
+        low, high = max(low, part["low"]), min(high, part["high"])
+    for _ in range(_TRIES):
+        number = chance.randint(low, high)
+        if held is None or length == 1 or is_held(str(number)) == held:
+            return number
+    raise UserError(
+        f"the corpus has too few numbers of {length} digits ({low} to {high}) to hold some out of the probes: "
+        "probe a run of another one"
+    )
+
+
+def _tree(chance: random.Random, numbers: Sequence[str], operators: Sequence[str], depth: int) -> str:
+    """Numbers bracketed at random, as deep as is allowed, without a bracket that could be left out."""
+    for _ in range(_TRIES):
+        text, _ = _node(chance, numbers, operators)
+        if _depth(text) <= depth:
+            return text
+    return numbers[0] + "".join(operator + number for operator, number in zip(operators, numbers[1:], strict=True))
+
+
+def _node(chance: random.Random, numbers: Sequence[str], operators: Sequence[str]) -> tuple[str, int]:
+    """The text of a node, and how strongly it binds: 1 a sum, 2 a product, 3 a number."""
+    if len(numbers) == 1:
+        return numbers[0], 3
+    middle = chance.randrange(1, len(numbers))
+    left, left_binds = _node(chance, numbers[:middle], operators[: middle - 1])
+    right, right_binds = _node(chance, numbers[middle:], operators[middle:])
+    operator = operators[middle - 1]
+    binds = 2 if operator == "*" else 1
+    if left_binds < binds:
+        left = f"({left})"
+    if right_binds < binds or (operator == "-" and right_binds == 1):
+        right = f"({right})"
+    return left + operator + right, binds
+
+
+def _depth(text: str) -> int:
+    depth, deepest = 0, 0
+    for character in text:
+        depth += (character == "(") - (character == ")")
+        deepest = max(deepest, depth)
+    return deepest

@@ -1,0 +1,202 @@
+"""Which tokens of which problems are looked at, what is true of each, and their states in an encoder."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from model.evaluation.predictor import TrainedEncoder
+from model.network.encoder import Encoder
+from model.probing.hooks import State, logits_of, recorded
+from model.probing.labels import OPERATORS, Problem, answer_labels, operand_labels, operator_labels
+from model.tokenizer import TokenLayout
+from storage.order import derive_key, keyed_hash
+
+Kind = Literal["operand", "operator", "answer"]
+KINDS: tuple[Kind, ...] = ("operand", "operator", "answer")
+# Of each problem and kind.
+_MOST_TOKENS = 2
+# What an operand's groups are apart from the next one's, more than places.
+_NUMBER = 10_000
+_BATCH = 512
+
+Labels = dict[str, NDArray[np.int64]]
+
+
+class Batch(NamedTuple):
+    """Problems of one layout."""
+
+    problems: NDArray[np.intp]
+    """Their numbers, [n]."""
+    rows: NDArray[np.integer]
+    """Token rows with masked answers, [n, width]."""
+    layout: TokenLayout
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Tokens of one kind, m of them."""
+
+    kind: Kind
+    problem: NDArray[np.intp]
+    """Whose token it is, [m]."""
+    column: NDArray[np.intp]
+    """Where in the row it stands, [m]."""
+    group: NDArray[np.int64]
+    """One number for each place of each operand, [m]; within it tokens differ in nothing but what they hold."""
+    labels: Labels
+    """What is true of them, [m] each; -1 - 2⁴⁰ where a label doesn't apply."""
+    numbers: NDArray[np.int64]
+    """The numbers of two digits and more in their problems, which may stand in others as well, [m, k]; -1 for none."""
+    columns: NDArray[np.int64]
+    """What the token's column adds up, and the next lower one, as a number, [m, 2]; -1 where there is none."""
+    types: NDArray[np.int64]
+    """The type of each token, [m]: its piece, or of an answer's slot, all of which are masked alike, the digits that
+    stand in its column."""
+
+    def number_lengths(self, problems: Sequence[Problem]) -> NDArray[np.int64]:
+        """Of operands' tokens, the digits of the number that each is part of, [m]."""
+        numbers = zip(self.problem.tolist(), (self.group // _NUMBER).tolist(), strict=True)
+        return np.array([len(str(problems[problem].numbers[number])) for problem, number in numbers], np.int64)
+
+
+UNKNOWN = -1 - 2**40
+
+
+def batches_of(model: TrainedEncoder, problems: Sequence[Problem]) -> list[Batch]:
+    """Problems in rows of tokens, layout by layout, at most 512 of them together."""
+    layouts = [model.layout_of(problem.text) for problem in problems]
+    found = []
+    for layout in dict.fromkeys(layouts):
+        chosen = [number for number, other in enumerate(layouts) if other == layout]
+        for first in range(0, len(chosen), _BATCH):
+            part = chosen[first : first + _BATCH]
+            rows = np.array([model.tokenizer.row(problems[n].text, layout) for n in part], model.tokenizer.id_type)
+            found.append(Batch(np.array(part), rows, layout))
+    return found
+
+
+def examples_of(problems: Sequence[Problem], batches: Sequence[Batch], kind: Kind) -> Examples:
+    """At most two tokens of a kind from each problem, chosen by a hash, with what is true of them."""
+    found: list[tuple[int, int, int, int, dict[str, int]]] = []
+    for batch in batches:
+        for number in batch.problems.tolist():
+            found += [(number, *each) for each in _tokens(problems[number], number, batch.layout, kind)]
+    names = list(dict.fromkeys(name for *_, labels in found for name in labels))
+    labels = {name: np.array([each[-1].get(name, UNKNOWN) for each in found], np.int64) for name in names}
+    numbers = np.array([each[:3] for each in found], np.int64).reshape(-1, 3).T
+    problem, column = (each.astype(np.intp) for each in numbers[:2])
+    # Of operands the group holds the number, too; operators stand in no column.
+    places = numbers[2] % _NUMBER if kind != "operator" else np.full(len(problem), -1)
+    columns = [
+        [_column(problems[n], place), _column(problems[n], place - 1)] for n, place in zip(problem, places, strict=True)
+    ]
+    return Examples(
+        kind,
+        problem,
+        column,
+        numbers[2],
+        labels,
+        _long_numbers(problems)[problem],
+        np.array(columns, np.int64).reshape(-1, 2),
+        np.array([each[3] for each in found], np.int64),
+    )
+
+
+def states_at(
+    encoder: Encoder, batches: Sequence[Batch], examples: Sequence[Examples], states: Sequence[State]
+) -> list[dict[State, NDArray[np.float32]]]:
+    """For each set of examples and each state, what the encoder holds at its tokens, float32 [m, d]."""
+    found = [
+        {state: np.zeros((len(each.problem), encoder.config.width), np.float32) for state in states}
+        for each in examples
+    ]
+    for batch, seen in passes(encoder, batches, states):
+        place = {number: row for row, number in enumerate(batch.problems.tolist())}
+        for each, kept in zip(examples, found, strict=True):
+            mine = np.flatnonzero(np.isin(each.problem, batch.problems))
+            rows = [place[number] for number in each.problem[mine].tolist()]
+            for state in states:
+                kept[state][mine] = seen[state][rows, each.column[mine]]
+    return found
+
+
+def passes(
+    encoder: Encoder, batches: Sequence[Batch], states: Sequence[State]
+) -> Iterator[tuple[Batch, dict[State, NDArray[np.float32]]]]:
+    """Each batch with the states of its pass, float32 [n, width, d]."""
+    for batch in batches:
+        with recorded(encoder, states) as seen:
+            logits_of(encoder, ids_of(encoder, batch.rows), batch.layout.answer)
+        yield batch, {state: seen[state].float().cpu().numpy() for state in states}
+
+
+def ids_of(encoder: Encoder, rows: NDArray[np.integer]) -> torch.Tensor:
+    """Token rows where the encoder is, int64."""
+    return torch.from_numpy(rows.astype(np.int64)).to(encoder.tokens.weight.device)
+
+
+def orders_of(rows: NDArray[np.integer]) -> NDArray[np.intp]:
+    """The same number for rows [n, width] of the same tokens in another order: their answers are no independent trials.
+
+    So are 3+4 and 4+3; and a few others, which makes intervals rather too wide.
+    """
+    return np.unique(np.sort(rows, 1), axis=0, return_inverse=True)[1].ravel()
+
+
+def _tokens(
+    problem: Problem, number: int, layout: TokenLayout, kind: Kind
+) -> Iterator[tuple[int, int, int, dict[str, int]]]:
+    """Column, group, type and labels of a problem's tokens of a kind that are looked at."""
+    width, tokens = layout.width, problem.tokens
+    if kind == "answer":
+        places = range(-(-len(str(abs(problem.value))) // problem.group))
+        for place in _few(number, list(places)):
+            here = sorted(token.text for token in tokens if token.place == place)
+            yield width - 1 - place, place, _type_of(*here), answer_labels(problem, place)
+        return
+    is_kind: dict[Kind, Callable[[int], bool]] = {
+        "operand": lambda token: tokens[token].number >= 0,
+        "operator": lambda token: tokens[token].text in "+-*" and tokens[token].number < 0,
+    }
+    labels_of = operand_labels if kind == "operand" else operator_labels
+    for token in _few(number, [token for token in range(len(tokens)) if is_kind[kind](token)]):
+        found = tokens[token]
+        group = _NUMBER * found.number + found.place if kind == "operand" else 0
+        yield layout.problem - len(tokens) + token, group, _type_of(found.text), labels_of(problem, token)
+
+
+def _type_of(*texts: str) -> int:
+    """A number for a token, or for the tokens of a column."""
+    return derive_key("type", *texts) >> 1
+
+
+def _column(problem: Problem, place: int) -> int:
+    """What a column of a sum or difference adds up, in whatever order, as a number; -1 where there is none."""
+    if not problem.columns or "*" in problem.text or place < 0:
+        return -1
+    minus = OPERATORS.index("-")
+    digits = sorted(
+        f"{'-' * (problem.operators[token.number] == minus)}{token.text}"
+        for token in problem.tokens
+        if token.place == place
+    )
+    return derive_key("column", " ".join(digits)) >> 1
+
+
+def _long_numbers(problems: Sequence[Problem]) -> NDArray[np.int64]:
+    """Different numbers of two digits and more, [problems, k], filled up by -1."""
+    found = np.full((len(problems), max((len(problem.numbers) for problem in problems), default=0)), -1, np.int64)
+    for row, problem in enumerate(problems):
+        numbers = [number for number in dict.fromkeys(problem.numbers) if number > 9]
+        found[row, : len(numbers)] = numbers
+    return found
+
+
+def _few(number: int, choices: list[int]) -> list[int]:
+    """Two of the choices, by a hash of the problem's number."""
+    order = keyed_hash(number + 1, np.arange(len(choices), dtype=np.uint64))
+    return [choices[place] for place in np.argsort(order)[:_MOST_TOKENS].tolist()]

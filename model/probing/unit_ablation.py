@@ -1,0 +1,137 @@
+"""What a symbolic unit is used for: what it reads, how much it writes, and what is answered without it."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from model.evaluation.intervals import exact_match_interval
+from model.evaluation.predictor import TrainedEncoder
+from model.evaluation.unit_readout import operator_of, read_rightly, readings_of
+from model.network.symbolic.unit import Result, SymbolicUnit
+from model.probing.labels import OPERATORS, Problem
+from model.probing.token_dataset import Batch, ids_of
+
+SEVERAL = "several"
+
+
+class UnitMeasure(NamedTuple):
+    """A measure of a unit, of problems of one operator, or of several."""
+
+    measure: str
+    loop: int
+    """Run of the block; 0 for the last one of each problem, or for the whole encoder."""
+    operator: str
+    problems: int
+    value: float
+    low: float
+    high: float
+
+
+def unit_measures(
+    model: TrainedEncoder, problems: Sequence[Problem], batches: Sequence[Batch]
+) -> Iterator[UnitMeasure]:
+    """What a unit reads and writes in each loop, and what comes of it.
+
+    Shares of problems, with intervals over those that differ in more than order: whose operation and both operands
+    are read; which are answered rightly with the unit and without it; and which are answered as another problem, of an
+    answer of as many digits, when the unit is given that one's result. How large what it writes is beside the slots'
+    states, in the mean. Of problems of several operators or numbers nothing is told of what ought to be read. Nothing
+    of an encoder without a unit.
+    """
+    unit = model.encoder.unit
+    if unit is None:
+        return
+    kinds, orders = (
+        _kinds(problems),
+        np.unique(["".join(sorted(each.text)) for each in problems], return_inverse=True)[1],
+    )
+    shares: dict[tuple[str, int], NDArray[np.float64]] = {}
+    for batch in batches:
+        texts = [problems[number].text for number in batch.problems.tolist()]
+        answers = np.array([model.tokenizer.slots(str(problems[n].value), batch.layout) for n in batch.problems])
+        with readings_of(model.encoder) as readings, _written(unit) as written:
+            said = _said(model, batch)
+        found: dict[tuple[str, int], NDArray[Any]] = {("answered", 0): (said == answers).all(1)}
+        found["answered without", 0] = (_said(model, batch, unit=False) == answers).all(1)
+        other = others([problems[n].value for n in batch.problems], kinds[batch.problems] != SEVERAL)
+        with handed_on(unit.result, other):
+            handed = (_said(model, batch) == answers[other]).all(1)
+        found["answered as another", 0] = np.where((answers[other] != answers).any(1), handed, np.nan)
+        for loop, (reading, size) in enumerate(zip(readings, written, strict=True), 1):
+            operation, operands = read_rightly(reading, texts)
+            of_loop = {"operation read": operation, "operands read": operands, "written": size}
+            for place in (loop, 0) if loop == len(readings) else (loop,):
+                found |= {(measure, place): values for measure, values in of_loop.items()}
+        for key, values in found.items():
+            shares.setdefault(key, np.full(len(problems), np.nan))[batch.problems] = values
+    for (measure, loop), values in shares.items():
+        for kind in np.unique(kinds):
+            # Some problems run the block less often than others.
+            mine = (kinds == kind) & ~np.isnan(values)
+            if not mine.any() or (kind == SEVERAL and measure.endswith("read")):
+                continue
+            if measure == "written":
+                low, high = np.quantile(values[mine], [0.025, 0.975])
+            else:
+                (low, high), _, _ = exact_match_interval(values[mine] > 0, orders[mine])
+            mean = float(values[mine].mean())
+            yield UnitMeasure(measure, loop, str(kind), int(mine.sum()), mean, float(low), float(high))
+
+
+def _kinds(problems: Sequence[Problem]) -> NDArray[np.str_]:
+    """The operator of each problem of two numbers; of others `SEVERAL`."""
+    counts = [sum(problem.text.count(operator) for operator in OPERATORS) for problem in problems]
+    return np.array([operator_of(each.text) if n == 1 else SEVERAL for each, n in zip(problems, counts, strict=True)])
+
+
+def _said(model: TrainedEncoder, batch: Batch, *, unit: bool = True) -> NDArray[np.int64]:
+    """What the slots of a batch are filled with in one pass, [n, slots]."""
+    with torch.inference_mode():
+        logits = model.encoder(ids_of(model.encoder, batch.rows), batch.layout.answer, unit=unit)
+    return logits[:, -batch.layout.answer :].argmax(-1).cpu().numpy()
+
+
+def others(values: Sequence[int], told: NDArray[np.bool_]) -> NDArray[np.intp]:
+    """For each answer another problem's with as many digits, [n]: a unit says digits and sign, but no blanks.
+
+    Itself where there is none, and where the answer isn't what a unit computes.
+    """
+    lengths = np.array([len(str(abs(value))) for value in values])
+    found = np.arange(len(values))
+    for length in set(lengths.tolist()):
+        mine = np.flatnonzero((lengths == length) & told)
+        found[mine] = np.roll(mine, -1)
+    return found
+
+
+@contextmanager
+def handed_on(result: Result, other: NDArray[np.intp]) -> Iterator[None]:
+    """Give each problem of a batch a unit's result of another one, [n], in the passes that are made inside."""
+    handle = result.register_forward_hook(lambda module, inputs, output: output[torch.from_numpy(other)])
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _written(unit: SymbolicUnit) -> Iterator[list[NDArray[np.float64]]]:
+    """How large what a unit writes is beside the slots' states, [n] in each loop of the passes that are made inside."""
+    found: list[NDArray[np.float64]] = []
+
+    def keep(module: nn.Module, inputs: tuple[Tensor, ...], named: Mapping[str, Any], output: Tensor) -> None:
+        """Of one loop."""
+        before, after = (states[:, -named["slots"] :].float() for states in (inputs[0], output))
+        sizes = (after - before).norm(dim=(1, 2)) / before.norm(dim=(1, 2)).clamp(min=1e-12)
+        found.append(sizes.double().cpu().numpy())
+
+    handle = unit.register_forward_hook(keep, with_kwargs=True)
+    try:
+        yield found
+    finally:
+        handle.remove()

@@ -1,0 +1,207 @@
+"""Checkpoints as safetensors, with everything needed to go on exactly; nothing is ever unpickled.
+
+`index.json` names the last and the best one and those kept besides; it is replaced after the
+file that it names has been written, so it never points at half a checkpoint.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from model.runs.checkpoint_index import CheckpointEntry, CheckpointIndex
+from model.runs.run_config import RunConfig
+from storage.errors import RunFailure, UserError
+from storage.places.place import Location, Version
+
+# What the optimizers keep of a weight, in its shape.
+_KINDS = ("model.", "training.", "optimizer.")
+_STATES = {"adamw": ("exp_avg", "exp_avg_sq"), "muon": ("momentum_buffer",)}
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """The checkpoints below a run's folder."""
+
+    folder: Location
+
+    def index(self) -> CheckpointIndex:
+        """What is there, without entries whose file is gone; raises `RunFailure` for a damaged index."""
+        place = self.folder / "index.json"
+        if not place.exists():
+            return CheckpointIndex()
+        try:
+            index = CheckpointIndex.model_validate_json(place.read())
+        except ValidationError as error:
+            raise RunFailure(f"{place} is damaged: delete {self.folder} and train again") from error
+        return CheckpointIndex(entries=tuple(old for old in index.entries if (self.folder / old.file).exists()))
+
+    def save(
+        self, entry: CheckpointEntry, config: RunConfig, model: nn.Module, optimizers: dict[str, Optimizer], keep: int
+    ) -> None:
+        """Write a checkpoint and forget those that are neither best, last nor among the `keep` newest."""
+        tensors = {_name(name): value for name, value in model.state_dict().items()}
+        names = {id(weight): name for name, weight in model.named_parameters()}
+        for kind, optimizer in optimizers.items():
+            for weight, state in optimizer.state.items():
+                for key, value in state.items():
+                    tensors[_state_name(kind, key, names[id(weight)])] = torch.as_tensor(value)
+        metadata = {"step": str(entry.step), "run": config.model_dump_json()}
+        flat = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+        data = save(flat, metadata)
+        (self.folder / entry.file).write(data)
+        entry = entry.model_copy(update={"sha256": hash_of_bytes(data)})
+        seen = (self.folder / "index.json").version()
+        entries = (*(old for old in self.index().entries if old.step < entry.step), entry)
+        index = CheckpointIndex(entries=entries)
+        kept = {index.best, *entries[-1 - keep :]}
+        self._keep(tuple(old for old in entries if old in kept), seen)
+
+    def needless(self) -> list[Location]:
+        """Files of checkpoints that are neither best nor last, known to the index or not; none without an index."""
+        needed = self._needed()
+        return self._others(needed) if needed else []
+
+    def prune(self) -> None:
+        """Keep the best and the last checkpoint alone."""
+        seen = (self.folder / "index.json").version()
+        if needed := self._needed():
+            self._keep(needed, seen)
+
+    def choose(self, which: str) -> CheckpointEntry:
+        """The checkpoint named 'best' or 'last'; raises `UserError` where there is none."""
+        index = self.index()
+        entry = index.best if which == "best" else index.last
+        if entry is None:
+            raise UserError(f"run {self.folder.parent.name!r} has no checkpoint yet: train it first")
+        return entry
+
+    def last_whole(self) -> tuple[CheckpointEntry | None, list[CheckpointEntry]]:
+        """The newest checkpoint whose file is as it was written, and the newer ones, whose files are damaged."""
+        damaged: list[CheckpointEntry] = []
+        for entry in reversed(self.index().entries):
+            if hash_of_bytes((self.folder / entry.file).read()) == entry.sha256:
+                return entry, damaged
+            damaged.append(entry)
+        return None, damaged
+
+    def warnings(self) -> list[str]:
+        """What a training says before it goes on from an older checkpoint than the newest, as that is damaged."""
+        last, damaged = self.last_whole()
+        where = f"training goes on from step {last.step:,}" if last else "there is none before it, training begins anew"
+        return [f"checkpoint {self.folder / entry.file} is damaged: {where}" for entry in damaged]
+
+    def load(self, entry: CheckpointEntry, config: RunConfig) -> dict[str, Tensor]:
+        """All tensors of a checkpoint; raises `RunFailure` if it is damaged or not of this run."""
+        place = self.folder / entry.file
+        data = place.read()
+        if hash_of_bytes(data) != entry.sha256:
+            raise RunFailure(f"checkpoint {place} is damaged: delete it, and training goes on from the one before")
+        try:
+            length = int.from_bytes(data[:8], "little")
+            metadata = json.loads(data[8 : 8 + length])["__metadata__"]
+            found = RunConfig.model_validate_json(metadata["run"])
+            tensors = load(data)
+        except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+            raise RunFailure(
+                f"checkpoint {place} is damaged: delete it, and training goes on from the one before"
+            ) from error
+        if found.decides() != config.decides():
+            raise RunFailure(f"checkpoint {place} belongs to another corpus, tokenizer or configuration: move it away")
+        return tensors
+
+    def _needed(self) -> tuple[CheckpointEntry, ...]:
+        index = self.index()
+        return tuple(entry for entry in index.entries if entry in (index.best, index.last))
+
+    def _keep(self, entries: tuple[CheckpointEntry, ...], seen: Version) -> None:
+        """Name these checkpoints in the index, if it is still of version `seen`, and then remove all others.
+
+        Those were found before: a process that was stopped for a while knows nothing of newer ones.
+        """
+        others = self._others(entries)
+        index = CheckpointIndex(entries=entries)
+        (self.folder / "index.json").write_over(index.model_dump_json(indent=2).encode() + b"\n", seen)
+        for place in others:
+            place.remove()
+
+    def _others(self, entries: tuple[CheckpointEntry, ...]) -> list[Location]:
+        named = {entry.file for entry in entries}
+        files = [name for name in self.folder.children() if name.endswith(".safetensors")]
+        return [self.folder / name for name in files if name not in named]
+
+
+def hash_of_bytes(data: bytes) -> str:
+    """SHA-256 of a checkpoint's bytes."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def restore(tensors: dict[str, Tensor], model: nn.Module, optimizers: dict[str, Optimizer] | None = None) -> None:
+    """Put a checkpoint's values back, in the optimizers too if those are given.
+
+    Raises `RunFailure`, which names the first of them, where a tensor is missing, has another shape, holds anything but
+    finite numbers or is none of theirs.
+    """
+    weights = {_name(name): value for name, value in model.state_dict().items()}
+    states = _optimizer_states(model, optimizers) if optimizers else {}
+    expected = {**weights, **states}
+    for name, value in expected.items():
+        if name not in tensors:
+            # What only training reads is not handed on.
+            if optimizers or name.startswith("model."):
+                raise RunFailure(f"the checkpoint doesn't fit this encoder: {name} is missing")
+        elif tensors[name].shape != value.shape:
+            raise RunFailure(
+                f"the checkpoint doesn't fit this encoder: {name} is {list(tensors[name].shape)}, "
+                f"{list(value.shape)} is needed"
+            )
+        elif not tensors[name].is_floating_point():
+            raise RunFailure(f"the checkpoint doesn't fit this encoder: {name} is of type {tensors[name].dtype}")
+        elif not tensors[name].isfinite().all():
+            raise RunFailure(f"the checkpoint doesn't fit this encoder: {name} holds values that are no numbers")
+    kinds = _KINDS if optimizers else ("model.",)
+    for name in tensors:
+        if name not in expected and name.startswith(kinds) | (not name.startswith(_KINDS)):
+            raise RunFailure(f"the checkpoint doesn't fit this encoder: it has no {name}")
+    with torch.no_grad():
+        for name, value in weights.items():
+            if name in tensors:
+                value.copy_(tensors[name])
+    if optimizers:
+        _restore_optimizers(tensors, model, optimizers)
+
+
+def _name(weight: str) -> str:
+    """A weight's name in a checkpoint; those that only training reads are told from the model's."""
+    return f"{'training' if weight.startswith('running_sum') else 'model'}.{weight}"
+
+
+def _optimizer_states(model: nn.Module, optimizers: dict[str, Optimizer]) -> dict[str, Tensor]:
+    """By their names in a checkpoint, tensors of the shapes that the optimizers' states have after a step."""
+    found = dict[str, Tensor]()
+    for kind, optimizer in optimizers.items():
+        own = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
+        for name, weight in model.named_parameters():
+            if id(weight) in own:
+                keys = dict.fromkeys(_STATES[kind], weight) | ({"step": torch.zeros(())} if kind == "adamw" else {})
+                found |= {_state_name(kind, key, name): value for key, value in keys.items()}
+    return found
+
+
+def _restore_optimizers(tensors: dict[str, Tensor], model: nn.Module, optimizers: dict[str, Optimizer]) -> None:
+    weights = dict(model.named_parameters())
+    for name, value in tensors.items():
+        if name.startswith("optimizer."):
+            _, kind, key, weight = name.split(".", 3)
+            place = "cpu" if key == "step" else weights[weight].device
+            optimizers[kind].state[weights[weight]][key] = value.to(place, copy=True)
+
+
+def _state_name(kind: str, key: str, weight: str) -> str:
+    return f"optimizer.{kind}.{key}.{weight}"

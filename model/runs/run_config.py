@@ -1,0 +1,254 @@
+"""A training run's folder: what it was asked for, its tokenizer, its metrics and its checkpoints."""
+
+import json
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from model.config.encoder import Extent
+from model.config.training import TrainingSpec
+from model.tokenizer import MOST_TOKENS, Tokenizer, TokenLayout
+from model.training.batches import layouts_of
+from model.training.rare_problems import RARE, rare_problems
+from storage.datasets.manifest import Dataset
+from storage.errors import RunFailure, UserError
+from storage.places.place import Location
+
+# What the weights of a checkpoint mean. 2: states are normed between the runs of the block.
+MODEL_VERSION = 2
+# Which rows a training step reads, and what is masked or drawn at random in it.
+STEP_VERSION = 1
+
+
+class RunConfig(BaseModel):
+    """Everything that decides a run's weights, and the identities of what it was fed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model_version: Literal[2]
+    step_version: int = Field(1, description="How a step chooses rows and masks; a run goes on with the same alone.")
+    name: str
+    corpus: str = Field(description="Name of the corpus.")
+    tokenizer: str = Field(description="Name of the tokenizer.")
+    corpus_spec: dict[str, Any]
+    corpus_identity: str
+    tokens_identity: str
+    tokenizer_identity: str
+    group: int = Field(
+        1, ge=0, description="Digits that a token stands for at most, from the right of a number; 0 for learnt pieces."
+    )
+    layouts: tuple[TokenLayout, ...] = Field(min_length=1)
+    training: TrainingSpec
+    precision: Literal["", "bfloat16", "float32"] = Field(
+        "", description="Arithmetic of its training steps, also where auto chose it; empty before the first step."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_written(cls, values: Any) -> Any:
+        """Runs and checkpoints that do not name `oversample` met rare problems as often as chance showed them."""
+        training = values.get("training") if isinstance(values, dict) else None
+        if isinstance(training, dict) and "oversample" not in training:
+            return {**values, "training": {**training, "oversample": ""}}
+        return values
+
+    @model_validator(mode="after")
+    def _of_a_corpus(self) -> "RunConfig":
+        try:
+            _ = (self.operators, self.signed_operands, self.extent, self.operand_counts)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError("corpus_spec is no corpus's specification") from error
+        return self
+
+    def decides(self) -> dict[str, Any]:
+        """What must be the same for a run to go on; the number of workers may change."""
+        return {**self.model_dump(mode="json", exclude={"precision"}), "training": self.training.identity()}
+
+    @property
+    def parts(self) -> list[dict[str, Any]]:
+        """The families of its corpus with their parameters."""
+        return list(self.corpus_spec.get("mixture") or [self.corpus_spec])
+
+    @property
+    def oversampled(self) -> str:
+        """SQL of the problems that fill a share of every batch; empty for none."""
+        name = self.training.oversample
+        return rare_problems(self.parts) if name == RARE else name
+
+    @property
+    def operators(self) -> tuple[str, ...]:
+        """Operators that its corpus holds."""
+        found = {operator for part in self.parts for operator in part["operators"]}
+        return tuple(operator for operator in "+-*" if operator in found)
+
+    @property
+    def signed_operands(self) -> bool:
+        """Whether its corpus holds operands, or brackets, with a minus before them."""
+        return any(part["family"] == "expression" and "-" in part["operators"] for part in self.parts)
+
+    @property
+    def extent(self) -> Extent:
+        """How large the problems of its corpus are."""
+        numbers = [len(str(part["high"])) if part["family"] == "grid" else part["digits"] for part in self.parts]
+        return Extent(
+            problem=max(layout.problem for layout in self.layouts),
+            answer=max(layout.answer for layout in self.layouts),
+            digits=max(numbers),
+            operands=max(part["terms"] for part in self.parts),
+            depth=max(part["depth"] if part["family"] == "expression" else 0 for part in self.parts),
+        )
+
+    @property
+    def operand_counts(self) -> range:
+        """How many operands the problems of its corpus have."""
+        least = min(part["terms"] if part["family"] == "grid" else part["min_terms"] for part in self.parts)
+        return range(least, self.extent.operands + 1)
+
+    def layout_for(self, extent: Extent) -> TokenLayout:
+        """The narrowest of its layouts that holds a problem; one of its own where none does.
+
+        Raises `UserError` where the problem is larger than those that the encoder learnt, unless the
+        encoder is one for any length.
+        """
+        encoder, learnt, counts = self.training.encoder, self.extent, self.operand_counts
+        reason = encoder.refusal(extent, self.group)
+        if extent.digits > learnt.digits and not encoder.any_length:
+            reason = f"it has {extent.digits} digits, the run learnt up to {learnt.digits}"
+        if extent.depth > learnt.depth:
+            reason = f"it has {extent.depth} nested brackets, the run learnt up to {learnt.depth}"
+        if extent.operands not in counts:
+            reason = f"it has {extent.operands} operands, the run learnt {_span(counts.start, counts.stop - 1)}"
+        if extent.problem + extent.answer > MOST_TOKENS:
+            reason = f"it takes {extent.problem + extent.answer:,} tokens with its answer, {MOST_TOKENS:,} are the most"
+        if reason:
+            raise UserError(f"the problem is none that run {self.name!r} can answer ({reason}): ask another one")
+        for layout in self.layouts:
+            if layout.problem >= extent.problem and layout.answer >= extent.answer:
+                return layout
+        return TokenLayout(problem=extent.problem, answer=extent.answer)
+
+    @classmethod
+    def of(
+        cls, name: str, training: TrainingSpec, corpus: Dataset, tokens: Dataset, tokenizer: tuple[str, Tokenizer]
+    ) -> "RunConfig":
+        """The configuration of a new run; raises `UserError` if tokens, tokenizer and corpus don't belong together."""
+        spec = tokens.manifest.spec
+        if (spec["corpus"], spec["tokenizer"]) != (corpus.manifest.identity, tokenizer[1].identity):
+            raise UserError(
+                f"the tokens at {tokens.location} were made from another corpus or by another tokenizer than "
+                f"{tokenizer[0]!r}: run 'numerate encode' with a tokenizer of this corpus"
+            )
+        return cls(
+            model_version=MODEL_VERSION,
+            step_version=STEP_VERSION,
+            name=name,
+            corpus=corpus.manifest.name,
+            tokenizer=tokenizer[0],
+            corpus_spec=corpus.manifest.spec,
+            corpus_identity=corpus.manifest.identity,
+            tokens_identity=tokens.manifest.identity,
+            tokenizer_identity=tokenizer[1].identity,
+            group=tokenizer[1].group,
+            layouts=layouts_of(tokens),
+            training=training,
+        )
+
+
+def claim_run(folder: Location, config: RunConfig, tokenizer: Tokenizer) -> None:
+    """Write a new run's configuration, or check that the run that is there has the same one.
+
+    Raises `UserError` for a run name that is in use with another configuration.
+    """
+    check_claim(folder, config)
+    if not (folder / "run.json").exists():
+        (folder / "tokenizer.model").write(tokenizer.model)
+        (folder / "run.json").write(config.model_dump_json(indent=2).encode() + b"\n")
+
+
+def check_claim(folder: Location, config: RunConfig) -> None:
+    """Raise `UserError` for a run name that is in use with another configuration."""
+    if (folder / "run.json").exists():
+        refuse_other(folder, load_run(folder).decides(), config.decides())
+
+
+def refuse_other(folder: Location, found: dict[str, Any], asked: dict[str, Any]) -> None:
+    """Raise `UserError`, naming the differences, if a run was made from other values than are asked for now."""
+    if differing := _differences(found, asked):
+        raise UserError(
+            f"run {folder.name!r} exists with another configuration ({', '.join(differing)}): "
+            f"choose another name with --name, or delete {folder}"
+        )
+
+
+def refuse_unlike(configs: Sequence[RunConfig]) -> None:
+    """Raise `UserError`, naming what differs, where runs are no seeds of one training."""
+    values = [{**config.decides(), "name": "", "training": config.training.identity()} for config in configs]
+    for each in values:
+        each["training"].pop("seed", None)
+    for config, other in zip(configs[1:], values[1:], strict=True):
+        if differing := _differences(values[0], other):
+            names = ", ".join(text.partition(":")[0] for text in differing)
+            raise UserError(
+                f"runs {configs[0].name!r} and {config.name!r} differ in more than their seed ({names}): "
+                "compare seeds of one training, as 'numerate train --seeds' makes them"
+            )
+
+
+def note_precision(folder: Location, precision: Literal["bfloat16", "float32"]) -> None:
+    """Write down in which arithmetic a run is trained, where it isn't known yet: it stays the same on any machine."""
+    config = load_run(folder)
+    if not config.precision:
+        noted = config.model_copy(update={"precision": precision})
+        (folder / "run.json").write(noted.model_dump_json(indent=2).encode() + b"\n")
+
+
+def load_run(folder: Location) -> RunConfig:
+    """The configuration of a run; raises `UserError` where there is none."""
+    if not (folder / "run.json").exists():
+        raise UserError(f"run {folder.name!r} is not there ({folder}): train it first, 'numerate run' does all of it")
+    version: Any = MODEL_VERSION
+    try:
+        values = json.loads((folder / "run.json").read())
+        version = values.get("model_version", 1) if isinstance(values, dict) and values else version
+        return RunConfig.model_validate(values)
+    except (ValueError, RecursionError) as error:
+        if version != MODEL_VERSION:
+            raise UserError(
+                f"run {folder.name!r} is of model version {version!r}, {MODEL_VERSION} is needed here: train it again "
+                "under another name, or ask it with the release that trained it"
+            ) from error
+        raise RunFailure(f"{folder / 'run.json'} is damaged: delete {folder} and train again") from error
+
+
+def run_tokenizer(folder: Location, config: RunConfig) -> Tokenizer:
+    """The run's own copy of its tokenizer; raises `RunFailure` if it isn't the one it was trained with."""
+    tokenizer = Tokenizer((folder / "tokenizer.model").read())
+    if (tokenizer.identity, _group_of(tokenizer)) != (config.tokenizer_identity, config.group):
+        raise RunFailure(
+            f"{folder / 'tokenizer.model'} is not the tokenizer of this run: delete {folder} and train again"
+        )
+    return tokenizer
+
+
+def _group_of(tokenizer: Tokenizer) -> int:
+    """Its digits a token; -1 for bytes that SentencePiece can't read."""
+    try:
+        return tokenizer.group
+    except RuntimeError:
+        return -1
+
+
+def _span(least: int, most: int) -> str:
+    return str(least) if least == most else f"{least} to {most}"
+
+
+def _differences(found: dict[str, Any], asked: dict[str, Any], prefix: str = "") -> list[str]:
+    names = []
+    for key in sorted(found.keys() | asked.keys()):
+        one, other = found.get(key), asked.get(key)
+        if isinstance(one, dict) and isinstance(other, dict):
+            names += _differences(one, other, f"{prefix}{key}.")
+        elif one != other:
+            names.append(f"{prefix}{key}: {one} there, {other} asked")
+    return names

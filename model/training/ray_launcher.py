@@ -1,0 +1,243 @@
+"""Starts the step loop under Ray Train: one process a worker, gloo on CPUs and NCCL on GPUs.
+
+Ray Train only launches and restarts; order, checkpoints and metrics are the loop's own.
+"""
+
+import logging
+import os
+import socket
+import tempfile
+import threading
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import ray
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch.config import _set_torch_distributed_env_vars, _setup_torch_process_group, _TorchBackend
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from model.config.training import STOP_SECONDS, TrainingSpec
+from model.training.job import Progress, TrainingJob, TrainingResult
+from model.training.parallel_runs import Room, gpu_memory, room_for
+from storage.errors import RunFailure, TransientFailure, UserError
+from storage.machine import PRIVATE
+from storage.places.files import arrow_files
+from storage.places.place import Location
+
+_POLL_SECONDS = 0.5
+# How often workers may be lost; a cluster that shrinks and grows loses them all day.
+_FAILURES, _ELASTIC_FAILURES = 3, 100
+
+
+class Board:
+    """What the driver and the workers tell each other; a Ray actor."""
+
+    def __init__(self) -> None:
+        self._progress: Progress | None = None
+        self._result: TrainingResult | None = None
+        self._failure: Exception | None = None
+        self._stop = False
+
+    def report(self, progress: Progress) -> bool:
+        """Take rank 0's progress; returns whether to stop."""
+        self._progress = progress
+        return self._stop
+
+    def finish(self, result: TrainingResult) -> None:
+        """Take the result."""
+        self._result = result
+
+    def fail(self, failure: Exception) -> None:
+        """Take a failure that no retry mends."""
+        self._failure = failure
+
+    def failed(self) -> bool:
+        """Whether a failure was taken."""
+        return self._failure is not None
+
+    def stop(self) -> None:
+        """Ask the workers to leave a checkpoint and end."""
+        self._stop = True
+
+    def stopping(self) -> bool:
+        """Whether they were asked."""
+        return self._stop
+
+    def read(self) -> tuple[Progress | None, TrainingResult | None, Exception | None]:
+        """Everything known."""
+        return self._progress, self._result, self._failure
+
+
+@dataclass
+class _OnThisMachine(TorchConfig):
+    """For workers of one machine, that meet in a file and talk by the loopback interface.
+
+    Torch's own way is a port that is open to the network, without a token.
+    """
+
+    @property
+    def backend_cls(self) -> type[Any]:
+        return _FileBackend
+
+
+class _FileBackend(_TorchBackend):
+    def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
+        worker_group.execute(_set_torch_distributed_env_vars)
+        ranks = len(worker_group)
+        with tempfile.TemporaryDirectory(prefix="numerate-ranks-") as folder:
+            ray.get(
+                [
+                    worker_group.execute_single_async(
+                        rank, join_on_this_machine, f"{folder}/ranks", backend_config.backend, rank, ranks
+                    )
+                    for rank in range(ranks)
+                ]
+            )
+
+
+def join_on_this_machine(file: str, backend: str, rank: int, ranks: int) -> None:
+    """Make this process one of several of a process group of this machine; `file` is a new one for each group."""
+    (loopback,) = (name for _, name in socket.if_nameindex() if name in ("lo", "lo0"))
+    os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = loopback
+    _setup_torch_process_group(backend, rank, ranks, f"file://{file}")
+
+
+def choose_room(spec: TrainingSpec, seeds: int = 1) -> Room:
+    """What each of `seeds` trainings gets of the cluster, and how many run at once.
+
+    One alone has one worker a GPU of the cluster, or else two on CPUs. Raises `UserError` for more
+    workers than the cluster can hold; one that can do with fewer needs room for these alone.
+    """
+    resources = ray.cluster_resources()
+    gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
+    units = gpus or cpus
+    for name, asked in (("min_workers", spec.min_workers), ("workers", 0 if spec.min_workers else spec.workers)):
+        if asked > units:
+            raise UserError(f"{name} is {asked}, the Ray cluster has room for {units}: lower {name} or add nodes")
+    alone = spec.workers or max(spec.min_workers, gpus if gpus else min(2, cpus))
+    asked = max(spec.workers, spec.min_workers)
+    return room_for(seeds, alone, asked=asked, cpus=cpus, gpus=gpus, gpu_bytes=gpu_memory())
+
+
+def launch(
+    job: TrainingJob,
+    room: Room,
+    report: Callable[[Progress], None] = lambda progress: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> TrainingResult:
+    """Train with the workers that there is room for, and wait.
+
+    With `min_workers` set Ray Train goes on with as few where workers are lost, and with more where there is
+    room again, from the last checkpoint each time. `stop` and an interruption (SIGINT, SIGTERM, a cancelled
+    flow) let the workers write a checkpoint; the latter is then raised again. Raises `TransientFailure` if workers are
+    lost more often than can be mended, and `UserError` where another process trains this run.
+    """
+    storage = job.run / ".launch"
+    with storage.exclusive(f"run {job.config.name!r}"):
+        return _launch(job, room, storage, report, stop)
+
+
+def _launch(
+    job: TrainingJob, room: Room, storage: Location, report: Callable[[Progress], None], stop: Callable[[], bool]
+) -> TrainingResult:
+    # On this process's own node, like Ray Train's controller: the others may be lost.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    board: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote()
+    name = uuid.uuid4().hex
+    least = min(job.config.training.min_workers, room.workers)
+    # Its workers look there for what its controller notes, so that it has to be seen by all nodes.
+    files, path = arrow_files(storage)
+    torch_config = TorchConfig(backend="nccl" if room.gpus else "gloo")
+    if ray.get_runtime_context().namespace == PRIVATE:
+        torch_config = _OnThisMachine(backend=torch_config.backend)
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"job": job, "sharing": 0 if room.gpus else room.at_once, "board": board},
+        torch_config=torch_config,
+        scaling_config=ScalingConfig(
+            num_workers=(least, room.workers) if least else room.workers,
+            use_gpu=room.gpus > 0,
+            resources_per_worker={"CPU": 1, "GPU": room.gpus} if 0 < room.gpus < 1 else None,
+        ),
+        run_config=RunConfig(
+            name=name,
+            storage_path=path,
+            storage_filesystem=files,
+            failure_config=FailureConfig(max_failures=_ELASTIC_FAILURES if least else _FAILURES),
+        ),
+    )
+    failures: list[Exception] = []
+    # An event, not Thread.join: a signal in mid-join makes Python 3.11 take the thread for ended.
+    ended = threading.Event()
+    # In a thread of its own: Ray Train then leaves this process's signal handlers alone.
+    threading.Thread(target=_fit, args=(trainer, failures, ended), daemon=True).start()
+    try:
+        while not ended.wait(_POLL_SECONDS) and not stop():
+            progress, _, _ = ray.get(board.read.remote())
+            if progress:
+                report(progress)
+        if not ended.is_set():
+            ray.get(board.stop.remote())
+            ended.wait(STOP_SECONDS)
+    except BaseException:
+        ray.get(board.stop.remote())
+        ended.wait(STOP_SECONDS)
+        raise
+    finally:
+        if ended.is_set():
+            storage.remove()
+    _, result, failure = ray.get(board.read.remote())
+    if failure:
+        raise failure
+    if result is None:
+        reason = str(failures[0]).splitlines()[-1] if failures else "no worker finished"
+        raise TransientFailure(
+            f"training ended early ({reason}): run the same command again, it goes on from its checkpoint"
+        )
+    return result
+
+
+def _fit(trainer: TorchTrainer, failures: list[Exception], ended: threading.Event) -> None:
+    try:
+        trainer.fit()
+    except Exception as error:
+        failures.append(error)
+    finally:
+        ended.set()
+
+
+def _worker(config: dict[str, Any]) -> None:
+    from model.training.trainer import train
+
+    logging.getLogger("ray.train").setLevel(logging.WARNING)
+    job, board = config["job"], config["board"]
+    if config["sharing"]:
+        job = replace(job, threads=_threads(config["sharing"]))
+    if ray.get(board.failed.remote()):
+        return
+    pending: list[Any] = []
+
+    def stop() -> bool:
+        """Whether the board asks to stop."""
+        # Answers of the last call, so that a step never waits for the actor.
+        answer = bool(pending and ray.get(pending.pop()))
+        pending.append(board.stopping.remote())
+        return answer
+
+    try:
+        result = train(job, stop=stop, report=lambda progress: board.report.remote(progress))
+    except (UserError, RunFailure) as error:
+        ray.get(board.fail.remote(error))
+        raise
+    if ray.train.get_context().get_world_rank() == 0:
+        ray.get(board.finish.remote(result))
+
+
+def _threads(sharing: int) -> int:
+    """Threads of this worker, where so many trainings of as many workers share its node; nodes may differ."""
+    here = ray.get_runtime_context().get_node_id()
+    cpus = next((node["Resources"].get("CPU", 1) for node in ray.nodes() if node["NodeID"] == here), 1)
+    return max(1, int(cpus) // (ray.train.get_context().get_local_world_size() * sharing))

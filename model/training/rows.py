@@ -1,0 +1,25 @@
+"""A corpus's token rows as tensors, for a loop of one's own."""
+
+from collections.abc import Iterator
+
+import torch
+
+from model.training.batches import Batches
+from storage.datasets.corpus import Corpus
+from storage.datasets.manifest import load
+
+
+def tensors(
+    corpus: Corpus, tokenizer: str, split: str = "train", *, batch_size: int = 512, seed: int = 0
+) -> Iterator[torch.Tensor]:
+    """Token ids [batch_size, width], without end, in the order in which `numerate train` reads them.
+
+    They are uint8, or int16 where there are more than 256 pieces. All rows of a batch have one width,
+    which may change from batch to batch.
+
+    Raises `UserError` where the corpus isn't encoded by that tokenizer or is too small.
+    """
+    folder = corpus.workspace.tokens(corpus.dataset.manifest.name, tokenizer)
+    tokens = load(folder, f"corpus {corpus.dataset.manifest.name!r} encoded by {tokenizer!r}")
+    batches = Batches.of(tokens, split, batch_size, seed)
+    return (torch.from_numpy(rows) for _, rows in batches.reader.batches(0))

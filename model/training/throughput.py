@@ -1,0 +1,97 @@
+"""How fast a training is: problems a second, and the share of what the device can do at most.
+
+Counted are the matrix products of the model, forward and twice as many backward; not the
+optimizer's, nor a symbolic unit's, nor anything else that a step costs.
+"""
+
+import math
+import time
+from functools import lru_cache
+
+import torch
+
+from model.config.encoder import EncoderConfig
+
+# Dense bfloat16 products, FLOP/s, from NVIDIA's data sheets; the first name that a device's begins with.
+_KNOWN_PEAKS = {
+    "NVIDIA H100 PCIe": 756e12,
+    "NVIDIA H100": 989e12,
+    "NVIDIA H200": 989e12,
+    "NVIDIA A100": 312e12,
+    "NVIDIA L40S": 362e12,
+    "NVIDIA L4": 121e12,
+}
+_MEASURED_SIZE, _MEASURED_TIMES = 1_024, 5
+
+
+def training_flops(config: EncoderConfig, outputs: int, width: int, asked: int, loops: int, warm: int = 0) -> int:
+    """FLOPs of the matrix products of a training step, for each row of `width` tokens.
+
+    `outputs` are the numbers that the output layer gives for each of the last `asked` tokens, `loops` the runs
+    of the block, `warm` those before them, which have no backward pass.
+    """
+    d, hidden, total = config.width, config.feedforward, 0
+    depth = loops * config.layers
+    for layer in range(depth):
+        last = asked if layer == depth - 1 else width
+        keys_and_values = width * 3 * d * d
+        attention = 2 * last * width * d
+        total += keys_and_values + attention + last * (d * d + 2 * d * hidden)
+    warmed = warm * config.layers * width * (4 * d * d + 2 * width * d + 2 * d * hidden)
+    return 2 * (warmed + 3 * (total + asked * d * outputs))
+
+
+def peak_flops(device: torch.device, precision: torch.dtype) -> float:
+    """FLOP/s that the device's matrix products reach at most: the data sheet's, or else a large product's, timed."""
+    if device.type == "cuda" and precision is torch.bfloat16:
+        name = torch.cuda.get_device_name(device)
+        for known, peak in _KNOWN_PEAKS.items():
+            if name.startswith(known):
+                return peak
+    return _measured_peak(device, precision, torch.get_num_threads())
+
+
+@lru_cache
+def _measured_peak(device: torch.device, precision: torch.dtype, threads: int) -> float:
+    size = _MEASURED_SIZE * (8 if device.type == "cuda" else 1)
+    one, other = (torch.ones(size, size, device=device, dtype=precision) for _ in range(2))
+    best = math.inf
+    for _ in range(_MEASURED_TIMES):
+        _wait_for(device)
+        began = time.perf_counter()
+        one @ other
+        _wait_for(device)
+        best = min(best, time.perf_counter() - began)
+    return 2 * size**3 / best
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+class Pace:
+    """What was done since the last look, and how fast; what happens between a look and `begin` isn't counted."""
+
+    def __init__(self, peak: float) -> None:
+        self._peak = peak
+        self.begin()
+
+    def begin(self) -> None:
+        """Count from now on."""
+        self._began, self._problems, self._flops = time.perf_counter(), 0, 0
+
+    def add(self, problems: int, flops: int) -> None:
+        """Take one step: problems of all devices, and FLOPs of this one."""
+        self._problems += problems
+        self._flops += flops
+
+    def look(self) -> dict[str, float]:
+        """The columns of the metrics for the steps since the last look; then counts anew."""
+        seconds = time.perf_counter() - self._began
+        found = {
+            "problems_per_second": self._problems / seconds,
+            "share_of_peak": self._flops / seconds / self._peak,
+        }
+        self.begin()
+        return found
