@@ -12,7 +12,7 @@ from flows.requests import GenerateRequest, InWorkspace
 from flows.session import ray_session
 from flows.stage import stage
 from flows.timing import note_seconds
-from pipelines.build import build_corpus
+from pipelines.generation.build import build_corpus
 from storage.datasets.manifest import committed
 from storage.sql.catalog import refresh_catalog
 from storage.workspace import Workspace

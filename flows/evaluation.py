@@ -26,10 +26,10 @@ from model.evaluation.predictor import TrainedEncoder
 from model.runs.checkpoints import Checkpoints
 from model.runs.pretrained import own_or_shipped
 from model.runs.run_config import RunConfig, load_run
-from pipelines.build import spec_of
-from pipelines.fanout import alone
-from pipelines.generate import canonical_hashes
-from pipelines.twins import has_no_trained_twin
+from pipelines.generation.build import spec_of
+from pipelines.generation.fanout import alone
+from pipelines.generation.generate import canonical_hashes
+from pipelines.split.counterparts import has_no_trained_twin
 from storage.datasets.manifest import Dataset, hash_of, load
 from storage.places.place import Location
 from storage.sql.catalog import refresh_catalog

@@ -10,7 +10,7 @@ from flows.progress import metered
 from flows.requests import LeakageRequest
 from flows.session import ray_session
 from flows.stage import stage
-from pipelines.leakage import HELD_OUT, LeakFound, differences, find_leaks
+from pipelines.split.leakage import HELD_OUT, LeakFound, differences, find_leaks
 from storage.datasets.corpus import Corpus
 from storage.workspace import Workspace
 

@@ -4,7 +4,7 @@ from flows.requests import EndToEndRequest, GenerateRequest
 from model.config.encoder import EncoderConfig
 from model.config.presets import ENCODERS
 from model.config.training import CurriculumStage, TrainingSpec
-from pipelines.presets import CORPORA
+from pipelines.spec.presets import CORPORA
 
 PRESETS: dict[str, EndToEndRequest] = {
     "notebook": EndToEndRequest(),

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from model.config.evaluation import EvaluationSpec
 from model.config.probing import ProbingSpec
 from model.config.training import Seeds, TrainingSpec, seed_runs
-from pipelines.spec import CorpusSpec, TokenizerSpec
+from pipelines.spec.corpus import CorpusSpec, TokenizerSpec
 from storage.places.place import Location
 from storage.workspace import Workspace, checked_name
 

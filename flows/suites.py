@@ -17,11 +17,11 @@ from model.evaluation.evaluate import Fair
 from model.runs.run_config import RunConfig
 from model.tokenizer import Tokenizer
 from model.training.rare_problems import corner_ranges
-from pipelines.build import build_corpus, build_tokens, corpus_identity
-from pipelines.generate import GENERATOR_VERSION
-from pipelines.reserved import listing, reserved
-from pipelines.spec import CorpusSpec, MixturePart
-from pipelines.split import split_numbers
+from pipelines.generation.build import build_corpus, build_tokens, corpus_identity
+from pipelines.generation.generate import GENERATOR_VERSION
+from pipelines.spec.corpus import CorpusSpec, MixturePart
+from pipelines.split.canonical import split_numbers
+from pipelines.split.reserved import listing, reserved
 from storage.datasets.manifest import SPLITS, Dataset, hash_of
 from storage.errors import UserError
 from storage.workspace import Workspace

@@ -12,10 +12,10 @@ from flows.session import ray_session
 from flows.stage import stage
 from flows.timing import note_seconds
 from model.tokenizer import load_tokenizer
-from pipelines.build import build_tokens
-from pipelines.fanout import alone
-from pipelines.spec import TokenizerKind
-from pipelines.vocabulary import train_tokenizer
+from pipelines.generation.build import build_tokens
+from pipelines.generation.fanout import alone
+from pipelines.spec.corpus import TokenizerKind
+from pipelines.tokens.vocabulary import train_tokenizer
 from storage.datasets.manifest import committed, load
 from storage.workspace import Workspace
 

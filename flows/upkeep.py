@@ -11,9 +11,9 @@ from flows.requests import MigrateRequest, VerifyRequest
 from flows.session import ray_session
 from flows.stage import stage
 from flows.timing import note_seconds
-from pipelines.build import undisturbed
-from pipelines.migrate import migrate, old_spec
-from pipelines.verify import CorpusDamaged, Examination, check_bytes, check_rows, examine, repair
+from pipelines.generation.build import undisturbed
+from pipelines.generation.migrate import migrate, old_spec
+from pipelines.generation.verify import CorpusDamaged, Examination, check_bytes, check_rows, examine, repair
 from storage.datasets.manifest import SCHEMA_VERSION, WRITER, ShardRecord
 from storage.sql.catalog import refresh_catalog
 from storage.workspace import Workspace

@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 from model.config.encoder import EncoderConfig
 from model.config.training import TrainingSpec
 from model.tokenizer import Tokenizer, TokenLayout, load_tokenizer
-from pipelines.build import token_layouts, tokens_identity
-from pipelines.encode import ENCODER_VERSION, EncodeJob, encode_shard, encode_tasks, in_tokens
-from pipelines.generate import GENERATOR_VERSION, generate_range, range_tasks
-from pipelines.spec import CorpusSpec, TokenizerSpec
-from pipelines.vocabulary import train_tokenizer
+from pipelines.generation.build import token_layouts, tokens_identity
+from pipelines.generation.generate import GENERATOR_VERSION, generate_range, range_tasks
+from pipelines.spec.corpus import CorpusSpec, TokenizerSpec
+from pipelines.tokens.encode import ENCODER_VERSION, EncodeJob, encode_shard, encode_tasks, in_tokens
+from pipelines.tokens.vocabulary import train_tokenizer
 from storage.datasets.manifest import SPLITS, Dataset, ShardRecord, commit, hash_of, load
 from storage.places.place import Location
 from storage.workspace import Workspace

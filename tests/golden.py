@@ -18,13 +18,13 @@ from model.objectives.objective import Objective
 from model.objectives.step_randomness import loops_of, place_offsets, slot_masks, warm_loops_of
 from model.runs.run_config import STEP_VERSION
 from model.tokenizer import Tokenizer, TokenLayout
-from pipelines.components import components
-from pipelines.encode import ENCODER_VERSION, encode_rows
-from pipelines.generate import GENERATOR_VERSION, RangeTask, contents_of_range, sample_rows
-from pipelines.presets import CORPORA
-from pipelines.reading import text_hashes
-from pipelines.split import Canonical
-from pipelines.vocabulary import train_pieces
+from pipelines.generation.generate import GENERATOR_VERSION, RangeTask, contents_of_range, sample_rows
+from pipelines.problems.components import components
+from pipelines.spec.presets import CORPORA
+from pipelines.split.canonical import Canonical
+from pipelines.split.parse import text_hashes
+from pipelines.tokens.encode import ENCODER_VERSION, encode_rows
+from pipelines.tokens.vocabulary import train_pieces
 from storage.datasets.manifest import SCHEMA_VERSION, SPLITS, hash_of
 from storage.order import Permutation, derive_key, keyed_hash, permuted, uniforms
 from storage.order import halves as halves_of

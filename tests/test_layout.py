@@ -51,7 +51,9 @@ def test_the_table_and_the_lists_are_read() -> None:
     assert set(FOLDERS) < set(allowed_by_folder())
     assert allowed_by_folder()["storage"] == []
     assert allowed_by_folder()["pipelines"] == ["storage", "model.tokenizer"]
-    assert {"pipelines/fanout.py", "model/training/ray_launcher.py", "flows/cluster/"} <= set(known_to("Ray"))
+    assert {"pipelines/generation/fanout.py", "model/training/ray_launcher.py", "flows/cluster/"} <= set(
+        known_to("Ray")
+    )
     assert (known_to("Prefect"), known_to("DuckDB"), known_to("torch")) == (["flows/"], ["storage/"], ["model/"])
     assert len(SOURCES) > 100
 
@@ -87,7 +89,7 @@ def test_outside_of_storage_duckdb_is_a_type_and_no_engine() -> None:
     assert not [each for each in used if not re.search(r"duckdb\.(DuckDBPy\w+|\w*(Error|Exception))$", each)]
 
 
-@pytest.mark.parametrize("path", ["storage/order.py", "storage/reading/lanes.py", "pipelines/split.py"])
+@pytest.mark.parametrize("path", ["storage/order.py", "storage/reading/lanes.py", "pipelines/split/canonical.py"])
 def test_what_decides_which_data_goes_where_needs_numpy_alone(path: str) -> None:
     assert f"`{path}`" in TEXT
     waiting, seen = [path], set[str]()

@@ -12,9 +12,9 @@ from pydantic import ValidationError
 
 from flows.care import mending
 from model.tokenizer import load_tokenizer
-from pipelines.components import components
-from pipelines.generate import GENERATOR_VERSION
-from pipelines.spec import UNFINISHED, CorpusSpec
+from pipelines.generation.generate import GENERATOR_VERSION
+from pipelines.problems.components import components
+from pipelines.spec.corpus import UNFINISHED, CorpusSpec
 from storage.datasets.glance import Glance, glance
 from storage.datasets.manifest import Manifest, head_of, known_spec
 from storage.errors import RunFailure, UserError

@@ -20,7 +20,7 @@ from flows.requests import (
 )
 from model.config.training import TrainingSpec
 from model.runs.run_config import RunConfig
-from pipelines.spec import CorpusSpec
+from pipelines.spec.corpus import CorpusSpec
 from storage.places.place import Location
 
 _DEFAULT = "notebook"

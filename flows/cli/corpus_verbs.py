@@ -72,7 +72,7 @@ def leakage(
     held_out
         Corpus whose validation and test are held out; may be the same.
     """
-    from pipelines.leakage import LeakFound
+    from pipelines.split.leakage import LeakFound
     from storage.datasets.corpus import Corpus
 
     for name in (train, held_out):
@@ -118,7 +118,7 @@ def verify(
     corpus
         Name of the corpus, or a path or URI of its folder.
     """
-    from pipelines.verify import CorpusDamaged, examine
+    from pipelines.generation.verify import CorpusDamaged, examine
 
     request = VerifyRequest(corpus=corpus, deep=deep, repair=repair, workspace=workspace, ray=ray)
     examine(request.folder())
@@ -161,7 +161,7 @@ def migrate(
     corpus
         Name of the corpus, or a path or URI of its folder.
     """
-    from pipelines.migrate import old_spec
+    from pipelines.generation.migrate import old_spec
 
     request = MigrateRequest(corpus=corpus, workspace=workspace, ray=ray)
     old_spec(request.folder())

@@ -6,9 +6,9 @@ from typing import Any
 from flows.progress import human
 from model.config.presets import ENCODERS
 from model.tokenizer import Tokenizer
-from pipelines.describe import Description, describe
-from pipelines.spec import CorpusSpec
-from pipelines.vocabulary import train_pieces
+from pipelines.generation.describe import Description, describe
+from pipelines.spec.corpus import CorpusSpec
+from pipelines.tokens.vocabulary import train_pieces
 from storage.errors import UserError
 from storage.sql.meanings import column_comment, in_order
 

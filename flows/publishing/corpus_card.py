@@ -8,11 +8,11 @@ from typing import Any
 import yaml
 
 from flows.publishing.cards import UNKNOWN_LICENCE, rendered
-from pipelines.build import spec_of
-from pipelines.components import components
-from pipelines.describe import column_types, first_problems
-from pipelines.generate import GENERATOR_VERSION, range_tasks
-from pipelines.spec import CorpusSpec
+from pipelines.generation.build import spec_of
+from pipelines.generation.describe import column_types, first_problems
+from pipelines.generation.generate import GENERATOR_VERSION, range_tasks
+from pipelines.problems.components import components
+from pipelines.spec.corpus import CorpusSpec
 from storage.datasets.manifest import SPLITS, Dataset, ShardRecord
 from storage.errors import UserError
 from storage.sql.meanings import column_comment, in_order

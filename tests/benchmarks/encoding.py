@@ -9,13 +9,13 @@ import numpy as np
 import pyarrow.compute as pc
 
 from model.tokenizer import BLANK, PAD, Tokenizer, TokenLayout
-from pipelines.build import token_layouts
-from pipelines.components import components
-from pipelines.encode import EncodeJob, encode_rows, encode_shard, encode_tasks
-from pipelines.generate import RangeTask, generate_range, sample_table
-from pipelines.presets import CORPORA
-from pipelines.spec import TokenizerSpec
-from pipelines.vocabulary import train_pieces
+from pipelines.generation.build import token_layouts
+from pipelines.generation.generate import RangeTask, generate_range, sample_table
+from pipelines.problems.components import components
+from pipelines.spec.corpus import TokenizerSpec
+from pipelines.spec.presets import CORPORA
+from pipelines.tokens.encode import EncodeJob, encode_rows, encode_shard, encode_tasks
+from pipelines.tokens.vocabulary import train_pieces
 from storage.places.disk import LocalLocation
 from tests.benchmarks.measure import Figure, best_of, core_seconds, ratio
 from tests.benchmarks.tokenizers import digit_tokenizer, learnt_tokenizer

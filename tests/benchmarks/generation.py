@@ -10,12 +10,12 @@ import duckdb
 import pyarrow.parquet as pq
 
 from flows.session import ray_session
-from pipelines.build import build_corpus, corpus_bytes, token_layouts
-from pipelines.components import components
-from pipelines.encode import EncodeJob, encode_shard, encode_tasks
-from pipelines.generate import RangeTask, generate_range
-from pipelines.presets import CORPORA
-from pipelines.spec import CorpusSpec
+from pipelines.generation.build import build_corpus, corpus_bytes, token_layouts
+from pipelines.generation.generate import RangeTask, generate_range
+from pipelines.problems.components import components
+from pipelines.spec.corpus import CorpusSpec
+from pipelines.spec.presets import CORPORA
+from pipelines.tokens.encode import EncodeJob, encode_shard, encode_tasks
 from storage.datasets.manifest import ShardRecord
 from storage.places.disk import LocalLocation
 from storage.places.place import Location

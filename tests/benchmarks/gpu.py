@@ -20,10 +20,10 @@ from model.network.compilation import compile_layers
 from model.network.encoder import Encoder
 from model.tokenizer import TokenLayout
 from model.training.throughput import peak_flops, training_flops
-from pipelines.components import components
-from pipelines.encode import encode_rows
-from pipelines.generate import sample_table
-from pipelines.presets import CORPORA
+from pipelines.generation.generate import sample_table
+from pipelines.problems.components import components
+from pipelines.spec.presets import CORPORA
+from pipelines.tokens.encode import encode_rows
 from tests.benchmarks.tokenizers import digit_tokenizer
 from tests.benchmarks.torch_encoder import TorchEncoder
 

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from flows.session import ray_session
 from model.training.batches import Batches
-from pipelines.fanout import Notes, each_result, make_shards
+from pipelines.generation.fanout import Notes, each_result, make_shards
 from storage.datasets.manifest import ShardRecord, commit, lists, load
 from storage.places.disk import LocalLocation
 from storage.reading.lanes import LanePlan

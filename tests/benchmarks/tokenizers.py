@@ -5,8 +5,8 @@ from functools import lru_cache
 from typing import Literal
 
 from model.tokenizer import Tokenizer
-from pipelines.spec import TokenizerSpec
-from pipelines.vocabulary import train_pieces
+from pipelines.spec.corpus import TokenizerSpec
+from pipelines.tokens.vocabulary import train_pieces
 
 
 @lru_cache

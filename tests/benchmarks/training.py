@@ -17,11 +17,11 @@ from model.network.encoder import Encoder
 from model.tokenizer import TokenLayout
 from model.training.batches import Batches
 from model.training.optimizer import precision_of
-from pipelines.build import token_layouts
-from pipelines.components import components
-from pipelines.encode import ENCODER_VERSION, EncodeJob, encode_rows, encode_shard, encode_tasks
-from pipelines.generate import RangeTask, generate_range, sample_table
-from pipelines.presets import CORPORA
+from pipelines.generation.build import token_layouts
+from pipelines.generation.generate import RangeTask, generate_range, sample_table
+from pipelines.problems.components import components
+from pipelines.spec.presets import CORPORA
+from pipelines.tokens.encode import ENCODER_VERSION, EncodeJob, encode_rows, encode_shard, encode_tasks
 from storage.datasets.manifest import Dataset, commit
 from storage.places.disk import LocalLocation
 from storage.places.place import Location

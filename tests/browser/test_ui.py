@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import expect
 
-from pipelines.build import build_corpus
-from pipelines.spec import CorpusSpec
+from pipelines.generation.build import build_corpus
+from pipelines.spec.corpus import CorpusSpec
 from storage.datasets.manifest import committed, load
 from storage.places.disk import LocalLocation
 from storage.workspace import Workspace

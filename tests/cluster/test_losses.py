@@ -14,8 +14,8 @@ import pytest
 from model.runs.checkpoints import Checkpoints
 from model.tokenizer import load_tokenizer
 from model.training.job import TrainingJob
-from pipelines.build import build_corpus, build_tokens
-from pipelines.vocabulary import train_tokenizer
+from pipelines.generation.build import build_corpus, build_tokens
+from pipelines.tokens.vocabulary import train_tokenizer
 from storage.places.disk import LocalLocation
 from storage.workspace import Workspace
 from tests.builders import SMALL_TOKENIZER, build_small

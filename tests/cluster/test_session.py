@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from model.training.trainer import train
-from pipelines.presets import CORPORA
+from pipelines.spec.presets import CORPORA
 from storage.places.disk import LocalLocation
 from tests.builders import TINY_TRAINING, build_corpus_plainly, build_small
 from tests.cluster.nodes import Nodes, cluster, free_port

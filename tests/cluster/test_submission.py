@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from flows.care import engine_checks
-from pipelines.build import build_corpus
-from pipelines.presets import CORPORA
+from pipelines.generation.build import build_corpus
+from pipelines.spec.presets import CORPORA
 from storage.datasets.manifest import load
 from storage.places.disk import LocalLocation
 from storage.workspace import Workspace

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from flows.serving.server import PrefectServer
-from pipelines.build import build_corpus
-from pipelines.spec import CorpusSpec
+from pipelines.generation.build import build_corpus
+from pipelines.spec.corpus import CorpusSpec
 from storage.datasets.manifest import load
 from storage.errors import RunFailure
 from storage.places.disk import LocalLocation

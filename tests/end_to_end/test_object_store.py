@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.build import build_corpus
-from pipelines.spec import CorpusSpec
+from pipelines.generation.build import build_corpus
+from pipelines.spec.corpus import CorpusSpec
 from storage.datasets.manifest import load
 from storage.places.opening import open_place
 from storage.places.place import Location

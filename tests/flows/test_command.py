@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from flows import command
-from pipelines.presets import CORPORA
+from pipelines.spec.presets import CORPORA
 from tests.builders import Built
 from tests.flows.conftest import Typed
 

@@ -14,8 +14,8 @@ import pytest
 
 from flows.care.status import status_of
 from flows.command import run
-from pipelines.fanout import Notes
-from pipelines.verify import examine
+from pipelines.generation.fanout import Notes
+from pipelines.generation.verify import examine
 from storage.datasets.manifest import lists
 from storage.places.disk import LocalLocation
 from storage.sql.catalog import refresh_catalog

@@ -13,7 +13,7 @@ from model.config.evaluation import Decoding, EvaluationSpec
 from model.runs.pretrained import shipped_runs
 from model.runs.run_config import load_run
 from model.training.trainer import train
-from pipelines.build import build_tokens
+from pipelines.generation.build import build_tokens
 from storage.errors import UserError
 from storage.places.disk import LocalLocation
 from storage.sql.query import open_catalog

@@ -14,7 +14,7 @@ from flows.care.status import status_of
 from flows.serving.report_pages import shown
 from model.training.preflight import prepare
 from model.training.trainer import train
-from pipelines.build import build_corpus, undisturbed
+from pipelines.generation.build import build_corpus, undisturbed
 from storage.errors import RunFailure, UserError
 from storage.sql.query import open_catalog
 from storage.workspace import Workspace

@@ -17,8 +17,8 @@ from model.config.encoder import EncoderConfig
 from model.config.training import CurriculumStage, TrainingSpec
 from model.runs.run_config import RunConfig, load_run
 from model.training.preflight import prepare
-from pipelines.presets import CORPORA
-from pipelines.spec import CorpusSpec
+from pipelines.spec.corpus import CorpusSpec
+from pipelines.spec.presets import CORPORA
 from storage.places.disk import LocalLocation
 from storage.places.opening import open_place
 from tests.builders import LONGER, SMALL, Built

@@ -6,9 +6,9 @@ import pytest
 
 from flows.end_to_end import check_request
 from flows.presets import PRESETS
-from pipelines.build import predicate_columns_of
-from pipelines.presets import CORPORA
-from pipelines.spec import CorpusSpec
+from pipelines.generation.build import predicate_columns_of
+from pipelines.spec.corpus import CorpusSpec
+from pipelines.spec.presets import CORPORA
 from storage.errors import UserError
 from storage.reading.subset import check_predicate, predicate_columns
 from tests.builders import Built

@@ -13,9 +13,9 @@ import yaml
 from flows.cli.publish_verbs import publish_corpus, publish_model
 from flows.publishing.publications import corpus_publication
 from flows.publishing.sending import Sent, publish
-from pipelines.presets import CORPORA
-from pipelines.spec import CorpusSpec, MixturePart
-from pipelines.verify import check_bytes, examine
+from pipelines.generation.verify import check_bytes, examine
+from pipelines.spec.corpus import CorpusSpec, MixturePart
+from pipelines.spec.presets import CORPORA
 from storage.datasets.corpus import Corpus
 from storage.datasets.manifest import SPLITS, Dataset, hash_of
 from storage.errors import RunFailure, UserError

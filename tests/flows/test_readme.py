@@ -15,11 +15,11 @@ from model.evaluation.evaluate import evaluate
 from model.evaluation.predictor import TrainedEncoder
 from model.training.preflight import prepare
 from model.training.trainer import train
-from pipelines.generate import canonical_hashes
-from pipelines.presets import CORPORA
-from pipelines.reading import text_hashes
-from pipelines.reserved import splits_of
-from pipelines.split import Canonical
+from pipelines.generation.generate import canonical_hashes
+from pipelines.spec.presets import CORPORA
+from pipelines.split.canonical import Canonical
+from pipelines.split.parse import text_hashes
+from pipelines.split.reserved import splits_of
 from storage.sql.query import open_catalog, select
 from storage.workspace import Workspace
 from tests.builders import TINY_TRAINING, build_corpus_plainly, build_small

@@ -17,8 +17,8 @@ from flows.solving import Style, read_problem
 from model.evaluation.predictor import Solution, TrainedEncoder
 from model.runs.pretrained import shipped_runs
 from model.training.trainer import train
-from pipelines.reserved import edge_cases
-from pipelines.spec import CorpusSpec
+from pipelines.spec.corpus import CorpusSpec
+from pipelines.split.reserved import edge_cases
 from storage.errors import UserError
 from storage.places.place import Location
 from tests.builders import TINY_TRAINING, Built, build_small

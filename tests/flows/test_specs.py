@@ -15,9 +15,9 @@ from flows.cli.options import options_of, resolve
 from flows.end_to_end import check_request
 from flows.presets import CORPUS_PRESETS
 from flows.requests import EndToEndRequest, GenerateRequest, LeakageRequest, VerifyRequest
-from pipelines.components import components
-from pipelines.generate import range_tasks, sample_rows
-from pipelines.spec import CorpusSpec
+from pipelines.generation.generate import range_tasks, sample_rows
+from pipelines.problems.components import components
+from pipelines.spec.corpus import CorpusSpec
 from storage.errors import UserError
 from storage.parameters import one_line
 from storage.workspace import Workspace

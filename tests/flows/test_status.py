@@ -21,8 +21,8 @@ from flows.command import app
 from flows.serving.marks import workspace_mark
 from model.training.preflight import prepare
 from model.training.trainer import train
-from pipelines.fanout import Notes
-from pipelines.presets import CORPORA
+from pipelines.generation.fanout import Notes
+from pipelines.spec.presets import CORPORA
 from storage.datasets import glance as glances
 from storage.datasets.glance import glance
 from storage.datasets.manifest import lists

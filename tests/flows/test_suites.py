@@ -22,13 +22,13 @@ from model.evaluation.predictor import TrainedEncoder
 from model.runs.pretrained import shipped_runs
 from model.runs.run_config import RunConfig, load_run
 from model.tokenizer import Tokenizer
-from pipelines.build import spec_of
-from pipelines.generate import GENERATOR_VERSION, canonical_hashes
-from pipelines.presets import CORPORA
-from pipelines.reading import canonical_form, text_hashes
-from pipelines.reserved import adderboard, edge_cases
-from pipelines.split import Canonical
-from pipelines.vocabulary import train_pieces
+from pipelines.generation.build import spec_of
+from pipelines.generation.generate import GENERATOR_VERSION, canonical_hashes
+from pipelines.spec.presets import CORPORA
+from pipelines.split.canonical import Canonical
+from pipelines.split.parse import canonical_form, text_hashes
+from pipelines.split.reserved import adderboard, edge_cases
+from pipelines.tokens.vocabulary import train_pieces
 from storage.errors import UserError
 from storage.workspace import Workspace
 

@@ -1,6 +1,6 @@
 import pytest
 
-from pipelines.spec import CorpusSpec
+from pipelines.spec.corpus import CorpusSpec
 from tests.builders import Built, build_small
 
 OPERATIONS = CorpusSpec(

@@ -9,7 +9,7 @@ import pytest
 from model.runs.run_config import RunConfig, load_run
 from model.training.batches import Batches, Stage, batches_from, stages_of
 from model.training.rare_problems import corner_ranges, rare_problems
-from pipelines.spec import CorpusSpec
+from pipelines.spec.corpus import CorpusSpec
 from storage.datasets.corpus import Corpus
 from tests.builders import TINY_TRAINING, Built, build_small
 

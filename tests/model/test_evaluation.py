@@ -21,7 +21,7 @@ from model.network.encoder import Encoder
 from model.runs.checkpoints import CheckpointEntry, Checkpoints
 from model.tokenizer import MASK
 from model.training.optimizer import build_optimizers
-from pipelines.generate import canonical_hashes
+from pipelines.generation.generate import canonical_hashes
 from storage.errors import RunFailure, UserError
 from storage.places.disk import LocalLocation
 from tests.builders import TINY_TRAINING, Built

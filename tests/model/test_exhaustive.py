@@ -7,7 +7,7 @@ import pytest
 from model.evaluation.exhaustive import count_errors
 from model.evaluation.predictor import TrainedEncoder
 from model.training.trainer import train
-from pipelines.spec import CorpusSpec
+from pipelines.spec.corpus import CorpusSpec
 from storage.datasets.corpus import Corpus
 from tests.builders import TINY_TRAINING, Built, build_small
 from tests.model.runs import job_of

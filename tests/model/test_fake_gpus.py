@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 import torch
 
-from model.training import parallel_runs as seeds
-from model.training import ray_launcher as launch
 from model.config.training import TrainingSpec
 from model.network.compilation import compiles
+from model.training import parallel_runs as seeds
+from model.training import ray_launcher as launch
 from model.training.job import TrainingResult
 from model.training.optimizer import precision_of
 from model.training.parallel_runs import Room

@@ -15,7 +15,7 @@ from model.runs.checkpoints import CheckpointIndex, Checkpoints, hash_of_bytes
 from model.runs.pretrained import export, own_or_shipped, shipped_runs
 from model.runs.run_config import claim_run, load_run
 from model.training.trainer import train
-from pipelines.reserved import adderboard, edge_cases
+from pipelines.split.reserved import adderboard, edge_cases
 from storage.errors import RunFailure, UserError
 from storage.places.disk import LocalLocation
 from storage.workspace import Workspace

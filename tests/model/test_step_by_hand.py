@@ -18,7 +18,7 @@ from model.runs.checkpoints import Checkpoints
 from model.tokenizer import Tokenizer, TokenLayout
 from model.training.batches import batches_from, held_rows, stages_of
 from model.training.trainer import _Trainer, train
-from pipelines.generate import canonical_hashes
+from pipelines.generation.generate import canonical_hashes
 from storage.order import derive_key
 from storage.places.disk import LocalLocation
 from tests.builders import TINY_TRAINING, Built

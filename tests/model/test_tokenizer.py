@@ -21,9 +21,9 @@ from model.tokenizer import BLANK, EQUALS, MASK, PAD, Tokenizer, right_groups
 from model.training.batches import held_rows
 from model.training.preflight import prepare
 from model.training.trainer import train
-from pipelines.generate import canonical_hashes
-from pipelines.spec import CorpusSpec, TokenizerSpec
-from pipelines.vocabulary import train_pieces
+from pipelines.generation.generate import canonical_hashes
+from pipelines.spec.corpus import CorpusSpec, TokenizerSpec
+from pipelines.tokens.vocabulary import train_pieces
 from storage.errors import UserError
 from storage.places.disk import LocalLocation
 from tests.builders import TINY_TRAINING, TOKENIZERS, Built, build_small, encode_plainly

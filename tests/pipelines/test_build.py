@@ -5,13 +5,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-import pipelines.build as build_module
+import pipelines.generation.build as build_module
 from model.tokenizer import TokenLayout
-from pipelines.build import build_corpus, build_tokens, corpus_bytes, token_layouts
-from pipelines.components import components
-from pipelines.describe import describe
-from pipelines.generate import sample_rows
-from pipelines.spec import CorpusSpec
+from pipelines.generation.build import build_corpus, build_tokens, corpus_bytes, token_layouts
+from pipelines.generation.describe import describe
+from pipelines.generation.generate import sample_rows
+from pipelines.problems.components import components
+from pipelines.spec.corpus import CorpusSpec
 from storage.datasets.manifest import SPLITS, Dataset, ShardRecord, committed
 from storage.errors import RunFailure, UserError
 from storage.places.disk import LocalLocation

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.components import components
-from pipelines.digits import (
+from pipelines.generation.generate import sample_table
+from pipelines.problems.arithmetic import (
     BASE,
     carried,
     digit_columns,
@@ -21,8 +21,8 @@ from pipelines.digits import (
     product_carries,
     sum_carries,
 )
-from pipelines.generate import sample_table
-from pipelines.spec import CorpusSpec
+from pipelines.problems.components import components
+from pipelines.spec.corpus import CorpusSpec
 
 
 def split(numbers: list[int], limbs: int) -> list[np.ndarray]:

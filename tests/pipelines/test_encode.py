@@ -6,11 +6,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from model.tokenizer import BLANK, EQUALS, PAD, TokenLayout
-from pipelines.encode import EncodeJob, encode_rows, encode_shard, encode_tasks
-from pipelines.families.grid import Grid
-from pipelines.spec import CorpusSpec, TokenizerSpec
-from pipelines.split import Canonical
-from pipelines.vocabulary import sample_problems, train_tokenizer
+from pipelines.problems.grid import Grid
+from pipelines.spec.corpus import CorpusSpec, TokenizerSpec
+from pipelines.split.canonical import Canonical
+from pipelines.tokens.encode import EncodeJob, encode_rows, encode_shard, encode_tasks
+from pipelines.tokens.vocabulary import sample_problems, train_tokenizer
 from storage.datasets.columns import fixed_width_values
 from storage.errors import RunFailure, UserError
 from storage.places.disk import LocalLocation

@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.components import components
-from pipelines.families.expression import Expressions
-from pipelines.families.operands import Operands
-from pipelines.generate import sample_rows, sample_table
-from pipelines.presets import CORPORA
-from pipelines.reading import canonical_form, text_hashes
-from pipelines.spec import CorpusSpec, ProblemSpec
-from pipelines.split import Canonical
+from pipelines.generation.generate import sample_rows, sample_table
+from pipelines.problems.components import components
+from pipelines.problems.digits import Operands
+from pipelines.problems.expression import Expressions
+from pipelines.spec.corpus import CorpusSpec, ProblemSpec
+from pipelines.spec.presets import CORPORA
+from pipelines.split.canonical import Canonical
+from pipelines.split.parse import canonical_form, text_hashes
 
 OPERATORS = st.sampled_from([("+",), ("-",), ("*",), ("+", "-"), ("+", "-", "*")])
 CANONICAL = Canonical("numerate")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.fanout import Notes, _batches, alone, make_shards
+from pipelines.generation.fanout import Notes, _batches, alone, make_shards
 from storage.datasets.manifest import ShardRecord
 from storage.errors import RunFailure
 from storage.places.disk import LocalLocation

@@ -6,12 +6,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.components import components
-from pipelines.generate import Contents, canonical_hashes, contents_of_range, generate_range, range_tasks
-from pipelines.reading import canonical_form
-from pipelines.reserved import adderboard, edge_cases
-from pipelines.spec import CorpusSpec, MixturePart
-from pipelines.split import split_numbers
+from pipelines.generation.generate import Contents, canonical_hashes, contents_of_range, generate_range, range_tasks
+from pipelines.problems.components import components
+from pipelines.spec.corpus import CorpusSpec, MixturePart
+from pipelines.split.canonical import split_numbers
+from pipelines.split.parse import canonical_form
+from pipelines.split.reserved import adderboard, edge_cases
 from storage.datasets.manifest import SPLITS, Dataset
 from storage.places.disk import LocalLocation
 from tests.builders import SMALL, Built, build_corpus_plainly

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.families.grid import Grid
-from pipelines.spec import CorpusSpec, ProblemSpec
-from pipelines.split import Canonical
+from pipelines.problems.grid import Grid
+from pipelines.spec.corpus import CorpusSpec, ProblemSpec
+from pipelines.split.canonical import Canonical
 from storage.order import UInt64s
 
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.hashes import HashSet
+from pipelines.split.hash_set import HashSet
 
 HASHES = st.integers(0, 2**64 - 1)
 

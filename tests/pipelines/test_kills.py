@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.build import build_corpus
-from pipelines.spec import CorpusSpec
-from pipelines.verify import check_bytes, examine
+from pipelines.generation.build import build_corpus
+from pipelines.generation.verify import check_bytes, examine
+from pipelines.spec.corpus import CorpusSpec
 from storage.datasets.manifest import load
 from storage.places.disk import LocalLocation
 
@@ -24,8 +24,8 @@ _DRIVER = """
 import sys
 from pathlib import Path
 from flows.session import ray_session
-from pipelines.build import build_corpus
-from pipelines.spec import CorpusSpec
+from pipelines.generation.build import build_corpus
+from pipelines.spec.corpus import CorpusSpec
 from storage.places.disk import LocalLocation
 
 spec = CorpusSpec.model_validate_json(sys.argv[1])

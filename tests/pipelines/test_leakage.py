@@ -8,10 +8,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.hashes import HashSet
-from pipelines.leakage import HELD_OUT, _hashes, _leaks, differences, find_leaks
-from pipelines.reading import canonical_form
-from pipelines.spec import CorpusSpec, MixturePart
+from pipelines.spec.corpus import CorpusSpec, MixturePart
+from pipelines.split.hash_set import HashSet
+from pipelines.split.leakage import HELD_OUT, _hashes, _leaks, differences, find_leaks
+from pipelines.split.parse import canonical_form
 from storage.datasets.manifest import Dataset, ShardRecord, commit
 from storage.errors import RunFailure
 from storage.places.disk import LocalLocation

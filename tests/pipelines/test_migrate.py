@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.build import build_corpus
-from pipelines.migrate import migrate, old_spec
-from pipelines.reading import canonical_form
-from pipelines.reserved import adderboard, edge_cases
+from pipelines.generation.build import build_corpus
+from pipelines.generation.migrate import migrate, old_spec
+from pipelines.split.parse import canonical_form
+from pipelines.split.reserved import adderboard, edge_cases
 from storage.datasets.manifest import SPLITS, hash_of, load
 from storage.errors import RunFailure, UserError
 from storage.order import Permutation, derive_key

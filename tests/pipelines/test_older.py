@@ -8,14 +8,14 @@ import pytest
 
 from flows.care.status import status_of
 from model.training.preflight import prepare
-from pipelines import verify
-from pipelines.build import build_corpus, build_tokens
-from pipelines.families.grid import Grid
-from pipelines.generate import contents_of_range, range_tasks
-from pipelines.migrate import old_spec
-from pipelines.spec import CorpusSpec
-from pipelines.verify import check_bytes, check_rows, examine, repair
-from pipelines.vocabulary import train_tokenizer
+from pipelines.generation import verify
+from pipelines.generation.build import build_corpus, build_tokens
+from pipelines.generation.generate import contents_of_range, range_tasks
+from pipelines.generation.migrate import old_spec
+from pipelines.generation.verify import check_bytes, check_rows, examine, repair
+from pipelines.problems.grid import Grid
+from pipelines.spec.corpus import CorpusSpec
+from pipelines.tokens.vocabulary import train_tokenizer
 from storage.datasets.manifest import Dataset, lists, load
 from storage.errors import UserError
 from storage.places.disk import LocalLocation

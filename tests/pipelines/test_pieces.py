@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from model.evaluation.decoding import spell
 from model.tokenizer import PAD, TokenLayout
-from pipelines.encode import encode_rows, in_tokens
-from pipelines.pieces import pieces_of
+from pipelines.tokens.encode import encode_rows, in_tokens
+from pipelines.tokens.pieces import pieces_of
 from storage.errors import RunFailure
 from tests.builders import Built
 from tests.model.test_tokenizer import few, texts

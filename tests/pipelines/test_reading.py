@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.reading import canonical_form, text_hashes
-from pipelines.split import Canonical
+from pipelines.split.canonical import Canonical
+from pipelines.split.parse import canonical_form, text_hashes
 from storage.errors import RunFailure
 
 CANONICAL = Canonical("numerate")

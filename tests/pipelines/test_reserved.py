@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.components import components
-from pipelines.generate import sample_rows
-from pipelines.reading import Form, canonical_form, text_hashes
-from pipelines.reserved import adderboard, edge_cases, listing, reserved
-from pipelines.spec import CorpusSpec
-from pipelines.split import Canonical
+from pipelines.generation.generate import sample_rows
+from pipelines.problems.components import components
+from pipelines.spec.corpus import CorpusSpec
+from pipelines.split.canonical import Canonical
+from pipelines.split.parse import Form, canonical_form, text_hashes
+from pipelines.split.reserved import adderboard, edge_cases, listing, reserved
 from storage.datasets.manifest import SPLITS
 
 ALL = ("+", "-", "*")

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from pipelines.components import components
-from pipelines.generate import WIDTHS, sample_rows
-from pipelines.spec import CorpusSpec
+from pipelines.generation.generate import WIDTHS, sample_rows
+from pipelines.problems.components import components
+from pipelines.spec.corpus import CorpusSpec
 
 
 def test_the_default_is_the_notebooks_corpus() -> None:

@@ -3,8 +3,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.digits import digit_counts, limbs_of
-from pipelines.text import character_words, decimal_text
+from pipelines.problems.arithmetic import digit_counts, limbs_of
+from pipelines.problems.text import character_words, decimal_text
 from storage.datasets.columns import to_strings
 
 

@@ -6,10 +6,10 @@ from itertools import permutations, product
 import pyarrow as pa
 import pytest
 
-from pipelines.reading import canonical_form, text_hashes
-from pipelines.reserved import splits_of
-from pipelines.split import Canonical
-from pipelines.twins import has_no_trained_twin, twins
+from pipelines.split.canonical import Canonical
+from pipelines.split.counterparts import has_no_trained_twin, twins
+from pipelines.split.parse import canonical_form, text_hashes
+from pipelines.split.reserved import splits_of
 
 KEY, VALIDATION, TEST = "twins", 0.3, 0.3
 

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipelines import verify
-from pipelines.build import held
-from pipelines.components import components
-from pipelines.verify import check_bytes, check_rows, examine, repair
+from pipelines.generation import verify
+from pipelines.generation.build import held
+from pipelines.generation.verify import check_bytes, check_rows, examine, repair
+from pipelines.problems.components import components
 from storage.datasets.manifest import WRITER, Dataset, ShardRecord, commit, load
 from storage.datasets.shard import file_hash, open_shard
 from storage.errors import RunFailure, UserError

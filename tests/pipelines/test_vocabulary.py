@@ -3,8 +3,8 @@ from collections import Counter
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.spec import CorpusSpec, MixturePart
-from pipelines.vocabulary import sample_problems
+from pipelines.spec.corpus import CorpusSpec, MixturePart
+from pipelines.tokens.vocabulary import sample_problems
 from storage.datasets.manifest import Dataset
 from storage.places.disk import LocalLocation
 from tests.builders import Built, build_corpus_plainly

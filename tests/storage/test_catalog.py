@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from model.runs.metrics import SCHEMA, MetricsWriter
-from pipelines.spec import CorpusSpec, MixturePart
+from pipelines.spec.corpus import CorpusSpec, MixturePart
 from storage.datasets.corpus import Corpus
 from storage.datasets.manifest import SPLITS, ShardRecord, commit
 from storage.errors import UserError

@@ -11,9 +11,9 @@ import obstore
 import pytest
 
 import storage.places.lease
-from pipelines.build import corpus_identity, undisturbed
-from pipelines.generate import GENERATOR_VERSION
-from pipelines.verify import check_bytes, examine
+from pipelines.generation.build import corpus_identity, undisturbed
+from pipelines.generation.generate import GENERATOR_VERSION
+from pipelines.generation.verify import check_bytes, examine
 from storage.datasets.manifest import Seen, commit, load
 from storage.errors import RunFailure, UserError
 from storage.places.bucket import ObjectLocation

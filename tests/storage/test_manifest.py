@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.build import build_corpus
+from pipelines.generation.build import build_corpus
 from storage.datasets.manifest import Dataset, commit, hash_of, lists, load
 from storage.errors import RunFailure, UserError
 from storage.places.disk import LocalLocation

@@ -5,7 +5,7 @@ import duckdb
 import pytest
 
 import storage.places.lease
-from pipelines.build import build_corpus
+from pipelines.generation.build import build_corpus
 from storage.errors import UserError
 from storage.places.opening import open_place
 from storage.sql.catalog import refresh_catalog

@@ -11,9 +11,9 @@ from model.runs.run_config import claim_run
 from model.training.batches import Batches
 from model.training.preflight import prepare
 from model.training.trainer import train
-from pipelines.build import build_corpus, build_tokens
-from pipelines.verify import check_bytes, examine, repair
-from pipelines.vocabulary import train_tokenizer
+from pipelines.generation.build import build_corpus, build_tokens
+from pipelines.generation.verify import check_bytes, examine, repair
+from pipelines.tokens.vocabulary import train_tokenizer
 from storage.datasets.corpus import Corpus
 from storage.errors import RunFailure
 from storage.places.disk import LocalLocation

@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from pipelines.fanout import Progress, each_result
-from pipelines.hashes import HashSet
-from pipelines.reading import canonical_form, text_hashes
-from pipelines.split import Canonical
+from pipelines.generation.fanout import Progress, each_result
+from pipelines.split.canonical import Canonical
+from pipelines.split.hash_set import HashSet
+from pipelines.split.parse import canonical_form, text_hashes
 from storage.datasets.manifest import Dataset, Manifest, ShardRecord
 from storage.errors import RunFailure
 from storage.order import UInt64s

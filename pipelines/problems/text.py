@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipelines.digits import LIMB_DIGITS, Limbs
+from pipelines.problems.arithmetic import LIMB_DIGITS, Limbs
 from storage.datasets.columns import blank_words, to_strings
 
 Bytes = NDArray[np.uint8]

@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipelines.reading import text_hashes
-from pipelines.reserved import splits_of
-from pipelines.split import Canonical
+from pipelines.split.canonical import Canonical
+from pipelines.split.parse import text_hashes
+from pipelines.split.reserved import splits_of
 
 _LINEAR = re.compile(r"[0-9]+(?:[+-][0-9]+)+")
 _TERM = re.compile(r"([+-]?)([0-9]+)")

@@ -13,8 +13,11 @@ import pyarrow.parquet as pq
 import yaml
 
 from model.tokenizer import Tokenizer, TokenLayout, check_tokens
-from pipelines.components import Component, components
-from pipelines.encode import (
+from pipelines.generation.fanout import Notes, Progress, Task, each_result, make_shards
+from pipelines.generation.generate import GENERATOR_VERSION, first_splits, generate_range, range_tasks, sample_rows
+from pipelines.problems.components import Component, components
+from pipelines.spec.corpus import UNFINISHED, CorpusSpec
+from pipelines.tokens.encode import (
     ENCODER_VERSION,
     EncodeJob,
     encode_rows,
@@ -24,9 +27,6 @@ from pipelines.encode import (
     shard_layout,
     with_tokens,
 )
-from pipelines.fanout import Notes, Progress, Task, each_result, make_shards
-from pipelines.generate import GENERATOR_VERSION, first_splits, generate_range, range_tasks, sample_rows
-from pipelines.spec import UNFINISHED, CorpusSpec
 from storage.datasets.manifest import (
     SCHEMA_VERSION,
     SPLITS,

@@ -5,7 +5,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from pipelines.reserved import ListingName, listing
+from pipelines.split.reserved import ListingName, listing
 from storage.datasets.manifest import SPLITS, hash_of
 from storage.errors import UserError
 from storage.order import LARGEST_SIZE
@@ -28,7 +28,7 @@ _FAMILY_FIELDS: dict[str, tuple[str, ...]] = {
 _LATER_FIELDS = {"min_depth"}
 _LARGEST_GRID = 99_999
 _LONGEST_PROBLEM = 16_384
-# What `pipelines.digits` multiplies, less a limb for the sign's carry.
+# What `pipelines.problems.arithmetic` multiplies, less a limb for the sign's carry.
 # A range is a task, and a line or more in the manifest; at 2 M rows each these are 2·10¹² rows.
 _MOST_RANGES = 1 << 20
 _LONGEST_PRODUCT = 7_180

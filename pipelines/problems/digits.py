@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipelines.digits import (
+from pipelines.problems.arithmetic import (
     LIMB_DIGITS,
     Flags,
     carried,
@@ -23,11 +23,11 @@ from pipelines.digits import (
     product_carries,
     sum_carries,
 )
-from pipelines.families.family import Arrays, Block, layout_for, pattern_column, random_limbs, schema_of
-from pipelines.families.lengths import Cells, Deal, capacity
-from pipelines.spec import ProblemSpec
-from pipelines.split import Canonical
-from pipelines.text import decimal_text, number_words
+from pipelines.problems.family import Arrays, Block, layout_for, pattern_column, random_limbs, schema_of
+from pipelines.problems.lengths import Cells, Deal, capacity
+from pipelines.problems.text import decimal_text, number_words
+from pipelines.spec.corpus import ProblemSpec
+from pipelines.split.canonical import Canonical
 from storage.datasets.columns import blank_words, to_strings
 from storage.datasets.shard import Layout
 from storage.order import UInt64s, derive_key, halves, keyed_hash, mix64, permuted

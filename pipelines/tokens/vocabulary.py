@@ -6,7 +6,7 @@ import json
 import sentencepiece
 
 from model.tokenizer import BLANK, DIGITS, MASK, PAD, UNKNOWN, Tokenizer, TokenizerCard, group_pieces, load_tokenizer
-from pipelines.spec import TokenizerSpec, shares_by_weight
+from pipelines.spec.corpus import TokenizerSpec, shares_by_weight
 from storage.datasets.manifest import Dataset, ShardRecord
 from storage.errors import RunFailure, UserError
 from storage.places.place import Location

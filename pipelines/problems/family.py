@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipelines.digits import LIMB_DIGITS
+from pipelines.problems.arithmetic import LIMB_DIGITS
 from storage.datasets.shard import Layout
 from storage.order import UInt64s, derive_key, mix64
 

@@ -9,9 +9,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipelines.hashes import HashSet
-from pipelines.reading import text_hashes
-from pipelines.split import Canonical, split_numbers
+from pipelines.split.canonical import Canonical, split_numbers
+from pipelines.split.hash_set import HashSet
+from pipelines.split.parse import text_hashes
 from storage.datasets.manifest import SPLITS
 from storage.order import UInt64s
 

@@ -14,11 +14,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipelines.digits import LIMB_DIGITS, Flags, carried, digit_counts, limb_count, limbs_of, multiplied
-from pipelines.families.family import Block, layout_for, random_limbs, schema_of
-from pipelines.spec import ProblemSpec
-from pipelines.split import Canonical, Terms
-from pipelines.text import decimal_text, number_words
+from pipelines.problems.arithmetic import LIMB_DIGITS, Flags, carried, digit_counts, limb_count, limbs_of, multiplied
+from pipelines.problems.family import Block, layout_for, random_limbs, schema_of
+from pipelines.problems.text import decimal_text, number_words
+from pipelines.spec.corpus import ProblemSpec
+from pipelines.split.canonical import Canonical, Terms
 from storage.datasets.columns import blank_words, to_strings
 from storage.datasets.shard import Layout
 from storage.order import UInt64s, derive_key, mix64

@@ -7,9 +7,9 @@ new one is whole, and a killed migration goes on when it is started again.
 
 from dataclasses import dataclass
 
-from pipelines.build import build_corpus, held
-from pipelines.fanout import Progress
-from pipelines.spec import CorpusSpec
+from pipelines.generation.build import build_corpus, held
+from pipelines.generation.fanout import Progress
+from pipelines.spec.corpus import CorpusSpec
 from storage.datasets.manifest import SCHEMA_VERSION, Dataset, committed, head_of, known_spec, load
 from storage.errors import RunFailure, UserError
 from storage.places.place import Location

@@ -1,6 +1,6 @@
 """A corpus's text to fixed-width rows of token ids, shard by shard, as Parquet that DuckDB streams.
 
-With one token a character the ids are looked up in one table, others are those of `pipelines.pieces`; on a
+With one token a character the ids are looked up in one table, others are those of `pipelines.tokens.pieces`; on a
 sample of every shard they are compared with SentencePiece's own, and a difference stops the work.
 """
 
@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from model.tokenizer import BLANK, EQUALS, PAD, Tokenizer, TokenLayout
-from pipelines.pieces import pieces_of
+from pipelines.tokens.pieces import pieces_of
 from storage.datasets.columns import fixed_width_array, string_buffers
 from storage.datasets.manifest import ShardRecord
 from storage.datasets.shard import Layout, open_file_hash, open_shard

@@ -4,14 +4,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
-from pipelines.families.expression import Expressions
-from pipelines.families.family import Family
-from pipelines.families.grid import Grid
-from pipelines.families.lengths import shares_by_terms
-from pipelines.families.listed import Listed
-from pipelines.families.operands import Operands
-from pipelines.spec import CorpusSpec, ProblemSpec
-from pipelines.split import Canonical
+from pipelines.problems.digits import Operands
+from pipelines.problems.expression import Expressions
+from pipelines.problems.family import Family
+from pipelines.problems.grid import Grid
+from pipelines.problems.lengths import shares_by_terms
+from pipelines.problems.listed import Listed
+from pipelines.spec.corpus import CorpusSpec, ProblemSpec
+from pipelines.split.canonical import Canonical
 from storage.order import derive_key
 
 _FAMILIES: dict[str, Callable[[ProblemSpec, Canonical, int, int], Family]] = {

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from pipelines.spec import CorpusSpec, MixturePart, ProblemSpec
+from pipelines.spec.corpus import CorpusSpec, MixturePart, ProblemSpec
 
 _ADDITION = ProblemSpec(family="digits", operators=("+",), terms=4, digits=20, hard=0.05)
 _SUBTRACTION = ProblemSpec(family="digits", operators=("-",), terms=4, digits=20, hard=0.05)

@@ -9,12 +9,12 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipelines.digits import product_carries, sum_carries
-from pipelines.families.family import Block, layout_for, schema_of
-from pipelines.reading import text_hashes
-from pipelines.reserved import Case, listing
-from pipelines.spec import ProblemSpec
-from pipelines.split import Canonical
+from pipelines.problems.arithmetic import product_carries, sum_carries
+from pipelines.problems.family import Block, layout_for, schema_of
+from pipelines.spec.corpus import ProblemSpec
+from pipelines.split.canonical import Canonical
+from pipelines.split.parse import text_hashes
+from pipelines.split.reserved import Case, listing
 from storage.datasets.shard import Layout
 from storage.order import UInt64s
 

@@ -17,10 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import ValidationError
 
-from pipelines.build import make_corpus
-from pipelines.fanout import Progress, each_result
-from pipelines.generate import GENERATOR_VERSION, Contents, RangeTask, contents_of_range, range_tasks
-from pipelines.spec import CorpusSpec
+from pipelines.generation.build import make_corpus
+from pipelines.generation.fanout import Progress, each_result
+from pipelines.generation.generate import GENERATOR_VERSION, Contents, RangeTask, contents_of_range, range_tasks
+from pipelines.spec.corpus import CorpusSpec
 from storage.datasets.manifest import (
     WRITER,
     Dataset,

@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipelines.digits import LIMB_DIGITS
-from pipelines.split import Canonical, Flags, Terms
+from pipelines.problems.arithmetic import LIMB_DIGITS
+from pipelines.split.canonical import Canonical, Flags, Terms
 from storage.datasets.columns import string_buffers
 from storage.errors import RunFailure
 from storage.order import UInt64s

@@ -14,10 +14,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipelines.components import Component, components
-from pipelines.families.family import Block, Family
-from pipelines.reserved import splits_of
-from pipelines.spec import CorpusSpec
+from pipelines.problems.components import Component, components
+from pipelines.problems.family import Block, Family
+from pipelines.spec.corpus import CorpusSpec
+from pipelines.split.reserved import splits_of
 from storage.datasets.manifest import SPLITS, ShardRecord
 from storage.datasets.shard import ContentHash, Layout, Shard, open_shard
 from storage.order import UInt64s

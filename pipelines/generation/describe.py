@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from pipelines.build import corpus_bytes
-from pipelines.components import components
-from pipelines.generate import range_tasks, sample_rows
-from pipelines.spec import CorpusSpec
+from pipelines.generation.build import corpus_bytes
+from pipelines.generation.generate import range_tasks, sample_rows
+from pipelines.problems.components import components
+from pipelines.spec.corpus import CorpusSpec
 from storage.datasets.manifest import SPLITS
 
 _EXAMPLE_COLUMNS = ("split", "family", "problem", "answer")

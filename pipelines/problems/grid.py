@@ -14,11 +14,11 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipelines.digits import limbs_of, product_carries, sum_carries
-from pipelines.families.family import Arrays, Block, layout_for, pattern_column, schema_of
-from pipelines.spec import ProblemSpec
-from pipelines.split import Canonical, Flags
-from pipelines.text import character_words, decimal_text
+from pipelines.problems.arithmetic import limbs_of, product_carries, sum_carries
+from pipelines.problems.family import Arrays, Block, layout_for, pattern_column, schema_of
+from pipelines.problems.text import character_words, decimal_text
+from pipelines.spec.corpus import ProblemSpec
+from pipelines.split.canonical import Canonical, Flags
 from storage.datasets.columns import to_strings
 from storage.datasets.shard import Layout
 from storage.order import Permutation, UInt64s

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.digits import Limbs
+from pipelines.problems.arithmetic import Limbs
 from storage.order import UInt64s, derive_key, mix64
 
 Flags = NDArray[np.bool_]

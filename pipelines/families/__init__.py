@@ -1,1 +1,0 @@
-"""Problem families: each turns row numbers into blocks of problems."""
