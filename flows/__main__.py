@@ -3,7 +3,7 @@
 import logging
 import sys
 
-from flows import interruption
+from flows.cli import interruption
 from flows.cli.terminal import PrintableFormatter, open_missing_streams
 
 
@@ -14,7 +14,7 @@ def main() -> None:
     # What writes a warning where nobody set logging up.
     if logging.lastResort:
         logging.lastResort.setFormatter(PrintableFormatter())
-    from flows.command import run
+    from flows.cli.app import run
 
     sys.exit(interruption.guarded(lambda: run(sys.argv[1:])))
 

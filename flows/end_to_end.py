@@ -3,16 +3,17 @@
 from statistics import median
 from typing import Any
 
-from flows.corpus import generate_corpus
-from flows.evaluation import evaluate_encoder, headline
-from flows.progress import say
+from flows.common.engines import ray_session
+from flows.common.flow import stage
+from flows.common.parameters import EndToEndRequest
+from flows.common.progress import say
+from flows.common.suites import corners_of
+from flows.encode_corpus import encode_corpus
+from flows.evaluate_encoder import evaluate_encoder, headline
+from flows.generate_corpus import generate_corpus
 from flows.reports.artifacts import show_whole
-from flows.requests import EndToEndRequest
-from flows.session import ray_session
-from flows.stage import stage
-from flows.suites import corners_of
-from flows.tokens import encode_corpus, train_tokenizer_flow
-from flows.training import train_encoder
+from flows.train_encoder import train_encoder
+from flows.train_tokenizer import train_tokenizer_flow
 from model.config.training import seed_runs
 from model.runs.run_config import load_run, refuse_other
 from model.tokenizer import check_tokens

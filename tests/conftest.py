@@ -70,7 +70,7 @@ def own_small(tmp_path: Path) -> Built:
 @pytest.fixture(scope="session")
 def ray_instance() -> Iterator[int]:
     """A real, private Ray."""
-    from flows.session import ray_session
+    from flows.common.engines import ray_session
 
     with ray_session(cpus=2) as cpus:
         yield cpus
@@ -80,7 +80,7 @@ def ray_instance() -> Iterator[int]:
 def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """URL of a real Prefect server, for commands that needn't show how they start one of their own: that takes each
     of them ten seconds."""
-    from flows.serving.server import PrefectServer
+    from flows.server.app import PrefectServer
 
     server = PrefectServer(tmp_path_factory.mktemp("prefect"))
     yield server.api_url

@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
-from flows.progress import human
+from flows.common.progress import human
 from model.config.presets import ENCODERS
 from model.tokenizer import Tokenizer
 from pipelines.generation.describe import Description, describe

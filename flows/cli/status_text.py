@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from flows.care.status import Status
 from flows.cli.terminal import printable
-from flows.progress import human
+from flows.common.progress import human
+from flows.diagnostics.status import Status
 from storage.datasets.manifest import SPLITS
 
 _EMPTY = (

@@ -11,9 +11,9 @@ from typing import Any
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.context import FlowRunContext
 
-from flows.serving.prefect_settings import configured_api
-from flows.serving.report_pages import REPORTS
-from flows.session import served
+from flows.common.engines import served
+from flows.server.report_pages import REPORTS
+from flows.server.settings import configured_api
 from model.tokenizer import Tokenizer
 from storage.datasets.manifest import Dataset
 from storage.places.place import Location
@@ -36,7 +36,7 @@ def show_corpus(workspace: Workspace, dataset: Dataset, headline: str) -> None:
     """A corpus: its shards by split and stratum, some of its problems, and how hard they are."""
     if not wanted():
         return
-    from flows.reports.corpus_figures import sample_of
+    from flows.reports.corpus import sample_of
 
     name, sample = dataset.manifest.name, sample_of(workspace, dataset, "problem", "answer", "carries")
     _show_shards("corpus-shards", dataset, f"Shards of corpus {name}")
@@ -77,7 +77,7 @@ def show_training(workspace: Workspace, runs: Sequence[str], headline: str) -> N
     """Trained runs: what was measured along the way, and their learning curves."""
     if not wanted():
         return
-    from flows.reports.report import learning_curve
+    from flows.reports.evaluation.section import learning_curve
 
     with open_catalog(workspace) as connection:
         rows = connection.execute(
@@ -117,7 +117,7 @@ def show_whole(workspace: Workspace, run: str, lines: Sequence[str], seconds: Ma
     """The whole chain: what came out, how long each stage took, how it learnt, and where the report is."""
     if not wanted():
         return
-    from flows.reports.report import learning_curve
+    from flows.reports.evaluation.section import learning_curve
 
     with open_catalog(workspace) as connection:
         curve = picture(learning_curve(connection, run), run)

@@ -23,7 +23,9 @@ _LABEL = re.compile(r'aria-label="([^"]*)"')
 _COLORS = "<style>svg{color:#1c1f24}@media (prefers-color-scheme:dark){svg{color:#e6e8ec}}</style>"
 
 _TEMPLATES = jinja2.Environment(
-    loader=jinja2.FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=jinja2.StrictUndefined
+    loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
 )
 
 

@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 import duckdb
 from markupsafe import Markup
 
-from flows.reports import probing
-from flows.reports.comparison import Comparison
-from flows.reports.corpus_figures import sample_of
+from flows.reports.corpus import sample_of
+from flows.reports.evaluation.comparison import Comparison
+from flows.reports.evaluation.section import SECTION, EvaluationSection, learning_curve
+from flows.reports.evaluation.unit_comparison import compared, comparisons_of
 from flows.reports.pages import rendered, stored, write_page
-from flows.reports.probing import ProbingSection
-from flows.reports.report import SECTION, EvaluationSection, learning_curve
-from flows.reports.unit_comparison import compared, comparisons_of
+from flows.reports.probing import page as probing
+from flows.reports.probing.page import ProbingSection
 from model.runs.run_config import RunConfig, load_run
 from model.tokenizer import load_tokenizer
 from storage.datasets.manifest import Dataset, committed, load

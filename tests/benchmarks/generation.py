@@ -9,7 +9,7 @@ from pathlib import Path
 import duckdb
 import pyarrow.parquet as pq
 
-from flows.session import ray_session
+from flows.common.engines import ray_session
 from pipelines.generation.build import build_corpus, corpus_bytes, token_layouts
 from pipelines.generation.generate import RangeTask, generate_range
 from pipelines.problems.components import components

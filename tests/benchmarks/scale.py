@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from flows.session import ray_session
+from flows.common.engines import ray_session
 from model.training.batches import Batches
 from pipelines.generation.fanout import Notes, each_result, make_shards
 from storage.datasets.manifest import ShardRecord, commit, lists, load

@@ -18,7 +18,7 @@ from urllib.request import Request, urlopen
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from flows.serving.prefect_settings import authorization
+from flows.server.settings import authorization
 
 _OPTIONS = [
     "--no-sandbox",

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.care import engine_checks
+from flows.diagnostics import engine_checks
 from pipelines.generation.build import build_corpus
 from pipelines.spec.presets import CORPORA
 from storage.datasets.manifest import load

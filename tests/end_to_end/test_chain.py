@@ -19,8 +19,8 @@ import duckdb
 import pytest
 from safetensors import safe_open
 
-from flows import command
-from flows.session import serving_folder
+from flows.cli import app as command
+from flows.common.engines import serving_folder
 from storage.datasets.manifest import load
 from storage.places.disk import LocalLocation
 from storage.workspace import Workspace

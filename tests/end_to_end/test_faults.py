@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.serving.server import PrefectServer
+from flows.server.app import PrefectServer
 from pipelines.generation.build import build_corpus
 from pipelines.spec.corpus import CorpusSpec
 from storage.datasets.manifest import load

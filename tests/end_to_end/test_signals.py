@@ -124,7 +124,7 @@ def holds(pattern: str) -> Callable[[Command], bool]:
 
 MOMENTS: dict[str, Callable[[Command], bool]] = {
     "imports": hears,
-    "prefect-start": runs("flows.serving.server"),
+    "prefect-start": runs("flows.server.app"),
     "imports-of-prefect": maps("_pydantic_core"),
     "ray-imported": maps("_raylet.so"),
     "ray-start": runs("gcs_server"),

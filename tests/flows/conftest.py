@@ -8,8 +8,8 @@ from sqlite3 import connect
 
 import pytest
 
-from flows import command
-from flows.serving.server import PrefectServer
+from flows.cli import app as command
+from flows.server.app import PrefectServer
 from storage.workspace import Workspace
 from tests.hub import TOKEN, Hub, running_hub
 

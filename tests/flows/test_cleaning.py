@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.care.cleaning import clean, show
-from flows.solving import Solver
+from flows.cli.verbs.solve import Solver
+from flows.diagnostics.cleaning import clean, show
 from model.runs.checkpoints import Checkpoints
 from model.runs.pretrained import export
 from model.training.preflight import prepare

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flows import command
+from flows.cli import app as command
 from pipelines.spec.presets import CORPORA
 from tests.builders import Built
 from tests.flows.conftest import Typed

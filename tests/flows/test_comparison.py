@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from flows.reports.comparison import compare, comparison_text, write_comparison
+from flows.reports.evaluation.comparison import compare, comparison_text, write_comparison
 from storage.errors import UserError
 from storage.places.disk import LocalLocation
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from flows import corpus
-from flows.requests import GenerateRequest
+from flows import generate_corpus as corpus
+from flows.common.parameters import GenerateRequest
 from storage.datasets.manifest import committed
 from storage.workspace import Workspace
 from tests.builders import SMALL

@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from flows.care.status import status_of
-from flows.command import run
+from flows.cli.app import run
+from flows.diagnostics.status import status_of
 from pipelines.generation.fanout import Notes
 from pipelines.generation.verify import examine
 from storage.datasets.manifest import lists

@@ -12,11 +12,12 @@ from threading import Thread
 
 import pytest
 
-from flows.care import engine_checks, machine_checks
-from flows.care.doctor import Finding, findings, report
-from flows.care.engine_checks import DEEP_CHECKS, ENGINE_CHECKS, check_gpu, check_prefect, check_ray
-from flows.care.machine_checks import MACHINE_CHECKS
-from flows.command import app
+from flows.cli.app import app
+from flows.diagnostics import engine_checks, machine_checks
+from flows.diagnostics.doctor import findings, report
+from flows.diagnostics.engine_checks import DEEP_CHECKS, ENGINE_CHECKS, check_gpu, check_prefect, check_ray
+from flows.diagnostics.findings import Finding
+from flows.diagnostics.machine_checks import MACHINE_CHECKS
 from storage import machine
 from storage.errors import RunFailure
 from storage.workspace import Workspace

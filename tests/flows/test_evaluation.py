@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from flows.evaluation import evaluate_encoder, places_of
-from flows.requests import EvaluateRequest
+from flows.common.parameters import EvaluateRequest
+from flows.evaluate_encoder import evaluate_encoder, places_of
 from model.config.evaluation import Decoding, EvaluationSpec
 from model.runs.pretrained import shipped_runs
 from model.runs.run_config import load_run

@@ -74,10 +74,10 @@ def test_ctrl_c_ends_a_query_with_exit_code_130(small: Built, tmp_path: Path, qu
 @pytest.mark.parametrize(
     ("module", "said"),
     [
-        ("flows.command", "error: interrupted\n"),
+        ("flows.cli.app", "error: interrupted\n"),
         ("numpy", "error: interrupted\n"),
         # A verb imports it: the command is at work.
-        ("flows.grammar", "error: interrupted: the same command goes on where this one ended\n"),
+        ("flows.cli.grammar", "error: interrupted: the same command goes on where this one ended\n"),
     ],
 )
 def test_a_signal_during_an_import_is_one_line(module: str, said: str, number: int, tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ def test_a_signal_during_an_import_is_one_line(module: str, said: str, number: i
 def test_an_interruption_that_python_drops_comes_again(tmp_path: Path) -> None:
     dropped = """
 import os, signal, sys
-from flows import interruption
+from flows.cli import interruption
 
 class Deleted:
     def __del__(self):
@@ -114,7 +114,7 @@ sys.exit(interruption.guarded(work))
 def test_a_signal_at_the_end_changes_the_exit_code_and_lets_the_end_be() -> None:
     late = """
 import atexit, os, signal, sys
-from flows import interruption
+from flows.cli import interruption
 
 def stop():
     os.kill(os.getpid(), signal.SIGTERM)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.command import app
+from flows.cli.app import app
 from model.training.preflight import prepare
 from model.training.trainer import train
 from storage.workspace import Workspace

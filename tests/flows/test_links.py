@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from flows.care.cleaning import clean
-from flows.care.status import status_of
-from flows.serving.report_pages import shown
+from flows.diagnostics.cleaning import clean
+from flows.diagnostics.status import status_of
+from flows.server.report_pages import shown
 from model.training.preflight import prepare
 from model.training.trainer import train
 from pipelines.generation.build import build_corpus, undisturbed

@@ -5,8 +5,8 @@ import shlex
 import pytest
 from cyclopts import App
 
-from flows.cli.manual import FIRST, example_of, verbs_of
-from flows.command import app
+from flows.cli.app import app
+from flows.cli.help import FIRST, example_of, verbs_of
 
 VERBS = {" ".join(words): verb for words, verb in verbs_of(app)}
 
@@ -66,7 +66,7 @@ def test_a_first_time_user_is_told_three_things_that_work() -> None:
 
 
 def test_a_verb_of_no_group_is_shown_too(capsys: pytest.CaptureFixture[str]) -> None:
-    from flows.cli.manual import arrange
+    from flows.cli.help import arrange
 
     own = App(name="own")
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from flows.care import mending
+from flows.cli.app import app
 from flows.cli.options import resolve
-from flows.command import app
-from flows.presets import CORPUS_PRESETS, PRESETS
-from flows.requests import EncodeRequest, GenerateRequest, TokenizerRequest, TrainRequest
+from flows.common.parameters import EncodeRequest, GenerateRequest, TokenizerRequest, TrainRequest
+from flows.common.presets import CORPUS_PRESETS, PRESETS
+from flows.diagnostics import remedies as mending
 from model.config.encoder import EncoderConfig
 from model.config.training import CurriculumStage, TrainingSpec
 from model.runs.run_config import RunConfig, load_run

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from flows.cli.app import run
 from flows.cli.terminal import PrintableSink, printable
-from flows.command import run
 from storage.errors import UserError
 from storage.parameters import read_parameters
 from tests.builders import Built
@@ -108,11 +108,11 @@ def test_standard_streams_that_are_closed_or_full(redirected: str, code: int, ou
     shown, times = ("x", 1_000_000) if "head" in redirected else ("NAME\n", 1)
     script = f"""
 import sys
-from flows import interruption
+from flows.cli import interruption
 from flows.cli.terminal import open_missing_streams
 interruption.end_at_once()
 open_missing_streams()
-from flows import command
+from flows.cli import app as command
 command.FIRST = {shown!r} * {times}
 sys.exit(interruption.guarded(lambda: command.run([])))
 """

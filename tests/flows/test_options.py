@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
+from flows.cli.app import app, run
 from flows.cli.options import options_of, resolve
-from flows.command import app, run
+from flows.common.parameters import EndToEndRequest
+from flows.common.presets import PRESETS
 from flows.end_to_end import check_request
-from flows.presets import PRESETS
-from flows.requests import EndToEndRequest
 from storage.errors import UserError
 
 Options = options_of(EndToEndRequest)

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from flows.command import app
-from flows.progress import metered
+from flows.cli.app import app
+from flows.common.progress import metered
 from tests.builders import Built
 
 HERE = Path(__file__).parents[2]

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from flows.common.presets import PRESETS
 from flows.end_to_end import check_request
-from flows.presets import PRESETS
 from pipelines.generation.build import predicate_columns_of
 from pipelines.spec.corpus import CorpusSpec
 from pipelines.spec.presets import CORPORA

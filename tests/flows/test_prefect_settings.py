@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.serving.prefect_settings import authorization, configured_api, setting
+from flows.server.settings import authorization, configured_api, setting
 from storage.errors import UserError
 
 NAMES = {

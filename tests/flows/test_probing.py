@@ -6,10 +6,10 @@ from pathlib import Path
 import duckdb
 import pytest
 
-from flows.probing import probe_encoder
-from flows.reports.probing_causes import heads_figure
-from flows.reports.probing_data import ProbeData
-from flows.requests import ProbeRequest
+from flows.common.parameters import ProbeRequest
+from flows.probe_encoder import probe_encoder
+from flows.reports.probing.data import ProbeData
+from flows.reports.probing.interventions import heads_figure
 from model.config.training import TrainingSpec
 from model.training.trainer import train
 from storage.errors import UserError

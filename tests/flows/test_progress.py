@@ -5,9 +5,9 @@ import re
 import pytest
 from rich.progress import Progress
 
-from flows import progress
-from flows.progress import Meter, human
-from flows.requests import EncodeRequest, EvaluateRequest, InWorkspace, TokenizerRequest, TrainRequest
+from flows.common import progress
+from flows.common.parameters import EncodeRequest, EvaluateRequest, InWorkspace, TokenizerRequest, TrainRequest
+from flows.common.progress import Meter, human
 
 
 @pytest.fixture
@@ -41,7 +41,8 @@ def test_numbers_have_three_figures_and_no_exponent(value: float, text: str) -> 
 def test_what_is_made_first_is_made_on_the_same_cluster(
     asked: type[InWorkspace], monkeypatch: pytest.MonkeyPatch, tmp_path: object
 ) -> None:
-    from flows import corpus, tokens
+    from flows import encode_corpus as tokens
+    from flows import generate_corpus as corpus
 
     begun: list[InWorkspace] = []
     for module, flow in [(corpus, "generate_corpus"), (tokens, "train_tokenizer_flow"), (tokens, "encode_corpus")]:

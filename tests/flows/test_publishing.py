@@ -10,9 +10,9 @@ import huggingface_hub.constants
 import pytest
 import yaml
 
-from flows.cli.publish_verbs import publish_corpus, publish_model
-from flows.publishing.publications import corpus_publication
-from flows.publishing.sending import Sent, publish
+from flows.cli.verbs.publish import publish_corpus, publish_model
+from flows.hub.contents import corpus_publication
+from flows.hub.upload import Sent, publish
 from pipelines.generation.verify import check_bytes, examine
 from pipelines.spec.corpus import CorpusSpec, MixturePart
 from pipelines.spec.presets import CORPORA

@@ -5,10 +5,10 @@ import pytest
 import yaml
 from huggingface_hub import snapshot_download
 
-from flows.cli.publish_verbs import publish_model
-from flows.publishing.model_card import model_card
-from flows.publishing.publications import model_publication
-from flows.solving import Solver
+from flows.cli.verbs.publish import publish_model
+from flows.cli.verbs.solve import Solver
+from flows.hub.contents import model_publication
+from flows.hub.model_card import model_card
 from model.evaluation.predictor import TrainedEncoder
 from model.runs.pretrained import export, handed_on, shipped_runs
 from model.runs.run_config import load_run

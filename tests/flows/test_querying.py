@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from flows import command
-from flows.querying import Format, answer
+from flows.cli import app as command
+from flows.cli.verbs.sql import Format, answer
 from storage.errors import UserError
 from storage.sql.query import bounded_memory
 from tests.builders import Built

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from flows.serving import retry
+from flows.server import retry
 
 Post = Callable[..., tuple[httpx.Response, list[bytes]]]
 

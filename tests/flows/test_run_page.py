@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from flows.command import app
-from flows.evaluation import evaluate_encoder
-from flows.reports import report
-from flows.reports.probing import SECTION, ProbingSection
+from flows.cli.app import app
+from flows.common.parameters import EvaluateRequest
+from flows.evaluate_encoder import evaluate_encoder
+from flows.reports.evaluation import section as report
+from flows.reports.probing.page import SECTION, ProbingSection
 from flows.reports.run_page import write_run_page
-from flows.requests import EvaluateRequest
 from model.comparison.tables import write_tables
 from model.config.evaluation import Decoding
 from model.training.trainer import train

@@ -11,9 +11,9 @@ import psutil
 import pytest
 from prefect.runner._process_manager import ProcessHandle, ProcessManager
 
-from flows.serving import marks
-from flows.serving.marks import is_gone, process_mark
-from flows.serving.runner import PatientProcesses
+from flows.server import run_tags as marks
+from flows.server.run_tags import is_gone, process_mark
+from flows.server.runner import PatientProcesses
 
 # It says when it is ready, and takes longer to end than Prefect lets it.
 _SLOW = """

@@ -12,8 +12,8 @@ import pytest
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from flows import command
-from flows.requests import (
+from flows.cli import app as command
+from flows.common.parameters import (
     EncodeRequest,
     EndToEndRequest,
     EvaluateRequest,

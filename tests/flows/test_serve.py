@@ -17,10 +17,10 @@ import psutil
 import pytest
 import yaml
 
-from flows.requests import InWorkspace
-from flows.serving.deployments import DEPLOYMENTS, flow_of
-from flows.serving.serve import serve
-from flows.serving.server import PrefectServer
+from flows.common.parameters import InWorkspace
+from flows.server.app import PrefectServer
+from flows.server.deployments import DEPLOYMENTS, flow_of
+from flows.server.serve import serve
 from storage.errors import UserError
 from storage.workspace import Workspace
 from tests.browser.pages import Served, shell, start_serving, wait_for

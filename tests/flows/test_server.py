@@ -20,14 +20,14 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
-from flows.serving import left_runs
-from flows.serving.deployments import DEPLOYMENTS
-from flows.serving.guard import Guard, checked_name
-from flows.serving.marks import process_mark
-from flows.serving.report_pages import shown
-from flows.serving.runner import refuse_others
-from flows.serving.server import PrefectServer, free_port
-from flows.session import Served, note_served, prefect_home, served, serving_folder
+from flows.common.engines import Served, note_served, prefect_home, served, serving_folder
+from flows.server import orphaned_runs as left_runs
+from flows.server.app import PrefectServer, free_port
+from flows.server.deployments import DEPLOYMENTS
+from flows.server.middleware import Guard, checked_name
+from flows.server.report_pages import shown
+from flows.server.run_tags import process_mark
+from flows.server.runner import refuse_others
 from storage.errors import UserError
 from storage.workspace import Workspace
 

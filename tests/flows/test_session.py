@@ -12,12 +12,12 @@ import psutil
 import pytest
 import ray
 
-from flows import session
-from flows.session import ray_session
+from flows.common import engines as session
+from flows.common.engines import ray_session
 
 _HOLD = """
 import sys
-from flows.session import ray_session
+from flows.common.engines import ray_session
 with ray_session(cpus=1):
     import ray
     print(ray.get_runtime_context().gcs_address, flush=True)

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.command import run
-from flows.grammar import read
-from flows.solving import Style, read_problem
+from flows.cli.app import run
+from flows.cli.grammar import read
+from flows.cli.verbs.solve import Style, read_problem
 from model.evaluation.predictor import Solution, TrainedEncoder
 from model.runs.pretrained import shipped_runs
 from model.training.trainer import train

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from flows.cli.options import options_of, resolve
+from flows.common.parameters import EndToEndRequest, GenerateRequest, LeakageRequest, VerifyRequest
+from flows.common.presets import CORPUS_PRESETS
 from flows.end_to_end import check_request
-from flows.presets import CORPUS_PRESETS
-from flows.requests import EndToEndRequest, GenerateRequest, LeakageRequest, VerifyRequest
 from pipelines.generation.generate import range_tasks, sample_rows
 from pipelines.problems.components import components
 from pipelines.spec.corpus import CorpusSpec

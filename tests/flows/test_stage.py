@@ -8,11 +8,11 @@ from prefect import Flow
 from prefect.client.orchestration import get_client
 from prefect.flow_engine import run_flow
 
-from flows import stage as stages
-from flows.care import status
-from flows.care.status import running_flows
-from flows.requests import InWorkspace
-from flows.stage import stage
+from flows.common import flow as stages
+from flows.common.flow import stage
+from flows.common.parameters import InWorkspace
+from flows.diagnostics import status
+from flows.diagnostics.status import running_flows
 from storage.errors import RunFailure, TransientFailure, UserError
 from storage.workspace import Workspace
 

@@ -14,11 +14,11 @@ from threading import Thread
 import pytest
 import yaml
 
-from flows.care import status as status_module
-from flows.care.status import Status, running_flows, status_of
+from flows.cli.app import app
 from flows.cli.status_text import status_text
-from flows.command import app
-from flows.serving.marks import workspace_mark
+from flows.diagnostics import status as status_module
+from flows.diagnostics.status import Status, running_flows, status_of
+from flows.server.run_tags import workspace_mark
 from model.training.preflight import prepare
 from model.training.trainer import train
 from pipelines.generation.fanout import Notes

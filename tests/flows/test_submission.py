@@ -2,10 +2,10 @@
 
 import pytest
 
-from flows.cli.submit_verbs import _spelt_out
-from flows.cluster.submission import job_name, job_server
-from flows.command import app
-from flows.requests import EncodeRequest, EndToEndRequest, InWorkspace, TrainRequest
+from flows.cli.app import app
+from flows.cli.verbs.submit import _spelt_out
+from flows.cluster.jobs import job_name, job_server
+from flows.common.parameters import EncodeRequest, EndToEndRequest, InWorkspace, TrainRequest
 from storage.errors import UserError
 
 

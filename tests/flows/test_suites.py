@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
-from flows.reports.suite_figures import edge_figure, grid_cells, grid_figure, kind_cells
-from flows.requests import EvaluateRequest, SuiteName
-from flows.suites import fair_to, prepare, suite_of
+from flows.common.parameters import EvaluateRequest, SuiteName
+from flows.common.suites import fair_to, prepare, suite_of
+from flows.reports.evaluation.suite_figures import edge_figure, grid_cells, grid_figure, kind_cells
 from model.config.encoder import EncoderConfig
 from model.config.evaluation import EvaluationSpec
 from model.evaluation.evaluate import Evaluation, evaluate

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from flows.presets import CORPUS_PRESETS
-from flows.requests import GenerateRequest
-from flows.serving.deployments import DEPLOYMENTS, flow_of, parameters_of
+from flows.common.parameters import GenerateRequest
+from flows.common.presets import CORPUS_PRESETS
+from flows.server.deployments import DEPLOYMENTS, flow_of, parameters_of
 from storage.workspace import Workspace
 from tests.builders import Built
 from tests.flows.conftest import Typed

@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from flows.serving.server import free_port
+from flows.server.app import free_port
 from model.training.job import Progress
 from model.training.parallel_runs import Room
 from model.training.ray_launcher import join_on_this_machine, launch

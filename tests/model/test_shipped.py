@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import load_file, save
 
 from flows.cli.options import resolve
-from flows.presets import PRESETS
-from flows.requests import EndToEndRequest, request_of
-from flows.solving import Solver
+from flows.cli.verbs.solve import Solver
+from flows.common.parameters import EndToEndRequest, request_of
+from flows.common.presets import PRESETS
 from model.evaluation.predictor import TrainedEncoder, extent_of
 from model.runs.checkpoints import CheckpointIndex, Checkpoints, hash_of_bytes
 from model.runs.pretrained import export, own_or_shipped, shipped_runs

@@ -23,7 +23,7 @@ _POLL_SECONDS = 0.02
 _DRIVER = """
 import sys
 from pathlib import Path
-from flows.session import ray_session
+from flows.common.engines import ray_session
 from pipelines.generation.build import build_corpus
 from pipelines.spec.corpus import CorpusSpec
 from storage.places.disk import LocalLocation

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.care.status import status_of
+from flows.diagnostics.status import status_of
 from model.training.preflight import prepare
 from pipelines.generation import verify
 from pipelines.generation.build import build_corpus, build_tokens

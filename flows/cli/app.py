@@ -1,0 +1,377 @@
+"""The command `numerate`: one verb a flow, and `solve` and `sql` beside them.
+
+Exit codes: 0 done, 1 failed, 2 a mistake in what was asked, 130 interrupted. A failure is one
+line on standard error. Engines are imported by the verb that needs them.
+"""
+
+import atexit
+import errno
+import io
+import json
+import os
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Annotated, Literal, NoReturn
+
+from cyclopts import App, CycloptsError, Parameter
+from pydantic import ValidationError
+
+from flows.cli.command_factory import Json, Place, flow_verb
+from flows.cli.help import FIRST, MANUAL, arrange
+from flows.cli.interruption import CODE, GOES_ON, heard
+from flows.cli.options import AnyModel
+from flows.cli.terminal import printable
+from flows.cli.verbs.corpus import corpus_app
+from flows.cli.verbs.overview import register
+from flows.cli.verbs.probe import register_probe
+from flows.cli.verbs.publish import publish_app
+from flows.cli.verbs.serve import register_serve
+from flows.cli.verbs.submit import submit_app
+from flows.common.parameters import WORKSPACE, EndToEndRequest, request_text
+from flows.common.presets import PRESETS
+from storage.errors import QueryAbandoned, RunFailure, UserError
+from storage.parameters import one_line
+from storage.places.opening import open_place
+from storage.workspace import Workspace
+
+app = App(
+    name="numerate", help=MANUAL, help_format="markdown", suppress_keyboard_interrupt=False, version_flags=["--version"]
+)
+tokenizer_app = App(name="tokenizer", help="Tokenizers.")
+model_app = App(name="model", help="Encoders.")
+app.command(corpus_app)
+register(app)
+register_probe(app)
+register_serve(app)
+app.command(model_app)
+app.command(publish_app)
+app.command(submit_app)
+app.command(tokenizer_app)
+
+
+def _stage(part: Callable[[EndToEndRequest], AnyModel]) -> dict[str, AnyModel]:
+    """One stage's piece of each preset of the whole chain."""
+    return {name: part(preset) for name, preset in PRESETS.items()}
+
+
+flow_verb(
+    app,
+    "run",
+    "end_to_end:end_to_end",
+    PRESETS,
+    "Do everything that is missing: corpus, tokenizer, encoding, training, evaluation.\n\n"
+    "Example: `numerate run quick --workspace /tmp/try`",
+)
+flow_verb(
+    tokenizer_app,
+    "train",
+    "train_tokenizer:train_tokenizer_flow",
+    _stage(EndToEndRequest.tokenizer_request),
+    "Train a tokenizer on a corpus's train split.\n\nExample: `numerate tokenizer train --corpus pairs`",
+)
+flow_verb(
+    app,
+    "encode",
+    "encode_corpus:encode_corpus",
+    _stage(EndToEndRequest.encode_request),
+    "Turn a corpus into rows of token ids.\n\nExample: `numerate encode --corpus pairs`",
+)
+flow_verb(
+    app,
+    "train",
+    "train_encoder:train_encoder",
+    _stage(EndToEndRequest.train_request),
+    "Train an encoder by DDP, or go on where a run ended.\n\nExample: `numerate train --corpus pairs --steps 500`",
+)
+flow_verb(
+    app,
+    "evaluate",
+    "evaluate_encoder:evaluate_encoder",
+    _stage(EndToEndRequest.evaluate_request),
+    "Ask a trained encoder the test split, and write a report.\n\nExample: `numerate evaluate --limit 0`",
+)
+
+
+@model_app.command(name="describe")
+def describe_model(preset: str = "tiny", *, as_json: Json = False) -> None:
+    """Say how many parameters an encoder has, part by part, and what it is made of.
+
+    Example: `numerate model describe --preset paper`
+
+    Parameters
+    ----------
+    preset
+        Name of the encoder: vanilla, tiny, small, base, paper, local, signed or mixing.
+    """
+    from flows.cli.description import encoder_json, encoder_text
+
+    found = encoder_json(preset)
+    print(json.dumps(found, indent=2) if as_json else encoder_text(found))
+
+
+@model_app.command(name="export")
+def export_model(
+    run: str,
+    target: str,
+    /,
+    *,
+    checkpoint: Literal["best", "last"] = "best",
+    workspace: Place = WORKSPACE,
+    as_json: Json = False,
+) -> None:
+    """Write a trained encoder to a folder of its own, without what only training needs.
+
+    `request.yaml` there says how it was trained: `numerate run request.yaml` does it again.
+
+    Example: `numerate model export notebook ./notebook-encoder`
+
+    Parameters
+    ----------
+    run
+        Name of the run.
+    target
+        New folder.
+    checkpoint
+        Which of its checkpoints.
+    """
+    from model.runs.pretrained import export
+    from model.runs.run_config import load_run
+
+    place, folder = open_place(target), Workspace.open(workspace).run(run)
+    entry = export(folder, place, checkpoint)
+    if text := request_text(load_run(place)):
+        (place / "request.yaml").write(text)
+    made = {"run": run, "location": target, "step": entry.step, "exact_match": entry.exact_match}
+    print(json.dumps(made, indent=2) if as_json else f"run {run}, step {entry.step:,}: {target}")
+
+
+@app.command
+def solve(
+    problem: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
+    /,
+    *,
+    run: Annotated[
+        str,
+        Parameter(
+            help="Name of the run, or a folder with a slash in its path; empty takes the workspace's, or else one that "
+            "comes with Numerate."
+        ),
+    ] = "",
+    abstain_below: Annotated[
+        float, Parameter(help="Answer '?' (in JSON null) where the encoder's confidence, 0 to 1, is below this.")
+    ] = 0.0,
+    workspace: Place = WORKSPACE,
+    as_json: Json = False,
+) -> None:
+    """Answer problems by a trained encoder, in one pass over its logits.
+
+    Without a problem it reads them from standard input, one a line, and answers one a line. An answer that is
+    withheld is an answer too: the exit code is 0.
+
+    Example: `numerate solve "12+34+5+99"`
+
+    Parameters
+    ----------
+    problem
+        Numbers with operators between them, and brackets, like those that the encoder was trained on.
+    """
+    from flows.cli.verbs.solve import Solver, Style, answer_one, answer_stream
+
+    style = Style(as_json, abstain_below)
+    place = Workspace.open(workspace)
+    if workspace != WORKSPACE and not place.root.exists():
+        raise UserError(f"no run in workspace {place.root}: train one, 'numerate run' does all of it")
+    solver = Solver(place, run)
+    if problem is not None:
+        answer_one(solver, problem, style)
+    else:
+        answer_stream(solver, style)
+
+
+@app.command
+def clean(
+    run: str = "",
+    /,
+    *,
+    dry_run: Annotated[
+        bool, Parameter(negative="", help="Only say what would be removed, and how large it is.")
+    ] = False,
+    workspace: Place = WORKSPACE,
+    as_json: Json = False,
+) -> None:
+    """Remove what nothing needs any more: older checkpoints, and what killed processes left.
+
+    The best and the last checkpoint of each run stay, and whatever another process is writing.
+
+    Example: `numerate clean --dry-run`
+
+    Parameters
+    ----------
+    run
+        Name of a run; without one the whole workspace is cleaned.
+    """
+    from flows.diagnostics.cleaning import clean as clean_workspace
+    from flows.diagnostics.cleaning import show
+
+    place = Workspace.open(workspace)
+    if not place.root.exists():
+        raise UserError(f"workspace {place.root} is not there: name another with --workspace")
+    result = clean_workspace(place, run, dry_run=dry_run)
+    if as_json:
+        print(result.json())
+    else:
+        show(result)
+
+
+@app.command
+def sql(
+    query: Annotated[str, Parameter(allow_leading_hyphen=True)] = "",
+    /,
+    *,
+    form: Annotated[
+        Literal["table", "csv", "json", "parquet"] | None,
+        Parameter(name="--format", help="How to write the rows; a table if nothing else is asked."),
+    ] = None,
+    output: Annotated[str, Parameter(help="File to write, replaced in one step; empty is standard output.")] = "",
+    workspace: Place = WORKSPACE,
+    as_json: Annotated[bool, Parameter(name="--json", negative="", help="The same as --format json.")] = False,
+) -> None:
+    """Ask the workspace one SELECT, of views such as `corpus_NAME`, `shards`, `runs`, `metrics` and `predictions`.
+
+    Without a query it is read from standard input. A table ends after 10,000 rows, other formats hold all.
+
+    Example: `numerate sql "SELECT split, count(*) FROM corpus_notebook GROUP BY ALL"`
+    """
+    from flows.cli.verbs.sql import answer
+
+    if as_json and form not in (None, "json"):
+        raise UserError(f"--json and --format {form} contradict each other: leave one of them out")
+    place = Workspace.open(workspace)
+    text = query or _standard_input()
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise UserError("the SQL is not UTF-8: write it in that encoding")
+    answer(place, text, form or ("json" if as_json else "table"), output)
+
+
+arrange(app)
+
+
+def run(arguments: list[str]) -> int:
+    """Do what the arguments ask; returns the exit code, and says in one line on standard error what failed."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A terminal that lacks a character is no reason to fail.
+        sys.stdout.reconfigure(errors="replace")
+    if _is_without_folder():
+        # Libraries end the process over it.
+        return _complain("the working directory was deleted: go to another one first", UserError.exit_code)
+    ending = False
+    try:
+        if arguments:
+            app(arguments, exit_on_error=False, print_error=False)
+        else:
+            print(FIRST, end="")
+        ending = True
+        sys.stdout.flush()
+    except SystemExit as wanted:
+        return int(wanted.code or 0)
+    except Exception as error:
+        # A library may make something else of an interruption.
+        return _complain(GOES_ON, CODE) if heard() else _failed(error, "--verbose" in arguments, ending)
+    except BaseException as interruption:
+        code = _complain(str(interruption) or GOES_ON, CODE)
+        if isinstance(interruption, QueryAbandoned):
+            _end_at_once(code)
+        return code
+    return 0
+
+
+def _failed(error: Exception, verbose: bool, ending: bool) -> int:
+    """Say what failed, `ending` where all but the output was done; returns the exit code."""
+    output_failed = _output_failed() or ending
+    if isinstance(error, UserError | RunFailure):
+        return _complain(str(error), error.exit_code)
+    if isinstance(error, ValidationError):
+        return _complain(one_line(error), UserError.exit_code)
+    if isinstance(error, CycloptsError):
+        cause = error.__cause__
+        text = one_line(cause) if isinstance(cause, ValidationError) else " ".join(str(error).split())
+        return _complain(text, UserError.exit_code)
+    if isinstance(error, BrokenPipeError):
+        _drop_output()
+        return RunFailure.exit_code
+    if output_failed:
+        _drop_output()
+        return _complain(f"standard output can't be written ({_why(error)}): name another", RunFailure.exit_code)
+    if verbose:
+        raise error
+    if isinstance(error, OSError):
+        code = UserError.exit_code if error.errno == errno.ELOOP else RunFailure.exit_code
+        return _complain(f"{error.filename or 'the system'}: {_why(error)}", code)
+    text = " ".join(str(error).split()) or "no message"
+    where = _noted("".join(traceback.format_exception(error)))
+    return _complain(f"{type(error).__name__}: {text} (a bug; {where} says where)", RunFailure.exit_code)
+
+
+def _why(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
+
+
+def _output_failed() -> bool:
+    """Whether standard output still holds what it can't write; it is dropped then."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        _drop_output()
+        return True
+    return False
+
+
+def _drop_output() -> None:
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _is_without_folder() -> bool:
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
+
+
+def _noted(text: str) -> str:
+    """The path of a new file that holds a text."""
+    with tempfile.NamedTemporaryFile("w", prefix="numerate-", suffix=".txt", delete=False) as file:
+        file.write(text)
+    return file.name
+
+
+def _standard_input() -> str:
+    """The SQL on standard input; raises `UserError` where there is none."""
+    text = b"" if sys.stdin.isatty() else sys.stdin.buffer.read()
+    if not text.strip():
+        raise UserError("no SQL was given: write one SELECT behind 'numerate sql', or on its standard input")
+    try:
+        return text.decode()
+    except UnicodeDecodeError as error:
+        raise UserError(f"the SQL on standard input is not UTF-8 ({error.reason} at byte {error.start})") from error
+
+
+def _complain(text: str, code: int) -> int:
+    try:
+        print(f"error: {printable(text)}", file=sys.stderr)
+    except OSError:
+        # Nobody can be told.
+        with suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+    return code
+
+
+def _end_at_once(code: int) -> NoReturn:
+    """End, with what has to be done at an exit, but without waiting for threads."""
+    sys.stdout.flush()
+    atexit._run_exitfuncs()
+    os._exit(code)

@@ -1,0 +1,36 @@
+"""The verb `numerate probe`."""
+
+import json
+from typing import Annotated, Any
+
+from cyclopts import App, Parameter
+
+from flows.cli.command_factory import Json, Verbose, run_flow
+from flows.cli.options import options_of, resolve
+from flows.common.parameters import ProbeRequest
+
+
+def register_probe(app: App) -> None:
+    """Add the verb."""
+    probe.__annotations__["options"] = Annotated[options_of(ProbeRequest) | None, Parameter(name="*")]
+    app.command(probe)
+
+
+def probe(run: str = "notebook", /, *, options: Any = None, as_json: Json = False, verbose: Verbose = False) -> None:
+    """Look into a trained encoder: geometry of its digits, probes, attention, edits of its states; an HTML report.
+
+    What lies in the run's folder probes/ already is not computed again. Ask it by SQL: `probes`, `probe_geometry`,
+    `probe_attention`, `probe_unit`, `probe_interventions`, `probe_series`.
+
+    Example: `numerate probe notebook`
+
+    Parameters
+    ----------
+    run
+        Name of the run, or of an encoder that comes with Numerate; with --compare the comparison's.
+    """
+    given = options.model_dump(exclude_unset=True) if options else {}
+    request = resolve(ProbeRequest, run, {run: ProbeRequest(name=given.get("name") or run)}, options)
+    result = run_flow("probe_encoder:probe_encoder", request, verbose)
+    if as_json:
+        print(json.dumps(result, indent=2))

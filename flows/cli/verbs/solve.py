@@ -1,0 +1,197 @@
+"""Answers what people type: one problem, a stream of them, or a conversation on a terminal."""
+
+import json
+import math
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from flows.cli.grammar import read, shown
+from model.evaluation.predictor import Solution, TrainedEncoder
+from model.runs.pretrained import shipped_runs
+from storage.errors import UserError
+from storage.places.opening import open_place
+from storage.workspace import Workspace
+
+_READ_BYTES = 1 << 16
+# No problem that an encoder reads is nearly as long; input without line breaks, such as /dev/zero, ends here.
+_LONGEST_LINE = 1 << 20
+_WITHHELD = "?"
+
+
+class NotLearntError(UserError):
+    """A problem holds what the encoder never saw."""
+
+
+class Solver:
+    """The encoders that may answer: the named one, or the workspace's and behind them those that come with Numerate."""
+
+    def __init__(self, workspace: Workspace, name: str) -> None:
+        """Raises `UserError` where there is no run of that name."""
+        self._opened: dict[str, TrainedEncoder] = {}
+        shipped, folder = shipped_runs(), workspace.root / "runs"
+        runs = {run: folder / run for run in folder.children() if (folder / run / "run.json").exists()}
+        known = {**shipped, **runs}
+        if "/" in name:
+            # What was handed on is asked where it lies.
+            self._folders = {name: open_place(name, "run")}
+            return
+        if name:
+            if name not in known:
+                raise UserError(f"run {name!r} is not there: train it, or take one of {', '.join(known)}")
+            self._folders = {name: known[name]}
+            return
+        # Copies of the shipped ones were asked suites; they say the same.
+        own = [run for run in runs if not run.startswith("shipped-")]
+        self._folders = {run: known[run] for run in sorted(own, key=lambda run: (run != "notebook", run))}
+        self._folders |= {run: place for run, place in shipped.items() if run not in runs}
+
+    def model_for(self, text: str) -> tuple[TrainedEncoder, str]:
+        """The first encoder that can answer, and the problem as it reads it.
+
+        Raises `UserError` where none can, as the first of them does that knows the operators.
+        """
+        refused: list[UserError] = []
+        for name in self._folders:
+            try:
+                model = self._open(name)
+                return model, read_problem(model, text)
+            except UserError as error:
+                # A run of the workspace that has no checkpoint yet, or is of another version, is passed over.
+                refused.append(error)
+        raise next((error for error in refused if not isinstance(error, NotLearntError)), refused[0])
+
+    def _open(self, name: str) -> TrainedEncoder:
+        if name not in self._opened:
+            self._opened[name] = TrainedEncoder.open(self._folders[name])
+        return self._opened[name]
+
+
+@dataclass(frozen=True)
+class Style:
+    """How answers are shown."""
+
+    as_json: bool = False
+    abstain_below: float = 0.0
+    """Least confidence of an answer that is given; others are withheld."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.abstain_below <= 1:
+            raise UserError(f"abstain-below is {self.abstain_below}, a confidence is 0 to 1: take one of these")
+
+    def withholds(self, solution: Solution) -> bool:
+        """Whether an answer isn't sure enough to be given."""
+        # So that a confidence that is no number is none.
+        return not solution.confidence >= self.abstain_below
+
+
+def answer_one(solver: Solver, problem: str, style: Style) -> None:
+    """Print the answer of one problem, `?` where it is withheld, and on standard error who answered.
+
+    Raises `UserError` for a problem that can't be read.
+    """
+    model, text = solver.model_for(problem)
+    (solution,) = model.solve([text])
+    print(_shown(model, text, solution, style))
+    if not style.as_json:
+        sure = f", only {solution.confidence:.1%} sure" if style.withholds(solution) else ""
+        print(f"(run {model.config.name}, step {model.checkpoint.step:,}{sure})", file=sys.stderr)
+
+
+def answer_stream(solver: Solver, style: Style) -> None:
+    """Answer standard input line by line; a line that can't be read gives an empty line and a remark.
+
+    Raises `UserError` at the end if there was such a line, and at once for a line that does not end.
+    """
+    unread = 0
+    for lines in _conversation() if sys.stdin.isatty() else _piped():
+        unread += _answer_lines(solver, lines, style)
+    if unread:
+        raise UserError(f"{unread} of the lines could not be read: their answers are empty lines")
+
+
+def read_problem(model: TrainedEncoder, text: str) -> str:
+    """The problem in `text` as the model reads it, blanks and a final '=' left out.
+
+    Raises `UserError` for what is no problem, for operators, signs and brackets that the run never saw and
+    for a problem that is longer than the model can hold.
+    """
+    config, known = model.config, model.config.operators
+    problem = read(text)
+    if unknown := problem.operators - set(known):
+        raise NotLearntError(
+            f"problem {shown(text)} holds {' '.join(sorted(unknown))}, run {config.name!r} learnt "
+            f"{' '.join(known)} alone: train one on a corpus with these operators"
+        )
+    if problem.signed and not config.signed_operands:
+        raise NotLearntError(
+            f"problem {shown(text)} holds a minus before an operand, run {config.name!r} never saw one: "
+            "train one on a corpus of expressions with -"
+        )
+    model.tokenizer.row(problem.text, model.layout_of(problem.text))
+    return problem.text
+
+
+def _answer_lines(solver: Solver, lines: list[str], style: Style) -> int:
+    asked: dict[str, dict[int, str]] = {}
+    models: dict[str, TrainedEncoder] = {}
+    answers, unread = [""] * len(lines), 0
+    for number, line in enumerate(lines):
+        try:
+            if line.strip():
+                model, problem = solver.model_for(line)
+                models[model.config.name] = model
+                asked.setdefault(model.config.name, {})[number] = problem
+        except UserError as error:
+            unread += 1
+            print(f"error: {error}", file=sys.stderr)
+    for name, problems in asked.items():
+        solutions = models[name].solve(list(problems.values()))
+        for (number, problem), solution in zip(problems.items(), solutions, strict=True):
+            answers[number] = _shown(models[name], problem, solution, style)
+    print("\n".join(answers), flush=True)
+    return unread
+
+
+def _conversation() -> Iterator[list[str]]:
+    import readline  # noqa: F401  (gives input() a history)
+
+    while True:
+        try:
+            line = input("> ")
+        except EOFError:
+            print()
+            return
+        if line.strip():
+            yield [line]
+
+
+def _piped() -> Iterator[list[str]]:
+    """Whole lines as they arrive, so that a program at the other end gets its answer at once."""
+    rest = b""
+    while data := os.read(sys.stdin.fileno(), _READ_BYTES):
+        *lines, rest = (rest + data).split(b"\n")
+        if lines:
+            yield [line.decode(errors="replace") for line in lines]
+        if len(rest) > _LONGEST_LINE:
+            raise UserError(f"a line of the input has more than {_LONGEST_LINE:,} characters: write one problem a line")
+    if rest:
+        yield [rest.decode(errors="replace")]
+
+
+def _shown(model: TrainedEncoder, problem: str, solution: Solution, style: Style) -> str:
+    abstained = style.withholds(solution)
+    if not style.as_json:
+        return _WITHHELD if abstained else solution.answer
+    return json.dumps(
+        {
+            "problem": problem,
+            "answer": None if abstained else solution.answer,
+            "confidence": solution.confidence if math.isfinite(solution.confidence) else None,
+            "abstained": abstained,
+            "run": model.config.name,
+            "checkpoint": model.checkpoint.file,
+            "step": model.checkpoint.step,
+        }
+    )

@@ -1,0 +1,181 @@
+"""The verbs of `numerate submit`: a stage as a job of a Ray cluster, from any machine that reaches its job server."""
+
+import json
+import shlex
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import App, Parameter
+from pydantic import BaseModel, Field
+
+from flows.cli.command_factory import Json, requested, run_flow
+from flows.cli.options import options_of
+from flows.common.parameters import EndToEndRequest, InWorkspace, OfCorpus, TrainRequest
+from flows.common.presets import CORPUS_PRESETS, PRESETS
+from flows.common.progress import say
+from storage.errors import UserError
+from storage.workspace import Workspace
+
+if TYPE_CHECKING:
+    from flows.cluster.jobs import Job, Jobs
+
+_INTERRUPTED = 130
+# What a shell ends with that finds no command of a name.
+_NOT_FOUND = 127
+
+submit_app = App(
+    name="submit",
+    help="Send a stage to a Ray cluster as a job and follow it; the same command again follows the same job.\n\n"
+    "Example: `numerate submit train --workspace /shared/numerate --address http://head:8265`",
+)
+
+
+class _How(BaseModel):
+    """How a stage is sent."""
+
+    address: str = Field("", description="URL of the job server; empty takes RAY_ADDRESS's, or http://127.0.0.1:8265.")
+    python: str = Field(
+        "python",
+        description="Interpreter on the cluster that has Numerate's dependencies; a path, or found there on PATH.",
+    )
+    gpus: float = Field(0.0, description="GPUs for the job's own process: evaluate uses one, training has its own.")
+    detach: bool = Field(False, description="Only send it; the same command without this follows it.")
+    stop: bool = Field(False, description="End the job that the same command has sent.")
+    status: bool = Field(False, description="Only say how the job is.")
+
+
+_How_options = Annotated[_How | None, Parameter(name="*", negative="")]
+
+_STAGES: dict[str, tuple[str, Mapping[str, InWorkspace]]] = {}
+
+
+def _stage(parent: App, verb: str, name: str, flow: str, presets: Mapping[str, InWorkspace]) -> None:
+    """Add the verb that sends one stage."""
+    _STAGES[name] = (flow, presets)
+
+    def command(
+        spec: str = "notebook", /, *, options: Any = None, how: _How_options = None, as_json: Json = False
+    ) -> None:
+        """The verb; its help is set below."""
+        _submit(name, requested(presets, spec, options), how or _How(), as_json)
+
+    command.__doc__ = (
+        f"Send 'numerate {name}' to a Ray cluster, and follow it.\n\n"
+        f"Example: `numerate submit {name} --workspace /shared/numerate`\n\n"
+        f"Parameters\n----------\nspec\n    A preset ({', '.join(presets)}) "
+        "or a YAML or JSON file with these parameters; options change single ones."
+    )
+    model = type(next(iter(presets.values())))
+    command.__annotations__["options"] = Annotated[options_of(model) | None, Parameter(name="*")]
+    parent.command(command, name=verb)
+
+
+def _part(part: Callable[[EndToEndRequest], InWorkspace]) -> dict[str, InWorkspace]:
+    return {name: part(preset) for name, preset in PRESETS.items()}
+
+
+_corpus = App(name="corpus", help="Corpora of arithmetic problems.")
+_tokenizer = App(name="tokenizer", help="Tokenizers.")
+submit_app.command(_corpus)
+submit_app.command(_tokenizer)
+_stage(submit_app, "run", "run", "end_to_end:end_to_end", PRESETS)
+_stage(_corpus, "generate", "corpus generate", "generate_corpus:generate_corpus", CORPUS_PRESETS)
+_stage(
+    _tokenizer,
+    "train",
+    "tokenizer train",
+    "train_tokenizer:train_tokenizer_flow",
+    _part(EndToEndRequest.tokenizer_request),
+)
+_stage(submit_app, "encode", "encode", "encode_corpus:encode_corpus", _part(EndToEndRequest.encode_request))
+_stage(submit_app, "train", "train", "train_encoder:train_encoder", _part(EndToEndRequest.train_request))
+_stage(submit_app, "evaluate", "evaluate", "evaluate_encoder:evaluate_encoder", _part(EndToEndRequest.evaluate_request))
+
+
+@submit_app.command(show=False)
+def execute(stage: str, request: str, /) -> None:
+    """What the job runs: the stage, on the cluster that it is in."""
+    try:
+        flow, presets = _STAGES[stage]
+        values = json.loads(request)
+        model = type(next(iter(presets.values())))
+        asked = model.model_validate({**values, "ray": "auto"})
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise UserError("execute is what a job runs, with a stage and its request as JSON: use 'submit'") from error
+    result = run_flow(flow, asked, False)
+    print(json.dumps(result, indent=2))
+
+
+def _submit(stage: str, request: InWorkspace, how: _How, as_json: bool) -> None:
+    """Do what was asked, and end with the job's exit code where it has one."""
+    _check(request, how)
+    from flows.cluster.jobs import Jobs, entrypoint_of, job_name
+
+    request = _spelt_out(request)
+    values = request.model_dump(mode="json", exclude_defaults=True, exclude={"ray"})
+    name, jobs = job_name(stage, {**values, "workspace": request.workspace}), Jobs(how.address)
+    if how.status or how.stop:
+        attempts = jobs.attempts(name)
+        if not attempts:
+            option = "--stop" if how.stop else "--status"
+            raise UserError(f"no job of this stage and request is known at {jobs.address}: send it without {option}")
+        job = jobs.stop(attempts[-1].id) if how.stop and not attempts[-1].ended else attempts[-1]
+        _show(job, as_json)
+        return
+    job, new = jobs.start(name, entrypoint_of(how.python, stage, values), how.gpus)
+    say(f"job {job.id}: {'sent' if new else 'found, ' + job.status.lower()}, {jobs.address}")
+    if not how.detach:
+        job = _follow(jobs, job, as_json)
+    _show(job, as_json)
+    if job.exit_code == _NOT_FOUND:
+        say(f"the cluster's head has no interpreter {how.python!r}: name the one that it has with --python")
+    if job.exit_code:
+        sys.exit(job.exit_code)
+
+
+def _spelt_out(request: InWorkspace) -> InWorkspace:
+    """The same request with its names and its place written in one way: however it is typed, it is one job."""
+    changes = {"workspace": str(Workspace.open(request.workspace).root)}
+    if isinstance(request, TrainRequest | EndToEndRequest):
+        changes["name"] = request.run_name
+    if isinstance(request, OfCorpus):
+        changes["tokenizer"] = request.tokenizer_name
+    return request.model_copy(update=changes)
+
+
+def _check(request: InWorkspace, how: _How) -> None:
+    if request.ray:
+        raise UserError(f"ray is {request.ray!r}: leave it out, a job runs on the cluster that it is sent to")
+    if "://" not in request.workspace and not request.workspace.startswith("/"):
+        raise UserError(
+            f"workspace {request.workspace!r} is relative: name it as the cluster's nodes see it, "
+            "such as --workspace /shared/numerate"
+        )
+    if how.detach + how.stop + how.status > 1:
+        raise UserError("--detach, --stop and --status contradict each other: take one of them")
+
+
+def _follow(jobs: "Jobs", job: "Job", as_json: bool) -> "Job":
+    """Until the job has ended; an interruption ends the following alone."""
+    stream = sys.stderr if as_json else sys.stdout
+
+    def write(text: str) -> None:
+        """A part of the job's log as it comes."""
+        stream.write(text)
+        stream.flush()
+
+    try:
+        return jobs.follow(job.id, write, lambda line: say(f"warning: {line}"))
+    except KeyboardInterrupt:
+        again = shlex.join(["numerate", *sys.argv[1:]])
+        say(f"\njob {job.id} goes on: follow it again with '{again}', end it with '{again} --stop'")
+        sys.exit(_INTERRUPTED)
+
+
+def _show(job: "Job", as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(asdict(job), indent=2))
+    else:
+        say(f"job {job.id}: {job.status.lower()}{f' ({job.message})' if job.status == 'FAILED' else ''}")

@@ -1,0 +1,163 @@
+"""Joins a Ray cluster that others started, or says in one line why that can't be; leaves nothing behind on it.
+
+Ray itself tries a wrong address for two minutes and then ends the process, so its head is asked first. Our code
+goes with the driver: what runs on the nodes is what this process runs, whatever is installed there.
+"""
+
+import os
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import grpc
+import ray
+from ray._private.grpc_utils import init_grpc_channel
+from ray._private.services import canonicalize_bootstrap_address
+from ray.core.generated.gcs_service_pb2 import CheckAliveRequest
+from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
+from ray.exceptions import AuthenticationError, GetTimeoutError, RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from flows.cluster.local import owned
+from storage.errors import RunFailure, UserError
+from storage.places.place import Location
+
+_HEAD_SECONDS = 10.0
+# A node's first worker has to be started there, and to import what it needs.
+_NODE_SECONDS = 90.0
+TOKEN = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to a file with the cluster's token"
+_PACKAGES = ("flows", "model", "pipelines", "storage")
+# What a driver that runs as a Ray job finds set: its code is the job's.
+_IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
+
+
+def our_code() -> list[str]:
+    """The folders of our packages, to be sent to a cluster as a runtime environment's `py_modules`."""
+    top = Path(__file__).parents[2]
+    return [str(top / name) for name in _PACKAGES]
+
+
+def code_environment() -> dict[str, Any]:
+    """The runtime environment that has our code on every node."""
+    return {"py_modules": our_code(), "excludes": ["__pycache__", "*.pyc"]}
+
+
+@contextmanager
+def joined(address: str) -> Iterator[None]:
+    """Be a driver of the cluster at `address` for the block.
+
+    Raises `UserError` for an address or a token that can't be right, and `RunFailure` for a head that doesn't answer.
+    """
+    head = check_address(address)
+    environment = {} if _IN_A_JOB in os.environ else code_environment()
+    start = partial(ray.init, address=head, runtime_env=environment, logging_level="ERROR", log_to_driver=False)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(owned(start))
+        except (RayError, RuntimeError, ConnectionError, ValueError) as error:
+            raise RunFailure(
+                f"this machine can't join the Ray cluster at {address} ({_first_line(error)}): run the command on one "
+                "of its nodes, or send it there by 'numerate submit'"
+            ) from error
+        yield
+
+
+def check_address(address: str) -> str:
+    """The head's host:port, once it answered, within seconds; raises what `joined` does."""
+    head = _head_of(address)
+    _ask_head(address, head)
+    return head
+
+
+def _head_of(address: str) -> str:
+    """The address as host:port; `auto` is the cluster of this machine's own node."""
+    scheme, separator, rest = address.partition("://")
+    if separator:
+        host = rest.partition(":")[0] or "HEAD"
+        raise UserError(
+            f"ray {address!r}: a driver joins by host:port, not by {scheme}://: run the command on a node of the "
+            f"cluster with --ray auto, or send it there by 'numerate submit … --address http://{host}:8265'"
+        )
+    try:
+        head = canonicalize_bootstrap_address(address)
+    except Exception as error:
+        raise UserError(f"ray {address!r} is no address: take host:port of the cluster's head, or 'auto'") from error
+    if head is None:
+        raise UserError(
+            f"ray {address!r}: no Ray node runs on this machine: name the head, --ray host:port, or leave --ray out "
+            "for a private Ray"
+        )
+    return str(head)
+
+
+def _ask_head(address: str, head: str) -> None:
+    """Whether the head answers, takes our token and is of our version, within seconds."""
+    try:
+        with init_grpc_channel(head) as channel:
+            found = NodeInfoGcsServiceStub(channel).CheckAlive(CheckAliveRequest(), timeout=_HEAD_SECONDS)
+    except AuthenticationError as error:
+        raise UserError(f"ray {address!r} asks for a token, and there is none: {TOKEN}") from error
+    except grpc.RpcError as error:
+        if error.code() == grpc.StatusCode.UNAUTHENTICATED:
+            raise UserError(f"ray {address!r} doesn't take our token: {TOKEN}") from error
+        raise RunFailure(
+            f"no Ray head answers at {address} ({error.code().name.lower().replace('_', ' ')}): check host and port "
+            "('ray start --head' prints them), and that its --port can be reached from here"
+        ) from error
+    if found.ray_version != ray.__version__:
+        raise UserError(
+            f"ray {address!r} runs Ray {found.ray_version}, here is {ray.__version__}: install the same on both"
+        )
+
+
+def check_workspace(workspace: Location) -> None:
+    """Raise `UserError` naming a node that works and doesn't see this workspace's files; one probe a node."""
+    marker = workspace / f".seen-{uuid.uuid4().hex}"
+    marker.write(b"")
+    try:
+        nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
+        probes = {_probe_on(node["NodeID"], marker): f"{node['NodeManagerHostname']} ({_ip(node)})" for node in nodes}
+        for probe, name in probes.items():
+            if problem := _problem(probe):
+                raise UserError(
+                    f"workspace {workspace} can't be used on node {name}: {problem}; name one with --workspace that "
+                    "all nodes share"
+                )
+    finally:
+        marker.remove()
+
+
+def _probe_on(node: str, marker: Location) -> ray.ObjectRef:
+    def probe() -> str:
+        """What is wrong with this node, or nothing."""
+        if not marker.exists():
+            return "what is written here doesn't appear there"
+        return "" if sys.version_info[:2] == version else f"it has Python {sys.version.split()[0]}"
+
+    version = sys.version_info[:2]
+    here = NodeAffinitySchedulingStrategy(node, soft=False)
+    return ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=here)(probe).remote()
+
+
+def _problem(probe: ray.ObjectRef) -> str:
+    try:
+        return str(ray.get(probe, timeout=_NODE_SECONDS))
+    except GetTimeoutError:
+        return f"it started no worker within {_NODE_SECONDS:.0f} s"
+    except RayError as error:
+        return f"a worker failed there ({_first_line(error)})"
+
+
+def _ip(node: dict[str, Any]) -> str:
+    return str(node["NodeManagerAddress"])
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # Of a worker's exception the last line says what it was, of others the first.
+    found = lines[-1 if str(error).startswith("\x1b") or "Traceback" in str(error) else 0] if lines else ""
+    return f"{type(error).__name__}: {found[:200]}"

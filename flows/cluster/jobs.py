@@ -1,0 +1,219 @@
+"""Sends a stage to a Ray cluster as a job, once: who asks for the same again follows the job that is there.
+
+The job's id follows from workspace, stage and request, and an attempt's number; the job outlives whoever sent it.
+"""
+
+import asyncio
+import hashlib
+import json
+import logging
+import os
+import shlex
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+import requests
+from ray.exceptions import AuthenticationError
+from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
+
+from flows.cluster.connect import TOKEN, code_environment
+from model.config.training import STOP_SECONDS
+from storage.errors import RunFailure, UserError
+
+# Both override what a client is given.
+_SERVER, _CLUSTER = "RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"
+_PORT = 8265
+# What RAY_ADDRESS may say instead of an address.
+_HERE = ("auto", "local")
+_CONNECT_SECONDS = 10.0
+# How long a server that is away is waited for, and how often it is asked meanwhile.
+_AWAY_SECONDS, _POLL_SECONDS = 300.0, 2.0
+# Ray kills a stopped job after 3 s, unless its environment says otherwise: a training has to leave a checkpoint.
+_STOP_ENVIRONMENT = {"RAY_JOB_STOP_WAIT_TIME_S": f"{STOP_SECONDS + 15:.0f}"}
+# A job that waits for its environment can't be stopped yet.
+_STOP_SECONDS = STOP_SECONDS + 60.0
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One attempt at a stage, as the cluster has it."""
+
+    id: str
+    status: str
+    """PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED."""
+    message: str
+    exit_code: int | None
+    """What the stage ended with, as on a command line; None while it hasn't."""
+    address: str
+
+    @classmethod
+    def of(cls, details: JobDetails, address: str) -> "Job":
+        """The job that a cluster describes."""
+        codes = {JobStatus.SUCCEEDED: 0, JobStatus.STOPPED: 130, JobStatus.FAILED: details.driver_exit_code or 1}
+        name, status = str(details.submission_id), details.status
+        return cls(name, status.value, details.message or "", codes.get(status), address)
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing more comes of it."""
+        return self.exit_code is not None
+
+
+def job_server(address: str) -> str:
+    """The job server's URL: the one given, or that of RAY_API_SERVER_ADDRESS or RAY_ADDRESS, or this machine's.
+
+    Raises `UserError` for what is no URL.
+    """
+    given = address or os.environ.get(_SERVER) or os.environ.get(_CLUSTER) or f"http://127.0.0.1:{_PORT}"
+    if not address and given in _HERE:
+        return f"http://127.0.0.1:{_PORT}"
+    wrong = UserError(f"address {given!r} is no job server's: take its URL, such as http://HEAD:{_PORT}")
+    try:
+        parts = urlsplit(given if "://" in given else f"//{given}")
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        raise wrong from error
+    if parts.scheme in ("http", "https") and host:
+        return given.rstrip("/")
+    if address or not host:
+        raise wrong
+    # RAY_ADDRESS names the head itself, by another port.
+    return f"http://{f'[{host}]' if ':' in host else host}:{_PORT}"
+
+
+class Jobs:
+    """The jobs of one cluster."""
+
+    def __init__(self, address: str) -> None:
+        """Raises `UserError` where our token isn't taken, `RunFailure` where no job server answers."""
+        self.address = job_server(address)
+        os.environ[_SERVER] = self.address
+        logging.getLogger("ray.dashboard").setLevel(logging.ERROR)
+        parts = urlsplit(self.address)
+        with self._asked():
+            # The client itself would wait for minutes.
+            port = parts.port or (443 if parts.scheme == "https" else 80)
+            socket.create_connection((str(parts.hostname), port), timeout=_CONNECT_SECONDS).close()
+            self._client = JobSubmissionClient(self.address)
+
+    def attempts(self, name: str) -> list[Job]:
+        """All attempts at what `name` stands for, the first one first."""
+        with self._asked():
+            found = [job for job in self._client.list_jobs() if str(job.submission_id).rpartition("-")[0] == name]
+        return sorted((Job.of(job, self.address) for job in found), key=lambda job: int(job.id.rpartition("-")[2]))
+
+    def look(self, job: str) -> Job:
+        """A job as it is now."""
+        with self._asked():
+            return Job.of(self._client.get_job_info(job), self.address)
+
+    def start(self, name: str, entrypoint: str, gpus: float) -> tuple[Job, bool]:
+        """The attempt that hasn't ended, or a new one, and whether it is new; however many ask at once, it is one."""
+        attempts = self.attempts(name)
+        if attempts and not attempts[-1].ended:
+            return attempts[-1], False
+        job = f"{name}-{len(attempts) + 1}"
+        try:
+            with self._asked():
+                self._client.submit_job(
+                    entrypoint=entrypoint,
+                    submission_id=job,
+                    runtime_env={**code_environment(), "env_vars": _STOP_ENVIRONMENT},
+                    entrypoint_num_gpus=gpus or None,
+                )
+        except RunFailure:
+            # Another command was faster: the cluster takes an id once.
+            if not (found := [one for one in self.attempts(name) if one.id == job]):
+                raise
+            return found[0], False
+        return self.look(job), True
+
+    def stop(self, job: str) -> Job:
+        """End a job; one that waits to begin is stopped as soon as it has. Raises `RunFailure` if it doesn't end."""
+        until = time.monotonic() + _STOP_SECONDS
+        while not (found := self.look(job)).ended:
+            if time.monotonic() > until:
+                raise RunFailure(f"job {job} is still {found.status} after {_STOP_SECONDS:.0f} s: ask again")
+            with self._asked():
+                self._client.stop_job(job)
+            time.sleep(_POLL_SECONDS)
+        return found
+
+    def follow(self, job: str, write: Say, warn: Say) -> Job:
+        """Write a job's log from its beginning until it ends; a lost connection is taken up again where it was."""
+        log, away = _Log(write), 0.0
+        while True:
+            try:
+                asyncio.run(self._tail(job, log))
+                found = self.look(job)
+                if found.ended:
+                    with self._asked():
+                        log.take(self._client.get_job_logs(job), 0)
+                    return found
+                away = 0.0
+            except (RunFailure, RuntimeError, OSError, aiohttp.ClientError) as error:
+                away = away or time.monotonic()
+                if log.fresh:
+                    warn(f"the connection to {self.address} was lost, job {job} goes on: trying to reach it again")
+                log.fresh = False
+                if time.monotonic() - away > _AWAY_SECONDS:
+                    raise RunFailure(
+                        f"{self.address} hasn't answered for {_AWAY_SECONDS / 60:.0f} minutes: the same command "
+                        f"follows job {job} again"
+                    ) from error
+            time.sleep(_POLL_SECONDS)
+
+    async def _tail(self, job: str, log: "_Log") -> None:
+        place = 0
+        async for text in self._client.tail_job_logs(job):
+            log.take(text, place)
+            place += len(text)
+
+    @contextmanager
+    def _asked(self) -> Iterator[None]:
+        """What the server's answer means, in one line."""
+        try:
+            yield
+        except AuthenticationError as error:
+            raise UserError(f"the job server at {self.address} doesn't take our token: {TOKEN}") from error
+        except (OSError, requests.RequestException) as error:
+            raise RunFailure(
+                f"no job server answers at {self.address}: name it with --address, and start the head with "
+                "'ray start --head --include-dashboard=true'"
+            ) from error
+        except RuntimeError as error:
+            text = " ".join(str(error).split())
+            raise RunFailure(f"the job server at {self.address} refused: {text[-300:]}") from error
+
+
+class _Log:
+    """A log of which each part is written once, though it is read from the beginning again."""
+
+    def __init__(self, write: Say) -> None:
+        self._write, self._written, self.fresh = write, 0, True
+
+    def take(self, text: str, place: int) -> None:
+        """Write what is new of `text`, which stands at `place` in the log."""
+        if new := text[max(0, self._written - place) :]:
+            self._write(new)
+            self._written = place + len(text)
+            self.fresh = True
+
+
+def job_name(stage: str, request: dict[str, Any]) -> str:
+    """What all attempts at one stage with one request, its workspace included, are called."""
+    text = json.dumps([stage, request], sort_keys=True)
+    return f"numerate-{stage.replace(' ', '-')}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def entrypoint_of(python: str, stage: str, request: dict[str, Any]) -> str:
+    """The shell's command that runs a stage on the cluster; the interpreter is named, as PATH may have another."""
+    return shlex.join([python, "-m", "flows", "submit", "execute", stage, json.dumps(request)])

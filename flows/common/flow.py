@@ -1,0 +1,134 @@
+"""What every flow has in common: its marks, retries where they help, an end with its `serve`.
+
+A flow is one Prefect task inside: more of them would cost a tenth of a second each. What is many is Ray's.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any, TypeVar, get_type_hints
+
+from prefect import Flow, flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun
+from prefect.context import FlowRunContext
+from prefect.runtime import flow_run
+from pydantic import ValidationError
+
+from flows.common.engines import end_quietly, served
+from flows.common.parameters import InWorkspace
+from flows.common.progress import say
+from flows.server.app import end_with
+from flows.server.run_tags import mark_of, process_mark
+from storage.errors import RunFailure, TransientFailure, UserError
+from storage.parameters import one_line
+from storage.workspace import Workspace
+
+_RETRIES, _RETRY_SECONDS = 2, [5.0, 30.0]
+
+Request = TypeVar("Request", bound=InWorkspace)
+Result = dict[str, Any]
+
+
+def stage(name: str, run_name: str) -> Callable[[Callable[[Request], Result]], Flow[[Request], Result]]:
+    """Make a flow of a function that takes a request; `run_name` may name its fields, as in '{request.name}'."""
+
+    def decorate(work: Callable[[Request], Result]) -> Flow[[Request], Result]:
+        """The flow."""
+        kind: type[Request] = get_type_hints(work)["request"]
+        tried = task(
+            name=name,
+            task_run_name=run_name,
+            retries=_RETRIES,
+            retry_delay_seconds=_RETRY_SECONDS,
+            retry_condition_fn=_may_pass,
+            cache_policy=NO_CACHE,
+            persist_result=False,
+        )(work)
+
+        @wraps(work)
+        def attended(request: Request) -> Result:
+            """The work, of which others can tell that it is under way."""
+            with _reported():
+                asked = _checked(kind, request)
+                _attend(Workspace.open(asked.workspace))
+                try:
+                    return tried(asked)
+                except TransientFailure as failure:
+                    # Tried often enough: a flow around this one isn't to try all of it again.
+                    raise RunFailure(str(failure)) from failure
+
+        def named() -> str:
+            """What the run is called; its flow's name where what is asked can't be read."""
+            try:
+                return run_name.format(request=_checked(kind, flow_run.parameters["request"]))
+            except (UserError, KeyError):
+                return name
+
+        # Not checked by Prefect, whose complaint has many lines.
+        made = flow(name=name, flow_run_name=named, persist_result=False, validate_parameters=False)
+        return made(attended)
+
+    return decorate
+
+
+def _checked(kind: type[Request], request: Any) -> Request:
+    """The request of a form's values; raises `UserError`, in one line, where they don't fit."""
+    try:
+        return kind.model_validate(request)
+    except ValidationError as error:
+        raise UserError(one_line(error)) from error
+
+
+@contextmanager
+def _reported() -> Iterator[None]:
+    """Say in one line, where a runner or a worker prints it, why a run failed; the API keeps the rest."""
+    if not _is_of_deployment():
+        yield
+        return
+    end_quietly()
+    try:
+        yield
+    except Exception as failure:
+        text = str(failure) if isinstance(failure, UserError | RunFailure) else f"{type(failure).__name__}: {failure}"
+        say(f"{flow_run.name} failed: {text.splitlines()[0]}")
+        raise
+
+
+def _attend(workspace: Workspace) -> None:
+    """Let others tell where this run works and whether it was killed, and end it with the runner that started it."""
+    run = FlowRunContext.get()
+    if run is None or run.flow_run is None:
+        return
+    if mark_of(workspace) not in run.flow_run.tags:
+        _mark(run.flow_run, workspace)
+    runner = served(workspace).runner
+    if runner and runner == os.getppid() and run.flow_run.parent_task_run_id is None:
+        threading.Thread(target=end_with, args=(runner,), daemon=True).start()
+
+
+def _mark(run: FlowRun, workspace: Workspace) -> None:
+    """Say where a run works, and by which process."""
+    with get_client(sync_client=True) as client:
+        client.update_flow_run(run.id, tags=[*run.tags, mark_of(workspace), process_mark()])
+
+
+def _is_of_deployment() -> bool:
+    """Whether this is a run of a deployment, for which a runner or a worker started this process."""
+    run = FlowRunContext.get()
+    return bool(run and run.flow_run and run.flow_run.deployment_id)
+
+
+def _may_pass(task: Any, run: Any, state: Any) -> bool:
+    """Whether trying again may help: a worker was lost, not a mistake in what was asked."""
+    try:
+        state.result()
+    except TransientFailure as failure:
+        say(f"{failure}; it is tried again")
+        return True
+    except BaseException:
+        return False
+    return False

@@ -1,0 +1,110 @@
+"""Requests that are known by a name: what `numerate run NAME` and `numerate corpus generate NAME` take."""
+
+from flows.common.parameters import EndToEndRequest, GenerateRequest
+from model.config.encoder import EncoderConfig
+from model.config.presets import ENCODERS
+from model.config.training import CurriculumStage, TrainingSpec
+from pipelines.spec.presets import CORPORA
+
+PRESETS: dict[str, EndToEndRequest] = {
+    "notebook": EndToEndRequest(),
+    # Two numbers 0–99, in a minute: to try the whole chain, not to be proud of the accuracy.
+    "quick": EndToEndRequest(
+        corpus=CORPORA["quick"],
+        training=TrainingSpec(
+            steps=600,
+            batch_size=256,
+            matrix_learning_rate=0.02,
+            encoder=EncoderConfig(width=64, feedforward=256),
+            validation_rows=256,
+            validate_every=100,
+            # All of them kept, to be looked into along training.
+            checkpoint_every=50,
+            keep=12,
+        ),
+    ),
+    # The notebook's own encoder on the same problems, for as many steps: the baseline.
+    "vanilla": EndToEndRequest(
+        name="vanilla",
+        training=TrainingSpec(encoder=ENCODERS["vanilla"], optimizer="adamw", learning_rate=1e-3),
+    ),
+    # Larger encoders on the same problems, for machines with a GPU.
+    **{
+        name: EndToEndRequest(name=name, training=TrainingSpec(encoder=ENCODERS[name], learning_rate=rate, **more))
+        for name, rate, more in (
+            ("small", 4e-3, {"matrix_learning_rate": 0.02}),
+            ("base", 2e-3, {"matrix_learning_rate": 0.02}),
+            ("paper", 3e-4, {"optimizer": "adamw"}),
+        )
+    },
+    # Sums of two numbers of up to ten digits, to be asked far longer ones.
+    "length": EndToEndRequest(
+        name="length",
+        corpus=CORPORA["addition-10"],
+        training=TrainingSpec(
+            encoder=ENCODERS["local"],
+            steps=2_500,
+            batch_size=256,
+            learning_rate=5e-3,
+            matrix_learning_rate=0.02,
+            checkpoint_every=1_000,
+        ),
+    ),
+    # Products of two numbers of up to three digits.
+    "products": EndToEndRequest(
+        name="products",
+        corpus=CORPORA["products-3"],
+        training=TrainingSpec(
+            encoder=ENCODERS["mixing"],
+            steps=9_000,
+            batch_size=256,
+            learning_rate=5e-3,
+            matrix_learning_rate=0.02,
+            running_sum=1.0,
+            checkpoint_every=1_000,
+        ),
+    ),
+    # Brackets, signs and all operators, up to four numbers of one digit.
+    "expressions": EndToEndRequest(
+        name="expressions",
+        corpus=CORPORA["expressions-4"],
+        training=TrainingSpec(
+            encoder=ENCODERS["mixing"],
+            steps=9_000,
+            batch_size=256,
+            learning_rate=5e-3,
+            matrix_learning_rate=0.02,
+            checkpoint_every=1_000,
+        ),
+    ),
+    # + and − of two numbers of up to five digits, negative results included.
+    "signed": EndToEndRequest(
+        name="signed",
+        corpus=CORPORA["signed-5"],
+        training=TrainingSpec(
+            encoder=ENCODERS["signed"],
+            steps=6_000,
+            batch_size=256,
+            learning_rate=5e-3,
+            matrix_learning_rate=0.02,
+            checkpoint_every=1_000,
+        ),
+    ),
+    # The same up to twelve digits, at the end mostly differences of numbers that begin alike: chance gives few of them.
+    "signed-12": EndToEndRequest(
+        name="signed-12",
+        corpus=CORPORA["signed-12"],
+        training=TrainingSpec(
+            encoder=ENCODERS["signed"].model_copy(update={"loops": 4}),
+            steps=7_000,
+            batch_size=256,
+            learning_rate=5e-3,
+            matrix_learning_rate=0.02,
+            checkpoint_every=1_000,
+            curriculum=(CurriculumStage(steps=4_500),),
+            where="operators = '-' AND answer_digits < digits OR id % 50 = 0",
+        ),
+    ),
+}
+
+CORPUS_PRESETS = {name: GenerateRequest(**spec.model_dump(exclude_unset=True)) for name, spec in CORPORA.items()}

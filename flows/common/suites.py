@@ -1,0 +1,240 @@
+"""The corpora that evaluation suites ask a run: what its encoder can hold, split as its own corpus is, test alone.
+
+A suite is a corpus spec like any other, so `model.evaluation.evaluate` sees rows only. It is made in
+seconds, in this process, and lies in the workspace under its name and a part of its hash.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+
+from flows.common.parameters import SuiteName
+from model.config.encoder import Extent
+from model.evaluation.evaluate import Fair
+from model.runs.run_config import RunConfig
+from model.tokenizer import Tokenizer
+from model.training.rare_problems import corner_ranges
+from pipelines.generation.build import build_corpus, build_tokens, corpus_identity
+from pipelines.generation.generate import GENERATOR_VERSION
+from pipelines.spec.corpus import CorpusSpec, MixturePart
+from pipelines.split.canonical import split_numbers
+from pipelines.split.reserved import listing, reserved
+from storage.datasets.manifest import SPLITS, Dataset, hash_of
+from storage.errors import UserError
+from storage.workspace import Workspace
+
+_LONGEST_LISTED = 200
+_ADDERBOARD_DIGITS = 10
+_DEEPEST = 15
+# Test problems of the grid for each operator, and of the nested ones for each depth.
+_GRID_PROBLEMS, _NESTED_PROBLEMS = 10_000, 1_000
+# Most problems in a grid's corners; those of larger grids are not asked one by one.
+_CORNERS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A suite for one run: its corpus, and in words what was left out of it and why."""
+
+    corpus: CorpusSpec
+    remarks: tuple[str, ...]
+    split: Literal["test", "all"] = "test"
+
+
+def suite_of(config: RunConfig, name: SuiteName, digits: int = 0) -> Suite:
+    """The suite `name` for a run, with operands of up to `digits` digits, 0 for a multiple of those trained on.
+
+    Raises `UserError` where the run can't be asked any of it.
+    """
+    if name == "nested":
+        return _nested(config)
+    if name == "edge" and (corners := corners_of(config)):
+        return corners
+    if 2 not in config.operand_counts:
+        raise UserError(
+            f"suite {name!r} asks problems of 2 operands, run {config.name!r} learnt "
+            f"{config.operand_counts.start} or more: ask it suite 'test', or train a run on 2"
+        )
+    if name == "grid":
+        return _grid(config, digits)
+    return _edge(config, digits) if name == "edge" else _adderboard(config)
+
+
+def prepare(workspace: Workspace, config: RunConfig, tokenizer: Tokenizer, suite: Suite) -> tuple[Dataset, Dataset]:
+    """The suite's corpus and its tokens, made where they aren't there yet.
+
+    Raises `UserError` where the encoder can't hold what was made.
+    """
+    spec = suite.corpus
+    corpus, _ = build_corpus(spec, workspace.corpus(spec.name), in_flight=0)
+    tokens, _ = build_tokens(corpus, tokenizer, workspace.tokens(spec.name, config.tokenizer), in_flight=0)
+    layouts = tokens.manifest.spec["layouts"].values()
+    # Layouts count tokens, which are what these bounds are about.
+    extent = Extent(
+        problem=max(layout["problem"] for layout in layouts),
+        answer=max(layout["answer"] for layout in layouts),
+        digits=max(len(str(part.high)) if part.family == "grid" else part.digits for part in spec.parts),
+        operands=max(2 if part.family in ("digits", "listed") else part.terms for part in spec.parts),
+        depth=max(part.depth if part.family == "expression" else 0 for part in spec.parts),
+    )
+    if reason := config.training.encoder.refusal(extent, config.group):
+        raise UserError(f"suite {spec.name!r} holds what run {config.name!r} can't ({reason}): ask it another suite")
+    return corpus, tokens
+
+
+def learnt_digits(config: RunConfig, operator: str) -> int:
+    """Digits of the longest operand that a run's corpus has with an operator."""
+    parts = [part for part in config.parts if operator in part["operators"]]
+    return max(len(str(part["high"])) if part["family"] == "grid" else part["digits"] for part in parts)
+
+
+def fair_to(config: RunConfig) -> Fair | None:
+    """Which problems a run can't have been trained on, whatever the generator version of its corpus reserved.
+
+    Problems that only later versions reserve may stand in its train split, up to the lengths that it learnt. None
+    where there are none.
+    """
+    spec = config.corpus_spec
+    version = int(spec.get("generator_version", 0))
+    if version >= GENERATOR_VERSION:
+        return None
+    later = reserved(spec["split_key"], version)
+
+    def fair(facts: pa.Table, canonical: np.ndarray) -> np.ndarray:
+        """Of problems by the digits of their longest operands and the hashes of their canonical forms, [n]."""
+        listed = np.zeros(len(canonical), np.bool_)
+        listed[later.find(canonical)[0]] = True
+        held_out = split_numbers(canonical, spec["validation"], spec["test"]) == SPLITS.index("test")
+        return ~listed | held_out | (facts["digits"].to_numpy() > config.extent.digits)
+
+    return fair
+
+
+def _grid(config: RunConfig, digits: int) -> Suite:
+    held, remarks = _held(config, config.operators, digits)
+    shape = {"family": "digits", "terms": 2}
+    parts = [MixturePart.model_validate({**shape, "operators": [name], "digits": most}) for name, most in held.items()]
+    wanted = round(_GRID_PROBLEMS / config.corpus_spec["test"])
+    return Suite(_corpus("grid", config, parts, sum(min(part.size, wanted) for part in parts)), remarks)
+
+
+def _edge(config: RunConfig, digits: int) -> Suite:
+    held, remarks = _held(config, config.operators, min(digits, _LONGEST_LISTED))
+    held = {operator: min(most, _LONGEST_LISTED) for operator, most in held.items()}
+    parts = [_listed("edge", operator, most) for operator, most in held.items()]
+    asked, known = sum(part.size for part in parts), len(listing("edge"))
+    limits = ", ".join(f"{operator} up to {most} digits" for operator, most in held.items())
+    return Suite(
+        _corpus("edge", config, parts), (f"{asked:,} of the {known:,} edge cases are asked: {limits}", *remarks)
+    )
+
+
+def corners_of(config: RunConfig) -> Suite | None:
+    """All problems in the corners of the grids that a run learnt, for more than two operands; None for other runs."""
+    if 2 in config.operand_counts:
+        return None
+    parts = []
+    for part in config.parts:
+        known = {name: part.get(name) for name in ("family", "terms", "operators")}
+        parts += [MixturePart.model_validate({**known, "low": low, "high": high}) for low, high in corner_ranges(part)]
+    if any(part["family"] != "grid" for part in config.parts) or not 0 < sum(part.size for part in parts) <= _CORNERS:
+        return None
+    ranges = " or ".join(f"{part.low} to {part.high}" for part in parts)
+    remark = f"all problems whose numbers are all {ranges} are evaluated, those of the train split included"
+    shares = {name: config.corpus_spec[name] for name in ("split_key", "validation", "test")}
+    spec = CorpusSpec(name="edge", mixture=tuple(parts), **shares)
+    return Suite(spec.model_copy(update={"name": f"edge-{hash_of(corpus_identity(spec))[:8]}"}), (remark,), "all")
+
+
+def _adderboard(config: RunConfig) -> Suite:
+    if "+" not in config.operators:
+        raise UserError(
+            f"suite 'adderboard' asks sums, run {config.name!r} learnt {' '.join(config.operators)}: ask it another"
+        )
+    held, remarks = _held(config, ["+"], _ADDERBOARD_DIGITS)
+    part = _listed("adderboard", "+", held["+"])
+    known = len(listing("adderboard"))
+    if part.size < known:
+        remarks = (f"{part.size:,} of the {known:,} problems are asked", *remarks)
+    return Suite(_corpus("adderboard", config, [part]), remarks)
+
+
+def _nested(config: RunConfig) -> Suite:
+    part = max((part for part in config.parts if part["family"] == "expression"), key=_depth, default=None)
+    if part is None or not part["depth"]:
+        raise UserError(
+            f"suite 'nested' asks brackets, the corpus of run {config.name!r} has none: "
+            "train a run on family 'expression'"
+        )
+    if "-" not in part["operators"]:
+        raise UserError(f"suite 'nested' nests differences, run {config.name!r} learnt none in brackets: ask another")
+    parts, remarks = list[MixturePart](), list[str]()
+    for depth in range(part["depth"] + 1, part["depth"] + 4):
+        terms = max(part["terms"], depth + 2)
+        extent = Extent(problem=1, answer=2, digits=part["digits"], operands=terms, depth=depth)
+        reason = config.training.encoder.refusal(extent, config.group)
+        if reason or depth > _DEEPEST:
+            remarks.append(f"depth {depth} is left out: {reason or f'{_DEEPEST} is the deepest'}")
+            continue
+        shape = {"terms": terms, "min_terms": max(part["min_terms"], depth + 2), "depth": depth, "min_depth": depth}
+        kept = {key: part[key] for key in ("family", "operators", "digits", "min_digits")}
+        parts.append(MixturePart.model_validate({**kept, **shape}))
+    if not parts:
+        raise UserError(f"suite 'nested' can't be asked of run {config.name!r}: {remarks[0]}")
+    most = parts[-1].terms
+    if most > config.extent.operands:
+        remarks.append(f"there are up to {most} operands, as deep brackets need, {config.extent.operands} were learnt")
+    rows = round(_NESTED_PROBLEMS * len(parts) / config.corpus_spec["test"])
+    return Suite(_corpus("nested", config, parts, rows), tuple(remarks))
+
+
+def _depth(part: dict[str, Any]) -> int:
+    return int(part["depth"])
+
+
+def _listed(name: str, operator: str, digits: int) -> MixturePart:
+    return MixturePart.model_validate({"family": "listed", "listing": name, "operators": (operator,), "digits": digits})
+
+
+def _held(config: RunConfig, operators: Iterable[str], digits: int) -> tuple[dict[str, int], tuple[str, ...]]:
+    """For each operator the digits of operands that are asked, and what the encoder can't hold.
+
+    Raises `UserError` where it holds none.
+    """
+    held, remarks = dict[str, int](), list[str]()
+    for operator in operators:
+        wanted = digits or _beyond(learnt_digits(config, operator))
+        reasons = {most: _refusal(config, operator, most) for most in range(wanted, 0, -1)}
+        fits = [most for most, reason in reasons.items() if not reason]
+        if fits:
+            held[operator] = fits[0]
+        if not fits or fits[0] < wanted:
+            text = f"up to {fits[0]} digits" if fits else "not asked"
+            remarks.append(f"{operator} {text} instead of {wanted}: {reasons[wanted]}")
+    if not held:
+        raise UserError(f"run {config.name!r} can't hold a problem of two operands ({remarks[0]}): ask it suite 'test'")
+    return held, tuple(remarks)
+
+
+def _refusal(config: RunConfig, operator: str, digits: int) -> str:
+    """Why the encoder can't hold two operands of so many digits; empty where it can."""
+    group = max(1, config.group)
+    answer = 2 * digits if operator == "*" else digits + (operator == "+")
+    problem, slots = 2 * -(-digits // group) + 1, 1 + -(-answer // group)
+    extent = Extent(problem=problem, answer=slots, digits=digits, operands=2, depth=0)
+    return config.training.encoder.refusal(extent, config.group)
+
+
+def _beyond(learnt: int) -> int:
+    """Four times the digits that were learnt, less where that is much: at most 60, or twice as many."""
+    return min(4 * learnt, max(2 * learnt, 60))
+
+
+def _corpus(suite: str, config: RunConfig, parts: list[MixturePart], rows: int = 0) -> CorpusSpec:
+    """The corpus of a suite, with the split of the run's."""
+    shares = {name: config.corpus_spec[name] for name in ("split_key", "validation", "test")}
+    spec = CorpusSpec(name=suite, mixture=tuple(parts), rows=rows, only_test=True, **shares)
+    return spec.model_copy(update={"name": f"{suite}-{hash_of(corpus_identity(spec))[:8]}"})

@@ -1,0 +1,68 @@
+"""The flow `corpus-leakage`, and what it found as text."""
+
+from dataclasses import asdict
+from typing import Any
+
+from prefect.artifacts import create_markdown_artifact
+
+from flows.common.engines import ray_session
+from flows.common.flow import stage
+from flows.common.parameters import LeakageRequest
+from flows.common.progress import metered
+from flows.generate_corpus import ensure_corpus
+from pipelines.split.leakage import HELD_OUT, LeakFound, differences, find_leaks
+from storage.datasets.corpus import Corpus
+from storage.workspace import Workspace
+
+
+@stage("corpus-leakage", "leakage of {request.held_out} into {request.train}")
+def corpus_leakage(request: LeakageRequest) -> dict[str, Any]:
+    """Prove that one corpus trains on nothing that another holds out; raises `LeakFound` where it does."""
+    if request.make_missing:
+        for name in (request.train, request.held_out):
+            ensure_corpus(request, name)
+    train, held_out = (Corpus.open(name, request.workspace).dataset for name in (request.train, request.held_out))
+    rows = train.manifest.split_rows["train"] + sum(held_out.manifest.split_rows[split] for split in HELD_OUT)
+    title = f"leakage {request.train} {request.held_out}"
+    root = Workspace.open(request.workspace).root
+    with ray_session(request.ray, root) as cpus, metered("corpus-leakage", title, rows) as meter:
+        found = find_leaks(train, held_out, in_flight=cpus, progress=meter.add)
+    result = {
+        "train": request.train,
+        "held_out": request.held_out,
+        **asdict(found),
+        "differences": differences(train.manifest, held_out.manifest),
+    }
+    create_markdown_artifact(f"```\n{leakage_text(result)}\n```", key="corpus-leakage-result", description=title)
+    if found.leaks:
+        raise LeakFound(_error(result), result)
+    return result
+
+
+def leakage_text(result: dict[str, Any]) -> str:
+    """What was compared and found, for people: one line, examples behind it, and what may be the cause."""
+    leaks = "no leak" if not result["leaks"] else f"{result['leaks']:,} leak{'s' * (result['leaks'] > 1)}"
+    lines = [
+        f"compared {result['train_rows']:,} train problems of {result['train']} with "
+        f"{result['held_out_rows']:,} held-out problems of {result['held_out']}: {leaks}"
+    ]
+    for leak in result["examples"]:
+        lines += [
+            f"  {leak['train']} (train, {leak['train_shard']})",
+            f"    is {leak['held_out']} ({leak['held_out_split']}, {leak['held_out_shard']})",
+        ]
+    if result["collisions"]:
+        lines.append(f"{result['collisions']:,} more had equal hashes, but are other problems")
+    return "\n".join([*lines, *(f"note: {difference}" for difference in result["differences"])])
+
+
+def _error(result: dict[str, Any]) -> str:
+    remedy = (
+        "generate one of them again with the other's split key, validation and test"
+        if result["differences"]
+        else "delete the shards named and run the 'numerate corpus generate' that made them again"
+    )
+    return (
+        f"corpus {result['train']!r} trains on {result['leaks']:,} of the problems that corpus "
+        f"{result['held_out']!r} holds out: {remedy}"
+    )

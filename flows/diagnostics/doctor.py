@@ -1,0 +1,59 @@
+"""Whether a machine can do the work: each thing that is needed, whether it is right, and what to do where it isn't.
+
+Nothing is changed but for probes that are gone again; engines are imported in processes of their own, so that one
+that hangs or dies is a finding too.
+"""
+
+import json
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+
+from rich.console import Console
+from rich.text import Text
+
+from flows.diagnostics.engine_checks import DEEP_CHECKS, ENGINE_CHECKS
+from flows.diagnostics.findings import Check, Finding
+from flows.diagnostics.machine_checks import MACHINE_CHECKS
+from storage.errors import RunFailure
+from storage.workspace import Workspace
+
+_STYLES = {"ok": "green", "warning": "yellow", "problem": "bold red"}
+
+
+def findings(workspace: Workspace, *, deep: bool = False) -> Iterator[Finding]:
+    """Every finding in its order, as it is there; `deep` also starts a Ray and a Prefect server of their own."""
+    checks = [*MACHINE_CHECKS, *ENGINE_CHECKS, *(DEEP_CHECKS if deep else ())]
+    with ThreadPoolExecutor(4) as pool:
+        yield from pool.map(lambda check: _found(check, workspace), checks)
+
+
+def report(found: Iterator[Finding], *, as_json: bool) -> None:
+    """Print the findings; raises `RunFailure` where one is a problem."""
+    if as_json:
+        every = list(found)
+        print(json.dumps({"findings": [asdict(one) for one in every]}, indent=2))
+    else:
+        every = list(map(_shown, found))
+    problems = sum(one.level == "problem" for one in every)
+    if problems:
+        raise RunFailure(f"{problems} problem{'s' if problems > 1 else ''} on this machine: do what stands beside each")
+
+
+def _found(check: Check, workspace: Workspace) -> Finding:
+    try:
+        return check(workspace)
+    except Exception as error:
+        name = check.__name__.removeprefix("check_").replace("_", " ")
+        return Finding(name, "warning", f"can't be looked at ({type(error).__name__}: {' '.join(str(error).split())})")
+
+
+def _shown(finding: Finding) -> Finding:
+    console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+    level = Text(f"{finding.level:8}", style=_STYLES[finding.level])
+    console.print(level.append(f"{finding.name:12} {finding.text}", style="default"))
+    if finding.remedy:
+        console.print(f"{'':21}{finding.remedy}", style="bold")
+    sys.stdout.flush()
+    return finding

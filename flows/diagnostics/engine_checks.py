@@ -1,0 +1,200 @@
+"""What `numerate doctor` looks at of torch, Ray and Prefect: whether they come up, see the GPU and find their ports."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from http.client import HTTPException
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+from flows.common.progress import human
+from flows.diagnostics.findings import Check, Finding
+from flows.diagnostics.machine_checks import has_nvidia
+from flows.server.app import answers
+from flows.server.settings import configured_api
+from storage.workspace import Workspace
+
+_IMPORT_SECONDS, _START_SECONDS, _ANSWER_SECONDS = 120.0, 180.0, 5.0
+_SHARED_MEMORY = Path("/dev/shm")
+# Of Ray's object store, which `flows.common.engines` asks for.
+_STORE_BYTES = 256 << 20
+PREFECT_PORT, DASHBOARD_PORT, HEAD_PORT = 4200, 8265, 6379
+
+_TORCH = """
+import json, torch
+gpus = [torch.cuda.get_device_properties(number) for number in range(torch.cuda.device_count())]
+print(json.dumps({"version": torch.__version__, "cuda": torch.version.cuda or "",
+                  "gpus": [[gpu.name, gpu.total_memory] for gpu in gpus]}))
+"""
+_START_RAY = """
+import ray
+from flows.common.engines import ray_session
+with ray_session() as cpus:
+    assert ray.get(ray.remote(lambda: 42).remote()) == 42
+print(cpus)
+"""
+# A head that refuses our token is a head all the same.
+_ASK_HEAD = """
+from flows.cluster.connect import check_address
+from storage.errors import UserError
+try:
+    check_address("127.0.0.1:{port}")
+    print("a Ray cluster's head answers there")
+except UserError as error:
+    print(f"a Ray cluster's head is there: {{error}}")
+"""
+# Ours, as every command starts it.
+_START_PREFECT = """
+import os, sys
+from pathlib import Path
+from flows.server.app import PrefectServer
+from storage.errors import RunFailure
+home = Path(os.environ["PREFECT_HOME"])
+try:
+    server = PrefectServer(home)
+except RunFailure:
+    sys.exit((home / "server.log").read_text().strip().rpartition("\\n")[2] or "it ended without a word")
+print(server.api_url)
+server.stop()
+"""
+
+
+def check_gpu(workspace: Workspace) -> Finding:
+    """Whether torch can be imported, and sees the GPUs that there are."""
+    done, line = _python(_TORCH, _IMPORT_SECONDS)
+    if not done:
+        return Finding(
+            "gpu", "problem", f"torch can't be imported ({line})", "run: pip install --force-reinstall torch"
+        )
+    found = json.loads(line)
+    if found["gpus"]:
+        named = ", ".join(f"{name} with {human(size)}B" for name, size in found["gpus"])
+        return Finding("gpu", "ok", f"{named}; torch {found['version']}")
+    if has_nvidia():
+        built = f"built for CUDA {found['cuda']}" if found["cuda"] else "built for CPUs alone"
+        remedy = "install the torch that fits the driver, see https://pytorch.org/get-started/locally"
+        return Finding("gpu", "warning", f"one is here, but torch {found['version']}, {built}, sees none", remedy)
+    return Finding("gpu", "ok", f"none, training takes the CPU; torch {found['version']}")
+
+
+def check_ray(workspace: Workspace) -> Finding:
+    """Whether Ray can be imported, and has shared memory for its objects."""
+    done, line = _python("import ray; print(ray.__version__)", _IMPORT_SECONDS)
+    if not done:
+        return Finding("ray", "problem", f"can't be imported ({line})", "run: pip install 'ray[default,train]'")
+    if _SHARED_MEMORY.exists() and (size := shutil.disk_usage(_SHARED_MEMORY).free) < _STORE_BYTES:
+        text = f"{line}, {_SHARED_MEMORY} has {human(size)}B free and Ray wants {human(_STORE_BYTES)}B: it goes to disk"
+        return Finding("ray", "warning", text, "give the container more, as by: docker run --shm-size=1g")
+    return Finding("ray", "ok", line)
+
+
+def check_prefect(workspace: Workspace) -> Finding:
+    """Whether Prefect and its server can be imported, and the server that is configured answers."""
+    done, line = _python("import prefect, prefect.server.api.server; print(prefect.__version__)", _IMPORT_SECONDS)
+    if not done:
+        remedy = "run: pip install 'prefect>=3.8.8,<3.9' 'fastapi>=0.139,<0.151'"
+        return Finding("prefect", "problem", f"can't be imported ({line})", remedy)
+    if not (url := configured_api()):
+        return Finding("prefect", "ok", f"{line}, with a server of its own for each command: none is configured")
+    if not answers(url):
+        remedy = "start that server, or take none: unset PREFECT_API_URL (or api.url in Prefect's files or profile)"
+        return Finding("prefect", "problem", f"{line}, and no server answers at {url}", remedy)
+    return Finding("prefect", "ok", f"{line}, the server at {url} answers")
+
+
+def check_port_4200(workspace: Workspace) -> Finding:
+    """The port of Prefect's server."""
+    if answers(f"http://127.0.0.1:{PREFECT_PORT}/api"):
+        return Finding(f"port {PREFECT_PORT}", "ok", "a Prefect server is there")
+    return _port(PREFECT_PORT, "'numerate serve' takes another one")
+
+
+def check_port_8265(workspace: Workspace) -> Finding:
+    """The port of Ray's dashboard."""
+    if _dashboard_answers():
+        return Finding(f"port {DASHBOARD_PORT}", "ok", "the job server of a Ray cluster's head answers there")
+    return _port(DASHBOARD_PORT, "a Ray cluster's head here wants it for its dashboard and for jobs")
+
+
+def check_port_6379(workspace: Workspace) -> Finding:
+    """The port of a Ray cluster's head."""
+    found = _port(HEAD_PORT, "a Ray cluster's head here wants it")
+    if found.level == "ok":
+        return found
+    is_head, line = _python(_ASK_HEAD.format(port=HEAD_PORT), _IMPORT_SECONDS)
+    return Finding(found.name, "ok", line) if is_head else found
+
+
+def _dashboard_answers() -> bool:
+    """Whether the dashboard of a Ray head that is well is there; whoever asks that needs no token."""
+    try:
+        with urlopen(f"http://127.0.0.1:{DASHBOARD_PORT}/api/gcs_healthz", timeout=_ANSWER_SECONDS) as answer:
+            return bool(answer.read(100) == b"success")
+    except (URLError, OSError, ValueError, HTTPException):
+        return False
+
+
+def check_start_of_ray(workspace: Workspace) -> Finding:
+    """Whether a private Ray starts and does a task."""
+    return _started("ray starts", _START_RAY, "with {line} CPUs", "look at its log in /tmp/ray/session_latest/logs")
+
+
+def check_start_of_prefect(workspace: Workspace) -> Finding:
+    """Whether a Prefect server starts."""
+    return _started("prefect starts", _START_PREFECT, "at {line}", "run: prefect server start  to see why")
+
+
+def _started(name: str, code: str, text: str, remedy: str) -> Finding:
+    with tempfile.TemporaryDirectory() as home:
+        began = time.monotonic()
+        done, line = _python(code, _START_SECONDS, PREFECT_HOME=home, RAY_LOG_TO_STDERR="0")
+    if not done:
+        return Finding(name, "problem", line, remedy)
+    return Finding(name, "ok", f"in {time.monotonic() - began:.0f} s, {text.format(line=line)}")
+
+
+def _python(code: str, seconds: float, **environment: str) -> tuple[bool, str]:
+    """Whether a Python process ends well, and the last line that it wrote."""
+    known = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **environment}
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-c", code], env=known, capture_output=True, text=True, timeout=seconds, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return False, f"no answer within {seconds:.0f} s"
+    lines = (ended.stderr if ended.returncode else ended.stdout).strip().splitlines()
+    return not ended.returncode, lines[-1] if lines else f"exit code {ended.returncode}"
+
+
+def _port(port: int, use: str) -> Finding:
+    """Whether a port is free, and else who has it."""
+    import psutil
+
+    name = f"port {port}"
+    listening = [
+        one for one in psutil.net_connections("tcp") if one.status == psutil.CONN_LISTEN and one.laddr.port == port
+    ]
+    if not listening:
+        return Finding(name, "ok", "free")
+    holder = "somebody whom only root can name"
+    if pid := listening[0].pid:
+        process = psutil.Process(pid)
+        words = process.cmdline() or [process.name()]
+        holder = f"process {pid} ({' '.join(words)[:80]})"
+    return Finding(name, "warning", f"taken by {holder}; {use}", "end that process, or take another port")
+
+
+ENGINE_CHECKS: tuple[Check, ...] = (
+    check_gpu,
+    check_ray,
+    check_prefect,
+    check_port_4200,
+    check_port_8265,
+    check_port_6379,
+)
+DEEP_CHECKS: tuple[Check, ...] = (check_start_of_ray, check_start_of_prefect)

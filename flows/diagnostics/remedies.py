@@ -1,0 +1,117 @@
+"""Requests as the commands that a person would type: how `status` names what mends something, ready to be copied.
+
+A command is exact: read back by the command line it gives the same request.
+"""
+
+import shlex
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from flows.common.parameters import (
+    WORKSPACE,
+    EncodeRequest,
+    GenerateRequest,
+    InWorkspace,
+    MigrateRequest,
+    TokenizerRequest,
+    TrainRequest,
+    VerifyRequest,
+)
+from flows.common.presets import CORPUS_PRESETS, PRESETS
+from model.config.training import TrainingSpec
+from model.runs.run_config import RunConfig
+from pipelines.spec.corpus import CorpusSpec
+from storage.places.place import Location
+
+_DEFAULT = "notebook"
+_TRAININGS = {name: preset.train_request() for name, preset in PRESETS.items()}
+
+
+def generate_command(spec: CorpusSpec, workspace: str) -> str:
+    """What generates a corpus; empty where its mixture has to be written into a file."""
+    return _command("corpus generate", GenerateRequest(workspace=workspace, **spec.model_dump()), CORPUS_PRESETS)
+
+
+def generate_from(file: str, workspace: str) -> str:
+    """What generates the corpus whose spec is a file."""
+    return _joined(["numerate", "corpus", "generate", file], workspace)
+
+
+def repair_command(corpus: str, workspace: str) -> str:
+    """What mends the shards of a corpus."""
+    return VerifyRequest(corpus=corpus, repair=True, workspace=workspace).command
+
+
+def migrate_command(corpus: str, workspace: str) -> str:
+    """What brings a corpus of an older schema version into the present form."""
+    return _joined(["numerate", "corpus", "migrate", MigrateRequest(corpus=corpus).corpus], workspace)
+
+
+def tokenizer_command(name: str, corpus: str, kind: str, workspace: str) -> str:
+    """What trains a tokenizer of a kind."""
+    request = TokenizerRequest(corpus=corpus, kind=kind, workspace=workspace)
+    if request.tokenizer_name != name:
+        request = request.model_copy(update={"tokenizer": name})
+    return _command("tokenizer train", request, {_DEFAULT: TokenizerRequest()})
+
+
+def encode_command(corpus: str, tokenizer: str, workspace: str) -> str:
+    """What encodes a corpus."""
+    return _command("encode", EncodeRequest(**_of_corpus(corpus, tokenizer, workspace)), {_DEFAULT: EncodeRequest()})
+
+
+def train_command(config: RunConfig, workspace: str) -> str:
+    """What goes on with a run; empty where its curriculum asks for a file."""
+    request = TrainRequest(
+        **_of_corpus(config.corpus, config.tokenizer, workspace),
+        name=config.name,
+        **config.training.model_dump(include=set(TrainingSpec.model_fields)),
+    )
+    return _command("train", request, _TRAININGS)
+
+
+def removal(place: Location, again: str) -> str:
+    """What deletes a folder of a disk and then makes it again by a command; empty without one."""
+    return f"rm -r {shlex.quote(str(place))} && {again}" if again and not place.remote else ""
+
+
+def _of_corpus(corpus: str, tokenizer: str, workspace: str) -> dict[str, Any]:
+    return {
+        "corpus": corpus,
+        "tokenizer": "" if tokenizer == f"{corpus}-digit" else tokenizer,
+        "workspace": workspace,
+    }
+
+
+def _joined(words: list[str], workspace: str) -> str:
+    return shlex.join([*words, *(("--workspace", workspace) if workspace != WORKSPACE else ())])
+
+
+def _command(verb: str, request: InWorkspace, presets: Mapping[str, InWorkspace]) -> str:
+    """The shortest command that asks for `request`; empty where no options of any preset say it."""
+    found = list[list[str]]()
+    for name, preset in presets.items():
+        options = list(_options(request.model_dump(exclude={"workspace"}), preset.model_dump()))
+        if None not in options:
+            found.append(["numerate", *verb.split(), *([name] if name != _DEFAULT else []), *filter(None, options)])
+    shortest: list[str] = min(found, key=len, default=[])
+    return _joined(shortest, request.workspace) if shortest else ""
+
+
+def _options(asked: dict[str, Any], given: dict[str, Any], prefix: str = "--") -> Iterator[str | None]:
+    """The words that make the values `given` into those `asked`; None for a value that no words say."""
+    for name, value in asked.items():
+        option = prefix + name.replace("_", "-")
+        if value == given[name]:
+            continue
+        if isinstance(value, dict):
+            yield from _options(value, given[name], f"{option}.")
+        elif isinstance(value, bool):
+            yield option if value else f"{prefix}no-{name.replace('_', '-')}"
+        elif isinstance(value, tuple | list):
+            # Nothing says an empty list, nor one of tables.
+            plain = value and all(isinstance(part, str | int | float) for part in value)
+            yield from (word for part in value for word in (option, str(part))) if plain else (None,)
+        else:
+            # The command line takes an empty word for none.
+            yield from (option, str(value)) if value != "" else (None,)

@@ -1,0 +1,245 @@
+"""The flow `evaluate-encoder`: answers, report.json and the HTML report."""
+
+import json
+import time
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from flows.common.engines import ray_session
+from flows.common.flow import stage
+from flows.common.parameters import EvaluateRequest
+from flows.common.progress import metered, say
+from flows.common.suites import Suite, fair_to, prepare, suite_of
+from flows.common.timing import note_seconds, seconds_of
+from flows.encode_corpus import ensure_tokens
+from flows.reports.artifacts import show_evaluation
+from flows.reports.evaluation.comparison import compare, comparison_text, write_comparison
+from flows.reports.evaluation.section import SECTION, passes_text, write_report
+from flows.reports.run_page import page_of, write_run_page
+from model.config.evaluation import ONE_PASS, EvaluationSpec
+from model.evaluation.evaluate import Evaluation, Fair, check_corpus, evaluate
+from model.evaluation.predictor import TrainedEncoder
+from model.runs.checkpoints import Checkpoints
+from model.runs.pretrained import own_or_shipped
+from model.runs.run_config import RunConfig, load_run
+from pipelines.generation.build import spec_of
+from pipelines.generation.fanout import alone
+from pipelines.generation.generate import canonical_hashes
+from pipelines.split.counterparts import has_no_trained_twin
+from storage.datasets.manifest import Dataset, hash_of, load
+from storage.places.place import Location
+from storage.sql.catalog import refresh_catalog
+from storage.workspace import Workspace
+
+
+@stage("evaluate-encoder", "evaluate {request.name} on {request.asked}")
+def evaluate_encoder(request: EvaluateRequest) -> dict[str, Any]:
+    """Ask a trained encoder problems that it never saw, or find it asked; returns the values of its report.json.
+
+    Several runs, if that is what is asked for, are asked one behind the other and compared.
+    """
+    return _compared(request) if request.compare else _evaluated(request)
+
+
+def _evaluated(request: EvaluateRequest) -> dict[str, Any]:
+    workspace, spec = Workspace.create(request.workspace), request.evaluation_spec()
+    request = request.model_copy(update={"name": own_or_shipped(workspace, request.name)})
+    run = workspace.run(request.name)
+    model = TrainedEncoder.open(run, spec.checkpoint)
+    config = model.config
+    suite = suite_of(config, request.suite, request.suite_digits) if request.suite != "test" else None
+    if suite:
+        spec = spec.model_copy(update={"split": suite.split})
+    name = suite.corpus.name if suite else request.corpus or config.corpus
+    label = f"suite.{name}" if suite else name
+    place, predictions = places_of(run, config, label, spec)
+    if request.make_missing and not suite:
+        ensure_tokens(request, name, config.tokenizer)
+    corpus, tokens = prepare(workspace, config, model.tokenizer, suite) if suite else _held(workspace, config, name)
+    check_corpus(model, corpus, tokens)
+    asked = {
+        "evaluation": spec.model_dump(),
+        "step": model.checkpoint.step,
+        "weights": model.checkpoint.sha256,
+        "corpus": name,
+        "corpus_identity": corpus.manifest.identity,
+        "suite": request.suite if suite or spec.split == "test" else "",
+        "remarks": list(suite.remarks) if suite else [],
+    }
+    found = _found(place, asked) if predictions.exists() else None
+    if found:
+        say(headline(request.name, found) + " (found)")
+        show_evaluation(workspace, headline(request.name, found), [], page_of(workspace, request.name))
+        return found
+    rows = corpus.manifest.split_rows
+    held = sum(rows.values()) if spec.split == "all" else rows[spec.split]
+    began = time.monotonic()
+    ask = partial(
+        evaluate,
+        corpus=corpus,
+        tokens=tokens,
+        spec=spec,
+        target=predictions,
+        canonical=partial(canonical_hashes, spec_of(corpus)),
+        suite=str(asked["suite"]),
+        fair=_fair(config, corpus),
+    )
+    with metered("evaluate-encoder", f"evaluate {request.name}", min(spec.limit or held, held), "problems") as meter:
+        if request.ray:
+            with ray_session(request.ray, workspace.root):
+                outcome = alone(lambda: ask(TrainedEncoder.open(run, spec.checkpoint)), gpu=True)
+        else:
+            outcome = ask(model, progress=meter.add)
+    note_seconds(place / "report", time.monotonic() - began)
+    report = {**outcome.model_dump(), **asked, "seconds": stage_seconds(workspace, config, place)}
+    refresh_catalog(workspace)
+    figures = write_report(place, workspace, config, outcome, report["seconds"], _remarks(outcome, suite))
+    (place / "report.json").write(json.dumps(report, indent=2).encode() + b"\n")
+    page = write_run_page(workspace, request.name)
+    say(headline(request.name, report))
+    for remark in _remarks(outcome, suite):
+        say(f"  {remark}")
+    say(f"report: {page}")
+    show_evaluation(workspace, headline(request.name, report), figures, page)
+    return report
+
+
+def _compared(request: EvaluateRequest) -> dict[str, Any]:
+    """Every run asked by its best and its last checkpoint, and what comes out over all of them."""
+    workspace = Workspace.create(request.workspace)
+    names = [own_or_shipped(workspace, name) for name in request.compare]
+    for name in names:
+        load_run(workspace.run(name))
+    what = request.corpus or (f"{request.suite}-{request.suite_digits}" if request.suite_digits else request.suite)
+    place = workspace.comparison(request.name) / _label(what, request.evaluation_spec())
+    reports = {
+        name: _best_and_last(workspace, request.model_copy(update={"name": name, "compare": ()})) for name in names
+    }
+    comparison = compare(reports)
+    (place / "report.json").write(comparison.model_dump_json(indent=2).encode() + b"\n")
+    write_comparison(place / "index.html", request.name, comparison)
+    for name in names:
+        write_run_page(workspace, name)
+    say(comparison_text(comparison))
+    say(f"comparison: {place / 'index.html'}")
+    show_evaluation(workspace, f"Comparison of {', '.join(names)}", [], place / "index.html")
+    return comparison.model_dump()
+
+
+def _best_and_last(workspace: Workspace, request: EvaluateRequest) -> dict[str, dict[str, Any]]:
+    """What a run's best and its last checkpoint answer; often they are one, which is asked once."""
+    best = _evaluated(request.model_copy(update={"checkpoint": "best"}))
+    index = Checkpoints(workspace.run(request.name) / "checkpoints").index()
+    same = index.best == index.last
+    return {"best": best, "last": best if same else _evaluated(request.model_copy(update={"checkpoint": "last"}))}
+
+
+def places_of(run: Location, config: RunConfig, label: str, spec: EvaluationSpec) -> tuple[Location, Location]:
+    """Where the report and the predictions of an evaluation lie.
+
+    The run's own report is that of its corpus's test split, of the best checkpoint in one pass; all others lie
+    beside it, each way of asking in its own place.
+    """
+    label = _label(label, spec)
+    mark = "" if spec.checkpoint == "best" else f".{spec.checkpoint}"
+    own = label + mark == config.corpus and spec.split == "test"
+    place = run if own else run / "evaluations" / f"{label}{mark}{'' if spec.split == 'test' else f'.{spec.split}'}"
+    return place, run / "predictions" / f"{label}.{spec.split}{mark}.parquet"
+
+
+def _label(what: str, spec: EvaluationSpec) -> str:
+    """What is asked, and how where that isn't the ordinary way."""
+    what += "" if spec.missing == "answer" else f"-missing-{spec.missing}"
+    if spec.decoding == ONE_PASS:
+        return what
+    # What was asked before there were units keeps its name.
+    values = spec.decoding.model_dump(mode="json", exclude={"unit"} if spec.decoding.unit == "on" else None)
+    return f"{what}-{hash_of(values)[:8]}"
+
+
+def _held(workspace: Workspace, config: RunConfig, name: str) -> tuple[Dataset, Dataset]:
+    """A corpus and its tokens as they lie in the workspace; raises `UserError` where they don't."""
+    tokens = workspace.tokens(name, config.tokenizer)
+    return (
+        load(workspace.corpus(name), f"corpus {name!r}"),
+        load(tokens, f"corpus {name!r} encoded by {config.tokenizer!r}"),
+    )
+
+
+def _remarks(outcome: Evaluation, suite: Suite | None) -> tuple[str, ...]:
+    """What was left out, in words."""
+    remarks = suite.remarks if suite else ()
+    if 2 * outcome.classes < outcome.problems:
+        remarks += (
+            f"most problems stand here several times, by repeating or in other orders: counted once each, of "
+            f"{outcome.classes:,} problems {outcome.exact_match_by_class:.3%} are right",
+        )
+    if outcome.left_out:
+        remarks += (
+            f"{outcome.left_out:,} problems are left out: the run may have met them in training (they are held out "
+            "since a later generator version, or a sum or difference of the same numbers is trained on), or no operand "
+            "of them is certain",
+        )
+    return remarks
+
+
+def _fair(config: RunConfig, corpus: Dataset) -> Fair | None:
+    """Which problems a run may be judged by; None where it may by all."""
+    checks = [None if corpus.manifest.identity == config.corpus_identity else fair_to(config), _twins(config)]
+    found = [check for check in checks if check]
+    if not found:
+        return None
+    return lambda facts, canonical: np.logical_and.reduce([check(facts, canonical) for check in found])
+
+
+def _twins(config: RunConfig) -> Fair | None:
+    """Problems of whose twins the run was trained on none; None where hidden operands were not trained."""
+    if config.training.objective == "answer":
+        return None
+    key, validation, test = (config.corpus_spec[name] for name in ("split_key", "validation", "test"))
+
+    def fair(facts: pa.Table, canonical: NDArray[np.uint64]) -> NDArray[np.bool_]:
+        """Of problems by their text, [n]."""
+        problems, answers = (facts[name].combine_chunks() for name in ("problem", "answer"))
+        return has_no_trained_twin(key, validation, test, config.operators, problems, answers)
+
+    return fair
+
+
+def stage_seconds(workspace: Workspace, config: RunConfig, evaluation: Location) -> dict[str, float | None]:
+    """Seconds that each stage of a run took when it was done, and those of one evaluation."""
+    return {
+        "generate": seconds_of(workspace.corpus(config.corpus)),
+        "tokenizer": seconds_of(workspace.tokenizer(config.tokenizer)),
+        "encode": seconds_of(workspace.tokens(config.corpus, config.tokenizer)),
+        "train": seconds_of(workspace.run(config.name)),
+        "evaluate": seconds_of(evaluation / "report"),
+    }
+
+
+def _found(place: Location, asked: dict[str, Any]) -> dict[str, Any] | None:
+    if not (place / "report.json").exists() or not (place / SECTION).exists():
+        return None
+    try:
+        report: dict[str, Any] = json.loads((place / "report.json").read())
+    except ValueError:
+        return None
+    return report if all(report.get(key) == value for key, value in asked.items()) else None
+
+
+def headline(name: str, report: dict[str, Any]) -> str:
+    """What an evaluation came to, in one line."""
+    low, high = report["interval"]
+    what = "missing operands" if report.get("missing") == "operand" else "problems"
+    split = "" if report["split"] == "all" else f"{report['split']} "
+    left_out = f", {report['left_out']:,} left out" if report.get("left_out") else ""
+    return (
+        f"run {name}: {report['correct']:,} of {report['problems']:,} {split}{what} of "
+        f"{report['corpus']} right{left_out}, exact match {report['exact_match']:.3%} "
+        f"(95 % interval {low:.3%} to {high:.3%}), {passes_text(report['passes'])}, "
+        f"{report['evaluation']['checkpoint']} checkpoint"
+    )

@@ -1,0 +1,152 @@
+"""What is published of a corpus and of a trained encoder: which files, in which order, and the card.
+
+The card and what makes a folder a whole corpus or run come last, so that a copy without them is seen to be half.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from flows.hub.cards import UNKNOWN_LICENCE
+from storage.datasets.manifest import Dataset, ShardRecord, load
+from storage.errors import UserError
+from storage.places.disk import LocalLocation
+from storage.places.place import Location
+from storage.workspace import Workspace
+
+CARD = "README.md"
+
+_LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
+
+
+@dataclass(frozen=True)
+class PublishedFile:
+    """One file of a publication; `content` is its bytes, or where on this machine they lie, checked by their hash."""
+
+    path: str
+    size: int
+    sha256: str
+    content: Callable[[], bytes | Path]
+
+    @classmethod
+    def of(cls, path: str, data: bytes) -> "PublishedFile":
+        """A file that is held in memory."""
+        return cls(path, len(data), hashlib.sha256(data).hexdigest(), lambda: data)
+
+
+@dataclass(frozen=True)
+class Publication:
+    """All that a repository is to hold; `marker` is the file of the last ones that tells one content from any other."""
+
+    kind: Literal["dataset", "model"]
+    what: str
+    first: tuple[PublishedFile, ...]
+    last: tuple[PublishedFile, ...]
+    marker: str
+    card: str
+    remarks: tuple[str, ...]
+
+    @property
+    def files(self) -> tuple[PublishedFile, ...]:
+        """All files, in the order in which they are sent."""
+        return (*self.first, *self.last)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files."""
+        return sum(file.size for file in self.files)
+
+
+def checked_licence(licence: str) -> str:
+    """Return `licence` if it can be one of Hugging Face's names; raises `UserError` otherwise."""
+    if not _LICENCE.fullmatch(licence):
+        raise UserError(
+            f"--license {licence!r} is not one of the hub's names: take one such as cc0-1.0, mit or apache-2.0"
+        )
+    return licence
+
+
+def corpus_publication(workspace: Workspace, name: str, repository: str, licence: str = UNKNOWN_LICENCE) -> Publication:
+    """A corpus as a dataset: its shards as they lie, then its manifest and card.
+
+    Raises `UserError` where there is no such corpus, and `RunFailure` where a shard is missing or cut.
+    """
+    from flows.hub.dataset_card import corpus_card
+
+    folder = workspace.corpus_at(name)
+    corpus = load(folder, f"corpus {name!r}")
+    if corpus.manifest.kind != "corpus":
+        raise UserError(f"{name!r} holds {corpus.manifest.kind}, not problems: name the folder of a corpus")
+    for shard in corpus.shards:
+        corpus.checked(shard)
+    card = corpus_card(corpus, repository, licence)
+    return Publication(
+        kind="dataset",
+        what=f"corpus {corpus.manifest.name!r}",
+        first=tuple(_shard(corpus, shard) for shard in corpus.shards),
+        last=(
+            PublishedFile.of(corpus.manifest.list_name, corpus.list_place.read()),
+            PublishedFile.of("manifest.json", (folder / "manifest.json").read()),
+            PublishedFile.of(CARD, card.encode()),
+        ),
+        marker="manifest.json",
+        card=card,
+        remarks=_licence_remarks(licence),
+    )
+
+
+def model_publication(
+    workspace: Workspace, name: str, repository: str, licence: str = UNKNOWN_LICENCE, checkpoint: str = "best"
+) -> Publication:
+    """A run as a model: what `numerate model export` writes, and the card.
+
+    Raises `UserError` where there is no such run or it has no checkpoint.
+    """
+    from flows.common.parameters import request_text
+    from flows.hub.model_card import model_card
+    from model.network.parameter_counts import parameter_table
+    from model.runs.pretrained import handed_on
+    from model.runs.run_config import load_run
+    from model.tokenizer import Tokenizer
+
+    run = workspace.run(name)
+    entry, files = handed_on(run, name, checkpoint)
+    config = load_run(run)
+    if text := request_text(config):
+        files["request.yaml"] = text
+    parameters = sum(parameter_table(config.training.encoder, Tokenizer(files["tokenizer.model"])).values())
+    card = model_card(config, parameters, entry.step, files, repository, licence)
+    weights, index = f"checkpoints/{entry.file}", "checkpoints/index.json"
+    others = [PublishedFile.of(path, data) for path, data in sorted(files.items()) if path != weights]
+    measured = any(path.endswith("report.json") for path in files)
+    unmeasured = f"nothing was measured: 'numerate evaluate --name {name}' does, and the card then says it"
+    return Publication(
+        kind="model",
+        what=f"run {name!r}",
+        first=(PublishedFile.of(weights, files[weights]),),
+        last=(*others, PublishedFile.of(CARD, card.encode())),
+        marker=index,
+        card=card,
+        remarks=(*(() if measured else (unmeasured,)), *_licence_remarks(licence)),
+    )
+
+
+def _shard(corpus: Dataset, shard: ShardRecord) -> PublishedFile:
+    return PublishedFile(shard.path, shard.bytes, shard.sha256, partial(_verified, corpus, shard))
+
+
+def _verified(corpus: Dataset, shard: ShardRecord) -> bytes | Path:
+    """Where a shard lies on this machine, or its bytes; raises `RunFailure` where they aren't the manifest's."""
+    return _on_this_machine(corpus.verified(shard))
+
+
+def _on_this_machine(place: Location) -> bytes | Path:
+    return place.path if isinstance(place, LocalLocation) else place.read()
+
+
+def _licence_remarks(licence: str) -> tuple[str, ...]:
+    return ("no licence was stated: --license names one, such as cc0-1.0",) if licence == UNKNOWN_LICENCE else ()

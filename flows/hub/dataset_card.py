@@ -1,0 +1,144 @@
+"""The card of a corpus, by which Hugging Face's `datasets` loads it; it follows from the manifest alone."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from flows.hub.cards import UNKNOWN_LICENCE, rendered
+from pipelines.generation.build import spec_of
+from pipelines.generation.describe import column_types, first_problems
+from pipelines.generation.generate import GENERATOR_VERSION, range_tasks
+from pipelines.problems.components import components
+from pipelines.spec.corpus import CorpusSpec
+from storage.datasets.manifest import SPLITS, Dataset, ShardRecord
+from storage.errors import UserError
+from storage.sql.meanings import column_comment, in_order
+
+_EXAMPLES = 12
+_FEWEST_OF_SIZE = ((1_000, "1K"), (10_000, "10K"), (100_000, "100K"), (1_000_000, "1M"), (10_000_000, "10M"),
+                   (100_000_000, "100M"), (10**9, "1B"), (10**10, "10B"), (10**11, "100B"), (10**12, "1T"))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """Problems of a corpus with the same columns, as Hugging Face's `datasets` loads them together."""
+
+    name: str
+    columns: dict[str, str]
+    shards: tuple[ShardRecord, ...]
+    patterns: dict[str, list[str]]
+    """For each split that has rows the paths of its files, by wildcards where these say it."""
+
+    @property
+    def rows(self) -> dict[str, int]:
+        """Rows of each split."""
+        return {split: sum(shard.rows for shard in self.shards if shard.split == split) for split in SPLITS}
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of its files."""
+        return sum(shard.bytes for shard in self.shards)
+
+
+def corpus_card(corpus: Dataset, repository: str = "", licence: str = UNKNOWN_LICENCE) -> str:
+    """The dataset card of a corpus; `repository` is ORG/REPO where it is published.
+
+    Raises `UserError` for a corpus of another generator version, whose examples can't be made.
+    """
+    manifest, spec = corpus.manifest, spec_of(corpus)
+    if manifest.generator_version != GENERATOR_VERSION:
+        raise UserError(
+            f"corpus {manifest.name!r} was made by generator version {manifest.generator_version}, this Numerate has "
+            f"{GENERATOR_VERSION}: publish it with the release that made it, or generate it anew under another name"
+        )
+    found = configurations(corpus, spec)
+    return rendered(
+        "dataset_card.jinja",
+        _head(corpus, found),
+        licence,
+        manifest=manifest,
+        spec=spec,
+        repository=repository,
+        configurations=found,
+        splits=[split for split in SPLITS if found[0].rows[split]],
+        columns=_columns(f"corpus_{manifest.name}", found),
+        examples=first_problems(spec, _EXAMPLES),
+        specification=yaml.safe_dump({"name": manifest.name, **spec.identity()}, sort_keys=False),
+    )
+
+
+def configurations(corpus: Dataset, spec: CorpusSpec) -> list[Configuration]:
+    """The corpus by kinds of problems with the same columns, in its own order, named by their families."""
+    families = {part.number: part.problems.family for part in components(spec)}
+    types = {part.number: column_types(part.family(spec).layout.schema) for part in components(spec)}
+    component_of = [task.component.number for task in range_tasks(spec)]
+    by_columns: dict[tuple[str, tuple[tuple[str, str], ...]], list[ShardRecord]] = {}
+    for shard in corpus.shards:
+        number = component_of[int(Path(shard.path).stem)]
+        by_columns.setdefault((families[number], tuple(types[number].items())), []).append(shard)
+    kinds = [family for family, _ in by_columns]
+    found = []
+    for position, ((family, columns), shards) in enumerate(by_columns.items()):
+        alone = kinds.count(family) == 1
+        name = family if alone else f"{family}-{kinds[: position + 1].count(family)}"
+        patterns = {
+            split: [f"data/split={split}/family={family}/*/*.parquet"] if alone else paths
+            for split in SPLITS
+            if (paths := [shard.path for shard in shards if shard.split == split])
+        }
+        found.append(Configuration(name, dict(columns), tuple(shards), patterns))
+    return found
+
+
+def _head(corpus: Dataset, found: Sequence[Configuration]) -> dict[str, Any]:
+    return {
+        "pretty_name": f"Numerate: {corpus.manifest.name}",
+        "tags": ["arithmetic", "mathematics", "synthetic"],
+        "size_categories": [_size_category(corpus.manifest.rows)],
+        "configs": [
+            {
+                "config_name": each.name,
+                **({"default": True} if number == 0 else {}),
+                "data_files": [{"split": split, "path": paths} for split, paths in each.patterns.items()],
+            }
+            for number, each in enumerate(found)
+        ],
+        "dataset_info": [
+            {
+                "config_name": each.name,
+                "features": [{"name": name, "dtype": kind} for name, kind in each.columns.items()],
+                "splits": [{"name": split, "num_examples": each.rows[split]} for split in each.patterns],
+                "download_size": each.bytes,
+            }
+            for each in found
+        ],
+    }
+
+
+def _size_category(rows: int) -> str:
+    """Hugging Face's name for a number of rows."""
+    below = "n<1K"
+    for (least, name), after in zip(_FEWEST_OF_SIZE, (*_FEWEST_OF_SIZE[1:], None), strict=True):
+        if rows >= least:
+            below = f"{name}<n<{after[1]}" if after else f"n>{name}"
+    return below
+
+
+def _columns(view: str, found: Sequence[Configuration]) -> list[dict[str, str]]:
+    types = {name: kind for each in found for name, kind in each.columns.items()}
+    return [
+        {
+            "name": name,
+            "type": types[name],
+            "configurations": _all_or_some([each.name for each in found if name in each.columns], len(found)),
+            "meaning": (column_comment(view, name) or "").replace("|", "\\|"),
+        }
+        for name in in_order(view, list(types))
+    ]
+
+
+def _all_or_some(names: list[str], total: int) -> str:
+    return "all" if len(names) == total else ", ".join(f"`{name}`" for name in names)

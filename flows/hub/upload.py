@@ -1,0 +1,194 @@
+"""Sends a publication to the Hugging Face hub; what that already holds, by its hash, is not sent again.
+
+Few files go in one commit, many in several, each of which stays when the next one fails. The card, and the file by
+which a copy is known to be whole, are in the last one; until then the card says that the repository is unfinished.
+"""
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flows.common.progress import human, say
+from flows.hub.cards import unfinished_card
+from flows.hub.client import explained, token_of_user
+from flows.hub.contents import CARD, Publication, PublishedFile
+from storage.errors import RunFailure, UserError
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import RepoFile
+
+# A commit that fails is done again: large enough that the hub isn't asked too often, small enough to lose little, and
+# to be held in memory where it comes from an object store.
+_COMMIT_FILES, _COMMIT_BYTES = 100, 2 << 30
+# What a new repository may have of its own.
+_HUBS_OWN = (".gitattributes", CARD)
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What a push did."""
+
+    url: str
+    files: int
+    bytes: int
+    found: int
+    """Files that the hub had already."""
+
+
+def publish(
+    publication: Publication, repository: str, *, private: bool = False, commit_files: int = _COMMIT_FILES
+) -> Sent:
+    """Make the repository hold the publication, and return what that took; the same call goes on after a failure.
+
+    Raises `UserError` for a token that is missing or refused and for a repository with another content, `RunFailure`
+    where the hub fails or a file is damaged.
+    """
+    from huggingface_hub import HfApi, constants
+    from huggingface_hub.utils import disable_progress_bars
+
+    # By git's large files, whose failures the tests try; the hub's other protocol can't be tried without it.
+    constants.HF_HUB_DISABLE_XET = True
+
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    api, token = HfApi(), token_of_user()
+    try:
+        return _Push(api, publication, repository, private, commit_files).run()
+    except (UserError, RunFailure):
+        raise
+    except Exception as error:
+        # No cause: a traceback of the client may show the header with the token.
+        raise explained(error, api.endpoint, repository, token) from None
+
+
+@dataclass(frozen=True)
+class _Push:
+    """One attempt to fill a repository."""
+
+    api: "HfApi"
+    publication: Publication
+    repository: str
+    private: bool
+    commit_files: int
+
+    def run(self) -> Sent:
+        """Send what is missing."""
+        publication = self.publication
+        self._check_card()
+        url = self._opened()
+        there = self._there()
+        self._check_content(there)
+        first = [file for file in publication.first if not _same(there.get(file.path), file)]
+        last = [file for file in publication.last if not _same(there.get(file.path), file)]
+        *before, final = list(_batches(first, self.commit_files)) or [[]]
+        done = 0
+        for number, batch in enumerate(before):
+            notice = [] if number or publication.marker in there else [self._notice()]
+            self._commit([*batch, *notice], f"Add {len(batch)} files, not whole yet")
+            done += len(batch)
+            say(f"sent {done:,} of {len(first):,} files, {human(sum(file.size for file in first[:done]))}B")
+        if first or last:
+            # The card in any case: the notice may lie in its place by now.
+            others = [file for file in last if file.path != CARD]
+            card = next(file for file in publication.last if file.path == CARD)
+            self._commit([*final, *others, card], f"Add {publication.what}")
+        sent = [*first, *last]
+        return Sent(url, len(sent), sum(file.size for file in sent), len(publication.files) - len(sent))
+
+    def _check_card(self) -> None:
+        """Raise `UserError` where the hub wouldn't take the card, which comes last."""
+        from huggingface_hub import RepoCard
+
+        try:
+            RepoCard(self.publication.card).validate(repo_type=self.publication.kind)
+        except ValueError as error:
+            try:
+                text = "; ".join(each["message"] for each in json.loads(str(error))["errors"])
+            except (ValueError, KeyError, TypeError):
+                text = " ".join(str(error).split())
+            raise UserError(f"the hub refuses the card ({text}): name a licence that it knows by --license") from error
+
+    def _opened(self) -> str:
+        """The repository's URL; it is made where it isn't there."""
+        from huggingface_hub.errors import RepositoryNotFoundError
+
+        kind = self.publication.kind
+        try:
+            found = self.api.repo_info(self.repository, repo_type=kind)
+        except RepositoryNotFoundError:
+            return str(self.api.create_repo(self.repository, repo_type=kind, private=self.private or None))
+        if self.private and not found.private:
+            raise UserError(
+                f"{self.repository} is there and public, --private doesn't change that: make it private in its "
+                "settings, or name another one"
+            )
+        return f"{self.api.endpoint}/{'datasets/' if kind == 'dataset' else ''}{self.repository}"
+
+    def _there(self) -> "dict[str, RepoFile]":
+        """The files that the repository holds, by their paths."""
+        from huggingface_hub.hf_api import RepoFile
+
+        tree = self.api.list_repo_tree(self.repository, recursive=True, repo_type=self.publication.kind)
+        return {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
+
+    def _check_content(self, there: "dict[str, RepoFile]") -> None:
+        """Raise `UserError` where the repository holds, or is being filled with, something else."""
+        ours = {file.path: file for file in self.publication.files}
+        marker = ours[self.publication.marker]
+        if marker.path in there:
+            other = [] if _same(there[marker.path], marker) else [marker.path]
+        else:
+            replaced = {file.path for file in self.publication.last} | set(_HUBS_OWN)
+            other = [
+                path
+                for path, entry in there.items()
+                if path not in replaced and not (path in ours and _same(entry, ours[path]))
+            ]
+        if other:
+            raise UserError(
+                f"{self.repository} holds something else than {self.publication.what} ({other[0]} differs): "
+                "name another repository, or delete that one"
+            )
+
+    def _notice(self) -> PublishedFile:
+        """The card of an unfinished repository."""
+        return PublishedFile.of(CARD, unfinished_card(self.publication.what).encode())
+
+    def _commit(self, files: Sequence[PublishedFile], message: str) -> None:
+        from huggingface_hub import CommitOperationAdd
+
+        operations = []
+        for file in files:
+            operation = CommitOperationAdd(file.path, file.content())
+            # It was just computed; the client would read the file once more.
+            operation.upload_info.sha256 = bytes.fromhex(file.sha256)
+            operations.append(operation)
+        self.api.create_commit(self.repository, operations, commit_message=message, repo_type=self.publication.kind)
+
+
+def _batches(files: Sequence[PublishedFile], most: int) -> Iterator[list[PublishedFile]]:
+    """Files in groups of at most `most`, or of as many as make `_COMMIT_BYTES`."""
+    batch: list[PublishedFile] = []
+    for file in files:
+        if batch and (len(batch) == most or sum(each.size for each in batch) + file.size > _COMMIT_BYTES):
+            yield batch
+            batch = []
+        batch.append(file)
+    if batch:
+        yield batch
+
+
+def _same(entry: "RepoFile | None", file: PublishedFile) -> bool:
+    """Whether the hub holds this file; small ones it knows by git's own hash."""
+    if entry is None or entry.size != file.size:
+        return False
+    if entry.lfs:
+        return bool(entry.lfs.sha256 == file.sha256)
+    content = file.content()
+    data = content.read_bytes() if isinstance(content, Path) else content
+    return bool(entry.blob_id == hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest())

@@ -1,0 +1,64 @@
+"""The flow `probe-encoder`: what lies inside one run, or several seeds of one, as tables and as an HTML report."""
+
+import time
+from typing import Any
+
+from flows.common.flow import stage
+from flows.common.parameters import ProbeRequest
+from flows.common.progress import metered, say
+from flows.reports.artifacts import show_probing
+from flows.reports.probing.page import write_probing
+from flows.reports.run_page import write_run_page
+from model.config.probing import ProbingSpec
+from model.evaluation.predictor import TrainedEncoder
+from model.probing.over_training import all_known, problems_asked, series
+from model.probing.study import PARTS, Study, probe
+from model.runs.pretrained import own_or_shipped
+from model.runs.run_config import load_run, refuse_unlike
+from storage.sql.catalog import refresh_catalog
+from storage.workspace import Workspace
+
+
+@stage("probe-encoder", "probe {request.name}")
+def probe_encoder(request: ProbeRequest) -> dict[str, Any]:
+    """Look into runs, or find them looked into, and write the report; returns what was found, in figures and words."""
+    workspace, spec = Workspace.create(request.workspace), request.probing_spec()
+    names = [own_or_shipped(workspace, name) for name in request.compare or (request.name,)]
+    # Before any work.
+    refuse_unlike([load_run(workspace.run(name)) for name in names])
+    for name in names:
+        Study(TrainedEncoder.open(workspace.run(name), spec.checkpoint), spec)
+    steps = {name: _probed(workspace, name, spec) for name in names}
+    refresh_catalog(workspace)
+    folder = workspace.comparison(request.name) if request.compare else workspace.run(names[0])
+    page = folder / "probes" / "index.html"
+    title = request.name if request.compare else names[0]
+    asked = problems_asked(spec) if spec.series else 0
+    found, figures = write_probing(page, workspace, title, names, spec.checkpoint, asked)
+    if not request.compare:
+        write_run_page(workspace, names[0])
+    for finding in found:
+        say(f"  {finding.text}")
+    say(f"report: {page}")
+    show_probing(workspace, f"probing of {title}", figures, page)
+    return {
+        "runs": names,
+        "checkpoint": spec.checkpoint,
+        "steps": steps,
+        "findings": [finding._asdict() for finding in found],
+        "page": str(page),
+    }
+
+
+def _probed(workspace: Workspace, name: str, spec: ProbingSpec) -> int:
+    """Make what is missing of one run's tables; the step of its checkpoint."""
+    folder, began = workspace.run(name), time.monotonic()
+    with metered("probe-encoder", f"probe {name}", len(PARTS), "parts") as meter:
+        model, lay_there = probe(folder, spec, lambda part: meter.add(1))
+    if spec.series and not all_known(folder, spec):
+        lay_there = False
+        series(folder, model, spec)
+    step = model.checkpoint.step
+    took = "found" if lay_there else f"{time.monotonic() - began:.1f} s"
+    say(f"run {name}: looked into at step {step:,}, {spec.checkpoint} checkpoint ({took})")
+    return step

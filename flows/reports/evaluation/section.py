@@ -1,0 +1,241 @@
+"""What one evaluation of a run shows: a section of the run's page, or also a page of its own, made by SQL."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import duckdb
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from pydantic import BaseModel, ConfigDict
+
+from flows.common.suites import learnt_digits
+from flows.reports.evaluation.suite_figures import edge_figure, grid_figure
+from flows.reports.figures import INK, PALE, SECOND, by_group, svg
+from flows.reports.pages import rendered, write_page
+from model.evaluation.evaluate import Evaluation
+from model.runs.run_config import RunConfig
+from storage.places.place import Location
+from storage.sql.query import open_catalog
+from storage.workspace import Workspace
+
+# Where the data of an evaluation's section is below its folder.
+SECTION = "report/section.json"
+_WRONG_ANSWERS = 20
+# Longer answers are no numbers of DuckDB's.
+_NUMBER_DIGITS = 15
+_LABELS = {
+    "operators": "operators",
+    "terms": "number of operands",
+    "digits": "digits of the longest operand",
+    "carries": "longest run of carries or borrows",
+    "depth": "nested brackets",
+    "kind": "kind",
+}
+# Patterns of operators are too many for a figure.
+_MOST_TEXTS = 20
+
+
+class EvaluationSection(BaseModel):
+    """What the section of an evaluation shows."""
+
+    model_config = ConfigDict(frozen=True)
+
+    outcome: Evaluation
+    seconds: dict[str, float | None]
+    remarks: tuple[str, ...]
+    figures: tuple[tuple[str, str], ...]
+    """Titles, and pictures as SVG text."""
+    wrong: tuple[tuple[str, str, str | None, float], ...]
+    """Problems, answers, what the model says, and how sure it is."""
+    splits: tuple[tuple[str, int, int], ...]
+    """Rows and shards of the splits of the run's corpus."""
+
+    def html(self, config: RunConfig) -> Markup:
+        """The section, for a page of the run."""
+        return rendered(
+            "evaluation.html",
+            **dict(self),
+            config=config,
+            passes=passes_text(self.outcome.passes),
+            labels=_LABELS,
+        )
+
+
+def write_report(
+    place: Location,
+    workspace: Workspace,
+    config: RunConfig,
+    outcome: Evaluation,
+    seconds: dict[str, float | None],
+    remarks: tuple[str, ...] = (),
+) -> list[tuple[str, str]]:
+    """Write the data of one evaluation's section below `place`, and its page where that isn't the run's own.
+
+    `remarks` say what was left out. Returns the figures.
+    """
+    with open_catalog(workspace) as connection:
+        asked = connection.sql(
+            "SELECT * FROM predictions WHERE run = ? AND corpus = ? AND split = ? AND checkpoint = ? "
+            "AND coalesce(missing, 'answer') = ? AND coalesce(decoding, '') = ?",
+            params=[
+                *(config.name, outcome.corpus, outcome.split, outcome.checkpoint.split()[0]),
+                *(outcome.missing, outcome.decoding),
+            ],
+        ).to_arrow_table()
+        connection.register("asked", asked)
+        figures = [*_suite_figures(connection, config, outcome), *_figures(connection, outcome)]
+        if len(outcome.by_passes) > 1:
+            figures.append(("Exact match by passes", _by_passes(outcome)))
+        figures.append(("Is its confidence honest?", _calibration(connection)))
+        wrong = connection.sql(
+            "SELECT problem, answer, prediction, confidence FROM asked WHERE NOT correct "
+            f"ORDER BY id LIMIT {_WRONG_ANSWERS}"
+        ).fetchall()
+        rows = connection.execute(
+            "SELECT split, sum(rows)::BIGINT, count(*) FROM shards WHERE corpus = ? GROUP BY ALL ORDER BY 2 DESC",
+            [config.corpus],
+        ).fetchall()
+    section = EvaluationSection(
+        outcome=outcome,
+        seconds=seconds,
+        remarks=remarks,
+        figures=tuple(figures),
+        wrong=tuple(wrong),
+        splits=tuple(rows),
+    )
+    (place / SECTION).write(section.model_dump_json().encode())
+    if place != workspace.run(config.name):
+        page = place / "report" / "index.html"
+        write_page(page, "report.html", run=config.name, label=place.name, section=section.html(config))
+    return figures
+
+
+def passes_text(passes: int) -> str:
+    """The number of passes in words."""
+    return "one pass" if passes == 1 else f"{passes} passes"
+
+
+def _suite_figures(
+    connection: duckdb.DuckDBPyConnection, config: RunConfig, outcome: Evaluation
+) -> list[tuple[str, str]]:
+    """What a suite is asked for."""
+    if outcome.suite == "grid":
+        operators = [row[0] for row in _rows(connection, "SELECT DISTINCT operators FROM asked ORDER BY 1")]
+        learnt = {operator: learnt_digits(config, operator) for operator in operators}
+        return [("Exact match by the lengths of both operands", grid_figure(connection, learnt))]
+    if outcome.suite == "edge":
+        kinds = [
+            row[0] for row in _rows(connection, "SELECT DISTINCT kind FROM asked WHERE kind <> '' ORDER BY 1 DESC")
+        ]
+        return [("Exact match by kind and length", edge_figure(connection, kinds))] if kinds else []
+    return []
+
+
+def _figures(connection: duckdb.DuckDBPyConnection, outcome: Evaluation) -> list[tuple[str, str]]:
+    """Exact match by whatever the problems differ in."""
+    found = []
+    if _rows(connection, "SELECT max(length(answer)) FROM asked")[0][0] <= _NUMBER_DIGITS:
+        found.append(("Exact match by answer", _by_answer(connection)))
+    for column, groups in outcome.breakdown.items():
+        if len(groups) <= _MOST_TEXTS or isinstance(groups[0].value, int):
+            found.append((f"Exact match by {_LABELS[column]}", by_group(groups, _LABELS[column])))
+    return found
+
+
+def _rows(connection: duckdb.DuckDBPyConnection, query: str, values: list[Any] | None = None) -> list[tuple[Any, ...]]:
+    return connection.execute(query, values or []).fetchall()
+
+
+def learning_curve(connection: duckdb.DuckDBPyConnection, run: str) -> str:
+    """Loss and exact match on validation against a run's steps, as SVG."""
+    losses = _rows(
+        connection,
+        "WITH mine AS (SELECT step, loss FROM metrics WHERE run = ?), "
+        "size AS (SELECT greatest(1, max(step) // 200) AS bin FROM mine) "
+        "SELECT max(step), avg(loss) FROM mine, size GROUP BY (step - 1) // bin ORDER BY 1",
+        [run],
+    )
+    matches = _rows(
+        connection,
+        "SELECT step, validation_exact_match FROM metrics "
+        "WHERE run = ? AND validation_exact_match IS NOT NULL ORDER BY 1",
+        [run],
+    )
+
+    def draw(axes: Axes) -> None:
+        """The loss, and the exact match on an axis of its own."""
+        axes.plot(*zip(*losses, strict=True), color=INK)
+        axes.set(xlabel="step", ylabel="loss on hidden slots", yscale="log")
+        axes.yaxis.label.set_color(INK)
+        other = axes.twinx()
+        other.spines["top"].set_visible(False)
+        other.plot([s for s, _ in matches], [100 * m for _, m in matches], color=SECOND, marker="o", markersize=3)
+        other.set_ylabel("exact match on validation, %", color=SECOND)
+        other.set_ylim(-2, 102)
+
+    return svg(draw, "Loss and exact match against training steps")
+
+
+def _by_answer(connection: duckdb.DuckDBPyConnection) -> str:
+    rows = _rows(
+        connection,
+        "WITH ends AS (SELECT min(answer::BIGINT) AS low, max(answer::BIGINT) AS high FROM asked), "
+        "span AS (SELECT low, greatest(1, (high - low) // 40) AS bin FROM ends) "
+        "SELECT low + bin * ((answer::BIGINT - low) // bin) + bin / 2 AS middle, "
+        "100 * avg(correct::INT), count(*), any_value(bin) FROM asked, span GROUP BY 1 ORDER BY 1",
+    )
+
+    def draw(axes: Axes) -> None:
+        """How many problems there are, and the exact match over them."""
+        axes.bar([r[0] for r in rows], [r[2] for r in rows], width=rows[0][3] * 0.95, color=PALE, label="problems")
+        axes.set(xlabel="answer", ylabel="problems")
+        other = axes.twinx()
+        other.spines["top"].set_visible(False)
+        other.plot([r[0] for r in rows], [r[1] for r in rows], color=SECOND, marker="o", markersize=3)
+        other.set_ylabel("exact match, %", color=SECOND)
+        other.set_ylim(*_range_below_100(r[1] for r in rows))
+
+    return svg(draw, "Exact match and number of problems by the answer's size")
+
+
+def _by_passes(outcome: Evaluation) -> str:
+    def draw(axes: Axes) -> None:
+        """A line for each order."""
+        one = next(result for result in outcome.by_passes if result.passes == 1)
+        for order, color in (("confidence", INK), ("units-first", SECOND)):
+            found = [one, *(r for r in outcome.by_passes if r.order == order and r.passes > 1)]
+            matches = [100 * r.exact_match for r in found]
+            axes.plot([r.passes for r in found], matches, color=color, marker="o", markersize=3, label=order)
+        axes.set_xscale("log", base=2)
+        axes.set(xlabel="passes of the encoder", ylabel="exact match, %")
+        axes.set_ylim(*_range_below_100(100 * r.exact_match for r in outcome.by_passes))
+        axes.xaxis.set_major_formatter("{x:.0f}")
+        axes.legend(frameon=False)
+
+    return svg(draw, "Exact match against the number of passes, by the order in which slots are filled")
+
+
+def _calibration(connection: duckdb.DuckDBPyConnection) -> str:
+    rows = _rows(
+        connection,
+        "SELECT avg(confidence), avg(correct::INT), count(*) FROM asked "
+        "GROUP BY least(9, floor(confidence * 10)) ORDER BY 1",
+    )
+
+    def draw(axes: Axes) -> None:
+        """How often the answers of a confidence are right, beside how often they should be."""
+        axes.plot([0, 100], [0, 100], color=PALE, linewidth=1)
+        axes.plot([100 * r[0] for r in rows], [100 * r[1] for r in rows], color=INK, marker="o", markersize=4)
+        for confidence, right, count in rows:
+            axes.annotate(f"{count:,}", (100 * confidence, 100 * right), (0, -12), textcoords="offset points",
+                          fontsize=7, ha="center")  # fmt: skip
+        axes.set(xlabel="confidence, %", ylabel="right, %", xlim=(-3, 103), ylim=(-12, 106))
+
+    return svg(draw, "Share of right answers against the encoder's own confidence")
+
+
+def _range_below_100(percents: Iterable[float]) -> tuple[float, float]:
+    """Lower and upper end of an axis that shows them; markers at 100 % are not cut."""
+    lowest = min(percents)
+    begin = 0.0 if lowest < 90 else (90.0 if lowest < 99 else 99.0)
+    return begin, 100 + (100 - begin) / 20

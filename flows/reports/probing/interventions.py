@@ -1,0 +1,215 @@
+"""Figures of edits: what moving a digit, patching a carry and taking away a head do to the answers."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from flows.reports.figures import INK, PALE, SECOND, numbered, svg
+from flows.reports.probing.data import Figure, ProbeData, Value, mark_states, state_text, whiskers
+
+_WAYS = {
+    "digit": "all of the digit",
+    "circles": "circles of 10 and 5",
+    "circle": "circle of 10 alone",
+    "rest": "all but that circle",
+    "rest as far": "the same, as far",
+    "random": "random, as far",
+}
+_SITES = ("lower digits", "lower slot", "own slot")
+
+
+def digits_figure(data: ProbeData) -> Figure | None:
+    """How often the answer follows a moved digit, by shift and by state."""
+    values = data.values("probe_interventions", ["way", "loop", "layer", "shift"], "experiment = 'digit'", "predicted")
+    other = data.values("probe_interventions", ["way", "loop", "layer", "shift"], "experiment = 'digit'", "other")
+    if not values:
+        return None
+    states = sorted({key[1:3] for key in values})
+    colors = {
+        "digit": PALE,
+        "circles": "#7fa8d8",
+        "circle": INK,
+        "rest": "#e0a080",
+        "rest as far": "#c98a5c",
+        "random": SECOND,
+    }
+
+    def draw(left: Axes, right: Axes) -> None:
+        """By shift at the embedding, and by state."""
+        for way, color in colors.items():
+            shifts = [shift for shift in range(1, 10) if (way, 0, 0, shift) in values]
+            left.plot(
+                shifts,
+                [100 * values[way, 0, 0, shift].mean for shift in shifts],
+                color=color,
+                marker="o",
+                markersize=3,
+                label=_WAYS[way],
+            )
+            means = [values[way, *state, 0] for state in states]
+            across = np.arange(len(states)) + 0.14 * (list(colors).index(way) - 2.5)
+            right.bar(across, [100 * value.mean for value in means], 0.13, color=color, label=_WAYS[way])
+            whiskers(right, across, means, 100)
+        left.set(
+            xlabel="digit moved by, modulo 10",
+            ylabel="answered as predicted, %",
+            ylim=(-3, 132),
+            xticks=range(1, 10),
+            yticks=range(0, 101, 25),
+        )
+        left.set_title("in the embedding", fontsize=9)
+        left.legend(frameon=False, fontsize=7, ncols=2, loc="upper center")
+        mark_states(right, states)
+        right.set_title("in each state", fontsize=9)
+        right.set(ylim=(0, 132), yticks=range(0, 101, 25))
+
+    circle, rest, far, chance = (values[way, 0, 0, 0] for way in ("circle", "rest", "rest as far", "random"))
+    return Figure(
+        "Move a digit",
+        svg(draw, "Share of answers that follow a moved digit", axes=2, height=3.0),
+        f"Moved along the circle alone, in its embedding, a digit changes the answer as exact arithmetic predicts in "
+        f"{circle.text('.0%')} of problems, along all of its other directions in {rest.text('.0%')} (as far as "
+        f"along the circle: {far.text('.0%')}), and in a random "
+        f"one of the digits', as far, in {chance.text('.0%')}; another answer comes in "
+        f"{other['circle', 0, 0, 0].mean:.0%}.",
+        "All of the digit moved in the embedding is another input, so that 100 % there is no finding; circle "
+        "and rest hold unlike shares of the variance; behind the layer that reads it, a digit can be moved without "
+        f"effect.{_past_unit(data)}",
+        first=True,
+    )
+
+
+def carries_figure(data: ProbeData) -> Figure | None:
+    """How often a patched carry arrives, by site and state, and how often the other problem's digit does."""
+    keys = ["way", "site", "loop", "layer"]
+    values, copied, other = (
+        data.values("probe_interventions", keys, "experiment = 'carry'", measure)
+        for measure in ("predicted", "copied", "other")
+    )
+    if not values or not copied:
+        return None
+    # All loops together come behind the single ones.
+    states = sorted({key[2:] for key in values}, key=lambda state: (state[1] > 0 and not state[0], state))
+    loops = max(state[0] for state in states)
+    shown = {
+        "the carry arrives, %": (values, "carry"),
+        "the digit is copied, %": (copied, "carry"),
+        "anything but as before, %": (other, "carry"),
+        "same carry: as if carried, %": (values, "same carry"),
+    }
+    matrices = [
+        np.array([[_percent(found.get((way, site, *state))) for state in states] for site in _SITES])
+        for found, way in shown.values()
+    ]
+    # Any answer that is neither as before nor as predicted is among the others.
+    matrices[2] = matrices[0] + matrices[2]
+
+    def draw(*panels: Axes) -> None:
+        """The carry, the digit, either or anything else, and the control."""
+        for number, (axes, matrix, title) in enumerate(zip(panels, matrices, shown, strict=True)):
+            numbered(axes, matrix, 100.0, ".0f", 6)
+            mark_states(axes, states)
+            axes.set_yticks(range(len(_SITES)), [] if number % across else _SITES, fontsize=7)
+            axes.set_title(title, fontsize=7)
+
+    # Where there are many states, two panels a row leave room for their figures.
+    across, height = (4, 2.2) if len(states) < 8 else (2, 3.6)
+    best = arrival(data)
+    text = (
+        f"at best, at the {best.site}, {state_text(best.state, loops)}, the carry arrives in "
+        f"{best.carried.text('.0%')} of problems, the other's digit in {best.copied:.0%} (same carry: "
+        f"{best.control:.0%})"
+        if best and best.carried.mean else "from no inner state does the carry arrive"
+    )  # fmt: skip
+    return Figure(
+        "Patch a carry",
+        svg(draw, "Share of answers that follow a patched carry", axes=across, rows=4 // across, height=height),
+        f"States of a problem with one carry more and another digit above, put into the run of one without: {text}.",
+        "The lower digits' states hold the input, so that what comes of them is no carry; a slot's late states "
+        f"hold its finished digit, which is copied whatever the carry.{_past_unit(data)}",
+        first=True,
+    )
+
+
+class Arrival(NamedTuple):
+    """Where a patched carry arrives most often, but for the input."""
+
+    site: str
+    state: tuple[int, int]
+    carried: Value
+    copied: float
+    control: float
+
+
+def arrival(data: ProbeData) -> Arrival | None:
+    """Where a patched carry arrives most often; None where none was patched.
+
+    At the lower digits it is another input, as their states hold the digits themselves: only slots are looked at.
+    """
+    keys = ["way", "site", "loop", "layer"]
+    values, copied = (
+        data.values("probe_interventions", keys, "experiment = 'carry'", measure) for measure in ("predicted", "copied")
+    )
+    inner = [key for key in values if key[0] == "carry" and key[1] != "lower digits" and key[3] and key in copied]
+    if not inner:
+        return None
+    best = max(inner, key=lambda key: values[key].mean)
+    return Arrival(best[1], (best[2], best[3]), values[best], copied[best].mean, values["same carry", *best[1:]].mean)
+
+
+def heads_figure(data: ProbeData) -> Figure | None:
+    """What is answered without each head."""
+    values = data.values("probe_interventions", ["layer", "site"], "experiment = 'head'", "predicted")
+    if not values:
+        return None
+    layers = sorted({layer for layer, _ in values})
+    names = [site.removeprefix("head ") if site.startswith("head") else "r" for _, site in values]
+
+    def draw(axes: Axes) -> None:
+        """A bar a head."""
+        colors = [INK if site.startswith("head") else SECOND for _, site in values]
+        axes.bar(range(len(values)), [100 * value.mean for value in values.values()], color=colors, width=0.7)
+        whiskers(axes, range(len(values)), values.values(), 100)
+        axes.set_xticks(range(len(names)), names, fontsize=7 if len(names) < 40 else 5)
+        for layer in layers:
+            mine = [x for x, key in enumerate(values) if key[0] == layer]
+            axes.text((mine[0] + mine[-1]) / 2, 112, f"layer {layer}", ha="center", fontsize=7)
+        axes.set(ylabel="still right, %", ylim=(0, 122), yticks=range(0, 101, 25), xlabel="head; r: random")
+
+    of_runs = data.values(
+        "probe_interventions", ["run", "layer", "site"], "experiment = 'head' AND way = 'ablated'", "predicted"
+    )
+    least: dict[str, tuple[Value, str]] = {}
+    for (run, layer, site), value in of_runs.items():
+        if run not in least or value.mean < least[run][0].mean:
+            least[run] = value, f"{site} of layer {layer}"
+    if data.one:
+        ((value, name),) = least.values()
+        needed = f"{value.text('.0%')} still are without {name}"
+    else:
+        means = [100 * value.mean for value, _ in least.values()]
+        needed = f"{min(means):.0f} to {max(means):.0f}% still are without the head that each run needs most"
+    return Figure(
+        "Take a head away",
+        svg(draw, "Share of answers that stay right without a head", height=2.5),
+        f"Of problems answered rightly, {needed}, "
+        "its words replaced by their mean in every loop; orange: a random subspace as large.",
+        "Heads that do the same hide each other: one that can be spared alone isn't idle."
+        + ("" if data.one else " Bars are means over the runs, whose heads of one number needn't do the same."),
+    )
+
+
+def _past_unit(data: ProbeData) -> str:
+    """What edits don't reach where there is a symbolic unit."""
+    if not data.values("probe_unit", ["measure"]):
+        return ""
+    return " The symbolic unit reads digits as they were embedded: edits of later states pass it by."
+
+
+def _percent(value: Value | None) -> float:
+    return 100 * value.mean if value else np.nan
+
+
+DRAWN: tuple[Callable[[ProbeData], Figure | None], ...] = (digits_figure, carries_figure, heads_figure)

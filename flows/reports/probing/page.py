@@ -1,0 +1,239 @@
+"""The HTML report of a probing, and its findings in words: found or not, each beside its controls."""
+
+from collections.abc import Sequence
+from statistics import mean
+from typing import Any, NamedTuple
+
+from markupsafe import Markup
+from pydantic import BaseModel, ConfigDict
+
+from flows.reports.pages import rendered, write_page
+from flows.reports.probing import geometry, interventions, states
+from flows.reports.probing.data import Figure, ProbeData, Value, state_text
+from storage.places.place import Location
+from storage.sql.query import open_catalog
+from storage.workspace import Workspace
+
+# What counts as told, and as used: far from both controls.
+_TOLD = 0.95
+_HELD = _USED = 0.5
+_TEXTS = {
+    "carry in": "carry into a slot",
+    "running sum": "sum of a slot's column with its carry",
+    "mod 10": "whole answer modulo 10, beyond the units",
+}
+
+
+# The data of the page's body, for the page of the run, and which runs it is about.
+SECTION = "section.json"
+
+
+class Finding(NamedTuple):
+    """A question, whether it is answered by yes, and the figures."""
+
+    name: str
+    found: bool
+    text: str
+
+
+class ProbingSection(BaseModel):
+    """What the page of a probing shows."""
+
+    model_config = ConfigDict(frozen=True)
+
+    runs: tuple[str, ...]
+    checkpoint: str
+    spread: str
+    findings: tuple[Finding, ...]
+    figures: tuple[Figure, ...]
+    rooms: tuple[str, ...]
+
+    def html(self) -> Markup:
+        """The body of its page."""
+        return rendered("inside.html", **dict(self))
+
+
+def write_probing(
+    page: Location, workspace: Workspace, title: str, runs: Sequence[str], checkpoint: str, series: int = 0
+) -> tuple[list[Finding], list[tuple[str, str]]]:
+    """Write the page of one run's probing, or of several seeds'; returns its findings and its figures.
+
+    `series` says how many problems were asked along training (`problems_asked`); 0 leaves that out.
+    """
+    with open_catalog(workspace) as connection:
+        data = ProbeData(connection, runs, checkpoint, series)
+        drawn = (*geometry.DRAWN, *states.DRAWN, *interventions.DRAWN, states.series_figure)
+        figures = [figure for draw in drawn if (figure := draw(data))]
+        found = findings(data)
+    section = ProbingSection(
+        runs=tuple(runs),
+        checkpoint=checkpoint,
+        spread=data.spread,
+        findings=tuple(found),
+        figures=tuple(figures),
+        rooms=tuple(_remarks(figures, series)),
+    )
+    (page.parent / SECTION).write(section.model_dump_json().encode())
+    write_page(page, "probing.html", title=title, section=section.html())
+    return found, [(figure.title, figure.picture) for figure in figures]
+
+
+def findings(data: ProbeData) -> list[Finding]:
+    """What was asked of the states, and what came out."""
+    return [found for ask in (_unit, _circle, _carry, _sum, _residue, _moved, _patched) if (found := ask(data))]
+
+
+def _circle(data: ProbeData) -> Finding | None:
+    where = "kind = 'embedding' AND symbols = 'digits' AND measure = 'circle 10' AND control = '{}'"
+    trained, plain = (data.single("probe_geometry", where.format(kind)) for kind in ("trained", "untrained"))
+    bound = data.single("probe_geometry", where.format("trained"), "shuffled_high")
+    if not trained or not plain or not bound:
+        return None
+    found = trained.mean >= _HELD and trained.least > bound.mean
+    return Finding(
+        "digits on a circle",
+        found,
+        f"circle of digits in the embeddings: {_found(found)}, {trained.text('.0%')} of the variance (95 % of shuffles "
+        f"below {bound.mean:.0%}, untrained {plain.mean:.0%})",
+    )
+
+
+def _carry(data: ProbeData) -> Finding | None:
+    return _told(data, "carry in")
+
+
+def _sum(data: ProbeData) -> Finding | None:
+    return _told(data, "running sum")
+
+
+def _residue(data: ProbeData) -> Finding | None:
+    return _told(data, "mod 10")
+
+
+def _told(data: ProbeData, label: str) -> Finding | None:
+    asked = f"position = 'answer' AND label = '{label}'"
+    where = f"{asked} AND split = 'numbers' AND probe = 'linear' AND control = '{{}}'"
+    keys = ["loop", "layer"]
+    trained = data.values("probes", keys, where.format("trained"), "kappa")
+    if not trained:
+        return None
+    best = max(trained, key=lambda state: trained[state].mean)
+    untrained = data.values("probes", keys, where.format("untrained"), "kappa")
+    plain = max(value.most for value in untrained.values())
+    by_heart = data.single("probes", where.format("random"), "kappa")
+    # A probe that does as well with a random label for each type of token knows the types by heart.
+    least = max(plain, by_heart.mean if by_heart else -1.0)
+    found = trained[best].mean >= _TOLD and trained[best].least > least
+    selective = f", selectivity {trained[best].mean - by_heart.mean:.2f}" if by_heart else ""
+    loops = max(loop for loop, _ in trained)
+    (count,) = data.rows("probes", "min(numbers)", where.format("trained"))[0]
+    more = "".join(
+        f", {name} {value.mean:.2f}{f' (untrained {control.mean:.2f})' if control else ''}"
+        for name, split, probe in (
+            ("of digits that it never saw added up", "columns", "linear"),
+            ("on longer operands than it learnt", "lengths", "linear"),
+            ("read from a circle", "numbers", "circular"),
+        )
+        for value, control in [_beside(data, f"{asked} AND split = '{split}' AND probe = '{probe}'", best)]
+        if value
+    )
+    return Finding(
+        f"{label} told",
+        found,
+        f"{_TEXTS[label]}: {_found(found)}, κ {trained[best].text()} at {state_text(best, loops)}, the best of "
+        f"{len(trained)} states{f', asked of {count:,} numbers' if count else ''} (untrained, upper ends, at most "
+        f"{plain:.2f}, a random label for each type of token {_mean(by_heart)}{selective}){more}",
+    )
+
+
+def _beside(data: ProbeData, where: str, state: tuple[Any, ...]) -> tuple[Value | None, Value | None]:
+    """κ at a state, and the best that is told of untrained ones."""
+    trained, plain = (
+        data.values("probes", ["loop", "layer"], f"{where} AND control = '{control}'", "kappa")
+        for control in ("trained", "untrained")
+    )
+    return trained.get(state), max(plain.values(), key=lambda value: value.mean, default=None)
+
+
+def _unit(data: ProbeData) -> Finding | None:
+    keys = ["measure", "operator"]
+    values = data.values("probe_unit", keys, "control = 'trained' AND loop = 0")
+    operators = sorted({name for measure, name in values if measure == "operation read"}, key="+-*".find)
+    if not operators:
+        return None
+    names = ("answered", "answered without", "answered as another")
+    with_it, without, other = (
+        [value.mean for name in operators if (value := values.get((measure, name)))] for measure in names
+    )
+    found = min(with_it) > max(without) and bool(other) and mean(other) >= _USED
+    return Finding(
+        "unit used",
+        found,
+        f"the symbolic unit: {'used' if found else 'not used'}, {mean(with_it):.0%} of problems of two numbers are "
+        f"answered, {mean(without):.0%} without it, "
+        + (f"{mean(other):.0%} as another problem when given its result" if other else "none could be given another's"),
+    )
+
+
+def _moved(data: ProbeData) -> Finding | None:
+    where = "experiment = 'digit' AND loop = 0 AND layer = 0 AND shift = 0 AND way = '{}'"
+    circle, circles, rest, far, chance = (
+        data.single("probe_interventions", where.format(way), "predicted")
+        for way in ("circle", "circles", "rest", "rest as far", "random")
+    )
+    other = data.single("probe_interventions", where.format("circle"), "other")
+    if not circle or not circles or not rest or not far or not chance or not other:
+        return None
+    found = circle.mean >= _USED and circle.least > max(rest.mean, chance.mean)
+    return Finding(
+        "circle used",
+        found,
+        f"a digit moved along its circle alone: {_found(found)}, {circle.text('.0%')} of answers follow, "
+        f"{other.mean:.0%} change otherwise (with the circle of period 5 too {circles.text('.0%')} follow; along all "
+        f"but the circle {rest.text('.0%')}, cut or stretched to its length {far.text('.0%')}, of random moves among "
+        f"the digits' directions {chance.text('.0%')})",
+    )
+
+
+def _patched(data: ProbeData) -> Finding | None:
+    best = interventions.arrival(data)
+    if not best:
+        return None
+    loops = max(loop for (loop,) in data.values("probe_interventions", ["loop"], "experiment = 'carry'", "predicted"))
+    if not best.carried.mean:
+        return Finding("carry patched", False, "a carry patched: not found, it arrives from no inner state")
+    found = best.carried.least >= _USED > max(best.control, best.copied)
+    return Finding(
+        "carry patched",
+        found,
+        f"a carry patched, at best at the {best.site}, {state_text(best.state, loops)}: {_found(found)}, "
+        f"{best.carried.text('.0%')} of answers follow, {best.copied:.0%} have the other problem's digit (states with "
+        f"the same carry: {best.control:.0%})",
+    )
+
+
+def _found(found: bool) -> str:
+    return "found" if found else "not found"
+
+
+def _mean(value: Value | None) -> str:
+    return f"{value.mean:.2f}" if value else "–"
+
+
+def _remarks(figures: Sequence[Figure], series: int) -> list[str]:
+    """What isn't among the figures, and why."""
+    titles = {figure.title for figure in figures}
+    found = []
+    if "Whole numbers as tokens" not in titles:
+        found.append(
+            "Numbers are digit tokens here; whole numbers as tokens are looked at in runs with a tokenizer of pairs."
+        )
+    if "Move a digit" not in titles:
+        found.append("States are edited only where one token is one digit, and problems are answered rightly.")
+    if "Along training" not in titles:
+        found.append(
+            "Of several checkpoints that all runs kept it is told along training, too: --training.keep 12 keeps more."
+            if series
+            else "Along training nothing was asked."
+        )
+    return found

@@ -1,0 +1,140 @@
+"""The process of `numerate serve` that starts flow runs: it registers the deployments and waits for runs of them.
+
+It ends in order by SIGTERM, with the runs that are under way cancelled, and with its parent however that ends.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import threading
+from contextlib import suppress
+from uuid import UUID
+
+import anyio
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.objects import DeploymentStatus
+from prefect.deployments.runner import EntrypointType
+from prefect.exceptions import ObjectNotFound
+from prefect.runner import Runner
+from prefect.runner import runner as runner_module
+from prefect.runner._process_manager import ProcessManager
+
+from flows.common.engines import Served, end_quietly, note_served
+from flows.common.progress import say
+from flows.server.app import end_with
+from flows.server.deployments import DEPLOYMENTS, TAG, flow_of, parameters_of
+from flows.server.orphaned_runs import end_left_runs
+from flows.server.run_tags import mark_of
+from flows.server.settings import configured_api
+from model.config.training import STOP_SECONDS
+from storage.errors import UserError
+from storage.workspace import Workspace
+
+# What a run may take after its training has stopped, for Ray's end and its last words.
+_END_SECONDS, _POLL_SECONDS = 15.0, 0.5
+
+
+class PatientProcesses(ProcessManager):
+    """The processes of runs, which get the time that a training may take to leave a checkpoint.
+
+    Prefect's own kills a cancelled run after 30 s, whatever is set.
+    """
+
+    async def kill(self, flow_run_id: UUID, grace_seconds: float = 30, *, force: bool = False) -> None:
+        """Ask a run to end, and kill it where it doesn't in time; `force` kills it at once."""
+        handle = self.get(flow_run_id)
+        if handle and not force:
+            with suppress(ProcessLookupError):
+                handle.graceful_kill()
+            with anyio.move_on_after(STOP_SECONDS + _END_SECONDS):
+                while handle.is_alive():
+                    await anyio.sleep(_POLL_SECONDS)
+                return
+        await super().kill(flow_run_id, force=True)
+
+
+class _Runner(Runner):
+    async def cancel_all(self) -> None:
+        """All at once: Prefect's own waits for one run after the other."""
+        under_way = self._process_manager.flow_run_ids()
+        await asyncio.gather(*(self._cancel_run(run, "the runner ends") for run in under_way), return_exceptions=True)
+
+
+async def run_deployments(workspace: Workspace, own_server: bool, at_once: int) -> None:
+    """Serve every flow until SIGTERM comes; nobody else runs anything on a server of our own.
+
+    Raises `UserError` where another workspace, or a work pool, is served by the same names.
+    """
+    mark = mark_of(workspace)
+    async with get_client() as client:
+        if not own_server:
+            await refuse_others(client, mark)
+        await end_left_runs(client, mark, own_server=own_server)
+    # Prefect offers no other way.
+    runner_module.ProcessManager = PatientProcesses  # type: ignore[misc]
+    # Runs that don't fit stay Scheduled, without a process.
+    runner = _Runner(name=f"numerate {workspace.root.name}", pause_on_shutdown=False, limit=at_once)
+    for deployment in DEPLOYMENTS:
+        made = await flow_of(deployment).ato_deployment(
+            deployment.name,
+            parameters=parameters_of(deployment, workspace),
+            description=deployment.description,
+            # Their runs have them too.
+            tags=[TAG, *deployment.tags, mark],
+            entrypoint_type=EntrypointType.MODULE_PATH,
+        )
+        await runner.aadd_deployment(made)
+    stop = asyncio.Event()
+    running = asyncio.create_task(runner.start())
+    while not runner.started and not running.done():
+        await asyncio.sleep(0.05)
+    # Only now, as the runner sets a handler of its own when it starts.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    auth = os.environ.get("PREFECT_API_AUTH_STRING", "") if own_server else ""
+    note_served(workspace, Served(configured_api().removesuffix("/api"), os.getpid(), own_server, auth))
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if not running.done():
+            await runner.astop()
+        await running
+    finally:
+        async with get_client() as client:
+            await end_left_runs(client, mark, own_server=own_server)
+
+
+async def refuse_others(client: PrefectClient, mark: str) -> None:
+    """Raise `UserError` where a deployment of ours would take the place of one that somebody else serves."""
+    for deployment in DEPLOYMENTS:
+        with suppress(ObjectNotFound):
+            found = await client.read_deployment_by_name(f"{deployment.name}/{deployment.name}")
+            place = f"'{deployment.name}' at {configured_api()}"
+            if found.work_pool_name:
+                raise UserError(
+                    f"{place} is deployed to the work pool '{found.work_pool_name}': start a worker of it, or unset "
+                    "PREFECT_API_URL to serve on a server of your own"
+                )
+            if found.status == DeploymentStatus.READY and mark not in found.tags:
+                whose = next((tag for tag in found.tags if "@" in tag), "somebody else")
+                raise UserError(
+                    f"{place} is served by {whose}: end that 'numerate serve' (its place is free a minute later), or "
+                    "unset PREFECT_API_URL to serve on a server of your own"
+                )
+
+
+def main() -> None:
+    """The runner's process: takes what `flows.server.serve` hands it."""
+    end_quietly()
+    wanted = json.loads(sys.argv[1])
+    threading.Thread(target=end_with, args=(wanted["parent"],), daemon=True).start()
+    try:
+        asyncio.run(run_deployments(Workspace.open(wanted["workspace"]), wanted["own_server"], wanted["at_once"]))
+    except UserError as error:
+        say(f"error: {error}")
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,162 @@
+"""`numerate serve`: a Prefect server and the runner of its flows, kept up together until Ctrl-C.
+
+Both are processes of their own, in sessions of their own: a signal for this one reaches them when, and in the order
+in which, it is passed on.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from types import FrameType
+
+from flows.common.engines import (
+    configure_prefect,
+    forget_served,
+    prefect_home,
+    served,
+    serving,
+    serving_folder,
+    use_api,
+)
+from flows.common.progress import say
+from flows.server.app import LOOPBACK, PORT, PrefectServer, free_port
+from flows.server.middleware import checked_name, is_loopback
+from flows.server.settings import configured_api, setting
+from model.config.training import STOP_SECONDS
+from storage.errors import RunFailure, UserError
+from storage.workspace import Workspace
+
+# A training that is cancelled has to leave a checkpoint, and its runner to say that it ended.
+_STOP_SECONDS = STOP_SECONDS + 30.0
+_POLL_SECONDS = 0.2
+
+
+def serve(
+    workspace: Workspace,
+    *,
+    host: str = LOOPBACK,
+    port: int = 0,
+    allowed: Sequence[str] = (),
+    at_once: int = 1,
+    announce: Callable[[str], None] = lambda url: None,
+) -> None:
+    """Serve every flow until SIGINT or SIGTERM; raises `UserError` where the workspace is served already.
+
+    `announce` is called with the URL of the pages once they are there.
+
+    Where a Prefect API is configured its server is used. Else one is started at `host` and `port`, of which 0 takes
+    4200, or a free one where that is taken. It also goes by the `allowed` names, and has the password of Prefect's
+    setting `server.api.auth_string`; raises `UserError` where others reach it and there is none.
+    """
+    auth = "" if configured_api() else _checked_auth(host, [checked_name(name) for name in allowed])
+    configure_prefect(prefect_home(workspace), keep_log=True)
+    if url := serving(workspace).url:
+        raise UserError(f"workspace {workspace.root} is served already: open {url}")
+    with serving_folder(workspace).exclusive(f"workspace {workspace.root}"):
+        _serve(workspace, partial(_start_server, workspace, host, port, allowed, auth), at_once, announce)
+
+
+def _checked_auth(host: str, allowed: Sequence[str]) -> str:
+    """The password for a server of our own; raises `UserError` where it can't be used, or has to be there."""
+    auth = setting("PREFECT_SERVER_API_AUTH_STRING")
+    how = "set PREFECT_SERVER_API_AUTH_STRING=NAME:PASSWORD (or server.api.auth_string in a prefect.toml)"
+    # Prefect compares ASCII alone; a browser asks for a name and a password.
+    if auth and not (all(auth.partition(":")) and auth.isascii() and auth.isprintable()):
+        raise UserError(f"Prefect's password is not usable: {how}, in plain ASCII characters")
+    if not auth and not is_loopback(host):
+        raise UserError(
+            f"host {host} is reached by others, who could run commands as you, and the server has no password: {how}, "
+            f"or listen on {LOOPBACK}"
+        )
+    if not auth and allowed:
+        say("warning: the server has no password: whoever reaches it by your proxy can run commands as you")
+    return auth
+
+
+def _serve(
+    workspace: Workspace, start_server: Callable[[], PrefectServer], at_once: int, announce: Callable[[str], None]
+) -> None:
+    # Runs are seen within a second, not ten.
+    os.environ.setdefault("PREFECT_RUNNER_POLL_FREQUENCY", "1")
+    os.environ.setdefault("PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT", "false")
+    api, server, runner = configured_api(), None, None
+    stopped = _on_signals()
+    try:
+        if not api:
+            server = start_server()
+            api = server.api_url
+            use_api(api, server.auth)
+        runner, ready = _start_runner(workspace, server is not None, at_once), False
+        while not stopped():
+            _check(runner, server)
+            if not ready and served(workspace).runner == runner.pid:
+                ready = True
+                page = f"{api.removesuffix('/api')}/v2/deployments"
+                say(f"workspace {workspace.root} is served: open {page}")
+                announce(page)
+            time.sleep(_POLL_SECONDS)
+        say("ending: runs that are under way are cancelled, each goes on where it ended when it is started again")
+    finally:
+        if runner:
+            _end(runner)
+        if server:
+            server.stop()
+        forget_served(workspace)
+
+
+def _start_server(workspace: Workspace, host: str, port: int, allowed: Sequence[str], auth: str) -> PrefectServer:
+    def started(port: int) -> PrefectServer:
+        """At this port."""
+        return PrefectServer(
+            prefect_home(workspace), host=host, port=port, workspace=workspace, allowed=allowed, auth=auth
+        )
+
+    if port:
+        return started(free_port(host, port))
+    try:
+        return started(free_port(host, PORT))
+    except (UserError, RunFailure):
+        # Taken, or by another in this moment.
+        return started(free_port(host))
+
+
+def _on_signals() -> Callable[[], bool]:
+    """Whether SIGINT or SIGTERM has come, from now on."""
+    came: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        """Remember it."""
+        came.append(number)
+
+    signal.signal(signal.SIGINT, note)
+    signal.signal(signal.SIGTERM, note)
+    return lambda: bool(came)
+
+
+def _start_runner(workspace: Workspace, own: bool, at_once: int) -> "subprocess.Popen[bytes]":
+    wanted = {"parent": os.getpid(), "workspace": str(workspace.root), "own_server": own, "at_once": at_once}
+    return subprocess.Popen([sys.executable, "-m", "flows.server.runner", json.dumps(wanted)], start_new_session=True)
+
+
+def _check(runner: "subprocess.Popen[bytes]", server: PrefectServer | None) -> None:
+    if runner.poll() == UserError.exit_code:
+        # It said why.
+        raise SystemExit(UserError.exit_code)
+    if runner.poll() is not None:
+        raise RunFailure("the runner of the flows ended by itself: start 'numerate serve' again")
+    if server and not server.runs():
+        raise RunFailure("Prefect's server ended by itself: start 'numerate serve' again")
+
+
+def _end(runner: "subprocess.Popen[bytes]") -> None:
+    runner.terminate()
+    try:
+        runner.wait(_STOP_SECONDS)
+    except subprocess.TimeoutExpired:
+        runner.kill()
+        runner.wait()

@@ -1,0 +1,51 @@
+"""The flow `train-tokenizer`."""
+
+import time
+from functools import partial
+from typing import Any, get_args
+
+from flows.common.engines import ray_session
+from flows.common.flow import stage
+from flows.common.parameters import InWorkspace, TokenizerRequest
+from flows.common.progress import say
+from flows.common.timing import note_seconds
+from flows.generate_corpus import ensure_corpus
+from flows.reports.artifacts import show_tokenizer
+from pipelines.generation.fanout import alone
+from pipelines.spec.corpus import TokenizerKind
+from pipelines.tokens.vocabulary import train_tokenizer
+from storage.datasets.manifest import load
+from storage.workspace import Workspace
+
+
+@stage("train-tokenizer", "tokenizer {request.tokenizer_name}")
+def train_tokenizer_flow(request: TokenizerRequest) -> dict[str, Any]:
+    """Train a SentencePiece tokenizer on a corpus's train split, or find it trained."""
+    workspace, name = Workspace.create(request.workspace), request.tokenizer_name
+    if request.make_missing:
+        ensure_corpus(request, request.corpus)
+    folder = workspace.tokenizer(name)
+    corpus = load(workspace.corpus(request.corpus), f"corpus {request.corpus!r}")
+    began = time.monotonic()
+    train = partial(train_tokenizer, request.tokenizer_spec(), corpus, folder)
+    if request.ray:
+        with ray_session(request.ray, workspace.root):
+            tokenizer, made = alone(train)
+    else:
+        tokenizer, made = train()
+    seconds = time.monotonic() - began
+    headline = f"tokenizer {name}: found, {tokenizer.size} pieces"
+    if made:
+        note_seconds(folder, seconds)
+        headline = f"tokenizer {name}: {tokenizer.size} pieces in {seconds:.1f} s, exact round trip proven"
+    say(headline)
+    show_tokenizer(name, tokenizer, headline)
+    return {"tokenizer": name, "location": str(folder), "identity": tokenizer.identity, "pieces": tokenizer.size}
+
+
+def ensure_tokenizer(asked: InWorkspace, corpus: str, name: str) -> None:
+    """Train a tokenizer that isn't where something is `asked` for, and make its corpus, if their names say how."""
+    ensure_corpus(asked, corpus)
+    kind: Any = name.removeprefix(f"{corpus}-")
+    if kind in get_args(TokenizerKind) and not Workspace.open(asked.workspace).tokenizer(name).exists():
+        train_tokenizer_flow(TokenizerRequest(**asked.place, corpus=corpus, kind=kind))

@@ -1,0 +1,115 @@
+"""The flows `verify-corpus` and `migrate-corpus`: what is done with a corpus as it lies there."""
+
+import time
+from dataclasses import asdict
+from typing import Any
+
+from flows.common.engines import ray_session
+from flows.common.flow import stage
+from flows.common.parameters import MigrateRequest, VerifyRequest
+from flows.common.progress import metered, say
+from flows.common.timing import note_seconds
+from flows.generate_corpus import ensure_corpus
+from flows.reports.artifacts import show_faults
+from pipelines.generation.build import undisturbed
+from pipelines.generation.migrate import migrate, old_spec
+from pipelines.generation.verify import CorpusDamaged, Examination, check_bytes, check_rows, examine, repair
+from storage.datasets.manifest import SCHEMA_VERSION, WRITER, ShardRecord
+from storage.sql.catalog import refresh_catalog
+from storage.workspace import Workspace
+
+
+@stage("verify-corpus", "verify {request.corpus}")
+def verify_corpus(request: VerifyRequest) -> dict[str, Any]:
+    """Compare a corpus with its manifest, or with its spec, and mend it if that is asked for."""
+    if request.make_missing:
+        ensure_corpus(request, request.corpus)
+    folder = request.folder()
+    examine(folder)
+    with (
+        undisturbed(folder, f"corpus {folder.name!r}", write=request.repair),
+        ray_session(request.ray, folder) as cpus,
+    ):
+        found = examine(folder)
+        if request.deep or request.repair:
+            found.spec()
+        with metered("verify-corpus", f"verify {found.name}", max(1, found.rows * (1 + request.deep))) as meter:
+            check_bytes(found, in_flight=cpus, progress=meter.add)
+            if request.deep:
+                check_rows(found, in_flight=cpus, progress=meter.add)
+        if found.writer != WRITER:
+            say(f"corpus {found.name} was written by {found.writer}, here is {WRITER}{_then(found, request)}")
+        if not found.faults:
+            return _result(request, found, found.shards or ())
+        show_faults(found.name, [asdict(fault) for fault in sorted(found.faults)])
+        if not request.repair:
+            raise CorpusDamaged(
+                f"corpus {found.name!r} has {_count(found)}: run "
+                f"'{request.model_copy(update={'repair': True}).command}'",
+                sorted(found.faults),
+            )
+        with metered("verify-corpus", f"repair {found.name}", found.spec().total_rows) as meter:
+            dataset = repair(found, in_flight=cpus, progress=meter.add)
+    refresh_catalog(Workspace.create(request.workspace))
+    return _result(request, found, dataset.shards)
+
+
+@stage("migrate-corpus", "migrate {request.corpus}")
+def migrate_corpus(request: MigrateRequest) -> dict[str, Any]:
+    """Bring a corpus of an older schema version into the present form, or find it there."""
+    folder = request.folder()
+    spec = old_spec(folder)
+    began = time.monotonic()
+    rows = spec.total_rows if spec else 1
+    with ray_session(request.ray, folder) as cpus, metered("migrate-corpus", f"migrate {folder.name}", rows) as meter:
+        done = migrate(folder, in_flight=cpus, progress=meter.add)
+    if done is None:
+        say(f"corpus {folder.name}: nothing to migrate, its schema version is read as it is")
+        return {"corpus": folder.name, "location": str(folder), "migrated": False}
+    seconds = time.monotonic() - began
+    note_seconds(folder, seconds)
+    refresh_catalog(Workspace.create(request.workspace))
+    say(
+        f"corpus {folder.name}: schema version {SCHEMA_VERSION} in {seconds:.1f} s, {done.corpus.manifest.rows:,} rows "
+        f"with the same ids and problems; {done.moved:,} moved to test, where reserved problems always are"
+    )
+    if done.old_tokens:
+        say(
+            f"corpus {folder.name}: its tokens ({', '.join(done.old_tokens)}) matched the old form alone and are gone "
+            "with it: train a tokenizer under another name and encode again"
+        )
+    return {
+        "corpus": folder.name,
+        "location": str(folder),
+        "migrated": True,
+        "identity": done.corpus.manifest.identity,
+        "rows": done.corpus.manifest.rows,
+        "moved_to_test": done.moved,
+        "removed_tokens": list(done.old_tokens),
+    }
+
+
+def _result(request: VerifyRequest, found: Examination, shards: tuple[ShardRecord, ...]) -> dict[str, Any]:
+    return {
+        "corpus": found.name,
+        "location": str(found.folder),
+        "shards": len(shards),
+        "rows": sum(shard.rows for shard in shards),
+        "bytes": sum(shard.bytes for shard in shards),
+        "recomputed": request.deep,
+        "mended": [asdict(fault) for fault in sorted(found.faults)],
+    }
+
+
+def _count(found: Examination) -> str:
+    return f"{len(found.faults):,} fault{'s' if len(found.faults) > 1 else ''}"
+
+
+def _then(found: Examination, request: VerifyRequest) -> str:
+    """What another writer means for what was asked."""
+    if not (found.faults and request.repair):
+        return ": a shard made anew would hold the same rows in other bytes"
+    return (
+        ": what is made anew holds the same rows in other bytes, which the manifest then names, "
+        "and tokenizer, tokens and runs fit as before"
+    )
