@@ -1,1 +1,1 @@
-"""The faces: Prefect flows, the command line, progress and reports."""
+"""What a person uses: Prefect flows, the command line, pages and reports."""

@@ -1,1 +1,1 @@
-"""The learning side: tokenizer, encoder, masking, training, decoding and evaluation."""
+"""The learning side: configuration, network, objectives, training, evaluation and probing."""

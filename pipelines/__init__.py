@@ -1,1 +1,1 @@
-"""The data side: problem families, exact arithmetic, order and split, generation and encoding."""
+"""The data side: specifications, problems, split, generation and tokens."""

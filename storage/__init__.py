@@ -1,1 +1,1 @@
-"""Where data lies and how it is read: locations, shards, manifests, SQL and the elastic reader."""
+"""Where data is and how it is read: places, datasets, SQL and the elastic reader."""

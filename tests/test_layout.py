@@ -3,13 +3,16 @@
 import ast
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
+ENDS = (".py", "/__init__.py")
 FOLDERS = ("storage", "pipelines", "model", "flows")
 
 
@@ -76,6 +79,26 @@ def test_an_engine_is_imported_only_where_it_is_known(engine: str) -> None:
     users = {path for path, names in IMPORTS.items() if any(within(name, [engine.lower()]) for name in names)}
     assert sorted(path for path in users if not path.startswith(tuple(places))) == []
     assert all(any(path.startswith(place) for path in users) for place in places), "one that is named doesn't use it"
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    def files_of(name: str) -> set[str]:
+        """The files that an import of this name reads."""
+        paths = (f"{module.replace('.', '/')}{end}" for module in (name, name.rpartition(".")[0]) for end in ENDS)
+        return {path for path in paths if path in SOURCES}
+
+    TopologicalSorter({path: set().union(*map(files_of, names)) - {path} for path, names in IMPORTS.items()}).prepare()
+
+
+def test_a_folder_has_about_a_dozen_modules_at_most() -> None:
+    counts = Counter(path.rpartition("/")[0] for path in SOURCES if not path.endswith("__init__.py"))
+    assert max(counts.values()) <= 14, counts.most_common(3)
+
+
+def test_what_contributing_names_is_there() -> None:
+    named = re.findall(r"`((?:storage|pipelines|model|flows|tests)/[\w./]*)`", TEXT)
+    assert len(named) > 40
+    assert [path for path in named if not (ROOT / path).exists()] == []
 
 
 def test_outside_of_storage_duckdb_is_a_type_and_no_engine() -> None:

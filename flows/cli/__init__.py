@@ -1,1 +1,1 @@
-"""The verbs of the command, the options that they take, and how help and tables read."""
+"""The command `numerate`: options, help, and what reaches the terminal."""

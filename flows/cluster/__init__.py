@@ -1,1 +1,1 @@
-"""Work on a Ray cluster that others started: joining it, and sending it jobs."""
+"""Ray: a private one on this machine, a cluster that others started, and its jobs."""

@@ -1,0 +1,1 @@
+"""What every flow needs: the decorator, parameters, presets, progress and the engines around it."""

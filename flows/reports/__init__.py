@@ -1,1 +1,1 @@
-"""Pages, figures and tables that show what was made."""
+"""Pages, figures and tables."""

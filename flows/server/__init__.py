@@ -1,0 +1,1 @@
+"""The Prefect server, the runner of its flows and its deployments."""

@@ -1,0 +1,1 @@
+"""Encoders compared on the same problems for the same time."""

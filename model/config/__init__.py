@@ -1,0 +1,1 @@
+"""All parameters of encoder, training, evaluation, comparison and probing, as frozen pydantic models."""

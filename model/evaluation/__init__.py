@@ -1,0 +1,1 @@
+"""Exact match: decoding, evaluation, intervals, calibration and the exhaustive count."""

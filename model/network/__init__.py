@@ -1,0 +1,1 @@
+"""The encoder: embeddings, positions, layers and loops."""

@@ -1,0 +1,1 @@
+"""What a training step masks and predicts, and what is drawn at random for it."""

@@ -1,0 +1,1 @@
+"""From a specification to committed shards: generate, verify and repair."""

@@ -1,0 +1,1 @@
+"""Problem families, and the exact arithmetic on arrays below them."""

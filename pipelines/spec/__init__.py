@@ -1,0 +1,1 @@
+"""What a corpus is: its specification, and specifications by name."""

@@ -1,0 +1,1 @@
+"""Figures and sections of evaluations and comparisons."""

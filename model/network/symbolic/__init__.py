@@ -1,0 +1,1 @@
+"""Symbolic units inside the encoder, and the exact differentiable arithmetic that they use."""
