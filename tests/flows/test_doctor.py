@@ -13,7 +13,7 @@ from threading import Thread
 import pytest
 
 from flows.cli.app import app
-from flows.diagnostics import engine_checks, machine_checks
+from flows.diagnostics import doctor, engine_checks, machine_checks
 from flows.diagnostics.doctor import findings, report
 from flows.diagnostics.engine_checks import DEEP_CHECKS, ENGINE_CHECKS, check_gpu, check_prefect, check_ray
 from flows.diagnostics.findings import Finding
@@ -248,8 +248,8 @@ def test_a_check_that_fails_itself_is_a_warning(place: Workspace, monkeypatch: p
     def check_of_nothing(workspace: Workspace) -> Finding:
         raise OSError("no such\nthing")
 
-    monkeypatch.setattr(machine_checks, "MACHINE_CHECKS", (check_of_nothing,))
-    monkeypatch.setattr(engine_checks, "ENGINE_CHECKS", ())
+    monkeypatch.setattr(doctor, "MACHINE_CHECKS", (check_of_nothing,))
+    monkeypatch.setattr(doctor, "ENGINE_CHECKS", ())
     (found,) = findings(place)
     assert found == Finding("of nothing", "warning", "can't be looked at (OSError: no such thing)")
 

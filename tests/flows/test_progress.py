@@ -41,14 +41,17 @@ def test_numbers_have_three_figures_and_no_exponent(value: float, text: str) -> 
 def test_what_is_made_first_is_made_on_the_same_cluster(
     asked: type[InWorkspace], monkeypatch: pytest.MonkeyPatch, tmp_path: object
 ) -> None:
-    from flows import encode_corpus as tokens
-    from flows import generate_corpus as corpus
+    from flows import encode_corpus, generate_corpus, train_tokenizer
 
     begun: list[InWorkspace] = []
-    for module, flow in [(corpus, "generate_corpus"), (tokens, "train_tokenizer_flow"), (tokens, "encode_corpus")]:
+    for module, flow in [
+        (generate_corpus, "generate_corpus"),
+        (train_tokenizer, "train_tokenizer_flow"),
+        (encode_corpus, "encode_corpus"),
+    ]:
         monkeypatch.setattr(module, flow, begun.append)
     request = asked(workspace=f"{tmp_path}/workspace", ray="head:6379")
-    tokens.ensure_tokenizer(request, "notebook", "notebook-digit")
-    tokens.ensure_tokens(request, "notebook", "notebook-digit")
+    train_tokenizer.ensure_tokenizer(request, "notebook", "notebook-digit")
+    encode_corpus.ensure_tokens(request, "notebook", "notebook-digit")
     assert len(begun) == 3
     assert {tuple(each.place.items()) for each in begun} == {tuple(request.place.items())}
