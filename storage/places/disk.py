@@ -155,7 +155,7 @@ class LocalLocation(Location):
 
     @contextmanager
     def exclusive(self, what: str, *, wait_seconds: float = 0.0) -> Iterator[None]:
-        """Locks this folder for the block; raises `UserError` if another process still holds it after `wait_seconds`."""
+        """Locks this folder for the block; raises `UserError` if it is still locked after `wait_seconds`."""
         # `is_held` takes the lock for microseconds, so a short retry is always needed.
         until = time.monotonic() + max(wait_seconds, _GLANCE_SECONDS)
         while (handle := self._lock()) is None:

@@ -1,5 +1,4 @@
-"""The exclusive right to write a folder of an object store: an object that its holder renews and that expires
-otherwise.
+"""The exclusive right to write a folder of an object store: an object that its holder renews and that expires.
 
 All changes of a lease are conditional writes. A process that takes over a lease measures its age by the store's clock.
 On the same machine a file lock shows at once that the holder has ended; other machines wait for the expiry.
