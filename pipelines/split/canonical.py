@@ -105,7 +105,7 @@ class Canonical:
         return self.as_product(left.factor + right.factor, left.turned ^ right.turned)
 
     def as_product(self, factor: UInt64s, turned: Flags) -> Terms:
-        """Products as subexpressions, from the wrapped totals of their factors' hashes; `turned` marks negative ones."""
+        """Products as subexpressions, from the wrapped totals of their factors' hashes; `turned` ones are negative."""
         term = self.product(factor)
         opposite = self.minus(term)
         none = np.zeros(len(factor), np.bool_)
