@@ -58,8 +58,8 @@ def credentials_of(scheme: str) -> str:
 def store_of(scheme: str, bucket: str, *, quick: bool = False) -> "ObjectStore":
     """Returns the client for a bucket; `quick` gives up after about ten seconds, otherwise retries take two minutes.
 
-    The first call per process checks that the store responds. Raises `UserError` for a missing bucket and for missing
-    or wrong credentials, `RunFailure` for an unreachable store.
+    The first call per process and bucket checks that the store responds. Raises `UserError` for a missing bucket and
+    for missing or wrong credentials, `RunFailure` for an unreachable store.
     """
     return _opened(scheme, bucket, quick, os.getpid())
 
