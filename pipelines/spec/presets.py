@@ -79,7 +79,7 @@ CORPORA: dict[str, CorpusSpec] = {
             ),
         ),
         # For comparisons of encoders with and without a symbolic unit: all operators, numbers of one to four digits,
-        # and brackets. Two variants are longer and more deeply nested than the training problems.
+        # and brackets. One variant has longer numbers than the training problems, another has deeper brackets.
         CorpusSpec(
             name="mixed",
             rows=1_500_000,
