@@ -14,7 +14,7 @@ from storage.places.place import Location
 from storage.workspace import Workspace, checked_name
 
 if TYPE_CHECKING:
-    # Imported late: it imports torch.
+    # For annotations only: not needed at run time.
     from model.runs.run_config import RunConfig
 
 WORKSPACE = "./workspace"
