@@ -1,4 +1,4 @@
-"""The flow `end-to-end`: runs five flows in sequence. Each of them does only the missing work."""
+"""The flow `end-to-end`: runs five flows in sequence. Each flow does only the missing work."""
 
 from statistics import median
 from typing import Any

@@ -132,7 +132,7 @@ def check_compiler(workspace: Workspace) -> Finding:
 
 
 def check_clock(workspace: Workspace) -> Finding:
-    """The system clock, and its difference to the disk's clock, which decides whether a file is still being written."""
+    """The system clock, and its offset from the disk's clock; file times show whether a file is still being written."""
     now = datetime.now(UTC)
     text, remedy = f"{now:%Y-%m-%d %H:%M:%S} UTC", "set the clock, as by: timedatectl set-ntp true"
     if now.year < 2026:

@@ -22,7 +22,7 @@ def status(*, workspace: Place = WORKSPACE, as_json: Json = False) -> None:
     """Show the workspace: its contents, running work, and what is broken with the command that repairs it.
 
     Takes a few seconds at most: it compares the sizes of shards and opens none. It is a report and not a test, so the
-    exit code is 0 even if something is broken; 'numerate corpus verify' exits with 1 in that case.
+    exit code is 0 even if something is broken; 'numerate corpus verify' fails for a damaged corpus.
 
     Example: `numerate status`
     """

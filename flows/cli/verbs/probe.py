@@ -16,7 +16,7 @@ def register_probe(app: App) -> None:
 
 
 def probe(run: str = "notebook", /, *, options: Any = None, as_json: Json = False, verbose: Verbose = False) -> None:
-    """Probe a trained encoder: digit geometry, linear probes, attention, edits of its states; writes an HTML report.
+    """Probe a trained encoder: digit geometry, probes, attention and edits of its states; writes an HTML report.
 
     Results that are already in the run's folder probes/ are not recomputed. Query them with SQL: `probes`,
     `probe_geometry`, `probe_attention`, `probe_unit`, `probe_interventions`, `probe_series`.
