@@ -1,1 +1,1 @@
-"""What a person uses: Prefect flows, the command line, pages and reports."""
+"""User-facing code: Prefect flows, the command line, HTML pages and reports."""

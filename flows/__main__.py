@@ -1,4 +1,4 @@
-"""Where the command `numerate` begins: signals are heard before its parts are imported."""
+"""Entry point of the command `numerate`. Installs signal handlers before it imports the rest of the package."""
 
 import logging
 import sys
@@ -8,10 +8,10 @@ from flows.cli.terminal import PrintableFormatter, open_missing_streams
 
 
 def main() -> None:
-    """Entry point; never returns."""
+    """Run the command; never returns."""
     interruption.end_at_once()
     open_missing_streams()
-    # What writes a warning where nobody set logging up.
+    # Formats warnings of libraries if logging is not configured.
     if logging.lastResort:
         logging.lastResort.setFormatter(PrintableFormatter())
     from flows.cli.app import run

@@ -1,4 +1,4 @@
-"""The flow `corpus-leakage`, and what it found as text."""
+"""The flow `corpus-leakage` and the text form of its result."""
 
 from dataclasses import asdict
 from typing import Any
@@ -17,7 +17,7 @@ from storage.workspace import Workspace
 
 @stage("corpus-leakage", "leakage of {request.held_out} into {request.train}")
 def corpus_leakage(request: LeakageRequest) -> dict[str, Any]:
-    """Prove that one corpus trains on nothing that another holds out; raises `LeakFound` where it does."""
+    """Check that no train problem of one corpus is held out by another; raises `LeakFound` if one is."""
     if request.make_missing:
         for name in (request.train, request.held_out):
             ensure_corpus(request, name)
@@ -40,7 +40,7 @@ def corpus_leakage(request: LeakageRequest) -> dict[str, Any]:
 
 
 def leakage_text(result: dict[str, Any]) -> str:
-    """What was compared and found, for people: one line, examples behind it, and what may be the cause."""
+    """The result as text: a summary line, example leaks, and notes on possible causes."""
     leaks = "no leak" if not result["leaks"] else f"{result['leaks']:,} leak{'s' * (result['leaks'] > 1)}"
     lines = [
         f"compared {result['train_rows']:,} train problems of {result['train']} with "

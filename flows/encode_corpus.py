@@ -18,7 +18,7 @@ from storage.workspace import Workspace
 
 @stage("encode-corpus", "encode {request.corpus} with {request.tokenizer_name}")
 def encode_corpus(request: EncodeRequest) -> dict[str, Any]:
-    """Turn a corpus's text into fixed-width rows of token ids, or find it done."""
+    """Encode a corpus as fixed-width rows of token ids; does nothing if the tokens are up to date."""
     workspace, name = Workspace.create(request.workspace), request.tokenizer_name
     if request.make_missing:
         ensure_tokenizer(request, request.corpus, name)
@@ -41,6 +41,6 @@ def encode_corpus(request: EncodeRequest) -> dict[str, Any]:
 
 
 def ensure_tokens(asked: InWorkspace, corpus: str, tokenizer: str) -> None:
-    """Encode a corpus that isn't encoded yet, and make what that needs, if their names say how."""
+    """Encode a corpus if it has no tokens yet; first makes a missing corpus or tokenizer as `ensure_tokenizer` does."""
     if not committed(Workspace.open(asked.workspace).tokens(corpus, tokenizer)):
         encode_corpus(EncodeRequest(**asked.place, corpus=corpus, tokenizer=tokenizer, make_missing=True))

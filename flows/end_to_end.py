@@ -1,4 +1,4 @@
-"""The flow `end-to-end`: five flows, one behind the other, each doing only what is missing."""
+"""The flow `end-to-end`: runs five flows in sequence. Each flow does only the missing work."""
 
 from statistics import median
 from typing import Any
@@ -25,7 +25,7 @@ from storage.workspace import Workspace
 
 
 def check_request(request: EndToEndRequest) -> None:
-    """Raise `UserError`, before any work, for what a later stage would refuse."""
+    """Raise `UserError`, before any work starts, for values that a later stage would reject."""
     corpus, training = request.corpus, request.training
     workspace = Workspace.create(request.workspace)
     tokenizer = request.tokenizer_request().tokenizer_name
@@ -67,7 +67,7 @@ def check_request(request: EndToEndRequest) -> None:
 
 @stage("end-to-end", "end to end {request.run_name}")
 def end_to_end(request: EndToEndRequest) -> dict[str, Any]:
-    """Corpus, tokenizer, encoding, training and evaluation; returns report.json's values, for each seed."""
+    """Run all stages; returns report.json's values, for several seeds with their median and minimum."""
     check_request(request)
     with ray_session(request.ray, Workspace.open(request.workspace).root):
         choose_room(request.training, request.seeds)
@@ -87,7 +87,7 @@ def end_to_end(request: EndToEndRequest) -> dict[str, Any]:
 
 
 def _over_seeds(name: str, reports: list[dict[str, Any]]) -> dict[str, Any]:
-    """The reports of all seeds, and what they come to together: the median and the worst, never the best alone."""
+    """Combine the reports of all seeds: median and minimum of exact match, never only the best seed."""
     matches = [report["exact_match"] for report in reports]
     together = {"median": median(matches), "minimum": min(matches)}
     say(

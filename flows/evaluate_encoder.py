@@ -1,4 +1,4 @@
-"""The flow `evaluate-encoder`: answers, report.json and the HTML report."""
+"""The flow `evaluate-encoder`: writes predictions, report.json and the HTML report."""
 
 import json
 import time
@@ -38,9 +38,9 @@ from storage.workspace import Workspace
 
 @stage("evaluate-encoder", "evaluate {request.name} on {request.asked}")
 def evaluate_encoder(request: EvaluateRequest) -> dict[str, Any]:
-    """Ask a trained encoder problems that it never saw, or find it asked; returns the values of its report.json.
+    """Evaluate a trained encoder on held-out problems and return the values of its report.json.
 
-    Several runs, if that is what is asked for, are asked one behind the other and compared.
+    An up-to-date report is returned as it is. With `compare`, several runs are evaluated in turn and compared.
     """
     return _compared(request) if request.compare else _evaluated(request)
 
@@ -109,7 +109,7 @@ def _evaluated(request: EvaluateRequest) -> dict[str, Any]:
 
 
 def _compared(request: EvaluateRequest) -> dict[str, Any]:
-    """Every run asked by its best and its last checkpoint, and what comes out over all of them."""
+    """Evaluate the best and the last checkpoint of every run and compare the results."""
     workspace = Workspace.create(request.workspace)
     names = [own_or_shipped(workspace, name) for name in request.compare]
     for name in names:
@@ -131,7 +131,7 @@ def _compared(request: EvaluateRequest) -> dict[str, Any]:
 
 
 def _best_and_last(workspace: Workspace, request: EvaluateRequest) -> dict[str, dict[str, Any]]:
-    """What a run's best and its last checkpoint answer; often they are one, which is asked once."""
+    """Reports of a run's best and last checkpoint; if both are the same checkpoint, it is evaluated once."""
     best = _evaluated(request.model_copy(update={"checkpoint": "best"}))
     index = Checkpoints(workspace.run(request.name) / "checkpoints").index()
     same = index.best == index.last
@@ -139,10 +139,10 @@ def _best_and_last(workspace: Workspace, request: EvaluateRequest) -> dict[str, 
 
 
 def places_of(run: Location, config: RunConfig, label: str, spec: EvaluationSpec) -> tuple[Location, Location]:
-    """Where the report and the predictions of an evaluation lie.
+    """Locations of the report and of the predictions of an evaluation.
 
-    The run's own report is that of its corpus's test split, of the best checkpoint in one pass; all others lie
-    beside it, each way of asking in its own place.
+    The run's own folder holds the report on its corpus's test split by the best checkpoint in one pass. Every other
+    combination of corpus, split, checkpoint and decoding has its own folder in `evaluations`.
     """
     label = _label(label, spec)
     mark = "" if spec.checkpoint == "best" else f".{spec.checkpoint}"
@@ -152,17 +152,17 @@ def places_of(run: Location, config: RunConfig, label: str, spec: EvaluationSpec
 
 
 def _label(what: str, spec: EvaluationSpec) -> str:
-    """What is asked, and how where that isn't the ordinary way."""
+    """Label of an evaluation; settings other than the defaults are appended."""
     what += "" if spec.missing == "answer" else f"-missing-{spec.missing}"
     if spec.decoding == ONE_PASS:
         return what
-    # What was asked before there were units keeps its name.
+    # Evaluations from before symbolic units existed keep their labels.
     values = spec.decoding.model_dump(mode="json", exclude={"unit"} if spec.decoding.unit == "on" else None)
     return f"{what}-{hash_of(values)[:8]}"
 
 
 def _held(workspace: Workspace, config: RunConfig, name: str) -> tuple[Dataset, Dataset]:
-    """A corpus and its tokens as they lie in the workspace; raises `UserError` where they don't."""
+    """A corpus and its tokens in the workspace; raises `UserError` if one of them is missing."""
     tokens = workspace.tokens(name, config.tokenizer)
     return (
         load(workspace.corpus(name), f"corpus {name!r}"),
@@ -171,7 +171,7 @@ def _held(workspace: Workspace, config: RunConfig, name: str) -> tuple[Dataset, 
 
 
 def _remarks(outcome: Evaluation, suite: Suite | None) -> tuple[str, ...]:
-    """What was left out, in words."""
+    """Notes on repeated problems and on problems that were left out."""
     remarks = suite.remarks if suite else ()
     if 2 * outcome.classes < outcome.problems:
         remarks += (
@@ -188,7 +188,7 @@ def _remarks(outcome: Evaluation, suite: Suite | None) -> tuple[str, ...]:
 
 
 def _fair(config: RunConfig, corpus: Dataset) -> Fair | None:
-    """Which problems a run may be judged by; None where it may by all."""
+    """Filter for the problems on which a run may be scored; None if it may be scored on all."""
     checks = [None if corpus.manifest.identity == config.corpus_identity else fair_to(config), _twins(config)]
     found = [check for check in checks if check]
     if not found:
@@ -197,13 +197,16 @@ def _fair(config: RunConfig, corpus: Dataset) -> Fair | None:
 
 
 def _twins(config: RunConfig) -> Fair | None:
-    """Problems of whose twins the run was trained on none; None where hidden operands were not trained."""
+    """Filter for problems of which no counterpart is in the train split; None if no masked operands were trained.
+
+    Counterparts are sums and differences of the same numbers.
+    """
     if config.training.objective == "answer":
         return None
     key, validation, test = (config.corpus_spec[name] for name in ("split_key", "validation", "test"))
 
     def fair(facts: pa.Table, canonical: NDArray[np.uint64]) -> NDArray[np.bool_]:
-        """Of problems by their text, [n]."""
+        """Boolean mask [n], computed from the texts of the problems."""
         problems, answers = (facts[name].combine_chunks() for name in ("problem", "answer"))
         return has_no_trained_twin(key, validation, test, config.operators, problems, answers)
 
@@ -211,7 +214,7 @@ def _twins(config: RunConfig) -> Fair | None:
 
 
 def stage_seconds(workspace: Workspace, config: RunConfig, evaluation: Location) -> dict[str, float | None]:
-    """Seconds that each stage of a run took when it was done, and those of one evaluation."""
+    """Seconds of each stage of a run, and of one evaluation; None if unknown."""
     return {
         "generate": seconds_of(workspace.corpus(config.corpus)),
         "tokenizer": seconds_of(workspace.tokenizer(config.tokenizer)),
@@ -232,7 +235,7 @@ def _found(place: Location, asked: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def headline(name: str, report: dict[str, Any]) -> str:
-    """What an evaluation came to, in one line."""
+    """The result of an evaluation in one line."""
     low, high = report["interval"]
     what = "missing operands" if report.get("missing") == "operand" else "problems"
     split = "" if report["split"] == "all" else f"{report['split']} "

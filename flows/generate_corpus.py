@@ -20,7 +20,7 @@ from storage.workspace import Workspace
 
 @stage("generate-corpus", "generate {request.name}")
 def generate_corpus(request: GenerateRequest) -> dict[str, Any]:
-    """Make a corpus of arithmetic problems, or find it made; `seconds` count Ray's start."""
+    """Generate a corpus of arithmetic problems unless it is up to date; `seconds` include the start of Ray."""
     workspace, spec = Workspace.create(request.workspace), request.corpus_spec()
     folder = workspace.corpus(spec.name)
     began = time.monotonic()
@@ -36,7 +36,7 @@ def generate_corpus(request: GenerateRequest) -> dict[str, Any]:
             f"corpus {spec.name}: {rows:,} rows in {seconds:.1f} s, {human(rows / seconds)} rows/s, "
             f"{size / rows:.2f} bytes a row"
         )
-    # A generation that was killed after its commit left it without one.
+    # A generation that was killed after its commit has no card.
     if made or (not (folder / CARD).exists() and folder.can_be_written()):
         (folder / CARD).write(corpus_card(dataset).encode())
         refresh_catalog(workspace)
@@ -53,6 +53,6 @@ def generate_corpus(request: GenerateRequest) -> dict[str, Any]:
 
 
 def ensure_corpus(asked: InWorkspace, name: str) -> None:
-    """Generate a corpus that isn't where something is `asked` for, if its name is that of a preset."""
+    """Generate a corpus that is missing in the request's workspace, if it has the name of a preset."""
     if name in CORPUS_PRESETS and not committed(Workspace.open(asked.workspace).corpus(name)):
         generate_corpus(CORPUS_PRESETS[name].model_copy(update=asked.place))

@@ -1,4 +1,4 @@
-"""The flow `probe-encoder`: what lies inside one run, or several seeds of one, as tables and as an HTML report."""
+"""The flow `probe-encoder`: probes one run, or several seeds, and writes tables and an HTML report."""
 
 import time
 from typing import Any
@@ -21,10 +21,10 @@ from storage.workspace import Workspace
 
 @stage("probe-encoder", "probe {request.name}")
 def probe_encoder(request: ProbeRequest) -> dict[str, Any]:
-    """Look into runs, or find them looked into, and write the report; returns what was found, in figures and words."""
+    """Probe runs and write the report; returns the findings. Results that are up to date are not recomputed."""
     workspace, spec = Workspace.create(request.workspace), request.probing_spec()
     names = [own_or_shipped(workspace, name) for name in request.compare or (request.name,)]
-    # Before any work.
+    # Fail before any work starts.
     refuse_unlike([load_run(workspace.run(name)) for name in names])
     for name in names:
         Study(TrainedEncoder.open(workspace.run(name), spec.checkpoint), spec)
@@ -51,7 +51,7 @@ def probe_encoder(request: ProbeRequest) -> dict[str, Any]:
 
 
 def _probed(workspace: Workspace, name: str, spec: ProbingSpec) -> int:
-    """Make what is missing of one run's tables; the step of its checkpoint."""
+    """Compute the missing tables of one run; returns the step of its checkpoint."""
     folder, began = workspace.run(name), time.monotonic()
     with metered("probe-encoder", f"probe {name}", len(PARTS), "parts") as meter:
         model, lay_there = probe(folder, spec, lambda part: meter.add(1))

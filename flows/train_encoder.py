@@ -25,9 +25,9 @@ from storage.workspace import Workspace
 
 @stage("train-encoder", "train {request.run_name} for {request.steps} steps")
 def train_encoder(request: TrainRequest) -> dict[str, Any]:
-    """Train an encoder by DDP over Ray Train, go on where an earlier call ended, or find it trained.
+    """Train an encoder with DDP on Ray Train; resumes an interrupted run and returns a finished one as it is.
 
-    Several seeds are trained side by side where there is room, each a run of its own.
+    Several seeds are trained in parallel if there are enough resources. Each seed is a separate run.
     """
     workspace, name, spec = Workspace.create(request.workspace), request.run_name, request.training_spec()
     if request.make_missing:
@@ -49,13 +49,13 @@ def train_encoder(request: TrainRequest) -> dict[str, Any]:
 
 
 def _train(jobs: list[TrainingJob], missing: int, title: str, spec: TrainingSpec) -> None:
-    """Train those of the jobs that are missing; raises `RunFailure` where one wasn't trained to its end."""
+    """Train the unfinished jobs; raises `RunFailure` if one of them stops early."""
     with metered("train-encoder", title, missing * spec.steps, "steps") as meter:
         room = choose_room(spec, missing)
         begun: dict[str, int] = {}
 
         def train_one(job: TrainingJob, seat: Seat) -> TrainingResult:
-            """Train one job, and note how long that took."""
+            """Train one job and record its duration."""
             began = time.monotonic()
             try:
                 result = launch(job, room, seat.report, seat.stop)
@@ -65,13 +65,13 @@ def _train(jobs: list[TrainingJob], missing: int, title: str, spec: TrainingSpec
             return result
 
         def report(progress: Mapping[str, Progress]) -> None:
-            """Show how far the trainings are, all together."""
+            """Show the combined progress of all jobs."""
             if latest := list(progress.values()):
                 rate = human(sum(one.problems_per_second for one in latest))
                 loss, match = (median(getattr(one, name) for one in latest) for name in ("loss", "exact_match"))
                 for run, one in progress.items():
                     if run not in begun:
-                        # Steps of an earlier call, of which the rate knows nothing.
+                        # Steps of an earlier call do not count for the rate.
                         begun[run] = one.step
                         meter.found(one.step)
                 meter.set(
@@ -82,7 +82,7 @@ def _train(jobs: list[TrainingJob], missing: int, title: str, spec: TrainingSpec
 
 
 def _say_found(job: TrainingJob) -> bool:
-    """Whether a run is trained already; says so, and which of its checkpoints are damaged."""
+    """Return whether a run is already trained; prints its result, and warnings about damaged checkpoints."""
     for line in Checkpoints(job.run / "checkpoints").warnings():
         say(f"warning: {line}")
     if result := found_result(job):

@@ -20,7 +20,7 @@ from storage.workspace import Workspace
 
 @stage("train-tokenizer", "tokenizer {request.tokenizer_name}")
 def train_tokenizer_flow(request: TokenizerRequest) -> dict[str, Any]:
-    """Train a SentencePiece tokenizer on a corpus's train split, or find it trained."""
+    """Train a SentencePiece tokenizer on a corpus's train split; does nothing if it is up to date."""
     workspace, name = Workspace.create(request.workspace), request.tokenizer_name
     if request.make_missing:
         ensure_corpus(request, request.corpus)
@@ -44,7 +44,7 @@ def train_tokenizer_flow(request: TokenizerRequest) -> dict[str, Any]:
 
 
 def ensure_tokenizer(asked: InWorkspace, corpus: str, name: str) -> None:
-    """Train a tokenizer that isn't where something is `asked` for, and make its corpus, if their names say how."""
+    """Generate a missing corpus that is a preset, and train a missing tokenizer that is named `<corpus>-<kind>`."""
     ensure_corpus(asked, corpus)
     kind: Any = name.removeprefix(f"{corpus}-")
     if kind in get_args(TokenizerKind) and not Workspace.open(asked.workspace).tokenizer(name).exists():

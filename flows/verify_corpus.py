@@ -1,4 +1,4 @@
-"""The flows `verify-corpus` and `migrate-corpus`: what is done with a corpus as it lies there."""
+"""The flows `verify-corpus` and `migrate-corpus`, which check and update existing corpora."""
 
 import time
 from dataclasses import asdict
@@ -21,7 +21,10 @@ from storage.workspace import Workspace
 
 @stage("verify-corpus", "verify {request.corpus}")
 def verify_corpus(request: VerifyRequest) -> dict[str, Any]:
-    """Compare a corpus with its manifest, or with its spec, and mend it if that is asked for."""
+    """Compare a corpus with its manifest, and with `deep` also with its spec; repairs it if requested.
+
+    Raises `CorpusDamaged` if there are faults and no repair is requested.
+    """
     if request.make_missing:
         ensure_corpus(request, request.corpus)
     folder = request.folder()
@@ -56,7 +59,7 @@ def verify_corpus(request: VerifyRequest) -> dict[str, Any]:
 
 @stage("migrate-corpus", "migrate {request.corpus}")
 def migrate_corpus(request: MigrateRequest) -> dict[str, Any]:
-    """Bring a corpus of an older schema version into the present form, or find it there."""
+    """Migrate a corpus of an older schema version to the current one; does nothing if none is needed."""
     folder = request.folder()
     spec = old_spec(folder)
     began = time.monotonic()
@@ -106,7 +109,7 @@ def _count(found: Examination) -> str:
 
 
 def _then(found: Examination, request: VerifyRequest) -> str:
-    """What another writer means for what was asked."""
+    """What a different version of the writer means for this request."""
     if not (found.faults and request.repair):
         return ": a shard made anew would hold the same rows in other bytes"
     return (

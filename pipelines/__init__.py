@@ -1,1 +1,1 @@
-"""The data side: specifications, problems, split, generation and tokens."""
+"""Data generation: corpus specs, problems, splits, generation and tokens."""

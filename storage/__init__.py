@@ -1,1 +1,1 @@
-"""Where data is and how it is read: places, datasets, SQL and the elastic reader."""
+"""Storage and access: locations, datasets, SQL and the elastic reader."""

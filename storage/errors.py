@@ -1,25 +1,25 @@
-"""The ways in which a command ends badly, so that every face can turn them into one line.
+"""The exceptions that end a command, so that every interface can show them as one line.
 
-`UserError` is a mistake in what was asked (exit code 2); `RunFailure` is a correct request
-that could not be carried out (exit code 1). Neither is ever shown with a traceback.
+`UserError` is a mistake in the request (exit code 2). `RunFailure` is a valid request that failed (exit code 1).
+Neither is shown with a traceback.
 """
 
 
 class UserError(ValueError):
-    """A request that can't be carried out as given; the text names the value and the remedy."""
+    """An invalid request; the text names the value and the remedy."""
 
     exit_code = 2
 
 
 class RunFailure(RuntimeError):
-    """A correct request that failed (a truncated shard, a full disk); the text names the remedy."""
+    """A valid request that failed (a truncated shard, a full disk); the text names the remedy."""
 
     exit_code = 1
 
 
 class TransientFailure(RunFailure):
-    """A failure that may pass by itself, such as a lost worker: a flow tries again."""
+    """A failure that may be temporary, such as a lost worker; flows retry it."""
 
 
 class QueryAbandoned(KeyboardInterrupt):
-    """An interruption that a SQL query didn't heed: it still runs, so that the process has to end without it."""
+    """A SQL query ignored an interrupt and still runs, so the process must exit without waiting for it."""

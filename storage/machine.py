@@ -1,37 +1,37 @@
-"""What this process may use of the machine, which is often less than what the machine has."""
+"""The share of the machine that this process may use, which is often less than all of it."""
 
 import os
 from pathlib import Path
 
-# Of a Ray that this process started for itself alone: all its processes are on this machine.
+# Ray namespace of an instance that this process started for itself; all its workers are on this machine.
 PRIVATE = "numerate-private"
 
 _GROUPS, _OWN_GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
 
 def cores(groups: Path = _GROUPS) -> int:
-    """CPU cores that this process may use: what a container, a batch system or `taskset` grants, rounded down, or 1."""
+    """CPU cores granted by the container, batch system or `taskset`, rounded down; at least 1."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, int(min(usable, granted_cores(groups) or usable)))
 
 
 def granted_cores(groups: Path = _GROUPS, own: Path = _OWN_GROUP) -> float | None:
-    """Cores' worth of time that control groups grant this process; None where they grant all of it.
+    """CPU time that control groups grant this process, in cores; None if it is unlimited.
 
-    `own` names its group. A group has no more than any of those above it.
+    `own` is the file that names the process's group. The limits of all parent groups apply.
     """
     grants = [grant for folder in _cpu_groups(groups, own) if (grant := _grant(folder)) is not None]
     return min(grants, default=None)
 
 
 def _cpu_groups(groups: Path, own: Path) -> set[Path]:
-    """The folders of the groups that may bound the time of this process, of both versions of control groups."""
+    """Folders of the control groups (v1 and v2) that can limit this process's CPU time."""
     folders = {groups, groups / "cpu"}
     for line in _first(own).splitlines():
         _, controllers, path = line.split(":", 2) if line.count(":") > 1 else ("", "-", "")
         if controllers == "" or "cpu" in controllers.split(","):
             top = groups / "cpu" if controllers else groups
-            # In a container the name may be the host's, of a folder that isn't mounted.
+            # In a container, the group can be the host's, whose folder is not mounted.
             below = top / path.strip("/")
             folders |= {below, *(folder for folder in below.parents if folder.is_relative_to(top))}
     return folders
@@ -44,14 +44,14 @@ def _grant(folder: Path) -> float | None:
 
 
 def granted_memory(groups: Path = _GROUPS) -> int | None:
-    """Bytes of memory that a control group grants; None where it grants all there is."""
+    """Memory limit of the control group in bytes; None if it is unlimited."""
     limit = _first(groups / "memory.max", groups / "memory/memory.limit_in_bytes")
-    # The older kind says no limit by the largest number of whole pages.
+    # Control groups v1 express "no limit" by the largest number of whole pages.
     return int(limit) if limit.isdigit() and int(limit) < 1 << 60 else None
 
 
 def _first(*files: Path) -> str:
-    """The text of the first file that can be read, without its end; 'max' where none can."""
+    """Content of the first readable file, stripped; 'max' if none is readable."""
     for file in files:
         try:
             return file.read_text().strip() or "max"

@@ -1,7 +1,7 @@
-"""Which row stands where: a keyed permutation of any size, and the keys it is made from.
+"""The row order of a corpus: a keyed permutation of any size, and the keys from which it is derived.
 
-Pure numpy and our own counter-based hash, so the order of a corpus never changes with a
-library's random generator and any part of it can be computed anywhere.
+It uses numpy and its own counter-based hash. The order is therefore independent of any library's random generator, and
+any part of it can be computed on any machine.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ LARGEST_SIZE = 1 << 62
 
 
 def derive_key(*parts: int | str) -> int:
-    """A 64-bit key that depends on every part and on their order."""
+    """Returns a 64-bit key that depends on every part and on their order."""
     text = "\x1f".join(f"{type(part).__name__}:{part}" for part in parts)
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
 
@@ -36,21 +36,21 @@ def mix64(values: UInt64s) -> UInt64s:
 
 
 def keyed_hash(key: int, counters: UInt64s) -> UInt64s:
-    """64 random-looking bits a counter, of the same shape; equal keys and counters give equal bits."""
+    """Returns 64 pseudo-random bits per counter, in the same shape; equal keys and counters give equal bits."""
     return mix64(mix64(counters * np.uint64(0x9E3779B97F4A7C15) + np.uint64(key)) ^ np.uint64(key >> 1))
 
 
 def uniforms(key: int, counters: UInt64s) -> NDArray[np.float64]:
-    """Numbers in [0, 1), one a counter, of the same shape."""
+    """Returns one number in [0, 1) per counter, in the same shape."""
     return (keyed_hash(key, counters) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 @dataclass(frozen=True)
 class Permutation:
-    """A keyed bijection on 0 … size−1, computed a row at a time in any order, without a table.
+    """A keyed bijection on 0 … size−1, computed for single rows in any order, without a table.
 
-    A Feistel network over two nearly equal moduli with cycle walking (Black and Rogaway,
-    "Ciphers with arbitrary finite domains", 2002). Raises `ValueError` for a size outside 1 … 2⁶².
+    A Feistel network over two nearly equal moduli with cycle walking (Black and Rogaway, "Ciphers with arbitrary finite
+    domains", 2002). Raises `ValueError` for a size outside 1 … 2⁶².
     """
 
     size: int
@@ -61,7 +61,7 @@ class Permutation:
             raise ValueError(f"a permutation of {self.size} rows is not possible, take 1 to {LARGEST_SIZE}")
 
     def __call__(self, positions: UInt64s) -> UInt64s:
-        """Images of `positions`, uint64 [n], each below `size`; of the same shape."""
+        """Returns the images of `positions`, each below `size`; uint64 [n]."""
         images = self._shuffle(positions)
         outside = np.flatnonzero(images >= np.uint64(self.size))
         while outside.size:
@@ -74,7 +74,7 @@ class Permutation:
 
 
 def permuted(positions: UInt64s, sizes: UInt64s, high: UInt64s, low: UInt64s, key: int, salt: UInt32s) -> UInt64s:
-    """Images of `positions` [n] under bijections on 0 … sizes[i]−1, a different one for each `salt` [n].
+    """Returns the images of `positions` [n] under bijections on 0 … sizes[i]−1, one bijection per `salt` [n].
 
     `high` and `low` are the `halves` of each size.
     """
@@ -88,7 +88,7 @@ def permuted(positions: UInt64s, sizes: UInt64s, high: UInt64s, low: UInt64s, ke
 
 
 def halves(size: int) -> tuple[np.uint64, np.uint64]:
-    """Two nearly equal moduli whose product is at least `size`, and hardly more."""
+    """Returns two nearly equal moduli whose product is `size` or slightly more."""
     high = isqrt(size - 1) + 1
     return np.uint64(high), np.uint64(-(-size // high))
 
@@ -105,13 +105,13 @@ def _feistel(positions: UInt64s, high_modulus: Any, low_modulus: Any, key: int, 
 
 
 def derive_round(key: int, number: int) -> tuple[np.uint32, np.uint32]:
-    """Two 32-bit constants of one Feistel round."""
+    """Returns two 32-bit constants of one Feistel round."""
     bits = int(keyed_hash(key, np.array([number], np.uint64))[0])
     return np.uint32(bits & 0xFFFFFFFF), np.uint32(bits >> 32)
 
 
 def _round(half: UInt32s, constants: tuple[np.uint32, np.uint32], modulus: Any, salt: UInt32s | None) -> UInt32s:
-    # The 32-bit finaliser of MurmurHash3, keyed before and between, then scaled to the modulus.
+    # The 32-bit finaliser of MurmurHash3, keyed before and between its steps, then scaled to the modulus.
     mixed = half ^ constants[0]
     if salt is not None:
         mixed += salt

@@ -1,4 +1,4 @@
-"""Parameters in a YAML or JSON file: plain values by name, each said once, and what is wrong with them in one line."""
+"""Reads parameters from a YAML or JSON file, with one-line errors and without duplicate names."""
 
 import sys
 from collections.abc import Hashable
@@ -12,19 +12,19 @@ from storage.errors import UserError
 from storage.places.disk import local_path
 
 _LONGEST_NAME = 60
-# Ten times the longest that makes sense; PyYAML reads some 70 kB a second.
+# Ten times the largest reasonable file; PyYAML parses about 70 kB a second.
 _MOST_BYTES = 1 << 18
 
 
 class _Short(Repr):
-    """Values in a few dozen characters."""
+    """Shortens values to a few dozen characters."""
 
     def __init__(self) -> None:
         super().__init__()
         self.maxstring = self.maxother = self.maxlong = _LONGEST_NAME
 
     def repr_int(self, x: int, level: int) -> str:
-        """A number; Python refuses to write out one of more than some thousand digits."""
+        """A number, or its size in bits if Python refuses to print it."""
         if x.bit_length() > sys.int_info.default_max_str_digits:
             return f"a number of {x.bit_length():,} bits"
         return super().repr_int(x, level)
@@ -34,10 +34,10 @@ _SHORT = _Short()
 
 
 def read_parameters(source: str) -> dict[str, Any]:
-    """The parameters that the file `source` holds.
+    """Returns the parameters in the file `source`.
 
-    Raises `UserError`, in one line, for a file that isn't there, is too large, is no YAML or JSON, holds no mapping,
-    or says a name twice, of which YAML itself would take the last.
+    Raises `UserError` with a one-line message if the file is missing, too large, not YAML or JSON, not a mapping, or
+    contains a name twice (YAML itself would use the last value).
     """
     place = local_path(source, "file")
     try:
@@ -50,7 +50,7 @@ def read_parameters(source: str) -> dict[str, Any]:
     try:
         values = yaml.load(data.decode(), _Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        # A date that is none, or a number of thousands of digits, is a plain ValueError.
+        # An invalid date or a number with thousands of digits raises a plain ValueError.
         text = " ".join(str(error).split()).partition("; use sys.")[0]
         raise UserError(f"{source} is not YAML or JSON: {text}") from error
     if not isinstance(values, dict):
@@ -59,7 +59,7 @@ def read_parameters(source: str) -> dict[str, Any]:
 
 
 def one_line(error: ValidationError) -> str:
-    """The first mistake of a validation, with its place, its value and its bound."""
+    """The first error of a validation in one line: field, value and limit."""
     first = error.errors()[0]
     place = ".".join(_shown(part) for part in first["loc"])
     text = first["msg"].removeprefix("Value error, ")
@@ -73,16 +73,16 @@ def one_line(error: ValidationError) -> str:
 
 
 def _shown(part: int | str) -> str:
-    """A part of a place as it was written, where that can stand in a line."""
+    """Part of a field's path, shortened if it is long or not printable."""
     text = str(part)
     return text if text.isprintable() and text and len(text) <= _LONGEST_NAME else _SHORT.repr(text)
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, which makes plain values only."""
+    """PyYAML's safe loader, which creates plain values only and rejects duplicate names."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        """The mapping of a node; raises `YAMLError` where it says a name twice."""
+        """Returns a node's mapping; raises `YAMLError` for a duplicate name."""
         seen = set[str]()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":

@@ -1,4 +1,4 @@
-"""The names below a workspace, the folder that holds everything."""
+"""Paths in a workspace, the folder that contains all corpora, tokenizers, runs and the SQL catalog."""
 
 import re
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
 def is_name(text: str) -> bool:
-    """Whether a text can name a folder of a workspace and a SQL view."""
+    """Whether the text is valid as the name of a workspace folder and of a SQL view."""
     return bool(_NAME.fullmatch(text))
 
 
 def checked_name(name: str, what: str) -> str:
-    """Return `name` if it can name a folder and a SQL view; raises `UserError` otherwise."""
+    """Returns `name` if it is valid for a folder and a SQL view; raises `UserError` otherwise."""
     if not is_name(name):
         shown = name if len(name) <= _LONGEST_SHOWN else f"{name[:_LONGEST_SHOWN]}…"
         raise UserError(
@@ -30,18 +30,18 @@ def checked_name(name: str, what: str) -> str:
 
 @dataclass(frozen=True)
 class Workspace:
-    """The folder that holds everything: corpora, tokenizers, runs and the SQL catalog."""
+    """The folder that contains corpora, tokenizers, runs and the SQL catalog."""
 
     root: Location
 
     @classmethod
     def open(cls, uri: str = "./workspace") -> "Workspace":
-        """Name a workspace without touching it."""
+        """Returns the workspace without accessing it."""
         return cls(open_place(uri))
 
     @classmethod
     def create(cls, uri: str = "./workspace") -> "Workspace":
-        """Name a workspace and make sure that it can be written; raises `UserError` otherwise."""
+        """Returns the workspace after a test write; raises `UserError` if it is not writable."""
         workspace = cls.open(uri)
         try:
             (workspace.root / ".writable").write(b"")
@@ -57,7 +57,7 @@ class Workspace:
         return self.root / "corpora" / checked_name(name, "corpus")
 
     def corpus_at(self, name: str) -> Location:
-        """Folder of a corpus of any workspace: a path or a URI, if there is a slash in it, else a name."""
+        """Folder of a corpus: a path or URI if `name` contains a slash, otherwise a name in this workspace."""
         return open_place(name, "corpus") if "/" in name else self.corpus(name)
 
     def tokenizer(self, name: str) -> Location:
@@ -65,7 +65,7 @@ class Workspace:
         return self.root / "tokenizers" / checked_name(name, "tokenizer")
 
     def tokens(self, corpus: str, tokenizer: str) -> Location:
-        """Folder of a corpus's token rows."""
+        """Folder of a corpus's token dataset."""
         return self.corpus(corpus) / "tokens" / checked_name(tokenizer, "tokenizer")
 
     def run(self, name: str) -> Location:
@@ -73,17 +73,17 @@ class Workspace:
         return self.root / "runs" / checked_name(name, "run")
 
     def comparison(self, name: str) -> Location:
-        """Folder of what several runs are compared by."""
+        """Folder of a comparison of several runs."""
         return self.root / "comparisons" / checked_name(name, "comparison")
 
     @property
     def catalog(self) -> LocalLocation:
-        """The DuckDB file with views over the workspace; DuckDB opens such a file on a disk only."""
+        """The DuckDB file with views over the workspace; DuckDB can open it only on a disk."""
         return self.on_disk / "catalog.duckdb"
 
     @property
     def on_disk(self) -> LocalLocation:
-        """A folder of this machine that can be written: the root, or one in the user's cache that stands for it."""
+        """A writable local folder: the root, or a folder in the user's cache if the root is remote or read-only."""
         if isinstance(self.root, LocalLocation):
             if not self.root.path.exists() or self.root.can_be_written():
                 return self.root

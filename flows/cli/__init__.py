@@ -1,1 +1,1 @@
-"""The command `numerate`: options, help, and what reaches the terminal."""
+"""The command `numerate`: commands, options, help and terminal output."""

@@ -1,7 +1,7 @@
-"""The command `numerate`: one verb a flow, and `solve` and `sql` beside them.
+"""The command `numerate`: one command per flow, and others such as `solve` and `sql`.
 
-Exit codes: 0 done, 1 failed, 2 a mistake in what was asked, 130 interrupted. A failure is one
-line on standard error. Engines are imported by the verb that needs them.
+Exit codes: 0 success, 1 failure, 2 invalid request, 130 interrupted. A failure prints a one-line error to standard
+error. Each command imports only the engines that it needs.
 """
 
 import atexit
@@ -53,7 +53,7 @@ app.command(tokenizer_app)
 
 
 def _stage(part: Callable[[EndToEndRequest], AnyModel]) -> dict[str, AnyModel]:
-    """One stage's piece of each preset of the whole chain."""
+    """The request for one stage from each end-to-end preset."""
     return {name: part(preset) for name, preset in PRESETS.items()}
 
 
@@ -97,7 +97,7 @@ flow_verb(
 
 @model_app.command(name="describe")
 def describe_model(preset: str = "tiny", *, as_json: Json = False) -> None:
-    """Say how many parameters an encoder has, part by part, and what it is made of.
+    """Show the number of parameters of an encoder, by part, and its architecture.
 
     Example: `numerate model describe --preset paper`
 
@@ -122,9 +122,9 @@ def export_model(
     workspace: Place = WORKSPACE,
     as_json: Json = False,
 ) -> None:
-    """Write a trained encoder to a folder of its own, without what only training needs.
+    """Export a trained encoder to a new folder, without the data that only training needs.
 
-    `request.yaml` there says how it was trained: `numerate run request.yaml` does it again.
+    The file `request.yaml` in that folder records the training: `numerate run request.yaml` repeats it.
 
     Example: `numerate model export notebook ./notebook-encoder`
 
@@ -135,7 +135,7 @@ def export_model(
     target
         New folder.
     checkpoint
-        Which of its checkpoints.
+        Checkpoint to export.
     """
     from model.runs.pretrained import export
     from model.runs.run_config import load_run
@@ -166,17 +166,17 @@ def solve(
     workspace: Place = WORKSPACE,
     as_json: Json = False,
 ) -> None:
-    """Answer problems by a trained encoder, in one pass over its logits.
+    """Solve problems with a trained encoder, in one pass over its logits.
 
-    Without a problem it reads them from standard input, one a line, and answers one a line. An answer that is
-    withheld is an answer too: the exit code is 0.
+    Without a problem, it reads one problem per line from standard input and writes one answer per line. A withheld
+    answer is not a failure: the exit code is 0.
 
     Example: `numerate solve "12+34+5+99"`
 
     Parameters
     ----------
     problem
-        Numbers with operators between them, and brackets, like those that the encoder was trained on.
+        Numbers, operators and brackets, of the kinds that the encoder was trained on.
     """
     from flows.cli.verbs.solve import Solver, Style, answer_one, answer_stream
 
@@ -202,16 +202,16 @@ def clean(
     workspace: Place = WORKSPACE,
     as_json: Json = False,
 ) -> None:
-    """Remove what nothing needs any more: older checkpoints, and what killed processes left.
+    """Remove files that are no longer needed: older checkpoints, and leftovers of killed processes.
 
-    The best and the last checkpoint of each run stay, and whatever another process is writing.
+    Keeps the best and the last checkpoint of each run, and everything that another process is writing.
 
     Example: `numerate clean --dry-run`
 
     Parameters
     ----------
     run
-        Name of a run; without one the whole workspace is cleaned.
+        Name of a run; without it, the whole workspace is cleaned.
     """
     from flows.diagnostics.cleaning import clean as clean_workspace
     from flows.diagnostics.cleaning import show
@@ -239,9 +239,9 @@ def sql(
     workspace: Place = WORKSPACE,
     as_json: Annotated[bool, Parameter(name="--json", negative="", help="The same as --format json.")] = False,
 ) -> None:
-    """Ask the workspace one SELECT, of views such as `corpus_NAME`, `shards`, `runs`, `metrics` and `predictions`.
+    """Query the workspace with one SELECT, on views such as `corpus_NAME`, `shards`, `runs`, `metrics`, `predictions`.
 
-    Without a query it is read from standard input. A table ends after 10,000 rows, other formats hold all.
+    Without a query, it is read from standard input. A table has at most 10,000 rows; other formats contain all rows.
 
     Example: `numerate sql "SELECT split, count(*) FROM corpus_notebook GROUP BY ALL"`
     """
@@ -260,12 +260,12 @@ arrange(app)
 
 
 def run(arguments: list[str]) -> int:
-    """Do what the arguments ask; returns the exit code, and says in one line on standard error what failed."""
+    """Run the command line; returns the exit code, and prints a one-line error to standard error if it fails."""
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # A terminal that lacks a character is no reason to fail.
+        # A character that the terminal cannot show is not an error.
         sys.stdout.reconfigure(errors="replace")
     if _is_without_folder():
-        # Libraries end the process over it.
+        # Libraries end the process in that case.
         return _complain("the working directory was deleted: go to another one first", UserError.exit_code)
     ending = False
     try:
@@ -278,7 +278,7 @@ def run(arguments: list[str]) -> int:
     except SystemExit as wanted:
         return int(wanted.code or 0)
     except Exception as error:
-        # A library may make something else of an interruption.
+        # A library may turn an interruption into another exception.
         return _complain(GOES_ON, CODE) if heard() else _failed(error, "--verbose" in arguments, ending)
     except BaseException as interruption:
         code = _complain(str(interruption) or GOES_ON, CODE)
@@ -289,7 +289,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _failed(error: Exception, verbose: bool, ending: bool) -> int:
-    """Say what failed, `ending` where all but the output was done; returns the exit code."""
+    """Print the error, and return the exit code; `ending` means that only the output was left to write."""
     output_failed = _output_failed() or ending
     if isinstance(error, UserError | RunFailure):
         return _complain(str(error), error.exit_code)
@@ -320,7 +320,7 @@ def _why(error: Exception) -> str:
 
 
 def _output_failed() -> bool:
-    """Whether standard output still holds what it can't write; it is dropped then."""
+    """Whether standard output has buffered data that cannot be written; the data is dropped."""
     try:
         sys.stdout.flush()
     except (OSError, ValueError):
@@ -343,14 +343,14 @@ def _is_without_folder() -> bool:
 
 
 def _noted(text: str) -> str:
-    """The path of a new file that holds a text."""
+    """Write a text to a new file; returns its path."""
     with tempfile.NamedTemporaryFile("w", prefix="numerate-", suffix=".txt", delete=False) as file:
         file.write(text)
     return file.name
 
 
 def _standard_input() -> str:
-    """The SQL on standard input; raises `UserError` where there is none."""
+    """The SQL on standard input; raises `UserError` if it is empty or not UTF-8."""
     text = b"" if sys.stdin.isatty() else sys.stdin.buffer.read()
     if not text.strip():
         raise UserError("no SQL was given: write one SELECT behind 'numerate sql', or on its standard input")
@@ -364,14 +364,14 @@ def _complain(text: str, code: int) -> int:
     try:
         print(f"error: {printable(text)}", file=sys.stderr)
     except OSError:
-        # Nobody can be told.
+        # Standard error cannot be written.
         with suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     return code
 
 
 def _end_at_once(code: int) -> NoReturn:
-    """End, with what has to be done at an exit, but without waiting for threads."""
+    """Run the exit functions and end the process, without waiting for threads."""
     sys.stdout.flush()
     atexit._run_exitfuncs()
     os._exit(code)

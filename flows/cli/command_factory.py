@@ -1,4 +1,4 @@
-"""How a flow becomes a verb of the command line: from its request's model, and run with Prefect set up."""
+"""Turns a flow into a command: the request's model gives the options, and Prefect is configured first."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -22,10 +22,10 @@ Verbose = Annotated[bool, Parameter(name="--verbose", negative="", help="Show Pr
 
 
 def flow_verb(parent: App, verb: str, flow: str, presets: Mapping[str, InWorkspace], text: str) -> None:
-    """Add a verb that runs the flow `module:function` on a request like the presets."""
+    """Add a command that runs the flow `module:function` on a request of the presets' type."""
 
     def action(spec: str, options: Any, as_json: bool, verbose: bool) -> None:
-        """Run the flow, and print its result if that was asked for."""
+        """Run the flow, and print its result with --json."""
         result = run_flow(flow, requested(presets, spec, options), verbose)
         if as_json:
             print(json.dumps(result, indent=2))
@@ -36,10 +36,10 @@ def flow_verb(parent: App, verb: str, flow: str, presets: Mapping[str, InWorkspa
 def spec_verb(
     parent: App, verb: str, presets: Mapping[str, BaseModel], text: str, action: Callable[[str, Any, bool, bool], None]
 ) -> None:
-    """Add a verb that takes a preset or a spec file, and every field of it as an option."""
+    """Add a command that takes a preset or a spec file, and each of its fields as an option."""
 
     def command(spec: str = "notebook", /, *, options: Any = None, as_json: Any = False, verbose: Any = False) -> None:
-        """The verb; its help is set below."""
+        """The command; its help text is set below."""
         action(spec, options, as_json, verbose)
 
     command.__doc__ = (
@@ -54,12 +54,12 @@ def spec_verb(
 
 
 def requested(presets: Mapping[str, AnyModel], spec: str, options: Any) -> AnyModel:
-    """The request of a preset or file and its options; raises `UserError` for one that doesn't fit."""
+    """The request from a preset or file and the options; raises `UserError` if it is invalid."""
     return resolve(type(next(iter(presets.values()))), spec, presets, options)
 
 
 def run_flow(flow: str, request: InWorkspace, verbose: bool) -> Any:
-    """Run the flow `module:function` in the request's workspace, recorded by Prefect; returns what it returns."""
+    """Run the flow `module:function` in the request's workspace, recorded by Prefect; returns the flow's result."""
     from flows.common.engines import connect_prefect
 
     workspace = (Workspace.create if request.writes else Workspace.open)(request.workspace)

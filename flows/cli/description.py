@@ -1,4 +1,4 @@
-"""`numerate corpus describe` and `numerate model describe`: what would be made, as text or as JSON."""
+"""Output of `numerate corpus describe` and `numerate model describe`, as text or as JSON."""
 
 from dataclasses import asdict
 from typing import Any
@@ -14,7 +14,7 @@ from storage.sql.meanings import column_comment, in_order
 
 
 def described_json(spec: CorpusSpec) -> dict[str, Any]:
-    """The description as JSON values; `spec` is what a spec file would say."""
+    """Description of a corpus as JSON values; `spec` has the values of a spec file."""
     found = describe(spec)
     return {
         "name": spec.name,
@@ -26,7 +26,7 @@ def described_json(spec: CorpusSpec) -> dict[str, Any]:
 
 
 def described_text(spec: CorpusSpec) -> str:
-    """The description for people."""
+    """Description of a corpus as text."""
     found = describe(spec)
     view = f"corpus_{spec.name}"
     columns = in_order(view, list(found.columns))
@@ -50,10 +50,10 @@ def _ranges(found: Description) -> str:
 
 
 def encoder_json(preset: str) -> dict[str, Any]:
-    """An encoder's parameters as JSON values; raises `UserError` for an unknown preset."""
+    """Parameters of an encoder as JSON values; raises `UserError` for an unknown preset."""
     if preset not in ENCODERS:
         raise UserError(f"encoder {preset!r} is unknown: take one of {', '.join(ENCODERS)}")
-    # Only here, as PyTorch takes a second to import.
+    # Imported late: PyTorch takes a second to import.
     from model.network.parameter_counts import parameter_table
 
     parts = parameter_table(ENCODERS[preset], Tokenizer(train_pieces([])))
@@ -66,7 +66,7 @@ def encoder_json(preset: str) -> dict[str, Any]:
 
 
 def encoder_text(found: dict[str, Any]) -> str:
-    """The same for people."""
+    """The values of `encoder_json` as text."""
     encoder, total = found["encoder"], found["parameters"]
     lines = [
         f"encoder {found['preset']}: {total:,} parameters",
@@ -91,7 +91,7 @@ def encoder_text(found: dict[str, Any]) -> str:
 def _times(encoder: dict[str, Any]) -> str:
     least, most = encoder["min_loops"] or encoder["loops"], encoder["loops"]
     times = "once" if most == 1 else f"{most} times" if least == most else f"{least} to {most} times"
-    # The loops that learn; an answer takes as many as its carries need.
+    # These are the training loops; in answering, the number of loops depends on the number of slots.
     return f"{times} in training and once a slot in answering" if encoder["carry_loops"] else times
 
 

@@ -1,6 +1,6 @@
-"""What a problem may look like when it is typed: numbers, + - * between them, brackets, and a minus before either.
+"""Parses a typed problem: numbers, the operators + - *, brackets, and unary minus before a number or bracket.
 
-One pass over the characters, so that a mistake is told with its place.
+It makes one pass over the characters, so that an error message can give the position of the mistake.
 """
 
 from typing import NamedTuple, NoReturn
@@ -12,17 +12,17 @@ _OPERATORS = "+-*"
 
 
 class Reading(NamedTuple):
-    """A problem without its blanks, its final '=' and zeros that lead a number."""
+    """A problem without spaces, final '=' and leading zeros of numbers."""
 
     text: str
     operators: frozenset[str]
-    """Those between two operands."""
+    """Binary operators of the problem."""
     signed: bool
-    """Whether an operand has a minus before it."""
+    """Whether an operand has a unary minus."""
 
 
 def read(typed: str) -> Reading:
-    """Read what was typed; raises `UserError` that says what is wrong, and at which character."""
+    """Parse what was typed; raises `UserError` with the reason, and the character's position where there is one."""
     reader = _Reader(typed)
     problem = typed.rstrip().removesuffix("=").rstrip()
     for place, character in enumerate(problem, 1):
@@ -32,7 +32,7 @@ def read(typed: str) -> Reading:
 
 
 def shown(typed: str) -> str:
-    """What was typed, in quotes and not longer than fits a line."""
+    """The typed text in quotes, cut to fit on a line."""
     return repr(typed if len(typed) <= _SHOWN else typed[:_SHOWN] + "…")
 
 
@@ -51,7 +51,7 @@ class _Reader:
         return self._last.isdecimal() or self._last == ")"
 
     def take(self, place: int, character: str) -> None:
-        """Take the next character."""
+        """Consume the next character."""
         if character.isspace():
             self._blank = True
             return
@@ -71,7 +71,7 @@ class _Reader:
         self._last, self._blank = character, False
 
     def end(self) -> None:
-        """Nothing follows."""
+        """Check that the problem is complete."""
         if not self.read:
             self._refuse("there is nothing")
         if not self._behind_operand:

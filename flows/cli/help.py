@@ -1,4 +1,4 @@
-"""How `numerate --help` reads: verbs in groups, each with its example, which stands in the verb's own help."""
+"""Layout of `numerate --help`: commands in groups, each with the example from its own help text."""
 
 import re
 from collections.abc import Iterator
@@ -44,7 +44,7 @@ _EXAMPLE = re.compile(r"^ *Example: `(.+)`$", re.MULTILINE)
 
 
 def arrange(app: App) -> None:
-    """Put the verbs into their groups, and their examples beside them; those of no group come last."""
+    """Sort the commands into groups and show their examples; commands without a group come last."""
     for number, (title, verbs) in enumerate(_GROUPS.items()):
         group = _group(app, title, number)
         for place, verb in enumerate(verbs):
@@ -56,7 +56,7 @@ def arrange(app: App) -> None:
 
 
 def verbs_of(app: App, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], App]]:
-    """Every verb that does something, by the words that call it."""
+    """Every command that does something, with the words that call it."""
     for name in app:
         if name.startswith("-") or not app[name].show:
             continue
@@ -67,7 +67,7 @@ def verbs_of(app: App, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str,
 
 
 def example_of(app: App) -> str:
-    """The example in a verb's help, or in that of the first verb below it; empty where there is none."""
+    """The example in a command's help text, or in that of its first subcommand; empty if there is none."""
     if found := _EXAMPLE.search(app.help):
         return found[1]
     return next((example for _, below in verbs_of(app) if (example := example_of(below))), "")
@@ -82,7 +82,7 @@ def _group(app: App, title: str, number: int) -> Group:
 
 
 def _described(app: App, entry: HelpEntry) -> "RenderableType":
-    """What a verb does, and its example in a line of its own."""
+    """The description of a command, and its example on a separate line."""
     from rich.console import Group as Lines
     from rich.text import Text
 

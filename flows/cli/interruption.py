@@ -1,7 +1,7 @@
-"""What Ctrl-C and SIGTERM do at each moment of a command: one line, exit code 130, and no process is left.
+"""Handling of Ctrl-C and SIGTERM: the command prints one line, exits with 130, and leaves no process behind.
 
-While the command is imported nothing has begun, and an exception may be lost in an import: the process ends at once.
-At work they raise KeyboardInterrupt. At the end, while servers are stopped, they change the exit code alone.
+During imports the process ends at once, since no work has started and an import may swallow an exception. During the
+work, signals raise KeyboardInterrupt. At the end, while servers stop, they only change the exit code.
 """
 
 import _thread
@@ -22,19 +22,19 @@ _interrupted = False
 
 
 def heard() -> bool:
-    """Whether a signal came while the command was at work."""
+    """Whether a signal arrived during the work."""
     return _heard
 
 
 def end_at_once() -> None:
-    """From now on a signal ends the process; to be called before anything else is imported."""
-    # Registered first, so that it runs last.
+    """Let signals end the process from now on; must be called before other imports."""
+    # The exit function that is registered first runs last.
     atexit.register(_last)
     _on_signals(_end)
 
 
 def guarded(work: Callable[[], int]) -> int:
-    """The exit code of `work`, which a signal interrupts; one that comes later does so no more."""
+    """Run `work` with signals as KeyboardInterrupt; returns its exit code. Later signals do not interrupt anything."""
     sys.unraisablehook = _raise_again
     try:
         _on_signals(_interrupt)
@@ -49,7 +49,7 @@ def guarded(work: Callable[[], int]) -> int:
 
 def _on_signals(handler: Callable[[int, FrameType | None], None]) -> None:
     signal.signal(signal.SIGTERM, handler)
-    # A background job of a shell ignores Ctrl-C.
+    # A shell's background job ignores Ctrl-C.
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, handler)
 
@@ -73,9 +73,9 @@ def _note(number: int, frame: FrameType | None) -> None:
 
 
 def _raise_again(lost: "sys.UnraisableHookArgs") -> None:
-    """Deliver an interruption again that came where Python drops exceptions, as while an object is deleted."""
+    """Raise an interruption again that Python dropped, for example in a destructor."""
     if _heard and lost.exc_type and not issubclass(lost.exc_type, Exception):
-        # Not at once: what is raised here would be dropped too.
+        # In another thread, because an exception raised here would be dropped too.
         _thread.start_new_thread(_interrupt_again, ())
     else:
         sys.__unraisablehook__(lost)
@@ -94,7 +94,7 @@ def _say(text: str) -> None:
 
 
 def _last() -> None:
-    """What is left of the process says nothing: DuckDB's bindings complain of objects that Prefect still holds."""
+    """Silence the rest of the process: DuckDB's bindings complain about objects that Prefect still holds."""
     if _interrupted:
         os._exit(CODE)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)

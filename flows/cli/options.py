@@ -1,4 +1,4 @@
-"""From a pydantic model to command-line options and back: a preset or a file, and what the options change."""
+"""Converts a pydantic model to command-line options, and merges options into a preset or a spec file."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,10 +14,9 @@ AnyModel = TypeVar("AnyModel", bound=BaseModel)
 
 
 def options_of(model: type[BaseModel]) -> Any:
-    """A model with the same fields, none of them required or checked: what was given on the command line.
+    """A model with the same fields, all optional and without bounds, for the values on the command line.
 
-    Bounds are checked once, on the merged request, so that an option is judged together with
-    the preset that it changes.
+    Bounds are checked once on the merged request, because they depend on the preset that an option changes.
     """
     fields: dict[str, Any] = {}
     for name, field in model.model_fields.items():
@@ -25,9 +24,9 @@ def options_of(model: type[BaseModel]) -> Any:
         shown, parameter = "", Parameter()
         if get_origin(kind) is tuple:
             if isinstance(get_args(kind)[0], type) and issubclass(get_args(kind)[0], BaseModel):
-                # Tables of their own, such as a mixture's parts, are written into a file.
+                # Nested tables, such as the parts of a mixture, can only be set in a file.
                 continue
-            # An operator may be a '-'; several are given by several options.
+            # An operator may be '-'. Several operators are given by repeating the option.
             parameter = Parameter(allow_leading_hyphen=True, negative_iterable=())
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             kind = options_of(kind)
@@ -38,16 +37,16 @@ def options_of(model: type[BaseModel]) -> Any:
                 if default not in ("", ())
                 else ""
             )
-        # Help is Markdown, in which <name> would be a tag that isn't shown.
+        # Help texts are Markdown, where <name> would be an invisible tag.
         text = f"{field.description or name}{shown}".replace("<", r"\<")
         fields[name] = (Annotated[kind | None, Field(description=text), parameter], None)
     return create_model(f"{model.__name__}Options", **fields)
 
 
 def resolve(model: type[AnyModel], source: str, presets: Mapping[str, AnyModel], options: BaseModel | None) -> AnyModel:
-    """The request that `source` (a preset's name, or a YAML or JSON file) and the options make together.
+    """Merge `source` (the name of a preset, or a YAML or JSON file) with the options.
 
-    Raises `UserError`, in one line that names the field, for anything that doesn't fit.
+    Raises `UserError` with a one-line message that names the invalid field.
     """
     values = presets[source].model_dump() if source in presets else _read_file(source, presets)
     given = options.model_dump(exclude_unset=True) if options else {}

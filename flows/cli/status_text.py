@@ -1,4 +1,4 @@
-"""A workspace's status as a person reads it: tables on a terminal, plain columns elsewhere, commands ready to copy."""
+"""Prints the status of a workspace: tables on a terminal, plain columns elsewhere, and commands ready to copy."""
 
 import io
 import sys
@@ -21,7 +21,6 @@ _GOOD = ("whole", "trained", "trained elsewhere")
 
 
 def status_text(status: Status) -> None:
-    """Print a workspace's status on standard output."""
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     free = "" if status.free_bytes is None else f": {human(status.free_bytes)}B free"
     console.print(f"workspace {status.workspace}{free}")
@@ -41,7 +40,7 @@ def status_text(status: Status) -> None:
     if status.broken:
         console.print("\nbroken, and what mends it", style="bold red")
         for fault in status.broken:
-            # Names of folders are whatever those wrote who share the workspace.
+            # In a shared workspace, other people choose the names of folders.
             console.print(f"  {printable(fault.what)}: {printable(fault.text)}")
             if fault.mend:
                 console.print(f"    {printable(fault.mend)}", style="bold")
@@ -107,7 +106,7 @@ def _table(names: Sequence[str], rows: list[tuple[str, ...]], numbers: Iterable[
 
 
 def _print_table(console: Console, table: Table) -> None:
-    """A table as wide as it is: elsewhere than on a terminal nothing cuts it, and no blanks end its lines."""
+    """Print a table. Output that is not a terminal is neither cut nor padded with trailing spaces."""
     if console.is_terminal:
         console.print(table)
         return
@@ -121,7 +120,7 @@ def _looked(state: str, looked_at: int, shards: int) -> str:
 
 
 def _count(number: int) -> str:
-    """A number, or nothing where nothing is known to be there."""
+    """The number with separators, or an empty text for 0."""
     return f"{number:,}" if number else ""
 
 

@@ -1,4 +1,4 @@
-"""What reaches a terminal: text without characters that would steer it, and standard streams that are there."""
+"""Safe terminal output: escapes control characters, and opens missing standard streams."""
 
 import codecs
 import io
@@ -12,7 +12,7 @@ _KEPT = "\n\t"
 
 
 def printable(text: str) -> str:
-    """The text with its control characters, and those that turn its direction, written out, such as `\\x1b`."""
+    """Escape control characters and characters that change the text direction, for example as `\\x1b`."""
     if text.isprintable():
         return text
     return "".join(
@@ -24,7 +24,7 @@ def printable(text: str) -> str:
 
 
 class PrintableFormatter(logging.Formatter):
-    """Writes log records as they reach a terminal."""
+    """Formats log records without control characters."""
 
     def format(self, record: logging.LogRecord) -> str:
         """The record's line, printable."""
@@ -32,31 +32,31 @@ class PrintableFormatter(logging.Formatter):
 
 
 class PrintableSink(io.RawIOBase):
-    """Takes UTF-8 for a terminal, and hands on what is printable of it."""
+    """A binary stream that escapes unprintable characters of UTF-8 text and passes it on to a terminal."""
 
     def __init__(self, target: BinaryIO) -> None:
         self._target, self._decoder = target, codecs.getincrementaldecoder("utf-8")("replace")
 
     def writable(self) -> bool:
-        """That it can be written."""
+        """Always True."""
         return True
 
     def write(self, data: Any) -> int:
-        """Hand on what is printable of the bytes."""
+        """Write the printable form of the bytes to the terminal."""
         self._target.write(printable(self._decoder.decode(bytes(data))).encode())
         return len(data)
 
 
 def open_missing_streams() -> None:
-    """Open those of the standard streams that were closed, lest a file takes the number of one of them.
+    """Open closed standard streams, so that no file gets the descriptor of one.
 
-    Standard input is then empty, standard error is dropped, and writing to standard output fails.
+    Standard input is then empty, standard error is discarded, and writing to standard output fails.
     """
     for number, (name, mode) in enumerate((("stdin", os.O_RDONLY), ("stdout", os.O_RDONLY), ("stderr", os.O_WRONLY))):
         try:
             os.fstat(number)
         except OSError:
-            # The lowest number that is free.
+            # This gets the lowest free descriptor, which is `number`.
             os.open(os.devnull, mode)
         if getattr(sys, name) is None:
             setattr(sys, name, open(number, "w" if number else "r", errors="replace", closefd=False))  # noqa: SIM115

@@ -1,1 +1,1 @@
-"""Ray: a private one on this machine, a cluster that others started, and its jobs."""
+"""Ray: a private instance on this machine, connections to an existing cluster, and jobs on it."""

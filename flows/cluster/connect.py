@@ -1,7 +1,7 @@
-"""Joins a Ray cluster that others started, or says in one line why that can't be; leaves nothing behind on it.
+"""Joins an existing Ray cluster, or fails with a one-line error; leaves nothing on the cluster.
 
-Ray itself tries a wrong address for two minutes and then ends the process, so its head is asked first. Our code
-goes with the driver: what runs on the nodes is what this process runs, whatever is installed there.
+For a wrong address, Ray retries for two minutes and then ends the process. Therefore the head is contacted first.
+The driver sends this package's code to the nodes, so they run the same version as this process.
 """
 
 import os
@@ -27,30 +27,31 @@ from storage.errors import RunFailure, UserError
 from storage.places.place import Location
 
 _HEAD_SECONDS = 10.0
-# A node's first worker has to be started there, and to import what it needs.
+# A node may have to start its first worker, which imports its dependencies.
 _NODE_SECONDS = 90.0
 TOKEN = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to a file with the cluster's token"
 _PACKAGES = ("flows", "model", "pipelines", "storage")
-# What a driver that runs as a Ray job finds set: its code is the job's.
+# Set in a driver that runs as a Ray job, which already has the job's code.
 _IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 
 def our_code() -> list[str]:
-    """The folders of our packages, to be sent to a cluster as a runtime environment's `py_modules`."""
+    """Folders of this project's packages, for the `py_modules` of a runtime environment."""
     top = Path(__file__).parents[2]
     return [str(top / name) for name in _PACKAGES]
 
 
 def code_environment() -> dict[str, Any]:
-    """The runtime environment that has our code on every node."""
+    """A runtime environment that provides this code on every node."""
     return {"py_modules": our_code(), "excludes": ["__pycache__", "*.pyc"]}
 
 
 @contextmanager
 def joined(address: str) -> Iterator[None]:
-    """Be a driver of the cluster at `address` for the block.
+    """Connect to the cluster at `address` as a driver for the block.
 
-    Raises `UserError` for an address or a token that can't be right, and `RunFailure` for a head that doesn't answer.
+    Raises `UserError` for an invalid address, a wrong token or another Ray version, and `RunFailure` if the head does
+    not respond.
     """
     head = check_address(address)
     environment = {} if _IN_A_JOB in os.environ else code_environment()
@@ -67,14 +68,14 @@ def joined(address: str) -> Iterator[None]:
 
 
 def check_address(address: str) -> str:
-    """The head's host:port, once it answered, within seconds; raises what `joined` does."""
+    """Check within seconds that the head responds; returns its host:port. Raises the same errors as `joined`."""
     head = _head_of(address)
     _ask_head(address, head)
     return head
 
 
 def _head_of(address: str) -> str:
-    """The address as host:port; `auto` is the cluster of this machine's own node."""
+    """The address as host:port; `auto` means the cluster of this machine's own node."""
     scheme, separator, rest = address.partition("://")
     if separator:
         host = rest.partition(":")[0] or "HEAD"
@@ -95,7 +96,7 @@ def _head_of(address: str) -> str:
 
 
 def _ask_head(address: str, head: str) -> None:
-    """Whether the head answers, takes our token and is of our version, within seconds."""
+    """Check within seconds that the head responds, accepts the token, and has the same Ray version."""
     try:
         with init_grpc_channel(head) as channel:
             found = NodeInfoGcsServiceStub(channel).CheckAlive(CheckAliveRequest(), timeout=_HEAD_SECONDS)
@@ -115,7 +116,7 @@ def _ask_head(address: str, head: str) -> None:
 
 
 def check_workspace(workspace: Location) -> None:
-    """Raise `UserError` naming a node that works and doesn't see this workspace's files; one probe a node."""
+    """Raise `UserError` with the name of a node that cannot see the workspace's files; runs one probe per node."""
     marker = workspace / f".seen-{uuid.uuid4().hex}"
     marker.write(b"")
     try:
@@ -133,7 +134,7 @@ def check_workspace(workspace: Location) -> None:
 
 def _probe_on(node: str, marker: Location) -> ray.ObjectRef:
     def probe() -> str:
-        """What is wrong with this node, or nothing."""
+        """The problem of this node; empty if there is none."""
         if not marker.exists():
             return "what is written here doesn't appear there"
         return "" if sys.version_info[:2] == version else f"it has Python {sys.version.split()[0]}"
@@ -158,6 +159,6 @@ def _ip(node: dict[str, Any]) -> str:
 
 def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    # Of a worker's exception the last line says what it was, of others the first.
+    # The last line describes a worker's exception, the first line any other.
     found = lines[-1 if str(error).startswith("\x1b") or "Traceback" in str(error) else 0] if lines else ""
     return f"{type(error).__name__}: {found[:200]}"

@@ -1,6 +1,6 @@
-"""Sends a stage to a Ray cluster as a job, once: who asks for the same again follows the job that is there.
+"""Submits a stage to a Ray cluster as a job. The same request again follows the existing job.
 
-The job's id follows from workspace, stage and request, and an attempt's number; the job outlives whoever sent it.
+The job's id is derived from workspace, stage, request and the number of the attempt. The job survives its sender.
 """
 
 import asyncio
@@ -26,17 +26,17 @@ from flows.cluster.connect import TOKEN, code_environment
 from model.config.training import STOP_SECONDS
 from storage.errors import RunFailure, UserError
 
-# Both override what a client is given.
+# Ray's client prefers these variables to its own argument.
 _SERVER, _CLUSTER = "RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"
 _PORT = 8265
-# What RAY_ADDRESS may say instead of an address.
+# Values of RAY_ADDRESS that are not addresses.
 _HERE = ("auto", "local")
 _CONNECT_SECONDS = 10.0
-# How long a server that is away is waited for, and how often it is asked meanwhile.
+# How long to wait for a server that does not respond, and the interval of retries.
 _AWAY_SECONDS, _POLL_SECONDS = 300.0, 2.0
-# Ray kills a stopped job after 3 s, unless its environment says otherwise: a training has to leave a checkpoint.
+# Ray kills a stopped job after 3 s by default; a training needs time to write a checkpoint.
 _STOP_ENVIRONMENT = {"RAY_JOB_STOP_WAIT_TIME_S": f"{STOP_SECONDS + 15:.0f}"}
-# A job that waits for its environment can't be stopped yet.
+# A job cannot be stopped while it waits for its environment.
 _STOP_SECONDS = STOP_SECONDS + 60.0
 
 Say = Callable[[str], None]
@@ -44,33 +44,33 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Job:
-    """One attempt at a stage, as the cluster has it."""
+    """One attempt to run a stage, as reported by the cluster."""
 
     id: str
     status: str
     """PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED."""
     message: str
     exit_code: int | None
-    """What the stage ended with, as on a command line; None while it hasn't."""
+    """Exit code of the stage, as on a command line; None until it has ended."""
     address: str
 
     @classmethod
     def of(cls, details: JobDetails, address: str) -> "Job":
-        """The job that a cluster describes."""
+        """The job for the details that a cluster returns."""
         codes = {JobStatus.SUCCEEDED: 0, JobStatus.STOPPED: 130, JobStatus.FAILED: details.driver_exit_code or 1}
         name, status = str(details.submission_id), details.status
         return cls(name, status.value, details.message or "", codes.get(status), address)
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more comes of it."""
+        """Whether the job has ended."""
         return self.exit_code is not None
 
 
 def job_server(address: str) -> str:
-    """The job server's URL: the one given, or that of RAY_API_SERVER_ADDRESS or RAY_ADDRESS, or this machine's.
+    """URL of the job server: the given one, or that in RAY_API_SERVER_ADDRESS or RAY_ADDRESS, or this machine's.
 
-    Raises `UserError` for what is no URL.
+    Raises `UserError` if it is not a valid URL.
     """
     given = address or os.environ.get(_SERVER) or os.environ.get(_CLUSTER) or f"http://127.0.0.1:{_PORT}"
     if not address and given in _HERE:
@@ -85,38 +85,36 @@ def job_server(address: str) -> str:
         return given.rstrip("/")
     if address or not host:
         raise wrong
-    # RAY_ADDRESS names the head itself, by another port.
+    # RAY_ADDRESS names the head, which uses another port.
     return f"http://{f'[{host}]' if ':' in host else host}:{_PORT}"
 
 
 class Jobs:
-    """The jobs of one cluster."""
-
     def __init__(self, address: str) -> None:
-        """Raises `UserError` where our token isn't taken, `RunFailure` where no job server answers."""
+        """Raises `UserError` if the token is not accepted, and `RunFailure` if no job server responds."""
         self.address = job_server(address)
         os.environ[_SERVER] = self.address
         logging.getLogger("ray.dashboard").setLevel(logging.ERROR)
         parts = urlsplit(self.address)
         with self._asked():
-            # The client itself would wait for minutes.
+            # Ray's client would wait for minutes.
             port = parts.port or (443 if parts.scheme == "https" else 80)
             socket.create_connection((str(parts.hostname), port), timeout=_CONNECT_SECONDS).close()
             self._client = JobSubmissionClient(self.address)
 
     def attempts(self, name: str) -> list[Job]:
-        """All attempts at what `name` stands for, the first one first."""
+        """All attempts of a job name, oldest first."""
         with self._asked():
             found = [job for job in self._client.list_jobs() if str(job.submission_id).rpartition("-")[0] == name]
         return sorted((Job.of(job, self.address) for job in found), key=lambda job: int(job.id.rpartition("-")[2]))
 
     def look(self, job: str) -> Job:
-        """A job as it is now."""
+        """The current state of a job."""
         with self._asked():
             return Job.of(self._client.get_job_info(job), self.address)
 
     def start(self, name: str, entrypoint: str, gpus: float) -> tuple[Job, bool]:
-        """The attempt that hasn't ended, or a new one, and whether it is new; however many ask at once, it is one."""
+        """Return the running attempt, or start a new one, and whether it is new; concurrent calls share one attempt."""
         attempts = self.attempts(name)
         if attempts and not attempts[-1].ended:
             return attempts[-1], False
@@ -130,14 +128,14 @@ class Jobs:
                     entrypoint_num_gpus=gpus or None,
                 )
         except RunFailure:
-            # Another command was faster: the cluster takes an id once.
+            # Another process was faster. The cluster accepts each id only once.
             if not (found := [one for one in self.attempts(name) if one.id == job]):
                 raise
             return found[0], False
         return self.look(job), True
 
     def stop(self, job: str) -> Job:
-        """End a job; one that waits to begin is stopped as soon as it has. Raises `RunFailure` if it doesn't end."""
+        """Stop a job, as soon as it has begun if it is pending. Raises `RunFailure` if it does not end in time."""
         until = time.monotonic() + _STOP_SECONDS
         while not (found := self.look(job)).ended:
             if time.monotonic() > until:
@@ -148,7 +146,7 @@ class Jobs:
         return found
 
     def follow(self, job: str, write: Say, warn: Say) -> Job:
-        """Write a job's log from its beginning until it ends; a lost connection is taken up again where it was."""
+        """Write a job's log from its beginning until it ends; after a lost connection, writing continues."""
         log, away = _Log(write), 0.0
         while True:
             try:
@@ -179,7 +177,7 @@ class Jobs:
 
     @contextmanager
     def _asked(self) -> Iterator[None]:
-        """What the server's answer means, in one line."""
+        """Convert errors of the server to one-line errors."""
         try:
             yield
         except AuthenticationError as error:
@@ -195,13 +193,13 @@ class Jobs:
 
 
 class _Log:
-    """A log of which each part is written once, though it is read from the beginning again."""
+    """A log that is read from the beginning several times but written only once."""
 
     def __init__(self, write: Say) -> None:
         self._write, self._written, self.fresh = write, 0, True
 
     def take(self, text: str, place: int) -> None:
-        """Write what is new of `text`, which stands at `place` in the log."""
+        """Write the new part of `text`, which begins at position `place` of the log."""
         if new := text[max(0, self._written - place) :]:
             self._write(new)
             self._written = place + len(text)
@@ -209,11 +207,11 @@ class _Log:
 
 
 def job_name(stage: str, request: dict[str, Any]) -> str:
-    """What all attempts at one stage with one request, its workspace included, are called."""
+    """Common name of all attempts of a stage with one request, which includes the workspace."""
     text = json.dumps([stage, request], sort_keys=True)
     return f"numerate-{stage.replace(' ', '-')}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
 
 def entrypoint_of(python: str, stage: str, request: dict[str, Any]) -> str:
-    """The shell's command that runs a stage on the cluster; the interpreter is named, as PATH may have another."""
+    """Shell command that runs a stage on the cluster; it names the interpreter, because PATH may have another one."""
     return shlex.join([python, "-m", "flows", "submit", "execute", stage, json.dumps(request)])

@@ -1,8 +1,8 @@
-"""Ray's beginning and end in a thread of their own, where no signal can cut one of them in two.
+"""Starts and stops Ray in a separate thread, so that no signal interrupts the start or the stop.
 
-A signal is heard by the main thread, which waits here meanwhile: Ray is then begun, and ended again. In another
-thread than the main one `ray.init` leaves Python's handler of SIGTERM alone; its C++ part still puts a handler of its
-own below that, which aborts the process, and the main thread takes it away within milliseconds.
+The main thread receives signals while it waits. Ray is then fully started, and stopped again. Outside the main thread,
+`ray.init` leaves Python's SIGTERM handler alone. Its C++ part still installs a handler that aborts the process, and
+the main thread removes that handler within milliseconds.
 """
 
 import atexit
@@ -12,13 +12,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-# How soon a thread that was started is there, and how long Ray's own handler may stay.
+# Time limit for a thread to start, and the longest time that Ray's own handler may stay.
 _BIRTH_SECONDS, _HANDLER_SECONDS = 5.0, 0.005
 
 
 @contextmanager
 def owned(start: Callable[[], object]) -> Iterator[None]:
-    """Ray for the block, as `start` begins it; raises what that raises."""
+    """Run Ray for the block, started by `start`; raises its exceptions."""
     owner = _Owner(start)
     atexit.register(owner.end)
     try:
@@ -34,11 +34,11 @@ class _Owner:
         self._start = start
         self._begun, self._over, self._ended = threading.Event(), threading.Event(), threading.Event()
         self._failures: list[BaseException] = []
-        # It lives as long as Ray does: the kernel kills Ray's processes when the thread ends that started them.
+        # The thread lives as long as Ray: when it ends, the kernel kills the Ray processes that it started.
         self._thread = threading.Thread(target=self._own, daemon=True)
 
     def begin(self) -> None:
-        """Wait until Ray has begun; raises what `start` raised."""
+        """Wait until Ray has started; raises exceptions of `start`."""
         self._thread.start()
         while not self._begun.wait(_HANDLER_SECONDS):
             _put_handler_back()
@@ -47,9 +47,9 @@ class _Owner:
             raise self._failures[0]
 
     def end(self) -> None:
-        """Wait until Ray has ended; after an interruption the end of the process does so again."""
+        """Wait until Ray has stopped. If a signal interrupts this, the exit handler calls it again."""
         self._over.set()
-        # Events, not Thread.join: a signal in mid-join makes Python 3.11 take the thread for ended.
+        # Events instead of Thread.join: in Python 3.11, a signal during join makes the thread look finished.
         born = time.monotonic() + _BIRTH_SECONDS
         while not self._ended.wait(_HANDLER_SECONDS) and (self._thread.is_alive() or time.monotonic() < born):
             _put_handler_back()

@@ -1,1 +1,1 @@
-"""What every flow needs: the decorator, parameters, presets, progress and the engines around it."""
+"""Shared parts of all flows: decorator, parameters, presets, progress, and connections to Prefect and Ray."""

@@ -1,4 +1,4 @@
-"""The engines around a flow: a Prefect server that keeps its record, and a Ray, of our own or a cluster's."""
+"""Connects a flow to its engines: a Prefect server that records it, and a private Ray instance or a Ray cluster."""
 
 import atexit
 import json
@@ -26,16 +26,16 @@ _HEALTH = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"
 
 
 def end_quietly() -> None:
-    """Let DuckDB's bindings say nothing when this process exits: they complain of objects that Prefect still holds."""
-    # Runs last of all exit functions, if it is registered first.
+    """Redirect stderr to the null device at exit: DuckDB's bindings complain about objects that Prefect still holds."""
+    # The exit function that is registered first runs last.
     atexit.register(lambda: os.dup2(os.open(os.devnull, os.O_WRONLY), 2))
 
 
 def serving_folder(workspace: Workspace) -> LocalLocation:
-    """What this machine keeps of a workspace's serving, for its owner alone: who serves it, and Prefect's records.
+    """This machine's folder for serving a workspace, private to its owner: server address and Prefect's records.
 
-    It is never in the workspace, which may be a folder that several machines share: SQLite's database is one
-    machine's, and so are a port and a process.
+    It is never inside the workspace, which several machines may share. The SQLite database, the port and the
+    process belong to one machine.
     """
     root = workspace.root
     whole = str(root) if root.remote else str(Path(str(root)).resolve())
@@ -45,23 +45,23 @@ def serving_folder(workspace: Workspace) -> LocalLocation:
 
 
 def prefect_home(workspace: Workspace) -> Path:
-    """Where Prefect keeps the runs of a workspace, unless its settings name another home."""
+    """Prefect's home for the runs of a workspace; Prefect's settings may name another one."""
     named = setting("PREFECT_HOME")
     return Path(named).expanduser() if named else serving_folder(workspace).path
 
 
 def connect_prefect(workspace: Workspace, *, verbose: bool = False) -> None:
-    """Set Prefect up, before it is imported; what its settings say already is kept.
+    """Configure Prefect before it is imported; existing settings are kept.
 
-    Flow runs are recorded by the API that is configured, or else by the server of a `numerate serve` of this
-    workspace, or else by a temporary one, which ends with this process.
+    Flow runs are recorded by the configured API. Otherwise the server of a `numerate serve` of this workspace
+    records them, or a temporary server that ends with this process.
     """
     configure_prefect(prefect_home(workspace), verbose=verbose)
     if configured_api():
         return
     found = serving(workspace)
     if not found.url:
-        # Other users of this machine reach its port, too.
+        # The port is open to other users of this machine.
         server = PrefectServer(prefect_home(workspace), auth=f"numerate:{secrets.token_hex(32)}")
         atexit.register(server.stop)
         found = Served(server.url, auth=server.auth)
@@ -69,54 +69,53 @@ def connect_prefect(workspace: Workspace, *, verbose: bool = False) -> None:
 
 
 def use_api(url: str, auth: str) -> None:
-    """Let Prefect's clients in this process and its children use a server, by its password where it has one."""
+    """Make Prefect's clients in this process and its children use a server, with its password if it has one."""
     os.environ["PREFECT_API_URL"] = url
     if auth:
         os.environ["PREFECT_API_AUTH_STRING"] = auth
 
 
 def configure_prefect(home: Path, *, verbose: bool = False, keep_log: bool = False) -> None:
-    """Settings for Prefect in this process and its children; `keep_log` sends a run's lines to its page."""
+    """Set Prefect's defaults for this process and its children; `keep_log` sends the log of a run to its page."""
     if not configured_api():
         os.environ.setdefault("PREFECT_HOME", str(home))
     os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
     os.environ.setdefault("DO_NOT_TRACK", "1")
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "INFO" if verbose or keep_log else "ERROR")
     if not verbose:
-        # A failure is one line of ours, not Prefect's traceback; the API keeps the traceback.
+        # The command prints its own one-line error instead of Prefect's traceback, which the API keeps.
         os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
 
 
 class Served(NamedTuple):
-    """Who serves a workspace."""
+    """The server and the runner of a workspace."""
 
     url: str = ""
-    """Of the server and its pages; empty where the workspace isn't served."""
+    """URL of the server and its pages; empty if the workspace is not served."""
     runner: int = 0
-    """The process that starts the flow runs."""
+    """Process id of the runner, which starts the flow runs."""
     own: bool = True
-    """Whether the server is that of `numerate serve`, which shows reports too."""
+    """Whether `numerate serve` started the server, which then also shows reports."""
     auth: str = ""
-    """The server's password, NAME:PASSWORD; empty where it has none, or the settings hold it."""
+    """Password of the server, NAME:PASSWORD; empty if it has none or Prefect's settings contain it."""
 
     @property
     def api(self) -> str:
-        """URL of the server's API."""
         return f"{self.url}/api"
 
 
 def note_served(workspace: Workspace, found: Served) -> None:
-    """Say who serves the workspace, from now on."""
+    """Record the server of the workspace."""
     (serving_folder(workspace) / _SERVED).write(json.dumps(found._asdict()).encode())
 
 
 def forget_served(workspace: Workspace) -> None:
-    """Say that nobody serves the workspace any more."""
+    """Delete the record of the server of the workspace."""
     (serving_folder(workspace) / _SERVED).remove()
 
 
 def served(workspace: Workspace) -> Served:
-    """Who serves the workspace, or did until it was killed."""
+    """The recorded server of the workspace; it may have been killed."""
     try:
         return Served(**json.loads((serving_folder(workspace) / _SERVED).read()))
     except (RunFailure, ValueError, RecursionError, TypeError):
@@ -124,15 +123,15 @@ def served(workspace: Workspace) -> Served:
 
 
 def serving(workspace: Workspace) -> Served:
-    """Who serves the workspace now, and answers; else nobody."""
+    """The server of the workspace if it is running and responds; otherwise an empty `Served`."""
     found = served(workspace)
     return found if found.url and serving_folder(workspace).is_held() and answers(found.api) else Served()
 
 
 def reached_api(workspace: Workspace) -> tuple[str, dict[str, str]]:
-    """URL of the API that is configured, or else that serves the workspace, and the headers that it asks for.
+    """URL and authorization headers of the configured API, or else of the server of the workspace.
 
-    The URL is empty where there is neither.
+    The URL is empty if neither exists.
     """
     found = Served() if (url := configured_api()) else serving(workspace)
     if not url and not found.url:
@@ -145,10 +144,10 @@ def reached_api(workspace: Workspace) -> tuple[str, dict[str, str]]:
 
 @contextmanager
 def ray_session(address: str = "", workspace: Location | None = None, *, cpus: int = 0) -> Iterator[int]:
-    """A Ray instance for the block: the one that is already there, the cluster at `address`, or a private one.
+    """Provide Ray for the block: the running instance, the cluster at `address`, or a private instance.
 
-    Yields its CPUs. Raises `UserError` or `RunFailure` where the cluster can't be joined, or one of its nodes
-    doesn't see the workspace.
+    Yields the number of CPUs. Raises `UserError` or `RunFailure` if the cluster cannot be joined, or if one of its
+    nodes cannot see the workspace.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -164,7 +163,7 @@ def ray_session(address: str = "", workspace: Location | None = None, *, cpus: i
 
 
 def _joined(address: str) -> AbstractContextManager[None]:
-    # Not at once: it imports parts of Ray that a private instance doesn't need.
+    # Imported late: it imports parts of Ray that a private instance does not need.
     from flows.cluster.connect import joined
 
     return joined(address)
@@ -181,7 +180,7 @@ def _private(cpus: int) -> Iterator[None]:
     import ray
 
     _guard_ray()
-    # Of workers on this machine alone: on a cluster's nodes Ray's own interval is right.
+    # For workers on this machine only. On a cluster, Ray's own interval is right.
     own = _HEALTH not in os.environ
     os.environ.setdefault(_HEALTH, "0.1")
     start = partial(
@@ -199,7 +198,7 @@ def _private(cpus: int) -> Iterator[None]:
             try:
                 stack.enter_context(owned(start))
             except Exception as error:
-                # Ray raises plain exceptions where one of its processes doesn't come up in time.
+                # Ray raises plain exceptions if one of its processes does not start in time.
                 text = " ".join(str(error).split())
                 raise RunFailure(
                     f"Ray didn't start ({text}): run the same command again; 'numerate doctor' may say why"
@@ -211,22 +210,25 @@ def _private(cpus: int) -> Iterator[None]:
 
 
 def _guard_ray() -> None:
-    """Keep Ray's token on, and to its user: Ray listens on all interfaces, and writes a token that all may read."""
+    """Enforce Ray's token authentication, with a token file that only the user can read.
+
+    Ray listens on all interfaces, and the token file that it writes is readable by everyone.
+    """
     if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token":
-        # Meant for a cluster. Ray's own default for a private instance is the token.
+        # The other modes are meant for clusters. A private instance uses the token by default.
         del os.environ["RAY_AUTH_MODE"]
     if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
         return
     token = Path.home() / ".ray" / "auth_token"
     made = token.with_name(f".auth_token-{os.getpid()}")
-    # Where the home can't be written, Ray says so.
+    # Ray itself reports a home folder that is not writable.
     with suppress(OSError):
         token.parent.mkdir(exist_ok=True)
         if not token.exists():
             made.touch(mode=0o600)
             made.write_text(secrets.token_hex(32))
             with suppress(FileExistsError):
-                # All at once: another process may start just now.
+                # Create the file atomically: another process may start at the same time.
                 os.link(made, token)
             made.unlink()
         token.chmod(0o600)

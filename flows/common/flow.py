@@ -1,6 +1,6 @@
-"""What every flow has in common: its marks, retries where they help, an end with its `serve`.
+"""The decorator for all flows: tags, retries of transient failures, and ending together with `numerate serve`.
 
-A flow is one Prefect task inside: more of them would cost a tenth of a second each. What is many is Ray's.
+Each flow runs as one Prefect task, because every further task costs 0.1 s. Ray does the parallel work.
 """
 
 import os
@@ -34,10 +34,9 @@ Result = dict[str, Any]
 
 
 def stage(name: str, run_name: str) -> Callable[[Callable[[Request], Result]], Flow[[Request], Result]]:
-    """Make a flow of a function that takes a request; `run_name` may name its fields, as in '{request.name}'."""
+    """Turn a function of a request into a flow; `run_name` may refer to its fields, as in '{request.name}'."""
 
     def decorate(work: Callable[[Request], Result]) -> Flow[[Request], Result]:
-        """The flow."""
         kind: type[Request] = get_type_hints(work)["request"]
         tried = task(
             name=name,
@@ -51,24 +50,24 @@ def stage(name: str, run_name: str) -> Callable[[Callable[[Request], Result]], F
 
         @wraps(work)
         def attended(request: Request) -> Result:
-            """The work, of which others can tell that it is under way."""
+            """Run the work; its tags show other processes that it is running."""
             with _reported():
                 asked = _checked(kind, request)
                 _attend(Workspace.open(asked.workspace))
                 try:
                     return tried(asked)
                 except TransientFailure as failure:
-                    # Tried often enough: a flow around this one isn't to try all of it again.
+                    # The task has no retries left, so a surrounding flow must not retry it either.
                     raise RunFailure(str(failure)) from failure
 
         def named() -> str:
-            """What the run is called; its flow's name where what is asked can't be read."""
+            """Name of the run; the name of the flow if the request is invalid."""
             try:
                 return run_name.format(request=_checked(kind, flow_run.parameters["request"]))
             except (UserError, KeyError):
                 return name
 
-        # Not checked by Prefect, whose complaint has many lines.
+        # Prefect's validation error would have many lines.
         made = flow(name=name, flow_run_name=named, persist_result=False, validate_parameters=False)
         return made(attended)
 
@@ -76,7 +75,7 @@ def stage(name: str, run_name: str) -> Callable[[Callable[[Request], Result]], F
 
 
 def _checked(kind: type[Request], request: Any) -> Request:
-    """The request of a form's values; raises `UserError`, in one line, where they don't fit."""
+    """Validate the values of a form; raises `UserError` with a one-line message if they are invalid."""
     try:
         return kind.model_validate(request)
     except ValidationError as error:
@@ -85,7 +84,7 @@ def _checked(kind: type[Request], request: Any) -> Request:
 
 @contextmanager
 def _reported() -> Iterator[None]:
-    """Say in one line, where a runner or a worker prints it, why a run failed; the API keeps the rest."""
+    """In runs of deployments, print a one-line error for the runner or worker; the API keeps the traceback."""
     if not _is_of_deployment():
         yield
         return
@@ -99,7 +98,7 @@ def _reported() -> Iterator[None]:
 
 
 def _attend(workspace: Workspace) -> None:
-    """Let others tell where this run works and whether it was killed, and end it with the runner that started it."""
+    """Tag the flow run with its workspace and process, and end it when the runner that started it ends."""
     run = FlowRunContext.get()
     if run is None or run.flow_run is None:
         return
@@ -111,19 +110,19 @@ def _attend(workspace: Workspace) -> None:
 
 
 def _mark(run: FlowRun, workspace: Workspace) -> None:
-    """Say where a run works, and by which process."""
+    """Add the tags of the workspace and of this process to a run."""
     with get_client(sync_client=True) as client:
         client.update_flow_run(run.id, tags=[*run.tags, mark_of(workspace), process_mark()])
 
 
 def _is_of_deployment() -> bool:
-    """Whether this is a run of a deployment, for which a runner or a worker started this process."""
+    """Whether a runner or a worker started this process for a deployment."""
     run = FlowRunContext.get()
     return bool(run and run.flow_run and run.flow_run.deployment_id)
 
 
 def _may_pass(task: Any, run: Any, state: Any) -> bool:
-    """Whether trying again may help: a worker was lost, not a mistake in what was asked."""
+    """Whether a retry may help: true if a worker was lost, false for a mistake in the request."""
     try:
         state.result()
     except TransientFailure as failure:

@@ -1,4 +1,4 @@
-"""What each flow is asked for: one pydantic model a flow, from which form, options and spec file are made."""
+"""One pydantic model of parameters for each flow. Forms, command-line options and spec files are derived from it."""
 
 import shlex
 from typing import TYPE_CHECKING, Literal
@@ -14,19 +14,19 @@ from storage.places.place import Location
 from storage.workspace import Workspace, checked_name
 
 if TYPE_CHECKING:
-    # Not at once: it imports torch.
+    # For annotations only: not needed at run time.
     from model.runs.run_config import RunConfig
 
 WORKSPACE = "./workspace"
 
-# A URI with credentials in it is refused by the form too, before anybody takes a note of it.
+# Forms also reject URIs with credentials, before anything records them.
 _NO_CREDENTIALS = {"pattern": r"^(?!\w+://.*[@?#])"}
 
 SuiteName = Literal["test", "grid", "edge", "adderboard", "nested"]
 
 
 class InWorkspace(BaseModel):
-    """Anything that happens in a workspace."""
+    """Base of all requests that use a workspace."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -45,24 +45,24 @@ class InWorkspace(BaseModel):
 
     @property
     def writes(self) -> bool:
-        """Whether the workspace has to be one that can be written."""
+        """Whether the workspace must be writable."""
         return True
 
     @property
     def place(self) -> dict[str, str]:
-        """Where it happens, for another request in the same place."""
+        """Workspace and Ray address, for another request with the same ones."""
         return {name: getattr(self, name) for name in InWorkspace.model_fields}
 
 
 def _check_names(request: BaseModel, **kinds: str) -> None:
-    """Raise `UserError`, in the form and before any work, for a field that can't name a folder of the workspace."""
+    """Raise `UserError` for a field that is not a valid folder name; forms fail too, before any work starts."""
     for field, kind in kinds.items():
         if name := getattr(request, field):
             checked_name(name, kind)
 
 
 def _check_compared(names: tuple[str, ...]) -> None:
-    """The same for runs that are compared; raises `ValueError` for one that is named twice."""
+    """Validate the names of runs to compare; raises `ValueError` if a name occurs twice."""
     for name in names:
         checked_name(name, "run")
     if len(set(names)) < len(names):
@@ -73,12 +73,12 @@ class GenerateRequest(InWorkspace, CorpusSpec):
     """Generate a corpus."""
 
     def corpus_spec(self) -> CorpusSpec:
-        """The corpus without its place."""
+        """The corpus without workspace and Ray address."""
         return CorpusSpec(**self.model_dump(include=set(CorpusSpec.model_fields)))
 
 
 class MakesMissing(InWorkspace):
-    """Anything that needs what other flows make."""
+    """Base of requests that depend on the output of other flows."""
 
     make_missing: bool = Field(
         False,
@@ -89,7 +89,7 @@ class MakesMissing(InWorkspace):
 
 
 class LeakageRequest(MakesMissing):
-    """Compare what one corpus trains on with what another one holds out."""
+    """Compare the train split of one corpus with the held-out splits of another."""
 
     train: str = Field(
         "notebook",
@@ -104,7 +104,7 @@ class LeakageRequest(MakesMissing):
 
 
 class OneCorpus(InWorkspace):
-    """Anything that is done with a corpus as it lies there."""
+    """Base of requests for one existing corpus."""
 
     corpus: str = Field(
         "notebook",
@@ -113,7 +113,7 @@ class OneCorpus(InWorkspace):
     )
 
     def folder(self) -> Location:
-        """Where the corpus lies; raises `UserError` for what is neither a name nor a path."""
+        """Folder of the corpus; raises `UserError` if `corpus` is neither a name nor a path."""
         return Workspace.open(self.workspace).corpus_at(self.corpus)
 
 
@@ -131,12 +131,12 @@ class VerifyRequest(MakesMissing, OneCorpus):
 
     @property
     def writes(self) -> bool:
-        """Only where something is mended, or may have to be made."""
+        """True only with `repair` or `make_missing`."""
         return self.repair or self.make_missing
 
     @property
     def command(self) -> str:
-        """The command that asks for this."""
+        """The equivalent command."""
         words = ["numerate", "corpus", "verify", self.corpus]
         words += ["--workspace", self.workspace] if self.workspace != WORKSPACE else []
         words += ["--ray", self.ray] if self.ray else []
@@ -149,7 +149,7 @@ class MigrateRequest(OneCorpus):
 
 
 class OfCorpus(MakesMissing):
-    """Anything that is done with one corpus and one tokenizer."""
+    """Base of requests for one corpus and one tokenizer."""
 
     corpus: str = Field("notebook", description="Name of the corpus.", json_schema_extra={"position": 80})
     tokenizer: str = Field(
@@ -165,7 +165,7 @@ class OfCorpus(MakesMissing):
 
     @property
     def tokenizer_name(self) -> str:
-        """The tokenizer's name, spelt out."""
+        """Name of the tokenizer, with the default resolved."""
         return self.tokenizer or f"{self.corpus}-digit"
 
 
@@ -174,11 +174,11 @@ class TokenizerRequest(OfCorpus, TokenizerSpec):
 
     @property
     def tokenizer_name(self) -> str:
-        """The tokenizer's name, spelt out."""
+        """Name of the tokenizer, with the default resolved."""
         return self.tokenizer or f"{self.corpus}-{self.kind}"
 
     def tokenizer_spec(self) -> TokenizerSpec:
-        """The tokenizer without its place."""
+        """The tokenizer without workspace and names."""
         return TokenizerSpec(**self.model_dump(include=set(TokenizerSpec.model_fields)))
 
 
@@ -198,11 +198,11 @@ class TrainRequest(OfCorpus, Seeds, TrainingSpec):
 
     @property
     def run_name(self) -> str:
-        """The run's name, spelt out."""
+        """Name of the run, with the default resolved."""
         return self.name or self.corpus
 
     def training_spec(self) -> TrainingSpec:
-        """The training without its place."""
+        """The training without workspace and names."""
         return TrainingSpec(**self.model_dump(include=set(TrainingSpec.model_fields)))
 
 
@@ -254,16 +254,16 @@ class EvaluateRequest(MakesMissing, EvaluationSpec):
 
     @property
     def asked(self) -> str:
-        """What is asked, in a word or two."""
+        """Short description of the problems, for the name of the flow run."""
         return self.suite if self.suite != "test" else f"{self.corpus or 'its corpus'}, {self.split}"
 
     def evaluation_spec(self) -> EvaluationSpec:
-        """The evaluation without its place."""
+        """The evaluation without workspace and names."""
         return EvaluationSpec(**self.model_dump(include=set(EvaluationSpec.model_fields)))
 
 
 class ProbeRequest(InWorkspace, ProbingSpec):
-    """Look into an encoder."""
+    """Probe an encoder."""
 
     name: str = Field(
         "notebook",
@@ -290,12 +290,12 @@ class ProbeRequest(InWorkspace, ProbingSpec):
         return self
 
     def probing_spec(self) -> ProbingSpec:
-        """The probing without its place."""
+        """The probing without workspace and names."""
         return ProbingSpec(**self.model_dump(include=set(ProbingSpec.model_fields)))
 
 
 class EndToEndRequest(InWorkspace, Seeds):
-    """Everything: corpus, tokenizer, encoding, training, evaluation."""
+    """Run all stages: corpus, tokenizer, encoding, training, evaluation."""
 
     name: str = Field("", description="Name of the run; empty takes the corpus's.", json_schema_extra={"position": 0})
     corpus: CorpusSpec = Field(CorpusSpec(), description="Corpus.", json_schema_extra={"position": 1})
@@ -310,28 +310,28 @@ class EndToEndRequest(InWorkspace, Seeds):
 
     @property
     def run_name(self) -> str:
-        """The run's name, spelt out."""
+        """Name of the run, with the default resolved."""
         return self.name or self.corpus.name
 
     def generate_request(self) -> GenerateRequest:
-        """The first stage's part."""
+        """Request for the first stage."""
         return GenerateRequest(**self.place, **self.corpus.model_dump())
 
     @property
     def tokenizer_name(self) -> str:
-        """The tokenizer's name, where the later stages wouldn't find it without; else empty."""
+        """Name of the tokenizer for the later stages; empty for kind 'digit', their default."""
         return "" if self.tokenizer.kind == "digit" else self.tokenizer_request().tokenizer_name
 
     def tokenizer_request(self) -> TokenizerRequest:
-        """The second stage's part."""
+        """Request for the second stage."""
         return TokenizerRequest(**self.place, corpus=self.corpus.name, **self.tokenizer.model_dump())
 
     def encode_request(self) -> EncodeRequest:
-        """The third stage's part."""
+        """Request for the third stage."""
         return EncodeRequest(**self.place, corpus=self.corpus.name, tokenizer=self.tokenizer_name)
 
     def train_request(self) -> TrainRequest:
-        """The fourth stage's part."""
+        """Request for the fourth stage."""
         return TrainRequest(
             **self.place,
             corpus=self.corpus.name,
@@ -342,17 +342,17 @@ class EndToEndRequest(InWorkspace, Seeds):
         )
 
     def evaluate_request(self) -> EvaluateRequest:
-        """The fifth stage's part."""
+        """Request for the fifth stage."""
         return EvaluateRequest(**self.place, name=self.run_name, **self.evaluation.model_dump())
 
     def evaluate_requests(self) -> list[EvaluateRequest]:
-        """The same for the run of each seed."""
+        """Request for the fifth stage, for the run of each seed."""
         names = [name for name, _ in seed_runs(self.run_name, self.training, self.seeds)]
         return [self.evaluate_request().model_copy(update={"name": name}) for name in names]
 
 
 def request_of(config: "RunConfig") -> EndToEndRequest | None:
-    """The request that makes a run's corpus and tokenizer and trains it again; None where its pieces are learnt."""
+    """The request that reproduces a run with its corpus and tokenizer; None if the tokenizer has learned pieces."""
     kind = {1: "digit", 2: "pairs", 3: "triples"}.get(config.group)
     if kind is None:
         return None
@@ -366,7 +366,7 @@ def request_of(config: "RunConfig") -> EndToEndRequest | None:
 
 
 def request_text(config: "RunConfig") -> bytes | None:
-    """The same as the text of a spec file, by which 'numerate run' trains the run again."""
+    """The same request as the text of a spec file for 'numerate run'; None if `request_of` returns None."""
     request = request_of(config)
     if request is None:
         return None

@@ -1,4 +1,4 @@
-"""Requests that are known by a name: what `numerate run NAME` and `numerate corpus generate NAME` take."""
+"""Named requests for `numerate run NAME` and `numerate corpus generate NAME`."""
 
 from flows.common.parameters import EndToEndRequest, GenerateRequest
 from model.config.encoder import EncoderConfig
@@ -8,7 +8,7 @@ from pipelines.spec.presets import CORPORA
 
 PRESETS: dict[str, EndToEndRequest] = {
     "notebook": EndToEndRequest(),
-    # Two numbers 0–99, in a minute: to try the whole chain, not to be proud of the accuracy.
+    # Two numbers 0–99, in a minute: a quick test of all stages, not of accuracy.
     "quick": EndToEndRequest(
         corpus=CORPORA["quick"],
         training=TrainingSpec(
@@ -18,12 +18,12 @@ PRESETS: dict[str, EndToEndRequest] = {
             encoder=EncoderConfig(width=64, feedforward=256),
             validation_rows=256,
             validate_every=100,
-            # All of them kept, to be looked into along training.
+            # All checkpoints are kept, for probing along training.
             checkpoint_every=50,
             keep=12,
         ),
     ),
-    # The notebook's own encoder on the same problems, for as many steps: the baseline.
+    # Baseline: the notebook's own encoder, with the same problems and number of steps.
     "vanilla": EndToEndRequest(
         name="vanilla",
         training=TrainingSpec(encoder=ENCODERS["vanilla"], optimizer="adamw", learning_rate=1e-3),
@@ -37,7 +37,7 @@ PRESETS: dict[str, EndToEndRequest] = {
             ("paper", 3e-4, {"optimizer": "adamw"}),
         )
     },
-    # Sums of two numbers of up to ten digits, to be asked far longer ones.
+    # Sums of two numbers of up to ten digits, for evaluation on far longer ones.
     "length": EndToEndRequest(
         name="length",
         corpus=CORPORA["addition-10"],
@@ -90,7 +90,8 @@ PRESETS: dict[str, EndToEndRequest] = {
             checkpoint_every=1_000,
         ),
     ),
-    # The same up to twelve digits, at the end mostly differences of numbers that begin alike: chance gives few of them.
+    # The same up to twelve digits. The last steps train mostly on differences of numbers with equal leading digits,
+    # which are rare by chance.
     "signed-12": EndToEndRequest(
         name="signed-12",
         corpus=CORPORA["signed-12"],

@@ -1,4 +1,4 @@
-"""How long work shows itself: a bar on a terminal, and an artifact on the flow run's page."""
+"""Progress of work: a bar on a terminal, and an artifact on the page of the flow run."""
 
 import sys
 import time
@@ -14,7 +14,7 @@ _ARTIFACT_SECONDS = 5.0
 
 
 class Meter:
-    """Counts what is done of `total` and shows it."""
+    """Counts finished units out of `total` and shows the progress."""
 
     def __init__(self, title: str, total: int, unit: str, bar: Progress | None, artifact: UUID | None) -> None:
         self.title, self.total, self.unit = title, total, unit
@@ -23,17 +23,16 @@ class Meter:
         self._task: Any = bar.add_task(title, total=total, rate="") if bar else None
 
     def add(self, amount: int) -> None:
-        """Count `amount` more."""
         self.set(self.done + amount)
 
     def found(self, amount: int) -> None:
-        """Count `amount` more that an earlier call had done: they say nothing of the rate."""
+        """Count `amount` units that an earlier call finished; they do not affect the rate."""
         self._found, self.done = self._found + amount, self.done + amount
         if self._bar:
             self._bar.reset(self._task, completed=self.done, rate="")
 
     def set(self, done: int, note: str = "") -> None:
-        """Set the count; `note` stands beside the rate."""
+        """Set the count; `note` is shown after the rate."""
         self.done = done
         rate = (done - self._found) / max(1e-9, time.monotonic() - self._began)
         text = f"{human(rate)} {self.unit}/s {note}".strip()
@@ -46,7 +45,7 @@ class Meter:
             update_progress_artifact(
                 self._artifact,
                 progress=min(100.0, 100 * done / self.total),
-                # What is asked for first comes first: a card shows the beginning.
+                # The time left comes first, because a card shows only the beginning.
                 description=f"{left:.0f} s left, {text}; {self.title}: {done:,} of {self.total:,} {self.unit}",
             )
             self._shown = time.monotonic()
@@ -54,8 +53,8 @@ class Meter:
 
 @contextmanager
 def metered(key: str, title: str, total: int, unit: str = "rows") -> Iterator[Meter]:
-    """A meter for the block; `key` names the Prefect artifact, lower-case with dashes."""
-    # Here and not above: who only wants to print a line doesn't wait for Prefect.
+    """A meter for the block; `key` names the Prefect artifact and consists of lower-case letters and dashes."""
+    # Imported late: callers that only print a line do not need Prefect.
     from prefect.artifacts import create_progress_artifact
     from prefect.context import FlowRunContext
 
@@ -75,7 +74,7 @@ def metered(key: str, title: str, total: int, unit: str = "rows") -> Iterator[Me
 
 
 def say(text: str) -> None:
-    """One line to the person who waits, and into the log of the flow run that says it."""
+    """Print one line to standard error, and add it to the log of the current flow run."""
     print(text, file=sys.stderr, flush=True)
     if "prefect" in sys.modules:
         from prefect.context import FlowRunContext
@@ -86,8 +85,8 @@ def say(text: str) -> None:
 
 
 def human(value: float) -> str:
-    """A number with three figures: 5.94 M, 12.3 k, 87."""
-    # From where three figures round up to the next thousand.
+    """A number with three significant figures: 5.94 M, 12.3 k, 87."""
+    # Above 0.9995 units, three significant figures round up to 1.00.
     for size, suffix in ((1e12, " T"), (1e9, " G"), (1e6, " M"), (1e3, " k")):
         if value >= 0.9995 * size:
             return f"{_three_figures(value / size)}{suffix}"

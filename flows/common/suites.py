@@ -1,7 +1,7 @@
-"""The corpora that evaluation suites ask a run: what its encoder can hold, split as its own corpus is, test alone.
+"""Corpora of the evaluation suites: problems that the encoder can hold, split like the corpus of the run.
 
-A suite is a corpus spec like any other, so `model.evaluation.evaluate` sees rows only. It is made in
-seconds, in this process, and lies in the workspace under its name and a part of its hash.
+A suite is an ordinary corpus spec, so `model.evaluation.evaluate` only sees rows. It is made in seconds in this
+process, and stored in the workspace under its name and a part of its hash.
 """
 
 from collections.abc import Iterable
@@ -29,15 +29,15 @@ from storage.workspace import Workspace
 _LONGEST_LISTED = 200
 _ADDERBOARD_DIGITS = 10
 _DEEPEST = 15
-# Test problems of the grid for each operator, and of the nested ones for each depth.
+# Test problems of the suite 'grid' per operator, and of 'nested' per depth.
 _GRID_PROBLEMS, _NESTED_PROBLEMS = 10_000, 1_000
-# Most problems in a grid's corners; those of larger grids are not asked one by one.
+# Limit for the problems in a grid's corners. Larger grids have no exhaustive suite.
 _CORNERS = 1_000_000
 
 
 @dataclass(frozen=True)
 class Suite:
-    """A suite for one run: its corpus, and in words what was left out of it and why."""
+    """A suite for one run: its corpus, and remarks on what was left out and why."""
 
     corpus: CorpusSpec
     remarks: tuple[str, ...]
@@ -45,9 +45,9 @@ class Suite:
 
 
 def suite_of(config: RunConfig, name: SuiteName, digits: int = 0) -> Suite:
-    """The suite `name` for a run, with operands of up to `digits` digits, 0 for a multiple of those trained on.
+    """The suite `name` for a run, with operands of up to `digits` digits; 0 takes a multiple of the trained lengths.
 
-    Raises `UserError` where the run can't be asked any of it.
+    Raises `UserError` if no problem of the suite fits the run.
     """
     if name == "nested":
         return _nested(config)
@@ -64,15 +64,15 @@ def suite_of(config: RunConfig, name: SuiteName, digits: int = 0) -> Suite:
 
 
 def prepare(workspace: Workspace, config: RunConfig, tokenizer: Tokenizer, suite: Suite) -> tuple[Dataset, Dataset]:
-    """The suite's corpus and its tokens, made where they aren't there yet.
+    """The suite's corpus and its tokens, made if they are missing.
 
-    Raises `UserError` where the encoder can't hold what was made.
+    Raises `UserError` if the encoder cannot hold the problems.
     """
     spec = suite.corpus
     corpus, _ = build_corpus(spec, workspace.corpus(spec.name), in_flight=0)
     tokens, _ = build_tokens(corpus, tokenizer, workspace.tokens(spec.name, config.tokenizer), in_flight=0)
     layouts = tokens.manifest.spec["layouts"].values()
-    # Layouts count tokens, which are what these bounds are about.
+    # Layouts count tokens, as the limits of the encoder do.
     extent = Extent(
         problem=max(layout["problem"] for layout in layouts),
         answer=max(layout["answer"] for layout in layouts),
@@ -86,16 +86,15 @@ def prepare(workspace: Workspace, config: RunConfig, tokenizer: Tokenizer, suite
 
 
 def learnt_digits(config: RunConfig, operator: str) -> int:
-    """Digits of the longest operand that a run's corpus has with an operator."""
+    """Digits of the longest operand of an operator in the run's corpus."""
     parts = [part for part in config.parts if operator in part["operators"]]
     return max(len(str(part["high"])) if part["family"] == "grid" else part["digits"] for part in parts)
 
 
 def fair_to(config: RunConfig) -> Fair | None:
-    """Which problems a run can't have been trained on, whatever the generator version of its corpus reserved.
+    """Filter for problems that cannot be in a run's train split; None if its corpus has the current generator version.
 
-    Problems that only later versions reserve may stand in its train split, up to the lengths that it learnt. None
-    where there are none.
+    Problems that only later generator versions reserve may be in the train split, up to its longest operands.
     """
     spec = config.corpus_spec
     version = int(spec.get("generator_version", 0))
@@ -104,7 +103,7 @@ def fair_to(config: RunConfig) -> Fair | None:
     later = reserved(spec["split_key"], version)
 
     def fair(facts: pa.Table, canonical: np.ndarray) -> np.ndarray:
-        """Of problems by the digits of their longest operands and the hashes of their canonical forms, [n]."""
+        """Boolean mask [n], from the digits of the longest operands and the hashes of the canonical forms."""
         listed = np.zeros(len(canonical), np.bool_)
         listed[later.find(canonical)[0]] = True
         held_out = split_numbers(canonical, spec["validation"], spec["test"]) == SPLITS.index("test")
@@ -133,7 +132,10 @@ def _edge(config: RunConfig, digits: int) -> Suite:
 
 
 def corners_of(config: RunConfig) -> Suite | None:
-    """All problems in the corners of the grids that a run learnt, for more than two operands; None for other runs."""
+    """All problems in the corners of the grids in a run's corpus, the train split included.
+
+    None if the corpus has problems of two operands, parts other than grids, or too many problems in its corners.
+    """
     if 2 in config.operand_counts:
         return None
     parts = []
@@ -200,9 +202,9 @@ def _listed(name: str, operator: str, digits: int) -> MixturePart:
 
 
 def _held(config: RunConfig, operators: Iterable[str], digits: int) -> tuple[dict[str, int], tuple[str, ...]]:
-    """For each operator the digits of operands that are asked, and what the encoder can't hold.
+    """Largest number of digits per operator that the encoder can hold, and remarks on what was left out.
 
-    Raises `UserError` where it holds none.
+    Raises `UserError` if the encoder can hold no problem of two operands.
     """
     held, remarks = dict[str, int](), list[str]()
     for operator in operators:
@@ -220,7 +222,7 @@ def _held(config: RunConfig, operators: Iterable[str], digits: int) -> tuple[dic
 
 
 def _refusal(config: RunConfig, operator: str, digits: int) -> str:
-    """Why the encoder can't hold two operands of so many digits; empty where it can."""
+    """Why the encoder cannot hold two operands of so many digits; empty if it can."""
     group = max(1, config.group)
     answer = 2 * digits if operator == "*" else digits + (operator == "+")
     problem, slots = 2 * -(-digits // group) + 1, 1 + -(-answer // group)
@@ -229,12 +231,12 @@ def _refusal(config: RunConfig, operator: str, digits: int) -> str:
 
 
 def _beyond(learnt: int) -> int:
-    """Four times the digits that were learnt, less where that is much: at most 60, or twice as many."""
+    """Four times the trained number of digits, limited to 60 or to twice the trained number, whichever is larger."""
     return min(4 * learnt, max(2 * learnt, 60))
 
 
 def _corpus(suite: str, config: RunConfig, parts: list[MixturePart], rows: int = 0) -> CorpusSpec:
-    """The corpus of a suite, with the split of the run's."""
+    """The corpus of a suite, with the split of the run's corpus."""
     shares = {name: config.corpus_spec[name] for name in ("split_key", "validation", "test")}
     spec = CorpusSpec(name=suite, mixture=tuple(parts), rows=rows, only_test=True, **shares)
     return spec.model_copy(update={"name": f"{suite}-{hash_of(corpus_identity(spec))[:8]}"})

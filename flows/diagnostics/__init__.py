@@ -1,1 +1,1 @@
-"""`numerate status`, `doctor` and `clean`: what is there, what is broken, and what repairs it."""
+"""`numerate status`, `doctor` and `clean`: contents of a workspace, faults, and the commands that repair them."""

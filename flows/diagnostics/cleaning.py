@@ -1,6 +1,6 @@
-"""What lies in a workspace that nothing needs any more: named, and removed where nobody works on it.
+"""Finds files in a workspace that are no longer needed, and removes them if no process uses them.
 
-The best and the last checkpoint of a run are never touched, nor a folder that another process holds.
+The best and the last checkpoint of a run, and folders that another process holds, are never touched.
 """
 
 import json
@@ -19,16 +19,16 @@ from storage.places.disk import being_written
 from storage.places.place import Location
 from storage.workspace import Workspace
 
-# A writer at work writes more often than that.
+# A running writer writes more often than this.
 _KILLED_SECONDS = 600.0
 
 Waste = tuple[Location, str, Callable[[], None]]
-"""A file or folder, why nothing needs it, and how it is removed."""
+"""A file or folder, the reason why it is not needed, and the function that removes it."""
 
 
 @dataclass(frozen=True)
 class Removed:
-    """One thing that was removed, or would be."""
+    """A file or folder that was removed, or would be with a dry run."""
 
     path: str
     bytes: int
@@ -37,7 +37,7 @@ class Removed:
 
 @dataclass
 class Cleaning:
-    """What came of it."""
+    """Result of a cleaning; `left` has one message per folder that was skipped."""
 
     dry_run: bool
     removed: list[Removed] = field(default_factory=list)
@@ -45,18 +45,18 @@ class Cleaning:
 
     @property
     def bytes(self) -> int:
-        """Bytes of all that was removed, or would be."""
+        """Total size of the removed files."""
         return sum(each.bytes for each in self.removed)
 
     def json(self) -> str:
-        """All of it as JSON."""
+        """The result as JSON text."""
         return json.dumps({**asdict(self), "bytes": self.bytes}, indent=2)
 
 
 def clean(workspace: Workspace, run: str = "", *, dry_run: bool = False) -> Cleaning:
-    """Remove from one run, or from the whole workspace, what isn't needed any more.
+    """Remove files that are no longer needed from one run, or from the whole workspace.
 
-    Raises `UserError` for a run that isn't there, or is being trained.
+    Raises `UserError` if the run does not exist or is being trained.
     """
     result = Cleaning(dry_run)
     if run:
@@ -74,7 +74,7 @@ def clean(workspace: Workspace, run: str = "", *, dry_run: bool = False) -> Clea
 
 
 def show(result: Cleaning) -> None:
-    """Print a line for each thing and one for all; what was left alone on standard error."""
+    """Print one line per removed file and a total; skipped folders are printed to standard error."""
     verb = "would remove" if result.dry_run else "removed"
     for each in result.removed:
         print(f"{verb} {printable(str(each.path))}: {each.bytes:,} bytes, {each.reason}")
@@ -97,8 +97,8 @@ def _folders(workspace: Workspace) -> Iterator[tuple[Location, str, Callable[[Lo
 def _clean_held(
     root: Location, folder: Location, what: str, find: Callable[[Location], Iterator[Waste]], result: Cleaning
 ) -> None:
-    """Clean one folder while no other process writes it."""
-    # The second is held from before the first worker starts until the last has ended.
+    """Clean one folder while no other process writes to it."""
+    # `.launch` is held from before the first worker starts until the last one has ended.
     places = [folder, launch] if (launch := folder / ".launch").exists() else [folder]
     with ExitStack() as held:
         for place in places:

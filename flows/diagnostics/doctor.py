@@ -1,7 +1,7 @@
-"""Whether a machine can do the work: each thing that is needed, whether it is right, and what to do where it isn't.
+"""Checks whether a machine can run Numerate, and suggests remedies for what is wrong.
 
-Nothing is changed but for probes that are gone again; engines are imported in processes of their own, so that one
-that hangs or dies is a finding too.
+Checks only create temporary files. Engines are imported in separate processes, so that a hang or a crash becomes a
+finding too.
 """
 
 import json
@@ -23,14 +23,14 @@ _STYLES = {"ok": "green", "warning": "yellow", "problem": "bold red"}
 
 
 def findings(workspace: Workspace, *, deep: bool = False) -> Iterator[Finding]:
-    """Every finding in its order, as it is there; `deep` also starts a Ray and a Prefect server of their own."""
+    """Yield the findings in the order of the checks; `deep` also starts Ray and a Prefect server."""
     checks = [*MACHINE_CHECKS, *ENGINE_CHECKS, *(DEEP_CHECKS if deep else ())]
     with ThreadPoolExecutor(4) as pool:
         yield from pool.map(lambda check: _found(check, workspace), checks)
 
 
 def report(found: Iterator[Finding], *, as_json: bool) -> None:
-    """Print the findings; raises `RunFailure` where one is a problem."""
+    """Print the findings; raises `RunFailure` if one of them is a problem."""
     if as_json:
         every = list(found)
         print(json.dumps({"findings": [asdict(one) for one in every]}, indent=2))

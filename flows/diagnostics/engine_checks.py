@@ -1,4 +1,4 @@
-"""What `numerate doctor` looks at of torch, Ray and Prefect: whether they come up, see the GPU and find their ports."""
+"""Checks of torch, Ray and Prefect for `numerate doctor`: imports, GPUs, starts and ports."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from storage.workspace import Workspace
 
 _IMPORT_SECONDS, _START_SECONDS, _ANSWER_SECONDS = 120.0, 180.0, 5.0
 _SHARED_MEMORY = Path("/dev/shm")
-# Of Ray's object store, which `flows.common.engines` asks for.
+# Size of Ray's object store, as set in `flows.common.engines`.
 _STORE_BYTES = 256 << 20
 PREFECT_PORT, DASHBOARD_PORT, HEAD_PORT = 4200, 8265, 6379
 
@@ -38,7 +38,7 @@ with ray_session() as cpus:
     assert ray.get(ray.remote(lambda: 42).remote()) == 42
 print(cpus)
 """
-# A head that refuses our token is a head all the same.
+# A head that rejects the token is also a running head.
 _ASK_HEAD = """
 from flows.cluster.connect import check_address
 from storage.errors import UserError
@@ -48,7 +48,7 @@ try:
 except UserError as error:
     print(f"a Ray cluster's head is there: {{error}}")
 """
-# Ours, as every command starts it.
+# The project's own server, started as every command starts it.
 _START_PREFECT = """
 import os, sys
 from pathlib import Path
@@ -65,7 +65,7 @@ server.stop()
 
 
 def check_gpu(workspace: Workspace) -> Finding:
-    """Whether torch can be imported, and sees the GPUs that there are."""
+    """Whether torch can be imported and sees the GPUs of this machine."""
     done, line = _python(_TORCH, _IMPORT_SECONDS)
     if not done:
         return Finding(
@@ -83,7 +83,7 @@ def check_gpu(workspace: Workspace) -> Finding:
 
 
 def check_ray(workspace: Workspace) -> Finding:
-    """Whether Ray can be imported, and has shared memory for its objects."""
+    """Whether Ray can be imported and has enough shared memory."""
     done, line = _python("import ray; print(ray.__version__)", _IMPORT_SECONDS)
     if not done:
         return Finding("ray", "problem", f"can't be imported ({line})", "run: pip install 'ray[default,train]'")
@@ -94,7 +94,7 @@ def check_ray(workspace: Workspace) -> Finding:
 
 
 def check_prefect(workspace: Workspace) -> Finding:
-    """Whether Prefect and its server can be imported, and the server that is configured answers."""
+    """Whether Prefect and its server can be imported, and whether the configured server responds."""
     done, line = _python("import prefect, prefect.server.api.server; print(prefect.__version__)", _IMPORT_SECONDS)
     if not done:
         remedy = "run: pip install 'prefect>=3.8.8,<3.9' 'fastapi>=0.139,<0.151'"
@@ -108,21 +108,21 @@ def check_prefect(workspace: Workspace) -> Finding:
 
 
 def check_port_4200(workspace: Workspace) -> Finding:
-    """The port of Prefect's server."""
+    """Whether the port of Prefect's server is free or has a Prefect server."""
     if answers(f"http://127.0.0.1:{PREFECT_PORT}/api"):
         return Finding(f"port {PREFECT_PORT}", "ok", "a Prefect server is there")
     return _port(PREFECT_PORT, "'numerate serve' takes another one")
 
 
 def check_port_8265(workspace: Workspace) -> Finding:
-    """The port of Ray's dashboard."""
+    """Whether the port of Ray's dashboard is free or has a job server."""
     if _dashboard_answers():
         return Finding(f"port {DASHBOARD_PORT}", "ok", "the job server of a Ray cluster's head answers there")
     return _port(DASHBOARD_PORT, "a Ray cluster's head here wants it for its dashboard and for jobs")
 
 
 def check_port_6379(workspace: Workspace) -> Finding:
-    """The port of a Ray cluster's head."""
+    """Whether the port of a Ray cluster's head is free or has a head."""
     found = _port(HEAD_PORT, "a Ray cluster's head here wants it")
     if found.level == "ok":
         return found
@@ -131,7 +131,7 @@ def check_port_6379(workspace: Workspace) -> Finding:
 
 
 def _dashboard_answers() -> bool:
-    """Whether the dashboard of a Ray head that is well is there; whoever asks that needs no token."""
+    """Whether the dashboard of a healthy Ray head responds; this query needs no token."""
     try:
         with urlopen(f"http://127.0.0.1:{DASHBOARD_PORT}/api/gcs_healthz", timeout=_ANSWER_SECONDS) as answer:
             return bool(answer.read(100) == b"success")
@@ -140,7 +140,7 @@ def _dashboard_answers() -> bool:
 
 
 def check_start_of_ray(workspace: Workspace) -> Finding:
-    """Whether a private Ray starts and does a task."""
+    """Whether a private Ray instance starts and runs a task."""
     return _started("ray starts", _START_RAY, "with {line} CPUs", "look at its log in /tmp/ray/session_latest/logs")
 
 
@@ -159,7 +159,7 @@ def _started(name: str, code: str, text: str, remedy: str) -> Finding:
 
 
 def _python(code: str, seconds: float, **environment: str) -> tuple[bool, str]:
-    """Whether a Python process ends well, and the last line that it wrote."""
+    """Run code in a Python process; returns whether it succeeds, and the last line of its output."""
     known = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **environment}
     try:
         ended = subprocess.run(
@@ -172,7 +172,7 @@ def _python(code: str, seconds: float, **environment: str) -> tuple[bool, str]:
 
 
 def _port(port: int, use: str) -> Finding:
-    """Whether a port is free, and else who has it."""
+    """Whether a port is free, and otherwise which process uses it."""
     import psutil
 
     name = f"port {port}"

@@ -1,4 +1,4 @@
-"""What a check of `numerate doctor` finds."""
+"""The result of a check by `numerate doctor`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ Level = Literal["ok", "warning", "problem"]
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at; `remedy` says what to do unless all is well."""
+    """Result of one check; `remedy` says what to do unless the level is ok."""
 
     name: str
     level: Level

@@ -1,6 +1,6 @@
-"""What each thing in a workspace is at a glance, and what is wrong with it.
+"""State of each dataset and tokenizer in a workspace, and its faults.
 
-Work that was cut off counts as broken: its command finishes it. What a process holds is at work, and not judged.
+Interrupted work counts as broken: its command finishes it. A folder that a process holds is at work, and not checked.
 """
 
 import json
@@ -25,7 +25,7 @@ KINDS = ("digit", "pairs", "triples", "bpe", "unigram")
 
 @dataclass(frozen=True)
 class Fault:
-    """Something that is broken, and the command that mends it; empty where only a person knows what it was."""
+    """A fault, and the command that repairs it; `mend` is empty if the command cannot be determined."""
 
     what: str
     text: str
@@ -34,7 +34,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class CorpusState:
-    """A corpus; `looked_at` of its shards were compared with their sizes."""
+    """A corpus; the sizes of `looked_at` of its shards were checked."""
 
     name: str
     state: str
@@ -47,8 +47,6 @@ class CorpusState:
 
 @dataclass(frozen=True)
 class TokenizerState:
-    """A tokenizer."""
-
     name: str
     state: str
     kind: str = ""
@@ -58,7 +56,7 @@ class TokenizerState:
 
 @dataclass(frozen=True)
 class TokensState:
-    """A corpus as a tokenizer encoded it."""
+    """Tokens of a corpus, made by one tokenizer."""
 
     corpus: str
     tokenizer: str
@@ -69,26 +67,26 @@ class TokensState:
 
 @dataclass
 class Findings:
-    """What was found so far in the workspace that a person calls `uri`."""
+    """Everything found so far in the workspace, which the user names `uri`."""
 
     uri: str
     faults: list[Fault] = field(default_factory=list)
     at_work: list[str] = field(default_factory=list)
     corpora: dict[str, Manifest] = field(default_factory=dict)
     shards: dict[str, int] = field(default_factory=dict)
-    """How many shards each corpus has."""
+    """Number of shards of each corpus."""
     tokenizers: dict[str, str] = field(default_factory=dict)
-    """Identities by name."""
+    """Identities by tokenizer name."""
     tokens: dict[tuple[str, str], str] = field(default_factory=dict)
     """Identities by corpus and tokenizer."""
 
     def fault(self, what: str, text: str, mend: str = "") -> None:
-        """Note one; a remedy within the text goes where there is a command."""
+        """Add a fault. If there is a command, the remedy at the end of the text is cut off."""
         self.faults.append(Fault(what, (text.rpartition(": ")[0] or text) if mend else text, mend))
 
 
 def look_at_corpus(found: Findings, folder: Location, until: float) -> CorpusState | None:
-    """What a corpus is; None where the folder holds nothing. Sizes of shards are compared as long as `until` allows."""
+    """State of a corpus; None for an empty folder. Sizes of shards are checked until the time `until`."""
     what = f"corpus {folder.name}"
     seen = glance(folder, what, until)
     if seen.manifest:
@@ -110,7 +108,7 @@ def look_at_corpus(found: Findings, folder: Location, until: float) -> CorpusSta
 
 
 def look_at_tokenizer(found: Findings, folder: Location) -> TokenizerState | None:
-    """What a tokenizer is; None where the folder holds nothing."""
+    """State of a tokenizer; None for an empty folder."""
     if not folder.children():
         return None
     corpus, _, kind = folder.name.rpartition("-")
@@ -129,7 +127,7 @@ def look_at_tokenizer(found: Findings, folder: Location) -> TokenizerState | Non
 
 
 def look_at_tokens(found: Findings, corpus: str, folder: Location, until: float) -> TokensState | None:
-    """What a corpus's tokens are; None where the folder holds nothing. Look at corpora and tokenizers before."""
+    """State of a corpus's tokens; None for an empty folder. Look at corpora and tokenizers first."""
     what, source = f"tokens of {corpus} by {folder.name}", found.corpora.get(corpus)
     again = mending.encode_command(corpus, folder.name, found.uri)
     seen = glance(folder, what, until)
@@ -155,14 +153,14 @@ def look_at_tokens(found: Findings, corpus: str, folder: Location, until: float)
 
 
 def _fault_anew(found: Findings, what: str, text: str, folder: Location, again: str) -> None:
-    """Note what has to be deleted and made again: in an object store no command of ours deletes it."""
+    """Add a fault of data that must be deleted and made again. In an object store, no command can delete it."""
     if folder.remote:
         text = f"{text.rpartition(': ')[0] or text}: delete all objects below {folder}, then run {again!r}"
     found.fault(what, text, mending.removal(folder, again))
 
 
 def _judged(found: Findings, folder: Location, what: str, seen: Glance, mend: str) -> str:
-    """The state of what has a manifest; a fault is noted."""
+    """State of a dataset that has a manifest; adds its fault."""
     if folder.is_held():
         found.at_work.append(f"{what} is being checked or written")
         return "at work"
@@ -180,7 +178,7 @@ def _judged(found: Findings, folder: Location, what: str, seen: Glance, mend: st
 
 
 def _unfinished(found: Findings, folder: Location, what: str, ranges: int, mend: str) -> str:
-    """The state of what has no manifest; empty where there is nothing of it."""
+    """State of a dataset without a manifest; adds its fault. Empty if the folder contains nothing of it."""
     done = sum(name.endswith(".json") for name in (folder / ".progress").children())
     progress = f"{min(1.0, done / ranges):.0%} done" if ranges else f"{done:,} parts done"
     if folder.is_held():
@@ -194,7 +192,7 @@ def _unfinished(found: Findings, folder: Location, what: str, ranges: int, mend:
 
 
 def _noted_spec(folder: Location) -> CorpusSpec | None:
-    """The spec of a corpus that isn't whole yet; None where none was noted."""
+    """The recorded spec of an unfinished corpus; None if there is no valid one."""
     if not (folder / UNFINISHED).exists():
         return None
     try:
@@ -211,12 +209,15 @@ def _generate(spec: CorpusSpec | None, folder: Location, uri: str) -> str:
     if spec is None:
         return ""
     command = mending.generate_command(spec, uri)
-    # The command line reads specs of this machine alone.
+    # The command line reads spec files only from the local machine.
     return command if command or folder.remote else mending.generate_from(str(folder / UNFINISHED), uri)
 
 
 def _mend_corpus(name: str, identity: dict[str, Any], uri: str) -> str:
-    """What mends a committed corpus; one that this Numerate makes otherwise is only to be made under another name."""
+    """Command that repairs a committed corpus.
+
+    A corpus of another generator version cannot be repaired, so it is generated again under another name.
+    """
     if identity.get("generator_version") == GENERATOR_VERSION:
         return mending.repair_command(name, uri)
     spec = spec_of(f"{name}-anew"[:64], identity)
@@ -224,7 +225,7 @@ def _mend_corpus(name: str, identity: dict[str, Any], uri: str) -> str:
 
 
 def spec_of(name: str, identity: dict[str, Any]) -> CorpusSpec | None:
-    """The spec of a corpus out of what a manifest or a run keeps of it; None where it is of another version."""
+    """The spec of a corpus from the identity in a manifest or run; None if it is of another version."""
     try:
         return CorpusSpec.of_identity(
             name, {key: value for key, value in identity.items() if key != "generator_version"}
@@ -234,7 +235,7 @@ def spec_of(name: str, identity: dict[str, Any]) -> CorpusSpec | None:
 
 
 def read_json(place: Location) -> dict[str, Any]:
-    """The values of a JSON file; empty where it isn't there or holds none."""
+    """The values of a JSON file; empty if it is missing or invalid."""
     try:
         values = json.loads(place.read())
     except (RunFailure, ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""What `numerate doctor` looks at apart from the engines: Python, packages, disk, memory, cores, compiler, clock."""
+"""Checks of the machine for `numerate doctor`: Python, packages, disk, memory, cores, compiler, clock."""
 
 import os
 import platform
@@ -15,7 +15,7 @@ from storage.errors import UserError
 from storage.machine import cores, granted_cores, granted_memory
 from storage.workspace import Workspace
 
-# What `numerate run` takes on disk for the notebook's 100 million rows, and in memory with Ray and two workers.
+# Disk space of `numerate run` for the notebook's 100 million rows. Memory limits below are for Ray and two workers.
 NOTEBOOK_BYTES = 2_400_000_000
 _LEAST_DISK, _LEAST_MEMORY, _SMALL_MEMORY = 200_000_000, 2_000_000_000, 4_000_000_000
 _OLDEST_PYTHON = (3, 11)
@@ -24,7 +24,7 @@ _CONSTRAINTS = Path(__file__).parents[2] / "constraints.txt"
 
 
 def check_python(workspace: Workspace) -> Finding:
-    """The interpreter's version."""
+    """Version of the Python interpreter."""
     text = f"{platform.python_version()} at {sys.executable}"
     if sys.version_info < _OLDEST_PYTHON:
         return Finding("python", "problem", text, "install Python 3.11 or later, and Numerate in an environment of it")
@@ -32,7 +32,7 @@ def check_python(workspace: Workspace) -> Finding:
 
 
 def check_packages(workspace: Workspace) -> Finding:
-    """Installed versions against the ranges that Numerate asks for, and against those that it was tested with."""
+    """Compare installed versions with the required ranges and with the tested versions."""
     from packaging.requirements import Requirement
 
     try:
@@ -44,7 +44,7 @@ def check_packages(workspace: Workspace) -> Finding:
     wrong = [one for one in asked if not one.specifier.contains(installed[one.name] or "0", prereleases=True)]
     if wrong:
         named = ", ".join(f"{one.name} {installed[one.name] or 'is missing'}" for one in wrong)
-        # Prefect itself lets newer ones in, and its server dies on them.
+        # Prefect allows newer versions, with which its server fails.
         trap = " (Prefect's server dies on a newer fastapi)" if any(one.name == "fastapi" for one in wrong) else ""
         needed = " ".join(f"'{one.name}{one.specifier}'" for one in wrong)
         return Finding("packages", "problem", f"{named}: out of range{trap}", f"run: pip install {needed}")
@@ -61,7 +61,7 @@ def check_packages(workspace: Workspace) -> Finding:
 
 
 def check_workspace(workspace: Workspace) -> Finding:
-    """Whether the workspace can be written."""
+    """Whether the workspace is writable."""
     root = workspace.root
     if root.exists():
         try:
@@ -79,7 +79,7 @@ def check_workspace(workspace: Workspace) -> Finding:
 
 
 def check_disk(workspace: Workspace) -> Finding:
-    """Free bytes where the workspace lies."""
+    """Free disk space at the workspace."""
     free = workspace.root.free_bytes()
     if free is None:
         return Finding("disk", "ok", f"{workspace.root} has no bound that is known")
@@ -95,7 +95,7 @@ def check_disk(workspace: Workspace) -> Finding:
 
 
 def check_memory(workspace: Workspace) -> Finding:
-    """Memory that is there, granted and available."""
+    """Total, granted and available memory."""
     import psutil
 
     memory, granted = psutil.virtual_memory(), granted_memory()
@@ -110,7 +110,7 @@ def check_memory(workspace: Workspace) -> Finding:
 
 
 def check_cores(workspace: Workspace) -> Finding:
-    """Cores that there are, and how much of them is granted."""
+    """Number of usable cores, and the CPU time that a control group grants."""
     usable, granted, there = cores(), granted_cores(), os.cpu_count() or 1
     text = f"{usable} usable" + (f" of {there}" if usable < there else "")
     text += f", a control group grants the time of {granted:g}" if granted else ""
@@ -122,7 +122,7 @@ def check_cores(workspace: Workspace) -> Finding:
 
 
 def check_compiler(workspace: Workspace) -> Finding:
-    """A C++ compiler, by which layers are compiled on a GPU."""
+    """Whether there is a C++ compiler, which is needed to compile layers on a GPU."""
     names = (os.environ.get("CXX", "g++"), "g++", "clang++", "c++")
     if path := next(filter(None, map(shutil.which, names)), None):
         return Finding("compiler", "ok", path)
@@ -132,7 +132,7 @@ def check_compiler(workspace: Workspace) -> Finding:
 
 
 def check_clock(workspace: Workspace) -> Finding:
-    """The clock, and that of the disk: by their difference it is told whether a file is still being written."""
+    """The system clock, and its offset from the disk's clock; file times show whether a file is still being written."""
     now = datetime.now(UTC)
     text, remedy = f"{now:%Y-%m-%d %H:%M:%S} UTC", "set the clock, as by: timedatectl set-ntp true"
     if now.year < 2026:
@@ -148,7 +148,7 @@ def check_clock(workspace: Workspace) -> Finding:
 
 
 def has_nvidia() -> bool:
-    """Whether an NVIDIA GPU's driver is here."""
+    """Whether an NVIDIA driver is present."""
     return Path("/dev/nvidia0").exists() or shutil.which("nvidia-smi") is not None
 
 
@@ -160,7 +160,7 @@ def _version(name: str) -> str:
 
 
 def _pins() -> dict[str, str]:
-    """Versions that were tested, by name; none where Numerate was installed without its repository."""
+    """Tested versions by name; empty if Numerate is installed without its repository."""
     try:
         lines = _CONSTRAINTS.read_text().splitlines()
     except OSError:
@@ -169,7 +169,7 @@ def _pins() -> dict[str, str]:
 
 
 def _differs(name: str, version: str, pinned: dict[str, str]) -> bool:
-    # What stands behind a '+' names the build, such as that for a CPU.
+    # The part after '+' names the build, for example for CPUs.
     return _plain(name) in pinned and version.partition("+")[0] != pinned[_plain(name)].partition("+")[0]
 
 

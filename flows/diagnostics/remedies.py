@@ -1,6 +1,6 @@
-"""Requests as the commands that a person would type: how `status` names what mends something, ready to be copied.
+"""Builds the commands that `status` suggests as repairs, ready to be copied.
 
-A command is exact: read back by the command line it gives the same request.
+A command is exact: the command line parses it into the same request.
 """
 
 import shlex
@@ -28,27 +28,27 @@ _TRAININGS = {name: preset.train_request() for name, preset in PRESETS.items()}
 
 
 def generate_command(spec: CorpusSpec, workspace: str) -> str:
-    """What generates a corpus; empty where its mixture has to be written into a file."""
+    """Command that generates a corpus; empty if its mixture needs a file."""
     return _command("corpus generate", GenerateRequest(workspace=workspace, **spec.model_dump()), CORPUS_PRESETS)
 
 
 def generate_from(file: str, workspace: str) -> str:
-    """What generates the corpus whose spec is a file."""
+    """Command that generates a corpus from a spec file."""
     return _joined(["numerate", "corpus", "generate", file], workspace)
 
 
 def repair_command(corpus: str, workspace: str) -> str:
-    """What mends the shards of a corpus."""
+    """Command that repairs the shards of a corpus."""
     return VerifyRequest(corpus=corpus, repair=True, workspace=workspace).command
 
 
 def migrate_command(corpus: str, workspace: str) -> str:
-    """What brings a corpus of an older schema version into the present form."""
+    """Command that migrates a corpus of an older schema version."""
     return _joined(["numerate", "corpus", "migrate", MigrateRequest(corpus=corpus).corpus], workspace)
 
 
 def tokenizer_command(name: str, corpus: str, kind: str, workspace: str) -> str:
-    """What trains a tokenizer of a kind."""
+    """Command that trains a tokenizer of the given kind."""
     request = TokenizerRequest(corpus=corpus, kind=kind, workspace=workspace)
     if request.tokenizer_name != name:
         request = request.model_copy(update={"tokenizer": name})
@@ -56,12 +56,12 @@ def tokenizer_command(name: str, corpus: str, kind: str, workspace: str) -> str:
 
 
 def encode_command(corpus: str, tokenizer: str, workspace: str) -> str:
-    """What encodes a corpus."""
+    """Command that encodes a corpus."""
     return _command("encode", EncodeRequest(**_of_corpus(corpus, tokenizer, workspace)), {_DEFAULT: EncodeRequest()})
 
 
 def train_command(config: RunConfig, workspace: str) -> str:
-    """What goes on with a run; empty where its curriculum asks for a file."""
+    """Command that resumes a run; empty if its curriculum needs a file."""
     request = TrainRequest(
         **_of_corpus(config.corpus, config.tokenizer, workspace),
         name=config.name,
@@ -71,7 +71,7 @@ def train_command(config: RunConfig, workspace: str) -> str:
 
 
 def removal(place: Location, again: str) -> str:
-    """What deletes a folder of a disk and then makes it again by a command; empty without one."""
+    """Command that deletes a local folder and then runs `again`; empty for remote folders or no `again`."""
     return f"rm -r {shlex.quote(str(place))} && {again}" if again and not place.remote else ""
 
 
@@ -88,7 +88,7 @@ def _joined(words: list[str], workspace: str) -> str:
 
 
 def _command(verb: str, request: InWorkspace, presets: Mapping[str, InWorkspace]) -> str:
-    """The shortest command that asks for `request`; empty where no options of any preset say it."""
+    """The shortest command for `request`; empty if options on top of a preset cannot express it."""
     found = list[list[str]]()
     for name, preset in presets.items():
         options = list(_options(request.model_dump(exclude={"workspace"}), preset.model_dump()))
@@ -99,7 +99,7 @@ def _command(verb: str, request: InWorkspace, presets: Mapping[str, InWorkspace]
 
 
 def _options(asked: dict[str, Any], given: dict[str, Any], prefix: str = "--") -> Iterator[str | None]:
-    """The words that make the values `given` into those `asked`; None for a value that no words say."""
+    """Yield the options that change the values `given` to `asked`; None for a value that options cannot express."""
     for name, value in asked.items():
         option = prefix + name.replace("_", "-")
         if value == given[name]:
@@ -109,9 +109,9 @@ def _options(asked: dict[str, Any], given: dict[str, Any], prefix: str = "--") -
         elif isinstance(value, bool):
             yield option if value else f"{prefix}no-{name.replace('_', '-')}"
         elif isinstance(value, tuple | list):
-            # Nothing says an empty list, nor one of tables.
+            # Options cannot express an empty list or a list of tables.
             plain = value and all(isinstance(part, str | int | float) for part in value)
             yield from (word for part in value for word in (option, str(part))) if plain else (None,)
         else:
-            # The command line takes an empty word for none.
+            # The command line treats an empty word as not given.
             yield from (option, str(value)) if value != "" else (None,)

@@ -1,5 +1,4 @@
-"""What each training run of a workspace is at a glance, and what is wrong with it: apart from torch, whose import takes
-longer than all the rest."""
+"""State of each training run in a workspace, and its faults; without torch, whose import takes longer than the rest."""
 
 from dataclasses import dataclass
 
@@ -18,7 +17,7 @@ _KIND_OF_GROUP = {1: "digit", 2: "pairs", 3: "triples"}
 
 @dataclass(frozen=True)
 class RunState:
-    """A training run; exact matches are shares, None where nothing was asked yet."""
+    """A training run; exact matches are shares of 1, None before the first evaluation."""
 
     name: str
     state: str
@@ -31,7 +30,7 @@ class RunState:
 
 
 def look_at_run(found: Findings, folder: Location) -> RunState | None:
-    """What a run is; None where the folder holds none. Look at corpora, tokenizers and tokens before."""
+    """State of a run; None if the folder has no run. Look at corpora, tokenizers and tokens first."""
     if not (folder / "run.json").exists():
         return None
     what = f"run {folder.name}"
@@ -55,7 +54,7 @@ def look_at_run(found: Findings, folder: Location) -> RunState | None:
         found.at_work.append(f"{what} is being trained, step {max(begun, saved):,} of {steps:,}")
         state, saved = "training", max(begun, saved)
     elif saved and not begun:
-        # Handed on, without what only its training needs.
+        # An exported run, without the files that only training needs.
         state = "trained elsewhere"
     else:
         state = "trained" if saved >= steps else f"stopped at step {saved:,}"
@@ -78,14 +77,14 @@ def look_at_run(found: Findings, folder: Location) -> RunState | None:
 
 
 def _sources_are_gone(found: Findings, what: str, config: RunConfig) -> bool:
-    """Whether a run's corpus, tokenizer or tokens are gone or others by now; the first of them is noted."""
+    """Whether a run's corpus, tokenizer or tokens are missing or have changed; the first such fault is added."""
     corpus, tokenizer = found.corpora.get(config.corpus), found.tokenizers.get(config.tokenizer)
     tokens = found.tokens.get((config.corpus, config.tokenizer))
     other = mending.train_command(config.model_copy(update={"name": f"{config.name}-anew"[:64]}), found.uri)
     if corpus is None:
         spec = spec_of(config.corpus, config.corpus_spec)
         again = mending.generate_command(spec, found.uri) if spec else ""
-        # One that is there, but damaged or unfinished, is named already.
+        # A damaged or unfinished corpus is already reported.
         if not any(fault.what == f"corpus {config.corpus}" for fault in found.faults):
             found.fault(what, f"its corpus {config.corpus} is gone: make it again", again)
     elif corpus.identity != config.corpus_identity:
@@ -108,9 +107,9 @@ def _sources_are_gone(found: Findings, what: str, config: RunConfig) -> bool:
 
 
 def _checkpoints(folder: Location) -> tuple[int, float | None, int] | None:
-    """The step of the last whole checkpoint, the best exact match of any, and the step of the last one that is cut off.
+    """Step of the last whole checkpoint, best exact match of all whole ones, and step of the last truncated checkpoint.
 
-    0, None and 0 without one; None where there is an index that tells of none.
+    These are 0, None and 0 without an index; the result is None if the index is damaged.
     """
     place = folder / "index.json"
     if not place.exists():
@@ -133,6 +132,6 @@ def _checkpoints(folder: Location) -> tuple[int, float | None, int] | None:
 
 
 def _last_metrics(folder: Location) -> int:
-    """The last step of which metrics were written, as the names of their parts say."""
+    """The last step with recorded metrics, from the names of the metrics files."""
     names = [name for name in folder.children() if name.startswith("part-") and name.endswith(".parquet")]
     return max((int(name.removesuffix(".parquet").rpartition("-")[2]) for name in names), default=0)

@@ -1,6 +1,6 @@
-"""A workspace at a glance: what lies in it, what runs now, what is broken, and the command that mends it.
+"""State of a workspace: its contents, running work, and faults with the commands that repair them.
 
-Nothing is changed, and no shard is opened: what only hashes show, `numerate corpus verify` finds.
+It changes nothing and opens no shards. `numerate corpus verify` finds damage that only hashes show.
 """
 
 import json
@@ -29,12 +29,12 @@ from storage.errors import UserError
 from storage.places.place import Location
 from storage.workspace import Workspace
 
-# For the sizes of shards, in the whole workspace.
+# Time limit for checking sizes of shards in the whole workspace.
 _SECONDS = 3.0
 _API_SECONDS = 1.0
 _DAMAGED = "damaged"
 _LONGEST = 200
-# Prefect gives no more at once.
+# Prefect's limit for one request.
 _RUNS = 200
 
 State = TypeVar("State")
@@ -42,7 +42,7 @@ State = TypeVar("State")
 
 @dataclass(frozen=True)
 class FlowRun:
-    """A flow that a Prefect server says is running."""
+    """A flow run that a Prefect server reports as running."""
 
     name: str
     state: str
@@ -51,7 +51,7 @@ class FlowRun:
 
 @dataclass
 class Status:
-    """All of it, as `--json` prints it."""
+    """The status, as `--json` prints it."""
 
     workspace: str
     exists: bool
@@ -61,17 +61,17 @@ class Status:
     tokens: list[TokensState] = field(default_factory=list)
     runs: list[RunState] = field(default_factory=list)
     at_work: list[str] = field(default_factory=list)
-    """What is being written, or asked, by a process now."""
+    """Work that processes are doing now, such as writes and queries."""
     flows: list[FlowRun] = field(default_factory=list)
     broken: list[Fault] = field(default_factory=list)
 
     def json(self) -> str:
-        """All of it as JSON."""
+        """The status as JSON text."""
         return json.dumps(asdict(self), indent=2)
 
 
 def status_of(workspace: str = WORKSPACE) -> Status:
-    """Look at a workspace, for a few seconds at most; raises `UserError` where one that was named isn't there."""
+    """Read the state of a workspace within a few seconds; raises `UserError` if a named workspace does not exist."""
     place = Workspace.open(workspace)
     status = Status(str(place.root), place.root.exists(), place.root.free_bytes())
     if not status.exists:
@@ -113,9 +113,9 @@ def status_of(workspace: str = WORKSPACE) -> Status:
 
 
 def running_flows(workspace: Workspace) -> list[FlowRun]:
-    """The flows that a Prefect server says are running in the workspace; none where no server answers.
+    """Flow runs in the workspace that a Prefect server reports as running; none if no server responds.
 
-    It is the one that is configured, or else that of a `numerate serve` of the workspace.
+    The server is the configured one, or that of a `numerate serve` of the workspace.
     """
     url, headers = reached_api(workspace)
     if not url:
@@ -139,7 +139,7 @@ def running_flows(workspace: Workspace) -> list[FlowRun]:
 def _looked(
     found: Findings, what: str, damaged: State, look: Callable[..., State | None], *arguments: Any
 ) -> State | None:
-    """What a look shows; a file whose damage it doesn't know is a fault of that one thing, and hides no other."""
+    """Call `look`; an unexpected error becomes a fault of this one item and does not hide others."""
     try:
         return look(found, *arguments)
     except Exception as error:
@@ -152,11 +152,11 @@ def _there(found: Iterable[State | None]) -> list[State]:
 
 
 def _deadlines(datasets: int) -> Callable[[], float]:
-    """Until when each of so many datasets may be looked at: what is left of the time is shared out evenly."""
+    """Return a function that gives each dataset's deadline: the remaining time is divided evenly."""
     end, left = time.monotonic() + _SECONDS, datasets
 
     def next_one() -> float:
-        """The end of the next one's share."""
+        """Deadline of the next dataset."""
         nonlocal left
         now, left = time.monotonic(), left - 1
         return now + max(0.0, end - now) / (left + 1)

@@ -1,4 +1,4 @@
-"""What all cards have in common: a head in YAML that Hugging Face reads, and prose for a stranger."""
+"""Common parts of all cards: YAML metadata for Hugging Face, followed by a description."""
 
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,14 @@ _TEMPLATES = jinja2.Environment(
 
 
 def rendered(template: str, head: dict[str, Any], licence: str, **values: Any) -> str:
-    """The card that a template beside this file makes of its head and its values."""
+    """Render the card of a template in this folder with its metadata and values."""
     text = "None was stated." if licence == UNKNOWN_LICENCE else f"`{licence}`"
     head = {"license": licence, **head}
     return _TEMPLATES.get_template(template).render(head=_yaml(head), licence_text=text, **values).rstrip() + "\n"
 
 
 def unfinished_card(what: str) -> str:
-    """The card that a repository has while it is being filled: nothing loads by it."""
+    """The card of a repository during an upload; nothing can be loaded with it."""
     head = {"viewer": False, "configs": [{"config_name": "unfinished", "data_files": "nothing-is-whole-yet.parquet"}]}
     return f"---\n{_yaml(head)}---\n\nThis is being uploaded, and is not whole yet: {what}.\n"
 

@@ -1,6 +1,6 @@
-"""The Hugging Face hub as seen from here: whose token, which repository, and what its failures mean to a person.
+"""Access to the Hugging Face hub: the user's token, names of repositories, and explanations of errors.
 
-Neither the token nor anything of it is ever part of a message.
+Messages never contain the token or a part of it.
 """
 
 import re
@@ -30,7 +30,7 @@ def checked_repository(name: str) -> str:
 
 
 def token_of_user() -> str:
-    """The user's token; raises `UserError` where there is none."""
+    """The user's token; raises `UserError` if it is missing or invalid."""
     from huggingface_hub import get_token
 
     token = get_token()
@@ -42,7 +42,7 @@ def token_of_user() -> str:
 
 
 def explained(error: Exception, endpoint: str, repository: str, token: str) -> UserError | RunFailure:
-    """What went wrong at the hub in one line, without the token."""
+    """Convert an error of the hub's client to one with a one-line message, without the token."""
     import httpx2
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
@@ -72,7 +72,7 @@ def explained(error: Exception, endpoint: str, repository: str, token: str) -> U
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error, what it came from, and so on."""
+    """The error and its chain of causes."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__

@@ -1,6 +1,6 @@
-"""What is published of a corpus and of a trained encoder: which files, in which order, and the card.
+"""Contents of a published corpus or encoder: files, their order, and the card.
 
-The card and what makes a folder a whole corpus or run come last, so that a copy without them is seen to be half.
+The card and the files that mark a complete corpus or run come last, so an incomplete copy can be recognised.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ _LICENCE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
 
 @dataclass(frozen=True)
 class PublishedFile:
-    """One file of a publication; `content` is its bytes, or where on this machine they lie, checked by their hash."""
+    """A file of a publication; `content` returns its bytes, or its local path, after a check of the hash."""
 
     path: str
     size: int
@@ -34,13 +34,13 @@ class PublishedFile:
 
     @classmethod
     def of(cls, path: str, data: bytes) -> "PublishedFile":
-        """A file that is held in memory."""
+        """A file with its content in memory."""
         return cls(path, len(data), hashlib.sha256(data).hexdigest(), lambda: data)
 
 
 @dataclass(frozen=True)
 class Publication:
-    """All that a repository is to hold; `marker` is the file of the last ones that tells one content from any other."""
+    """All files of a repository; `marker` is the path of the file in `last` that identifies the content."""
 
     kind: Literal["dataset", "model"]
     what: str
@@ -52,17 +52,17 @@ class Publication:
 
     @property
     def files(self) -> tuple[PublishedFile, ...]:
-        """All files, in the order in which they are sent."""
+        """All files, in the order of the upload."""
         return (*self.first, *self.last)
 
     @property
     def size(self) -> int:
-        """Bytes of all files."""
+        """Total size in bytes."""
         return sum(file.size for file in self.files)
 
 
 def checked_licence(licence: str) -> str:
-    """Return `licence` if it can be one of Hugging Face's names; raises `UserError` otherwise."""
+    """Return `licence` if it can be a name of a licence at Hugging Face; raises `UserError` otherwise."""
     if not _LICENCE.fullmatch(licence):
         raise UserError(
             f"--license {licence!r} is not one of the hub's names: take one such as cc0-1.0, mit or apache-2.0"
@@ -71,9 +71,9 @@ def checked_licence(licence: str) -> str:
 
 
 def corpus_publication(workspace: Workspace, name: str, repository: str, licence: str = UNKNOWN_LICENCE) -> Publication:
-    """A corpus as a dataset: its shards as they lie, then its manifest and card.
+    """A corpus as a dataset: its unchanged shards, followed by its manifest and card.
 
-    Raises `UserError` where there is no such corpus, and `RunFailure` where a shard is missing or cut.
+    Raises `UserError` if there is no such corpus, and `RunFailure` if a shard is missing or truncated.
     """
     from flows.hub.dataset_card import corpus_card
 
@@ -102,9 +102,9 @@ def corpus_publication(workspace: Workspace, name: str, repository: str, licence
 def model_publication(
     workspace: Workspace, name: str, repository: str, licence: str = UNKNOWN_LICENCE, checkpoint: str = "best"
 ) -> Publication:
-    """A run as a model: what `numerate model export` writes, and the card.
+    """A run as a model: the files that `numerate model export` writes, and the card.
 
-    Raises `UserError` where there is no such run or it has no checkpoint.
+    Raises `UserError` if there is no such run or it has no checkpoint.
     """
     from flows.common.parameters import request_text
     from flows.hub.model_card import model_card
@@ -140,7 +140,7 @@ def _shard(corpus: Dataset, shard: ShardRecord) -> PublishedFile:
 
 
 def _verified(corpus: Dataset, shard: ShardRecord) -> bytes | Path:
-    """Where a shard lies on this machine, or its bytes; raises `RunFailure` where they aren't the manifest's."""
+    """Local path or bytes of a shard; raises `RunFailure` if its hash differs from the manifest."""
     return _on_this_machine(corpus.verified(shard))
 
 

@@ -1,4 +1,4 @@
-"""The card of a corpus, by which Hugging Face's `datasets` loads it; it follows from the manifest alone."""
+"""The card of a corpus, which Hugging Face's `datasets` uses to load it; it depends only on the manifest."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,29 +24,29 @@ _FEWEST_OF_SIZE = ((1_000, "1K"), (10_000, "10K"), (100_000, "100K"), (1_000_000
 
 @dataclass(frozen=True)
 class Configuration:
-    """Problems of a corpus with the same columns, as Hugging Face's `datasets` loads them together."""
+    """Problems with the same columns, which Hugging Face's `datasets` loads as one configuration."""
 
     name: str
     columns: dict[str, str]
     shards: tuple[ShardRecord, ...]
     patterns: dict[str, list[str]]
-    """For each split that has rows the paths of its files, by wildcards where these say it."""
+    """Paths of the files of each non-empty split, with wildcards if these match exactly its files."""
 
     @property
     def rows(self) -> dict[str, int]:
-        """Rows of each split."""
+        """Number of rows of each split."""
         return {split: sum(shard.rows for shard in self.shards if shard.split == split) for split in SPLITS}
 
     @property
     def bytes(self) -> int:
-        """Bytes of its files."""
+        """Total size of the files in bytes."""
         return sum(shard.bytes for shard in self.shards)
 
 
 def corpus_card(corpus: Dataset, repository: str = "", licence: str = UNKNOWN_LICENCE) -> str:
-    """The dataset card of a corpus; `repository` is ORG/REPO where it is published.
+    """The dataset card of a corpus; `repository` is the ORG/REPO where it is published.
 
-    Raises `UserError` for a corpus of another generator version, whose examples can't be made.
+    Raises `UserError` for a corpus of another generator version, because its examples cannot be generated.
     """
     manifest, spec = corpus.manifest, spec_of(corpus)
     if manifest.generator_version != GENERATOR_VERSION:
@@ -71,7 +71,7 @@ def corpus_card(corpus: Dataset, repository: str = "", licence: str = UNKNOWN_LI
 
 
 def configurations(corpus: Dataset, spec: CorpusSpec) -> list[Configuration]:
-    """The corpus by kinds of problems with the same columns, in its own order, named by their families."""
+    """Group the corpus by family and columns, in its own order; configurations are named after the families."""
     families = {part.number: part.problems.family for part in components(spec)}
     types = {part.number: column_types(part.family(spec).layout.schema) for part in components(spec)}
     component_of = [task.component.number for task in range_tasks(spec)]
@@ -119,7 +119,7 @@ def _head(corpus: Dataset, found: Sequence[Configuration]) -> dict[str, Any]:
 
 
 def _size_category(rows: int) -> str:
-    """Hugging Face's name for a number of rows."""
+    """Hugging Face's size category for a number of rows."""
     below = "n<1K"
     for (least, name), after in zip(_FEWEST_OF_SIZE, (*_FEWEST_OF_SIZE[1:], None), strict=True):
         if rows >= least:

@@ -1,4 +1,4 @@
-"""The card of a trained encoder: what was measured, what it is for, how it is asked and how it was trained."""
+"""The card of a trained encoder: measured results, purpose, usage and training."""
 
 import json
 from typing import TYPE_CHECKING, Any
@@ -7,7 +7,7 @@ from flows.hub.cards import UNKNOWN_LICENCE, rendered
 from storage.errors import RunFailure
 
 if TYPE_CHECKING:
-    # Not at once: it imports torch.
+    # For annotations only: not needed at run time.
     from model.runs.run_config import RunConfig
 
 
@@ -19,7 +19,7 @@ def model_card(
     repository: str,
     licence: str = UNKNOWN_LICENCE,
 ) -> str:
-    """The model card of a run as it is handed on in `files`; what was measured of another step is left out."""
+    """The model card of a run that is exported as `files`; reports of other steps are left out."""
     measured = _measured(files, step)
     request = files.get("request.yaml", b"").decode()
     return rendered(
@@ -41,14 +41,14 @@ def model_card(
 
 
 def example_of(config: "RunConfig") -> str:
-    """A problem that a run's encoder can read."""
+    """A problem that the encoder of a run can read."""
     digits, operator = min(2, config.extent.digits), config.operators[0]
     numbers = [str(12 + 22 * place % 88)[:digits] for place in range(config.operand_counts.start)]
     return operator.join(numbers)
 
 
 def _measured(files: dict[str, bytes], step: int) -> list[dict[str, Any]]:
-    """The reports among the files that are of a step, the run's own first; raises `RunFailure` for a damaged one."""
+    """The reports of a step among the files, the run's own first; raises `RunFailure` for a damaged report."""
     paths = sorted((path for path in files if path.endswith("report.json")), key=lambda path: ("/" in path, path))
     try:
         reports = [json.loads(files[path]) for path in paths]
@@ -58,7 +58,7 @@ def _measured(files: dict[str, bytes], step: int) -> list[dict[str, Any]]:
 
 
 def _asked(report: dict[str, Any]) -> str:
-    """What a report is about: a corpus or a suite, and what was out of the ordinary."""
+    """What a report is about: corpus or suite, masked operands, and problems left out."""
     suite = report.get("suite", "")
     name = f"suite `{suite}`" if suite not in ("", "test") else f"corpus `{report['corpus']}`"
     name += ", an operand hidden" if report.get("missing") == "operand" else ""
@@ -66,7 +66,7 @@ def _asked(report: dict[str, Any]) -> str:
 
 
 def _groups(measured: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The breakdown of a run's own report by length, or by what else there is."""
+    """Exact match of a run's own report by length, operators or number of operands, whichever varies first."""
     breakdown = measured[0].get("breakdown") or {} if measured else {}
     labels = {"digits": "digits of the longest operand", "operators": "operators", "terms": "number of operands"}
     for name, what in labels.items():
@@ -92,7 +92,7 @@ def _head(config: "RunConfig", measured: list[dict[str, Any]]) -> dict[str, Any]
 
 
 def _learnt(config: "RunConfig") -> str:
-    """The problems that a run learnt, in words."""
+    """Description of the problems that a run was trained on."""
     extent, counts = config.extent, config.operand_counts
     numbers = f"{counts.start}" if len(counts) == 1 else f"{counts.start} to {counts[-1]}"
     text = (

@@ -1,7 +1,7 @@
-"""Sends a publication to the Hugging Face hub; what that already holds, by its hash, is not sent again.
+"""Uploads a publication to the Hugging Face hub; files that the hub already has, by their hash, are not sent again.
 
-Few files go in one commit, many in several, each of which stays when the next one fails. The card, and the file by
-which a copy is known to be whole, are in the last one; until then the card says that the repository is unfinished.
+Many files are sent in several commits, and finished commits survive a later failure. The last commit contains the
+card and the file that marks a complete copy. Until then the card says that the repository is unfinished.
 """
 
 import hashlib
@@ -22,36 +22,36 @@ if TYPE_CHECKING:
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
 
-# A commit that fails is done again: large enough that the hub isn't asked too often, small enough to lose little, and
-# to be held in memory where it comes from an object store.
+# A failed commit is repeated. The limits keep the number of requests low and the loss small. Files from an object store
+# also have to fit in memory.
 _COMMIT_FILES, _COMMIT_BYTES = 100, 2 << 30
-# What a new repository may have of its own.
+# Files that the hub itself adds to a new repository.
 _HUBS_OWN = (".gitattributes", CARD)
 
 
 @dataclass(frozen=True)
 class Sent:
-    """What a push did."""
+    """Result of an upload."""
 
     url: str
     files: int
     bytes: int
     found: int
-    """Files that the hub had already."""
+    """Number of files that the hub already had."""
 
 
 def publish(
     publication: Publication, repository: str, *, private: bool = False, commit_files: int = _COMMIT_FILES
 ) -> Sent:
-    """Make the repository hold the publication, and return what that took; the same call goes on after a failure.
+    """Upload the publication and return a summary; after a failure, the same call continues.
 
-    Raises `UserError` for a token that is missing or refused and for a repository with another content, `RunFailure`
-    where the hub fails or a file is damaged.
+    Raises `UserError` for a missing or rejected token and for a repository with other content, `RunFailure` if the hub
+    fails or a file is damaged.
     """
     from huggingface_hub import HfApi, constants
     from huggingface_hub.utils import disable_progress_bars
 
-    # By git's large files, whose failures the tests try; the hub's other protocol can't be tried without it.
+    # Use Git LFS, whose failures are tested. The Xet protocol cannot be tested without the hub.
     constants.HF_HUB_DISABLE_XET = True
 
     if not sys.stderr.isatty():
@@ -77,7 +77,7 @@ class _Push:
     commit_files: int
 
     def run(self) -> Sent:
-        """Send what is missing."""
+        """Send the missing files."""
         publication = self.publication
         self._check_card()
         url = self._opened()
@@ -93,7 +93,7 @@ class _Push:
             done += len(batch)
             say(f"sent {done:,} of {len(first):,} files, {human(sum(file.size for file in first[:done]))}B")
         if first or last:
-            # The card in any case: the notice may lie in its place by now.
+            # Always send the card: the notice may have replaced it.
             others = [file for file in last if file.path != CARD]
             card = next(file for file in publication.last if file.path == CARD)
             self._commit([*final, *others, card], f"Add {publication.what}")
@@ -101,7 +101,7 @@ class _Push:
         return Sent(url, len(sent), sum(file.size for file in sent), len(publication.files) - len(sent))
 
     def _check_card(self) -> None:
-        """Raise `UserError` where the hub wouldn't take the card, which comes last."""
+        """Raise `UserError` if the hub would reject the card, which is sent last."""
         from huggingface_hub import RepoCard
 
         try:
@@ -114,7 +114,7 @@ class _Push:
             raise UserError(f"the hub refuses the card ({text}): name a licence that it knows by --license") from error
 
     def _opened(self) -> str:
-        """The repository's URL; it is made where it isn't there."""
+        """URL of the repository, which is created if it is missing."""
         from huggingface_hub.errors import RepositoryNotFoundError
 
         kind = self.publication.kind
@@ -130,14 +130,14 @@ class _Push:
         return f"{self.api.endpoint}/{'datasets/' if kind == 'dataset' else ''}{self.repository}"
 
     def _there(self) -> "dict[str, RepoFile]":
-        """The files that the repository holds, by their paths."""
+        """Files in the repository, by path."""
         from huggingface_hub.hf_api import RepoFile
 
         tree = self.api.list_repo_tree(self.repository, recursive=True, repo_type=self.publication.kind)
         return {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
 
     def _check_content(self, there: "dict[str, RepoFile]") -> None:
-        """Raise `UserError` where the repository holds, or is being filled with, something else."""
+        """Raise `UserError` if the repository contains, or is being filled with, other content."""
         ours = {file.path: file for file in self.publication.files}
         marker = ours[self.publication.marker]
         if marker.path in there:
@@ -165,14 +165,14 @@ class _Push:
         operations = []
         for file in files:
             operation = CommitOperationAdd(file.path, file.content())
-            # It was just computed; the client would read the file once more.
+            # The hash is known; otherwise the client would read the file again.
             operation.upload_info.sha256 = bytes.fromhex(file.sha256)
             operations.append(operation)
         self.api.create_commit(self.repository, operations, commit_message=message, repo_type=self.publication.kind)
 
 
 def _batches(files: Sequence[PublishedFile], most: int) -> Iterator[list[PublishedFile]]:
-    """Files in groups of at most `most`, or of as many as make `_COMMIT_BYTES`."""
+    """Group files into batches of at most `most` files and `_COMMIT_BYTES` bytes; a larger file is its own batch."""
     batch: list[PublishedFile] = []
     for file in files:
         if batch and (len(batch) == most or sum(each.size for each in batch) + file.size > _COMMIT_BYTES):
@@ -184,7 +184,7 @@ def _batches(files: Sequence[PublishedFile], most: int) -> Iterator[list[Publish
 
 
 def _same(entry: "RepoFile | None", file: PublishedFile) -> bool:
-    """Whether the hub holds this file; small ones it knows by git's own hash."""
+    """Whether the hub has this file; small files are compared by Git's own hash."""
     if entry is None or entry.size != file.size:
         return False
     if entry.lfs:

@@ -1,1 +1,1 @@
-"""Pages, figures and tables."""
+"""HTML pages, figures, tables, and artifacts of flow runs."""

@@ -1,6 +1,6 @@
-"""What a flow run's page shows at its end: a table, and a report in Markdown with its pictures inside.
+"""Artifacts on the page of a flow run: a table, and a report in Markdown with embedded images.
 
-Only runs of deployments have it; who types a command reads its lines and the HTML report.
+Only runs of deployments have them; the command line prints its results and writes the HTML report.
 """
 
 import base64
@@ -21,19 +21,19 @@ from storage.sql.query import open_catalog
 from storage.workspace import Workspace
 
 Figures = Sequence[tuple[str, str]]
-"""Titles, and pictures as SVG text."""
+"""Titles, and figures as SVG text."""
 
 _SHOWN_PIECES = 300
 _SHOWN_FAULTS = 1_000
 
 
 def wanted() -> bool:
-    """Whether this is part of a run that Prefect started, so that somebody may look at its page."""
+    """Whether this process is a flow run that Prefect started, whose page somebody may open."""
     return "PREFECT__FLOW_RUN_ID" in os.environ and FlowRunContext.get() is not None
 
 
 def show_corpus(workspace: Workspace, dataset: Dataset, headline: str) -> None:
-    """A corpus: its shards by split and stratum, some of its problems, and how hard they are."""
+    """A corpus: its shards by split and stratum, sample problems, and their difficulty."""
     if not wanted():
         return
     from flows.reports.corpus import sample_of
@@ -49,7 +49,7 @@ def show_corpus(workspace: Workspace, dataset: Dataset, headline: str) -> None:
 
 
 def show_faults(corpus: str, faults: Sequence[Mapping[str, str]]) -> None:
-    """A damaged corpus: each file that is wrong, and how."""
+    """A damaged corpus: each faulty file and its fault."""
     if not wanted():
         return
     count = f"{len(faults):,} fault{'s' * (len(faults) > 1)} of corpus {corpus}"
@@ -60,21 +60,21 @@ def show_faults(corpus: str, faults: Sequence[Mapping[str, str]]) -> None:
 
 
 def show_tokenizer(name: str, tokenizer: Tokenizer, headline: str) -> None:
-    """A tokenizer: its pieces."""
+    """A tokenizer and its pieces."""
     if wanted():
         pieces = ", ".join(f"`{piece}`" for piece in tokenizer.pieces()[:_SHOWN_PIECES])
         _show_report("tokenizer-report", f"Tokenizer {name}", headline, [("Pieces", pieces)])
 
 
 def show_tokens(dataset: Dataset, headline: str) -> None:
-    """A corpus's token rows: their shards."""
+    """The tokens of a corpus and their shards."""
     if wanted():
         _show_shards("tokens-shards", dataset, f"Shards of the tokens of {dataset.manifest.name}")
         _show_report("tokens-report", f"Tokens of {dataset.manifest.name}", headline, [])
 
 
 def show_training(workspace: Workspace, runs: Sequence[str], headline: str) -> None:
-    """Trained runs: what was measured along the way, and their learning curves."""
+    """Trained runs: validation metrics and learning curves."""
     if not wanted():
         return
     from flows.reports.evaluation.section import learning_curve
@@ -94,7 +94,7 @@ def show_training(workspace: Workspace, runs: Sequence[str], headline: str) -> N
 
 
 def show_evaluation(workspace: Workspace, headline: str, figures: Figures, page: Location) -> None:
-    """An evaluation: its figures, and where its whole report is."""
+    """An evaluation: its figures, and a link to its HTML report."""
     if not wanted():
         return
     where = link(workspace, page)
@@ -105,7 +105,7 @@ def show_evaluation(workspace: Workspace, headline: str, figures: Figures, page:
 
 
 def show_probing(workspace: Workspace, headline: str, figures: Figures, page: Location) -> None:
-    """A look inside encoders: its figures, and where its whole report is."""
+    """A probing: its figures, and a link to its HTML report."""
     if wanted():
         sections = [(title, picture(figure, title)) for title, figure in figures]
         _show_report(
@@ -114,7 +114,7 @@ def show_probing(workspace: Workspace, headline: str, figures: Figures, page: Lo
 
 
 def show_whole(workspace: Workspace, run: str, lines: Sequence[str], seconds: Mapping[str, float | None]) -> None:
-    """The whole chain: what came out, how long each stage took, how it learnt, and where the report is."""
+    """An end-to-end run: results, seconds of each stage, learning curve, and a link to the HTML report."""
     if not wanted():
         return
     from flows.reports.evaluation.section import learning_curve
@@ -131,9 +131,9 @@ def show_whole(workspace: Workspace, run: str, lines: Sequence[str], seconds: Ma
 
 
 def link(workspace: Workspace, page: Location) -> str:
-    """Link from a run's page to one of the workspace; empty where the server of the pages doesn't show reports.
+    """Link from the page of a flow run to a page of the workspace; empty if the server does not show reports.
 
-    It names no host: the pages may be reached by a tunnel or a proxy.
+    It contains no host name, because the pages may be reached through a tunnel or a proxy.
     """
     found, root = served(workspace), f"{workspace.root}/"
     shown = found.own and found.api == configured_api() and str(page).startswith(root)
@@ -145,19 +145,19 @@ def _page(page: Location, where: str) -> str:
 
 
 def picture(figure: str, label: str) -> str:
-    """SVG as an image in Markdown, on white: a page may be light or dark."""
+    """SVG as a Markdown image on a white background, because the page may be light or dark."""
     data = figure.replace("<svg", '<svg style="background:white"', 1).encode()
     return f"![{label}](data:image/svg+xml;base64,{base64.b64encode(data).decode()})"
 
 
 def markdown_table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """A table in Markdown; every cell is code, lest a problem's signs are taken for layout."""
+    """A table in Markdown; cells are code, so that operators are not parsed as Markdown."""
     lines = [names, ["---"] * len(names), *([f"`{'' if value is None else value}`" for value in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _show_shards(key: str, dataset: Dataset, description: str) -> None:
-    """One line a split and stratum: a corpus may have a million shards."""
+    """Show one row per split and stratum, because a corpus may have a million shards."""
     sums: dict[tuple[str, str], list[int]] = {}
     for shard in dataset.shards:
         found = sums.setdefault((shard.split, shard.stratum), [0, 0, 0])

@@ -1,4 +1,4 @@
-"""A corpus as pages show it: some of its problems, how long its answers are, and how far carries run."""
+"""A corpus on a page: sample problems, lengths of answers, and lengths of carry chains."""
 
 from typing import Any, NamedTuple
 
@@ -11,22 +11,20 @@ from storage.datasets.corpus import Corpus
 from storage.datasets.manifest import Dataset
 from storage.workspace import Workspace
 
-# Of a corpus, for its picture, and of its problems, for a reader.
+# Number of rows for the figure, and of sample problems.
 _DRAWN_ROWS, _SAMPLES = 100_000, 10
 
 
 class Sample(NamedTuple):
-    """A corpus as a page shows it."""
-
     columns: list[str]
     rows: list[tuple[Any, ...]]
-    """Some of its problems, in these columns."""
+    """Sample problems, in these columns."""
     figure: str
-    """How hard they are, as SVG."""
+    """Difficulty of the problems, as SVG."""
 
 
 def sample_of(workspace: Workspace, dataset: Dataset, *wanted: str) -> Sample:
-    """Problems of a corpus's train split, or where it has none of its test split; of the `wanted` columns its own."""
+    """A sample of the train split, or of the test split if there is no train split; `wanted` columns that exist."""
     relation = Corpus(workspace, dataset).relation("train" if dataset.manifest.split_rows["train"] else "test")
     columns = [column for column in wanted if column in relation.columns]
     rows = relation.limit(_SAMPLES).select(", ".join(columns)).fetchall()
@@ -34,7 +32,7 @@ def sample_of(workspace: Workspace, dataset: Dataset, *wanted: str) -> Sample:
 
 
 def difficulty_figure(problems: duckdb.DuckDBPyRelation) -> str:
-    """Problems of a relation by the digits of their answers and, where they are known, by their longest carries."""
+    """Number of problems by digits of the answer and, if known, by the longest run of carries or the depth."""
     columns = [
         (name, label, color)
         for name, label, color in (

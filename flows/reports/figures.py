@@ -1,4 +1,4 @@
-"""How figures of a report are drawn: SVG text that needs nothing beside it, in two colours."""
+"""Drawing of figures: self-contained SVG text in two colours."""
 
 import io
 from collections.abc import Callable, Sequence
@@ -15,13 +15,13 @@ matplotlib.use("svg")
 matplotlib.rcParams["svg.hashsalt"] = "numerate"
 
 INK, SECOND, PALE = "#3566a8", "#c2571a", "#8888"
-# On a bright cell, whatever the page around it is; plain black would turn with the page.
+# Text on bright cells. It is not plain black, which `svg` replaces with the text colour of the page.
 _ON_BRIGHT = "#111111"
 _LABELLED_BARS, _MOST_BARS = 5, 20
 
 
 def svg(draw: Callable[..., None], label: str, *, axes: int = 1, rows: int = 1, height: float = 3.0) -> str:
-    """What `draw` puts onto its axes, one or several beside each other in one row or more, as SVG."""
+    """Draw with `draw` on a grid of `rows` by `axes` axes; returns the figure as SVG text."""
     figure = Figure(figsize=(7.2, height), layout="constrained")
     found = figure.subplots(rows, axes, squeeze=False).ravel()
     for each in found:
@@ -31,18 +31,18 @@ def svg(draw: Callable[..., None], label: str, *, axes: int = 1, rows: int = 1, 
     sink = io.StringIO()
     figure.savefig(sink, format="svg", transparent=True, metadata={"Date": None})
     text = sink.getvalue()
-    # Black is the colour of the text around it, so that a page may be dark.
+    # Black becomes the text colour of the page, which may be dark.
     text = text[text.index("<svg") :].replace("#000000", "currentColor")
     return text.replace("<svg", f'<svg role="img" aria-label="{label}" fill="currentColor"', 1)
 
 
 def by_group(groups: Sequence[Group], label: str) -> str:
-    """Exact match of each group with its interval: bars, or a line where there are many."""
+    """Exact match of each group with its interval, as bars, or as a line for many groups."""
     matches = np.array([100 * group.exact_match for group in groups])
     low, high = (np.array([100 * group.interval[end] for group in groups]) for end in (0, 1))
 
     def draw(axes: Axes) -> None:
-        """A bar for each value, or a line over them."""
+        """A bar for each group, or a line over the groups."""
         if len(groups) > _MOST_BARS:
             values = [int(group.value) for group in groups]
             axes.fill_between(values, low, high, color=INK, alpha=0.25, linewidth=0)
@@ -60,7 +60,7 @@ def by_group(groups: Sequence[Group], label: str) -> str:
 
 
 def numbered(axes: Axes, values: NDArray[np.float64], top: float, form: str, size: float) -> None:
-    """A map of values [rows, columns] between 0 and `top`, each written into its cell; nan stays empty."""
+    """Draw a map of values [rows, columns] between 0 and `top`, with the value in each cell; nan cells have no text."""
     axes.imshow(np.clip(values, 0, top), vmin=0, vmax=top, cmap="viridis", aspect="auto")
     for (row, column), value in np.ndenumerate(values):
         if np.isfinite(value):
@@ -69,9 +69,9 @@ def numbered(axes: Axes, values: NDArray[np.float64], top: float, form: str, siz
 
 
 def heat(axes: Axes, matches: NDArray[np.float64], size: int, *, square: bool) -> None:
-    """Exact match, in percent, of cells [rows, columns] whose columns are `size` lengths wide; nan where none.
+    """Exact match in percent, [rows, columns], where each column covers `size` lengths; nan means no problems.
 
-    So are the rows if it is `square`; else they are numbered from 0.
+    With `square`, the rows cover lengths in the same way. Otherwise they are numbered from 0.
     """
     edges = np.arange(matches.shape[1] + 1) * size + 0.5
     mesh = axes.pcolormesh(

@@ -1,6 +1,6 @@
-"""HTML pages from the templates beside this file; each is one file that needs nothing else and runs nothing.
+"""HTML pages from the templates in `templates`; each page is a single self-contained file without scripts.
 
-Whatever lies in a workspace is data to a page: text is escaped, and a figure is an image, in which no script runs.
+Content of a workspace is untrusted: text is escaped, and figures are images, in which scripts do not run.
 """
 
 import re
@@ -19,7 +19,7 @@ from storage.places.place import Location
 Data = TypeVar("Data", bound=BaseModel)
 
 _LABEL = re.compile(r'aria-label="([^"]*)"')
-# What a figure draws in the colour of the text around it has to be told that colour: an image has no text around it.
+# Figures use the surrounding text colour. An image does not inherit one, so it is defined here.
 _COLORS = "<style>svg{color:#1c1f24}@media (prefers-color-scheme:dark){svg{color:#e6e8ec}}</style>"
 
 _TEMPLATES = jinja2.Environment(
@@ -30,7 +30,7 @@ _TEMPLATES = jinja2.Environment(
 
 
 def picture(svg: str) -> Markup:
-    """A figure, which is SVG text, as an image of a page; nothing where it is empty."""
+    """A figure (SVG text) as an image element; empty for an empty figure."""
     if not svg:
         return Markup("")
     label = _LABEL.search(svg)
@@ -45,12 +45,12 @@ _TEMPLATES.filters["picture"] = picture
 
 
 def rendered(template: str, **values: Any) -> Markup:
-    """What `template` makes of the values, as HTML."""
+    """Render `template` with the values as HTML."""
     return Markup(_TEMPLATES.get_template(template).render(**values))
 
 
 def stored(kind: type[Data], place: Location) -> Data | None:
-    """The data of a part of a page, as it was written to `place`; None where there is none that can be read."""
+    """The stored data of a page's section; None if it is missing or invalid."""
     try:
         return kind.model_validate_json(place.read()) if place.exists() else None
     except (ValidationError, RunFailure):
@@ -58,5 +58,5 @@ def stored(kind: type[Data], place: Location) -> Data | None:
 
 
 def write_page(page: Location, template: str, **values: Any) -> None:
-    """Write what `template` makes of the values to `page`."""
+    """Render `template` with the values and write it to `page`."""
     page.write(rendered(template, **values).encode())

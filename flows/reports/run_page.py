@@ -1,6 +1,6 @@
-"""The page of a run: one file with all that the workspace knows of it, from its corpus to the runs it was compared to.
+"""The page of a run: one file with its evaluations, training, probing, comparisons, corpus and tokenizer.
 
-Nothing is computed anew: sections are rendered from their stored data, and what is missing is left out.
+Sections are rendered from stored data without recomputing anything. Missing sections are left out.
 """
 
 from typing import Any, NamedTuple
@@ -27,22 +27,22 @@ _SHOWN_PIECES = 200
 
 
 class Section(NamedTuple):
-    """A part of the page; all but the first few are folded up."""
+    """A section of the page; `folded` sections are collapsed."""
 
     mark: str
-    """Where the list at the top leads to."""
+    """Anchor for the list at the top of the page."""
     title: str
     body: Markup
     folded: bool = False
 
 
 def page_of(workspace: Workspace, name: str) -> Location:
-    """Where the page of a run lies."""
+    """Path of the page of a run."""
     return workspace.run(name) / "report" / "index.html"
 
 
 def write_run_page(workspace: Workspace, name: str) -> Location:
-    """Write the page of a run from what lies in the workspace, and say where; raises `UserError` if there is no run."""
+    """Write the page of a run from stored data; returns its path. Raises `UserError` if the run does not exist."""
     config, page = load_run(workspace.run(name)), page_of(workspace, name)
     with open_catalog(workspace) as connection:
         sections = [
@@ -59,7 +59,7 @@ def write_run_page(workspace: Workspace, name: str) -> Location:
 
 
 def _evaluations(run: Location, config: RunConfig) -> list[Section]:
-    """What it was asked: its own corpus's test split first, all others folded up."""
+    """Evaluations: the test split of the run's own corpus first, the others collapsed."""
     found, others = [], run / "evaluations"
     if own := stored(EvaluationSection, run / SECTION):
         found.append(Section("test", f"Asked the test split of {config.corpus}", own.html(config)))
@@ -70,7 +70,7 @@ def _evaluations(run: Location, config: RunConfig) -> list[Section]:
 
 
 def _training(connection: duckdb.DuckDBPyConnection, config: RunConfig) -> list[Section]:
-    """How it learnt."""
+    """Training metrics and the learning curve."""
     facts = connection.execute(
         "SELECT max(step) AS steps, max(problems) AS problems, arg_max(loss, step) AS loss, "
         "max(validation_exact_match) AS best, avg(problems_per_second) AS rate, "
@@ -92,7 +92,7 @@ def _training(connection: duckdb.DuckDBPyConnection, config: RunConfig) -> list[
 
 
 def _inside(workspace: Workspace, name: str) -> list[Section]:
-    """What was found inside it, and inside several seeds of which it is one."""
+    """Probing of the run, and of groups of seeds that include it."""
     found, folder = [], workspace.root / "comparisons"
     if own := stored(ProbingSection, workspace.run(name) / "probes" / probing.SECTION):
         found.append(Section("inside", "Inside it", own.html(), folded=True))
@@ -104,7 +104,7 @@ def _inside(workspace: Workspace, name: str) -> list[Section]:
 
 
 def _comparisons(workspace: Workspace, name: str) -> list[Section]:
-    """Comparisons that this run is part of."""
+    """Comparisons that include this run."""
     found, folder = [], workspace.root / "comparisons"
     for title in sorted(folder.children()):
         for label in sorted((folder / title).children()):
@@ -116,7 +116,7 @@ def _comparisons(workspace: Workspace, name: str) -> list[Section]:
 
 
 def _units(connection: duckdb.DuckDBPyConnection, name: str) -> list[Section]:
-    """Comparisons with and without a symbolic unit that this run is part of."""
+    """Comparisons with and without a symbolic unit that include this run."""
     return [
         Section(
             f"units-{comparison}",
@@ -129,7 +129,7 @@ def _units(connection: duckdb.DuckDBPyConnection, name: str) -> list[Section]:
 
 
 def _corpus(workspace: Workspace, config: RunConfig) -> list[Section]:
-    """What it learnt from."""
+    """Training corpus of the run."""
     if not (dataset := _dataset(workspace, config)):
         return []
     body = rendered(
@@ -142,7 +142,7 @@ def _corpus(workspace: Workspace, config: RunConfig) -> list[Section]:
 
 
 def _dataset(workspace: Workspace, config: RunConfig) -> Dataset | None:
-    """The corpus that the run was trained on; None where it isn't here any more, whole."""
+    """The corpus of the run; None if it is missing, incomplete or has changed."""
     place = workspace.corpus(config.corpus)
     if not committed(place):
         return None
@@ -154,7 +154,7 @@ def _dataset(workspace: Workspace, config: RunConfig) -> Dataset | None:
 
 
 def _tokenizer(workspace: Workspace, config: RunConfig) -> list[Section]:
-    """What it reads."""
+    """Tokenizer of the run."""
     try:
         tokenizer, card = load_tokenizer(workspace.tokenizer(config.tokenizer))
     except (UserError, RunFailure):

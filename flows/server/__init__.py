@@ -1,1 +1,1 @@
-"""The Prefect server, the runner of its flows and its deployments."""
+"""The Prefect server, its deployments, and the runner that starts flow runs."""

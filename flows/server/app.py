@@ -1,7 +1,7 @@
-"""A Prefect server that ends with the process that started it, however that ends.
+"""A Prefect server that ends with the process that started it, even if that process is killed.
 
-Prefect's own temporary server outlives a killed parent. One that is served to people also shows the workspace's
-reports below `/reports`, so that a run's page can link them.
+Prefect's own temporary server survives a killed parent. The server of `numerate serve` also shows the workspace's
+reports below `/reports`, so that the page of a flow run can link to them.
 """
 
 import json
@@ -29,12 +29,12 @@ PORT = 4200
 _OWNER = "/numerate/process"
 _START_SECONDS, _STOP_SECONDS, _POLL_SECONDS, _WATCH_SECONDS = 120.0, 10.0, 0.1, 0.5
 _LINGER_SECONDS = 20.0
-# With less for its records a server wouldn't start, or fail at each of them.
+# With less free space the server would not start, or would fail to write its records.
 _LEAST_ROOM = 4 << 20
 
 
 class PrefectServer:
-    """A server in a process of its own, started at once; raises `RunFailure` where it doesn't come up."""
+    """A server in a separate process, started by the constructor; raises `RunFailure` if it does not start."""
 
     def __init__(
         self,
@@ -46,15 +46,15 @@ class PrefectServer:
         allowed: Sequence[str] = (),
         auth: str = "",
     ) -> None:
-        """`home` is for its owner alone; `allowed` are names beside the machine's own; `auth` is NAME:PASSWORD."""
+        """`home` is private to its owner; `allowed` are additional host names; `auth` is NAME:PASSWORD."""
         self.home, self.host, self.port, self.auth = home, host, port or free_port(), auth
         self.url = f"http://{_reachable(host)}:{self.port}"
         environment = {**os.environ, "PREFECT_HOME": str(home), "PREFECT_UI_API_URL": "/api"}
-        # Prefect's own default lets every site's pages in.
+        # Prefect's default allows pages of every site.
         environment["PREFECT_SERVER_CORS_ALLOWED_ORIGINS"] = self.url
         if auth:
             environment["PREFECT_SERVER_API_AUTH_STRING"] = auth
-        # Else the server would report to another one.
+        # Otherwise the server would report to another server.
         environment.pop("PREFECT_API_URL", None)
         if workspace is None:
             environment |= {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
@@ -64,7 +64,7 @@ class PrefectServer:
             "port": self.port,
             "allowed": list(allowed),
             "workspace": str(workspace.root) if workspace else "",
-            # Runs that are under way when all else is killed have so long to say how they ended.
+            # After all other processes are killed, running flow runs have this long to report their final state.
             "linger": _LINGER_SECONDS if workspace else 0.0,
         }
         if (LocalLocation(home).free_bytes() or 0) < _LEAST_ROOM:
@@ -73,7 +73,7 @@ class PrefectServer:
         self._log = home / "server.log"
         with open(os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as log:
             _keep_to_owner(home)
-            # In a session of its own: Ctrl-C on a terminal isn't for it, it has to be told how the flow ended.
+            # A separate session, so that Ctrl-C does not reach the server: it still has to record how the flow ended.
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "flows.server.app", json.dumps(wanted)],
                 env=environment,
@@ -90,20 +90,20 @@ class PrefectServer:
 
     @property
     def api_url(self) -> str:
-        """Where Prefect's clients find it."""
+        """URL of the API for Prefect's clients."""
         return f"{self.url}/api"
 
     @property
     def pid(self) -> int:
-        """Its process."""
+        """Process id of the server."""
         return self._process.pid
 
     def runs(self) -> bool:
-        """Whether its process is there."""
+        """Whether the process is running."""
         return self._process.poll() is None
 
     def stop(self) -> None:
-        """End it and wait for that."""
+        """Stop the server and wait until it has ended."""
         self._process.terminate()
         try:
             self._process.wait(_STOP_SECONDS)
@@ -113,7 +113,7 @@ class PrefectServer:
 
     def _wait(self) -> None:
         until = time.monotonic() + _START_SECONDS
-        # Another's server may answer at a port that was taken in the meantime.
+        # Another server may respond on a port that was taken in the meantime.
         while not (_owner(self.url) == self._process.pid and answers(self.api_url)):
             if self._process.poll() is not None or time.monotonic() > until:
                 raise RunFailure(f"Prefect's server didn't start: {self._log} says why; 'numerate doctor' may too")
@@ -121,13 +121,13 @@ class PrefectServer:
 
 
 def _keep_to_owner(home: Path) -> None:
-    """Let nobody else read records and log, also those of a server that others could read."""
+    """Make records and log private to their owner, including those of an earlier server that were readable."""
     for path in (home / "server.log", *home.glob("prefect.db*")):
         path.chmod(0o600)
 
 
 def _owner(url: str) -> int:
-    """The process that serves there, if it is one of these; else 0."""
+    """Process id of the server at the URL if it is a server of this module; otherwise 0."""
     try:
         with urlopen(f"{url}{_OWNER}", timeout=5) as answer:
             return int(answer.read())
@@ -136,7 +136,7 @@ def _owner(url: str) -> int:
 
 
 def answers(api_url: str) -> bool:
-    """Whether a Prefect server answers there."""
+    """Whether a Prefect server responds at this URL."""
     try:
         with urlopen(f"{api_url}/health", timeout=5) as answer:
             return bool(answer.status == 200)
@@ -145,7 +145,7 @@ def answers(api_url: str) -> bool:
 
 
 def free_port(host: str = LOOPBACK, wanted: int = 0) -> int:
-    """A port that nothing listens on; raises `UserError` where the wanted one is taken."""
+    """A free port; raises `UserError` if the requested port is taken."""
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, wanted, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind) as tried:
@@ -158,13 +158,13 @@ def free_port(host: str = LOOPBACK, wanted: int = 0) -> int:
 
 
 def _reachable(host: str) -> str:
-    """How a URL names an address to listen on; for all of a machine's, by its loopback address."""
+    """The host for a URL, for an address to listen on; the loopback address if it means all interfaces."""
     named = {"0.0.0.0": LOOPBACK, "::": "::1"}.get(host, host)
     return f"[{named}]" if ":" in named else named
 
 
 def end_with(parent: int, linger: float = 0.0) -> None:
-    """Wait in a thread until the parent process is gone, and `linger` seconds more, then ask this one to end."""
+    """Wait until the parent process has ended, and `linger` seconds more, then send SIGTERM to this process."""
     while os.getppid() == parent:
         time.sleep(_WATCH_SECONDS)
     time.sleep(linger)
@@ -172,7 +172,7 @@ def end_with(parent: int, linger: float = 0.0) -> None:
 
 
 def main() -> None:
-    """The server's process: ends when its parent is gone."""
+    """Run the server; it ends when its parent has ended."""
     import uvicorn
 
     wanted = json.loads(sys.argv[1])
@@ -182,7 +182,7 @@ def main() -> None:
 
 
 def _application(workspace: str) -> Any:
-    """Prefect's application, and before its pages, which take every path, whose it is and the workspace's reports."""
+    """Prefect's application, with routes for the process id and for reports before its catch-all page route."""
     from prefect.server.api.server import create_app
     from starlette.requests import Request
     from starlette.responses import PlainTextResponse, Response
@@ -193,7 +193,7 @@ def _application(workspace: str) -> Any:
     application = create_app()
 
     def owner(request: Request) -> Response:
-        """The number of this process."""
+        """Process id of this server."""
         return PlainTextResponse(str(os.getpid()))
 
     application.router.routes.insert(0, Route(_OWNER, owner))

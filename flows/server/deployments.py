@@ -1,4 +1,4 @@
-"""Every flow as a deployment: what the Prefect UI lists, with a form and with defaults that run as they are."""
+"""A deployment for every flow. The Prefect UI shows them with a form, whose defaults run unchanged."""
 
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ TAG = "numerate"
 
 
 class Deployment(NamedTuple):
-    """A flow, `module:function` of this package, and how it is presented."""
+    """A flow, as `module:function` of this package, and how the UI shows it."""
 
     name: str
     flow: str
@@ -103,12 +103,12 @@ DEPLOYMENTS = (
 
 
 def flow_of(deployment: Deployment) -> Flow[..., Any]:
-    """The flow itself."""
+    """The flow of a deployment."""
     module, function = deployment.flow.split(":")
     return getattr(import_module(f"flows.{module}"), function)
 
 
 def parameters_of(deployment: Deployment, workspace: Workspace) -> dict[str, Any]:
-    """The values that a quick run takes and a form begins with, in a workspace."""
+    """Default parameters of a deployment in a workspace, for a quick run and for the form."""
     request = deployment.request.model_copy(update={"workspace": str(workspace.root)})
     return {"request": request.model_dump(mode="json")}

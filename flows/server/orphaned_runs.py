@@ -1,6 +1,6 @@
-"""Which flow runs nothing works on any more, and their end: none says Running for ever, whatever was killed.
+"""Finds orphaned flow runs, which no process works on, and marks them Crashed or Cancelled.
 
-Whose a run is stands in its tags: on the server of a team there are the runs of others.
+Tags show to whom a run belongs, because the server of a team also has the runs of other people.
 """
 
 from uuid import UUID
@@ -26,9 +26,9 @@ _PAGE = 200
 
 
 async def end_left_runs(client: PrefectClient, mark: str, *, own_server: bool) -> list[UUID]:
-    """End every run that says that it is under way, though nothing works on it; only where no runner is at work.
+    """End every run that is marked as running but has no process; requires that no runner is active.
 
-    On the server of others those with the `mark` alone are looked at, and the runs within them.
+    On a shared server, only runs with the tag `mark` and their subflows are checked.
     """
     tags = None if own_server else FlowRunFilterTags(all_=[mark])
     ended: list[UUID] = []
@@ -39,7 +39,7 @@ async def end_left_runs(client: PrefectClient, mark: str, *, own_server: bool) -
 
 
 async def _under_way(client: PrefectClient, wanted: FlowRunFilter) -> list[FlowRun]:
-    """All of them: the server answers a page at a time."""
+    """All matching runs; the server returns them in pages."""
     runs: list[FlowRun] = []
     while page := await client.read_flow_runs(flow_run_filter=wanted, limit=_PAGE, offset=len(runs)):
         runs += page
@@ -47,7 +47,7 @@ async def _under_way(client: PrefectClient, wanted: FlowRunFilter) -> list[FlowR
 
 
 async def _is_left(client: PrefectClient, run: FlowRun) -> bool:
-    """Whether nothing works on a run. A worker's run is its worker's, and one within another is that one's."""
+    """Whether a run has no process. Runs of a worker belong to the worker, and subflows follow their parent run."""
     if run.parent_task_run_id:
         task = await client.read_task_run(run.parent_task_run_id)
         outer = await client.read_flow_run(task.flow_run_id) if task.flow_run_id else None
@@ -58,7 +58,7 @@ async def _is_left(client: PrefectClient, run: FlowRun) -> bool:
 
 
 async def _end(client: PrefectClient, run: FlowRun) -> list[UUID]:
-    """End a run, and first the runs within it."""
+    """End a run, after its subflows."""
     ended = []
     within = FlowRunFilter(state=_UNDER_WAY, parent_flow_run_id=FlowRunFilterParentFlowRunId(any_=[run.id]))
     for inner in await _under_way(client, within):

@@ -1,7 +1,7 @@
-"""The workspace's reports as the server shows them below `/reports`: pages and pictures that can run nothing.
+"""Serves the workspace's reports below `/reports`: pages and images that cannot run scripts.
 
-Whoever can write in a shared workspace can write a page. It is served from the origin of Prefect's API, which starts
-flows, so a browser is told to run no script of it and to let it load nothing. Where the server has a password, the
+Everyone who can write to a shared workspace can write a page. It is served from the origin of Prefect's API, which
+can start flows. Therefore headers forbid scripts and loading of other resources. If the server has a password, the
 browser asks for it.
 """
 
@@ -22,20 +22,20 @@ HEADERS = {
     "Content-Security-Policy": "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:",
     "X-Content-Type-Options": "nosniff",
 }
-# What is shown: the pages and pictures that the flows write, and nothing else of the workspace.
+# Only pages and images that the flows write are served, and no other file of the workspace.
 _SHOWN = re.compile(r"(runs|comparisons)/[a-z0-9][\w.-]*(/[a-z0-9][\w.-]*)*/(index\.html|[\w-]+\.png)")
 _CHALLENGE = {"WWW-Authenticate": 'Basic realm="Numerate", charset="UTF-8"'}
 _TYPES = {".html": "text/html; charset=utf-8", ".png": "image/png"}
-# The longest page of ours has some 5 MB.
+# The largest page has about 5 MB.
 _MOST_BYTES = 64 << 20
 
 
 def report_route(workspace: Workspace, auth: str = "") -> Route:
-    """The route that shows the reports of a workspace, to those who know the password NAME:PASSWORD if there is one."""
+    """The route for the reports of a workspace; it requires the password NAME:PASSWORD if there is one."""
     expected = authorization(auth).encode()
 
     def report(request: Request) -> Response:
-        """One page or picture."""
+        """Respond with one page or image."""
         given = request.headers.get("authorization", "").encode()
         if auth and not hmac.compare_digest(given, expected):
             return PlainTextResponse("name and password, please", 401, headers={**HEADERS, **_CHALLENGE})
@@ -48,9 +48,9 @@ def report_route(workspace: Workspace, auth: str = "") -> Route:
 
 
 def shown(workspace: Workspace, path: str) -> tuple[bytes, str] | None:
-    """Bytes and type of a report's page or picture below the workspace; None for anything else.
+    """Content and media type of a report's page or image at a path in the workspace; None for any other path.
 
-    Symbolic links are not followed, and nothing but a regular file is read.
+    Symbolic links are not followed, and only regular files are read.
     """
     if not _SHOWN.fullmatch(path):
         return None

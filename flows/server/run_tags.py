@@ -1,6 +1,6 @@
-"""The tags by which flow runs are known: whose work in which workspace they are, and which process they are.
+"""Tags of flow runs: the workspace and machine that they belong to, and the process that runs them.
 
-Numbers of processes say nothing on another machine or in another container, and are given again after a while.
+A process id is only valid on its machine and in its container, and is reused after a while.
 """
 
 import os
@@ -14,35 +14,35 @@ from storage.datasets.manifest import hash_of
 from storage.workspace import Workspace
 
 _PROCESS = "process"
-# A clock that is set moves the time at which a process seems to have started.
+# Setting the clock changes the apparent start time of a process.
 _CLOCK_SECONDS = 10
 
 
 def workspace_mark(workspace: Workspace) -> str:
-    """The name of a workspace that begins the tags of its runs, up to an '@'."""
+    """Prefix of the tags of a workspace's runs, up to an '@'."""
     return f"workspace-{workspace.root.name}-{hash_of(str(workspace.root))[:8]}"
 
 
 def mark_of(workspace: Workspace) -> str:
-    """The tag of runs that are this machine's work in a workspace."""
+    """Tag of this machine's runs in a workspace."""
     return f"{workspace_mark(workspace)}@{socket.gethostname()}"
 
 
 def is_of(workspace: Workspace, tags: Iterable[str]) -> bool:
-    """Whether a run with these tags works in a workspace, on whatever machine."""
+    """Whether a run with these tags belongs to a workspace, on any machine."""
     return any(tag.startswith(f"{workspace_mark(workspace)}@") for tag in tags)
 
 
 def process_mark() -> str:
-    """The tag by which this process is known as the one that works on a run."""
+    """Tag that identifies this process as the one that works on a run."""
     return ":".join([_PROCESS, *_here(), str(os.getpid()), f"{psutil.Process().create_time():.0f}"])
 
 
 def is_gone(tags: Iterable[str]) -> bool:
-    """Whether the process that worked on a run is certainly there no more; False where that can't be told from here.
+    """Whether the process of a run has certainly ended; False if this cannot be determined from here.
 
-    A machine that was started again since has none of its processes left; of those of another machine or in another
-    namespace of processes nothing is known here.
+    After a reboot, all earlier processes of the machine have ended. Nothing is known about processes of other machines
+    or of other PID namespaces.
     """
     for tag in tags:
         name, *parts = tag.split(":")
@@ -58,7 +58,7 @@ def is_gone(tags: Iterable[str]) -> bool:
 
 
 def _here() -> tuple[str, str, str]:
-    """This machine, its present uptime, and the namespace of process numbers, each as a word without colons."""
+    """Identifiers of this machine, its boot and its PID namespace, without colons."""
     machine = hash_of(socket.gethostname() + _text("/etc/machine-id"))[:8]
     boot = _text("/proc/sys/kernel/random/boot_id") or f"{psutil.boot_time():.0f}"
     try:

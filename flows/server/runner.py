@@ -1,6 +1,6 @@
-"""The process of `numerate serve` that starts flow runs: it registers the deployments and waits for runs of them.
+"""The process of `numerate serve` that registers the deployments and starts their flow runs.
 
-It ends in order by SIGTERM, with the runs that are under way cancelled, and with its parent however that ends.
+On SIGTERM it cancels the running flow runs and ends. It also ends when its parent ends, even if that is killed.
 """
 
 import asyncio
@@ -32,18 +32,18 @@ from model.config.training import STOP_SECONDS
 from storage.errors import UserError
 from storage.workspace import Workspace
 
-# What a run may take after its training has stopped, for Ray's end and its last words.
+# Time for a run after its training has stopped, to shut down Ray and print its last messages.
 _END_SECONDS, _POLL_SECONDS = 15.0, 0.5
 
 
 class PatientProcesses(ProcessManager):
-    """The processes of runs, which get the time that a training may take to leave a checkpoint.
+    """Processes of flow runs, with enough time to stop for a training to write a checkpoint.
 
-    Prefect's own kills a cancelled run after 30 s, whatever is set.
+    Prefect's own implementation kills a cancelled run after 30 s, whatever is configured.
     """
 
     async def kill(self, flow_run_id: UUID, grace_seconds: float = 30, *, force: bool = False) -> None:
-        """Ask a run to end, and kill it where it doesn't in time; `force` kills it at once."""
+        """Stop a run, and kill it if it does not end in time; `force` kills it at once."""
         handle = self.get(flow_run_id)
         if handle and not force:
             with suppress(ProcessLookupError):
@@ -57,31 +57,31 @@ class PatientProcesses(ProcessManager):
 
 class _Runner(Runner):
     async def cancel_all(self) -> None:
-        """All at once: Prefect's own waits for one run after the other."""
+        """Cancel all runs in parallel: Prefect's implementation waits for one run after the other."""
         under_way = self._process_manager.flow_run_ids()
         await asyncio.gather(*(self._cancel_run(run, "the runner ends") for run in under_way), return_exceptions=True)
 
 
 async def run_deployments(workspace: Workspace, own_server: bool, at_once: int) -> None:
-    """Serve every flow until SIGTERM comes; nobody else runs anything on a server of our own.
+    """Serve every flow until SIGTERM; with `own_server`, no other process runs flows on the server.
 
-    Raises `UserError` where another workspace, or a work pool, is served by the same names.
+    Raises `UserError` if another workspace or a work pool serves deployments of the same names.
     """
     mark = mark_of(workspace)
     async with get_client() as client:
         if not own_server:
             await refuse_others(client, mark)
         await end_left_runs(client, mark, own_server=own_server)
-    # Prefect offers no other way.
+    # Prefect has no setting for this.
     runner_module.ProcessManager = PatientProcesses  # type: ignore[misc]
-    # Runs that don't fit stay Scheduled, without a process.
+    # Runs above the limit stay Scheduled, without a process.
     runner = _Runner(name=f"numerate {workspace.root.name}", pause_on_shutdown=False, limit=at_once)
     for deployment in DEPLOYMENTS:
         made = await flow_of(deployment).ato_deployment(
             deployment.name,
             parameters=parameters_of(deployment, workspace),
             description=deployment.description,
-            # Their runs have them too.
+            # Runs inherit the tags.
             tags=[TAG, *deployment.tags, mark],
             entrypoint_type=EntrypointType.MODULE_PATH,
         )
@@ -90,7 +90,7 @@ async def run_deployments(workspace: Workspace, own_server: bool, at_once: int) 
     running = asyncio.create_task(runner.start())
     while not runner.started and not running.done():
         await asyncio.sleep(0.05)
-    # Only now, as the runner sets a handler of its own when it starts.
+    # Set only now, because the runner installs its own handler when it starts.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     auth = os.environ.get("PREFECT_API_AUTH_STRING", "") if own_server else ""
     note_served(workspace, Served(configured_api().removesuffix("/api"), os.getpid(), own_server, auth))
@@ -106,7 +106,7 @@ async def run_deployments(workspace: Workspace, own_server: bool, at_once: int) 
 
 
 async def refuse_others(client: PrefectClient, mark: str) -> None:
-    """Raise `UserError` where a deployment of ours would take the place of one that somebody else serves."""
+    """Raise `UserError` if one of the deployments would replace one that somebody else serves."""
     for deployment in DEPLOYMENTS:
         with suppress(ObjectNotFound):
             found = await client.read_deployment_by_name(f"{deployment.name}/{deployment.name}")
@@ -125,7 +125,7 @@ async def refuse_others(client: PrefectClient, mark: str) -> None:
 
 
 def main() -> None:
-    """The runner's process: takes what `flows.server.serve` hands it."""
+    """Run the runner's process, with the arguments from `flows.server.serve`."""
     end_quietly()
     wanted = json.loads(sys.argv[1])
     threading.Thread(target=end_with, args=(wanted["parent"],), daemon=True).start()

@@ -1,7 +1,7 @@
-"""`numerate serve`: a Prefect server and the runner of its flows, kept up together until Ctrl-C.
+"""`numerate serve`: runs a Prefect server and the runner of its flows until Ctrl-C.
 
-Both are processes of their own, in sessions of their own: a signal for this one reaches them when, and in the order
-in which, it is passed on.
+Both are separate processes in separate sessions. A signal reaches them only when this process passes it on, so it
+controls their order.
 """
 
 import json
@@ -31,7 +31,7 @@ from model.config.training import STOP_SECONDS
 from storage.errors import RunFailure, UserError
 from storage.workspace import Workspace
 
-# A training that is cancelled has to leave a checkpoint, and its runner to say that it ended.
+# A cancelled training has to write a checkpoint, and its runner has to report that it ended.
 _STOP_SECONDS = STOP_SECONDS + 30.0
 _POLL_SECONDS = 0.2
 
@@ -45,13 +45,13 @@ def serve(
     at_once: int = 1,
     announce: Callable[[str], None] = lambda url: None,
 ) -> None:
-    """Serve every flow until SIGINT or SIGTERM; raises `UserError` where the workspace is served already.
+    """Serve every flow until SIGINT or SIGTERM; raises `UserError` if the workspace is already served.
 
-    `announce` is called with the URL of the pages once they are there.
+    `announce` is called with the URL of the pages when they are available.
 
-    Where a Prefect API is configured its server is used. Else one is started at `host` and `port`, of which 0 takes
-    4200, or a free one where that is taken. It also goes by the `allowed` names, and has the password of Prefect's
-    setting `server.api.auth_string`; raises `UserError` where others reach it and there is none.
+    A configured Prefect API is used as the server. Otherwise a server is started at `host` and `port`; port 0 takes
+    4200, or a free port if 4200 is taken. The server also accepts the `allowed` host names. Its password is Prefect's
+    setting `server.api.auth_string`; raises `UserError` if it is missing and other machines can reach the server.
     """
     auth = "" if configured_api() else _checked_auth(host, [checked_name(name) for name in allowed])
     configure_prefect(prefect_home(workspace), keep_log=True)
@@ -62,10 +62,10 @@ def serve(
 
 
 def _checked_auth(host: str, allowed: Sequence[str]) -> str:
-    """The password for a server of our own; raises `UserError` where it can't be used, or has to be there."""
+    """Password for the server that is started; raises `UserError` if it is invalid, or missing but required."""
     auth = setting("PREFECT_SERVER_API_AUTH_STRING")
     how = "set PREFECT_SERVER_API_AUTH_STRING=NAME:PASSWORD (or server.api.auth_string in a prefect.toml)"
-    # Prefect compares ASCII alone; a browser asks for a name and a password.
+    # Prefect compares ASCII only; a browser asks for a name and a password.
     if auth and not (all(auth.partition(":")) and auth.isascii() and auth.isprintable()):
         raise UserError(f"Prefect's password is not usable: {how}, in plain ASCII characters")
     if not auth and not is_loopback(host):
@@ -81,7 +81,7 @@ def _checked_auth(host: str, allowed: Sequence[str]) -> str:
 def _serve(
     workspace: Workspace, start_server: Callable[[], PrefectServer], at_once: int, announce: Callable[[str], None]
 ) -> None:
-    # Runs are seen within a second, not ten.
+    # Detect runs within one second instead of ten.
     os.environ.setdefault("PREFECT_RUNNER_POLL_FREQUENCY", "1")
     os.environ.setdefault("PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT", "false")
     api, server, runner = configured_api(), None, None
@@ -111,7 +111,7 @@ def _serve(
 
 def _start_server(workspace: Workspace, host: str, port: int, allowed: Sequence[str], auth: str) -> PrefectServer:
     def started(port: int) -> PrefectServer:
-        """At this port."""
+        """Start the server at this port."""
         return PrefectServer(
             prefect_home(workspace), host=host, port=port, workspace=workspace, allowed=allowed, auth=auth
         )
@@ -121,16 +121,16 @@ def _start_server(workspace: Workspace, host: str, port: int, allowed: Sequence[
     try:
         return started(free_port(host, PORT))
     except (UserError, RunFailure):
-        # Taken, or by another in this moment.
+        # The port is taken, or another process took it in the meantime.
         return started(free_port(host))
 
 
 def _on_signals() -> Callable[[], bool]:
-    """Whether SIGINT or SIGTERM has come, from now on."""
+    """Install signal handlers; returns a function that tells whether SIGINT or SIGTERM has arrived."""
     came: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
-        """Remember it."""
+        """Record the signal."""
         came.append(number)
 
     signal.signal(signal.SIGINT, note)
@@ -145,7 +145,7 @@ def _start_runner(workspace: Workspace, own: bool, at_once: int) -> "subprocess.
 
 def _check(runner: "subprocess.Popen[bytes]", server: PrefectServer | None) -> None:
     if runner.poll() == UserError.exit_code:
-        # It said why.
+        # The runner has printed the reason.
         raise SystemExit(UserError.exit_code)
     if runner.poll() is not None:
         raise RunFailure("the runner of the flows ended by itself: start 'numerate serve' again")

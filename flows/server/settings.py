@@ -1,6 +1,6 @@
-"""A few of Prefect's settings, read from where Prefect reads them and in its order of precedence.
+"""Reads a few of Prefect's settings, from the same sources and with the same precedence as Prefect.
 
-Prefect itself takes two seconds to import, and some settings have to be known before it is imported.
+Importing Prefect takes two seconds, and some settings are needed before that import.
 """
 
 import os
@@ -12,7 +12,7 @@ from typing import Any
 
 from storage.errors import UserError
 
-# Where each is in a TOML file; a profile has it by its name.
+# Path of each setting in a TOML file. Profiles use the setting's name.
 _PATHS = {
     "PREFECT_API_URL": ("api", "url"),
     "PREFECT_API_KEY": ("api", "key"),
@@ -24,26 +24,26 @@ _PATHS = {
 
 
 def setting(name: str) -> str:
-    """A setting's value; empty where it is set nowhere.
+    """Value of a setting; empty if it is not set.
 
-    The environment comes first, then `.env`, `prefect.toml` and `pyproject.toml` of the current folder, then Prefect's
-    active profile. Raises `UserError` for a file that is no TOML.
+    The order is: the environment, `.env`, `prefect.toml` and `pyproject.toml` in the current folder, Prefect's active
+    profile. Raises `UserError` for an invalid file.
     """
     return _of_folder(name) or _of_profile(name)
 
 
 def configured_api() -> str:
-    """URL of the Prefect API that the settings name; empty where none does."""
+    """URL of the configured Prefect API; empty if none is configured."""
     return setting("PREFECT_API_URL").rstrip("/")
 
 
 def authorization(auth: str) -> str:
-    """The header by which a client proves that it knows Prefect's password, NAME:PASSWORD."""
+    """Value of the Authorization header for Prefect's password, NAME:PASSWORD."""
     return f"Basic {b64encode(auth.encode()).decode()}"
 
 
 def _of_folder(name: str) -> str:
-    """A setting by the environment or the files of the current folder."""
+    """A setting from the environment or from the files in the current folder."""
     return (
         os.environ.get(name)
         or _of_dotenv(name)
@@ -72,7 +72,7 @@ def _of_profile(name: str) -> str:
     try:
         profiles = _read(Path(path).expanduser())
     except UserError:
-        # Prefect warns and goes on.
+        # Prefect only warns about it.
         return ""
     active = os.environ.get("PREFECT_PROFILE") or _text(profiles, "active")
     return _text(profiles, "profiles", active, name)
@@ -88,7 +88,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _text(values: Any, *keys: str) -> str:
-    """What is at a path of keys, as text; empty where there is nothing."""
+    """The value at a path of keys, as text; empty if it is missing."""
     for key in keys:
         if not isinstance(values, Mapping):
             return ""

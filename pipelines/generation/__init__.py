@@ -1,1 +1,1 @@
-"""From a specification to committed shards: generate, verify and repair."""
+"""From a specification to committed shards: generation, verification and repair."""

@@ -1,4 +1,4 @@
-"""Whole datasets: check, make what is missing, commit. What is committed is never made again."""
+"""Builds whole datasets: checks the request, generates missing shards and commits. Valid shards are not rebuilt."""
 
 import io
 from collections.abc import Callable, Iterator, Sequence
@@ -46,7 +46,7 @@ from storage.reading.subset import sql_types
 from storage.sql.scan import PARTITIONS
 
 _SAMPLE_ROWS = 1 << 16
-# Where a split is looked for: in so many rows, and in as many as should hold 40 of the rarest split's.
+# Rows that are searched for each split: at least the first number, and enough to expect 40 rows of the rarest split.
 _FIRST_ROWS, _EXPECTED_ROWS = 1 << 20, 40
 _DISK_MARGIN = 1.05
 
@@ -59,11 +59,11 @@ def build_corpus(
     progress: Progress = lambda rows: None,
     found: Progress | None = None,
 ) -> tuple[Dataset, bool]:
-    """The corpus at `folder`, and whether anything of it was made now; missing or cut shards are mended.
+    """Returns the corpus at `folder` and whether shards were generated; missing or truncated shards are repaired.
 
-    `progress` is called with the rows that are made, `found` (by default the same) with those that an earlier call
-    had made. With none `in_flight` all is done in this process, without Ray. Raises `UserError` if another corpus has
-    that place, `RunFailure` if the disk is too small.
+    `progress` is called with the number of generated rows, `found` (by default `progress`) with the rows of an earlier
+    call. With `in_flight=0`, everything runs in this process, without Ray. Raises `UserError` if `folder` contains
+    another corpus or a split would be empty, `RunFailure` if the disk is too small.
     """
     what, spec_hash = f"corpus {spec.name!r}", hash_of(corpus_identity(spec))
     lying = _found(folder, what, spec_hash)
@@ -71,7 +71,7 @@ def build_corpus(
         return lying, False
     _check_splits(spec)
     with held(folder, what):
-        # Whoever held the folder before may have made it.
+        # The previous holder of the folder may have built it.
         lying = _found(folder, what, spec_hash)
         if lying and lying.whole():
             return lying, False
@@ -90,10 +90,10 @@ def make_corpus(
     progress: Progress = lambda rows: None,
     found: Progress | None = None,
 ) -> Dataset:
-    """Make every range of a corpus that isn't `known` or doesn't lie there in full, and commit it; hold the folder.
+    """Generates every range that is not `known` or not complete on disk, and commits the corpus.
 
-    `former` is the identity of a corpus of schema version 2, which it keeps. Raises `RunFailure` if the disk is too
-    small, or a known shard comes out with other rows.
+    The caller holds the folder. `former` is the identity of a corpus of schema version 2, which is kept. Raises
+    `RunFailure` if the disk is too small, or if a known shard is generated with other rows.
     """
     what, identity, seen = f"corpus {spec.name!r}", corpus_identity(spec), Seen.at(folder)
     tasks, notes = range_tasks(spec), _notes(folder, identity, former)
@@ -123,13 +123,13 @@ def make_corpus(
 
 
 def corpus_identity(spec: CorpusSpec) -> dict[str, Any]:
-    """What the manifest of a corpus keeps of its spec."""
+    """The spec that the manifest of a corpus stores."""
     return {**spec.identity(), "generator_version": GENERATOR_VERSION}
 
 
 @contextmanager
 def held(folder: Location, what: str) -> Iterator[None]:
-    """Hold a dataset's folder alone, without half-written files before the block and after it."""
+    """Holds a dataset's folder exclusively; partial files are deleted before and after the block."""
     with folder.exclusive(what):
         folder.sweep()
         try:
@@ -140,9 +140,9 @@ def held(folder: Location, what: str) -> Iterator[None]:
 
 @contextmanager
 def undisturbed(folder: Location, what: str, *, write: bool) -> Iterator[None]:
-    """Look at a dataset's folder, or `write` it, while nobody else writes it; raises `UserError` where one does.
+    """Reads or (`write`) writes a dataset's folder while no other process writes it; raises `UserError` otherwise.
 
-    What may only be read isn't held: an archive, and an object store, where holding takes the right to write.
+    A read-only folder is not held, nor an object store when only reading: that would require write permission.
     """
     if write or (folder.can_be_written() and not folder.remote):
         with held(folder, what):
@@ -162,17 +162,17 @@ def build_tokens(
     progress: Progress = lambda rows: None,
     found: Progress | None = None,
 ) -> tuple[Dataset, bool]:
-    """The corpus's token rows at `folder`, and whether any were made now; missing or cut shards are mended.
+    """Returns the corpus's token dataset at `folder` and whether shards were encoded; incomplete shards are repaired.
 
-    The tokenizer may be another corpus's: all have pieces for whatever a problem holds. With none `in_flight` all
-    is done in this process, without Ray.
+    The tokenizer can be that of another corpus: every tokenizer covers all characters of a problem. With `in_flight=0`,
+    everything runs in this process, without Ray.
     """
     what = f"the tokens of corpus {corpus.manifest.name!r}"
     lying = _found_tokens(corpus, tokenizer, folder, what)
     if lying and lying.whole():
         return lying, False
     with held(folder, what):
-        # Whoever held the folder before may have made them.
+        # The previous holder of the folder may have encoded them.
         lying = _found_tokens(corpus, tokenizer, folder, what)
         if lying and lying.whole():
             return lying, False
@@ -199,7 +199,7 @@ def build_tokens(
 
 
 def tokens_identity(corpus: Dataset, tokenizer: Tokenizer, layouts: dict[str, TokenLayout]) -> dict[str, Any]:
-    """What the manifest of a corpus's token rows keeps; the bytes of a token only where they aren't one."""
+    """The spec that the manifest of a token dataset stores; bytes per token only if there is more than one."""
     size = tokenizer.id_type.itemsize
     return {
         "corpus": corpus.manifest.identity,
@@ -211,15 +211,15 @@ def tokens_identity(corpus: Dataset, tokenizer: Tokenizer, layouts: dict[str, To
 
 
 def spec_of(corpus: Dataset) -> CorpusSpec:
-    """The spec that a corpus was made from, out of its manifest."""
+    """The spec in a corpus's manifest."""
     values: dict[str, Any] = {k: v for k, v in corpus.manifest.spec.items() if k != "generator_version"}
     return CorpusSpec.of_identity(corpus.manifest.name, values)
 
 
 def token_layouts(shards: Sequence[ShardRecord]) -> dict[str, TokenLayout]:
-    """For every stratum the narrowest row that holds its problems and their answers, with one token a character.
+    """For every stratum, the narrowest row that holds its problems and answers, with one token per character.
 
-    With other tokens, of shards whose lengths were counted in these (`in_tokens`).
+    For other tokenizers, the shards' lengths must be counted in tokens (`in_tokens`).
     """
     widest: dict[str, tuple[int, int]] = {}
     for shard in shards:
@@ -231,7 +231,7 @@ def token_layouts(shards: Sequence[ShardRecord]) -> dict[str, TokenLayout]:
 
 
 def _found_tokens(corpus: Dataset, tokenizer: Tokenizer, folder: Location, what: str) -> Dataset | None:
-    """The token rows that lie there; raises `UserError` for those of another corpus or by another tokenizer."""
+    """The existing token dataset; raises `UserError` if it is from another corpus or tokenizer."""
     if not committed(folder):
         return None
     tokens = load(folder, what)
@@ -242,17 +242,17 @@ def _found_tokens(corpus: Dataset, tokenizer: Tokenizer, folder: Location, what:
 
 
 def layouts_in(tokens: Dataset) -> dict[str, TokenLayout]:
-    """The layouts of token rows by stratum, as their manifest says."""
+    """The layouts of a token dataset by stratum, from its manifest."""
     return {stratum: TokenLayout(**layout) for stratum, layout in tokens.manifest.spec.get("layouts", {}).items()}
 
 
 def _notes(folder: Location, identity: dict[str, Any], former: str) -> Notes:
-    """Notes of what is made there; those of another schema version hold other content hashes."""
+    """Progress notes of a dataset; another schema version has other content hashes, so its notes are invalid."""
     return Notes(folder, hash_of([SCHEMA_VERSION, bool(former), identity]))
 
 
 def _layouts(corpus: Dataset, tokenizer: Tokenizer, in_flight: int) -> dict[str, TokenLayout]:
-    """The layouts of a corpus's token rows from the lengths of its problems and answers in tokens."""
+    """The layouts of a corpus's token dataset, from the lengths of its problems and answers in tokens."""
     if tokenizer.group == 1:
         return token_layouts(corpus.shards)
     measure = partial(in_tokens, corpus.location, tokenizer)
@@ -261,7 +261,7 @@ def _layouts(corpus: Dataset, tokenizer: Tokenizer, in_flight: int) -> dict[str,
 
 
 def predicate_columns_of(spec: CorpusSpec) -> dict[str, str]:
-    """Names and SQL types of the columns that a predicate may name over a corpus's token rows, before it is made."""
+    """Names and SQL types of the columns that a predicate can use on a corpus's tokens, before they exist."""
     found = {"file_row_number": "BIGINT", **PARTITIONS}
     for component in components(spec):
         layout = shard_layout(
@@ -272,7 +272,7 @@ def predicate_columns_of(spec: CorpusSpec) -> dict[str, str]:
 
 
 def corpus_bytes(spec: CorpusSpec) -> float:
-    """Bytes on disk that a corpus will take, measured on a block of each of its components."""
+    """Estimated size of a corpus on disk in bytes, measured on a block of each component."""
     total = 0.0
     for component in components(spec):
         table, share = _kept_sample(spec, component)
@@ -298,7 +298,7 @@ def _token_bytes(corpus: Dataset, tokenizer: Tokenizer, layouts: dict[str, Token
 
 
 def _kept_sample(spec: CorpusSpec, component: Component) -> tuple[pa.Table, float]:
-    """Of a component's first rows those whose splits are kept, and their share."""
+    """A component's first rows in kept splits, and their share."""
     table, splits = sample_rows(spec, component, _SAMPLE_ROWS)
     kept = np.isin(splits, [SPLITS.index(split) for split in spec.kept_splits])
     return (table if kept.all() else table.filter(pa.array(kept))), float(kept.mean())
@@ -330,7 +330,7 @@ def _check_disk(folder: Location, what: str, tasks: Sequence[Task], needed: Call
         return
     missing = needed() * _DISK_MARGIN
     if missing > free:
-        # Asked for every file only where that can matter: there may be millions.
+        # Check every file only if it matters: there can be millions.
         missing -= sum(max(0, (folder / path).size()) for task in tasks for path in task.paths) * _DISK_MARGIN
     if missing > free:
         raise RunFailure(

@@ -1,4 +1,4 @@
-"""What a corpus would be, found out on a few of its rows before anything is written."""
+"""Describes a corpus from a few of its rows before anything is written."""
 
 import math
 from dataclasses import dataclass
@@ -17,24 +17,24 @@ _EXAMPLE_COLUMNS = ("split", "family", "problem", "answer")
 
 @dataclass(frozen=True)
 class Description:
-    """Rows, columns, size and examples of a corpus that need not exist."""
+    """Rows, columns, size and examples of a corpus that does not need to exist."""
 
     spec: CorpusSpec
     tasks: int
     bytes: int
     columns: dict[str, str]
-    """Name to Arrow type; of all families together."""
+    """Arrow type by column name; of all families together."""
     examples: list[dict[str, str]]
-    """Of each problem its split, family, text and answer."""
+    """Split, family, text and answer of each problem."""
 
     @property
     def rows(self) -> int:
-        """Rows of the corpus; on average over split keys where it keeps test rows alone."""
+        """Rows of the corpus; with `only_test`, the average over split keys."""
         return sum(self.split_rows.values()) if self.spec.only_test else self.spec.total_rows
 
     @property
     def split_rows(self) -> dict[str, int]:
-        """Rows that each split gets, on average over split keys."""
+        """Rows per split, averaged over split keys."""
         held_out = {"validation": self.spec.validation, "test": self.spec.test}
         shares = {"train": 1 - sum(held_out.values()), **held_out}
         parts = zip(self.spec.parts, self.spec.part_rows, strict=True)
@@ -45,9 +45,9 @@ class Description:
 
 
 def describe(spec: CorpusSpec, examples: int = 10) -> Description:
-    """Describe a corpus; the size is measured on a block of each of its components, in memory.
+    """Describes a corpus; the size is measured in memory on a block of each component.
 
-    Where it keeps test rows alone, it may show fewer than `examples` problems.
+    With `only_test`, it can return fewer than `examples` problems.
     """
     columns = dict[str, str]()
     for component in components(spec):
@@ -63,12 +63,12 @@ def describe(spec: CorpusSpec, examples: int = 10) -> Description:
 
 
 def first_problems(spec: CorpusSpec, examples: int) -> list[dict[str, str]]:
-    """Split, family, text and answer of the first problems of each of a corpus's components, `examples` in all.
+    """Split, family, text and answer of the first problems of each component, `examples` in total.
 
-    Where it keeps test rows alone, there may be fewer.
+    With `only_test`, there can be fewer.
     """
     found, parts = list[dict[str, str]](), components(spec)
-    # Rows to look at for one that is kept, and some more, as chance has it.
+    # Number of rows to search per kept row, with a margin for chance.
     scarcity = 1 + math.ceil(4 / spec.test) if spec.only_test else 1
     for number, component in enumerate(parts):
         wanted = (number + 1) * examples // len(parts) - number * examples // len(parts)
@@ -81,7 +81,7 @@ def first_problems(spec: CorpusSpec, examples: int) -> list[dict[str, str]]:
 
 
 def column_types(schema: pa.Schema) -> dict[str, str]:
-    """Name to Arrow type; text that lies as a dictionary is text."""
+    """Arrow type by column name; dictionary-encoded text counts as text."""
     return {field.name: _type_name(field.type) for field in schema}
 
 

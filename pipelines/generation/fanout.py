@@ -1,7 +1,7 @@
-"""Many tasks over Ray, a bounded number in flight; the one file here that knows Ray.
+"""Runs many tasks over Ray with a limited number in flight. This is the only file of the folder that uses Ray.
 
-Each finished task leaves a small note beside the shards, so that a killed run goes on with
-what is missing. Ray has to be initialised by the caller.
+Each finished task writes a small note next to the shards, so that a killed run continues with the missing tasks. The
+caller must initialise Ray.
 """
 
 import json
@@ -22,24 +22,24 @@ from storage.places.place import Location
 
 _POLL_SECONDS = 0.02
 _CANCEL_SECONDS = 5.0
-# Tasks that Ray holds for each that can run: a tenth more rows a second than one.
+# Tasks submitted to Ray per task that can run; 2 gives 10 % more rows per second than 1.
 _AHEAD = 2
-# Tasks of one call, at most, and calls that have to be left for each worker where it is of several.
+# Maximum tasks per call, and how many calls must remain per worker for a call to have more than one task.
 _LARGEST_BATCH = 16
 _BATCHES_LEFT = 64
-# Notes that are read at once: in an object store each costs a request or two.
+# Notes that are read concurrently: in an object store, each needs a request or two.
 _READERS = 16
 _READ_AHEAD = 10_000
-# Of one task, after its worker was killed; what a worker raises is never tried again.
+# Retries of a task whose worker was killed; exceptions of a worker are not retried.
 _RETRIES = 10
 
 
 class Task(Protocol):
-    """A unit of work: its number, unique in the fan-out, its size in rows, and the shards that it may write."""
+    """A unit of work: its unique number, its size in rows, and the shards that it can write."""
 
     @property
     def number(self) -> int:
-        """Number of the task in its fan-out."""
+        """Number of the task, unique in its fan-out."""
         ...
 
     @property
@@ -49,7 +49,7 @@ class Task(Protocol):
 
     @property
     def paths(self) -> list[str]:
-        """Paths, below the dataset's folder, of the shards that it may write."""
+        """Relative paths of the shards that it can write."""
         ...
 
 
@@ -62,7 +62,7 @@ Progress = Callable[[int], None]
 
 @dataclass(frozen=True)
 class Notes:
-    """Which tasks of a dataset are done, one small file each; valid for one fingerprint only."""
+    """Records which tasks of a dataset are done, in one small file each; valid only for one fingerprint."""
 
     folder: Location
     fingerprint: str
@@ -71,17 +71,17 @@ class Notes:
         return self.folder / ".progress" / f"{number:06d}.json"
 
     def write(self, number: int, shards: list[ShardRecord]) -> None:
-        """Note that a task is done."""
+        """Records that a task is done."""
         value = {"fingerprint": self.fingerprint, "shards": [shard._asdict() for shard in shards]}
         self._place(number).write(json.dumps(value).encode())
 
     def numbers(self) -> set[int]:
-        """Numbers of the tasks that were noted, for whatever fingerprint."""
+        """Numbers of all recorded tasks, for any fingerprint."""
         names = (self.folder / ".progress").children()
         return {int(name.removesuffix(".json")) for name in names if name.endswith(".json")}
 
     def read(self, number: int) -> list[ShardRecord] | None:
-        """The shards of a noted task, if it was done for this fingerprint and they still lie there, else None."""
+        """The shards of a recorded task, if it matches the fingerprint and they still exist; otherwise None."""
         place = self._place(number)
         try:
             value = json.loads(place.read()) if place.exists() else None
@@ -89,12 +89,12 @@ class Notes:
                 return None
             shards = [ShardRecord(**shard) for shard in value["shards"]]
         except (ValueError, RecursionError, LookupError, TypeError):
-            # Damaged: its task is done again.
+            # A damaged note: its task runs again.
             return None
         return shards if self.folder.holds({shard.path: shard.bytes for shard in shards}) else None
 
     def read_all(self, numbers: set[int]) -> dict[int, list[ShardRecord]]:
-        """Of these tasks the ones that are done, with their shards."""
+        """The shards of those of these tasks that are done."""
         noted, found = sorted(numbers & self.numbers()), dict[int, list[ShardRecord]]()
         with ThreadPoolExecutor(_READERS) as readers:
             for first in range(0, len(noted), _READ_AHEAD):
@@ -105,14 +105,14 @@ class Notes:
         return found
 
     def adopt(self, shards: Sequence[ShardRecord], tasks: Sequence[Task]) -> None:
-        """Note the tasks whose shards a manifest names, so that only those that lie there no more are made again."""
+        """Records the tasks whose shards are in a manifest, so that only missing shards are rebuilt."""
         by_path = {shard.path: shard for shard in shards}
         for task in tasks if by_path else ():
             if written := [by_path[path] for path in task.paths if path in by_path]:
                 self.write(task.number, written)
 
     def clear(self) -> None:
-        """Forget everything; done after the manifest is committed."""
+        """Deletes all notes, after the manifest is committed."""
         (self.folder / ".progress").remove()
 
 
@@ -125,10 +125,10 @@ def make_shards(
     progress: Progress,
     found: Progress | None = None,
 ) -> list[ShardRecord]:
-    """Run `worker` on all tasks that aren't noted as done; shards in the tasks' order.
+    """Runs `worker` on all tasks without a valid note; returns all shards in the order of the tasks.
 
-    `progress` is called with the rows that a task added, `found` (by default the same) with those that were done
-    before. Raises what `each_result` raises.
+    `progress` is called with the rows of finished tasks, `found` (by default `progress`) with the rows that were
+    already done. Raises the errors of `each_result`.
     """
     done = notes.read_all({task.number for task in tasks})
     if done:
@@ -136,10 +136,10 @@ def make_shards(
     missing = [task for task in tasks if task.number not in done]
 
     def work(batch: Sequence[AnyTask]) -> list[list[ShardRecord]]:
-        """What a worker does: each task's shards, and then the note that they are there."""
+        """Runs on a worker: writes each task's shards, and then its note."""
         made = []
         for task in batch:
-            # Noted already where another worker was lost over the rest of the batch.
+            # Already done if an earlier worker was lost in the middle of this batch.
             shards = notes.read(task.number) if len(batch) > 1 else None
             if shards is None:
                 shards = worker(task)
@@ -155,9 +155,9 @@ def make_shards(
 
 
 def _batches(tasks: Sequence[AnyTask], in_flight: int) -> Iterator[Sequence[AnyTask]]:
-    """The tasks in order, several at once as long as many are left for each worker, and one by one towards the end.
+    """Yields the tasks in order, several at a time while many are left per worker, and singly towards the end.
 
-    A driver sends and takes back only so many batches a second, whatever lies in them.
+    A driver can only send and receive a limited number of batches per second, whatever their size.
     """
     first = 0
     while first < len(tasks):
@@ -168,9 +168,9 @@ def _batches(tasks: Sequence[AnyTask], in_flight: int) -> Iterator[Sequence[AnyT
 
 
 def alone(work: Callable[[], Result], *, gpu: bool = False) -> Result:
-    """What one piece of work gives that is done on whichever node has room, with a `gpu` if the cluster has any.
+    """Returns the result of one piece of work on any node with room, with a `gpu` if the cluster has one.
 
-    Raises what `each_result` raises.
+    Raises the errors of `each_result`.
     """
     gpus = min(1.0, ray.cluster_resources().get("GPU", 0.0)) if gpu else 0.0
     with closing(each_result(lambda _: work(), [None], in_flight=1, gpus=gpus)) as results:
@@ -185,19 +185,19 @@ def each_result(
     shared: Sequence[Any] = (),
     gpus: float = 0.0,
 ) -> Generator[tuple[Item, Result]]:
-    """Every item with what `worker` makes of it, as they are done; at most `in_flight` at once.
+    """Yields every item with the result of `worker` as they finish; at most `in_flight` run at once.
 
-    As many again wait in Ray, lest a worker idles until this process looks. `shared` are further arguments of
-    every call; their arrays lie in memory once for all workers, read-only. Each call has `gpus`. Close it to cancel
-    the others, as an exception does. With none `in_flight` all is done here, without Ray. Raises what a worker
-    raised, and `TransientFailure` where one was lost too often.
+    The same number waits in Ray, so that workers are not idle between polls. `shared` are further arguments of every
+    call; their arrays are in memory once per node, read-only. Each call gets `gpus`. Closing the generator, or an
+    exception, cancels the remaining calls. With `in_flight=0`, everything runs in this process, without Ray. Raises the
+    exceptions of a worker, and `TransientFailure` if a worker is lost too often.
     """
     if not in_flight:
         yield from ((item, worker(item, *shared)) for item in items)
         return
 
     def call(item: Item, *arguments: Any) -> Result:
-        """A plain function, which Ray asks for, where the worker may be a partial one."""
+        """A plain function, because Ray requires one and `worker` can be a partial."""
         return worker(item, *arguments)
 
     remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=_RETRIES)(call)
@@ -210,7 +210,7 @@ def each_result(
                 running[remote.remote(item, *arguments)] = item
             if not running:
                 break
-            # Asleep most of the time: a signal that lands inside Ray's own code becomes a SystemError.
+            # Sleep between polls: a signal inside Ray's own code becomes a SystemError.
             time.sleep(_POLL_SECONDS)
             ready, _ = ray.wait(list(running), num_returns=len(running), timeout=0)
             for reference in ready:
@@ -223,11 +223,11 @@ def each_result(
 
 
 def _cancel(references: list[ray.ObjectRef]) -> None:
-    """Stop what still runs: workers are interrupted, and those that don't end by that are killed.
+    """Stops running calls: workers are interrupted, and killed if that does not end them.
 
-    What waits behind them goes first, lest a worker that ends takes it up. Not killed at once: a worker that dies
-    while its task is cancelled can take the driver with it (a race in Ray's task manager, seen once with 2.60,
-    between cancelling a task and trying it again).
+    Waiting calls are cancelled first, so that no worker starts them. Workers are not killed at once: a worker that dies
+    while its task is cancelled can crash the driver (a race in Ray's task manager between cancellation and retry, seen
+    once with 2.60).
     """
     for force in (False, True):
         for reference in reversed(references):

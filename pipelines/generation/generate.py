@@ -1,7 +1,7 @@
-"""From a spec to shards: each range of the permuted order becomes one shard a split and width, anywhere, in any order.
+"""Generates shards from a spec: each range of the permuted order becomes one shard per split and width.
 
-A shard's bytes follow from (spec, range) alone, so a crash costs only the ranges that were
-not finished, and they come out the same on any machine.
+A shard's bytes depend only on (spec, range), so ranges can be generated in any order on any machine. A crash costs only
+unfinished ranges, which are then generated identically.
 """
 
 from collections.abc import Iterator
@@ -25,11 +25,11 @@ from storage.places.place import Location
 
 GENERATOR_VERSION = 5
 
-# Classes of problem length in characters; a shard holds one of them, and lies in a folder of its name.
+# Classes of problem length in characters; each shard holds one of them and is in a folder of that name.
 WIDTHS = np.array([1 << power for power in range(4, 15)])
 _CLASS_OF_LENGTH = np.searchsorted(WIDTHS, np.arange(WIDTHS[-1] + 1)).astype(np.uint8)
 
-# Size of a row group, in rows or in bytes, whichever comes first: queries read smaller ones slower.
+# Maximum size of a row group in rows and in bytes: queries read smaller groups more slowly.
 _GROUP_ROWS = 1 << 17
 _GROUP_BYTES = 1 << 26
 
@@ -38,7 +38,7 @@ Groups = Iterator[tuple["Stratum", pa.Table]]
 
 @dataclass(frozen=True, order=True)
 class Stratum:
-    """What all rows of a shard have in common: split, family and class of width."""
+    """The common values of all rows of a shard: split, family and width class."""
 
     split: str
     family: str
@@ -46,17 +46,17 @@ class Stratum:
 
     @property
     def name(self) -> str:
-        """Name without the split, as it stands in the manifest."""
+        """Name without the split, as in the manifest."""
         return f"{self.family}-{self.width}"
 
     def path(self, number: int) -> str:
-        """Where the shard of range `number` lies below the corpus; DuckDB reads the columns off the folders."""
+        """Relative path of the shard of range `number`; DuckDB reads columns from the folder names."""
         return f"data/split={self.split}/family={self.family}/width={self.width}/{number:06d}.parquet"
 
 
 @dataclass(frozen=True)
 class RangeTask:
-    """Rows [first, first + rows) of the permuted order of one component, as one unit of work."""
+    """Rows [first, first + rows) of one component's permuted order, as one unit of work."""
 
     number: int
     component: Component
@@ -65,13 +65,13 @@ class RangeTask:
 
     @property
     def paths(self) -> list[str]:
-        """The shards that this task may write."""
+        """The shards that this task can write."""
         family = self.component.problems.family
         return [Stratum(split, family, int(width)).path(self.number) for split in SPLITS for width in WIDTHS]
 
 
 def range_tasks(spec: CorpusSpec) -> list[RangeTask]:
-    """The corpus as tasks of `rows_per_shard` rows, the last one of each component shorter."""
+    """Divides the corpus into tasks of `rows_per_shard` rows; the last task of each component can be shorter."""
     step, tasks = spec.rows_per_shard, list[RangeTask]()
     for component in components(spec):
         for first in range(0, component.rows, step):
@@ -80,9 +80,9 @@ def range_tasks(spec: CorpusSpec) -> list[RangeTask]:
 
 
 def generate_range(spec: CorpusSpec, folder: Location, task: RangeTask, *, former: bool = False) -> list[ShardRecord]:
-    """Write the shards of one range below `folder`; a stratum without rows there has no shard.
+    """Writes the shards of one range below `folder`; a stratum without rows has no shard.
 
-    `former` is that of their content hashes.
+    `former` is passed to their `ContentHash`.
     """
     pa.set_cpu_count(1)
     family = task.component.family(spec)
@@ -109,7 +109,7 @@ def generate_range(spec: CorpusSpec, folder: Location, task: RangeTask, *, forme
 
 
 class Contents(NamedTuple):
-    """What a shard holds, whoever writes it: as in its line of the manifest."""
+    """The content of a shard, independent of its writer, with the fields of the manifest's line."""
 
     split: str
     stratum: str
@@ -120,14 +120,14 @@ class Contents(NamedTuple):
 
     @classmethod
     def of(cls, shard: ShardRecord) -> "Contents":
-        """The contents that the manifest names."""
+        """The contents in a line of the manifest."""
         return cls(*(getattr(shard, name) for name in cls._fields))
 
 
 def contents_of_range(spec: CorpusSpec, task: RangeTask, *, former: bool = False) -> dict[str, Contents]:
-    """The contents of each shard of a range by its path, in the manifest's order, computed without writing anything.
+    """Computes the contents of each shard of a range by path, in the manifest's order, without writing.
 
-    `former` is that of their content hashes.
+    `former` is passed to their `ContentHash`.
     """
     pa.set_cpu_count(1)
     schema = task.component.family(spec).layout.schema
@@ -147,13 +147,13 @@ def contents_of_range(spec: CorpusSpec, task: RangeTask, *, former: bool = False
 
 
 def sample_table(spec: CorpusSpec, component: Component, rows: int) -> tuple[pa.Table, Layout]:
-    """The first rows of a component's permuted order, all splits and widths together, and how they are stored."""
+    """The first rows of a component's permuted order, with all splits and widths, and their storage layout."""
     table, _ = sample_rows(spec, component, rows)
     return table, component.family(spec).layout
 
 
 def sample_rows(spec: CorpusSpec, component: Component, rows: int) -> tuple[pa.Table, NDArray[np.uint8]]:
-    """The first rows of a component's permuted order, and the number of the split that each belongs to, uint8 [n]."""
+    """The first rows of a component's permuted order, and their split numbers, uint8 [n]."""
     family = component.family(spec)
     task = RangeTask(0, component, 0, min(rows, component.rows))
     tables, splits = [], []
@@ -164,7 +164,7 @@ def sample_rows(spec: CorpusSpec, component: Component, rows: int) -> tuple[pa.T
 
 
 def canonical_hashes(spec: CorpusSpec, ids: UInt64s) -> UInt64s:
-    """Hashes of the canonical classes of rows `ids`, uint64 [n]; equal for orders of one problem."""
+    """Hashes of the canonical forms of rows `ids`, uint64 [n]; equal for all orders of one problem."""
     hashes = np.empty(len(ids), np.uint64)
     for component in components(spec):
         first = np.uint64(component.first)
@@ -176,8 +176,7 @@ def canonical_hashes(spec: CorpusSpec, ids: UInt64s) -> UInt64s:
 
 
 def first_splits(spec: CorpusSpec, rows: int) -> set[str]:
-    """The splits that the first rows of the components hold, looking at `rows` rows in all, until each is found that
-    is kept."""
+    """The splits of the components' first rows, of about `rows` rows in total; stops when all kept splits occur."""
     found: set[str] = set()
     for component in components(spec):
         task = RangeTask(0, component, 0, min(component.rows, max(1, rows * component.rows // spec.total_rows)))
@@ -199,20 +198,20 @@ def _longest(table: pa.Table) -> tuple[int, int]:
 
 
 def _row_groups(spec: CorpusSpec, task: RangeTask) -> Groups:
-    """Row groups of each stratum as they fill up, and what is left at the end."""
+    """Yields the row groups of each stratum when they are full, and the remaining rows at the end."""
     family = task.component.family(spec)
     waiting: dict[Stratum, list[tuple[UInt64s, Block]]] = {}
     tables: dict[Stratum, list[pa.Table]] = {}
 
     def build(stratum: Stratum) -> None:
-        """Turn what waits for a stratum into a table."""
+        """Turns the waiting rows of a stratum into a table."""
         ids = np.concatenate([part for part, _ in waiting[stratum]])
         table = family.table(ids, Block.concatenate([part for _, part in waiting[stratum]]))
         tables.setdefault(stratum, []).append(table)
         waiting[stratum].clear()
 
     def rows(parts: list[tuple[UInt64s, Block]]) -> int:
-        """Rows of blocks that wait to be built."""
+        """Number of waiting rows."""
         return sum(len(ids) for ids, _ in parts)
 
     def full(group: list[pa.Table]) -> bool:
@@ -241,9 +240,9 @@ def _row_groups(spec: CorpusSpec, task: RangeTask) -> Groups:
 def _strata(
     family: Family, problems: Block, splits: NDArray[np.uint8], name: str
 ) -> Iterator[tuple[Stratum, NDArray[np.intp]]]:
-    """The rows of a block by stratum."""
+    """Yields the rows of a block by stratum."""
     lengths = family.text_lengths(problems)
-    # Splits and classes of width together make one small number a row.
+    # Split and width class combine to one small number per row.
     classes = _CLASS_OF_LENGTH[lengths] * np.uint8(len(SPLITS)) + splits
     for number in np.flatnonzero(np.bincount(classes)):
         width, split = divmod(int(number), len(SPLITS))

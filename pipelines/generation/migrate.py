@@ -1,8 +1,8 @@
-"""A corpus of schema version 1 in the present form: its rows anew from its spec, swapped in by one rename.
+"""Migrates a corpus of schema version 1: regenerates its rows from its spec and swaps the folders by one rename.
 
-Ids, problems and order stay; splits differ where a problem is reserved by now, as reserved
-problems are always test. Until the swap the old corpus lies there untouched, from then on the
-new one is whole, and a killed migration goes on when it is started again.
+Ids, problems and order stay the same. Splits differ for problems that are reserved now, because reserved problems are
+always test. The old corpus is untouched until the swap, and the new one is complete from then on. A killed migration
+continues when it is started again.
 """
 
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ _OLD_VERSION = 1
 
 @dataclass(frozen=True)
 class Migration:
-    """A corpus in the present form, and what the old one had: rows of each split, and the names of its tokens."""
+    """A migrated corpus, and the old one's rows per split and names of token datasets."""
 
     corpus: Dataset
     old_split_rows: dict[str, int]
@@ -27,14 +27,14 @@ class Migration:
 
     @property
     def moved(self) -> int:
-        """Rows that are test now and weren't before."""
+        """Rows that have moved to the test split."""
         return self.corpus.manifest.split_rows["test"] - self.old_split_rows["test"]
 
 
 def old_spec(folder: Location) -> CorpusSpec | None:
-    """The spec of a corpus of the old version, as the present one says it; None where it has the present version.
+    """The spec of a corpus of the old version in present form; None if the corpus has the present version.
 
-    Raises `UserError` where no corpus lies there, `RunFailure` where its spec can't be known.
+    Raises `UserError` if there is no corpus, `RunFailure` if its spec is lost.
     """
     what = f"corpus {folder.name!r}"
     if not committed(folder):
@@ -55,9 +55,10 @@ def old_spec(folder: Location) -> CorpusSpec | None:
 
 
 def migrate(folder: Location, *, in_flight: int, progress: Progress = lambda rows: None) -> Migration | None:
-    """Bring the corpus at `folder` into the present form; None where it is already, and all left-overs are gone.
+    """Migrates the corpus at `folder`; if it is already migrated, deletes left-over files and returns None.
 
-    Its old form, tokens included, is deleted at the end. Raises `RunFailure` if the disk is too small for both.
+    The old corpus, including its tokens, is deleted at the end. Raises `UserError` in an object store, `RunFailure` if
+    the disk is too small for both.
     """
     beside = folder.parent / f".{folder.name}.migrating"
     with held(folder, f"corpus {folder.name!r}"):
@@ -65,7 +66,7 @@ def migrate(folder: Location, *, in_flight: int, progress: Progress = lambda row
         if spec is not None and folder.remote:
             raise UserError(f"{folder} can't be swapped for its present form in one step: migrate it on a local disk")
         if spec is None:
-            # Killed after the swap: what lies beside is the old form.
+            # A migration was killed after the swap: the other folder is the old corpus.
             beside.remove()
             return None
         head = head_of((folder / "manifest.json").read())
@@ -76,7 +77,7 @@ def migrate(folder: Location, *, in_flight: int, progress: Progress = lambda row
                 f"version {SCHEMA_VERSION}: its manifest is damaged, generate it under another name"
             )
         tokens = tuple((folder / "tokens").children())
-        # The new folder's lock comes with it.
+        # The new folder's lock moves with it.
         with held(beside, f"corpus {folder.name!r}"):
             beside.exchange(folder)
             beside.remove()

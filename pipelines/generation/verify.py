@@ -1,8 +1,7 @@
-"""Whether a corpus is what its manifest says, byte by byte and row by row; what isn't is made anew.
+"""Verifies a corpus against its manifest, by bytes and by rows, and repairs it.
 
-Shards are compared with the manifest's hashes, and a deep look recomputes every row from the
-spec, so that a manifest and shards that were changed together are found as well. A repair
-deletes what is broken and leaves every other file untouched.
+Shards are compared with the manifest's hashes. A deep check recomputes every row from the spec, so it also detects a
+manifest and shards that were changed together. A repair deletes broken files and leaves all others untouched.
 """
 
 import hashlib
@@ -43,14 +42,14 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True, order=True)
 class Fault:
-    """A file of a corpus, by its path below it, and what is wrong with it."""
+    """A file of a corpus, by its relative path, and its fault."""
 
     path: str
     text: str
 
 
 class CorpusDamaged(RunFailure):
-    """A corpus that has faults; the text names the command that mends them."""
+    """A corpus has faults; the text names the command that repairs it."""
 
     def __init__(self, text: str, faults: Sequence[Fault]) -> None:
         super().__init__(text)
@@ -59,7 +58,7 @@ class CorpusDamaged(RunFailure):
 
 @dataclass
 class Examination:
-    """A corpus under examination: what is known of it, and the faults so far; `shards` are None where they are lost."""
+    """The state of a verification: the corpus's metadata and its faults so far; `shards` is None if they are lost."""
 
     folder: Location
     name: str
@@ -67,25 +66,25 @@ class Examination:
     writer: str
     shards: tuple[ShardRecord, ...] | None
     list_name: str = ""
-    """Name of the list of shards, as far as that is known."""
+    """Name of the list of shards, if known."""
     former: str = ""
-    """Identity of a corpus of schema version 2: its content hashes are those of that version."""
+    """Identity of a corpus of schema version 2: its content hashes are of that version."""
     faults: list[Fault] = field(default_factory=list)
     distrusted: set[str] = field(default_factory=set)
-    """Shards whose lines in the manifest aren't what the spec gives."""
+    """Shards whose lines in the manifest differ from the spec."""
 
     @property
     def what(self) -> str:
-        """The corpus, as a message names it."""
+        """The corpus's name in messages."""
         return f"corpus {self.name!r}"
 
     @property
     def rows(self) -> int:
-        """Rows that the manifest names."""
+        """Number of rows in the manifest."""
         return sum(shard.rows for shard in self.shards or ())
 
     def spec(self) -> CorpusSpec:
-        """The spec of the rows; raises `UserError` where this Numerate doesn't make the same ones."""
+        """The spec of the rows; raises `UserError` if this version generates other rows."""
         version = self.identity.get("generator_version")
         if version != GENERATOR_VERSION:
             raise UserError(
@@ -97,9 +96,9 @@ class Examination:
 
 
 def examine(folder: Location) -> Examination:
-    """Read the manifest and its list of shards, and look for files that they don't name.
+    """Reads the manifest and its list of shards, and searches for files that are not in it.
 
-    Raises `UserError` where no corpus of this version lies there, `RunFailure` where its spec can't be known.
+    Raises `UserError` if there is no corpus of a readable version, `RunFailure` if its spec is lost.
     """
     what = f"corpus {folder.name!r}"
     if not committed(folder):
@@ -120,7 +119,7 @@ def examine(folder: Location) -> Examination:
             f"{folder / MANIFEST} is damaged and the corpus's spec is lost with it: delete it and run the "
             "'numerate corpus generate' that made it again, what comes out the same stays"
         )
-    # In a workspace the folder's name is the corpus's; elsewhere a copy may have any.
+    # In a workspace, the folder has the corpus's name; a copy elsewhere can have any name.
     name = folder.name if folder.parent.name == "corpora" else str(head.get("name"))
     found = Examination(folder, name, identity, str(head.get("writer")), None)
     _read_shards(found, head)
@@ -129,7 +128,7 @@ def examine(folder: Location) -> Examination:
         found.faults.append(Fault(MANIFEST, "is damaged (it isn't what was committed)"))
     found.former = manifest.former_identity if manifest else ""
     if manifest and manifest.former and found.shards and head.get("contents") != manifest.contents:
-        # Nothing proves the identity that it says, so that every shard counts as new.
+        # The stated identity is not proven, so every shard counts as new.
         found.distrusted |= {shard.path for shard in found.shards}
     if found.shards is not None:
         found.faults += [Fault(path, "is not in the manifest") for path in _extra(folder, found.shards)]
@@ -137,12 +136,12 @@ def examine(folder: Location) -> Examination:
 
 
 def check_bytes(found: Examination, *, in_flight: int, progress: Progress) -> None:
-    """Compare every shard with its size and hash; `progress` is called with the rows of each."""
+    """Compares the size and hash of every shard; `progress` is called with the rows of each."""
     found.faults += _damaged(found.folder, found.shards or (), in_flight=in_flight, progress=progress)
 
 
 def check_rows(found: Examination, *, in_flight: int, progress: Progress) -> None:
-    """Recompute every row from the spec, and compare the manifest's lines with what comes out."""
+    """Recomputes every row from the spec and compares the results with the manifest's lines."""
     spec = found.spec()
     if found.shards is None:
         return
@@ -169,17 +168,17 @@ def check_rows(found: Examination, *, in_flight: int, progress: Progress) -> Non
 
 
 def repair(found: Examination, *, in_flight: int, progress: Progress) -> Dataset:
-    """Make what is broken anew and commit the corpus; hold the folder.
+    """Regenerates broken shards and commits the corpus; the caller holds the folder.
 
-    Raises `RunFailure` where what was mended is broken again.
+    Raises `RunFailure` if a repaired file is broken again.
     """
     folder, spec = found.folder, found.spec()
     broken = {fault.path for fault in found.faults}
-    # What a killed run noted is believed by its size alone.
+    # Notes of a killed run are checked by size alone, so they are not trusted here.
     (folder / ".progress").remove()
     for path in sorted(broken & {*_files(folder), found.list_name}):
         (folder / path).remove()
-    # Other rows than the manifest names make it another corpus.
+    # If the rows differ from the manifest, it becomes another corpus.
     former = "" if found.distrusted else found.former
     known = _trusted(found, spec) if former == found.former else []
     dataset = make_corpus(spec, folder, known, former=former, in_flight=in_flight, progress=progress)
@@ -195,7 +194,7 @@ def repair(found: Examination, *, in_flight: int, progress: Progress) -> Dataset
 
 
 def _read_shards(found: Examination, head: dict[str, Any]) -> None:
-    """Put the list of shards into `found`, if it is the one that the manifest was committed with."""
+    """Reads the list of shards into `found` if it has the hash in the manifest."""
     version, sha256 = head.get("schema_version"), head.get("shards_sha256")
     if not isinstance(version, int) or not re.fullmatch("[0-9a-f]{64}", str(sha256)):
         return
@@ -215,7 +214,7 @@ def _read_shards(found: Examination, head: dict[str, Any]) -> None:
 
 
 def _as_committed(found: Examination, head: dict[str, Any]) -> Manifest | None:
-    """The manifest that the spec and the shards give, or as much of it as is known; None where that is too little."""
+    """The manifest that follows from the spec and the known shards; None if too little is known."""
     values: dict[str, Any] = {
         **{name: value for name, value in head.items() if name in Manifest.model_fields},
         "kind": "corpus",
@@ -233,13 +232,13 @@ def _as_committed(found: Examination, head: dict[str, Any]) -> Manifest | None:
 
 
 def _writer_of(place: Location) -> str:
-    """The writer of a Parquet file, as a manifest names it."""
+    """The writer of a Parquet file, in the format of a manifest."""
     with place.opened() as file:
         return f"pyarrow {str(pq.read_metadata(file).created_by).rpartition(' ')[2]}"
 
 
 def _damaged(folder: Location, shards: Iterable[ShardRecord], *, in_flight: int, progress: Progress) -> list[Fault]:
-    """The shards that aren't there with their bytes, sorted; each is read once, over Ray."""
+    """The faults of shards with missing or changed bytes, sorted; each shard is read once, over Ray."""
     faults = []
     with closing(each_result(partial(_damage, folder), shards, in_flight=in_flight)) as results:
         for shard, text in results:
@@ -250,7 +249,7 @@ def _damaged(folder: Location, shards: Iterable[ShardRecord], *, in_flight: int,
 
 
 def _damage(folder: Location, shard: ShardRecord) -> str:
-    """What is wrong with one shard's file; empty where nothing is."""
+    """The fault of one shard's file; empty if there is none."""
     place = folder / shard.path
     size = place.size()
     if size < 0:
@@ -264,7 +263,7 @@ def _damage(folder: Location, shard: ShardRecord) -> str:
 
 
 def _difference(named: Contents, wanted: Contents) -> str:
-    """The first field in which a line of the manifest differs from what the spec gives, with both values."""
+    """The first field in which a line of the manifest differs from the spec, with both values."""
     for name, have, want in zip(Contents._fields, named, wanted, strict=True):
         if have != want:
             return "other rows" if name == "content" else f"{name} {have} instead of {want}"
@@ -272,14 +271,14 @@ def _difference(named: Contents, wanted: Contents) -> str:
 
 
 def _trusted(found: Examination, spec: CorpusSpec) -> list[ShardRecord]:
-    """The manifest's lines of all ranges in which the spec gives the same ones, as far as that was asked."""
+    """The manifest's lines of all ranges that match the spec, as far as this was checked."""
     by_path = {shard.path: shard for shard in found.shards or ()}
     ranges: Iterable[RangeTask] = (task for task in range_tasks(spec) if not found.distrusted & set(task.paths))
     return [by_path[path] for task in ranges for path in task.paths if path in by_path]
 
 
 def _extra(folder: Location, shards: Sequence[ShardRecord]) -> list[str]:
-    """Parquet files below data/ that no shard names."""
+    """Parquet files below data/ that are not in `shards`."""
     named = {shard.path for shard in shards}
     return [path for path in _files(folder) if path not in named]
 

@@ -1,1 +1,1 @@
-"""Problem families, and the exact arithmetic on arrays below them."""
+"""Problem families and the exact array arithmetic that they use."""

@@ -1,8 +1,7 @@
 """Exact integer arithmetic on arrays of any length: numbers as limbs of eight decimal digits.
 
-A block of n numbers is a sequence of limbs, the lowest first, each an array [n] with values
-below 10⁸. No floats, and no Python integer a row. Source of the methods: Knuth, The Art of
-Computer Programming, volume 2, section 4.3.1.
+A block of n numbers is a sequence of limbs, lowest first, each an array [n] with values below 10⁸. It uses no floats
+and no Python integer per row. Source of the methods: Knuth, The Art of Computer Programming, volume 2, section 4.3.1.
 """
 
 from collections.abc import Sequence
@@ -23,12 +22,12 @@ _COLUMN_ROWS = 1 << 12
 
 
 def limb_count(digits: int) -> int:
-    """Limbs that hold a number of `digits` digits."""
+    """Number of limbs for a number of `digits` digits."""
     return -(-digits // LIMB_DIGITS)
 
 
 def limbs_of(values: NDArray[np.integer], most: int) -> list[Int64s]:
-    """Limbs of non-negative integers [n] of which none is above `most`."""
+    """Limbs of non-negative integers [n], none above `most`."""
     limbs, rest = list[Int64s](), values.astype(np.int64)
     for _ in range(limb_count(len(str(most))) - 1):
         quotient = rest // _BASE
@@ -38,9 +37,9 @@ def limbs_of(values: NDArray[np.integer], most: int) -> list[Int64s]:
 
 
 def carried(limbs: Limbs) -> tuple[list[Int64s], Flags]:
-    """Magnitudes and signs of numbers whose limbs may have any sign and size up to 2⁶²: limbs, negative [n].
+    """Normalises limbs of any sign and size up to 2⁶²: returns the limbs of the magnitudes, and the negative flags [n].
 
-    The last limb has to leave room for what is carried into it.
+    The last limb must have room for the carry into it.
     """
     digits, over = _carry(limbs)
     negative = over < 0
@@ -53,11 +52,11 @@ def carried(limbs: Limbs) -> tuple[list[Int64s], Flags]:
 
 
 def multiplied(left: Limbs, right: Limbs, size: int) -> list[Int64s]:
-    """The lowest `size` limbs of products of non-negative numbers, carried."""
+    """The lowest `size` limbs of the products of non-negative numbers, with carries resolved."""
     rows = len(left[0])
     columns = [np.zeros(rows, np.int64) for _ in range(size)]
     wide = [limb.astype(np.int64) for limb in right]
-    # A column sums at most 900 products below 10¹⁶ before it leaves 63 bits.
+    # A column can sum 900 products below 10¹⁶ within 63 bits.
     assert min(len(left), len(right)) <= 900, "numbers of more than 7,200 digits are not possible"
     for i, limb in enumerate(left):
         factor = limb.astype(np.int64)
@@ -67,7 +66,7 @@ def multiplied(left: Limbs, right: Limbs, size: int) -> list[Int64s]:
 
 
 def digit_counts(limbs: Limbs) -> NDArray[np.int32]:
-    """Decimal digits of non-negative numbers [n]; zero has one."""
+    """Number of decimal digits of non-negative numbers [n]; zero has one."""
     highest = limbs[0].astype(np.uint32)
     below = np.zeros(len(highest), np.int32)
     for number, limb in enumerate(limbs[1:], 1):
@@ -81,7 +80,7 @@ def digit_counts(limbs: Limbs) -> NDArray[np.int32]:
 
 
 def digit_columns(limbs: Limbs, digits: int) -> NDArray[np.uint8]:
-    """The lowest `digits` decimal digits, uint8 [digits, n], the lowest first."""
+    """The lowest `digits` decimal digits, uint8 [digits, n], lowest first."""
     columns = np.zeros((digits, len(limbs[0])), np.uint8)
     for number, limb in enumerate(limbs):
         rest = limb.astype(np.uint32)
@@ -93,9 +92,9 @@ def digit_columns(limbs: Limbs, digits: int) -> NDArray[np.uint8]:
 
 
 def sum_carries(columns: NDArray[np.signedinteger]) -> NDArray[np.int32]:
-    """Longest run of neighbouring columns that carry or borrow, int32 [n], from signed column sums [digits, n].
+    """Longest run of adjacent columns that carry or borrow, int32 [n], from signed column sums [digits, n].
 
-    The sums have to be those of a non-negative total.
+    The total must be non-negative.
     """
     carry = np.zeros(columns.shape[1], columns.dtype)
     run = np.zeros(columns.shape[1], np.int16)
@@ -109,13 +108,13 @@ def sum_carries(columns: NDArray[np.signedinteger]) -> NDArray[np.int32]:
 
 
 def product_carries(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArray[np.int32]:
-    """Longest run of carries over the column sums of the written product, from digits [digits, n] of both factors."""
+    """Longest run of carries over the column sums of long multiplication, from both factors' digits [digits, n]."""
     rows = left.shape[1]
     longest = np.empty(rows, np.int32)
     for first in range(0, rows, _COLUMN_ROWS):
         part = slice(first, min(rows, first + _COLUMN_ROWS))
         a, b = left[:, part].astype(np.int16), right[:, part].astype(np.int16)
-        # A digit adds at most 81 to a column, and with what is carried into it 90.
+        # Each digit pair adds at most 81 to a column; with the incoming carry the bound is 90.
         small = 90 * min(len(a), len(b)) <= np.iinfo(np.int16).max
         columns = np.zeros((len(a) + len(b), a.shape[1]), np.int16 if small else np.int32)
         product = np.empty_like(b)

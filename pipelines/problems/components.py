@@ -1,4 +1,4 @@
-"""A corpus as its components: one family each, with a fixed number of rows and an order of its own."""
+"""Divides a corpus into components: one family each, with a fixed number of rows and its own order."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,7 +24,10 @@ _FAMILIES: dict[str, Callable[[ProblemSpec, Canonical, int, int], Family]] = {
 
 @dataclass(frozen=True)
 class Component:
-    """Rows [first, first + rows) of a corpus's ids, all of one family; `digits` has one a number of operands."""
+    """Rows [first, first + rows) of a corpus's ids, all of one family.
+
+    The family 'digits' has one component per number of operands.
+    """
 
     number: int
     problems: ProblemSpec
@@ -32,7 +35,7 @@ class Component:
     rows: int
 
     def family(self, spec: CorpusSpec) -> Family:
-        """Where the component's rows come from; its tables are made once a process."""
+        """The family that generates the component's rows; its tables are created once per process."""
         return _family(self, spec.split_key, spec.seed)
 
 

@@ -1,9 +1,8 @@
 """Digits: a fixed number of operands of one to N digits each, with operators between them.
 
-Every combination of lengths and operators comes equally often, and no problem twice before
-all of its lengths are used up (`lengths`). Arithmetic is on limbs of eight digits (`digits`).
-A share of hard rows is rewritten so that many columns would pass a carry, or borrow, on; in
-half of them one comes.
+Every combination of lengths and operators is equally frequent, and no problem repeats before all problems of its
+lengths are used (`lengths`). Arithmetic uses limbs of eight digits (`arithmetic`). A share of hard rows is rewritten so
+that many columns can propagate a carry or borrow; in half of them one occurs.
 """
 
 from functools import cached_property
@@ -33,7 +32,7 @@ from storage.datasets.shard import Layout
 from storage.order import UInt64s, derive_key, halves, keyed_hash, mix64, permuted
 
 _DRAWN_DIGITS = 18
-# A dictionary of more patterns would weigh more than it saves.
+# A dictionary of more patterns would cost more than it saves.
 _MOST_PATTERNS = 1 << 10
 _POWERS = np.array([10**power for power in range(_DRAWN_DIGITS + 2)], np.uint64)
 _CAPACITIES = np.array([1, *(capacity(length) for length in range(1, _DRAWN_DIGITS + 1))], np.uint64)
@@ -41,7 +40,7 @@ _BASE = _POWERS[LIMB_DIGITS]
 
 
 class Operands:
-    """Rows of problems with `spec.terms` operands under an order `key`."""
+    """Rows of problems with `spec.terms` operands, in the order given by `key`."""
 
     def __init__(self, spec: ProblemSpec, canonical: Canonical, key: int, rows: int) -> None:
         self.spec = spec
@@ -58,13 +57,13 @@ class Operands:
 
     @property
     def block_rows(self) -> int:
-        """Rows of a block whose arrays fit the cache."""
+        """Rows of a block whose arrays fit in the cache."""
         words = self.spec.terms * self._limbs + self._answer_limbs
         return max(1 << 10, min(1 << 16, 1 << ((1 << 20) // words).bit_length() - 1))
 
     @cached_property
     def layout(self) -> Layout:
-        """Schema and Parquet choices."""
+        """Schema and Parquet options."""
         schema = schema_of({})
         if self._choices ** (self.spec.terms - 1) > _MOST_PATTERNS:
             schema = schema.set(schema.names.index("operators"), pa.field("operators", pa.string(), nullable=False))
@@ -94,14 +93,14 @@ class Operands:
         return self._canonical.flat(hashes, self._gaps(problems, "*"), self._gaps(problems, "-"))
 
     def text_lengths(self, problems: Block) -> NDArray[np.integer] | int:
-        """Characters of each problem [n]."""
+        """Characters of each problem [n], or one upper bound if all problems have the same width class."""
         longest = self.spec.terms * (self.spec.digits + 1) - 1
         if longest <= 16:
             return longest
         return problems["lengths"].sum(0, dtype=np.int32) + np.int32(self.spec.terms - 1)
 
     def answers(self, problems: Block) -> tuple[list[NDArray[np.int64]], Flags]:
-        """Exact answers: limbs of their magnitudes, each [n], and which are negative [n]."""
+        """Exact answers: the limbs of their magnitudes, each [n], and the negative ones as flags [n]."""
         operands = [self._operand(problems, term) for term in range(self.spec.terms)]
         times, minus = self._gaps(problems, "*"), self._gaps(problems, "-")
         size, rows = self._answer_limbs, problems.rows
@@ -128,7 +127,7 @@ class Operands:
         return carried([*(total + sign * term)])
 
     def carries(self, problems: Block, negative: Flags) -> pa.Array:
-        """Longest run of columns that carry or borrow [n]; null where products mix with anything else."""
+        """Longest run of columns that carry or borrow [n]; null for three or more operands with a product."""
         rows, terms = problems.rows, self.spec.terms
         many = np.zeros(rows, np.uint8)
         for gap in self._gaps(problems, "*"):
@@ -177,7 +176,7 @@ class Operands:
         return [gap == code for gap in problems["operators"]]
 
     def _numbers(self, deal: Deal, counters: UInt64s) -> NDArray[np.uint32]:
-        """Limbs of all operands: low digits by a permuted draw without repetition, the digits above at random."""
+        """Limbs of all operands: low digits from a permutation without repetition, higher digits at random."""
         drawn, pieces = self._draw(deal)
         limbs = np.zeros((self.spec.terms * self._limbs, len(counters)), np.uint32)
         for term in range(self.spec.terms):
@@ -226,12 +225,12 @@ class Operands:
         values = permuted(
             deal.rest % size, size, high.take(classes), low.take(classes), derive_key(self._key, "values"), salt
         )
-        # The problems of exhausted cells are numbered already, and all of them are there.
+        # Problems of exhausted cells are already enumerated, and each one is used.
         return np.where(deal.exhausted, deal.rest, values)
 
     @cached_property
     def _halves(self) -> tuple[UInt64s, UInt64s, UInt64s]:
-        """Sizes 10^tens · 9^nines and their halves, each [tens, nines]; beyond what fits, never asked for."""
+        """Sizes 10^tens · 9^nines and their halves, each [tens, nines]; entries that are too large are unused."""
         shape = (_DRAWN_DIGITS + 1, _DRAWN_DIGITS + 1)
         sizes, high, low = (np.ones(shape, np.uint64) for _ in range(3))
         for tens in range(shape[0]):
@@ -249,7 +248,7 @@ class Operands:
         term: int,
         counters: UInt64s,
     ) -> None:
-        """Random digits in the limbs above what was drawn."""
+        """Writes random digits into the limbs above the drawn ones."""
         open_rows = length > drawn
         key = derive_key(self._key, "limb", term)
         skipped = int(drawn.min()) // LIMB_DIGITS
@@ -258,24 +257,24 @@ class Operands:
             np.copyto(own[number], values, where=fill, casting="unsafe")
 
     def _harden(self, problems: Block, deal: Deal, positions: UInt64s) -> None:
-        """Rewrite low digits of the first two operands in a share of the rows, the leading ones kept."""
+        """Rewrites low digits of the first two operands in a share of the rows and keeps the leading digits."""
         bits = keyed_hash(derive_key(self._key, "hard"), positions)
         room = np.minimum(deal.lengths[0], deal.lengths[1]).astype(np.int64) - 1
         share = np.uint64(min(self.spec.hard, 1.0) * (1 << 24))
         chosen = np.flatnonzero((bits & np.uint64(0xFFFFFF) < share) & ~deal.exhausted & (room > 0))
         if not chosen.size:
             return
-        # From one digit to all but the leading one, with long chains as likely as short ones.
+        # From one digit to all but the leading one; long chains are as likely as short ones.
         chain = (bits.take(chosen) >> np.uint64(24) & np.uint64(0xFFFF)).astype(np.int64) % room.take(chosen) + 1
         plain = (bits.take(chosen) >> np.uint64(40) & np.uint64(1)).astype(np.bool_)
         times, minus = (np.broadcast_to(self._gaps(problems, operator)[0], problems.rows) for operator in "*-")
         times, minus = times.take(chosen), minus.take(chosen)
-        # In half of the rows nothing starts the chain: whoever learns from the others alone takes every long run of
-        # nines for a carry.
+        # In half of the rows no carry enters the chain. Otherwise a model could learn that every long run of nines
+        # carries.
         begun = (bits.take(chosen) >> np.uint64(41) & np.uint64(1)).astype(np.int64)
         carry = begun
         limbs = problems["limbs"]
-        # A difference borrows in the digits of the smaller operand: that one ends in less.
+        # A difference borrows in the digits of the smaller operand: its low digits must be smaller.
         swapped = minus & self._smaller(problems, chosen)
         for number in range(self._limbs):
             below = number * LIMB_DIGITS
@@ -285,7 +284,7 @@ class Operands:
             a, b = np.where(swapped, right, left), np.where(swapped, left, right)
             low_a, low_b = a % modulus, b % modulus
             nines, one = modulus - 1, np.where((number == 0) & (modulus > 1), begun, 0)
-            # Complements add up to a power of ten; b − 1 from b borrows through all of it.
+            # Complements add up to a power of ten; subtracting b from b − 1 borrows through all of its digits.
             complement = nines - low_a + carry
             less = low_b - carry
             carry = np.where(minus, less < 0, complement >= modulus).astype(np.int64)
@@ -297,7 +296,7 @@ class Operands:
             second[chosen] = np.where(swapped, a, b)
 
     def _smaller(self, problems: Block, chosen: NDArray[np.intp]) -> Flags:
-        """Whether the first operand is below the second, [chosen]."""
+        """Whether the first operand is less than the second, [chosen]."""
         below = np.zeros(len(chosen), np.bool_)
         for number in range(self._limbs):
             one, other = (problems["limbs"][term * self._limbs + number].take(chosen) for term in range(2))
@@ -316,7 +315,7 @@ class Operands:
 
     def _problem_text(self, problems: Block) -> pa.Array:
         terms, size = self.spec.terms, self._limbs
-        # An operator takes the first character of the next operand's highest word, or a word of its own.
+        # An operator uses the first character of the next operand's highest word, or a word of its own if that is full.
         step = size + (self.spec.digits == size * LIMB_DIGITS)
         buffer, words = blank_words(problems.rows, terms * step)
         symbols = np.array([ord(operator) for operator in self.spec.operators], np.uint64)

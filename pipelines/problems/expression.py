@@ -1,9 +1,8 @@
-"""Expressions: random trees of + − × and unary minus, written with no bracket that could be left out.
+"""Expressions: random trees of +, −, × and unary minus, written without redundant brackets.
 
-A row's tree is drawn from the top by a hash of its number: a node covers leaves [first, last),
-takes an operator and splits them. Nodes stand in pre-order, so that their children come later:
-text goes forwards through them, values and canonical hashes backwards. Row numbers are not
-problems' numbers here, and short expressions come more than once.
+A row's tree is drawn from the root by a hash of its number: a node covers leaves [first, last), takes an operator and
+splits them. Nodes are in pre-order, so children follow their parents: text is generated forwards, and values and
+canonical hashes backwards. Row numbers do not enumerate problems, so short expressions repeat.
 """
 
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ from storage.datasets.columns import blank_words, to_strings
 from storage.datasets.shard import Layout
 from storage.order import UInt64s, derive_key, mix64
 
-# One in this many leaves, and of the sums that may, has a minus before it.
+# One in this many leaves, and of the sums that can have one, has a unary minus.
 _MINUS_ONE_IN = 8
 
 Small = NDArray[np.uint8]
@@ -31,7 +30,7 @@ Rows = NDArray[np.intp]
 
 
 class _Nodes(NamedTuple):
-    """One node of each of n trees, by the flat places [leaves, rows] of its operands' first leaves; arrays [n]."""
+    """One node in each of n trees, with flat indices into [leaves, rows] of its operands' first leaves; arrays [n]."""
 
     first: Rows
     middle: Rows
@@ -40,14 +39,14 @@ class _Nodes(NamedTuple):
 
 
 class Expressions:
-    """Rows of expressions with up to `spec.terms` leaves and `spec.depth` nested brackets, under an order `key`."""
+    """Rows of expressions with up to `spec.terms` leaves and `spec.depth` nested brackets; `key` gives their order."""
 
     def __init__(self, spec: ProblemSpec, canonical: Canonical, key: int, rows: int) -> None:
         self.spec = spec
         self._canonical = canonical
         self._key = key
         self._limbs = limb_count(spec.digits)
-        # No value is larger than the product of all leaves, if each were the largest; one digit is room for a carry.
+        # No value exceeds the product of all leaves at their maximum; one more digit is for a carry.
         self._answer_digits = spec.terms * spec.digits + 1
         self._answer_limbs = limb_count(self._answer_digits) + 1
         self._small = self._answer_digits <= 18
@@ -55,13 +54,13 @@ class Expressions:
 
     @property
     def block_rows(self) -> int:
-        """Rows of a block whose arrays fit the cache."""
+        """Rows of a block whose arrays fit in the cache."""
         words = self.spec.terms * (self._limbs + 4 + (1 if self._small else self._answer_limbs))
         return max(1 << 9, min(1 << 15, 1 << ((1 << 21) // words).bit_length() - 1))
 
     @cached_property
     def layout(self) -> Layout:
-        """Schema and Parquet choices."""
+        """Schema and Parquet options."""
         schema = schema_of({}).remove(schema_of({}).names.index("carries"))
         return layout_for(
             schema.set(schema.names.index("operators"), pa.field("operators", pa.string(), nullable=False))
@@ -70,9 +69,9 @@ class Expressions:
     def problems(self, positions: UInt64s) -> Block:
         """The problems at `positions`.
 
-        Of each leaf `lengths`, `limbs` and `turned` [leaves, n]; of each node in pre-order `first`, `middle`, `last`
-        (leaves), `operator`, `bracket` and `minus` [leaves − 1, n]; `gaps` are the operators' characters between
-        leaves, and `terms` and `depth` [1, n].
+        For each leaf: `lengths` and `turned` [leaves, n], and `limbs` [leaves · limbs, n]. For each node in pre-order:
+        `first`, `middle`, `last` (leaves), `operator`, `bracket` and `minus` [leaves − 1, n]. `gaps` [leaves − 1, n]
+        are the operator characters between leaves; `terms` and `depth` are [1, n].
         """
         rows, leaves = len(positions), self.spec.terms
         seeds = mix64(positions * np.uint64(0x9E3779B97F4A7C15) + np.uint64(self._key))
@@ -103,7 +102,7 @@ class Expressions:
         state = {name: np.stack([getattr(leaf, name) for leaf in leaves]) for name in Terms.__dataclass_fields__}
 
         def at(places: Rows) -> Terms:
-            """What stands at `places` now."""
+            """The current subexpressions at `places`."""
             return Terms(*(state[name].take(places) for name in Terms.__dataclass_fields__))
 
         for first, middle, operator, minus in self._upwards(problems):
@@ -129,7 +128,7 @@ class Expressions:
         return total + 2 * problems["bracket"].sum(0, dtype=np.int32) + problems["minus"].sum(0, dtype=np.int32)
 
     def answers(self, problems: Block) -> tuple[list[NDArray[np.int64]], Flags]:
-        """Exact answers: limbs of their magnitudes, each [n], and which are negative [n]."""
+        """Exact answers: the limbs of their magnitudes, each [n], and the negative ones as flags [n]."""
         return self._small_answers(problems) if self._small else self._large_answers(problems)
 
     def table(self, ids: UInt64s, problems: Block) -> pa.Table:
@@ -151,13 +150,14 @@ class Expressions:
         return pa.Table.from_arrays(list(columns.values()), schema=self.layout.schema)
 
     def _grow(self, block: dict[str, NDArray[Any]], seeds: UInt64s, terms: NDArray[np.int64]) -> None:
-        """Draw the trees, node by node in pre-order; a stack a row holds the nodes still to be drawn."""
+        """Draws the trees node by node in pre-order; each row has a stack of nodes that are still to be drawn."""
         rows, nodes = len(seeds), self.spec.terms - 1
         for name in ("first", "middle", "last", "operator", "gaps"):
             block[name] = np.zeros((nodes, rows), np.uint8)
         block["bracket"], block["minus"] = (np.zeros((nodes, rows), np.bool_) for _ in range(2))
         depth = np.zeros(rows, np.uint8)
-        # What waits: first leaf, last leaf, brackets around it so far, and whether a sum there needs its own.
+        # Fields of a waiting node: first leaf, end of its leaves, brackets around it, and whether a sum needs its own
+        # bracket.
         stack = np.zeros((self.spec.terms, 4, rows), np.uint8)
         stack[0, 1] = terms
         top = np.zeros(rows, np.intp)
@@ -180,7 +180,7 @@ class Expressions:
             span = (last - first - 1).astype(np.uint64)
             middle = (first + 1 + ((seed & np.uint64(0xFFFFFF)) * span >> np.uint64(24))).astype(np.uint8)
             if not self._products:
-                # Behind a minus only a bracket holds a sum; where none is left to open, one leaf must do.
+                # After '-', a sum needs a bracket; if no more brackets are allowed, the right operand is one leaf.
                 middle = np.where((operator == ord("-")) & (around >= self.spec.depth), last - 1, middle)
             if node < self.spec.min_depth:
                 middle = first + np.uint8(1)
@@ -204,10 +204,10 @@ class Expressions:
 
     @staticmethod
     def _deep_operator(operator: Small, node: int) -> Small:
-        """For the first nodes operators with which each but the root needs a bracket inside its parent's.
+        """Operators for the first nodes, chosen so that each node except the root needs a bracket inside its parent's.
 
-        Behind a minus, or a times, a sum does. So the root is no plus, and those behind it are differences; all but
-        the last have one leaf on their left, and everything else nested on their right.
+        A sum needs a bracket after '-' or '*'. Therefore the root is not '+', and the nodes after it are differences.
+        All but the last have one leaf on the left and the rest nested on the right.
         """
         if node == 0:
             return np.where(operator == ord("+"), np.uint8(ord("-")), operator)
@@ -221,7 +221,7 @@ class Expressions:
         return np.where(no_sum, np.uint8(ord("*")), operator) if self._products else operator
 
     def _spread(self, seeds: UInt64s, what: str, number: int, least: int, most: int) -> NDArray[np.int64]:
-        """Integers from `least` to `most`, each as likely, [n]."""
+        """Uniform random integers from `least` to `most`, [n]."""
         bits = mix64(seeds + np.uint64(derive_key(self._key, what, number))) >> np.uint64(32)
         return (bits * np.uint64(most - least + 1) >> np.uint64(32)).astype(np.int64) + least
 
@@ -229,7 +229,7 @@ class Expressions:
         return self._spread(seeds, what, number, 1, _MINUS_ONE_IN) == 1
 
     def _upwards(self, problems: Block) -> Iterator[_Nodes]:
-        """The nodes, one of each tree where there is one, from the last to the root."""
+        """Yields the nodes from last to root, one per tree that has a node of this number."""
         rows = problems.rows
         for node in reversed(range(self.spec.terms - 1)):
             active = np.flatnonzero(problems["terms"][0] - 1 > node)
@@ -242,7 +242,7 @@ class Expressions:
                 )
 
     def _small_answers(self, problems: Block) -> tuple[list[NDArray[np.int64]], Flags]:
-        """Answers that fit 63 bits."""
+        """Answers that fit in 63 bits."""
         values = np.empty((self.spec.terms, problems.rows), np.int64)
         for leaf in range(self.spec.terms):
             values[leaf] = 0
@@ -258,7 +258,7 @@ class Expressions:
         return limbs_of(np.abs(values[0]), 10**self._answer_digits), values[0] < 0
 
     def _large_answers(self, problems: Block) -> tuple[list[NDArray[np.int64]], Flags]:
-        """Answers of any size: magnitudes as limbs, and signs."""
+        """Answers of any size: limbs of the magnitudes, and signs."""
         leaves, size, rows = self.spec.terms, self._answer_limbs, problems.rows
         values = np.zeros((size, leaves * rows), np.int64)
         own = problems["limbs"].reshape(leaves, self._limbs, rows)
@@ -290,7 +290,7 @@ class Expressions:
         return magnitudes, negative[:rows] & some
 
     def _problem_text(self, problems: Block) -> pa.Array:
-        """A row of bytes with room for every leaf's brackets, digits and operator; what stays zero is left out."""
+        """A row of bytes with room for every leaf's brackets, digits and operator; zero bytes are skipped."""
         rows, leaves = problems.rows, self.spec.terms
         before = -(-(2 * self.spec.depth + 1) // 8) * 8
         after = -(-(self.spec.depth + 1) // 8) * 8
@@ -301,7 +301,7 @@ class Expressions:
         flat = characters.reshape(-1)
 
         def open_with(character: str, row: Rows, leaf: Rows) -> None:
-            """Write a character before a leaf, behind what stands there."""
+            """Appends a character to those before a leaf."""
             flat[row * (leaves * step) + leaf * step + opened[leaf, row]] = ord(character)
             opened[leaf, row] += 1
 

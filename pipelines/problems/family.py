@@ -1,7 +1,6 @@
-"""What every family of problems offers: blocks of problems from row positions, and their columns.
+"""The interface of every problem family: blocks of problems from row positions, and their columns.
 
-All methods are vectorised over a block, pure, and give the same for a row in whatever block
-it stands.
+All methods are vectorised over a block and pure. The result for a row does not depend on its block.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from storage.order import UInt64s, derive_key, mix64
 
 Arrays = dict[str, NDArray[Any]]
 
-# What every row says of itself besides problem and answer; wide integers, as SQL adds in their own type.
+# Columns that describe a problem. Integers are wide, because SQL adds values in the column's type.
 FACTS = {
     "operators": pa.dictionary(pa.int32(), pa.string()),
     "terms": pa.int32(),
@@ -32,7 +31,7 @@ FACTS = {
 
 @dataclass(frozen=True)
 class Block:
-    """A block of n problems as named arrays, each with its rows on the last axis."""
+    """A block of n problems as named arrays, each with the rows on its last axis."""
 
     arrays: Arrays
 
@@ -45,12 +44,12 @@ class Block:
         return self.arrays[name]
 
     def take(self, rows: NDArray[np.integer]) -> "Block":
-        """The problems at `rows`, in their order."""
+        """The problems at `rows`, in this order."""
         return Block({name: array.take(rows, axis=-1) for name, array in self.arrays.items()})
 
     @staticmethod
     def concatenate(blocks: Sequence["Block"]) -> "Block":
-        """All blocks, one behind the other."""
+        """All blocks, concatenated."""
         if len(blocks) == 1:
             return blocks[0]
         names = blocks[0].arrays
@@ -62,12 +61,12 @@ class Family(Protocol):
 
     @property
     def layout(self) -> Layout:
-        """Schema and Parquet choices of its shards."""
+        """Schema and Parquet options of its shards."""
         ...
 
     @property
     def block_rows(self) -> int:
-        """Rows of a block whose arrays fit the cache."""
+        """Rows of a block whose arrays fit in the cache."""
         ...
 
     def problems(self, positions: UInt64s) -> Block:
@@ -79,25 +78,25 @@ class Family(Protocol):
         ...
 
     def text_lengths(self, problems: Block) -> NDArray[np.integer] | int:
-        """Characters of each problem [n], or one number that none exceeds where their width class is the same."""
+        """Characters of each problem [n], or one upper bound if all problems have the same width class."""
         ...
 
     def table(self, ids: UInt64s, problems: Block) -> pa.Table:
-        """The corpus's columns for a block, `ids` [n]."""
+        """The corpus columns for a block; `ids` [n]."""
         ...
 
 
 def schema_of(numbers: dict[str, pa.DataType]) -> pa.Schema:
-    """The columns of a family: id, its numbers, the text, and the facts."""
+    """The columns of a family: id, its numbers, the texts, and `FACTS`."""
     types = {"id": pa.int64(), **numbers, "problem": pa.string(), "answer": pa.string(), **FACTS}
     return pa.schema([pa.field(name, kind, nullable=name == "carries") for name, kind in types.items()])
 
 
 def layout_for(schema: pa.Schema, encodings: Mapping[str, str] | None = None, page_bytes: int = 1 << 19) -> Layout:
-    """Parquet choices: ids by differences, text by lengths, the rest by dictionary.
+    """Parquet options: delta-encoded ids, length-encoded text, and dictionaries for the rest.
 
-    `encodings` names others; an empty one means by dictionary. Long texts are smaller and faster
-    to write in large pages, those of a grid are not.
+    `encodings` overrides single columns; an empty value selects a dictionary. Long texts are smaller and faster to
+    write in large pages; the texts of a grid are not.
     """
     chosen = {"id": "DELTA_BINARY_PACKED", **dict.fromkeys(("problem", "answer"), "DELTA_LENGTH_BYTE_ARRAY")}
     chosen = {name: encoding for name, encoding in {**chosen, **(encodings or {})}.items() if encoding}
@@ -106,7 +105,7 @@ def layout_for(schema: pa.Schema, encodings: Mapping[str, str] | None = None, pa
 
 
 def pattern_column(codes: NDArray[np.integer] | int, patterns: list[str], rows: int) -> pa.Array:
-    """Text that takes few values, as a dictionary array [rows]; `codes` number the patterns."""
+    """Text with few distinct values as a dictionary array [rows]; `codes` are indices into `patterns`."""
     indices = np.full(rows, codes, np.int32) if isinstance(codes, int) else codes.astype(np.int32)
     return pa.DictionaryArray.from_arrays(pa.array(indices), pa.array(patterns, pa.string()))
 
@@ -114,13 +113,13 @@ def pattern_column(codes: NDArray[np.integer] | int, patterns: list[str], rows: 
 def random_limbs(
     seeds: UInt64s, key: int, lengths: NDArray[np.integer], size: int, skipped: int = 0
 ) -> Iterator[tuple[int, UInt64s]]:
-    """The limbs of random numbers of `lengths` [n] digits, the lowest first, each with its place, up to `size`.
+    """Yields the limbs of random numbers of `lengths` [n] digits, lowest first, each with its index, up to `size`.
 
-    Zero is a number of one digit. The lowest `skipped` limbs are left out.
+    Zero is a one-digit number. The lowest `skipped` limbs are left out.
     """
     fewest = int(lengths.min(initial=size * LIMB_DIGITS))
     for number in range(skipped, size):
-        # Eight digits take half of a hash.
+        # Eight digits use half of a hash.
         if number % 2 == 0 or number == skipped:
             bits = mix64(seeds + np.uint64(derive_key(key, number // 2 * 2)))
         half = bits & np.uint64(0xFFFFFFFF) if number % 2 else bits >> np.uint64(32)
@@ -130,7 +129,7 @@ def random_limbs(
             continue
         shown = np.clip(lengths.astype(np.int32) - below, 0, LIMB_DIGITS)
         leading = (shown + below == lengths) & (shown > 0) & (lengths > 1)
-        # The highest digit of a number is not zero.
+        # The leading digit of a number is not zero.
         least = np.where(leading, _POWERS.take(np.maximum(shown - 1, 0)), np.uint64(0))
         yield number, (half * (_POWERS.take(shown) - least) >> np.uint64(32)) + least
 

@@ -1,8 +1,7 @@
 """The grid: every combination of n operands from one range and of operators from a set.
 
-Row numbers are mixed-radix numbers, the operators the highest digits and the first operand
-next. `*` binds before `+` and `-`, as usual. The notebook's corpus (section 1) is
-`terms=4, low=0, high=99, operators=('+',)`.
+Row numbers are mixed-radix numbers: the operators are the highest digits, followed by the first operand. `*` has
+precedence over `+` and `-`, as usual. The notebook's corpus (section 1) is `terms=4, low=0, high=99, operators=('+',)`.
 """
 
 import itertools
@@ -27,9 +26,9 @@ _LARGEST_TABLE = 1 << 16
 
 
 class Grid:
-    """Rows of one grid under an order `key`."""
+    """Rows of one grid in the order given by `key`."""
 
-    # Large enough that numpy's calls cost little a row, small enough for the cache.
+    # Large enough to make numpy's call overhead small, small enough for the cache.
     block_rows = 1 << 17
 
     def __init__(self, spec: ProblemSpec, canonical: Canonical, key: int, rows: int) -> None:
@@ -39,7 +38,7 @@ class Grid:
         self._radix = spec.high - spec.low + 1
         self._operand_type = np.min_scalar_type(spec.high)
         self._answer_low, self._answer_high = self._answer_bounds()
-        # Not numpy's choice, which is a float where one bound is an unsigned and the other a signed integer.
+        # Not numpy's result type, which is a float if one bound is unsigned and the other signed.
         small = np.iinfo(np.int32).min <= self._answer_low and self._answer_high <= np.iinfo(np.int32).max
         self._answer_type = np.dtype(np.int32 if small else np.int64)
         self._patterns = ["".join(gaps) for gaps in itertools.product(spec.operators, repeat=spec.terms - 1)]
@@ -47,22 +46,22 @@ class Grid:
 
     @property
     def operand_columns(self) -> list[str]:
-        """Names of the operands' columns: a, b, c, …"""
+        """Names of the operand columns: a, b, c, …"""
         return [chr(ord("a") + position) for position in range(self.spec.terms)]
 
     @property
     def answer_column(self) -> str:
-        """Name of the numeric answer: `sum`, or `value` where there is more than addition."""
+        """Name of the numeric answer: `sum` for addition only, otherwise `value`."""
         return "sum" if self.spec.operators == ("+",) else "value"
 
     @cached_property
     def layout(self) -> Layout:
-        """Schema and Parquet choices; measured on the notebook's corpus at 11 bytes a row."""
-        # Wider than the values need: SQL adds two of them in their own type, and dictionaries cost the same.
+        """Schema and Parquet options; 11 bytes per row on the notebook's corpus (measured)."""
+        # Wider than the values need: SQL adds two values in the column's type, and dictionaries cost the same.
         numbers = {name: pa.int32() for name in self.operand_columns}
         numbers |= {self.answer_column: pa.from_numpy_dtype(self._answer_type)}
         schema = schema_of(numbers)
-        # Measured: operands are incompressible but for their empty bytes, and a dictionary costs twice the time.
+        # Measured: operands are incompressible except for their zero bytes, and a dictionary takes twice the time.
         encodings = dict.fromkeys((*self.operand_columns, self.answer_column), "BYTE_STREAM_SPLIT")
         encodings |= {self.answer_column: "DELTA_BINARY_PACKED"} if self._answer_table is None else {"answer": ""}
         return layout_for(schema, encodings, page_bytes=1 << 16)
@@ -90,11 +89,11 @@ class Grid:
         return hashes
 
     def answers(self, problems: Block) -> NDArray[np.integer]:
-        """Exact answers [n] in the smallest type that holds them all."""
+        """Exact answers [n], int32 if all answers of the grid fit, otherwise int64."""
         return self._results(problems)[0]
 
     def text_lengths(self, problems: Block) -> NDArray[np.integer] | int:
-        """Characters of each problem [n]; a grid of short numbers has one width class."""
+        """Characters of each problem [n], or one upper bound if all problems have the same width class."""
         shortest, longest = (self.spec.terms * (len(str(number)) + 1) - 1 for number in (self.spec.low, self.spec.high))
         if longest <= 16 or shortest == longest:
             return longest
@@ -129,7 +128,7 @@ class Grid:
         return problems["pattern"] if len(self._patterns) > 1 else 0
 
     def _by_pattern(self, problems: Block) -> Iterator[tuple[str, Any, list[NDArray[np.unsignedinteger]]]]:
-        """The rows of each pattern of operators, as an index, and their operands."""
+        """Yields each operator pattern with an index of its rows and their operands."""
         operands = self._operands(problems)
         if len(self._patterns) == 1:
             yield self._patterns[0], slice(None), operands
@@ -144,7 +143,7 @@ class Grid:
     def _results(self, problems: Block) -> tuple[NDArray[np.integer], pa.Array]:
         """Exact answers [n], and the longest run of columns that carry or borrow [n].
 
-        The second is null where products mix with anything else.
+        The second is null for three or more operands with a product.
         """
         answers = np.empty(problems.rows, self._answer_type)
         carries, unknown = np.zeros(problems.rows, np.int32), np.zeros(problems.rows, np.bool_)
@@ -208,13 +207,14 @@ class Grid:
 
     @cached_property
     def _gap_offsets(self) -> NDArray[np.uint32]:
-        # [gap, pattern]: where the table of operands begins whose operator the pattern has there.
+        # [gap, pattern]: offset of the operands followed by the pattern's operator at this gap, in the table of
+        # operands.
         codes = [[self.spec.operators.index(gap) for gap in pattern] for pattern in self._patterns]
         return np.ascontiguousarray(np.array(codes, np.uint32).T * np.uint32(self._radix))
 
     @cached_property
     def _tables(self) -> tuple[NDArray[np.unsignedinteger], NDArray[np.unsignedinteger]]:
-        # Operands followed by each operator, one table behind the other; and the last operand of a problem.
+        # All operands followed by each operator, one table after the other; and the last operand of a problem.
         inner = np.concatenate(
             [character_words(self.spec.low, self.spec.high, suffix) for suffix in self.spec.operators]
         )
@@ -228,7 +228,7 @@ class Grid:
 
 
 def _value(operands: list[NDArray[np.unsignedinteger]], pattern: str, kind: np.dtype[Any]) -> NDArray[np.integer]:
-    """Exact values [n] of problems with the operators of `pattern`, in the type `kind`."""
+    """Exact values [n] of problems with the operators of `pattern`, of type `kind`."""
     total: NDArray[np.integer] | None = None
     term, sign = operands[0].astype(kind), "+"
     for operator, operand in zip([*pattern, "+"], [*operands[1:], None], strict=True):
@@ -243,7 +243,7 @@ def _value(operands: list[NDArray[np.unsignedinteger]], pattern: str, kind: np.d
 
 
 def _digits(values: NDArray[np.integer]) -> NDArray[np.int32]:
-    """Decimal digits of non-negative integers [n]."""
+    """Number of decimal digits of non-negative integers [n]."""
     counts = np.ones(len(values), np.uint8)
     for digits in range(1, len(str(int(values.max(initial=0))))):
         counts += values >= 10**digits
@@ -251,7 +251,7 @@ def _digits(values: NDArray[np.integer]) -> NDArray[np.int32]:
 
 
 def _columns(values: NDArray[np.unsignedinteger], digits: int) -> NDArray[np.uint8]:
-    """Decimal digits of integers below 2³², uint8 [digits, n], the lowest first."""
+    """Decimal digits of integers below 2³², uint8 [digits, n], lowest first."""
     columns = np.empty((digits, len(values)), np.uint8)
     rest = values
     for place in range(digits):

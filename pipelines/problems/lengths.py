@@ -1,10 +1,9 @@
-"""Which operands a row has, by length: every combination of lengths equally often, nothing twice.
+"""Assigns operand lengths to rows: every combination of lengths is equally frequent, and no problem repeats.
 
-A cell is a combination of operators and of lengths. Row numbers are dealt to cells in turn; a
-cell that has no more problems is exhausted, all of it is taken, and what is left goes to the
-others. Cells of the same capacity form classes, and only exhausted classes, whose problems
-have some 19 digits at most, are ever counted: the rest is arithmetic on the row number, so
-many operands of many lengths cost the same as two.
+A cell is a combination of operators and lengths. Row numbers are dealt to the cells in turn. A cell without further
+problems is exhausted: all of its problems are used, and its remaining rows go to other cells. Cells of equal capacity
+form classes. Only exhausted classes, whose problems have about 19 digits at most, are enumerated. All other rows are
+computed from the row number, so many operands of many lengths cost the same as two.
 """
 
 from dataclasses import dataclass
@@ -19,20 +18,20 @@ from storage.order import LARGEST_SIZE, Permutation, UInt64s, derive_key, keyed_
 Lengths = NDArray[np.uint16]
 Parts = tuple[Lengths, UInt64s, UInt64s, UInt64s]
 
-# Exhausted cells hold fewer problems than a corpus has rows: their digits beyond the first of each operand are few.
+# Exhausted cells hold fewer problems than a corpus has rows, so their operands have few digits beyond the first.
 _MOST_EXTRA = 18
 
 
 def capacity(length: int) -> int:
-    """Numbers of `length` digits; zero counts as one digit."""
+    """Count of numbers with `length` digits; zero is a one-digit number."""
     return 10 if length == 1 else 9 * 10 ** (length - 1)
 
 
 @dataclass(frozen=True)
 class Deal:
-    """Where the rows of a block went: `exhausted` rows have their problem's number within its lengths as `rest`.
+    """The cells of a block's rows; for `exhausted` rows, `rest` is the problem's index within its lengths.
 
-    Arrays [n], `lengths` [terms, n]; for the other rows `rest` is the draw from the cell, and `cell` names the cell.
+    Arrays [n], `lengths` [terms, n]. For other rows, `rest` is the draw from the cell, and `cell` identifies the cell.
     """
 
     lengths: Lengths
@@ -44,7 +43,7 @@ class Deal:
 
 @dataclass(frozen=True)
 class Cells:
-    """Rows dealt over all lengths from `shortest` to `longest` of `terms` operands, times `patterns` of operators."""
+    """Deals rows over all lengths from `shortest` to `longest` of `terms` operands, times `patterns` of operators."""
 
     terms: int
     shortest: int
@@ -72,7 +71,7 @@ class Cells:
         return Deal(lengths, pattern, rest, cell, exhausted)
 
     def _enumerated(self, rows: UInt64s) -> Parts:
-        """Rows of exhausted cells: `rest` is the mixed-radix number of the operands, the first one highest."""
+        """Rows of exhausted cells: `rest` is the mixed-radix number of the operands, with the first operand highest."""
         rest, pattern = np.divmod(rows, np.uint64(self.patterns))
         state = np.zeros(len(rows), np.intp)
         lengths = np.empty((self.terms, len(rows)), np.uint16)
@@ -101,7 +100,8 @@ class Cells:
         state = np.zeros(len(rows), np.intp)
         lengths = np.empty((self.terms, len(rows)), np.uint16)
         for place in range(self.terms):
-            # Short lengths, after which a cell may be exhausted, have counts of their own; all others the same.
+            # Short lengths, after which a cell can be exhausted, have individual counts; all other lengths share one
+            # count.
             bounds, following = self._counts[place]
             choice = np.zeros(len(rows), np.intp)
             for number in range(1, bounds.shape[1]):
@@ -116,7 +116,7 @@ class Cells:
         return lengths, pattern, rest, cell
 
     def _drawn(self, rows: UInt64s) -> Parts:
-        """More cells than 2⁶²: no cell comes twice anyway, so lengths and operators are drawn at random."""
+        """For more than 2⁶² cells: no cell repeats in practice, so lengths and operators are drawn at random."""
         lengths = np.empty((self.terms, len(rows)), np.uint16)
         for place in range(self.terms):
             bits = keyed_hash(derive_key(self.key, "length", place), rows) >> np.uint64(32)
@@ -130,7 +130,7 @@ class Cells:
 
     @cached_property
     def _classes(self) -> dict[tuple[int, int], int]:
-        """Length combinations by (operands of one digit, digits beyond the first of each), where these are few."""
+        """Length combinations per class (one-digit operands, total of digits beyond the first, at most 18)."""
         counts = {(0, 0): 1}
         for _ in range(self.terms):
             following: dict[tuple[int, int], int] = {}
@@ -146,7 +146,7 @@ class Cells:
 
     @cached_property
     def _exhausted(self) -> frozenset[tuple[int, int]]:
-        """Classes whose cells are taken whole."""
+        """Classes whose cells are used completely."""
         found: set[tuple[int, int]] = set()
         rows, cells = self.rows, self._choices**self.terms * self.patterns
         ranked = sorted((_class_capacity(self.terms, *state), state) for state in self._classes)
@@ -173,7 +173,7 @@ class Cells:
         return np.array([capacity(length) for length in lengths], np.uint64)
 
     def _states(self, place: int) -> list[tuple[int, int]]:
-        """States after `place` operands from which an exhausted class can be reached, and one for all others."""
+        """States after `place` operands from which an exhausted class is reachable, and one state for all others."""
         reached = {(0, 0)}
         for step in range(place):
             reached = {
@@ -186,7 +186,7 @@ class Cells:
 
     @cached_property
     def _weights(self) -> list[tuple[UInt64s, UInt64s, NDArray[np.intp]]]:
-        """For each place [states, lengths]: where a length's problems begin, how many follow, next state."""
+        """Per operand, [states, lengths]: where a length's problems begin, how many follow, and the next state."""
         tables = []
         for place in range(self.terms):
             before, after = self._states(place), self._states(place + 1)
@@ -204,14 +204,14 @@ class Cells:
                     units[row, column] = max(1, unit)
                     following[row, column] = index.get(state, 0)
                     total += unit * capacity(length)
-                # A length that leads to no exhausted class begins where the next one does, and is never chosen.
+                # A length that leads to no exhausted class has the same start as the next one, so it is never chosen.
                 bounds[row, len(self._short_lengths(extra)) :] = total
             tables.append((bounds, units, following))
         return tables
 
     @cached_property
     def _counts(self) -> list[tuple[UInt64s, NDArray[np.intp]]]:
-        """For each place [states, short lengths + 1]: where a length's open cells begin, and the next state."""
+        """Per operand, [states, short lengths + 1]: where a length's open cells begin, and the next state."""
         most = max((extra for _, extra in self._exhausted), default=-1)
         short = [length for length in range(self.shortest, self.longest + 1) if length - 1 <= most]
         tables = []
@@ -238,7 +238,7 @@ class Cells:
 
 @lru_cache(maxsize=1 << 16)
 def _completions(cells: Cells, left: int, ones: int, extra: int, weighted: bool) -> int:
-    """Ways, or with `weighted` problems, in which `left` more operands end in an exhausted class."""
+    """Number of ways (with `weighted`, problems) in which `left` more operands reach an exhausted class."""
     if ones < 0:
         return 0
     if not left:
@@ -255,7 +255,7 @@ def _class_capacity(terms: int, ones: int, extra: int) -> int:
 
 
 def shares_by_terms(rows: int, sizes: list[int]) -> list[int]:
-    """`rows` dealt equally over the numbers of operands; what a small one can't give goes to the others."""
+    """Divides `rows` equally over the numbers of operands; rows that exceed a size go to the others."""
     order = sorted(range(len(sizes)), key=lambda place: sizes[place])
     shares = [0] * len(sizes)
     for taken, place in enumerate(order):

@@ -1,6 +1,6 @@
-"""Listed: fixed problems, in the order of their list; all of them are reserved, so that every row is test.
+"""Listed: fixed problems in the order of their list. All of them are reserved, so every row is in the test split.
 
-The lists are short (`reserved`), so their columns are made at once and blocks are taken from them.
+The lists are short (`reserved`), so their columns are computed once and blocks are taken from them.
 """
 
 from functools import cached_property
@@ -20,7 +20,7 @@ from storage.order import UInt64s
 
 
 class Listed:
-    """Rows of a list of problems; the order's `key` is not needed."""
+    """Rows of a list of problems; `key` is not used."""
 
     block_rows = 1 << 14
 
@@ -32,12 +32,12 @@ class Listed:
 
     @cached_property
     def layout(self) -> Layout:
-        """Schema and Parquet choices."""
+        """Schema and Parquet options."""
         schema = schema_of({})
         return layout_for(schema.append(pa.field("kind", pa.string(), nullable=False)))
 
     def problems(self, positions: UInt64s) -> Block:
-        """The problems at `positions`, as their numbers in the list: `row` [n]."""
+        """The problems at `positions`, as their indices in the list: `row` [n]."""
         return Block({"row": positions.astype(np.intp)})
 
     def canonical(self, problems: Block) -> UInt64s:
@@ -55,7 +55,7 @@ class Listed:
 
     @cached_property
     def _columns(self) -> pa.Table:
-        """All rows of the list, with their places in it for ids."""
+        """All rows of the list; ids are indices in the list."""
         answers = [str(case.answer) for case in self._cases]
         columns = {
             "id": pa.array(range(len(self._cases)), pa.int64()),
@@ -87,6 +87,6 @@ def _carries(cases: list[Case]) -> NDArray[np.int32]:
 
 
 def _digits(numbers: list[str], width: int) -> NDArray[np.uint8]:
-    """The lowest `width` decimal digits, uint8 [width, n], the lowest first."""
+    """The lowest `width` decimal digits, uint8 [width, n], lowest first."""
     text = "".join(number.rjust(width, "0") for number in numbers).encode()
     return (np.frombuffer(text, np.uint8).reshape(len(numbers), width) - np.uint8(ord("0"))).T[::-1]

@@ -1,7 +1,7 @@
-"""Numbers to text, a block at a time: character matrices in which a zero byte means 'nothing here'.
+"""Converts blocks of numbers to text through character matrices in which a zero byte means "no character".
 
-`storage.datasets.columns.to_strings` drops the zero bytes in one pass, so problems of any lengths are
-written without a Python object a row.
+`storage.datasets.columns.to_strings` removes the zero bytes in one pass, so problems of any length are written without
+a Python object per row.
 """
 
 import numpy as np
@@ -20,7 +20,7 @@ _LIMB_DIGITS = 4
 def character_words(low: int, high: int, suffix: str = "") -> NDArray[np.unsignedinteger]:
     """Decimal text of low … high, each followed by `suffix`, as zero-padded words of 4 or 8 characters.
 
-    Raises `ValueError` where 8 are too few.
+    Raises `ValueError` if 8 characters are too few.
     """
     texts = [f"{number}{suffix}".encode() for number in range(low, high + 1)]
     longest = max(map(len, texts))
@@ -34,7 +34,7 @@ def decimal_text(magnitudes: Limbs, counts: NDArray[np.int32], negative: NDArray
     """Decimal text of numbers given by their limbs, digit counts and signs, each [n]."""
     most = int(counts.max(initial=1))
     size = -(-most // LIMB_DIGITS)
-    # A sign takes the first character of the highest limb's word, or a word of its own where that is full.
+    # A sign uses the first character of the highest limb's word, or a word of its own if that is full.
     signed = int(most == size * LIMB_DIGITS and bool(negative.any()))
     characters, words = blank_words(len(counts), size + signed)
     number_words(magnitudes[:size], counts, words[:, signed:])
@@ -43,9 +43,9 @@ def decimal_text(magnitudes: Limbs, counts: NDArray[np.int32], negative: NDArray
 
 
 def number_words(limbs: Limbs, counts: NDArray[np.integer], words: NDArray[np.uint64]) -> None:
-    """Write decimal digits of numbers [n] of `counts` digits into `words` [n, limbs], eight characters a word.
+    """Writes the `counts` decimal digits of numbers [n] into `words` [n, limbs], eight characters per word.
 
-    What stands before a number's first digit is left zero.
+    Characters before a number's first digit are zero bytes.
     """
     fewest = int(counts.min(initial=LIMB_DIGITS * len(limbs)))
     for number, limb in enumerate(limbs):
@@ -67,6 +67,6 @@ def _four_digits() -> Bytes:
 
 
 _FOUR_DIGITS = _four_digits()
-# The same as words, and masks that keep the last 0 … 8 characters of a word.
+# The same digits as words, and masks that keep the last 0 … 8 characters of a word.
 _FOUR_WORDS = _FOUR_DIGITS.view("<u4")[:, 0].copy()
 _LAST_CHARACTERS = np.array([0, *((1 << 64) - (1 << 8 * (8 - shown)) for shown in range(1, 9))], np.uint64)

@@ -1,1 +1,1 @@
-"""What a corpus is: its specification, and specifications by name."""
+"""The specification of a corpus, and named specifications."""

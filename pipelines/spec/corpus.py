@@ -1,4 +1,4 @@
-"""What a corpus is: the parameters from which every one of its rows follows."""
+"""The specification of a corpus: the parameters that determine every one of its rows."""
 
 from fractions import Fraction
 from typing import Any, Literal
@@ -11,26 +11,26 @@ from storage.errors import UserError
 from storage.order import LARGEST_SIZE
 from storage.workspace import checked_name
 
-# While a corpus is made its spec lies there, below its folder, with which the same can be asked for again.
+# During generation, the spec is saved in this file below the corpus's folder, so that the run can be repeated.
 UNFINISHED = ".progress/spec.yaml"
 
 Operator = Literal["+", "-", "*"]
 FamilyName = Literal["grid", "digits", "expression", "listed"]
 
-# Which parameters a family has; the others must stay as they are.
+# The parameters of each family; all others must keep their defaults.
 _FAMILY_FIELDS: dict[str, tuple[str, ...]] = {
     "grid": ("terms", "operators", "low", "high"),
     "digits": ("terms", "operators", "min_terms", "min_digits", "digits", "hard"),
     "expression": ("terms", "operators", "min_terms", "min_digits", "digits", "depth", "min_depth"),
     "listed": ("listing", "operators", "digits"),
 }
-# Of no effect where they are zero, and then left out: what was made before they came keeps its identity.
+# Fields that have no effect when zero and are then omitted: corpora made before these fields keep their identity.
 _LATER_FIELDS = {"min_depth"}
 _LARGEST_GRID = 99_999
 _LONGEST_PROBLEM = 16_384
-# What `pipelines.problems.arithmetic` multiplies, less a limb for the sign's carry.
-# A range is a task, and a line or more in the manifest; at 2 M rows each these are 2·10¹² rows.
+# A range is one task and at least one line of the manifest; at 2 M rows each, this limit is 2·10¹² rows.
 _MOST_RANGES = 1 << 20
+# Digits of the largest product in `pipelines.problems.arithmetic`, less one limb for the carry of the sign.
 _LONGEST_PRODUCT = 7_180
 
 
@@ -152,7 +152,7 @@ class ProblemSpec(BaseModel):
                 )
         if self.min_depth:
             self._check_depths()
-        # Each term has an operator; an expression's may have a minus too, and its node two brackets and one.
+        # Per operand one operator; in an expression also a unary minus, and two brackets and a minus of its node.
         longest = self.terms * (self.digits + (5 if self.family == "expression" else 1))
         if longest > _LONGEST_PROBLEM:
             raise ValueError(
@@ -178,7 +178,7 @@ class ProblemSpec(BaseModel):
 
     @property
     def size(self) -> int:
-        """Different problems in the family; expressions aren't counted, there is no end to how they are drawn."""
+        """Number of different problems; for expressions, which are not counted, the largest possible size."""
         choices = len(self.operators)
         if self.family == "grid":
             return int((self.high - self.low + 1) ** self.terms * choices ** (self.terms - 1))
@@ -190,16 +190,16 @@ class ProblemSpec(BaseModel):
         return LARGEST_SIZE
 
     def most_tokens(self, group: int) -> tuple[int, int]:
-        """Tokens that a problem and an answer, its sign included, may have where a token is up to `group` digits."""
+        """Maximum number of tokens of a problem and of a signed answer, if a token holds up to `group` digits."""
         digits = len(str(self.high)) if self.family == "grid" else self.digits
         terms = 2 if self.family == "listed" else self.terms
-        # Each term has an operator; an expression's may have a minus too, and its node two brackets and one.
+        # Per operand one operator; in an expression also a unary minus, and two brackets and a minus of its node.
         signs = 5 if self.family == "expression" else 1
         answer = terms * digits if "*" in self.operators else digits + len(str(terms))
         return terms * (-(-digits // group) + signs) - 1, 1 + -(-answer // group)
 
     def parameters(self) -> dict[str, Any]:
-        """The family and what it takes, as JSON values."""
+        """The family and its parameters as JSON values."""
         values = self.model_dump(mode="json", include={"family", *_FAMILY_FIELDS[self.family]})
         return {name: value for name, value in values.items() if value or name not in _LATER_FIELDS}
 
@@ -208,7 +208,7 @@ _ALL_FAMILY_FIELDS = {name for names in _FAMILY_FIELDS.values() for name in name
 
 
 class MixturePart(ProblemSpec):
-    """One of the families of a mixture."""
+    """One family of a mixture."""
 
     weight: float = Field(
         1.0, gt=0, le=1e6, description="Its share of the rows, beside the other parts' weights.",
@@ -217,7 +217,7 @@ class MixturePart(ProblemSpec):
 
 
 class CorpusSpec(ProblemSpec):
-    """A corpus: one family of problems, or a mixture of several; how many rows, and how they are split."""
+    """A corpus: one family of problems or a mixture of several, the number of rows, and how they are split."""
 
     name: str = Field("notebook", description="Name of the corpus in the workspace.", json_schema_extra={"position": 0})
     mixture: tuple[MixturePart, ...] = Field(
@@ -289,7 +289,7 @@ class CorpusSpec(ProblemSpec):
 
     @property
     def part_rows(self) -> tuple[int, ...]:
-        """Rows of each part: shared by weight, and what a small part can't give goes to the others."""
+        """Rows of each part by weight; rows that a small part cannot provide go to the others."""
         parts = self.parts
         if not self.rows:
             return tuple(part.size for part in parts)
@@ -299,16 +299,16 @@ class CorpusSpec(ProblemSpec):
 
     @property
     def total_rows(self) -> int:
-        """Rows of the corpus; with `only_test` those of its order, of which the test split's are kept."""
+        """Rows of the corpus; with `only_test`, the rows before other splits are dropped."""
         return sum(self.part_rows)
 
     @property
     def kept_splits(self) -> tuple[str, ...]:
-        """The splits whose rows are kept."""
+        """The splits whose rows are written."""
         return ("test",) if self.only_test else SPLITS
 
     def identity(self) -> dict[str, Any]:
-        """Everything from which the rows follow, as JSON values; the name is not part of it."""
+        """All values that determine the rows, as JSON values; the name is not included."""
         common = ("rows", "seed", "split_key", "validation", "test", "rows_per_shard", "only_test")
         values = self.model_dump(mode="json", include=set(common))
         if not self.only_test:
@@ -326,7 +326,7 @@ class CorpusSpec(ProblemSpec):
 
     @classmethod
     def of_identity(cls, name: str, identity: dict[str, Any]) -> "CorpusSpec":
-        """The spec that `identity` came from; raises `UserError` where it isn't one of this version's."""
+        """The spec with this `identity`; raises `UserError` if this version cannot read it."""
         try:
             return cls(name=name, **identity)
         except ValidationError as error:
@@ -337,7 +337,7 @@ TokenizerKind = Literal["digit", "pairs", "triples", "bpe", "unigram"]
 
 
 class TokenizerSpec(BaseModel):
-    """How a tokenizer is trained."""
+    """Parameters for training a tokenizer."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -377,17 +377,17 @@ class TokenizerSpec(BaseModel):
 
     @property
     def group(self) -> int:
-        """Digits that a token stands for at most, counted from the right of a number; 0 for learnt pieces."""
+        """Maximum number of digits per token, counted from the right of a number; 0 for learned pieces."""
         return {"digit": 1, "pairs": 2, "triples": 3}.get(self.kind, 0)
 
     @property
     def spec_hash(self) -> str:
-        """Hash of what decides the pieces; the vocabulary counts where they are learnt."""
+        """Hash of the values that determine the pieces; `vocabulary` counts only for learned pieces."""
         return hash_of(self.model_dump(mode="json", exclude={"vocabulary"} if self.group else set()))
 
 
 def shares_by_weight(rows: int, sizes: list[int], weights: list[float]) -> tuple[int, ...]:
-    """`rows` divided by weight, none above its size; rounding goes to the largest remainders."""
+    """Divides `rows` by weight, none above its size; rounding goes to the largest remainders."""
     shares = [0] * len(sizes)
     takers, left = list(range(len(sizes))), rows
     while takers:

@@ -1,4 +1,4 @@
-"""Corpora by name: what a spec file would say, for the questions that are asked most."""
+"""Named corpora: specs for the most common experiments."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ _MIXED_GRID = ProblemSpec(operators=("+", "-", "*"))
 _DEEPER = ProblemSpec(
     family="expression", operators=("+", "-", "*"), min_terms=5, terms=6, digits=1, depth=4, min_depth=3
 )
-# They hold out more than the others, hence a key of their own.
+# These hold out larger shares than the others, so they have their own split key.
 _MIXED_SPLIT: dict[str, Any] = {"split_key": "mixed", "validation": 0.01, "test": 0.05}
 
 
@@ -41,7 +41,8 @@ CORPORA: dict[str, CorpusSpec] = {
     for spec in (
         # The notebook's section 1: all sums of four numbers 0–99.
         CorpusSpec(),
-        # Two numbers 0–99: to try the whole chain in a minute. It holds out more than the others, hence its own key.
+        # Two numbers 0–99: tests the whole pipeline in a minute. It holds out larger shares, so it has its own split
+        # key.
         CorpusSpec(name="quick", split_key="quick", terms=2, rows_per_shard=4_000, validation=0.05, test=0.05),
         _corpus("addition", 10_000_000, _ADDITION),
         _corpus("subtraction", 10_000_000, _SUBTRACTION),
@@ -58,16 +59,17 @@ CORPORA: dict[str, CorpusSpec] = {
             ),
         ),
         _corpus("long", 1_000_000, _LONG),
-        # To be learnt, and to be asked at lengths that were never seen.
+        # For training, and for evaluation at lengths that were not trained on.
         _corpus("addition-10", 6_000_000, _two_operands("+", 1, 10)),
         *(
             _corpus(f"addition-{digits}", 200_000, _two_operands("+", digits, digits, hard=0.0))
             for digits in (20, 40, 100)
         ),
         *(_corpus(f"signed-{digits}", 6_000_000, _two_operands("+-", 1, digits)) for digits in (5, 12)),
-        # All products of two numbers 0–999, short ones among the first.
+        # All products of two numbers 0–999, including those of shorter numbers.
         _corpus("products-3", 1_000_000, _two_operands("*", 1, 3, hard=0.0)),
-        # Brackets, signs and all operators, with numbers of one digit; short ones repeat, so most have four numbers.
+        # Brackets, signs and all operators, with one-digit numbers. Short expressions repeat, so most have four
+        # numbers.
         CorpusSpec(
             name="expressions-4",
             rows=4_000_000,
@@ -76,8 +78,8 @@ CORPORA: dict[str, CorpusSpec] = {
                 _part(3, _short_expression(4, 4)),
             ),
         ),
-        # What encoders with and without a symbolic unit are compared on: all operators, numbers of one to four digits,
-        # and brackets; and the same longer and nested deeper than any that they learnt.
+        # For comparisons of encoders with and without a symbolic unit: all operators, numbers of one to four digits,
+        # and brackets. One variant has longer numbers than the training problems, another has deeper brackets.
         CorpusSpec(
             name="mixed",
             rows=1_500_000,

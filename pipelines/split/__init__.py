@@ -1,1 +1,1 @@
-"""Which split a problem belongs to: canonical forms, reserved problems and the proof of no leakage."""
+"""Assigns problems to splits: canonical forms, reserved problems and the leakage check."""

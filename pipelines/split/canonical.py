@@ -1,8 +1,8 @@
-"""Which split a problem belongs to: a keyed hash of its canonical form, so that leakage can't happen.
+"""Assigns a problem to a split by a keyed hash of its canonical form, so that no problem is in two splits.
 
-Canonical: sums and products are flattened, `a-b` is read as `a+(-b)`, signs are pulled out of
-products, and the parts' hashes are added, which forgets their order. `3+5` and `5+3` fall
-together in every family and every corpus of one key.
+The canonical form flattens sums and products, reads `a-b` as `a+(-b)` and moves signs out of products. The hashes of
+the parts are added, so their order has no effect. `3+5` and `5+3` are in the same split in every family and in every
+corpus with the same key.
 """
 
 import re
@@ -20,10 +20,10 @@ Flags = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Terms:
-    """Canonical hashes of n subexpressions, each uint64 [n], in the ways in which a larger one may take them.
+    """Canonical hashes of n subexpressions, each uint64 [n], for every way in which a larger expression can use them.
 
-    `plus` and `minus` count as addends, the second with all signs turned; a sum's are wrapped totals
-    over its terms. `factor` counts in a product, where `turned` says that its sign was pulled out.
+    `plus` and `minus` are the hashes as an addend and as its negation; for a sum they are wrapped totals over its
+    terms. `factor` is the hash as a factor; `turned` marks factors whose sign was moved out.
     """
 
     plus: UInt64s
@@ -33,7 +33,7 @@ class Terms:
     is_sum: Flags
 
     def negated(self, where: Flags) -> "Terms":
-        """The same subexpressions with a minus before those asked for."""
+        """The same subexpressions, negated at the rows that `where` marks."""
         return Terms(
             np.where(where, self.minus, self.plus),
             np.where(where, self.plus, self.minus),
@@ -54,11 +54,11 @@ class Canonical:
         self._number, self._sum, self._product, self._minus = (
             np.uint64(derive_key(split_key, part)) for part in ("number", "sum", "product", "minus")
         )
-        # Odd, so that multiplying by it loses nothing.
+        # Odd, so that multiplication by it is a bijection.
         self.limb_weight = np.uint64(derive_key(split_key, "limb") | 1)
 
     def number(self, limbs: Limbs) -> UInt64s:
-        """Hashes of non-negative integers given as limbs of eight decimal digits, the lowest first."""
+        """Hashes of non-negative integers given as limbs of eight decimal digits, lowest first."""
         total = limbs[-1].astype(np.uint64)
         for limb in reversed(limbs[:-1]):
             total *= self.limb_weight
@@ -79,11 +79,11 @@ class Canonical:
         return mix64(hashes ^ self._minus)
 
     def sum(self, total: UInt64s) -> UInt64s:
-        """Hash of a sum of two or more terms from the wrapped total of their hashes."""
+        """Hashes of sums of two or more terms, from the wrapped totals of the terms' hashes."""
         return mix64(total ^ self._sum)
 
     def product(self, total: UInt64s) -> UInt64s:
-        """Hash of a product of two or more factors from the wrapped total of their hashes."""
+        """Hashes of products of two or more factors, from the wrapped totals of the factors' hashes."""
         return mix64(total ^ self._product)
 
     def root(self, terms: Terms) -> UInt64s:
@@ -91,17 +91,17 @@ class Canonical:
         return np.where(terms.is_sum, self.sum(terms.plus), terms.plus)
 
     def added(self, left: Terms, right: Terms) -> Terms:
-        """Sums of two subexpressions each; what is a sum already is flattened."""
+        """Pairwise sums; operands that are sums are flattened."""
         return self.as_sum(left.plus + right.plus, left.minus + right.minus)
 
     def as_sum(self, plus: UInt64s, minus: UInt64s) -> Terms:
-        """Sums as subexpressions, from the wrapped totals of their terms' hashes, and of the negated terms'."""
+        """Sums as subexpressions, from the wrapped totals of their terms' hashes and of the negated terms' hashes."""
         whole, turned = self.sum(plus), self.sum(minus)
-        # Of a sum and its negative the smaller hash stands for both as a factor, with the sign beside it.
+        # As a factor, a sum and its negation share the smaller hash; the sign is kept separately.
         return Terms(plus, minus, np.minimum(whole, turned), turned < whole, np.ones(len(plus), np.bool_))
 
     def multiplied(self, left: Terms, right: Terms) -> Terms:
-        """Products of two subexpressions each; what is a product already is flattened."""
+        """Pairwise products; operands that are products are flattened."""
         return self.as_product(left.factor + right.factor, left.turned ^ right.turned)
 
     def as_product(self, factor: UInt64s, turned: Flags) -> Terms:
@@ -112,7 +112,7 @@ class Canonical:
         return Terms(np.where(turned, opposite, term), np.where(turned, term, opposite), factor, turned, none)
 
     def fixed(self, hashes: Sequence[UInt64s], gaps: str) -> UInt64s:
-        """Hashes of problems without brackets that all have the same operators, one character a gap."""
+        """Hashes of problems without brackets that all have the same operators, one character per gap."""
         total, terms = np.zeros(len(hashes[0]), np.uint64), 0
         operands = iter(hashes)
         for sign, more in _terms_of(gaps):
@@ -124,9 +124,9 @@ class Canonical:
         return self.sum(total) if terms > 1 else total
 
     def flat(self, hashes: Sequence[UInt64s], times: Sequence[Flags | bool], minus: Sequence[Flags | bool]) -> UInt64s:
-        """Hashes of problems without brackets: `hashes` of k operands, and what stands in the k − 1 gaps.
+        """Hashes of problems without brackets, from the `hashes` of k operands and the operators in the k − 1 gaps.
 
-        `times[g]` and `minus[g]` [n] mark products and differences; a plain bool holds for every row.
+        `times[g]` and `minus[g]` [n] mark products and differences; a plain bool applies to every row.
         """
         size = len(hashes[0])
         if not any(np.any(gap) for gap in times):
@@ -139,7 +139,7 @@ class Canonical:
         negative: Flags = np.zeros(size, np.bool_)
 
         def close(where: Flags) -> None:
-            """Add the term that ends at `where` to the sum."""
+            """Adds the term that ends at the rows in `where` to the sum."""
             rows = np.flatnonzero(where)
             term = product.take(rows)
             many = factors.take(rows) > 1
@@ -158,13 +158,13 @@ class Canonical:
 
 
 def _terms_of(gaps: str) -> Iterator[tuple[str, int]]:
-    """The terms of a problem without brackets: the sign of each, and how many factors stand behind its first."""
+    """Yields the terms of a problem without brackets: each sign, and the number of factors after its first."""
     for term in re.findall(r"[+-]\**", "+" + gaps):
         yield term[0], len(term) - 1
 
 
 def split_numbers(canonical: UInt64s, validation: float, test: float) -> NDArray[np.uint8]:
-    """0 for train, 1 for validation, 2 for test, uint8 [n]; the shares hold over canonical classes."""
+    """Returns 0 for train, 1 for validation, 2 for test, uint8 [n]; the shares refer to canonical classes."""
     top = canonical >> np.uint64(11)
     scale = float(1 << 53)
     test_below = np.uint64(round(test * scale))

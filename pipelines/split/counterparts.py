@@ -1,7 +1,7 @@
-"""Which problems say the same by other numbers: 30-12=18, 30-18=12 and 12+18=30.
+"""Counterparts: problems that state the same equation with other numbers, such as 30-12=18, 30-18=12 and 12+18=30.
 
-Whoever learnt to fill hidden operands has met all of them if one is trained on: 12+?=30 asks for
-30-12, and ?-18=12 for 12+18. So a problem is judged only where none of its twins is trained on.
+A model that fills in masked operands learns all counterparts of a training problem: 12+?=30 requires 30-12, and ?-18=12
+requires 12+18. A problem is therefore scored only if none of its counterparts is in the training split.
 """
 
 import re
@@ -20,9 +20,9 @@ _TERM = re.compile(r"([+-]?)([0-9]+)")
 
 
 def twins(problem: str, answer: str) -> set[str]:
-    """The sums and differences that say the same as a sum or difference, itself included; none of another problem.
+    """The sums and differences that state the same equation, the problem itself included; empty for other problems.
 
-    Of all numbers, the answer among them, each may stand alone on one side, in either sign.
+    Each number of the equation, the answer included, can be alone on one side, with either sign.
     """
     if not _LINEAR.fullmatch(problem):
         return set()
@@ -32,7 +32,7 @@ def twins(problem: str, answer: str) -> set[str]:
 
 
 def _forms(terms: list[tuple[bool, str]]) -> Iterator[str]:
-    """Every way to leave one term out of terms (whether added, number) that come to zero."""
+    """Yields every way to isolate one of the terms (is added, number), whose total is zero."""
     for alone in range(len(terms)):
         rest = terms[:alone] + terms[alone + 1 :]
         for turned in (False, True):
@@ -45,10 +45,10 @@ def _forms(terms: list[tuple[bool, str]]) -> Iterator[str]:
 def has_no_trained_twin(
     split_key: str, validation: float, test: float, operators: Collection[str], problems: pa.Array, answers: pa.Array
 ) -> NDArray[np.bool_]:
-    """Whether each problem, [n], may be judged: neither it nor a twin is trained on by any corpus of this split.
+    """Whether each problem [n] can be scored: no corpus of this split trains on it or on a counterpart.
 
-    `validation` and `test` are the shares held out by the corpus that was trained on, `operators` are its own:
-    twins with others can't be among its problems.
+    `validation` and `test` are the held-out shares of the training corpus, and `operators` are its operators: it cannot
+    contain counterparts with other operators.
     """
     numbers, texts = list[int](), list[str]()
     foreign = {"+", "-"} - {*operators}

@@ -1,4 +1,4 @@
-"""A set of 64-bit hashes that is asked for many at once, and mostly says no."""
+"""A set of 64-bit hashes for vectorised look-ups of which most miss."""
 
 from dataclasses import dataclass
 
@@ -9,20 +9,20 @@ from storage.order import UInt64s
 
 Positions = NDArray[np.intp]
 
-# Bits of the table for each hash: it lets at most one of sixteen others through to the search.
+# Table bits per hash: at most one in 16 misses reaches the binary search.
 _BITS_PER_HASH = 16
 
 
 @dataclass(frozen=True)
 class HashSet:
-    """Hashes, sorted and each once, uint64 [m], and a bit for each beginning that one of them has."""
+    """Sorted unique hashes, uint64 [m], and a bit table of their prefixes."""
 
     hashes: UInt64s
     table: NDArray[np.uint8]
 
     @staticmethod
     def of(hashes: UInt64s) -> "HashSet":
-        """The set of sorted hashes, each there once, [m]."""
+        """Creates the set from sorted unique hashes [m]."""
         bits = max(10, (len(hashes) * _BITS_PER_HASH - 1).bit_length())
         beginnings = hashes >> np.uint64(64 - bits)
         table = np.zeros(1 << (bits - 3), np.uint8)
@@ -30,7 +30,7 @@ class HashSet:
         return HashSet(hashes, table)
 
     def find(self, hashes: UInt64s) -> tuple[Positions, Positions]:
-        """Which of `hashes` [n] are in the set, and where each of those stands in it."""
+        """Indices of those `hashes` [n] that are in the set, and their positions in the set."""
         beginnings = hashes >> np.uint64(64 - (len(self.table).bit_length() + 2))
         candidates = np.flatnonzero((self.table.take(beginnings >> np.uint64(3)) & _bit(beginnings)) != 0)
         values = hashes.take(candidates)

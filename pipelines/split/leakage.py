@@ -1,8 +1,8 @@
-"""Whether problems that one corpus trains on are held out by another, proven by the problems themselves.
+"""Checks whether one corpus trains on problems that another corpus holds out, from the problem texts themselves.
 
-Every problem's text is read from its shard and hashed in its canonical form, under a key that no
-corpus is split by; what agrees is then compared exactly. Neither a manifest, nor the generator's
-hashes, nor luck with collisions is believed.
+Every problem's text is read from its shard. Its canonical form is hashed under a key that no corpus uses for its split.
+Equal hashes are then compared exactly. The check does not rely on manifests, on the generator's hashes, or on the
+absence of collisions.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,7 +33,7 @@ _BATCH_ROWS = 1 << 16
 
 @dataclass(frozen=True)
 class Leak:
-    """A problem that is trained on, and the same one, maybe in another order, that is held out."""
+    """A training problem, and the equivalent held-out problem, possibly in another order."""
 
     train: str
     train_shard: str
@@ -44,9 +44,9 @@ class Leak:
 
 @dataclass(frozen=True)
 class Leakage:
-    """How many problems were compared, how many of those trained on are held out, and the first few of them.
+    """How many problems were compared, how many training problems are held out, and the first examples.
 
-    `collisions` had equal hashes with a problem that is another one.
+    `collisions` counts problems with equal hashes that are different.
     """
 
     train_rows: int
@@ -57,7 +57,7 @@ class Leakage:
 
 
 class LeakFound(RunFailure):
-    """A corpus trains on what another holds out; `result` is what the flow says of it, as JSON values."""
+    """A corpus trains on problems that another holds out; `result` is the flow's report as JSON values."""
 
     def __init__(self, text: str, result: dict[str, Any]) -> None:
         super().__init__(text)
@@ -65,10 +65,10 @@ class LeakFound(RunFailure):
 
 
 def find_leaks(train: Dataset, held_out: Dataset, *, in_flight: int, progress: Progress = lambda rows: None) -> Leakage:
-    """Compare the train split of one corpus with validation and test of another, or of itself.
+    """Compares the train split of one corpus with the validation and test splits of another, or of itself.
 
-    Takes some 55 bytes of memory for each held-out problem: 1.1 GB for the 20 million of a billion rows.
-    Raises `RunFailure` where a shard is missing or damaged, or holds text that is no problem.
+    It needs about 55 bytes of memory per held-out problem: 1.1 GB for the 20 million of a billion rows. Raises
+    `RunFailure` if a shard is missing or damaged, or contains an invalid problem.
     """
     held = tuple(shard for split in HELD_OUT for shard in held_out.of_split(split))
     for corpus, shards in ((held_out, held), (train, train.of_split("train"))):
@@ -96,7 +96,7 @@ def find_leaks(train: Dataset, held_out: Dataset, *, in_flight: int, progress: P
 
 
 def differences(train: Manifest, held_out: Manifest) -> list[str]:
-    """What in the manifests lets problems leak from one corpus to the other, a phrase each."""
+    """Differences of the manifests that allow leakage from one corpus to the other, one phrase each."""
     found = []
     keys = [str(manifest.spec.get("split_key")) for manifest in (train, held_out)]
     if keys[0] != keys[1]:
@@ -109,7 +109,7 @@ def differences(train: Manifest, held_out: Manifest) -> list[str]:
 
 @dataclass(frozen=True)
 class _Found:
-    """What one train shard gave."""
+    """The result for one train shard."""
 
     rows: int
     leaks: int
@@ -118,7 +118,7 @@ class _Found:
 
 
 def _hashes(corpus: Dataset, shard: ShardRecord) -> UInt64s:
-    """Canonical hashes of a shard's problems in their order, uint64 [n]."""
+    """Canonical hashes of a shard's problems in order, uint64 [n]."""
     with _named(corpus, shard):
         return np.concatenate([text_hashes(problems, _CANONICAL) for problems in _problems(corpus, shard)])
 
@@ -131,9 +131,9 @@ def _leaks(
     hashes: HashSet,
     rows: NDArray[np.uint32],
 ) -> _Found:
-    """The problems of a train shard whose canonical forms are among the held-out ones.
+    """The problems of a train shard whose canonical forms are held out.
 
-    `rows` [m] says at which row of all `held` shards the problem of each hash stands.
+    `rows` [m] is the row of each hash's problem, counted over all `held` shards.
     """
     count, texts, places = 0, list[str](), [np.zeros(0, np.uint32)]
     with _named(train, shard):
@@ -155,7 +155,7 @@ def _leaks(
 
 
 def _at(corpus: Dataset, shards: Sequence[ShardRecord], rows: NDArray[np.uint32]) -> list[tuple[str, ShardRecord]]:
-    """The problems at rising `rows` of all `shards` together, each with its shard."""
+    """The problems at ascending `rows`, counted over all `shards`, each with its shard."""
     found, ends = list[tuple[str, ShardRecord]](), np.cumsum([shard.rows for shard in shards])
     for shard, end, inside in zip(shards, ends, np.split(rows, np.searchsorted(rows, ends[:-1])), strict=True):
         if len(inside):
@@ -166,7 +166,7 @@ def _at(corpus: Dataset, shards: Sequence[ShardRecord], rows: NDArray[np.uint32]
 
 
 def _problems(corpus: Dataset, shard: ShardRecord) -> Iterator[pa.Array]:
-    """The text of a shard's problems, batch by batch; raises `RunFailure` where it has not the manifest's rows."""
+    """Yields the problem texts of a shard by batch; raises `RunFailure` if the row count differs from the manifest."""
     pa.set_cpu_count(1)
     with (corpus.location / shard.path).opened() as file, pq.ParquetFile(file) as parquet:
         if parquet.metadata.num_rows != shard.rows:
@@ -177,7 +177,7 @@ def _problems(corpus: Dataset, shard: ShardRecord) -> Iterator[pa.Array]:
 
 @contextmanager
 def _named(corpus: Dataset, shard: ShardRecord) -> Iterator[None]:
-    """Errors of the block in one line that names the shard."""
+    """Converts errors of the block into a one-line `RunFailure` that names the shard."""
     try:
         yield
     except (RunFailure, OSError, pa.ArrowException) as error:

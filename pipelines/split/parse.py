@@ -1,8 +1,7 @@
-"""Problems back from their text: canonical hashes of whole columns, and exact canonical forms of single problems.
+"""Parses problems from text: canonical hashes of whole columns, and exact canonical forms of single problems.
 
-The hashes equal the generator's, but are computed from what stands in a shard, so a corpus
-can be compared with another whatever its manifest says. Numbers, `+ - *`, unary minus and
-brackets are read, with Python's precedence.
+The hashes equal those of the generator but are computed from the text in a shard. Corpora can therefore be compared
+without trusting their manifests. The grammar is numbers, `+ - *`, unary minus and brackets, with Python's precedence.
 """
 
 import ast
@@ -22,12 +21,12 @@ from storage.order import UInt64s
 Positions = NDArray[np.intp]
 Form = tuple[object, ...]
 
-# Characters of a block, whose arrays of 64-bit numbers then fit the cache.
+# Characters of a block, so that its arrays of 64-bit numbers fit in the cache.
 _BLOCK_CHARACTERS = 1 << 17
 
 
 def text_hashes(problems: pa.Array, canonical: Canonical) -> UInt64s:
-    """Hashes of the canonical forms of problems given as text, uint64 [n]; raises `RunFailure` for other text."""
+    """Hashes of the canonical forms of problem texts, uint64 [n]; raises `RunFailure` for an invalid problem."""
     characters = int(pc.sum(pc.binary_length(problems)).as_py() or 0)
     step = max(1, _BLOCK_CHARACTERS * len(problems) // max(1, characters))
     blocks = [_block_hashes(problems.slice(first, step), canonical) for first in range(0, len(problems), step)]
@@ -35,7 +34,7 @@ def text_hashes(problems: pa.Array, canonical: Canonical) -> UInt64s:
 
 
 def canonical_form(problem: str) -> Form:
-    """The canonical form of one problem as nested tuples, equal for two problems exactly if they count as one."""
+    """The canonical form of one problem as nested tuples; equal exactly for equivalent problems."""
     tree = ast.parse(problem, mode="eval").body
     terms = _terms(tree)
     return terms[0] if len(terms) == 1 else ("sum", *sorted(terms, key=repr))
@@ -43,7 +42,7 @@ def canonical_form(problem: str) -> Form:
 
 @dataclass(frozen=True)
 class _Text:
-    """The characters of n problems, one behind the other, uint8 [total], and where each begins and ends, [n]."""
+    """The concatenated characters of n problems, uint8 [total], and where each problem begins and ends, [n]."""
 
     problems: pa.Array
     characters: NDArray[np.uint8]
@@ -52,37 +51,37 @@ class _Text:
 
     @staticmethod
     def of(problems: pa.Array) -> "_Text":
-        """Raises `RunFailure` where a problem is empty."""
+        """Raises `RunFailure` if a problem is empty."""
         characters, offsets = string_buffers(problems)
         text = _Text(problems, characters, offsets[:-1].astype(np.intp), offsets[1:].astype(np.intp))
         text.refuse_rows(text.begins == text.ends)
         return text
 
     def are(self, character: str) -> Flags:
-        """Which characters are this one, [total]."""
+        """Flags of the characters that equal `character`, [total]."""
         return self.characters == ord(character)
 
     def before(self, flags: Flags) -> Flags:
-        """For every character what `flags` [total] says of the one before it; False at a problem's beginning."""
+        """The `flags` [total] of each character's predecessor; False at the beginning of a problem."""
         shifted = np.empty_like(flags)
         shifted[1:] = flags[:-1]
         shifted[self.begins] = False
         return shifted
 
     def behind(self, flags: Flags) -> Flags:
-        """For every character what `flags` [total] says of the one behind it; False at a problem's end."""
+        """The `flags` [total] of each character's successor; False at the end of a problem."""
         shifted = np.empty_like(flags)
         shifted[:-1] = flags[1:]
         shifted[self.ends - 1] = False
         return shifted
 
     def refuse(self, bad: Flags) -> None:
-        """Raise `RunFailure` where a character, [total], is not allowed."""
+        """Raises `RunFailure` if a character [total] is invalid."""
         if bad.any():
             self.refuse_rows(self.ends > np.argmax(bad))
 
     def refuse_rows(self, bad: Flags) -> None:
-        """Raise `RunFailure` where a problem, [n], is none."""
+        """Raises `RunFailure` if a problem [n] is invalid."""
         if bad.any():
             text = self.problems[int(np.argmax(bad))].as_buffer().to_pybytes().decode(errors="replace")
             raise RunFailure(f"problem {text!r} is not one of Numerate's")
@@ -90,9 +89,9 @@ class _Text:
 
 @dataclass(frozen=True)
 class _Items:
-    """Numbers and opening brackets in reading order, [k], and what stands before each.
+    """Numbers and opening brackets in reading order, [k], and the operators before each.
 
-    `joined`: a '*'; `negative`: an odd number of minuses; `first`: nothing else in its problem or bracket.
+    `joined`: a '*'; `negative`: an odd number of minuses; `first`: the first item of its problem or bracket.
     """
 
     joined: Flags
@@ -105,7 +104,7 @@ class _Items:
         begins = np.flatnonzero(begin)
 
         def count_before(sign: str) -> NDArray[np.int32]:
-            """How often `sign` stands between an item and the one before it."""
+            """Occurrences of `sign` between an item and the previous one."""
             return np.diff(np.cumsum(text.are(sign), dtype=np.int32).take(begins), prepend=np.int32(0))
 
         first = np.zeros(len(begins), np.bool_)
@@ -119,7 +118,7 @@ class _Items:
 
 
 def _block_hashes(problems: pa.Array, canonical: Canonical) -> UInt64s:
-    """The hashes of some problems: what stands in brackets is reduced to one item, the innermost brackets first."""
+    """Hashes of a block of problems: each bracket is reduced to one item, innermost brackets first."""
     text = _Text.of(problems)
     digit = text.characters - np.uint8(ord("0")) <= 9
     opening, closing = text.are("("), text.are(")")
@@ -143,14 +142,14 @@ def _block_hashes(problems: pa.Array, canonical: Canonical) -> UInt64s:
 
 
 def _checked_depths(text: _Text, digit: Flags, number: Flags, opening: Flags, closing: Flags) -> NDArray[np.int16]:
-    """How many brackets are open behind every character, int16 [total]; raises `RunFailure` for what is no problem."""
+    """Number of open brackets after each character, int16 [total]; raises `RunFailure` for an invalid problem."""
     minus, other = text.are("-"), text.are("+") | text.are("*")
     operand = digit | closing
     behind_operand = text.before(operand)
-    # An operand stands behind an operator or at a beginning, everything else but a minus behind an operand.
+    # An operand follows an operator or a beginning. Everything else except a minus follows an operand.
     bad = ~(operand | opening | minus | other)
     bad |= behind_operand & opening | ~behind_operand & (closing | other) | digit & text.before(closing)
-    # Python knows no number that begins with a zero.
+    # Python rejects numbers with leading zeros.
     bad |= number & text.are("0") & text.behind(digit)
     text.refuse(bad)
     text.refuse_rows(~operand.take(text.ends - 1))
@@ -169,13 +168,13 @@ def _numbers(text: _Text, digit: Flags, number: Flags, canonical: Canonical) -> 
     places = np.repeat(ends, lengths) - np.flatnonzero(digit)
     values = _weights(canonical, int(lengths.max())).take(places)
     values *= text.characters.compress(digit) - np.uint8(ord("0"))
-    # Differences of wrapped totals: several times faster than `reduceat` where numbers are short.
+    # Differences of wrapped cumulative sums: several times faster than `reduceat` for short numbers.
     totals = np.cumsum(values).take(np.cumsum(lengths) - 1)
     return canonical.finished(np.diff(totals, prepend=np.uint64(0)))
 
 
 def _reduced(items: _Items, terms: Terms, canonical: Canonical) -> Terms:
-    """The sums of the products of `terms` [k], one for each item that is `first`."""
+    """The sums of the products of `terms` [k], one per item that is `first`."""
     if items.negative.any():
         terms = terms.negated(items.negative)
     if items.joined.any():
@@ -190,7 +189,7 @@ def _reduced(items: _Items, terms: Terms, canonical: Canonical) -> Terms:
 
 
 def _where_several(starts: Positions, terms: Terms, combined: Terms) -> Terms:
-    """Of runs of `terms` that begin at `starts` what they combine to, but where a run is one term, that term."""
+    """For each run of `terms` that begins at `starts`: its combined term, or the term itself if it is the only one."""
     several = np.diff(starts, append=len(terms.plus)) > 1
     if several.all():
         return combined
@@ -200,7 +199,7 @@ def _where_several(starts: Positions, terms: Terms, combined: Terms) -> Terms:
 
 
 def _weights(canonical: Canonical, digits: int) -> UInt64s:
-    """What a digit counts at each place of a number, the last first, [digits]."""
+    """The weight of a digit at each place value, units first, [digits]."""
     weights, limb = [], 1
     for place in range(digits):
         if place and place % LIMB_DIGITS == 0:
@@ -210,13 +209,13 @@ def _weights(canonical: Canonical, digits: int) -> UInt64s:
 
 
 def _blank(count: int) -> Terms:
-    """Terms to be filled."""
+    """Terms to be overwritten."""
     plus, minus, factor = (np.zeros(count, np.uint64) for _ in range(3))
     return Terms(plus, minus, factor, np.zeros(count, np.bool_), np.zeros(count, np.bool_))
 
 
 def _put(target: Terms, rows: Positions, values: Terms) -> None:
-    """Replace the terms at `rows`."""
+    """Replaces the terms at `rows`."""
     for name in target.__dataclass_fields__:
         getattr(target, name)[rows] = getattr(values, name)
 
@@ -237,7 +236,7 @@ def _terms(node: ast.AST) -> list[Form]:
 
 
 def _factors(node: ast.AST) -> list[tuple[str, object]]:
-    """The factors of an expression with their signs; of a sum and its negative one stands for both."""
+    """The factors of an expression with their signs; a sum and its negation have the same form."""
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
         return _factors(node.left) + _factors(node.right)
     if isinstance(node, ast.UnaryOp):

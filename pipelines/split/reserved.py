@@ -1,4 +1,4 @@
-"""Problems that are always test, in every corpus: edge cases of each length, and AdderBoard's public suite."""
+"""Problems that are in the test split of every corpus: edge cases of each length, and AdderBoard's public suite."""
 
 import random
 from collections.abc import Iterator
@@ -19,10 +19,10 @@ ListingName = Literal["edge", "adderboard"]
 
 _LONGEST = 200
 
-# Edge cases are reserved since generator version 2; those that came later name theirs.
+# Edge cases are reserved since generator version 2; later ones state their version.
 _FIRST, _LATER = 2, 5
 
-# The suite's own edge cases and draws (anadim/AdderBoard: ten cases and Python's Random(2025)).
+# The edge cases and random draws of the suite (anadim/AdderBoard: ten cases and Python's Random(2025)).
 _ADDERBOARD_EDGES = (
     (0, 0),
     (0, 1),
@@ -39,7 +39,7 @@ _ADDERBOARD_ROWS = 10_000
 
 
 class Case(NamedTuple):
-    """A listed problem of two operands, of what kind it is, and the generator version that reserved it first."""
+    """A listed problem of two operands, its kind, and the first generator version that reserves it."""
 
     left: int
     operator: str
@@ -61,7 +61,7 @@ class Case(NamedTuple):
 
     @property
     def digits(self) -> int:
-        """Digits of the longer operand."""
+        """Number of digits of the longer operand."""
         return len(str(max(self.left, self.right)))
 
 
@@ -77,16 +77,16 @@ def adderboard() -> list[str]:
 
 @lru_cache(maxsize=64)
 def listing(name: ListingName, operators: tuple[str, ...] = ("+", "-", "*"), digits: int = _LONGEST) -> list[Case]:
-    """The problems of a list in its order, with these operators and operands of at most `digits` digits."""
+    """The problems of a list in order, limited to these operators and to operands of at most `digits` digits."""
     cases = _edges() if name == "edge" else _adderboard()
     return [case for case in cases if case.operator in operators and case.digits <= digits]
 
 
 @lru_cache(maxsize=4)
 def reserved(split_key: str, after: int = 0) -> HashSet:
-    """Canonical hashes, under one split key, of the problems that only generator versions above `after` reserve.
+    """Canonical hashes of the problems that only generator versions above `after` reserve, under one split key.
 
-    Made once a process.
+    Computed once per process.
     """
     cases = (*_edges(), *_adderboard())
     hashes = text_hashes(pa.array([case.text for case in cases], pa.string()), Canonical(split_key))
@@ -95,7 +95,7 @@ def reserved(split_key: str, after: int = 0) -> HashSet:
 
 
 def splits_of(canonical: UInt64s, split_key: str, validation: float, test: float) -> NDArray[np.uint8]:
-    """Numbers of the splits, as in `SPLITS`, of canonical hashes [n] under a split key: reserved problems are test."""
+    """Split numbers, as indices of `SPLITS`, of canonical hashes [n]; reserved problems are test."""
     splits = split_numbers(canonical, validation, test)
     splits[reserved(split_key).find(canonical)[0]] = SPLITS.index("test")
     return splits
@@ -111,10 +111,10 @@ def _edges() -> tuple[Case, ...]:
 
 
 def _edges_of(digits: int) -> Iterator[Case]:
-    """Sums, differences and products of `digits` digits that random operands hardly ever are.
+    """Sums, differences and products of `digits` digits that are rare among random operands.
 
-    Beside each chain that carries or borrows through all columns stands one that would, and isn't begun: whoever
-    takes every long run of nines for a carry fails there.
+    Each chain that carries or borrows through all columns has a similar problem in which no carry starts. A model that
+    treats every long run of nines as a carry fails there.
     """
     power = 10 ** (digits - 1)
     nines, fives = 10 * power - 1, 5 * (10 * power - 1) // 9

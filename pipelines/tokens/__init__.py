@@ -1,1 +1,1 @@
-"""From text to token ids: vocabularies and encoding."""
+"""Converts text to token ids: vocabularies and encoding."""

@@ -1,7 +1,7 @@
-"""A corpus's text to fixed-width rows of token ids, shard by shard, as Parquet that DuckDB streams.
+"""Encodes a corpus's text as fixed-width rows of token ids, shard by shard, as Parquet that DuckDB can stream.
 
-With one token a character the ids are looked up in one table, others are those of `pipelines.tokens.pieces`; on a
-sample of every shard they are compared with SentencePiece's own, and a difference stops the work.
+With one token per character, one table maps characters to ids; `pipelines.tokens.pieces` handles all other tokens. On a
+sample of every shard the ids are compared with SentencePiece's own, and a difference stops the run.
 """
 
 from collections.abc import Iterator
@@ -28,10 +28,10 @@ TOKENS = "tokens"
 _TEXT = ("problem", "answer")
 _SAMPLE_ROWS = 200
 _ROW_GROUP = 1 << 16
-# Characters of a block, which then fits the cache: twice as fast as a whole row group of long rows.
+# Characters of a block that fits in the cache: twice as fast as a whole row group of long rows.
 _BLOCK_CHARACTERS = 1 << 21
 
-# Bytes that no problem holds stand for the special pieces while a row is still text.
+# Bytes that occur in no problem represent the special pieces while a row is still text.
 _PAD_BYTE, _BLANK_BYTE = b"\x01", b"\x02"
 
 
@@ -56,23 +56,23 @@ class EncodeTask:
 
 @dataclass(frozen=True)
 class EncodeJob:
-    """What all tasks of one encoding share."""
+    """The common values of all tasks of one encoding."""
 
     corpus: Location
     folder: Location
     tokenizer: Tokenizer
     layouts: dict[str, TokenLayout]
     former: bool = False
-    """That of the shards' content hashes."""
+    """Passed to the shards' `ContentHash`."""
 
 
 def encode_tasks(shards: tuple[ShardRecord, ...]) -> list[EncodeTask]:
-    """One task a shard, in the manifest's order."""
+    """One task per shard, in the manifest's order."""
     return [EncodeTask(number, shard, shard.path.removeprefix("data/")) for number, shard in enumerate(shards)]
 
 
 def encode_shard(job: EncodeJob, task: EncodeTask) -> list[ShardRecord]:
-    """Encode one shard; raises `RunFailure` if it is damaged or the ids differ from SentencePiece's."""
+    """Encodes one shard; raises `RunFailure` if it is damaged or the ids differ from SentencePiece's."""
     with _opened(job.corpus, task.shard) as parquet:
         tokens_layout = job.layouts[task.shard.stratum]
         layout = shard_layout(parquet.schema_arrow, tokens_layout, job.tokenizer.id_type)
@@ -95,9 +95,9 @@ def encode_shard(job: EncodeJob, task: EncodeTask) -> list[ShardRecord]:
 
 
 def in_tokens(corpus: Location, tokenizer: Tokenizer, shard: ShardRecord) -> ShardRecord:
-    """A corpus shard's record with the lengths of its longest problem and answer in tokens, as one pass counts them.
+    """The record of a corpus shard with the lengths of its longest problem and answer in tokens, from one pass.
 
-    Raises `RunFailure` if it is damaged.
+    With one token per character, the record stays as it is. Raises `RunFailure` if the shard is damaged.
     """
     if tokenizer.group == 1:
         return shard
@@ -127,7 +127,7 @@ def _opened(corpus: Location, shard: ShardRecord) -> Iterator[pq.ParquetFile]:
 
 
 def _encoded_blocks(table: pa.Table, tokenizer: Tokenizer, layout: TokenLayout, samples: int) -> Iterator[pa.Table]:
-    """The table with tokens for text, a block at a time; about `samples` rows of it are compared."""
+    """Yields the table block by block with tokens instead of text; about `samples` rows are compared."""
     step = max(1, _BLOCK_CHARACTERS // layout.width)
     for first in range(0, table.num_rows, step):
         block = table.slice(first, step)
@@ -137,14 +137,14 @@ def _encoded_blocks(table: pa.Table, tokenizer: Tokenizer, layout: TokenLayout, 
 
 
 def with_tokens(table: pa.Table, tokens: np.ndarray) -> pa.Table:
-    """The table's columns without its text, and its rows of tokens behind them."""
+    """The table's columns without its text, followed by the token rows."""
     values = tokens.view(np.uint8)
     field = pa.field(TOKENS, pa.binary(values.shape[1]), nullable=False)
     return table.drop_columns(list(_TEXT)).append_column(field, fixed_width_array(values))
 
 
 def shard_layout(source: pa.Schema, tokens: TokenLayout, kind: np.dtype) -> Layout:
-    """Schema and Parquet choices of a token shard: all columns but text, and the row of tokens, ids of type `kind`."""
+    """Schema and Parquet options of a token shard: all columns but the text, and a row of token ids of type `kind`."""
     kept = [field for field in source if field.name not in _TEXT]
     return Layout(
         pa.schema([*kept, pa.field(TOKENS, pa.binary(tokens.width * kind.itemsize), nullable=False)]),
@@ -158,7 +158,7 @@ def shard_layout(source: pa.Schema, tokens: TokenLayout, kind: np.dtype) -> Layo
 def encode_rows(table: pa.Table, tokenizer: Tokenizer, layout: TokenLayout) -> np.ndarray:
     """Token ids [n, width], of the tokenizer's type, of a table with the columns `problem` and `answer`.
 
-    Raises `RunFailure` where a row is wider than the layout.
+    Raises `RunFailure` if a row is wider than the layout.
     """
     problem, answer = (table.column(name).combine_chunks() for name in _TEXT)
     signs = pc.starts_with(answer, "-")
@@ -183,7 +183,7 @@ def encode_rows(table: pa.Table, tokenizer: Tokenizer, layout: TokenLayout) -> n
 def _rows_of_pieces(
     problem: pa.Array, answer: pa.Array, negative: NDArray[np.bool_] | bool, tokenizer: Tokenizer, layout: TokenLayout
 ) -> np.ndarray:
-    """What `encode_rows` gives where pieces span characters; `answer` is without its sign."""
+    """The result of `encode_rows` for pieces of several characters; `answer` has no sign."""
     blank = tokenizer.id_of(BLANK)
     rows = np.empty((len(problem), layout.width), tokenizer.id_type)
     _put_right_aligned(rows[:, : layout.problem], *pieces_of(problem, tokenizer), tokenizer.id_of(PAD))
@@ -194,7 +194,7 @@ def _rows_of_pieces(
 
 
 def _put_right_aligned(target: np.ndarray, ids: np.ndarray, counts: np.ndarray, filler: int) -> None:
-    """Fill rows [n, width] with `counts` [n] ids each, behind as much of `filler` as each needs."""
+    """Writes `counts` [n] ids into each row [n, width], after as many `filler` as needed."""
     width = target.shape[1]
     if (counts > width).any():
         raise RunFailure(f"a text has {counts.max()} tokens, more than the {width} that the layout gives it")
@@ -203,7 +203,7 @@ def _put_right_aligned(target: np.ndarray, ids: np.ndarray, counts: np.ndarray, 
 
 
 def _right_aligned(text: pa.Array, width: int, filler: bytes) -> np.ndarray:
-    """Characters, uint8 [n, width], of strings [n], behind as much of `filler` as each needs."""
+    """Characters, uint8 [n, width], of strings [n], after as many `filler` as needed."""
     data, offsets = string_buffers(text)
     if len(data) != len(text) * width or (np.diff(offsets) != width).any():
         text = pc.ascii_lpad(text, width, filler.decode())
@@ -214,7 +214,7 @@ def _right_aligned(text: pa.Array, width: int, filler: bytes) -> np.ndarray:
 
 
 def _compare(table: pa.Table, tokens: np.ndarray, size: int, tokenizer: Tokenizer, layout: TokenLayout) -> None:
-    """Raise `RunFailure` if `size` rows, spread over the table, differ from what SentencePiece makes of them."""
+    """Raises `RunFailure` if `size` rows, spread over the table, differ from SentencePiece's result."""
     rows = np.unique(np.linspace(0, len(tokens) - 1, size).astype(np.intp))
     sample = table.select(_TEXT).take(rows)
     for row, problem, answer in zip(rows, *(sample.column(name).to_pylist() for name in _TEXT), strict=True):

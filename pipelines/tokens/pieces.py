@@ -1,7 +1,7 @@
-"""Texts to the ids of pieces that lie within a number: groups of digits from the right, or learnt ones.
+"""Encodes texts as pieces within numbers: groups of digits from the right, or learned pieces.
 
-Ids of groups are looked up by their digits, all of a block at once. Learnt pieces are SentencePiece's
-own, which is asked once for each distinct number of a block. Signs and brackets are pieces of their own.
+Ids of groups are looked up by their digits, for a whole block at once. Learned pieces come from SentencePiece, which
+encodes each distinct number of a block once. Signs and brackets are separate pieces.
 """
 
 from itertools import chain, product
@@ -15,7 +15,7 @@ from storage.datasets.columns import string_buffers
 
 
 def pieces_of(text: pa.Array, tokenizer: Tokenizer) -> tuple[np.ndarray, NDArray[np.int32]]:
-    """The ids of texts [n], none of them empty, one behind the other, and how many each text has, int32 [n]."""
+    """The concatenated ids of non-empty texts [n], and the number of ids per text, int32 [n]."""
     characters, offsets = string_buffers(text)
     digit = characters - np.uint8(ord("0")) <= 9
     begins, ends = _numbers(digit, offsets)
@@ -23,7 +23,7 @@ def pieces_of(text: pa.Array, tokenizer: Tokenizer) -> tuple[np.ndarray, NDArray
         counts, ids = _groups(characters, begins, ends, tokenizer)
     else:
         counts, ids = _learnt(characters, digit, ends - begins, tokenizer)
-    # Tokens up to each character: a number's begin with its first digit, any other character is one.
+    # Tokens up to each character: a number's tokens count at its first digit, and any other character is one token.
     tokens = (~digit).astype(np.int32)
     tokens[begins] = counts
     upto = np.cumsum(tokens, dtype=np.int32)
@@ -37,8 +37,8 @@ def pieces_of(text: pa.Array, tokenizer: Tokenizer) -> tuple[np.ndarray, NDArray
 
 
 def _numbers(digit: NDArray[np.bool_], offsets: np.ndarray) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Where each number of some texts begins and ends, from which characters are digits [total]."""
-    # A change at the end of every text keeps the last number of one apart from the first of the next.
+    """Where each number in the texts begins and ends, from flags of the digits [total]."""
+    # Text boundaries separate the last number of one text from the first number of the next.
     starts, stops = digit.copy(), digit.copy()
     starts[1:] &= ~digit[:-1]
     stops[:-1] &= ~digit[1:]
@@ -51,10 +51,11 @@ def _numbers(digit: NDArray[np.bool_], offsets: np.ndarray) -> tuple[NDArray[np.
 def _groups(
     characters: np.ndarray, begins: NDArray[np.intp], ends: NDArray[np.intp], tokenizer: Tokenizer
 ) -> tuple[np.ndarray, np.ndarray]:
-    """How many groups of digits from the right each number has, and the ids of all groups in order."""
+    """The number of digit groups of each number, counted from the right, and the ids of all groups in order."""
     size = tokenizer.group
     counts = -(-(ends - begins) // size)
-    # Digits from each group's last to its number's last, then where the last stands and where its number begins.
+    # Distance of each group's last digit from its number's last digit; then the positions of a group's last digit and
+    # its number's first digit.
     behind = (np.repeat(np.cumsum(counts), counts) - 1 - np.arange(counts.sum())) * size
     lasts, firsts = np.repeat(ends - 1, counts) - behind, np.repeat(begins, counts)
     codes = np.zeros(len(lasts), np.int32)
@@ -66,7 +67,7 @@ def _groups(
 
 
 def _group_ids(tokenizer: Tokenizer) -> np.ndarray:
-    """The id of each group by its digits plus one as a number to base 11, in which 0 is no digit."""
+    """Ids of all groups, indexed by their digits plus one in base 11, where 0 means no digit."""
     table = np.zeros(11**tokenizer.group, tokenizer.id_type)
     for length in range(1, tokenizer.group + 1):
         for digits in product(DIGITS, repeat=length):
@@ -78,7 +79,7 @@ def _group_ids(tokenizer: Tokenizer) -> np.ndarray:
 def _learnt(
     characters: np.ndarray, digit: NDArray[np.bool_], lengths: NDArray[np.intp], tokenizer: Tokenizer
 ) -> tuple[np.ndarray, np.ndarray]:
-    """How many pieces each number of `lengths` digits has, and the ids of all pieces in order."""
+    """The number of pieces of each number of `lengths` digits, and the ids of all pieces in order."""
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     numbers = pa.StringArray.from_buffers(
         len(lengths), pa.py_buffer(offsets), pa.py_buffer(characters.compress(digit))
@@ -93,7 +94,7 @@ def _learnt(
 
 
 def _sign_ids(tokenizer: Tokenizer) -> np.ndarray:
-    """For each of the 256 byte values the id of its character, or of the unknown piece."""
+    """For each of the 256 byte values, the id of its character or of the unknown piece."""
     ids = np.full(256, tokenizer.processor.unk_id(), tokenizer.id_type)
     for number, piece in enumerate(tokenizer.pieces()):
         if len(piece) == 1 and ord(piece) < 128:

@@ -1,4 +1,4 @@
-"""Trains a tokenizer on a sample that DuckDB draws from a corpus's train split, the same one every time."""
+"""Trains a tokenizer on a reproducible sample of a corpus's train split, drawn by DuckDB."""
 
 import io
 import json
@@ -12,23 +12,23 @@ from storage.errors import RunFailure, UserError
 from storage.places.place import Location
 from storage.sql.database import connect, parquet_source
 
-# Every tokenizer has a piece for each of these, whether its corpus holds them or not.
+# Every tokenizer has a piece for each of these characters, even if its corpus does not contain them.
 _SIGNS = "+-*()="
 _ALPHABET = DIGITS + _SIGNS
 
-# Most pieces where none are learnt, besides the groups: characters and special pieces.
+# Maximum number of characters and special pieces if no pieces are learned, in addition to the groups.
 _CHARACTERS = 256
 
 _DIGIT = TokenizerSpec()
 
-# A stratum's least share of the sample, as a part of what all would have if they were of one size.
+# Minimum share of a stratum in the sample, relative to equal shares for all strata.
 _LEAST_SHARE = 0.1
 
 
 def train_tokenizer(spec: TokenizerSpec, corpus: Dataset, folder: Location) -> tuple[Tokenizer, bool]:
-    """The tokenizer at `folder`, and whether it was trained now rather than found.
+    """Returns the tokenizer at `folder`, and whether it was trained by this call.
 
-    Raises `UserError` where another one lies there, `RunFailure` where a round trip is not exact.
+    Raises `UserError` if another tokenizer exists there, `RunFailure` if a round trip is not exact.
     """
     if (folder / "card.json").exists():
         tokenizer, card = load_tokenizer(folder)
@@ -56,11 +56,11 @@ def train_tokenizer(spec: TokenizerSpec, corpus: Dataset, folder: Location) -> t
 
 
 def sample_problems(corpus: Dataset, rows: int) -> list[str]:
-    """At most `rows` problems of the train split as `problem=answer`, the same every time.
+    """Returns at most `rows` problems of the train split as `problem=answer`, the same at every call.
 
-    Every stratum gives its share of them, a small one somewhat more, and so does any first part
-    of them. The order of a stratum is a keyed permutation, so its first rows are a random sample,
-    and only the shards that hold those are read.
+    Every stratum is represented by its share, small ones by slightly more, and this also holds for any prefix of the
+    sample. A stratum's order is a keyed permutation, so its first rows are a random sample. Only the shards that
+    contain them are read.
     """
     strata: dict[str, list[ShardRecord]] = {}
     for shard in corpus.of_split("train"):
@@ -69,14 +69,14 @@ def sample_problems(corpus: Dataset, rows: int) -> list[str]:
     least = sum(sizes) / max(1, len(sizes)) * _LEAST_SHARE
     shares = shares_by_weight(min(rows, sum(sizes)), sizes, [max(size, least) for size in sizes])
     samples = [_first_problems(corpus, shards, share) for shards, share in zip(strata.values(), shares, strict=True)]
-    # Every stratum is spread evenly over the sample.
+    # Spread every stratum evenly over the sample.
     places = [(number + 0.5) / len(sample) for sample in samples for number in range(len(sample))]
     lines = [line for sample in samples for line in sample]
     return [lines[number] for number in sorted(range(len(lines)), key=places.__getitem__)]
 
 
 def _first_problems(corpus: Dataset, shards: list[ShardRecord], rows: int) -> list[str]:
-    """The first `rows` problems of some shards as `problem=answer`."""
+    """The first `rows` problems of the shards as `problem=answer`."""
     paths, held = [], 0
     for shard in shards:
         if held >= rows:
@@ -91,13 +91,13 @@ def _first_problems(corpus: Dataset, shards: list[ShardRecord], rows: int) -> li
 
 
 def train_pieces(sample: list[str], spec: TokenizerSpec = _DIGIT) -> bytes:
-    """A SentencePiece model of the kind asked for, with a piece for each character of `sample` and of the alphabet.
+    """Returns a SentencePiece model for `spec`, with a piece for each character of `sample` and of the alphabet.
 
-    Groups of digits, and signs where pieces are learnt, are user-defined pieces: what is learnt
-    (BPE, arXiv 1508.07909; unigram, arXiv 1804.10959) never spans two numbers.
+    Groups of digits, and signs for learned pieces, are user-defined pieces: learned pieces (BPE, arXiv 1508.07909;
+    unigram, arXiv 1804.10959) never span two numbers.
     """
     groups = group_pieces(spec.group)
-    # Character by character where user-defined pieces would hide some.
+    # Except for kind 'digit', one character per line, because user-defined pieces would hide some characters.
     alphabet = [_ALPHABET] if spec.kind == "digit" else [*_ALPHABET]
     sink = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(

@@ -1,1 +1,1 @@
-"""Committed datasets: their manifest, their shards and the columns in them."""
+"""Committed datasets: their manifest, shards and columns."""

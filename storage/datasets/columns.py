@@ -1,4 +1,4 @@
-"""Arrow arrays to numpy buffers and back, without a Python object a row."""
+"""Converts between Arrow arrays and numpy buffers without a Python object per row."""
 
 import numpy as np
 import pyarrow as pa
@@ -6,15 +6,15 @@ from numpy.typing import NDArray
 
 
 def blank_words(rows: int, words: int) -> tuple[bytearray, NDArray[np.uint64]]:
-    """A buffer of zeroes, and a matrix of words [rows, words] of eight characters that writes to it."""
+    """Returns a zeroed buffer and a uint64 view of it [rows, words], with eight characters per word."""
     buffer = bytearray(rows * words * 8)
     return buffer, np.frombuffer(buffer, np.uint64).reshape(rows, words)
 
 
 def to_strings(characters: bytes | bytearray, lengths: NDArray[np.integer]) -> pa.Array:
-    """Arrow strings [n] from characters, row after row; zero bytes are left out.
+    """Returns Arrow strings [n] from the concatenated characters of all rows; zero bytes are skipped.
 
-    `lengths` [n] are the characters of each row; that they add up is checked, `ValueError` otherwise.
+    `lengths` [n] is the number of characters per row; raises `ValueError` if the total does not match.
     """
     offsets = np.zeros(len(lengths) + 1, np.int32)
     np.cumsum(lengths, out=offsets[1:])
@@ -25,7 +25,7 @@ def to_strings(characters: bytes | bytearray, lengths: NDArray[np.integer]) -> p
 
 
 def string_buffers(array: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """Bytes, uint8 [total], and offsets, int32 [n + 1] beginning at 0, of a string or binary array."""
+    """Returns the bytes, uint8 [total], and offsets, int32 [n + 1] from 0, of a string or binary array."""
     _, offsets_buffer, data_buffer = array.buffers()
     offsets = np.frombuffer(offsets_buffer, np.int32, len(array) + 1, array.offset * 4)
     if data_buffer is None:
@@ -35,12 +35,12 @@ def string_buffers(array: pa.Array) -> tuple[np.ndarray, np.ndarray]:
 
 
 def fixed_width_values(array: pa.Array) -> np.ndarray:
-    """The raw bytes, uint8 [n · width], of a number or fixed-size binary array."""
+    """Returns the raw bytes, uint8 [n · width], of a numeric or fixed-size binary array."""
     width = array.type.bit_width // 8
     start = array.offset * width
     return np.frombuffer(array.buffers()[1], np.uint8)[start : start + len(array) * width]
 
 
 def fixed_width_array(rows: NDArray[np.uint8]) -> pa.Array:
-    """Fixed-size binary array [n] of the rows of a C-ordered matrix, uint8 [n, width]."""
+    """Returns a fixed-size binary array [n] with the rows of a C-ordered matrix, uint8 [n, width]."""
     return pa.FixedSizeBinaryArray.from_buffers(pa.binary(rows.shape[1]), len(rows), [None, pa.py_buffer(rows)])

@@ -1,4 +1,4 @@
-"""A corpus by its name: Arrow batches and DuckDB relations over one split, streamed from the shards."""
+"""Opens a corpus by name and streams a split as Arrow batches or a DuckDB relation."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class Corpus:
 
     @classmethod
     def open(cls, name: str, workspace: str = "./workspace") -> "Corpus":
-        """Open a corpus by its name, or by its path or `file://` URI; raises `UserError` where there is none."""
+        """Opens a corpus by its name, path or `file://` URI; raises `UserError` if there is no such corpus."""
         place = Workspace.open(workspace)
         dataset = load(place.corpus_at(name), f"corpus {name!r}")
         if dataset.manifest.kind != "corpus":
@@ -32,7 +32,7 @@ class Corpus:
     def relation(self, split: str = "train") -> duckdb.DuckDBPyRelation:
         """A lazy DuckDB relation over one split, on a connection of its own.
 
-        Its columns are those of `numerate sql`. Raises `RunFailure` for a missing or cut shard.
+        It has the columns of `numerate sql`. Raises `RunFailure` for a missing or truncated shard.
         """
         connection, shards = connect(self.dataset.location, threads=2, memory="1GB"), self.dataset.of_split(split)
         for shard in shards:
@@ -40,5 +40,5 @@ class Corpus:
         return connection.sql(corpus_query(connection, self.dataset, shards))
 
     def batches(self, split: str = "train", rows: int = 1 << 16) -> Iterator[pa.RecordBatch]:
-        """Record batches of at most `rows` rows, in the corpus's order."""
+        """Yields record batches of at most `rows` rows, in the order of the corpus."""
         yield from self.relation(split).to_arrow_reader(rows)

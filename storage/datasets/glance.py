@@ -1,6 +1,6 @@
-"""A cheap look at a dataset: its manifest, and whether its shards lie there with their sizes, within a given time.
+"""A fast check of a dataset within a time limit: its manifest, and the existence and sizes of its shards.
 
-It finds what is missing or cut, not a byte that was changed: that takes hashes, and `numerate corpus verify`.
+It detects missing and truncated shards, but not changed bytes: those require hashes (`numerate corpus verify`).
 """
 
 import time
@@ -19,28 +19,28 @@ _GOLDEN = (5**0.5 - 1) / 2
 
 @dataclass(frozen=True)
 class Glance:
-    """What a look showed."""
+    """The result of a fast check."""
 
     version: int = 0
-    """Schema version of the manifest; 0 where none can be read."""
+    """Schema version of the manifest; 0 if it cannot be read."""
     manifest: Manifest | None = None
-    """None where there is none, or it is damaged or of another version."""
+    """None if it is missing, damaged or of another version."""
     trouble: str = ""
-    """Why the manifest can't be used, in one line."""
+    """Why the manifest cannot be used, in one line."""
     shards: int = 0
     looked_at: int = 0
-    """Shards whose sizes were compared; fewer where the time was up."""
+    """Number of shards whose sizes were compared; fewer than all if the time ran out."""
     broken: int = 0
-    """Those that are missing or have another size."""
+    """Number of compared shards that are missing or have another size."""
 
     @property
     def outdated(self) -> bool:
-        """Whether it is of an older schema version than can be read."""
+        """Whether the schema version is older than the oldest readable one."""
         return 0 < self.version < OLDEST_READ
 
 
 def glance(folder: Location, what: str, until: float) -> Glance:
-    """Look at the dataset in `folder` until the clock `time.monotonic` says so; `what` names it in a line."""
+    """Checks the dataset in `folder` until `time.monotonic()` reaches `until`; `what` names it in messages."""
     if not committed(folder):
         return Glance()
     version = 0
@@ -58,8 +58,8 @@ def glance(folder: Location, what: str, until: float) -> Glance:
 
 
 def _sizes(folder: Location, table: pa.Table, until: float) -> tuple[int, int]:
-    """How many shards were looked at, and how many of them aren't there in full."""
-    # Spread over the whole at any moment, so that what the time allows is a fair sample.
+    """Returns how many shards were compared, and how many of these are missing or have another size."""
+    # A golden-ratio sequence spreads the shards compared so far evenly, so that they are a fair sample.
     order = np.argsort(np.arange(table.num_rows) * _GOLDEN % 1)
     looked_at = broken = 0
     for first in range(0, table.num_rows, _BATCH):

@@ -1,8 +1,8 @@
-"""What a dataset is and which shards hold it: written last, in one step, and the only truth.
+"""The manifest of a dataset: its parameters and its list of shards. Writing it commits the dataset.
 
-A folder without a manifest holds nothing; a manifest names a list of shards by its hash, and the list every shard
-with its size and hashes. So `manifest.json` is the only file that a commit replaces. Two runs of one spec write the
-same bytes, so there is no time and no path in it.
+A folder without `manifest.json` is not a dataset. The manifest contains the hash of a list of shards, and the list
+contains each shard's size and hashes. A commit therefore replaces only `manifest.json`. The manifest contains no time
+and no path, so two runs of one spec write the same bytes.
 """
 
 import hashlib
@@ -24,12 +24,12 @@ from storage.parameters import one_line
 from storage.places.place import Location, Version, checked_part
 
 SCHEMA_VERSION = 3
-# What else is read as it lies there: its list of shards has a fixed name, and its identity is the manifest's hash.
+# The oldest readable schema version: its list of shards has a fixed name, and its identity is the manifest's hash.
 OLDEST_READ = 2
 SPLITS = ("train", "validation", "test")
 WRITER = f"pyarrow {pa.__version__}"
 
-# What leads out of a folder, names several files to SQL, or can't be in a path.
+# Rejects paths that are empty, lead out of the folder, are glob patterns for SQL, or contain a null byte.
 _NO_PATH = r"^$|^/|(^|/)\.\.(/|$)|[\x00*?\[]"
 _LIST = re.compile(r"shards(-[0-9a-f]{16})?\.parquet")
 
@@ -49,29 +49,29 @@ _SHARD_SCHEMA = pa.schema(
 
 
 class ShardRecord(NamedTuple):
-    """One line of the manifest: a Parquet file of one split and one stratum.
+    """One line of the manifest: a Parquet file with rows of one split and one stratum.
 
-    A plain tuple, since there may be a million of them.
+    A plain tuple, because there can be a million of them.
     """
 
     path: str
-    """Path below the dataset's folder."""
+    """Path relative to the dataset's folder."""
     split: str
     stratum: str
     rows: int
     bytes: int
     sha256: str
-    """Hash of the file, for the writer named in the manifest."""
+    """Hash of the file's bytes; reproducible only with the writer named in the manifest."""
     content: str
-    """Hash of the values, the same for any Parquet writer."""
+    """Hash of the values; the same for any Parquet writer."""
     problem_length: int = 0
-    """Characters of the longest problem."""
+    """Length of the longest problem in characters."""
     answer_digits: int = 0
-    """Digits of the longest answer."""
+    """Number of digits of the longest answer."""
 
 
 class Manifest(BaseModel):
-    """The head of a dataset; `shards` are kept beside it as Parquet."""
+    """The metadata of a dataset; its shards are listed in a separate Parquet file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -99,14 +99,17 @@ class Manifest(BaseModel):
 
     @property
     def identity(self) -> str:
-        """Hash of the spec and of what the shards hold, whoever wrote them; tokens, tokenizers and runs carry it."""
+        """Hash of the spec and the shard contents, independent of the Parquet writer.
+
+        Token datasets, tokenizers and runs store it. In schema version 2 it is the hash of the manifest's text.
+        """
         if self.schema_version == 2:
             return hashlib.sha256(self.text().encode()).hexdigest()
         return self.former or hash_of({"spec": self.spec, "contents": self.contents})
 
     @property
     def former_identity(self) -> str:
-        """Its identity if it was made in schema version 2, and its content hashes are those of that version."""
+        """The identity from schema version 2, if the dataset has one; its content hashes are then of that version."""
         return self.identity if self.schema_version == 2 or self.former else ""
 
     @property
@@ -115,19 +118,19 @@ class Manifest(BaseModel):
         return list_name(self.schema_version, self.shards_sha256)
 
     def text(self) -> str:
-        """The text of `manifest.json`."""
+        """Returns the text of `manifest.json`."""
         later = {"contents", "former"} if self.schema_version == 2 else set() if self.former else {"former"}
         return json.dumps(self.model_dump(exclude=later), indent=2, sort_keys=True) + "\n"
 
 
 def list_name(schema_version: int, sha256: str) -> str:
-    """Name of the file that lists the shards, of which this is the hash."""
+    """Name of the file that lists the shards, from the file's hash."""
     return "shards.parquet" if schema_version == 2 else f"shards-{sha256[:16]}.parquet"
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A committed dataset: its folder, its manifest and its shards in order."""
+    """A committed dataset: its folder, manifest and ordered shards."""
 
     location: Location
     manifest: Manifest
@@ -135,22 +138,22 @@ class Dataset:
 
     @property
     def list_place(self) -> Location:
-        """Where the list of its shards lies."""
+        """Location of the list of shards."""
         return self.location / self.manifest.list_name
 
     def of_split(self, split: str) -> tuple[ShardRecord, ...]:
-        """The shards of one split in order; raises `UserError` for an unknown split."""
+        """Shards of one split in order; raises `UserError` for an unknown split."""
         if split not in SPLITS:
             raise UserError(f"split {split!r} is unknown: take one of {', '.join(SPLITS)}")
         return tuple(shard for shard in self.shards if shard.split == split)
 
     def paths(self, split: str) -> list[str]:
-        """Paths of one split's shards, each checked to be there in full; raises `RunFailure`."""
+        """Paths of one split's shards; raises `RunFailure` if a shard is missing or truncated."""
         return self.paths_of(self.of_split(split))
 
     def paths_of(self, shards: Sequence[ShardRecord]) -> list[str]:
-        """Paths of these shards, each checked to be there in full; raises `RunFailure`."""
-        # All at once: one by one they are a request each in an object store.
+        """Paths of these shards; raises `RunFailure` if a shard is missing or truncated."""
+        # Check all sizes at once: in an object store, each single check is a request.
         if not self.location.holds({shard.path: shard.bytes for shard in shards}):
             for shard in shards:
                 self.checked(shard)
@@ -158,7 +161,7 @@ class Dataset:
         return [f"{folder}/{checked_part(shard.path)}" for shard in shards]
 
     def checked(self, shard: ShardRecord) -> Location:
-        """Where a shard lies, checked by its size alone; raises `RunFailure` if it is missing or cut."""
+        """Location of a shard after a check of its size; raises `RunFailure` if it is missing or truncated."""
         place = self.location / shard.path
         size = place.size()
         if size != shard.bytes:
@@ -170,7 +173,7 @@ class Dataset:
         return place
 
     def verified(self, shard: ShardRecord) -> Location:
-        """Where a shard lies, checked byte for byte by its hash; raises `RunFailure` if it is damaged."""
+        """Location of a shard after a check of its hash; raises `RunFailure` if it is damaged."""
         place = self.checked(shard)
         if hashlib.sha256(place.read()).hexdigest() != shard.sha256:
             remedy = "delete it and run the 'numerate encode' that made it again"
@@ -180,24 +183,24 @@ class Dataset:
         return place
 
     def whole(self) -> bool:
-        """Whether every shard is there with its size."""
+        """Whether every shard exists with its size."""
         return self.location.holds({shard.path: shard.bytes for shard in self.shards})
 
 
 def hash_of(value: Any) -> str:
-    """SHA-256 of a JSON value's canonical text."""
+    """SHA-256 of the canonical JSON text of `value`."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What lay at a dataset's place before somebody began to make it: a commit is made over that and nothing else."""
+    """The version of a dataset before it is rebuilt; a commit succeeds only if this version is unchanged."""
 
     manifest: Version
 
     @classmethod
     def at(cls, location: Location) -> "Seen":
-        """What lies there now."""
+        """Returns the current version."""
         return cls((location / "manifest.json").version())
 
 
@@ -212,12 +215,12 @@ def commit(
     seen: Seen | None = None,
     former: str = "",
 ) -> Dataset:
-    """Write the list of shards under a name of its own and then `manifest.json`; from then on the dataset exists.
+    """Writes the list of shards under a new name and then `manifest.json`; this commits the dataset.
 
-    Lists that were there before are removed behind it. `former` is the identity of a dataset of schema version 2 that
-    is mended here: it keeps it, and its content hashes are those of that version.
+    Older lists are removed afterwards. `former` is the identity of a repaired dataset of schema version 2: it keeps
+    this identity and the content hashes of that version.
 
-    Raises `RunFailure` where another process committed other files than these since they were `seen`, by default now.
+    Raises `RunFailure` if another process has committed other files since `seen`, by default since this call.
     """
     seen = seen or Seen.at(location)
     columns = list(zip(*shards, strict=True)) or [()] * len(_SHARD_SCHEMA)
@@ -236,7 +239,7 @@ def commit(
         writer=WRITER,
         shards_sha256=hashlib.sha256(encoded).hexdigest(),
     )
-    # Looked for before the commit: a list that comes later is another writer's.
+    # Listed before the commit: a list that appears later belongs to another writer.
     before = lists(location)
     (location / manifest.list_name).write(encoded)
     (location / "manifest.json").write_over(manifest.text().encode(), seen.manifest)
@@ -246,12 +249,12 @@ def commit(
 
 
 def lists(location: Location) -> set[str]:
-    """Names of all lists of shards that lie here, whether a manifest names them or not."""
+    """Names of all lists of shards in this folder, including unused ones."""
     return {entry for entry in location.children() if _LIST.fullmatch(entry)}
 
 
 def needless_lists(location: Location) -> set[str]:
-    """Names of the lists of shards that a commit which was cut off left here; empty where its manifest is damaged."""
+    """Names of unused lists of shards from interrupted commits; empty if the manifest is missing or damaged."""
     try:
         return lists(location) - {_manifest((location / "manifest.json").read(), location, "it").list_name}
     except (UserError, RunFailure):
@@ -259,7 +262,7 @@ def needless_lists(location: Location) -> set[str]:
 
 
 def counted(shards: Sequence[ShardRecord], former: str = "") -> dict[str, Any]:
-    """The manifest's fields that follow from its shards: rows, bytes, rows of each split, and the hash of contents."""
+    """The manifest's fields that follow from its shards: rows, bytes, rows per split, and the hash of contents."""
     rows: Counter[str] = Counter(dict.fromkeys(SPLITS, 0))
     contents = hashlib.sha256(former.encode())
     for shard in shards:
@@ -274,7 +277,7 @@ def counted(shards: Sequence[ShardRecord], former: str = "") -> dict[str, Any]:
 
 
 def decoded(encoded: bytes) -> tuple[ShardRecord, ...]:
-    """The shards that the bytes of a list name; raises `RunFailure` where they are something else."""
+    """The shards in the encoded list; raises `RunFailure` for other content."""
     return _records(listed(encoded))
 
 
@@ -283,10 +286,12 @@ def _records(table: pa.Table) -> tuple[ShardRecord, ...]:
 
 
 def listed(encoded: bytes) -> pa.Table:
-    """The same as a table, with paths that stay below the dataset's folder; raises `RunFailure`, which says what else
-    the bytes are."""
+    """The shards in the encoded list as a table, with paths that stay below the dataset's folder.
+
+    Raises `RunFailure` for other content; its text completes a sentence that begins with the file's name.
+    """
     try:
-        # In one thread: where OMP_NUM_THREADS is 1, a process that ends soon after Arrow's pool has begun aborts.
+        # Single-threaded: with OMP_NUM_THREADS=1, a process that exits soon after Arrow starts its pool aborts.
         table = pq.ParquetFile(io.BytesIO(encoded)).read(use_threads=False)
         table.validate(full=True)
     except (pa.ArrowException, OSError) as error:
@@ -300,18 +305,18 @@ def listed(encoded: bytes) -> pa.Table:
 
 
 def committed(location: Location) -> bool:
-    """Whether a whole dataset lies here."""
+    """Whether a committed dataset exists here."""
     return (location / "manifest.json").exists()
 
 
 def load(location: Location, what: str) -> Dataset:
-    """Open a committed dataset; raises `UserError` where there is none, `RunFailure` where it is damaged."""
+    """Opens a committed dataset; raises `UserError` if it is missing or of another version, `RunFailure` if damaged."""
     manifest, encoded = load_encoded(location, what)
     return Dataset(location, manifest, _records(listed_below(location, manifest, encoded)))
 
 
 def listed_below(location: Location, manifest: Manifest, encoded: bytes) -> pa.Table:
-    """What `listed` gives of a dataset's list; raises `RunFailure` with what mends it."""
+    """Calls `listed` on a dataset's list; the raised `RunFailure` names the remedy."""
     try:
         return listed(encoded)
     except RunFailure as error:
@@ -319,7 +324,7 @@ def listed_below(location: Location, manifest: Manifest, encoded: bytes) -> pa.T
 
 
 def load_encoded(location: Location, what: str) -> tuple[Manifest, bytes]:
-    """What `load` reads, with the bytes of the list of shards as they lie there; raises the same."""
+    """Returns the manifest and the encoded list of shards; raises the errors of `load`."""
     if not committed(location):
         raise UserError(f"{what} is not there ({location}): make it first, 'numerate run' does all of it")
     text = (location / "manifest.json").read()
@@ -329,7 +334,7 @@ def load_encoded(location: Location, what: str) -> tuple[Manifest, bytes]:
         encoded = place.read()
     except RunFailure:
         if (location / "manifest.json").read() != text:
-            # Another process committed in between, and removed the list that was named before.
+            # Another process committed in between and removed the previous list.
             return load_encoded(location, what)
         if place.size() < 0:
             raise _damaged_list(location, manifest, "is missing") from None
@@ -340,7 +345,7 @@ def load_encoded(location: Location, what: str) -> tuple[Manifest, bytes]:
 
 
 def _manifest(text: bytes, location: Location, what: str) -> Manifest:
-    """The manifest that a text holds; raises `UserError` for one of another version, `RunFailure` for a damaged one."""
+    """Parses a manifest; raises `UserError` for another schema version, `RunFailure` for a damaged one."""
     check_version(text, location, what)
     try:
         manifest = Manifest.model_validate_json(text)
@@ -354,7 +359,7 @@ def _manifest(text: bytes, location: Location, what: str) -> Manifest:
 
 
 def _damaged_list(location: Location, manifest: Manifest, state: str) -> RunFailure:
-    """What is wrong with the list of shards, and what mends it."""
+    """The error for a damaged list of shards, with the remedy."""
     remedy = _repair(location)
     if manifest.kind == "tokens":
         remedy = f"delete {location} and run 'numerate encode' again"
@@ -366,12 +371,12 @@ def _repair(corpus: Location) -> str:
 
 
 def _short(corpus: Location) -> str | Location:
-    """How a command names a corpus: by its name where it lies in a workspace."""
+    """The corpus as a command's argument: its name in a workspace, otherwise its location."""
     return corpus.name if corpus.parent.name == "corpora" else corpus
 
 
 def check_version(text: bytes, location: Location, what: str) -> None:
-    """Raises `UserError` where `text` is the manifest of another schema version, with what helps."""
+    """Raises `UserError` with a remedy if `text` is a manifest of an unreadable schema version."""
     head = head_of(text)
     version = head.get("schema_version")
     if not isinstance(version, int) or version < 1 or OLDEST_READ <= version <= SCHEMA_VERSION:
@@ -390,7 +395,7 @@ def check_version(text: bytes, location: Location, what: str) -> None:
 
 
 def head_of(text: bytes) -> dict[str, Any]:
-    """The values in the text of a `manifest.json` of any version, unchecked; empty where they can't be read."""
+    """The unchecked values in the text of a `manifest.json` of any version; empty if they cannot be parsed."""
     try:
         values = json.loads(text)
     except (ValueError, RecursionError):
@@ -399,6 +404,6 @@ def head_of(text: bytes) -> dict[str, Any]:
 
 
 def known_spec(head: dict[str, Any]) -> dict[str, Any] | None:
-    """The spec in the head of a manifest that may be damaged, if its hash proves it."""
+    """The spec in a possibly damaged manifest, if its hash matches; otherwise None."""
     spec = head.get("spec")
     return spec if isinstance(spec, dict) and hash_of(spec) == head.get("spec_hash") else None

@@ -1,7 +1,7 @@
-"""One Parquet file of rows: written whole or not at all, with a hash of its bytes and one of its values.
+"""Writes one Parquet file of rows, completely or not at all, with a hash of its bytes and a hash of its values.
 
-The file's hash holds for one version of the writer; the content hash is taken over the
-values alone, so any later writer can be checked against it.
+The file hash is reproducible only with one version of the writer. The content hash covers the values alone, so shards
+of any later writer can be checked against it.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ _HASH_CHUNK = 1 << 22
 
 @dataclass(frozen=True)
 class Layout:
-    """How a kind of shard is written: its Arrow schema and Parquet's choices for each column."""
+    """The Arrow schema of a kind of shard and its Parquet options per column."""
 
     schema: pa.Schema
     dictionary: tuple[str, ...] = ()
@@ -36,7 +36,7 @@ class Layout:
     page_bytes: int = 1 << 16
 
     def options(self) -> dict[str, Any]:
-        """Keyword arguments of `pyarrow.parquet.ParquetWriter`."""
+        """Keyword arguments for `pyarrow.parquet.ParquetWriter`."""
         return {
             "compression": "zstd",
             "compression_level": self.level,
@@ -49,7 +49,7 @@ class Layout:
 
 
 class ShardWriter:
-    """Collects row groups of one open shard; made by `open_shard`."""
+    """Writes row groups to an open shard; created by `open_shard`."""
 
     def __init__(self, writer: pq.ParquetWriter, content: "ContentHash") -> None:
         self.rows = 0
@@ -57,18 +57,18 @@ class ShardWriter:
         self._content = content
 
     def write(self, table: pa.Table) -> None:
-        """Append `table` as one row group."""
+        """Appends `table` as one row group."""
         self._writer.write_table(table, row_group_size=max(1, table.num_rows))
         self._content.update(table)
         self.rows += table.num_rows
 
     def content(self) -> str:
-        """Hash of all values so far."""
+        """Hash of all values written so far."""
         return self._content.hexdigest()
 
 
 class Shard:
-    """What `open_shard` yields: a writer, and after the block the shard's record."""
+    """The value that `open_shard` yields: a writer, and after the block the shard's record."""
 
     def __init__(self, writer: ShardWriter) -> None:
         self.writer = writer
@@ -76,7 +76,7 @@ class Shard:
 
     @property
     def record(self) -> ShardRecord:
-        """The manifest's line for this shard; only after it has been closed."""
+        """The shard's record for the manifest; available only after the block."""
         assert self._record is not None, "the shard is still open"
         return self._record
 
@@ -85,9 +85,9 @@ class Shard:
 def open_shard(
     folder: Location, path: str, *, split: str, stratum: str, layout: Layout, former: bool = False
 ) -> Iterator[Shard]:
-    """Write a shard at `folder / path`; it appears, synced, only when the block ends well.
+    """Writes a shard at `folder / path`, which appears, synced, only if the block succeeds.
 
-    `former` is that of its `ContentHash`.
+    `former` is passed to `ContentHash`.
     """
     with (folder / path).staged() as staged:
         with pq.ParquetWriter(staged, layout.schema, **layout.options()) as parquet:
@@ -111,7 +111,7 @@ def file_hash(location: Location) -> str:
 
 
 def open_file_hash(file: pa.NativeFile) -> str:
-    """SHA-256 of an open file from where it stands."""
+    """SHA-256 of an open file from its current position."""
     digest = hashlib.sha256()
     while chunk := file.read(_HASH_CHUNK):
         digest.update(chunk)
@@ -119,15 +119,14 @@ def open_file_hash(file: pa.NativeFile) -> str:
 
 
 class ContentHash:
-    """XXH3 (128 bits) over the values of a table given in any number of pieces, column by column.
+    """XXH3 (128 bits) over the values of a table, column by column, independent of how the rows are divided.
 
-    It tells whether two shards hold the same values, whoever wrote them; what lies on disk is guarded by the
-    file's SHA-256. A string column counts as its lengths (int32) and its bytes; numbers count as they lie in
-    memory, little-endian; a null counts as zero, and a column of numbers that holds one counts with a byte a row that
-    says which are there.
+    It tests whether two shards hold the same values, whatever wrote them; the file's SHA-256 protects the bytes on
+    disk. A string column is hashed as its lengths (int32) and its bytes, a numeric column as its little-endian memory.
+    A null counts as zero. A numeric column with nulls also hashes one validity byte per row.
 
-    `former` gives the hash of schema version 2, which has such a byte only for the rows of chunks with a null: it
-    depends on how the rows are cut into chunks.
+    `former` selects the hash of schema version 2. It has validity bytes only for chunks with a null, so it depends on
+    how the rows are divided into chunks.
     """
 
     def __init__(self, schema: pa.Schema, *, former: bool = False) -> None:
@@ -135,7 +134,7 @@ class ContentHash:
         self._former, self._rows, self._with_nulls = former, 0, set[str]()
 
     def update(self, table: pa.Table) -> None:
-        """Add the rows of `table`."""
+        """Adds the rows of `table`."""
         for name, (values, lengths) in self._columns.items():
             before = self._rows
             for chunk in table.column(name).chunks:
@@ -161,7 +160,7 @@ class ContentHash:
         self._rows += table.num_rows
 
     def hexdigest(self) -> str:
-        """Hash of everything added so far."""
+        """Hash of all rows added so far."""
         total = xxhash.xxh3_128()
         for name, (values, lengths) in self._columns.items():
             total.update(name.encode() + b"\0" + values.digest() + lengths.digest())

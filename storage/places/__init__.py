@@ -1,1 +1,1 @@
-"""Files of a local disk and of object stores, behind one interface: `Location`."""
+"""Files on local disks and in object stores, through one interface: `Location`."""

@@ -1,7 +1,7 @@
-"""Files of an object store (S3, Google Cloud Storage, Azure): uploaded whole, and committed under a condition.
+"""Files of an object store (S3, Google Cloud Storage, Azure): uploaded whole and committed by conditional writes.
 
-A file is written on this machine's disk first and appears under its name when all of it has been uploaded.
-Where two writers could meet, a write is made on the condition that nobody was faster.
+A file is written to a local disk first and appears under its name after the upload is complete. Writes that could race
+with another writer are conditional, so that only one of them succeeds.
 """
 
 import os
@@ -31,27 +31,27 @@ if TYPE_CHECKING:
     from obstore import ObjectMeta
 
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-# What stands in a URI as it is, and is no pattern for DuckDB.
+# Characters that need no escaping in a URI and are no glob pattern for DuckDB.
 _KEY_PART = re.compile(r"[A-Za-z0-9._=+~-]+")
 _PART_BYTES = 8 << 20
 _UPLOADS_AT_ONCE = 4
-# Files that are looked for by themselves; of more, all of the folder are listed.
+# Up to this many files are checked with one request each; for more files, the folder is listed.
 _ASKED_ONE_BY_ONE = 16
-# What an object's bytes are compared by before they are uploaded again.
+# Object attribute that stores the content hash, to skip needless uploads.
 _DIGEST = "xxh3"
 
 
 @dataclass(frozen=True)
 class ObjectLocation(StoredObject, Location):
-    """An object, or all objects below a prefix."""
+    """An object, or all objects below a prefix; `Location` documents the methods."""
 
     remote = True
 
     @classmethod
     def of(cls, scheme: str, rest: str, what: str) -> "ObjectLocation":
-        """The location that a URI names, `rest` standing behind its scheme; raises `UserError` for any that can't be.
+        """Returns the location for `rest`, the part of a URI after its scheme; raises `UserError` for an invalid one.
 
-        What is refused is not repeated: there may be a key in it.
+        A URI that may contain credentials is not repeated in the message.
         """
         bucket, _, key = rest.partition("/")
         if "@" in rest or "?" in rest or "#" in rest or ":" in bucket:
@@ -72,36 +72,31 @@ class ObjectLocation(StoredObject, Location):
 
     @property
     def name(self) -> str:
-        """The last part of the path."""
         return self.key.rpartition("/")[2] or self.bucket
 
     @property
     def parent(self) -> "ObjectLocation":
-        """The folder in which this lies."""
         return replace(self, key=self.key.rpartition("/")[0])
 
     def below(self, folder: Location) -> str:
-        """The path from a folder above to here."""
         return str(self).removeprefix(f"{folder}/")
 
     def exists(self) -> bool:
-        """Whether a file or folder lies here."""
         return self.meta() is not None or next(self._all(), None) is not None
 
     def size(self) -> int:
-        """Bytes of the file; -1 where there is none."""
+        """Size in bytes; -1 if the file does not exist."""
         meta = self.meta()
         return meta["size"] if meta else -1
 
     def read(self) -> bytes:
-        """The whole file; raises `RunFailure` where there is none."""
         try:
             return self.content()
         except FileNotFoundError as error:
             raise RunFailure(f"{self} can't be read ({error.strerror}): run what made it again") from error
 
     def opened(self, *, whole: bool = False) -> "pa.NativeFile":
-        """The file for reading, here and there in it; `whole` says that all of it will be needed."""
+        """Opens the file for random access; with `whole`, downloads it at once."""
         import pyarrow as pa
 
         if whole:
@@ -110,16 +105,15 @@ class ObjectLocation(StoredObject, Location):
             return pa.PythonFile(RangedFile(self, obstore.head(self.store, self.key)), mode="r")
 
     def write(self, data: bytes) -> None:
-        """Replace the file by `data` in one step."""
+        """Replaces the file atomically; an object with the same bytes is not uploaded again."""
         self._upload(data, len(data), xxhash.xxh3_128_hexdigest(data))
 
     def version(self) -> Version:
-        """What tells this file from any later one; None where there is none."""
         meta = self.meta()
         return version_of(meta) if meta else None
 
     def write_over(self, data: bytes, seen: Version) -> None:
-        """Replace the file by `data` in one step, if it is still that of version `seen` or holds `data` already."""
+        """Replaces the file by a conditional write; raises `RunFailure` if another process has written it."""
         refuse_lost(self)
         digest = {_DIGEST: xxhash.xxh3_128_hexdigest(data)}
         try:
@@ -127,7 +121,7 @@ class ObjectLocation(StoredObject, Location):
                 str(self), lambda: obstore.put(self.store, self.key, data, mode=seen or "create", attributes=digest)
             )
         except (AlreadyExistsError, PreconditionError):
-            # Also where an answer was lost and the library asked again.
+            # This also happens if a response was lost and the library retried.
             if self.size() != len(data) or self.content() != data:
                 raise RunFailure(
                     f"{self} was written by another process in the meantime: look at what lies there, "
@@ -135,26 +129,25 @@ class ObjectLocation(StoredObject, Location):
                 ) from None
 
     def remove(self) -> None:
-        """Delete the file or folder, if it is there."""
+        """Deletes the object and all objects below it."""
         keys = [meta["path"] for meta in self._all()]
-        # Of a folder its own key is no object, which Google and Azure refuse to delete.
+        # A prefix is not an object, and Google and Azure refuse to delete its key.
         keys += [self.key] if self.meta() else []
-        # After the list was made: a process that was stopped for a while deletes nothing of who came after it.
+        # Check after listing: a process that was suspended must not delete files of its successor.
         refuse_lost(self)
         try:
             insisted(str(self), lambda: obstore.delete(self.store, keys))
         except FileNotFoundError:
-            # One is gone already: by another process, or by a request of ours whose answer was lost.
+            # An object is already deleted: by another process, or by a request of ours whose response was lost.
             for key in keys:
                 with suppress(FileNotFoundError):
                     insisted(str(self), partial(obstore.delete, self.store, [key]))
 
     def exchange(self, other: Location) -> None:
-        """Swap two folders in one step, so that each name holds a whole one at any moment."""
+        """Always raises `RunFailure`: object stores cannot swap folders."""
         raise RunFailure(f"{self} and {other} can't be swapped in one step (an object store): do it on a local disk")
 
     def children(self) -> list[str]:
-        """Names of what lies in this folder, sorted, without hidden ones; empty where there is no folder."""
         with told(str(self)):
             found = obstore.list_with_delimiter(self.store, self.key or None)
         paths = [*found["common_prefixes"], *(meta["path"] for meta in found["objects"])]
@@ -162,11 +155,9 @@ class ObjectLocation(StoredObject, Location):
         return sorted(name for name in names if not name.startswith("."))
 
     def files(self, suffix: str) -> list[str]:
-        """Paths from here to all files below whose names end so, sorted."""
         return sorted(path for path in self._sizes() if path.endswith(suffix))
 
     def holds(self, sizes: Mapping[str, int]) -> bool:
-        """Whether files of these paths and sizes lie below."""
         if len(sizes) <= _ASKED_ONE_BY_ONE:
             return all((self / path).size() == size for path, size in sizes.items())
         found = self._sizes()
@@ -174,11 +165,14 @@ class ObjectLocation(StoredObject, Location):
 
     @contextmanager
     def staged(self) -> Iterator[Path]:
-        """Yield a path on this machine's disk; on success what was written there takes this name, else it goes."""
+        """Yields a path on this machine's disk; on success the file is uploaded, and its local copy is always deleted.
+
+        An object with the same bytes is not uploaded again. Raises `RunFailure` if the disk is full.
+        """
         folder = cache_folder() / "staged"
         path, handle = folder / f"{uuid.uuid4().hex}.partial", None
         try:
-            # Held as long as its writer lives, so that what a killed one left is known.
+            # The lock shows `sweep` that the writer is alive.
             handle = lock_below(folder, path)
             yield path
             digest = xxhash.xxh3_128()
@@ -196,16 +190,16 @@ class ObjectLocation(StoredObject, Location):
 
     @contextmanager
     def exclusive(self, what: str, *, wait_seconds: float = 0.0) -> Iterator[None]:
-        """Hold this folder alone; the hold ends with the process, however that ends."""
+        """Holds this folder by a lease; after a crash, other machines wait until the lease expires."""
         with leased(self, what, wait_seconds):
             yield
 
     def is_held(self) -> bool:
-        """Whether a process holds this folder alone now; what one that ended left says nothing."""
+        """Whether a lease on this folder is valid; a lease that was not released counts until it expires."""
         return is_leased(self)
 
     def sweep(self) -> None:
-        """Delete what writers that were killed left on this machine's disk; in the store nothing is half written."""
+        """Deletes what killed writers left on this machine's disk; the store contains no partial files."""
         folder = cache_folder() / "staged"
         for path in folder.glob("*.partial"):
             with suppress(OSError):
@@ -214,29 +208,27 @@ class ObjectLocation(StoredObject, Location):
                     os.close(handle)
 
     def partials(self) -> Iterator[Location]:
-        """What writers at work, or that were killed, have beside their files."""
+        """Yields nothing: the store contains no partial files."""
         yield from ()
 
     def total_bytes(self) -> int:
-        """Bytes of the file, or of all files in the folder."""
         return max(0, self.size()) + sum(self._sizes().values())
 
     def changed(self) -> float:
-        """When the file or folder was last written, as seconds since 1970; 0 where there is none."""
         meta = self.meta()
         times = [meta["last_modified"]] if meta else [below["last_modified"] for below in self._all()]
         return max((time.timestamp() for time in times), default=0.0)
 
     def free_bytes(self) -> int | None:
-        """Free bytes where this lies, or would lie; None where there is no such bound."""
+        """Returns None: object stores have no limit."""
         return None
 
     def can_be_written(self) -> bool:
-        """Whether anything can be made in this folder, as far as that is known without trying."""
+        """Returns True: only a write shows whether the permission is missing."""
         return True
 
     def _upload(self, data: bytes | Path, size: int, digest: str) -> None:
-        """Put a file there, unless one of the same bytes lies there already."""
+        """Uploads a file unless the object already has the same bytes."""
         refuse_lost(self)
         if self._is(size, digest):
             return
@@ -253,12 +245,12 @@ class ObjectLocation(StoredObject, Location):
                 ),
             )
         except FileNotFoundError:
-            # The answer to the last request of an upload was lost, and there is no such upload any more.
+            # The response to the last request of the upload was lost, so its upload ID no longer exists.
             if not self._is(size, digest):
                 raise
 
     def _is(self, size: int, digest: str) -> bool:
-        """Whether an object of these bytes lies there."""
+        """Whether the object exists with this size and hash."""
         try:
             with told(str(self)):
                 found = obstore.get(self.store, self.key, options={"head": True})
@@ -267,12 +259,12 @@ class ObjectLocation(StoredObject, Location):
         return found.meta["size"] == size and found.attributes.get(_DIGEST) == digest
 
     def _all(self) -> Iterator["ObjectMeta"]:
-        """All objects below."""
+        """Metadata of all objects below."""
         with told(str(self)):
             for metas in obstore.list(self.store, self.key or None):
                 yield from metas
 
     def _sizes(self) -> dict[str, int]:
-        """Sizes of all objects below, by their paths from here."""
+        """Sizes of all objects below, by relative path."""
         skipped = len(self.key) + 1 if self.key else 0
         return {meta["path"][skipped:]: meta["size"] for meta in self._all()}

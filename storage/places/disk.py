@@ -1,4 +1,4 @@
-"""Files of a disk, here or mounted: a name appears in one rename, after its bytes have reached the disk."""
+"""Files on a local or mounted disk: a file appears by one rename, after its bytes have reached the disk."""
 
 import ctypes
 import errno
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 _LOCK = ".lock"
 _GLANCE_SECONDS = 0.1
-# Of Linux's renameat2: two names that change places.
+# Flag of Linux's renameat2: swap the two names.
 _RENAME_EXCHANGE = 2
 
 
 @dataclass(frozen=True)
 class LocalLocation(Location):
-    """A file or folder by its path.
+    """A file or folder on a disk; `Location` documents the methods.
 
-    `root` is the folder that a person named, by default this one. Below it no symbolic link is followed: what a link
-    stands for counts as missing, with a warning, and can't be read, written or held.
+    `root` is the folder that the user named, by default this location. No symbolic link below it is followed. A link
+    counts as missing, logs a warning, and cannot be read, written or locked.
     """
 
     path: Path
@@ -53,29 +53,24 @@ class LocalLocation(Location):
 
     @property
     def name(self) -> str:
-        """The last part of the path."""
         return self.path.name
 
     @property
     def parent(self) -> "LocalLocation":
-        """The folder in which this lies."""
         return LocalLocation(self.path.parent, None if self.path == self._root else self._root)
 
     def below(self, folder: Location) -> str:
-        """The path from a folder above to here."""
         return self.path.relative_to(str(folder)).as_posix()
 
     def exists(self) -> bool:
-        """Whether a file or folder lies here."""
         return self._stat() is not None
 
     def size(self) -> int:
-        """Bytes of the file; -1 where there is none."""
+        """Size in bytes; -1 if the file does not exist."""
         found = self._stat()
         return found.st_size if found else -1
 
     def read(self) -> bytes:
-        """The whole file; raises `RunFailure` where there is none."""
         try:
             with open(open_below(self._root, self.path), "rb") as file:
                 return file.read()
@@ -83,7 +78,7 @@ class LocalLocation(Location):
             raise RunFailure(f"{self} can't be read ({error.strerror}): run what made it again") from error
 
     def opened(self, *, whole: bool = False) -> "pa.NativeFile":
-        """The file for reading, here and there in it; `whole` says that all of it will be needed."""
+        """Opens the file for random access; raises `OSError` if it does not exist or is a link."""
         import pyarrow as pa
 
         try:
@@ -91,25 +86,25 @@ class LocalLocation(Location):
         except LinkError as error:
             raise OSError(errno.ELOOP, "a symbolic link is not followed", str(self.path)) from error
         try:
-            # The file that is open, by a name of its own.
+            # Opens the same file again with a descriptor of its own.
             return pa.OSFile(f"/dev/fd/{handle}")
         finally:
             os.close(handle)
 
     def version(self) -> Version:
-        """What tells this file from any later one; None where there is none."""
+        """Returns True if the file exists, otherwise None; a disk does not number versions."""
         return True if self.exists() else None
 
     def write_over(self, data: bytes, seen: Version) -> None:
-        """Replace the file by `data` in one step, if it is still that of version `seen` or holds `data` already."""
+        """Replaces the file by `data` atomically; `seen` is not checked, because the caller holds the folder."""
         self.write(data)
 
     def remove(self) -> None:
-        """Delete the file or folder, if it is there; of a link the link alone."""
+        """Deletes the file or folder if it exists; deletes a link, not its target."""
         remove_below(self._root, self.path)
 
     def exchange(self, other: Location) -> None:
-        """Swap two folders in one step, so that each name holds a whole one at any moment."""
+        """Swaps two folders atomically; raises `RunFailure` if the system or disk does not support this."""
         assert isinstance(other, LocalLocation)
         swap = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
         with self.parent._opened_folder() as here, other.parent._opened_folder() as there:
@@ -122,7 +117,6 @@ class LocalLocation(Location):
         _sync(self.path.parent)
 
     def children(self) -> list[str]:
-        """Names of what lies in this folder, sorted, without hidden ones; empty where there is no folder."""
         found = self._stat()
         if found is None or not stat.S_ISDIR(found.st_mode):
             return []
@@ -130,11 +124,9 @@ class LocalLocation(Location):
             return sorted(entry.name for entry in entries if not entry.name.startswith(".") and _is_plain(entry))
 
     def files(self, suffix: str) -> list[str]:
-        """Paths from here to all files below whose names end so, sorted."""
         return sorted(path.relative_to(self.path).as_posix() for path in self._walk() if path.name.endswith(suffix))
 
     def holds(self, sizes: Mapping[str, int]) -> bool:
-        """Whether files of these paths and sizes lie below."""
         sizes_of: dict[str, dict[str, int]] = {}
         for path, size in sizes.items():
             folder, _, name = checked_part(path).rpartition("/")
@@ -143,9 +135,9 @@ class LocalLocation(Location):
 
     @contextmanager
     def staged(self) -> Iterator[Path]:
-        """Yield a path beside this one; on success its bytes are synced and take this name, else they go.
+        """Yields a path in the same folder; on success the file is synced and renamed, otherwise it is deleted.
 
-        A file that holds the same bytes already stays as it is.
+        A file with the same bytes is not rewritten. Raises `RunFailure` if the disk is full.
         """
         beside = self.path.parent / f".{self.path.name}.{uuid.uuid4().hex}.partial"
         try:
@@ -163,8 +155,8 @@ class LocalLocation(Location):
 
     @contextmanager
     def exclusive(self, what: str, *, wait_seconds: float = 0.0) -> Iterator[None]:
-        """Hold this folder alone; the hold ends with the process, however that ends."""
-        # Who only asks whether it is held has it for microseconds.
+        """Locks this folder for the block; raises `UserError` if it is still locked after `wait_seconds`."""
+        # `is_held` takes the lock for microseconds, so a short retry is always needed.
         until = time.monotonic() + max(wait_seconds, _GLANCE_SECONDS)
         while (handle := self._lock()) is None:
             if time.monotonic() >= until:
@@ -176,7 +168,6 @@ class LocalLocation(Location):
             os.close(handle)
 
     def is_held(self) -> bool:
-        """Whether a process holds this folder alone now; what one that ended left says nothing."""
         try:
             handle = open_below(self._root, self.path / _LOCK)
         except (OSError, LinkError):
@@ -190,34 +181,29 @@ class LocalLocation(Location):
         return False
 
     def sweep(self) -> None:
-        """Delete what writers that were killed left; only while holding the folder."""
         for place in self.partials():
             place.remove()
 
     def partials(self) -> Iterator[Location]:
-        """What writers at work, or that were killed, have beside their files."""
         for path in self._walk(into_held=False):
             if path.name.startswith(".") and path.name.endswith(".partial"):
                 yield LocalLocation(path, self._root)
 
     def total_bytes(self) -> int:
-        """Bytes of the file, or of all files in the folder."""
         return self.size() if self._is_file() else sum(self._walk().values())
 
     def changed(self) -> float:
-        """When the file or folder was last written, as seconds since 1970; 0 where there is none."""
         found = self._stat()
         return found.st_mtime if found else 0.0
 
     def free_bytes(self) -> int | None:
-        """Free bytes where this lies, or would lie; None where there is no such bound."""
+        """Free bytes of the disk that contains this location, even if it does not exist yet."""
         path = self.path
         while not path.exists():
             path = path.parent
         return shutil.disk_usage(path).free
 
     def can_be_written(self) -> bool:
-        """Whether anything can be made in this folder, as far as that is known without trying."""
         return os.access(self.path, os.W_OK)
 
     @property
@@ -225,7 +211,7 @@ class LocalLocation(Location):
         return self.root or self.path
 
     def _stat(self) -> os.stat_result | None:
-        """What the system says of it; None for what is missing, behind a link, or neither file nor folder."""
+        """Status of the file or folder; None if it is missing, reached through a link, or of another kind."""
         try:
             found = stat_below(self._root, self.path)
         except (FileNotFoundError, NotADirectoryError):
@@ -243,7 +229,7 @@ class LocalLocation(Location):
         return folder_below(self._root, self.path, make=make)
 
     def _lock(self) -> int | None:
-        """A handle that holds this folder; None where another process holds it."""
+        """Returns a descriptor that locks this folder; None if another process holds it."""
         try:
             return lock_below(self._root, self.path / _LOCK)
         except PermissionError as error:
@@ -254,7 +240,7 @@ class LocalLocation(Location):
             ) from error
 
     def _holds_here(self, sizes: Mapping[str, int]) -> bool:
-        """Whether files of these names and sizes lie in this folder."""
+        """Whether files with these names and sizes exist in this folder."""
         try:
             with self._opened_folder() as folder:
                 found = {name: os.stat(name, dir_fd=folder, follow_symlinks=False) for name in sizes}
@@ -263,12 +249,12 @@ class LocalLocation(Location):
         return all(stat.S_ISREG(found[name].st_mode) and found[name].st_size == size for name, size in sizes.items())
 
     def _walk(self, *, into_held: bool = True) -> dict[Path, int]:
-        """All regular files below with their sizes; not `into_held` leaves out folders that have a lock."""
+        """Sizes of all regular files below; `into_held=False` skips folders with a lock file."""
         found: dict[Path, int] = {}
         for folder, below, names in os.walk(self.path) if self._stat() else ():
             below[:] = [name for name in below if into_held or not Path(folder, name, _LOCK).exists()]
             for path in (Path(folder, name) for name in names):
-                # It may be gone by now.
+                # The file may have been deleted since.
                 with suppress(FileNotFoundError):
                     if stat.S_ISREG((seen := path.lstat()).st_mode):
                         found[path] = seen.st_size
@@ -276,9 +262,9 @@ class LocalLocation(Location):
 
 
 def local_path(text: str, what: str) -> Path:
-    """The absolute path that a person wrote, where `~` is a home; `what` names it in an error.
+    """Returns the absolute path for the user's text and expands `~`; `what` names it in error messages.
 
-    Raises `UserError` for one that no file can have, and where the working directory was deleted.
+    Raises `UserError` for invalid characters, an unknown home, or a deleted working directory.
     """
     try:
         possible = b"\0" not in os.fsencode(text)
@@ -295,7 +281,7 @@ def local_path(text: str, what: str) -> Path:
 
 
 def try_lock(file: int) -> bool:
-    """Lock an open file against other processes until it is closed; False where another one has it."""
+    """Locks an open file until it is closed; returns False if another process holds the lock."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -304,18 +290,18 @@ def try_lock(file: int) -> bool:
 
 
 def being_written(what: str) -> UserError:
-    """What is told to the second of two who want to write the same."""
+    """The error for a process that finds the folder locked by another writer."""
     return UserError(f"{what} is being written by another process: wait for it to end, or choose another name")
 
 
 def refuse_full_disk(error: OSError, text: str) -> None:
-    """Raise `RunFailure` with the remedy if an error says that the disk is full."""
+    """Raises `RunFailure` with a remedy if `error` reports a full disk or quota."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         raise RunFailure(f"{text}: free some space and run the same command again") from error
 
 
 def cache_folder() -> Path:
-    """Where this user's processes keep what can be made anew; raises `UserError` where none can be made."""
+    """This user's folder for files that can be rebuilt; raises `UserError` if it cannot be created."""
     place = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "numerate"
     try:
         place.mkdir(parents=True, exist_ok=True)
@@ -325,15 +311,15 @@ def cache_folder() -> Path:
 
 
 def cached(name: str, whole: str) -> LocalLocation:
-    """A folder in the user's cache for what lies at a place that is called `name`, and `whole` with all its parts."""
+    """A cache folder for the workspace `whole` (full path or URI), named by `name` and a hash of `whole`."""
     place = cache_folder() / "workspaces" / f"{name}-{sha256(whole.encode()).hexdigest()[:16]}"
-    # Prefect makes its home in it, but no folder above.
+    # Prefect creates its home here, but no parent folders.
     place.mkdir(parents=True, exist_ok=True)
     return LocalLocation(place)
 
 
 def this_machine() -> str:
-    """A name for this machine as it runs now, and for those who share its cache folder."""
+    """Identifies this cache folder and the current boot of this machine."""
     place = LocalLocation(cache_folder()) / "machine"
     if not place.exists():
         place.write(uuid.uuid4().hex.encode())
@@ -342,7 +328,7 @@ def this_machine() -> str:
 
 
 def _is_plain(entry: "os.DirEntry[str]") -> bool:
-    """Whether it is a file or a folder, and no link to one."""
+    """Whether the entry is a file or folder and no symbolic link."""
     if entry.is_symlink():
         _warn(f"{entry.path} is a symbolic link, and none is followed here: it is left out")
     return entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False)
@@ -350,7 +336,7 @@ def _is_plain(entry: "os.DirEntry[str]") -> bool:
 
 @lru_cache(maxsize=256)
 def _warn(text: str) -> None:
-    """Say it once a process."""
+    """Logs a warning once per process."""
     _LOG.warning("%s", text)
 
 

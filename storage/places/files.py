@@ -1,4 +1,4 @@
-"""Objects of an object store as files, for Arrow, DuckDB and Ray: read by ranges, and confined to one folder."""
+"""Objects of an object store as files for Arrow, DuckDB and Ray: read by ranges and confined to one folder."""
 
 import errno
 import io
@@ -21,23 +21,23 @@ if TYPE_CHECKING:
 
 
 class _Upload(io.BytesIO):
-    """A small file that is written when it is closed."""
+    """A small file that is uploaded when it is closed."""
 
     def __init__(self, place: ObjectLocation) -> None:
         super().__init__()
         self._place = place
 
     def close(self) -> None:
-        """Write the file, once."""
+        """Uploads the content once."""
         if not self.closed:
             self._place.write(self.getvalue())
         super().close()
 
 
 class ObjectFiles(AbstractFileSystem):
-    """The objects below a folder and no others, as an `fsspec` file system; to be read alone, unless it `writes`.
+    """The objects below one folder as an `fsspec` file system; read-only unless `writes` is set.
 
-    What an object is, is asked once in its lifetime. It can be pickled, and holds no credentials.
+    Metadata of an object is requested once and then cached. Instances can be pickled and hold no credentials.
     """
 
     cachable = False
@@ -48,7 +48,7 @@ class ObjectFiles(AbstractFileSystem):
         self._known: dict[str, ObjectMeta] = {}
 
     def info(self, path: str, **options: Any) -> dict[str, Any]:
-        """Size and kind; raises `FileNotFoundError` where nothing lies."""
+        """Size and kind of a path; raises `FileNotFoundError` if it does not exist."""
         place = self._place(path)
         if meta := self._meta(place):
             return {"name": f"{place.bucket}/{place.key}", "size": meta["size"], "type": "file"}
@@ -57,19 +57,19 @@ class ObjectFiles(AbstractFileSystem):
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(place))
 
     def exists(self, path: str, **options: Any) -> bool:
-        """Whether an object or folder is there; unlike `fsspec` it lets a failure pass."""
+        """Whether the object or folder exists; unlike in `fsspec`, other errors propagate."""
         try:
             return bool(self.info(path))
         except FileNotFoundError:
             return False
 
     def modified(self, path: str) -> datetime:
-        """When an object was written."""
+        """Time at which the object was written; 1970 if it does not exist."""
         meta = self._meta(self._place(path))
         return meta["last_modified"] if meta else datetime.fromtimestamp(0, UTC)
 
     def ls(self, path: str, detail: bool = True, **options: Any) -> list[Any]:
-        """What lies in a folder."""
+        """Lists the entries of a folder."""
         place = self._place(path)
         with told(str(place)):
             found = obstore.list_with_delimiter(place.store, place.key or None)
@@ -84,7 +84,7 @@ class ObjectFiles(AbstractFileSystem):
         return entries if detail else [entry["name"] for entry in entries]
 
     def rm_file(self, path: str) -> None:
-        """Delete an object."""
+        """Deletes an object."""
         self._changing(path).remove()
 
     def _open(self, path: str, mode: str = "rb", **options: Any) -> RangedFile | _Upload:
@@ -102,7 +102,7 @@ class ObjectFiles(AbstractFileSystem):
         return self._known.get(name)
 
     def _place(self, path: str) -> ObjectLocation:
-        """The place that a path names; raises `UserError` for one outside of the folder."""
+        """The location of a path; raises `UserError` for a path outside the folder."""
         bucket, _, key = path.removeprefix(f"{self.protocol}://").partition("/")
         place = ObjectLocation(str(self.protocol), bucket, key.strip("/"))
         if ".." in key.split("/") or not place.lies_in(self._folder):
@@ -118,30 +118,30 @@ class ObjectFiles(AbstractFileSystem):
 
 
 class S3Files(ObjectFiles):
-    """Those of S3."""
+    """Files of S3."""
 
     protocol = "s3"
 
 
 class GoogleFiles(ObjectFiles):
-    """Those of Google Cloud Storage."""
+    """Files of Google Cloud Storage."""
 
     protocol = "gs"
 
 
 class AzureFiles(ObjectFiles):
-    """Those of Azure."""
+    """Files of Azure."""
 
     protocol = "az"
 
 
 def arrow_files(place: Location) -> tuple[FileSystem | None, str]:
-    """Arrow's file system of a folder, for reading and writing, and its path in it; None is that of a disk."""
+    """Arrow's file system for a folder, readable and writable, and the path in it; None stands for the local disk."""
     if not isinstance(place, ObjectLocation):
         return None, str(place)
     return PyFileSystem(FSSpecHandler(object_files(place, writes=True))), f"{place.bucket}/{place.key}"
 
 
 def object_files(folder: ObjectLocation, *, writes: bool = False) -> ObjectFiles:
-    """The file system of a folder of any scheme."""
+    """The file system of a folder, by its scheme."""
     return {kind.protocol: kind for kind in (S3Files, GoogleFiles, AzureFiles)}[folder.scheme](folder, writes)

@@ -1,8 +1,7 @@
-"""Who writes a folder of an object store: an object that is renewed as long as its holder lives, and expires behind it.
+"""The exclusive right to write a folder of an object store: an object that its holder renews and that expires.
 
-A lease is taken, renewed and taken over by conditional writes alone. Whoever takes one over tells its age by the
-store's own clock. On one machine a lock on a file tells at once that a holder has ended; elsewhere one waits until it
-expires.
+All changes of a lease are conditional writes. A process that takes over a lease measures its age by the store's clock.
+On the same machine a file lock shows at once that the holder has ended; other machines wait for the expiry.
 """
 
 import json
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
 _LOCK = ".lock"
 _EXPIRE_SECONDS = 30.0
 _RENEW_SECONDS = 5.0
-# A holder that couldn't renew for so long counts itself out, well before others do.
+# A holder that cannot renew for this long gives up, well before the lease expires for others.
 _GIVE_UP_SECONDS = 20.0
 _POLL_SECONDS = 1.0
 
@@ -38,7 +37,7 @@ _held: list["Lease"] = []
 
 @contextmanager
 def leased(folder: StoredObject, what: str, wait_seconds: float) -> Iterator[None]:
-    """Hold a folder alone; raises `UserError` if another process still holds it after `wait_seconds`."""
+    """Holds a folder for the block; raises `UserError` if another process still holds it after `wait_seconds`."""
     until = time.monotonic() + wait_seconds
     here = LocalLocation(cache_folder()) / "locks" / sha256(str(folder).encode()).hexdigest()
     lease = Lease(folder, what)
@@ -52,16 +51,16 @@ def leased(folder: StoredObject, what: str, wait_seconds: float) -> Iterator[Non
 
 
 def is_leased(folder: StoredObject) -> bool:
-    """Whether a process holds a folder now; one that ended without letting go counts until its lease expires.
+    """Whether a process holds the folder; a lease that was not released counts until it expires.
 
-    By the clock of this machine: the store tells its own only to those who may write.
+    Uses this machine's clock, because the store's clock can only be read with write permission.
     """
     found = Lease(folder, "").found()
     return found is not None and found[0].get("owner") != "" and time.time() - found[2] <= _EXPIRE_SECONDS
 
 
 def refuse_lost(place: StoredObject) -> None:
-    """Raise `RunFailure` where `place` lies in a folder that this process held and holds no more."""
+    """Raises `RunFailure` if `place` is in a folder whose lease this process has lost."""
     for lease in _held:
         if place.lies_in(lease.folder) and not lease.holds():
             raise RunFailure(
@@ -71,7 +70,7 @@ def refuse_lost(place: StoredObject) -> None:
 
 
 class Lease:
-    """The right to write a folder."""
+    """The right to write one folder."""
 
     def __init__(self, folder: StoredObject, what: str) -> None:
         self.folder, self.what = folder, what
@@ -81,14 +80,14 @@ class Lease:
         self._ended, self._one_at_a_time = threading.Event(), threading.Lock()
 
     def holds(self) -> bool:
-        """Whether no other process can hold the folder; where that isn't certain any more, the store is asked."""
+        """Whether this process still holds the folder; renews the lease first if that is uncertain."""
         if _now() - self._renewed > _GIVE_UP_SECONDS:
-            # This process may have been stopped for a while.
+            # This process may have been suspended.
             self._renew()
         return not self._taken_over and _now() - self._renewed <= _GIVE_UP_SECONDS
 
     def take(self) -> bool:
-        """Take the folder, if nobody holds it; to be tried again."""
+        """Tries once to take the folder; returns whether it succeeded."""
         if self._write(None):
             return True
         found = self.found()
@@ -100,7 +99,7 @@ class Lease:
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """Renew it in the block, and let go behind it."""
+        """Renews the lease during the block and releases it afterwards."""
         renewer = threading.Thread(target=self._renew_on_time, daemon=True)
         _held.append(self)
         renewer.start()
@@ -110,7 +109,7 @@ class Lease:
             self._ended.set()
             renewer.join()
             _held.remove(self)
-            # Where the folder was deleted, or taken over, or doesn't answer, there is nothing to let go.
+            # If the folder was deleted or taken over, or the store does not respond, there is nothing to release.
             with suppress(UserError, RunFailure):
                 found = self.found()
                 if found and found[0].get("owner") == self._owner:
@@ -122,12 +121,12 @@ class Lease:
             self._renew()
 
     def _renew(self) -> None:
-        # What isn't answered is asked again the next time.
+        # A failed request is repeated at the next renewal.
         with self._one_at_a_time, suppress(UserError, RunFailure):
             self._taken_over = self._taken_over or not self._write(self._version)
 
     def _write(self, seen: Version) -> bool:
-        """Say that it is ours, if the object is still that of version `seen`; whether it is ours now."""
+        """Writes the lease if the object still has version `seen`; returns whether this process holds it now."""
         began = _now()
         self._count += 1
         value = {"owner": self._owner, "machine": this_machine(), "count": self._count}
@@ -139,7 +138,7 @@ class Lease:
             )
             self._version = version_of(made)
         except (AlreadyExistsError, PreconditionError):
-            # The answer to a write of ours may have been lost; nobody else writes this owner.
+            # The response to our own write may have been lost; no other process writes this owner.
             found = self.found()
             if not found or found[0].get("owner") != self._owner:
                 return False
@@ -148,7 +147,7 @@ class Lease:
         return True
 
     def found(self) -> tuple[dict[str, Any], Version, float] | None:
-        """What the object says, its version, and when it was written."""
+        """Content, version and time of the lease object; None if it does not exist."""
         try:
             with told(str(self._place)):
                 got = obstore.get(self._store, self._place.key)
@@ -162,7 +161,7 @@ class Lease:
         return value, version_of(meta), meta["last_modified"].timestamp()
 
     def is_old(self, written: float) -> bool:
-        """Whether it wasn't renewed for too long, by the clock of the store."""
+        """Whether the lease has expired by the store's clock."""
         now = _below(self.folder, f"{_LOCK}-{self._owner}")
         insisted(str(now), lambda: obstore.put(self._store, now.key, b""))
         meta = now.meta()
@@ -179,5 +178,5 @@ def _below(folder: StoredObject, name: str) -> StoredObject:
 
 
 def _now() -> float:
-    """Seconds of a clock that goes on while the machine sleeps, as the store's does."""
+    """Seconds of a clock that continues while the machine sleeps, like the store's clock."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))

@@ -1,8 +1,8 @@
-"""Files below a folder, opened and locked without following symbolic links.
+"""Opens and locks files below a folder without following symbolic links.
 
-Whoever can write in a shared workspace can plant a link that leads out of it. The folder itself may be reached by
-links, because a person named it. Every step below it starts from the open folder before it, so that no link can be
-swapped in between a check and its use.
+In a shared workspace, another user can create a link that leads out of it. The root folder itself may be reached
+through links, because the user named it. Every further part of a path is opened relative to the already opened parent
+folder, so no link can be swapped in between a check and its use.
 """
 
 import errno
@@ -16,19 +16,19 @@ from pathlib import Path
 
 from storage.errors import RunFailure
 
-# Only for steps and names: O_PATH needs no right to list the folder.
+# O_PATH needs no permission to list the folder.
 _FOLDER = os.O_DIRECTORY | os.O_CLOEXEC | getattr(os, "O_PATH", os.O_RDONLY)
-# A named pipe would block otherwise.
+# Without O_NONBLOCK, opening a named pipe would block.
 _FILE = os.O_CLOEXEC | os.O_NONBLOCK
 
 
 class LinkError(RunFailure):
-    """A symbolic link on the way to a file of a workspace."""
+    """The path of a workspace file contains a symbolic link."""
 
 
 @contextmanager
 def folder_below(root: Path, path: Path, *, make: bool = False) -> Iterator[int]:
-    """The open folder `path`, which is `root` or lies below it; `make` makes what is missing.
+    """Opens the folder `path`, which is `root` or below it; `make` creates missing folders.
 
     Raises `LinkError` for a link below `root`, and `OSError`.
     """
@@ -55,9 +55,9 @@ def folder_below(root: Path, path: Path, *, make: bool = False) -> Iterator[int]
 
 
 def open_below(root: Path, path: Path) -> int:
-    """A handle for reading the file `path`, which is `root` or lies below it; no pipe, device or folder is opened.
+    """Opens the regular file `path`, which is `root` or below it, for reading; returns a file descriptor.
 
-    Raises `LinkError` for a link below `root`, and `OSError`.
+    Raises `LinkError` for a link below `root`, and `OSError`, also for a pipe, device or folder.
     """
     if path == root:
         handle = os.open(path, os.O_RDONLY | _FILE)
@@ -71,7 +71,7 @@ def open_below(root: Path, path: Path) -> int:
 
 
 def stat_below(root: Path, path: Path) -> os.stat_result:
-    """What the system says of the file or folder `path`, which is `root` or lies below it.
+    """Returns the status of the file or folder `path`, which is `root` or below it.
 
     Raises `LinkError` for a link below `root`, and `OSError`.
     """
@@ -85,9 +85,9 @@ def stat_below(root: Path, path: Path) -> os.stat_result:
 
 
 def remove_below(root: Path, path: Path) -> None:
-    """Delete the file, the folder with all below it, or the link `path` itself, if it is there.
+    """Deletes the file, folder tree or symbolic link `path` if it exists.
 
-    Raises `LinkError` for a link above it, and `OSError`.
+    Raises `LinkError` for a link in the path before its last part, and `OSError`.
     """
     above = path.parent if path == root else root
     with suppress(FileNotFoundError), folder_below(above, path.parent) as folder, _explained(folder, path):
@@ -98,11 +98,11 @@ def remove_below(root: Path, path: Path) -> None:
 
 
 def lock_below(root: Path, path: Path) -> int | None:
-    """A handle on the file `path` below `root`, locked against other processes until it is closed.
+    """Locks the file `path` below `root`; returns a descriptor that holds the lock until it is closed.
 
-    None where another process has it. The file is made if it is missing, and is never changed. Whoever may write in
-    its folder may lock it, whatever the umask of the process that made it. Raises `LinkError` for a link below `root`,
-    and `OSError`.
+    Returns None if another process holds the lock. Creates a missing file and never changes its content. Every user
+    with write permission for the folder can lock the file, whatever the creator's umask. Raises `LinkError` for a link
+    below `root`, and `OSError`.
     """
     while True:
         with folder_below(root, path.parent, make=True) as folder, _explained(folder, path):
@@ -112,7 +112,7 @@ def lock_below(root: Path, path: Path) -> int | None:
             except BlockingIOError:
                 os.close(handle)
                 return None
-            # Between the two calls another process may have put another file there.
+            # Another process may have replaced the file between open and lock.
             with suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(handle), os.stat(path.name, dir_fd=folder, follow_symlinks=False)):
                     return handle
@@ -120,7 +120,7 @@ def lock_below(root: Path, path: Path) -> int | None:
 
 
 def _opened_or_made(folder: int, name: str) -> int:
-    """A handle on a file for locking it."""
+    """Opens a file for locking and creates it if it is missing."""
     while True:
         try:
             handle = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | _FILE, 0o600, dir_fd=folder)
@@ -135,13 +135,13 @@ def _opened_or_made(folder: int, name: str) -> int:
             try:
                 return os.open(name, os.O_RDWR | os.O_NOFOLLOW | _FILE, dir_fd=folder)
             except PermissionError:
-                # Of a disk here a lock needs no right to write.
+                # On a local file system, a lock needs no write permission.
                 return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | _FILE, dir_fd=folder)
 
 
 @contextmanager
 def _explained(folder: int, path: Path) -> Iterator[None]:
-    """Errors of the block name all of `path`, whose last part is in `folder`; raises `LinkError` where it is a link."""
+    """Adds the full path to errors of the block; raises `LinkError` if `path`, an entry of `folder`, is a link."""
     try:
         yield
     except OSError as error:

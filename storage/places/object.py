@@ -1,4 +1,4 @@
-"""One object of an object store: what is known of it, and its bytes, whole or by ranges."""
+"""One object of an object store: its metadata and its content, read whole or by ranges."""
 
 import errno
 import io
@@ -19,7 +19,7 @@ _PART_BYTES = 8 << 20
 
 @dataclass(frozen=True)
 class StoredObject:
-    """An object by its bucket and key, or the prefix of those below it."""
+    """An object by its bucket and key, or the prefix of the objects below it."""
 
     scheme: str
     bucket: str
@@ -30,15 +30,15 @@ class StoredObject:
 
     @property
     def store(self) -> "ObjectStore":
-        """The handle on the bucket, of this process."""
+        """This process's client for the bucket."""
         return store_of(self.scheme, self.bucket)
 
     def lies_in(self, folder: "StoredObject") -> bool:
-        """Whether this is a folder or lies below it."""
+        """Whether this location is `folder` or below it."""
         return f"{self}/".startswith(f"{folder}/")
 
     def meta(self) -> "ObjectMeta | None":
-        """Size, version and age of the object; None where there is none."""
+        """Metadata of the object (size, version, time); None if it does not exist."""
         if not self.key:
             return None
         try:
@@ -48,44 +48,42 @@ class StoredObject:
             return None
 
     def content(self) -> bytes:
-        """The whole object; raises `FileNotFoundError` where there is none."""
+        """Reads the whole object; raises `FileNotFoundError` if it does not exist."""
         with told(str(self)):
             found = obstore.get(self.store, self.key)
             size = found.meta["size"]
             if size <= 2 * _PART_BYTES:
                 return found.bytes().to_bytes()
-            # In parts, each of which has the time that a request may take, and is tried again by itself.
+            # Read in parts: each part has its own request timeout and retries.
             starts = list(range(0, size, _PART_BYTES))
             ends = [min(start + _PART_BYTES, size) for start in starts]
             return b"".join(obstore.get_ranges(self.store, self.key, starts=starts, ends=ends))
 
 
 class RangedFile(io.RawIOBase):
-    """One object for reading; what is read is always of the version that it had at its opening."""
+    """A readable file over one object; all reads return the version that existed when the file was opened."""
 
     def __init__(self, place: StoredObject, meta: "ObjectMeta") -> None:
         super().__init__()
         self._place, self._meta, self._at = place, meta, 0
 
     def readable(self) -> bool:
-        """It can be read."""
         return True
 
     def seekable(self) -> bool:
-        """Any place of it can be read."""
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
-        """Go to a place; returns it, in bytes from the start."""
+        """Sets the position and returns it, in bytes from the start."""
         self._at = offset + {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._meta["size"]}[whence]
         return self._at
 
     def tell(self) -> int:
-        """The place, in bytes from the start."""
+        """Returns the position in bytes from the start."""
         return self._at
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """The next `size` bytes, in one request."""
+        """Reads the next `size` bytes in one request; raises `OSError` if the object was replaced."""
         end = self._meta["size"] if size is None or size < 0 else min(self._at + size, self._meta["size"])
         if end <= self._at:
             return b""
@@ -99,12 +97,12 @@ class RangedFile(io.RawIOBase):
         return data
 
     def readinto(self, buffer: Any, /) -> int:
-        """Fill the buffer from the place on; returns the bytes read."""
+        """Fills the buffer from the current position; returns the number of bytes read."""
         data = self.read(len(buffer))
         buffer[: len(data)] = data
         return len(data)
 
 
 def version_of(meta: "ObjectMeta | PutResult") -> Version:
-    """By what the library tells one version of an object from another."""
+    """The fields by which the library distinguishes versions of an object."""
     return {name: meta[name] for name in ("e_tag", "version") if meta[name]}

@@ -1,4 +1,4 @@
-"""From the path or URI that a person writes to the place that it names."""
+"""Opens the location that a user names by a path or URI."""
 
 from storage.errors import UserError
 from storage.places.disk import LocalLocation, local_path
@@ -8,18 +8,18 @@ OBJECT_STORES = ("s3", "gs", "az")
 
 
 def open_place(uri: str, what: str = "workspace") -> Location:
-    """Read a folder's path or URI.
+    """Returns the location for a folder's path or URI; `what` names it in error messages.
 
-    Raises `UserError` for a scheme that isn't known, for credentials in a URI, and for a path of a file.
+    Raises `UserError` for an unknown scheme, credentials in a URI, an empty path, or the path of a file.
     """
     scheme, separator, rest = uri.partition("://")
     if separator and scheme in OBJECT_STORES:
-        # The library of object stores takes a while to import.
+        # The object store library is slow to import.
         from storage.places.bucket import ObjectLocation
 
         return ObjectLocation.of(scheme, rest, what)
     if separator and scheme != "file":
-        # Not the whole URI, in which there may be a password.
+        # Do not show the whole URI: it may contain a password.
         raise UserError(
             f"{what} {scheme}://…: the scheme {scheme!r} is not supported, use a local path, file://, "
             f"{', '.join(f'{name}://' for name in OBJECT_STORES)}"

@@ -1,6 +1,6 @@
-"""What every kind of place promises: files of a local disk (`disk`) and those of an object store (`bucket`).
+"""The interface of every storage location, implemented for local disks (`disk`) and object stores (`bucket`).
 
-Every other module names files by `Location`. On both a file appears under its name whole, or not at all.
+All other modules name files by `Location`. On both backends a file appears under its name completely or not at all.
 """
 
 from abc import ABC, abstractmethod
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Version = Any
-"""What tells whether a file is still the one that was seen; None where there was none."""
+"""Identifies the version of a file; None if the file does not exist."""
 
 
 def checked_part(part: str) -> str:
-    """Return `part` if it stays below the folder that it is taken in; raises `UserError` otherwise."""
+    """Returns `part` if it stays below its folder; raises `UserError` otherwise."""
     if not part or part.startswith("/") or ".." in part.split("/"):
         raise UserError(f"path {part!r} leads out of its folder: name one below it")
     return part
@@ -28,15 +28,15 @@ def checked_part(part: str) -> str:
 class Location(ABC):
     """One file or folder of a workspace, on a disk or in an object store.
 
-    Locations can be pickled and compared; `str` gives the path or URI, by which DuckDB reads it too.
+    Locations can be pickled and compared. `str` returns the path or URI, which DuckDB can read too.
     """
 
     remote: bool
-    """Whether it lies in an object store."""
+    """Whether the location is in an object store."""
 
     @abstractmethod
     def __truediv__(self, part: str) -> "Location":
-        """What lies below this folder; raises `UserError` for a part that leads out of it."""
+        """Returns a path below this folder; raises `UserError` for a part that leads out of it."""
 
     @property
     @abstractmethod
@@ -46,111 +46,111 @@ class Location(ABC):
     @property
     @abstractmethod
     def parent(self) -> "Location":
-        """The folder in which this lies."""
+        """The folder that contains this location."""
 
     @abstractmethod
     def below(self, folder: "Location") -> str:
-        """The path from a folder above to here."""
+        """Returns the path relative to `folder`, which must be a parent."""
 
     @abstractmethod
     def exists(self) -> bool:
-        """Whether a file or folder lies here."""
+        """Whether a file or folder exists here."""
 
     @abstractmethod
     def size(self) -> int:
-        """Bytes of the file; -1 where there is none."""
+        """Size in bytes; -1 if the file does not exist."""
 
     @abstractmethod
     def read(self) -> bytes:
-        """The whole file; raises `RunFailure` where there is none."""
+        """Reads the whole file; raises `RunFailure` if it cannot be read."""
 
     @abstractmethod
     def opened(self, *, whole: bool = False) -> "pa.NativeFile":
-        """The file for reading, here and there in it; `whole` says that all of it will be needed.
+        """Opens the file for random access; `whole` announces that all of it will be read.
 
-        Raises `OSError` where there is none.
+        Raises `OSError` if the file does not exist.
         """
 
     def write(self, data: bytes) -> None:
-        """Replace the file by `data` in one step."""
+        """Replaces the file by `data` atomically."""
         with self.staged() as path:
             path.write_bytes(data)
 
     @abstractmethod
     def version(self) -> Version:
-        """What tells this file from any later one; None where there is none."""
+        """Returns the current version of the file; None if it does not exist."""
 
     @abstractmethod
     def write_over(self, data: bytes, seen: Version) -> None:
-        """Replace the file by `data` in one step, if it is still that of version `seen` or holds `data` already.
+        """Replaces the file by `data` atomically if its version is still `seen` or it already contains `data`.
 
-        Raises `RunFailure` where another process has written it. On a disk only who holds the folder may call this.
+        Raises `RunFailure` if another process has written the file. On a disk, the caller must hold the folder.
         """
 
     @abstractmethod
     def remove(self) -> None:
-        """Delete the file or folder, if it is there."""
+        """Deletes the file or folder if it exists."""
 
     @abstractmethod
     def exchange(self, other: "Location") -> None:
-        """Swap two folders in one step, so that each name holds a whole one at any moment.
+        """Swaps two folders atomically, so that both names always refer to a complete folder.
 
-        Raises `RunFailure` where that can't be done.
+        Raises `RunFailure` if the storage does not support this.
         """
 
     @abstractmethod
     def children(self) -> list[str]:
-        """Names of what lies in this folder, sorted, without hidden ones; empty where there is no folder."""
+        """Sorted names of the folder's entries without hidden ones; empty if the folder does not exist."""
 
     @abstractmethod
     def files(self, suffix: str) -> list[str]:
-        """Paths from here to all files below whose names end so, sorted."""
+        """Sorted relative paths of all files below this folder whose names end with `suffix`."""
 
     @abstractmethod
     def holds(self, sizes: Mapping[str, int]) -> bool:
-        """Whether files of these paths and sizes lie below."""
+        """Whether files with these relative paths and sizes exist below this folder."""
 
     @abstractmethod
     def staged(self) -> AbstractContextManager[Path]:
-        """Yield a path on this machine's disk; on success what was written there takes this name, else it goes.
+        """Yields a temporary path on a local disk; on success its content becomes this file, otherwise it is discarded.
 
-        A file that holds the same bytes already stays as it is.
+        A file with the same bytes is not rewritten.
         """
 
     @abstractmethod
     def exclusive(self, what: str, *, wait_seconds: float = 0.0) -> AbstractContextManager[None]:
-        """Hold this folder alone; the hold ends with the process, however that ends.
+        """Locks this folder for the block; the lock ends with the process, even after a crash.
 
-        Raises `UserError` if another process still holds it after `wait_seconds`.
+        Raises `UserError` if another process still holds the folder after `wait_seconds`.
         """
 
     @abstractmethod
     def is_held(self) -> bool:
-        """Whether a process holds this folder alone now; what one that ended left says nothing."""
+        """Whether a running process holds this folder; the lock file of an ended process does not count."""
 
     @abstractmethod
     def sweep(self) -> None:
-        """Delete what writers that were killed left; only while holding the folder."""
+        """Deletes files that killed writers left; call it only while holding the folder."""
 
     @abstractmethod
     def partials(self) -> Iterator["Location"]:
-        """What writers at work, or that were killed, have beside their files.
+        """Yields the temporary files of running or killed writers.
 
-        A folder below that was ever held by itself is left to its holder.
+        Sub-folders that have a lock of their own are skipped.
         """
 
     @abstractmethod
     def total_bytes(self) -> int:
-        """Bytes of the file, or of all files in the folder."""
+        """Size of the file, or of all files in the folder, in bytes."""
 
     @abstractmethod
     def changed(self) -> float:
-        """When the file or folder was last written, as seconds since 1970; 0 where there is none."""
+        """Time of the last write in seconds since 1970; 0 if the location does not exist."""
 
     @abstractmethod
     def free_bytes(self) -> int | None:
-        """Free bytes where this lies, or would lie; None where there is no such bound."""
+        """Free bytes on this location's storage; None if the storage has no limit."""
 
     @abstractmethod
     def can_be_written(self) -> bool:
-        """Whether anything can be made in this folder, as far as that is known without trying."""
+        """Whether the folder seems writable, as far as this is known without a write."""

@@ -1,7 +1,7 @@
-"""Object stores by their URIs: opened once a process, patient with those that stumble, and failing in one line of ours.
+"""Clients for object stores: opened once per process, with retries and one-line error messages.
 
-What the library says of a failure may hold addresses and keys, so none of it is passed on: only the
-status and the store's own word for it. Credentials are looked up by the library, where each cloud keeps them.
+Error texts of the library may contain addresses and keys. Messages therefore show only the status and the store's error
+code. The library looks up credentials in each cloud's usual location.
 """
 
 import errno
@@ -24,9 +24,9 @@ from storage.errors import RunFailure, UserError
 if TYPE_CHECKING:
     from obstore.store import ClientConfig, ObjectStore, RetryConfig
 
-# Asked for once a process: a missing bucket is told from a missing object by reading alone.
+# Requested once per process: only a read distinguishes a missing bucket from a missing object.
 _PROBE = ".numerate"
-# How long a request is tried again: at first, and in the midst of work.
+# Seconds for which a request is retried: the first one, and later ones.
 _PROBE_SECONDS, _PATIENCE_SECONDS = 8, 120
 
 Answer = TypeVar("Answer")
@@ -45,21 +45,21 @@ _CLOUDS = {
         "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY", "AZURE_STORAGE_ENDPOINT", "AZURE_ALLOW_HTTP"
     ),
 }
-# Where the library asks at last for credentials, as machines of a cloud have them.
+# Addresses at which the library finally looks for credentials, on machines of a cloud.
 _METADATA_SERVERS = re.compile(r"//169\.254\.|/latest/(api/token|meta-data)|//metadata\.google|/metadata/identity")
 _NO_BUCKET = re.compile(r"NoSuchBucket|ContainerNotFound|bucket does not exist")
 
 
 def credentials_of(scheme: str) -> str:
-    """The environment's variables that a cloud's credentials are in."""
+    """The environment variables that hold a cloud's credentials."""
     return _CLOUDS[scheme].credentials
 
 
 def store_of(scheme: str, bucket: str, *, quick: bool = False) -> "ObjectStore":
-    """The handle on a bucket; `quick` gives up within some ten seconds, else a request is tried for two minutes.
+    """Returns the client for a bucket; `quick` gives up after about ten seconds, otherwise retries take two minutes.
 
-    The first of a process makes sure that the store answers. Raises `UserError` for a bucket that isn't there and
-    for missing or wrong credentials, `RunFailure` for a store that can't be reached.
+    The first call per process and bucket checks that the store responds. Raises `UserError` for a missing bucket and
+    for missing or wrong credentials, `RunFailure` for an unreachable store.
     """
     return _opened(scheme, bucket, quick, os.getpid())
 
@@ -77,13 +77,13 @@ def _opened(scheme: str, bucket: str, quick: bool, process: int) -> "ObjectStore
             if _NO_BUCKET.search(str(error)):
                 raise
         except (PermissionDeniedError, UnauthenticatedError):
-            # Maybe the credentials are for a prefix alone; else the next request is told.
+            # The credentials may only cover a prefix; if not, the next request fails.
             pass
     return store
 
 
 def built(scheme: str, bucket: str, *, quick: bool = False) -> "ObjectStore":
-    """The library's handle on a bucket, which wasn't asked anything yet."""
+    """The library's client for a bucket, before any request."""
     seconds = _PROBE_SECONDS if quick else _PATIENCE_SECONDS
     retries: RetryConfig = {
         "max_retries": 5 if quick else 12,
@@ -97,7 +97,7 @@ def built(scheme: str, bucket: str, *, quick: bool = False) -> "ObjectStore":
     client: ClientConfig = {
         "connect_timeout": timedelta(seconds=3),
         "timeout": timedelta(seconds=6 if quick else 60),
-        # The library looks for it by itself only where no option is given.
+        # The library reads this variable only if no option is given.
         "allow_http": os.environ.get(_CLOUDS[scheme].plain, "").lower() in ("true", "1", "yes"),
     }
     uri = f"{scheme}://{bucket}"
@@ -107,13 +107,13 @@ def built(scheme: str, bucket: str, *, quick: bool = False) -> "ObjectStore":
 
 
 class UnreachableError(RunFailure):
-    """A store that didn't answer."""
+    """The store did not respond."""
 
 
 def insisted(uri: str, ask: Callable[[], Answer]) -> Answer:
-    """The answer to a request that may be sent twice, told as by `told`, also where a connection is lost in its midst.
+    """Sends an idempotent request with retries, also after a lost connection; errors are converted as in `told`.
 
-    The library itself asks again only if no condition stands in it.
+    The library itself retries only unconditional requests.
     """
     until, pauses = time.monotonic() + _PATIENCE_SECONDS, [0.2, 1.0, 3.0]
     while True:
@@ -128,9 +128,9 @@ def insisted(uri: str, ask: Callable[[], Answer]) -> Answer:
 
 @contextmanager
 def told(uri: str) -> Iterator[None]:
-    """What fails in the block is told in one line: `UserError` or `RunFailure`, or `FileNotFoundError` for an object.
+    """Converts errors of the library into a one-line `UserError` or `RunFailure`, or `FileNotFoundError` for an object.
 
-    A condition that a write was made under passes through.
+    Failed write conditions pass through unchanged.
     """
     try:
         yield
@@ -147,7 +147,7 @@ def told(uri: str) -> Iterator[None]:
 
 
 def _explained(uri: str, error: Exception) -> Exception:
-    """A failure of the library in our words."""
+    """The `UserError` or `RunFailure` for an error of the library."""
     scheme, _, rest = uri.partition("://")
     cloud, text = _CLOUDS[scheme], str(error)
     status = int(found.group(1)) if (found := re.search(r"status code: (\d{3})", text)) else 0
@@ -174,7 +174,7 @@ def _explained(uri: str, error: Exception) -> Exception:
 
 
 def _profile(uri: str) -> dict[str, Any]:
-    """The profile of the AWS command line, where boto3 is there to read it and the environment names no key."""
+    """The AWS profile, if boto3 is installed and the environment contains no key."""
     named = os.environ.get("AWS_PROFILE")
     there = named or (Path.home() / ".aws" / "credentials").exists()
     if not uri.startswith("s3://") or os.environ.get("AWS_ACCESS_KEY_ID") or not there:

@@ -1,1 +1,1 @@
-"""Reading for training: which rows each rank reads, in which order, and the reader itself."""
+"""Reading for training: which rows each rank reads, in which order, and the reader."""

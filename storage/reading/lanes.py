@@ -1,9 +1,9 @@
-"""Who reads what: the rows of every global batch, laid over 64 lanes, as pure arithmetic.
+"""Assigns rows to global batches and ranks, over 64 lanes, as pure arithmetic.
 
-The shards, in an order keyed by (seed, epoch), form one long sequence; it is cut into 64
-equal lanes, and each batch takes the same number of rows from every lane. A rank reads whole
-lanes, so the rows of batch t are the same for 1, 2 or 64 ranks and after any resume, and all
-ranks take equally many steps. A plan costs O(shards), whatever the number of rows.
+The shards, in an order keyed by (seed, epoch), form one long sequence. It is cut into 64 equal lanes, and each batch
+takes the same number of rows from every lane. A rank reads whole lanes. The rows of batch t are therefore the same for
+1, 2 or 64 ranks and after any resume, and all ranks take equally many steps. A plan costs O(shards), whatever the
+number of rows.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from storage.order import Permutation, UInt64s, derive_key
 
 LANES = 64
 
-# A lane's part of a window is then as long as a row group of the notebook's tokens: shorter ones are read twice.
+# At this size, a lane's part of a window is one row group of the notebook's tokens; smaller windows read groups twice.
 _WINDOW_BYTES = 1 << 26
 
 
@@ -34,8 +34,8 @@ class Segment:
 class LanePlan:
     """The order of all batches of one split.
 
-    `counts` are the rows of each shard. Raises `UserError` if a batch can't be laid over the
-    lanes or the split holds less than one batch.
+    `counts` are the rows of each shard. Raises `UserError` if `batch_size` is not a multiple of the number of lanes, or
+    if the split has less than one batch.
     """
 
     counts: tuple[int, ...]
@@ -53,21 +53,21 @@ class LanePlan:
 
     @property
     def rows_per_lane(self) -> int:
-        """Rows that a lane gives to each batch."""
+        """Rows that each lane contributes to a batch."""
         return self.batch_size // LANES
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches in one pass over the split; at most `batch_size` + 63 rows are left over, others every epoch."""
+        """Batches in one pass over the split; fewer than `batch_size` rows are left out, other rows in each epoch."""
         return sum(self.counts) // LANES // self.rows_per_lane
 
     def window_rows(self, row_bytes: int) -> int:
-        """Rows of a lane that are read and shuffled together; whole batches, the same for any number of ranks."""
+        """Rows of a lane that are read and shuffled together: whole batches, the same for any number of ranks."""
         batches = max(1, _WINDOW_BYTES // LANES // row_bytes // self.rows_per_lane)
         return min(batches, self.steps_per_epoch) * self.rows_per_lane
 
     def segments(self, epoch: int, lane: int, first: int, rows: int) -> list[Segment]:
-        """Where rows [first, first + rows) of a lane lie."""
+        """The shard segments that contain rows [first, first + rows) of a lane."""
         order, starts = self._epoch(epoch)
         begin = lane * (self._total // LANES) + first
         end = begin + rows
@@ -81,7 +81,7 @@ class LanePlan:
         return found
 
     def shuffle(self, epoch: int, lane: int, window: int, rows: int) -> NDArray[np.int64]:
-        """Order in which the rows of one window are taken, int64 [rows]."""
+        """The order of the rows in one window, int64 [rows]."""
         permutation = Permutation(rows, derive_key(self.seed, "window", epoch, lane, window))
         return permutation(np.arange(rows, dtype=np.uint64)).view(np.int64)
 
@@ -102,9 +102,9 @@ def _epoch_order(counts: tuple[int, ...], seed: int, epoch: int) -> tuple[UInt64
 
 @dataclass(frozen=True)
 class BucketOrder:
-    """Which of several plans gives each batch: evenly mixed, each as often as it has batches.
+    """Assigns each batch to one of several plans, evenly mixed and in proportion to their sizes.
 
-    `sizes` are the batches that each bucket has in an epoch.
+    `sizes` is the number of batches of each bucket per epoch.
     """
 
     sizes: tuple[int, ...]
@@ -115,23 +115,23 @@ class BucketOrder:
         return sum(self.sizes)
 
     def counts(self, step: int) -> tuple[int, ...]:
-        """How many of the first `step` batches each bucket gives; whole epochs add up to `sizes`."""
+        """How many of the first `step` batches come from each bucket; after one epoch these are `sizes`."""
         taken, left, rest = [], self.steps_per_epoch, step
         for size in self.sizes:
-            # The bucket's share of what the ones before it left, spread evenly.
+            # The bucket's share of what the previous buckets left, spread evenly.
             count = rest * size // left if left else 0
             taken.append(count)
             rest, left = rest - count, left - size
         return tuple(taken)
 
     def bucket(self, step: int) -> int:
-        """The bucket that gives batch `step`."""
+        """The bucket of batch `step`."""
         before, behind = self.counts(step), self.counts(step + 1)
         return next(number for number, pair in enumerate(zip(before, behind, strict=True)) if pair[0] != pair[1])
 
 
 def lanes_of(rank: int, ranks: int) -> range:
-    """The lanes that a rank reads; raises `UserError` for more ranks than lanes."""
+    """The lanes that a rank reads; raises `UserError` if there are more ranks than lanes."""
     if ranks > LANES:
         raise UserError(f"{ranks} workers are more than the {LANES} lanes of a batch: take {LANES} at most")
     return range(rank * LANES // ranks, (rank + 1) * LANES // ranks)

@@ -1,4 +1,4 @@
-"""Streams a rank's rows of every batch out of Parquet shards through DuckDB, from any step on."""
+"""Streams a rank's rows of every batch from Parquet shards through DuckDB, starting at any step."""
 
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,9 +23,10 @@ _BYTE = np.dtype(np.uint8)
 
 @dataclass(frozen=True)
 class ElasticReader:
-    """Rows of fixed-size binary column `column`, `width` bytes each, in the plan's order, as numbers of type `kind`.
+    """Reads the fixed-size binary column `column`, `width` bytes per row, in the plan's order.
 
-    With `kept`, one for each path, only the rows that a predicate keeps, of which the plan then counts.
+    Rows are returned as numbers of type `kind`. With `kept`, one entry per path, it reads only rows that match a
+    predicate, and the plan counts only these.
     """
 
     paths: tuple[str, ...]
@@ -35,18 +36,18 @@ class ElasticReader:
     kept: tuple[KeptRows, ...] = ()
     kind: np.dtype = _BYTE
     below: Location | None = None
-    """The folder of the paths, where that lies in an object store."""
+    """The folder of the paths, if it is in an object store."""
 
     def batches(self, first_step: int, *, rank: int = 0, ranks: int = 1) -> Generator[NDArray[np.integer]]:
-        """This rank's part of batch `first_step` and of all that follow, without end: [rows, numbers in a row].
+        """Yields this rank's part of batch `first_step` and all later ones, without end: [rows, numbers per row].
 
-        The row at index i has position `lanes_of(rank, ranks)[0] * plan.rows_per_lane + i` in
-        the batch. The next window is read while the current one is used.
+        The row at index i has position `lanes_of(rank, ranks)[0] * plan.rows_per_lane + i` in the batch. The next
+        window is read while the current one is used.
         """
         lanes = lanes_of(rank, ranks)
         step, take = first_step, self.plan.rows_per_lane
         connection = connect(self.below)
-        # Every window reads all lanes' files: their footers are parsed once.
+        # Every window reads the files of all lanes: the cache avoids parsing their footers again.
         connection.execute("SET parquet_metadata_cache = true")
         with ThreadPoolExecutor(1) as pool:
             coming = pool.submit(self._window, connection, step, lanes)
@@ -59,7 +60,7 @@ class ElasticReader:
                     step, offset = step + 1, offset + take
 
     def _window(self, connection: duckdb.DuckDBPyConnection, step: int, lanes: range) -> tuple[NDArray[np.uint8], int]:
-        """The window that holds batch `step`, uint8 [lanes, rows, width], and where in it the batch begins."""
+        """The window that contains batch `step`, uint8 [lanes, rows, width], and the batch's offset in it."""
         epoch, inside = divmod(step, self.plan.steps_per_epoch)
         epoch_rows = self.plan.steps_per_epoch * self.plan.rows_per_lane
         number, offset = divmod(inside * self.plan.rows_per_lane, self.plan.window_rows(self.width))
@@ -99,9 +100,9 @@ class ElasticReader:
 
 @dataclass(frozen=True)
 class StratifiedReader:
-    """Batches of which each lane takes a fixed number of rows from `main` and of those that are seen more often.
+    """Batches in which each lane takes a fixed number of rows from `main` and from the more often repeated `rare`.
 
-    So the share of rare problems is the same in every batch, for any number of ranks.
+    The share of rare problems is therefore the same in every batch, for any number of ranks.
     """
 
     main: ElasticReader
@@ -109,11 +110,11 @@ class StratifiedReader:
 
     @property
     def plan(self) -> LanePlan:
-        """The plan of the main rows, which decides how long an epoch is."""
+        """The plan of the main rows, which determines the length of an epoch."""
         return self.main.plan
 
     def batches(self, first_step: int, *, rank: int = 0, ranks: int = 1) -> Generator[NDArray[np.integer]]:
-        """This rank's part of batch `first_step` and of all that follow, lane by lane: [rows, numbers in a row]."""
+        """Yields this rank's part of batch `first_step` and all later ones, lane by lane: [rows, numbers per row]."""
         lanes = len(lanes_of(rank, ranks))
         with ExitStack() as stack:
             parts = [
@@ -127,17 +128,17 @@ class StratifiedReader:
 
 @dataclass(frozen=True)
 class BucketReader:
-    """Batches of several widths, each from one of the readers, mixed evenly."""
+    """Batches of several widths, each from one reader, evenly mixed."""
 
     readers: tuple[ElasticReader | StratifiedReader, ...]
 
     @property
     def order(self) -> BucketOrder:
-        """Which reader gives which batch."""
+        """The order in which the readers give batches."""
         return BucketOrder(tuple(reader.plan.steps_per_epoch for reader in self.readers))
 
     def batches(self, first_step: int, *, rank: int = 0, ranks: int = 1) -> Generator[tuple[int, NDArray[np.integer]]]:
-        """Number of the reader, and this rank's rows [rows, width], of batch `first_step` and all that follow."""
+        """Yields the reader's number and this rank's rows [rows, width] for batch `first_step` and all later ones."""
         order, opened = self.order, dict[int, Iterator[NDArray[np.integer]]]()
         first = order.counts(first_step)
         with ExitStack() as stack:

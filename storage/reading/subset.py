@@ -1,7 +1,7 @@
-"""The rows of a dataset that a SQL predicate keeps: counted once, in blocks, so that any slice of them is found fast.
+"""The rows of a dataset that match a SQL predicate, counted once in blocks for fast access to any slice.
 
-A block is a run of rows of one shard; from the counts a reader knows which blocks hold the
-rows that it wants, and reads no others.
+A block is a run of rows of one shard. From the counts, a reader computes which blocks contain the requested rows, and
+reads only these.
 """
 
 import json
@@ -29,21 +29,21 @@ MOST_GATHERED = 1 << 22
 
 @dataclass(frozen=True)
 class KeptRows:
-    """The rows that a predicate keeps of one shard."""
+    """The rows of one shard that match a predicate."""
 
     source: str
-    """SQL of the shard as a table."""
+    """SQL for the shard as a table."""
     predicate: str
     counts: NDArray[np.int64]
-    """Rows kept of each block, [blocks]."""
+    """Matching rows of each block, [blocks]."""
 
     @property
     def rows(self) -> int:
-        """Rows kept."""
+        """Number of matching rows."""
         return int(self.counts.sum())
 
     def query(self, columns: str, first: int, rows: int) -> str:
-        """SQL of `columns` of the rows [first, first + rows) of those kept, in the shard's order."""
+        """SQL for `columns` of the matching rows [first, first + rows), in the order of the shard."""
         ends = np.cumsum(self.counts)
         begin, end = (int(np.searchsorted(ends, row, side="right")) for row in (first, first + rows - 1))
         skipped = first - (int(ends[begin - 1]) if begin else 0)
@@ -54,9 +54,9 @@ class KeptRows:
 
 
 def kept_rows(dataset: Dataset, shards: Sequence[ShardRecord], predicate: str, folder: Location) -> dict[str, KeptRows]:
-    """What `predicate` keeps of each shard, by its path; counted by one scan, and kept below `folder`.
+    """The rows of each shard, by its path, that match `predicate`; one scan counts them, cached below `folder`.
 
-    Raises `UserError` for what is no predicate over the dataset's columns.
+    Raises `UserError` if `predicate` is not a predicate over the dataset's columns.
     """
     columns = predicate_columns(dataset, shards)
     check_predicate(predicate, columns)
@@ -73,11 +73,11 @@ def kept_rows(dataset: Dataset, shards: Sequence[ShardRecord], predicate: str, f
 def gathered_rows(
     dataset: Dataset, shards: Sequence[ShardRecord], predicate: str, folder: Location, column: str
 ) -> tuple[Location, int]:
-    """A Parquet file below `folder` of `column` of the rows that `predicate` keeps, and their number.
+    """Writes `column` of the rows that match `predicate` to a Parquet file; returns its location and row count.
 
-    For rare rows, which are read again and again: one scan writes them, and later calls use the file again. It holds
-    the first 2²² of them, a random sample, as the order of a corpus's rows is a keyed permutation. Raises `UserError`
-    for what is no predicate over the dataset's columns.
+    It is for rare rows that are read repeatedly: one scan writes them below `folder`, and later calls reuse the file.
+    The file contains at most the first 2²² of them. They are a random sample, because a corpus's row order is a keyed
+    permutation. Raises `UserError` if `predicate` is not a predicate over the dataset's columns.
     """
     columns = predicate_columns(dataset, shards)
     check_predicate(predicate, columns)
@@ -98,7 +98,7 @@ def gathered_rows(
 
 
 def _kept_counts(place: Location, shards: Sequence[ShardRecord]) -> dict[str, list[int]] | None:
-    """Rows that were counted of each shard's blocks; None where they weren't, or what is there is no such count."""
+    """The cached row counts per block of each shard; None if they are missing or invalid."""
     if not place.exists():
         return None
     try:
@@ -112,7 +112,7 @@ def _kept_counts(place: Location, shards: Sequence[ShardRecord]) -> dict[str, li
 
 
 def predicate_columns(dataset: Dataset, shards: Sequence[ShardRecord]) -> dict[str, str]:
-    """Names and SQL types of all columns that a predicate may name; a shard that lacks one has nulls there."""
+    """Names and SQL types of all columns that a predicate can use; a shard without one of them has nulls there."""
     found: dict[str, str] = {}
     firsts = {shard.stratum: shard for shard in reversed(shards)}
     with connect(dataset.location) as connection:
@@ -123,11 +123,11 @@ def predicate_columns(dataset: Dataset, shards: Sequence[ShardRecord]) -> dict[s
 
 
 def check_predicate(predicate: str, columns: dict[str, str]) -> None:
-    """Raise `UserError` for what isn't one condition over these columns, row by row and the same at every call."""
+    """Raises `UserError` unless `predicate` is one deterministic, row-wise boolean condition over `columns`."""
     with closing(duckdb.connect(config={"enable_external_access": False})) as connection:
         types = ", ".join(f"{identifier(name)} {kind}" for name, kind in columns.items())
         connection.execute(f"CREATE TABLE rows ({types})")
-        # One row, of nulls: constants are computed, and nothing is said of values.
+        # One row of nulls: constant expressions are evaluated, but no error depends on values.
         connection.execute("INSERT INTO rows DEFAULT VALUES")
         try:
             rows = connection.table("rows").filter(duckdb.SQLExpression(predicate))
@@ -147,17 +147,17 @@ def check_predicate(predicate: str, columns: dict[str, str]) -> None:
 def _refuse_changing(
     connection: duckdb.DuckDBPyConnection, predicate: str, query: str, columns: dict[str, str]
 ) -> None:
-    """Raise `UserError` for a predicate that depends on more than a row's columns; `query` selects it."""
+    """Raises `UserError` if `predicate` depends on more than a row's columns; `query` selects it."""
     (parsed,) = connection.execute("SELECT json_serialize_sql(?)", [query]).fetchall()[0]
     varying = _varying(connection)
-    # What is written like a column and is none is a value of the session, such as current_timestamp.
+    # A column reference that is not a column is a session value, such as current_timestamp.
     known_names = {name.lower() for name in columns}
     for node in _nodes(json.loads(parsed)):
         if node.get("class") == "SUBQUERY":
             raise UserError(f"where {predicate!r} holds a query of its own: say it by the row's columns alone")
         called = node["function_name"].lower() if node.get("class") == "FUNCTION" else None
         if node.get("class") == "CAST" and _TIME.match(str(node["type_expr"].get("type_name"))):
-            # 'now' and 'today' are times, and a problem has none.
+            # A cast to a time type can read the clock ('now', 'today'), and problems have no times.
             called = f"{node['type_expr']['type_name']}, a time,"
             varying.add(called)
         named = node["column_names"][-1].lower() if node.get("class") == "COLUMN_REF" else None
@@ -168,10 +168,10 @@ def _refuse_changing(
 
 
 def _varying(connection: duckdb.DuckDBPyConnection) -> set[str]:
-    """Functions whose value isn't the same at every call, and those that only have to do with times.
+    """Functions whose value can change between calls, and functions that only operate on times.
 
-    Of `current_localtimestamp`, and of `age` with one argument, DuckDB says that they are the same at every call. A
-    macro such as `ago` has no such mark: it varies where what it is written with does.
+    DuckDB marks `current_localtimestamp`, and `age` with one argument, as consistent, although they are not. A macro
+    such as `ago` has no such mark: it varies if its definition uses a function that varies.
     """
     functions = connection.execute(
         "SELECT function_name, stability, parameter_types, return_type, macro_definition FROM duckdb_functions()"
@@ -196,7 +196,7 @@ def sql_types(schema: pa.Schema) -> dict[str, str]:
 
 
 def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
-    """All mappings in a tree of JSON."""
+    """Yields all mappings in a JSON value."""
     if isinstance(tree, dict):
         yield tree
     for child in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
@@ -204,7 +204,7 @@ def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
 
 
 def _counted(dataset: Dataset, source: str, shard: ShardRecord, predicate: str) -> list[int]:
-    """Rows that a predicate keeps of each block of a shard."""
+    """Matching rows of each block of a shard."""
     counts = np.zeros(-(-shard.rows // BLOCK_ROWS), np.int64)
     query = (
         f"SELECT file_row_number // {BLOCK_ROWS} AS block, count(*) AS kept FROM {source} "
@@ -221,7 +221,7 @@ def _counted(dataset: Dataset, source: str, shard: ShardRecord, predicate: str) 
 
 
 def _source(dataset: Dataset, shard: ShardRecord, columns: dict[str, str]) -> str:
-    """SQL of one shard as a table with `file_row_number`, and with nulls in those of `columns` that it lacks."""
+    """SQL for one shard as a table with `file_row_number`, and with nulls for those of `columns` that it lacks."""
     place = dataset.checked(shard)
     folders = partition_of(shard.path)
     with place.opened() as file:

@@ -1,7 +1,7 @@
-"""SQL over a workspace: a DuckDB file of views, made anew from the manifests.
+"""The SQL catalog of a workspace: a DuckDB file of views, rebuilt from the manifests.
 
-The file holds no data. It is replaced in one rename, any DuckDB client can open it, and
-every view and column in it says what it means.
+The file contains no data. It is replaced by one rename, any DuckDB client can open it, and views and columns have
+comments that describe them.
 """
 
 import logging
@@ -23,13 +23,13 @@ _LOG = logging.getLogger(__name__)
 
 
 class _Part(NamedTuple):
-    """What one corpus, run or comparison has in a view."""
+    """The query for one corpus, run or comparison in a view."""
 
     of: str
     query: str
 
 
-# Columns of the views while there is nothing to show, so that a query is answered with no rows.
+# Columns of empty views, so that a query returns no rows instead of an error.
 _COLUMNS = {
     "shards": {
         **dict.fromkeys(("corpus", "path", "split", "stratum", "family"), "VARCHAR"),
@@ -69,9 +69,9 @@ _COLUMNS = {
 
 
 def refresh_catalog(workspace: Workspace) -> Location:
-    """Write `catalog.duckdb` anew: corpus_<name>, shards, runs, metrics, predictions, probes and comparisons.
+    """Rebuilds `catalog.duckdb`: corpus_<name>, shards, runs, metrics, predictions, probes and comparisons.
 
-    Raises `RunFailure` where it can't be written, as on a full disk.
+    Raises `RunFailure` if it cannot be written, for example on a full disk.
     """
     try:
         _write(workspace)
@@ -94,20 +94,20 @@ def _write(workspace: Workspace) -> None:
             **_run_views(workspace),
             **_comparison_views(workspace),
         }
-        # Older DuckDB clients read this storage version too.
+        # Older DuckDB clients can read this storage version.
         connection.execute(f"ATTACH {literal(str(path))} AS catalog (STORAGE_VERSION 'v1.0.0')")
         for name, parts in views.items():
             try:
                 _create_view(connection, name, parts)
             except duckdb.Error:
-                # One part's damage leaves the others as they are.
+                # A damaged part must not affect the other parts.
                 if whole := [part for part in parts if _can_be_read(connection, name, part)]:
                     _create_view(connection, name, whole)
         connection.execute("DETACH catalog")
 
 
 def _can_be_read(connection: duckdb.DuckDBPyConnection, view: str, part: _Part) -> bool:
-    """Whether a view can be made of one part alone; else a warning names the part."""
+    """Whether a view of this part alone can be created; otherwise logs a warning that names the part."""
     try:
         _create_view(connection, view, [part])
     except duckdb.Error as error:
@@ -117,12 +117,12 @@ def _can_be_read(connection: duckdb.DuckDBPyConnection, view: str, part: _Part) 
 
 
 def view_name(corpus: str) -> str:
-    """Name of a corpus's view; a '-' in the name becomes '_', so that SQL needs no quotes."""
+    """Name of a corpus's view; '-' becomes '_', so that SQL needs no quotes."""
     return f"corpus_{corpus.replace('-', '_')}"
 
 
 def _create_view(connection: duckdb.DuckDBPyConnection, name: str, parts: list[_Part]) -> None:
-    """A view of its parts, with the columns by name and in their order, each with its comment, as the view has one."""
+    """Creates a view of all parts by column name, with the documented column order and comments."""
     query = " UNION ALL BY NAME ".join(part.query for part in parts)
     columns = in_order(name, columns_of(connection, query))
     view = f"catalog.{identifier(name)}"
@@ -145,7 +145,7 @@ def _corpora(workspace: Workspace) -> list[Dataset]:
             if committed(folder / name):
                 found.append(load(folder / name, f"corpus {name!r}"))
         except Exception as error:
-            # Whatever its damage is, it hides no other corpus.
+            # A damaged corpus must not hide the others.
             _LOG.warning("corpus %s is left out of SQL: %s", name, reason(error))
     return found
 
@@ -178,7 +178,7 @@ def _shards_view(corpora: list[Dataset]) -> dict[str, list[_Part]]:
 
 def _run_views(workspace: Workspace) -> dict[str, list[_Part]]:
     folder = workspace.root / "runs"
-    # SQL would take a folder such as '[n]otebook' for a pattern.
+    # Only valid names: SQL would treat a folder such as '[n]otebook' as a glob pattern.
     names = [name for name in folder.children() if is_name(name) and (folder / name / "run.json").exists()]
     # Runs of earlier versions lack some columns of the metrics.
     metrics, predictions = ([_empty(_COLUMNS[view])] for view in ("metrics", "predictions"))

@@ -1,6 +1,6 @@
-"""The views of SQL on comparisons of encoders with and without a symbolic unit: what they mean, and their columns."""
+"""SQL views of comparisons of encoders with and without a symbolic unit: their descriptions and columns."""
 
-# Views by the tables in a comparison's folder.
+# The table in a comparison's folder for each view.
 COMPARISON_TABLES = {"comparisons": "table.parquet", "comparison_curves": "curves.parquet"}
 
 COMPARISON_VIEWS = {
@@ -58,4 +58,4 @@ def _type(column: str) -> str:
 COMPARISON_COLUMNS = {
     view: {column: _type(column) for column in columns} for view, columns in COMPARISON_MEANINGS.items()
 }
-"""Columns of the views with their types."""
+"""Column types of each view."""

@@ -1,4 +1,4 @@
-"""DuckDB connections, set up in one place so that every process stays within its share of the machine."""
+"""DuckDB connections, created in one place so that every process stays within its share of the machine."""
 
 import threading
 import time
@@ -12,7 +12,7 @@ import duckdb
 from storage.errors import QueryAbandoned, RunFailure
 from storage.places.place import Location
 
-# How long a query may take to heed an interruption; inside one value, such as a text of gigabytes, it heeds none.
+# Seconds in which a query may react to an interrupt; within one value, such as a text of gigabytes, it does not react.
 _HEED_SECONDS = 1.0
 
 Value = TypeVar("Value")
@@ -21,10 +21,10 @@ Value = TypeVar("Value")
 def connect(
     below: Location | None = None, *, threads: int = 1, memory: str = "512MB", spill: Path | None = None
 ) -> duckdb.DuckDBPyConnection:
-    """An in-memory database with bounded threads and memory; without `spill` nothing goes to disk.
+    """Opens an in-memory database with limited threads and memory; without `spill`, nothing is written to disk.
 
-    It reads files of this machine's disks, and those of an object store only if they lie `below`. Opened by the
-    process that uses it, never before a fork.
+    It reads files on local disks, and files in an object store only if they are `below`. The process that uses the
+    connection must open it, never a parent before a fork.
     """
     connection = duckdb.connect(config={"threads": threads, "async_threads": 0, "memory_limit": memory})
     connection.execute("SET temp_directory = ?", [str(spill) if spill else ""])
@@ -35,9 +35,9 @@ def connect(
 
 
 def let_read(connection: duckdb.DuckDBPyConnection, below: Location) -> None:
-    """Let a connection read what lies below a folder of an object store; a disk's it reads anyway.
+    """Lets a connection read files below a folder of an object store; local files are readable anyway.
 
-    DuckDB's own way to object stores is an extension, which it would have to download, with credentials of its own.
+    DuckDB's own object store support is an extension with separate credentials, which it would have to download.
     """
     if below.remote:
         from storage.places.files import object_files
@@ -46,10 +46,10 @@ def let_read(connection: duckdb.DuckDBPyConnection, below: Location) -> None:
 
 
 def reason(error: Exception) -> str:
-    """What DuckDB, or Arrow on its behalf, complains of, in one line."""
+    """The error message of DuckDB, or of Arrow on its behalf, in one line."""
     text = str(error)
     if "Traceback (most recent call last)" in text:
-        # What failed is our way to an object store, and its last line says why.
+        # Our file system for the object store failed; the last line of the traceback contains the reason.
         name, _, words = text.strip().splitlines()[-1].partition(": ")
         return words or name
     return " ".join(text.split("\n\n")[0].split())
@@ -57,7 +57,7 @@ def reason(error: Exception) -> str:
 
 @contextmanager
 def closing(connection: duckdb.DuckDBPyConnection) -> Iterator[duckdb.DuckDBPyConnection]:
-    """The connection for the block, closed behind it unless a query was abandoned there."""
+    """Yields the connection and closes it afterwards, unless an abandoned query still uses it."""
     try:
         yield connection
     finally:
@@ -66,15 +66,14 @@ def closing(connection: duckdb.DuckDBPyConnection) -> Iterator[duckdb.DuckDBPyCo
 
 
 def interruptible(connection: duckdb.DuckDBPyConnection, compute: Callable[[], Value]) -> Value:
-    """What `compute` returns, or raises, when it asks this connection; Ctrl-C ends it within a second or so.
+    """Returns or raises the result of `compute`, which queries this connection; Ctrl-C stops it within about a second.
 
-    It is done in a thread of its own: while DuckDB computes, this one hears signals. Raises `QueryAbandoned`
-    where the query goes on all the same.
+    `compute` runs in a separate thread, because a thread in DuckDB does not handle signals. Raises `QueryAbandoned` if
+    the query ignores the interrupt.
     """
     results, failures, ended = list[Value](), list[BaseException](), threading.Event()
 
     def work() -> None:
-        """Keep what comes of it."""
         try:
             results.append(compute())
         except BaseException as error:
@@ -94,10 +93,10 @@ def interruptible(connection: duckdb.DuckDBPyConnection, compute: Callable[[], V
 
 
 def _stopped(connection: duckdb.DuckDBPyConnection, ended: threading.Event) -> bool:
-    """Whether a query heeds that it is interrupted."""
+    """Interrupts the query; returns whether it stopped."""
     until = time.monotonic() + _HEED_SECONDS
     while time.monotonic() < until:
-        # Again and again: one that has yet to begin forgets it.
+        # Repeat the interrupt: a query that has not started yet discards it.
         connection.interrupt()
         if ended.wait(_HEED_SECONDS / 20):
             return True
@@ -105,17 +104,17 @@ def _stopped(connection: duckdb.DuckDBPyConnection, ended: threading.Event) -> b
 
 
 def literal(text: str) -> str:
-    """A SQL string literal."""
+    """Returns a SQL string literal."""
     return "'" + text.replace("'", "''") + "'"
 
 
 def identifier(name: str) -> str:
-    """A quoted SQL name."""
+    """Returns a quoted SQL name."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def parquet_source(paths: list[str], *, options: str = "") -> str:
-    """SQL for a table of Parquet files; raises `RunFailure` where there is no file."""
+    """SQL for Parquet files as a table; raises `RunFailure` if `paths` is empty."""
     if not paths:
         raise RunFailure("there is no shard to read: the split is empty")
     return f"read_parquet([{', '.join(map(literal, paths))}]{options})"

@@ -1,4 +1,4 @@
-"""What the views of the SQL catalog mean, said once: their comments and the order of their columns."""
+"""Descriptions of the SQL catalog's views and columns: their comments and column order."""
 
 from string import ascii_lowercase
 
@@ -98,17 +98,17 @@ _COLUMNS = {
 
 
 def view_comment(view: str) -> str:
-    """What a row of `view` is; any view that is not listed is a corpus's."""
+    """The comment of `view`; a view that is not listed is a corpus."""
     return VIEWS.get(view, "One row a problem of the corpus; filters on split, family and width skip whole files.")
 
 
 def column_comment(view: str, column: str) -> str | None:
-    """What a column of `view` holds; None for one that nobody has explained."""
+    """The comment of a column of `view`; None if it has no description."""
     return _columns(view).get(column)
 
 
 def in_order(view: str, columns: list[str]) -> list[str]:
-    """The columns of `view` in the order in which they are explained here, unknown ones behind them."""
+    """The columns of `view` in the order of their descriptions, followed by columns without one."""
     known = {name: position for position, name in enumerate(_columns(view))}
     return sorted(columns, key=lambda name: known.get(name, len(known)))
 

@@ -1,6 +1,6 @@
-"""The views of the SQL catalog over what was seen inside encoders: their files, their columns, and what these mean."""
+"""SQL views of probe results: their files, columns and descriptions."""
 
-# Views by the tables in a run's folder probes/.
+# The table in a run's folder probes/ for each view.
 PROBE_TABLES = {
     "probes": "probes",
     "probe_geometry": "geometry",
@@ -155,4 +155,4 @@ def _type(view: str, column: str) -> str:
 
 
 PROBE_COLUMNS = {view: {column: _type(view, column) for column in columns} for view, columns in PROBE_MEANINGS.items()}
-"""Columns of the views with their types."""
+"""Column types of each view."""

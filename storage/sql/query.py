@@ -1,8 +1,8 @@
-"""One safe way to ask a workspace in SQL: a single SELECT that only reads, and only below the workspace.
+"""Runs read-only SQL on a workspace: a single SELECT that reads no file outside the workspace.
 
-DuckDB guards files and settings (no file outside, no extension, a locked configuration). It
-doesn't guard enough: inside an allowed folder COPY may write, and since 2.0 a WITH clause may
-hold a COPY, of which the whole is still a SELECT. So the parsed statement is looked through too.
+DuckDB protects files and settings: no external files, no extensions, a locked configuration. This is not sufficient.
+COPY can write to an allowed folder, and since 2.0 a WITH clause can contain a COPY although the statement is still a
+SELECT. The parsed statement is therefore checked too.
 """
 
 import json
@@ -25,14 +25,14 @@ from storage.sql.database import closing, interruptible, let_read, literal, reas
 from storage.workspace import Workspace
 
 _MEMORY = "1GB"
-# What the process may take beside what it has: DuckDB's own limit doesn't count single values, such as long lists.
+# Additional memory for the process: DuckDB's own limit does not count single values, such as long lists.
 _PROCESS_BYTES = 3 << 30
 _SPILL = re.compile("[0-9a-f]{32}")
 
-# Kinds of query nodes that only read; a WITH clause may hold others, that write.
+# Query nodes that only read; a WITH clause can contain others that write.
 _READING = {"SELECT_NODE", "SET_OPERATION_NODE", "RECURSIVE_CTE_NODE", "CTE_NODE"}
 
-# Table functions that only read. All others are refused, known ones because they run SQL from a text.
+# Table functions that only read. All others are refused; some of them run SQL from a text.
 _TABLE_FUNCTIONS = re.compile(
     r"range|generate_series|unnest|repeat(_row)?|summary|histogram(_values)?|query_table|glob|sniff_csv"
     r"|json_(each|tree)|(read|parquet|duckdb|pragma|icu)_\w+|pg_timezone_names|test_\w+"
@@ -41,14 +41,14 @@ _TABLE_FUNCTIONS = re.compile(
 
 @contextmanager
 def open_catalog(workspace: Workspace) -> Iterator[duckdb.DuckDBPyConnection]:
-    """A read-only connection to a fresh catalog that reads nothing outside the workspace and installs nothing."""
+    """A read-only connection to a new catalog; it reads no file outside the workspace and installs no extension."""
     place = refresh_catalog(workspace)
     with _spill_folder(workspace) as spill:
         limits = {"memory_limit": _MEMORY, "temp_directory": str(spill)}
         with closing(duckdb.connect(str(place), read_only=True, config=limits)) as connection:
             connection.execute("SET autoinstall_known_extensions = false")
             connection.execute("SET autoload_known_extensions = false")
-            # Else a table's name would be looked up among this program's variables.
+            # Otherwise DuckDB resolves table names to variables of this program.
             connection.execute("SET python_enable_replacements = false")
             let_read(connection, workspace.root)
             connection.execute(f"SET allowed_directories = [{literal(f'{workspace.root}/')}]")
@@ -59,10 +59,10 @@ def open_catalog(workspace: Workspace) -> Iterator[duckdb.DuckDBPyConnection]:
 
 @contextmanager
 def bounded_memory() -> Iterator[None]:
-    """Let this process take a few gigabytes more than it has now, in the block; raises `UserError` beyond that.
+    """Limits this process to a few gigabytes more than it uses now, for the block; raises `UserError` beyond that.
 
-    For a process that does nothing else meanwhile: all its threads, and the processes that it starts, are bounded. A
-    system without Linux's /proc has no such bound.
+    The limit covers all threads and new child processes, so the process should do nothing else meanwhile. A system
+    without Linux's /proc has no limit.
     """
     statm = Path("/proc/self/statm")
     if not statm.exists():
@@ -81,7 +81,7 @@ def bounded_memory() -> Iterator[None]:
 
 
 def select(connection: duckdb.DuckDBPyConnection, query: str) -> duckdb.DuckDBPyRelation:
-    """The relation of exactly one SELECT; raises `UserError` for anything else and for SQL that fails."""
+    """Returns the relation of exactly one SELECT; raises `UserError` for other statements and invalid SQL."""
     try:
         statements = connection.extract_statements(query)
         if len(statements) != 1:
@@ -93,7 +93,7 @@ def select(connection: duckdb.DuckDBPyConnection, query: str) -> duckdb.DuckDBPy
             raise UserError(f"SQL must be exactly one SELECT, not {kind}: nothing here can be changed by SQL")
         _refuse_effects(connection, query)
         text = _without_end(connection, query)
-        # Constants are computed here already.
+        # DuckDB already evaluates constant expressions here.
         return interruptible(connection, lambda: connection.sql(text))
     except duckdb.Error as error:
         raise sql_error(error) from error
@@ -102,7 +102,7 @@ def select(connection: duckdb.DuckDBPyConnection, query: str) -> duckdb.DuckDBPy
 def fetched(
     connection: duckdb.DuckDBPyConnection, relation: duckdb.DuckDBPyRelation, most: int
 ) -> list[tuple[Any, ...]]:
-    """The first rows, `most` of them; raises `UserError` or `RunFailure` where SQL fails."""
+    """Returns at most `most` rows; raises `UserError` or `RunFailure` if the query fails."""
     try:
         return interruptible(connection, relation.limit(most).fetchall)
     except duckdb.Error as error:
@@ -112,9 +112,9 @@ def fetched(
 def stream(
     connection: duckdb.DuckDBPyConnection, relation: duckdb.DuckDBPyRelation, rows: int = 1 << 16
 ) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
-    """Schema and record batches of at most `rows` rows; raises `UserError` or `RunFailure` where SQL fails.
+    """Returns the schema and record batches of at most `rows` rows; raises `UserError` or `RunFailure` on failure.
 
-    The first batch is computed here, so that most failures come before anything is written.
+    The first batch is computed here, so that most failures occur before any output is written.
     """
     try:
         reader = interruptible(connection, lambda: relation.to_arrow_reader(rows))
@@ -126,7 +126,7 @@ def stream(
 
 
 def sql_error(error: Exception) -> UserError | RunFailure:
-    """DuckDB's complaint in one line, with its suggestions and without its drawing of the query."""
+    """Converts DuckDB's error to one line, with its suggestions and without the marked excerpt of the query."""
     text = str(error)
     if text.startswith("Out of Memory Error"):
         return _too_large()
@@ -145,7 +145,7 @@ def _too_large() -> UserError:
 
 
 def _refuse_effects(connection: duckdb.DuckDBPyConnection, query: str) -> None:
-    """Raise `UserError` if any part of a SELECT does more than reading."""
+    """Raises `UserError` if any part of a SELECT does more than read."""
     [(text,)] = connection.execute("SELECT json_serialize_sql(?::VARCHAR)", [query]).fetchall()
     tree = json.loads(text)
     if tree["error"]:
@@ -162,7 +162,7 @@ def _refuse_effects(connection: duckdb.DuckDBPyConnection, query: str) -> None:
 
 
 def _without_end(connection: duckdb.DuckDBPyConnection, query: str) -> str:
-    """The statement without its ';' and comments behind it: DuckDB stumbles over them in what builds on a relation."""
+    """The statement without its ';' and trailing comments, which DuckDB rejects in operations on a relation."""
     for end in re.finditer(";", query):
         before, behind = query[: end.start()], query[end.start() :]
         if _statements(connection, behind) == 0 and _statements(connection, before) == 1:
@@ -171,7 +171,7 @@ def _without_end(connection: duckdb.DuckDBPyConnection, query: str) -> str:
 
 
 def _statements(connection: duckdb.DuckDBPyConnection, text: str) -> int | None:
-    """Number of statements; None where the text is cut inside of a string, or is no SQL."""
+    """Number of statements; None if the text is not valid SQL, for example if it ends inside a string."""
     try:
         return len(connection.extract_statements(text))
     except duckdb.Error:
@@ -179,7 +179,7 @@ def _statements(connection: duckdb.DuckDBPyConnection, text: str) -> int | None:
 
 
 def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
-    """Every object of a JSON value."""
+    """Yields every object of a JSON value."""
     waiting = [tree]
     while waiting:
         value = waiting.pop()
@@ -196,7 +196,7 @@ def _batches(connection: duckdb.DuckDBPyConnection, reader: pa.RecordBatchReader
             batch = interruptible(connection, reader.read_next_batch)
         except StopIteration:
             return
-        # Arrow hands a failure of DuckDB on as one of its own or of the system.
+        # Arrow raises a DuckDB failure as its own error or as an OSError.
         except (duckdb.Error, pa.ArrowException, OSError) as error:
             raise sql_error(error) from error
         yield batch
@@ -210,7 +210,7 @@ def _behind(first: pa.RecordBatch | None, rest: Iterator[pa.RecordBatch]) -> Ite
 
 @contextmanager
 def _spill_folder(workspace: Workspace) -> Iterator[LocalLocation]:
-    """A folder of this process alone, gone afterwards; those of killed processes go first."""
+    """A temporary folder for this process, deleted afterwards; first deletes the folders of killed processes."""
     folder = workspace.on_disk / ".spill"
     own = folder / uuid.uuid4().hex
     with ExitStack() as held:
@@ -221,7 +221,7 @@ def _spill_folder(workspace: Workspace) -> Iterator[LocalLocation]:
         try:
             yield own
         except QueryAbandoned:
-            # The query may still write there: the next one removes it.
+            # The query may still write there; the next process deletes the folder.
             raise
         except BaseException:
             own.remove()

@@ -1,4 +1,4 @@
-"""The SQL that reads a corpus's shards as one table, whatever families it mixes."""
+"""SQL that reads the shards of a corpus as one table, also for several families."""
 
 from collections.abc import Sequence
 from pathlib import PurePosixPath
@@ -9,14 +9,14 @@ from storage.datasets.manifest import Dataset, ShardRecord
 from storage.errors import RunFailure
 from storage.sql.database import identifier, literal, parquet_source
 
-# Folders of a shard's path that are columns; their types are fixed, so that no value's look decides them.
+# Folders of a shard's path that become columns; fixed types prevent type inference from the values.
 PARTITIONS = {"split": "VARCHAR", "family": "VARCHAR", "width": "BIGINT"}
 
 
 def corpus_query(connection: duckdb.DuckDBPyConnection, corpus: Dataset, shards: Sequence[ShardRecord]) -> str:
-    """One scan a family, as families differ in their columns, and all of them by the names of these.
+    """SQL with one scan per family, combined by column name because families have different columns.
 
-    Raises `RunFailure` where there is no shard.
+    Raises `RunFailure` if there is no shard.
     """
     scans: dict[tuple[str, tuple[str, ...]], list[str]] = {}
     for shard in shards:
@@ -32,23 +32,23 @@ def corpus_query(connection: duckdb.DuckDBPyConnection, corpus: Dataset, shards:
 
 
 def partition_of(path: str) -> dict[str, str]:
-    """Columns that a shard's folders give, such as split in `data/split=train/grid-000000.parquet`."""
+    """Columns from a shard's folders, such as split in `data/split=train/grid-000000.parquet`."""
     pairs = (folder.partition("=") for folder in PurePosixPath(path).parts[:-1])
     return {key: value for key, equals, value in pairs if equals and key in PARTITIONS}
 
 
 def columns_of(connection: duckdb.DuckDBPyConnection, query: str) -> list[str]:
-    """Names of a query's columns, in order."""
+    """Column names of a query, in order."""
     return [row[0] for row in connection.execute(f"DESCRIBE {query}").fetchall()]
 
 
 def _scan(connection: duckdb.DuckDBPyConnection, partitions: tuple[str, ...], paths: list[str], mixed: bool) -> str:
-    """The files of one family; their columns are named, lest folders above the corpus become columns too."""
+    """SQL for the files of one family; explicit columns prevent that folders above the corpus become columns."""
     first = parquet_source(paths[:1], options=", hive_partitioning = false")
     inside, by_name = columns_of(connection, f"SELECT * FROM {first}"), ""
     if mixed and "a" in inside:
-        # Several parts of a family whose rows have operands as columns: not all have as many. Reading every
-        # file's footer costs something, so it is done for these alone.
+        # Parts of one family can have different numbers of operand columns. Only then is every footer read, because
+        # this is slow.
         by_name = ", union_by_name = true"
         every = parquet_source(paths, options=f", hive_partitioning = false{by_name}")
         inside = columns_of(connection, f"SELECT * FROM {every}")

@@ -1,1 +1,1 @@
-"""The verbs of the command, one module a group."""
+"""The commands of `numerate`, one module per group."""

@@ -1,4 +1,4 @@
-"""The verbs of `numerate corpus`: generate and describe, and what is done with a corpus as it lies there."""
+"""The commands of `numerate corpus`: generate, describe, leakage, verify and migrate."""
 
 import json
 from dataclasses import asdict
@@ -23,7 +23,7 @@ flow_verb(
 
 
 def _flag(model: type[BaseModel], name: str) -> Parameter:
-    """A switch that is explained as the model's field is."""
+    """A flag with the help text of the model's field."""
     return Parameter(negative="", help=model.model_fields[name].description)
 
 
@@ -59,18 +59,18 @@ def leakage(
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Prove that nothing of one corpus's train split stands, in any order, in another's validation or test.
+    """Check that no problem in one corpus's train split appears, in any order, in another's validation or test split.
 
-    The problems themselves are compared; where some leak, it shows the first ten and fails.
+    It compares the problems themselves. If problems leak, it shows the first ten and fails.
 
     Example: `numerate corpus leakage arithmetic addition`
 
     Parameters
     ----------
     train
-        Corpus that is trained on: its name, or its path or URI, with a slash.
+        Corpus whose train split is checked: its name, or its path or URI, with a slash.
     held_out
-        Corpus whose validation and test are held out; may be the same.
+        Corpus whose validation and test splits are held out; may be the same.
     """
     from pipelines.split.leakage import LeakFound
     from storage.datasets.corpus import Corpus
@@ -107,9 +107,9 @@ def verify(
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Compare a corpus with its manifest, byte by byte, and mend it if that is asked for.
+    """Compare a corpus with its manifest, byte by byte, and repair it if requested.
 
-    Prints one line a fault; exit code 1 while there are any.
+    Prints one line per fault. The exit code is 1 if faults remain.
 
     Example: `numerate corpus verify notebook --deep`
 
@@ -149,10 +149,10 @@ def migrate(
     as_json: Json = False,
     verbose: Verbose = False,
 ) -> None:
-    """Bring a corpus of an older schema version into the present form, with the same ids and problems.
+    """Migrate a corpus of an older schema version to the current one, with the same ids and problems.
 
-    Reserved problems are always test by now, so that a few rows may change their split. Tokens of the old
-    form match no more and go with it.
+    Reserved problems are now always in the test split, so a few rows may change their split. Tokens of the old version
+    no longer match and are removed.
 
     Example: `numerate corpus migrate notebook`
 

@@ -1,4 +1,4 @@
-"""The verbs that look rather than make: the workspace's status, the machine's, and completion for the shell."""
+"""Commands that report: status of the workspace, page of a run, check of the machine, and shell completion."""
 
 import json
 from collections.abc import Iterator
@@ -19,10 +19,10 @@ Shell = Literal["bash", "zsh", "fish"]
 
 
 def status(*, workspace: Place = WORKSPACE, as_json: Json = False) -> None:
-    """Show the workspace at a glance: what lies in it, what runs, what is broken and the command that mends it.
+    """Show the workspace: its contents, running work, and what is broken with the command that repairs it.
 
-    It takes a few seconds at most: sizes of shards are compared, and none is opened. As this is an account and no
-    test, the exit code is 0 even where something is broken; 'numerate corpus verify' is one that fails.
+    Takes a few seconds at most: it compares the sizes of shards and opens none. It is a report and not a test, so the
+    exit code is 0 even if something is broken; 'numerate corpus verify' fails for a damaged corpus.
 
     Example: `numerate status`
     """
@@ -38,9 +38,9 @@ def status(*, workspace: Place = WORKSPACE, as_json: Json = False) -> None:
 
 
 def report(run: str, /, *, workspace: Place = WORKSPACE, as_json: Json = False) -> None:
-    """Write the page of a run from what lies in the workspace: corpus, tokenizer, training, evaluations, comparisons.
+    """Write the page of a run from existing results: corpus, tokenizer, training, evaluations, comparisons.
 
-    It is one file that needs no network. Evaluations write it too; nothing is computed anew.
+    The page is one file that needs no network. Evaluations also write it. Nothing is recomputed.
 
     Example: `numerate report notebook`
 
@@ -63,9 +63,9 @@ def doctor(
     workspace: Place = WORKSPACE,
     as_json: Json = False,
 ) -> None:
-    """Check this machine, and say what to do: Python, packages, disk, memory, cores, GPU, Ray, Prefect, ports.
+    """Check this machine and suggest remedies: Python, packages, disk, memory, cores, GPU, Ray, Prefect, ports.
 
-    Each line says ok, warning or problem. The exit code is 1 where there is a problem, 0 with warnings alone.
+    Each line says ok, warning or problem. The exit code is 1 if there is a problem, and 0 if there are only warnings.
 
     Example: `numerate doctor --deep`
     """
@@ -76,7 +76,7 @@ def doctor(
 
 
 def register(app: App) -> None:
-    """Add the verbs to the command."""
+    """Add the commands of this module to the app."""
     app.command(report)
     app.command(status)
     app.command(doctor)
@@ -87,16 +87,16 @@ def register(app: App) -> None:
 
     @completion.command
     def install(shell: Shell | None = None, /, *, as_json: Json = False) -> None:
-        """Write the completion where your shell looks for it; a new shell then has it.
+        """Install the completion for your shell; it works in new shells.
 
-        A line that loads it is added to the shell's own start-up file, where it needs one.
+        If the shell needs it, a line that loads the completion is added to its start-up file.
 
         Example: `numerate completion install bash`
 
         Parameters
         ----------
         shell
-            bash, zsh or fish; without one the shell that runs this.
+            bash, zsh or fish; without it, the shell that runs this command.
         """
         from cyclopts.completion.detect import ShellDetectionError
 
@@ -109,10 +109,10 @@ def register(app: App) -> None:
 
 
 def _print_verb(app: App, completion: App, shell: Shell) -> None:
-    """Add the verb that prints one shell's completion."""
+    """Add the command that prints one shell's completion."""
 
     def print_script(*, as_json: Json = False) -> None:
-        """The verb; its help is set below."""
+        """The command; its help text is set below."""
         with _docstrings_parsed_once():
             script = app.generate_completion(shell=shell)
         print(json.dumps({"shell": shell, "script": script}) if as_json else script)
@@ -124,7 +124,7 @@ def _print_verb(app: App, completion: App, shell: Shell) -> None:
 
 @contextmanager
 def _docstrings_parsed_once() -> Iterator[None]:
-    """In the block, cyclopts parses each docstring once instead of once for every option: five times as fast."""
+    """Let cyclopts parse each docstring once instead of once per option, which is five times as fast."""
     parse = docstring_parser.parse_from_object
     docstring_parser.parse_from_object = cache(parse)
     try:

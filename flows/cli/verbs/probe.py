@@ -1,4 +1,4 @@
-"""The verb `numerate probe`."""
+"""The command `numerate probe`."""
 
 import json
 from typing import Annotated, Any
@@ -11,23 +11,22 @@ from flows.common.parameters import ProbeRequest
 
 
 def register_probe(app: App) -> None:
-    """Add the verb."""
     probe.__annotations__["options"] = Annotated[options_of(ProbeRequest) | None, Parameter(name="*")]
     app.command(probe)
 
 
 def probe(run: str = "notebook", /, *, options: Any = None, as_json: Json = False, verbose: Verbose = False) -> None:
-    """Look into a trained encoder: geometry of its digits, probes, attention, edits of its states; an HTML report.
+    """Probe a trained encoder: digit geometry, probes, attention and edits of its states; writes an HTML report.
 
-    What lies in the run's folder probes/ already is not computed again. Ask it by SQL: `probes`, `probe_geometry`,
-    `probe_attention`, `probe_unit`, `probe_interventions`, `probe_series`.
+    Results that are already in the run's folder probes/ are not recomputed. Query them with SQL: `probes`,
+    `probe_geometry`, `probe_attention`, `probe_unit`, `probe_interventions`, `probe_series`.
 
     Example: `numerate probe notebook`
 
     Parameters
     ----------
     run
-        Name of the run, or of an encoder that comes with Numerate; with --compare the comparison's.
+        Name of the run, or of an encoder that comes with Numerate; with --compare, name of the comparison.
     """
     given = options.model_dump(exclude_unset=True) if options else {}
     request = resolve(ProbeRequest, run, {run: ProbeRequest(name=given.get("name") or run)}, options)

@@ -1,4 +1,4 @@
-"""The verbs of `numerate publish`: a corpus or a trained encoder for the Hugging Face hub."""
+"""The commands of `numerate publish`, which push a corpus or a trained encoder to the Hugging Face hub."""
 
 import json
 import sys
@@ -42,9 +42,9 @@ def publish_corpus(
     workspace: Place = WORKSPACE,
     as_json: Json = False,
 ) -> None:
-    """Push a corpus as a dataset: its Parquet files as they lie, its manifest, and a card made from that.
+    """Push a corpus as a dataset: its Parquet files unchanged, its manifest, and a card generated from the manifest.
 
-    Every file is compared with the manifest's hash before it is sent. Manifest and card come last.
+    Each file is compared with the manifest's hash before it is sent. Manifest and card are sent last.
 
     Example: `numerate publish corpus notebook --to ada/sums --license cc0-1.0 --dry-run`
 
@@ -74,9 +74,9 @@ def publish_model(
     workspace: Place = WORKSPACE,
     as_json: Json = False,
 ) -> None:
-    """Push a trained encoder as a model: weights, configuration, tokenizer, and a card with what was measured.
+    """Push a trained encoder as a model: weights, configuration, tokenizer, and a card with the measured results.
 
-    A downloaded copy answers: `numerate solve --run ./FOLDER "12+34"`.
+    A downloaded copy can solve problems: `numerate solve --run ./FOLDER "12+34"`.
 
     Example: `numerate publish model notebook --to ada/sums-encoder --license mit`
 
@@ -85,7 +85,7 @@ def publish_model(
     name
         Name of the run.
     checkpoint
-        Which of its checkpoints.
+        Checkpoint to publish.
     """
     from flows.hub.client import checked_repository
     from flows.hub.contents import checked_licence, model_publication
@@ -96,7 +96,7 @@ def publish_model(
 
 
 def _pushed(publication: "Publication", repository: str, dry_run: bool, private: bool, as_json: bool) -> None:
-    """Push, or only show what would be; the result goes to standard output, remarks to standard error."""
+    """Push the publication, or list it with --dry-run. Results go to standard output, remarks to standard error."""
     from flows.hub.upload import publish
 
     found = {"what": publication.what, "repository": repository, "kind": publication.kind, "dry_run": dry_run}
@@ -124,7 +124,7 @@ def _remark(publication: "Publication") -> None:
 
 
 def _listing(publication: "Publication", repository: str) -> str:
-    """All files with their sizes, the total and the card."""
+    """All files with their sizes, the total size and the card."""
     sizes = [f"{file.size:,}" for file in publication.files]
     total = f"{publication.size:,}"
     widest = max(map(len, (*sizes, total)))

@@ -1,4 +1,4 @@
-"""The verb `numerate serve`."""
+"""The command `numerate serve`."""
 
 import json
 from typing import Annotated
@@ -12,7 +12,6 @@ from storage.workspace import Workspace
 
 
 def register_serve(app: App) -> None:
-    """Add the verb."""
     app.command(serve)
 
 
@@ -33,11 +32,11 @@ def serve(
     workspace: Place = WORKSPACE,
     as_json: Json = False,
 ) -> None:
-    """Serve every flow in the Prefect UI, with a form each, until Ctrl-C.
+    """Serve every flow in the Prefect UI, each with a form, until Ctrl-C.
 
-    A server of its own listens on the loopback interface, unless Prefect's settings name an API. Its password is
-    Prefect's: PREFECT_SERVER_API_AUTH_STRING=NAME:PASSWORD, in the environment or in a file `.env`. Runs that are under
-    way when it ends are cancelled, and go on where they ended when they are started again.
+    It starts a server on the loopback interface, unless Prefect's settings name an API. The password of this server is
+    Prefect's: PREFECT_SERVER_API_AUTH_STRING=NAME:PASSWORD, in the environment or in a file `.env`. When the command
+    ends, running flow runs are cancelled. They resume when they are started again.
 
     Example: `numerate serve`
     """
@@ -48,7 +47,7 @@ def serve(
     place = Workspace.create(workspace)
 
     def announce(url: str) -> None:
-        """Say where the pages are, once they are there."""
+        """Print the URL of the pages when they are available, with --json only."""
         if as_json:
             print(json.dumps({"workspace": str(place.root), "url": url}), flush=True)
 

@@ -1,4 +1,4 @@
-"""Answers what people type: one problem, a stream of them, or a conversation on a terminal."""
+"""Solves typed problems: a single one, a stream of lines, or an interactive session on a terminal."""
 
 import json
 import math
@@ -15,26 +15,26 @@ from storage.places.opening import open_place
 from storage.workspace import Workspace
 
 _READ_BYTES = 1 << 16
-# No problem that an encoder reads is nearly as long; input without line breaks, such as /dev/zero, ends here.
+# No valid problem is nearly as long. The limit stops input without line breaks, such as /dev/zero.
 _LONGEST_LINE = 1 << 20
 _WITHHELD = "?"
 
 
 class NotLearntError(UserError):
-    """A problem holds what the encoder never saw."""
+    """A problem contains something that the encoder was not trained on."""
 
 
 class Solver:
-    """The encoders that may answer: the named one, or the workspace's and behind them those that come with Numerate."""
+    """The candidate encoders: the named one, or those of the workspace followed by those that come with Numerate."""
 
     def __init__(self, workspace: Workspace, name: str) -> None:
-        """Raises `UserError` where there is no run of that name."""
+        """Raises `UserError` if no run has that name."""
         self._opened: dict[str, TrainedEncoder] = {}
         shipped, folder = shipped_runs(), workspace.root / "runs"
         runs = {run: folder / run for run in folder.children() if (folder / run / "run.json").exists()}
         known = {**shipped, **runs}
         if "/" in name:
-            # What was handed on is asked where it lies.
+            # An exported run is used from its own folder.
             self._folders = {name: open_place(name, "run")}
             return
         if name:
@@ -42,15 +42,15 @@ class Solver:
                 raise UserError(f"run {name!r} is not there: train it, or take one of {', '.join(known)}")
             self._folders = {name: known[name]}
             return
-        # Copies of the shipped ones were asked suites; they say the same.
+        # The workspace's copies of shipped runs exist only for their evaluations, and give the same answers.
         own = [run for run in runs if not run.startswith("shipped-")]
         self._folders = {run: known[run] for run in sorted(own, key=lambda run: (run != "notebook", run))}
         self._folders |= {run: place for run, place in shipped.items() if run not in runs}
 
     def model_for(self, text: str) -> tuple[TrainedEncoder, str]:
-        """The first encoder that can answer, and the problem as it reads it.
+        """The first encoder that can solve the problem, and the problem as the encoder reads it.
 
-        Raises `UserError` where none can, as the first of them does that knows the operators.
+        If there is none, raises the `UserError` of the first encoder that knows the operators.
         """
         refused: list[UserError] = []
         for name in self._folders:
@@ -58,7 +58,7 @@ class Solver:
                 model = self._open(name)
                 return model, read_problem(model, text)
             except UserError as error:
-                # A run of the workspace that has no checkpoint yet, or is of another version, is passed over.
+                # Skip runs of the workspace that have no checkpoint yet or another version.
                 refused.append(error)
         raise next((error for error in refused if not isinstance(error, NotLearntError)), refused[0])
 
@@ -70,26 +70,26 @@ class Solver:
 
 @dataclass(frozen=True)
 class Style:
-    """How answers are shown."""
+    """Output format of the answers."""
 
     as_json: bool = False
     abstain_below: float = 0.0
-    """Least confidence of an answer that is given; others are withheld."""
+    """Minimum confidence, 0 to 1; answers below it are withheld."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.abstain_below <= 1:
             raise UserError(f"abstain-below is {self.abstain_below}, a confidence is 0 to 1: take one of these")
 
     def withholds(self, solution: Solution) -> bool:
-        """Whether an answer isn't sure enough to be given."""
-        # So that a confidence that is no number is none.
+        """Whether the confidence is too low to give the answer."""
+        # Negated, so that a NaN confidence is withheld.
         return not solution.confidence >= self.abstain_below
 
 
 def answer_one(solver: Solver, problem: str, style: Style) -> None:
-    """Print the answer of one problem, `?` where it is withheld, and on standard error who answered.
+    """Print the answer of one problem, `?` if it is withheld, and the run that answered on standard error.
 
-    Raises `UserError` for a problem that can't be read.
+    Raises `UserError` for a problem that cannot be read.
     """
     model, text = solver.model_for(problem)
     (solution,) = model.solve([text])
@@ -100,9 +100,9 @@ def answer_one(solver: Solver, problem: str, style: Style) -> None:
 
 
 def answer_stream(solver: Solver, style: Style) -> None:
-    """Answer standard input line by line; a line that can't be read gives an empty line and a remark.
+    """Solve standard input line by line; a line that cannot be read prints an empty line and an error message.
 
-    Raises `UserError` at the end if there was such a line, and at once for a line that does not end.
+    Raises `UserError` at the end if there was such a line, and at once for a line that is too long.
     """
     unread = 0
     for lines in _conversation() if sys.stdin.isatty() else _piped():
@@ -112,10 +112,10 @@ def answer_stream(solver: Solver, style: Style) -> None:
 
 
 def read_problem(model: TrainedEncoder, text: str) -> str:
-    """The problem in `text` as the model reads it, blanks and a final '=' left out.
+    """The problem in `text` as the model reads it, without spaces and final '='.
 
-    Raises `UserError` for what is no problem, for operators, signs and brackets that the run never saw and
-    for a problem that is longer than the model can hold.
+    Raises `UserError` for invalid problems, for operators, signs and brackets that the run was not trained on, and for
+    problems that are longer than the model can hold.
     """
     config, known = model.config, model.config.operators
     problem = read(text)
@@ -168,7 +168,7 @@ def _conversation() -> Iterator[list[str]]:
 
 
 def _piped() -> Iterator[list[str]]:
-    """Whole lines as they arrive, so that a program at the other end gets its answer at once."""
+    """Complete lines as they arrive, so that a program on the other side gets each answer at once."""
     rest = b""
     while data := os.read(sys.stdin.fileno(), _READ_BYTES):
         *lines, rest = (rest + data).split(b"\n")

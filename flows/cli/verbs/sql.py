@@ -1,6 +1,6 @@
-"""Writes what a SELECT over the workspace gives: a table for people; CSV, JSON or Parquet for what comes next.
+"""Writes the result of a SELECT on the workspace: as a table for people, or as CSV, JSON or Parquet for programs.
 
-Only the table is cut; the other formats stream, batch by batch, and a file appears whole or not at all.
+Only tables are cut. Other formats are streamed in batches, and an output file is complete or not written at all.
 """
 
 import io
@@ -34,10 +34,10 @@ _DATA = ("corpora", "tokenizers", "runs", "comparisons")
 
 
 def answer(workspace: Workspace, query: str, form: Format = "table", output: str = "") -> None:
-    """Write the rows of one SELECT to the file `output`, or to standard output where it is empty.
+    """Write the rows of one SELECT to the file `output`, or to standard output if it is empty.
 
-    Raises `UserError` for other SQL, for columns that the format can't hold, for a file that
-    can't be written or would lie among the workspace's data, and where there is no workspace.
+    Raises `UserError` for any other SQL, for columns that the format cannot represent, for an output file that is not
+    writable or inside the workspace's data, and for a missing workspace.
     """
     if not workspace.root.exists():
         raise UserError(f"workspace {workspace.root} is not there: make one with 'numerate run', or name another")
@@ -54,7 +54,7 @@ def _write_table(connection: duckdb.DuckDBPyConnection, relation: duckdb.DuckDBP
     rows = fetched(connection, relation, _MOST_ROWS + 1)
     for_people = not output and sys.stdout.isatty()
     text = io.StringIO()
-    # Values are shown as they are: brackets and colons in them are no markup.
+    # Values are shown literally: brackets and colons in them are not markup.
     console = Console(
         file=text,
         width=None if for_people else 10_000,
@@ -97,7 +97,7 @@ def _write_parquet(connection: duckdb.DuckDBPyConnection, relation: duckdb.DuckD
 
 
 def _write_json(connection: duckdb.DuckDBPyConnection, relation: duckdb.DuckDBPyRelation, output: str) -> None:
-    """An array of objects, one a line, spelled by DuckDB: a dozen times as fast as by Python's objects."""
+    """A JSON array with one object per line. DuckDB formats it, a dozen times as fast as Python."""
     rows = relation.set_alias("numerate_row").project("to_json(numerate_row)::VARCHAR AS text")
     _, batches = stream(connection, rows, _JSON_ROWS)
     with _sink(output) as sink:
@@ -111,7 +111,7 @@ def _write_json(connection: duckdb.DuckDBPyConnection, relation: duckdb.DuckDBPy
 
 
 def _standard_json(row: str) -> str:
-    """The row with null for what is no JSON: DuckDB spells NaN and Infinity out."""
+    """The row with null instead of NaN and Infinity, which DuckDB writes but JSON does not have."""
     if "NaN" not in row and "Infinity" not in row:
         return row
     return json.dumps(json.loads(row, parse_constant=lambda name: None), ensure_ascii=False)
@@ -144,16 +144,16 @@ def _no_parquet(kind: pa.DataType) -> bool:
 
 @contextmanager
 def _sink(output: str) -> Iterator[BinaryIO]:
-    """Standard output, or a file that takes its name only when all is written."""
+    """Standard output, or a file that gets its name only when it is complete."""
     if not output:
-        # What steers a terminal may be in any value.
+        # Any value may contain control characters for the terminal.
         yield cast(BinaryIO, PrintableSink(sys.stdout.buffer)) if sys.stdout.isatty() else sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
     path = local_path(output, "output")
     try:
         if path.is_relative_to("/dev") or (path.exists() and not path.is_file() and not path.is_dir()):
-            # A device or a named pipe is written to, not replaced; /dev/stdout may lead to a plain file.
+            # A device or a named pipe is written directly, not replaced; /dev/stdout may lead to a plain file.
             with path.open("wb") as file:
                 yield file
             return
@@ -165,7 +165,7 @@ def _sink(output: str) -> Iterator[BinaryIO]:
 
 
 def _resolved(output: str) -> Path:
-    """The path with all links followed; raises `UserError` where they lead in a circle."""
+    """The path with all links resolved; raises `UserError` for a cycle of links."""
     try:
         return local_path(output, "output").resolve()
     except (OSError, RuntimeError) as error:
@@ -175,7 +175,7 @@ def _resolved(output: str) -> Path:
 
 
 def _writable(path: Path) -> LocalLocation:
-    """Where the file lies, links followed; raises `UserError` for a folder and for a file in no folder."""
+    """The output file with links resolved; raises `UserError` for a folder, a missing parent, or a protected file."""
     if path.is_dir():
         raise UserError(f"output {str(path)!r} is a folder: name a file in it")
     place = path.resolve()

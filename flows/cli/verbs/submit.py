@@ -1,4 +1,4 @@
-"""The verbs of `numerate submit`: a stage as a job of a Ray cluster, from any machine that reaches its job server."""
+"""The commands of `numerate submit`: run a stage as a job on a Ray cluster, from any machine that can reach it."""
 
 import json
 import shlex
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from flows.cluster.jobs import Job, Jobs
 
 _INTERRUPTED = 130
-# What a shell ends with that finds no command of a name.
+# Exit code of a shell that cannot find a command.
 _NOT_FOUND = 127
 
 submit_app = App(
@@ -33,7 +33,7 @@ submit_app = App(
 
 
 class _How(BaseModel):
-    """How a stage is sent."""
+    """Options of the submission."""
 
     address: str = Field("", description="URL of the job server; empty takes RAY_ADDRESS's, or http://127.0.0.1:8265.")
     python: str = Field(
@@ -52,13 +52,13 @@ _STAGES: dict[str, tuple[str, Mapping[str, InWorkspace]]] = {}
 
 
 def _stage(parent: App, verb: str, name: str, flow: str, presets: Mapping[str, InWorkspace]) -> None:
-    """Add the verb that sends one stage."""
+    """Add the command that submits one stage."""
     _STAGES[name] = (flow, presets)
 
     def command(
         spec: str = "notebook", /, *, options: Any = None, how: _How_options = None, as_json: Json = False
     ) -> None:
-        """The verb; its help is set below."""
+        """The command; its help text is set below."""
         _submit(name, requested(presets, spec, options), how or _How(), as_json)
 
     command.__doc__ = (
@@ -96,7 +96,7 @@ _stage(submit_app, "evaluate", "evaluate", "evaluate_encoder:evaluate_encoder", 
 
 @submit_app.command(show=False)
 def execute(stage: str, request: str, /) -> None:
-    """What the job runs: the stage, on the cluster that it is in."""
+    """Run a stage inside a job, on the job's own cluster."""
     try:
         flow, presets = _STAGES[stage]
         values = json.loads(request)
@@ -109,7 +109,7 @@ def execute(stage: str, request: str, /) -> None:
 
 
 def _submit(stage: str, request: InWorkspace, how: _How, as_json: bool) -> None:
-    """Do what was asked, and end with the job's exit code where it has one."""
+    """Start, follow, show or stop the job, and exit with the job's exit code if it has failed."""
     _check(request, how)
     from flows.cluster.jobs import Jobs, entrypoint_of, job_name
 
@@ -136,7 +136,7 @@ def _submit(stage: str, request: InWorkspace, how: _How, as_json: bool) -> None:
 
 
 def _spelt_out(request: InWorkspace) -> InWorkspace:
-    """The same request with its names and its place written in one way: however it is typed, it is one job."""
+    """The same request with names and workspace in canonical form, so that equivalent requests are the same job."""
     changes = {"workspace": str(Workspace.open(request.workspace).root)}
     if isinstance(request, TrainRequest | EndToEndRequest):
         changes["name"] = request.run_name
@@ -158,11 +158,11 @@ def _check(request: InWorkspace, how: _How) -> None:
 
 
 def _follow(jobs: "Jobs", job: "Job", as_json: bool) -> "Job":
-    """Until the job has ended; an interruption ends the following alone."""
+    """Follow the job until it ends; an interruption stops only the following."""
     stream = sys.stderr if as_json else sys.stdout
 
     def write(text: str) -> None:
-        """A part of the job's log as it comes."""
+        """Write a part of the job's log."""
         stream.write(text)
         stream.flush()
 

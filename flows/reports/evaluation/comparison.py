@@ -1,4 +1,4 @@
-"""Several runs of one kind, such as one a seed, asked the same: medians, minima and maxima, never the best alone."""
+"""Comparison of several runs, such as seeds, on the same problems: median, minimum and maximum, not only the best."""
 
 from collections.abc import Mapping
 from statistics import median
@@ -27,7 +27,7 @@ class Spread(BaseModel):
 
 
 class Line(BaseModel):
-    """The problems that have one value in common, answered by the runs' best and last checkpoints."""
+    """Exact match on the problems that share one value, for the runs' best and last checkpoints."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -40,7 +40,7 @@ class Line(BaseModel):
 
 
 class RunLine(BaseModel):
-    """One run by its best and its last checkpoint."""
+    """Exact match of one run's best and last checkpoint."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -52,7 +52,7 @@ class RunLine(BaseModel):
 
 
 class Comparison(BaseModel):
-    """What several runs were asked, and what came out; the first line is over all problems."""
+    """Results of several runs on the same problems; the first line covers all problems."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -64,9 +64,9 @@ class Comparison(BaseModel):
 
 
 def compare(reports: Reports) -> Comparison:
-    """The comparison of runs by the values of their report.json, for each run's `best` and `last` checkpoint.
+    """Compare the report.json values of runs, given for each run's `best` and `last` checkpoint.
 
-    Raises `UserError` where they weren't asked the same.
+    Raises `UserError` if the runs were evaluated on different problems.
     """
     flat = [report for pair in reports.values() for report in pair.values()]
     first = flat[0]
@@ -90,7 +90,7 @@ def compare(reports: Reports) -> Comparison:
 
 
 def comparison_text(comparison: Comparison) -> str:
-    """The table for people, percentages with three decimals."""
+    """The comparison as a text table, with percentages to three decimals."""
     head = f"{'':24} {'problems':>9}  {'best checkpoint':^29}  {'last checkpoint':^29}"
     names = f"{'':24} {'':9}  {'median':>9} {'minimum':>9} {'maximum':>9}  {'median':>9} {'minimum':>9} {'maximum':>9}"
     lines = [
@@ -107,12 +107,11 @@ def comparison_text(comparison: Comparison) -> str:
 
 
 def write_comparison(page: Location, name: str, comparison: Comparison) -> None:
-    """Write the page of a comparison."""
     write_page(page, "comparison.html", name=name, comparison=comparison)
 
 
 def _by_value(report: Mapping[str, Any]) -> dict[tuple[str, int | str], tuple[int, float]]:
-    """Problems and exact match of a report's groups, and first of all its problems."""
+    """Number of problems and exact match of each group in a report, after those of all problems."""
     found: dict[tuple[str, int | str], tuple[int, float]] = {(_ALL, ""): (report["problems"], report["exact_match"])}
     for column, groups in report["breakdown"].items():
         found |= {(column, group["value"]): (group["problems"], group["exact_match"]) for group in groups}

@@ -1,4 +1,4 @@
-"""What one evaluation of a run shows: a section of the run's page, or also a page of its own, made by SQL."""
+"""The results of one evaluation: a section of the run's page, and for some a separate page. Data comes from SQL."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -18,10 +18,10 @@ from storage.places.place import Location
 from storage.sql.query import open_catalog
 from storage.workspace import Workspace
 
-# Where the data of an evaluation's section is below its folder.
+# Data of the section, relative to the folder of the evaluation.
 SECTION = "report/section.json"
 _WRONG_ANSWERS = 20
-# Longer answers are no numbers of DuckDB's.
+# Longer answers do not fit DuckDB's integers.
 _NUMBER_DIGITS = 15
 _LABELS = {
     "operators": "operators",
@@ -31,12 +31,12 @@ _LABELS = {
     "depth": "nested brackets",
     "kind": "kind",
 }
-# Patterns of operators are too many for a figure.
+# Operator patterns can be too many for a figure.
 _MOST_TEXTS = 20
 
 
 class EvaluationSection(BaseModel):
-    """What the section of an evaluation shows."""
+    """Data of the section for one evaluation."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -44,14 +44,14 @@ class EvaluationSection(BaseModel):
     seconds: dict[str, float | None]
     remarks: tuple[str, ...]
     figures: tuple[tuple[str, str], ...]
-    """Titles, and pictures as SVG text."""
+    """Titles, and figures as SVG text."""
     wrong: tuple[tuple[str, str, str | None, float], ...]
-    """Problems, answers, what the model says, and how sure it is."""
+    """Problem, answer, prediction and confidence of wrong predictions."""
     splits: tuple[tuple[str, int, int], ...]
-    """Rows and shards of the splits of the run's corpus."""
+    """Split, number of rows and number of shards, for the run's corpus."""
 
     def html(self, config: RunConfig) -> Markup:
-        """The section, for a page of the run."""
+        """Render the section for a page of the run."""
         return rendered(
             "evaluation.html",
             **dict(self),
@@ -69,7 +69,7 @@ def write_report(
     seconds: dict[str, float | None],
     remarks: tuple[str, ...] = (),
 ) -> list[tuple[str, str]]:
-    """Write the data of one evaluation's section below `place`, and its page where that isn't the run's own.
+    """Write the section's data below `place`, and a separate page unless `place` is the run's own folder.
 
     `remarks` say what was left out. Returns the figures.
     """
@@ -118,7 +118,7 @@ def passes_text(passes: int) -> str:
 def _suite_figures(
     connection: duckdb.DuckDBPyConnection, config: RunConfig, outcome: Evaluation
 ) -> list[tuple[str, str]]:
-    """What a suite is asked for."""
+    """Figures that only a suite has."""
     if outcome.suite == "grid":
         operators = [row[0] for row in _rows(connection, "SELECT DISTINCT operators FROM asked ORDER BY 1")]
         learnt = {operator: learnt_digits(config, operator) for operator in operators}
@@ -132,7 +132,7 @@ def _suite_figures(
 
 
 def _figures(connection: duckdb.DuckDBPyConnection, outcome: Evaluation) -> list[tuple[str, str]]:
-    """Exact match by whatever the problems differ in."""
+    """Exact match by answer and by every column of the breakdown."""
     found = []
     if _rows(connection, "SELECT max(length(answer)) FROM asked")[0][0] <= _NUMBER_DIGITS:
         found.append(("Exact match by answer", _by_answer(connection)))
@@ -147,7 +147,7 @@ def _rows(connection: duckdb.DuckDBPyConnection, query: str, values: list[Any] |
 
 
 def learning_curve(connection: duckdb.DuckDBPyConnection, run: str) -> str:
-    """Loss and exact match on validation against a run's steps, as SVG."""
+    """Loss and exact match on validation by training step, as SVG."""
     losses = _rows(
         connection,
         "WITH mine AS (SELECT step, loss FROM metrics WHERE run = ?), "
@@ -163,7 +163,7 @@ def learning_curve(connection: duckdb.DuckDBPyConnection, run: str) -> str:
     )
 
     def draw(axes: Axes) -> None:
-        """The loss, and the exact match on an axis of its own."""
+        """Draw the loss, and the exact match on a second axis."""
         axes.plot(*zip(*losses, strict=True), color=INK)
         axes.set(xlabel="step", ylabel="loss on hidden slots", yscale="log")
         axes.yaxis.label.set_color(INK)
@@ -186,7 +186,7 @@ def _by_answer(connection: duckdb.DuckDBPyConnection) -> str:
     )
 
     def draw(axes: Axes) -> None:
-        """How many problems there are, and the exact match over them."""
+        """Draw the number of problems, and the exact match on a second axis."""
         axes.bar([r[0] for r in rows], [r[2] for r in rows], width=rows[0][3] * 0.95, color=PALE, label="problems")
         axes.set(xlabel="answer", ylabel="problems")
         other = axes.twinx()
@@ -200,7 +200,7 @@ def _by_answer(connection: duckdb.DuckDBPyConnection) -> str:
 
 def _by_passes(outcome: Evaluation) -> str:
     def draw(axes: Axes) -> None:
-        """A line for each order."""
+        """Draw a line for each order of filling."""
         one = next(result for result in outcome.by_passes if result.passes == 1)
         for order, color in (("confidence", INK), ("units-first", SECOND)):
             found = [one, *(r for r in outcome.by_passes if r.order == order and r.passes > 1)]
@@ -223,7 +223,7 @@ def _calibration(connection: duckdb.DuckDBPyConnection) -> str:
     )
 
     def draw(axes: Axes) -> None:
-        """How often the answers of a confidence are right, beside how often they should be."""
+        """Draw accuracy against confidence, with the diagonal of perfect calibration."""
         axes.plot([0, 100], [0, 100], color=PALE, linewidth=1)
         axes.plot([100 * r[0] for r in rows], [100 * r[1] for r in rows], color=INK, marker="o", markersize=4)
         for confidence, right, count in rows:
@@ -235,7 +235,7 @@ def _calibration(connection: duckdb.DuckDBPyConnection) -> str:
 
 
 def _range_below_100(percents: Iterable[float]) -> tuple[float, float]:
-    """Lower and upper end of an axis that shows them; markers at 100 % are not cut."""
+    """Limits of an axis for these values, with room for markers at 100 %."""
     lowest = min(percents)
     begin = 0.0 if lowest < 90 else (90.0 if lowest < 99 else 99.0)
     return begin, 100 + (100 - begin) / 20

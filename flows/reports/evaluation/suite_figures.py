@@ -1,4 +1,4 @@
-"""Figures of the suites: exact match over the lengths of both operands, and over kinds of edge cases and lengths."""
+"""Figures of the suites: exact match by the lengths of both operands, and by kind of edge case and length."""
 
 from typing import NamedTuple
 
@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from flows.reports.figures import SECOND, heat, svg
 
-# Longer lengths are drawn in ranges, so that a cell has enough problems and a figure not too many cells.
+# Above this number, several lengths share a cell, so that it has enough problems and the figure not too many cells.
 _MOST_CELLS = 20
 
 
 class Cell(NamedTuple):
-    """The problems of one colour in a figure."""
+    """Number of problems and of correct predictions in one cell of a figure."""
 
     row: int
     column: int
@@ -25,17 +25,17 @@ class Cell(NamedTuple):
 
 
 def step_of(longest: int) -> int:
-    """How many lengths a cell spans."""
+    """Number of lengths per cell."""
     return -(-longest // _MOST_CELLS)
 
 
 def grid_cells(connection: duckdb.DuckDBPyConnection, operator: str, step: int) -> list[Cell]:
-    """Of the table `asked` the problems with an operator, by the lengths of the second and of the first operand.
+    """Problems of an operator in the table `asked`, by the lengths of the second (row) and the first (column) operand.
 
-    A cell spans `step` lengths of each and counts from 0.
+    A cell covers `step` lengths of each operand; rows and columns are numbered from 0.
     """
     rows = connection.execute(
-        # Asked for an operand, 12+?=30, a problem has its answer behind it and the operand is what was to be found.
+        # If an operand is masked, as in 12+?=30, the problem contains its result, and `answer` is the operand.
         "WITH whole AS (SELECT correct, replace(split_part(problem, '=', 1), '?', answer) AS problem FROM asked "
         "WHERE operators = $operator) "
         "SELECT (length(regexp_extract(problem, '[0-9]+$')) - 1) // $step AS second, "
@@ -47,7 +47,7 @@ def grid_cells(connection: duckdb.DuckDBPyConnection, operator: str, step: int) 
 
 
 def kind_cells(connection: duckdb.DuckDBPyConnection, kinds: list[str], step: int) -> list[Cell]:
-    """Of the table `asked` the problems by kind, numbered as in `kinds`, and by the longer operand's length."""
+    """Problems in the table `asked` by kind (row, as in `kinds`) and by the longest operand's length (column)."""
     rows = connection.execute(
         "SELECT list_position($kinds, kind) - 1 AS kind, (digits - 1) // $step AS length, count(*), "
         "sum(correct::INT)::BIGINT FROM asked GROUP BY ALL ORDER BY ALL",
@@ -57,12 +57,12 @@ def kind_cells(connection: duckdb.DuckDBPyConnection, kinds: list[str], step: in
 
 
 def grid_figure(connection: duckdb.DuckDBPyConnection, learnt: dict[str, int]) -> str:
-    """A heat map for each operator over the lengths of both operands; `learnt` lengths stand in a frame."""
+    """A heat map per operator over the lengths of both operands; a frame marks the trained lengths `learnt`."""
     longest = _longest(connection)
     step = step_of(longest)
 
     def draw(*axes: Axes) -> None:
-        """A map beside the other."""
+        """Draw one map per operator."""
         for each, (operator, most) in zip(axes, learnt.items(), strict=True):
             cells = _matrix(grid_cells(connection, operator, step), -(-longest // step), -(-longest // step))
             heat(each, cells, step, square=True)
@@ -74,12 +74,12 @@ def grid_figure(connection: duckdb.DuckDBPyConnection, learnt: dict[str, int]) -
 
 
 def edge_figure(connection: duckdb.DuckDBPyConnection, kinds: list[str]) -> str:
-    """A heat map of kinds of edge cases over lengths."""
+    """A heat map of kinds of edge cases by length."""
     longest = _longest(connection)
     step = step_of(longest)
 
     def draw(axes: Axes) -> None:
-        """A line of cells for each kind."""
+        """Draw one row of cells per kind."""
         cells = _matrix(kind_cells(connection, kinds, step), len(kinds), -(-longest // step))
         heat(axes, cells, step, square=False)
         axes.set(xlabel="digits of the longest operand", yticks=range(len(kinds)), yticklabels=kinds)
@@ -95,7 +95,7 @@ def _longest(connection: duckdb.DuckDBPyConnection) -> int:
 
 
 def _matrix(cells: list[Cell], rows: int, columns: int) -> NDArray[np.float64]:
-    """Exact match in percent, [rows, columns]; nan where no problem is."""
+    """Exact match in percent, [rows, columns]; nan for cells without problems."""
     matches = np.full((rows, columns), np.nan)
     for cell in cells:
         matches[cell.row, cell.column] = 100 * cell.correct / cell.problems

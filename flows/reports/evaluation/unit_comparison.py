@@ -1,4 +1,4 @@
-"""Encoders with and without a symbolic unit beside each other: a table and curves of learning, from SQL's views."""
+"""Comparison of encoders with and without a symbolic unit: a table and learning curves, from SQL views."""
 
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ _LINES = ("-", ":", "--", "-.")
 
 
 class Kind(NamedTuple):
-    """Runs of one kind."""
+    """Runs with the same encoder, unit and setting of the unit."""
 
     encoder: str
     unit: str
@@ -24,18 +24,18 @@ class Kind(NamedTuple):
 
     @property
     def text(self) -> str:
-        """What of it is built in."""
+        """Name of the unit and its setting."""
         return named(self.unit, self.applied)
 
 
 def comparisons_of(connection: duckdb.DuckDBPyConnection, run: str) -> list[str]:
-    """The names of the comparisons that a run is part of."""
+    """Names of the comparisons that include a run."""
     found = connection.execute("SELECT DISTINCT comparison FROM comparisons WHERE run = ? ORDER BY 1", [run])
     return [name for (name,) in found.fetchall()]
 
 
 def compared(connection: duckdb.DuckDBPyConnection, comparison: str, run: str) -> Markup:
-    """A comparison as HTML, on the page of one of its runs."""
+    """A comparison as HTML, for the page of one of its runs."""
     found = connection.execute(
         "SELECT encoder, unit, applied, asked, operator, count(*), median(exact_match), min(exact_match), "
         "max(exact_match) FROM comparisons WHERE comparison = ? GROUP BY encoder, unit, applied, asked, operator "
@@ -50,7 +50,7 @@ def compared(connection: duckdb.DuckDBPyConnection, comparison: str, run: str) -
 
 
 def _curves(connection: duckdb.DuckDBPyConnection, comparison: str) -> str:
-    """Exact match against problems seen, of each kind of problem, as SVG: the median over seeds."""
+    """Median exact match over seeds by number of training problems, for each operator, as SVG."""
     points = connection.execute(
         "SELECT operator, encoder, unit, problems_seen, 100 * median(exact_match) FROM comparison_curves "
         "WHERE comparison = ? GROUP BY ALL ORDER BY ALL",
@@ -63,7 +63,7 @@ def _curves(connection: duckdb.DuckDBPyConnection, comparison: str) -> str:
     kinds = sorted({(encoder, unit) for _, encoder, unit, *_ in points}, key=lambda kind: (kind[1] != "none", kind))
 
     def draw(*axes: Axes) -> None:
-        """Kinds of problems beside each other, a line a kind of run."""
+        """Draw one panel per operator, with a line per encoder and unit."""
         for each, operator in zip(axes, operators, strict=True):
             for encoder, unit in kinds:
                 mine = [point[3:] for point in points if point[:3] == (operator, encoder, unit)]

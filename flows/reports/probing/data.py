@@ -1,4 +1,4 @@
-"""What a report of a probing is drawn from: the catalog's views, of one run or over several seeds of one."""
+"""Data of a probing report, read from the catalog's views, for one run or for several seeds."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -13,18 +13,18 @@ from storage.sql.database import identifier
 
 
 class Figure(NamedTuple):
-    """A picture, with a sentence on what it shows and one on what it doesn't."""
+    """A figure, with a sentence on what it shows and one on what it does not show."""
 
     title: str
     picture: str
     shows: str
     shows_not: str
     first: bool = False
-    """Whether it is among the few that a page begins with; others are folded up."""
+    """Whether the page shows it at the top; other figures are collapsed."""
 
 
 class Value(NamedTuple):
-    """A measure: of one run with the interval that was found with it, or the mean over runs with Student's."""
+    """A measure: of one run with its own interval, or the mean over runs with Student's t interval."""
 
     mean: float
     low: float | None
@@ -33,16 +33,16 @@ class Value(NamedTuple):
 
     @property
     def least(self) -> float:
-        """The interval's lower end, or the mean where there is none."""
+        """The interval's lower end, or the mean without an interval."""
         return self.mean if self.low is None else self.low
 
     @property
     def most(self) -> float:
-        """The interval's upper end, or the mean where there is none."""
+        """The interval's upper end, or the mean without an interval."""
         return self.mean if self.high is None else self.high
 
     def text(self, form: str = ".2f") -> str:
-        """In words, with its interval where it has one."""
+        """The value as text, with its interval if there is one."""
         if self.low is None or self.high is None:
             return format(self.mean, form)
         return f"{self.mean:{form}} ({self.low:{form}} to {self.high:{form}})"
@@ -50,34 +50,34 @@ class Value(NamedTuple):
 
 @dataclass(frozen=True)
 class ProbeData:
-    """The tables of some runs' probings."""
+    """Access to the probing tables of some runs."""
 
     connection: duckdb.DuckDBPyConnection
     runs: Sequence[str]
     checkpoint: str
     series: int = 0
-    """How many problems were asked along training (`problems_asked`); 0 where none were."""
+    """Number of problems for probes along training (`problems_asked`); 0 without measures along training."""
 
     @property
     def one(self) -> bool:
-        """Whether it is a single run, whose intervals say nothing of other seeds."""
+        """Whether there is only one run, so that intervals do not describe variation over seeds."""
         return len(self.runs) == 1
 
     @property
     def spread(self) -> str:
-        """What the intervals are over, in words."""
+        """What the intervals describe, in words."""
         if self.one:
             return "one seed: intervals are over problems (of κ over the numbers that they share), not over seeds"
         return f"means and 95 % intervals over {len(self.runs)} seeds"
 
     def rows(self, view: str, columns: str, where: str = "true", *, first: bool = False) -> list[tuple[Any, ...]]:
-        """Rows of a view as they are, ordered by all columns; of the first run alone if that is asked for."""
+        """Rows of a view, ordered by all columns; `first` restricts them to the first run."""
         return self._asked(view, f"SELECT {columns} FROM mine WHERE {where} ORDER BY ALL", first=first)
 
     def values(
         self, view: str, keys: Sequence[str], where: str = "true", value: str = "value"
     ) -> dict[tuple[Any, ...], Value]:
-        """A measure by the values of some columns, over the runs."""
+        """A measure over the runs, grouped by the columns `keys`."""
         bounds = {"kappa", "predicted"} & {value} or view == "probe_unit"
         low, high = ("min(low)", "max(high)") if bounds else ("NULL", "NULL")
         names = ", ".join(map(identifier, keys))
@@ -90,7 +90,7 @@ class ProbeData:
         return {tuple(row[: len(keys)]): _value(least, *row[len(keys) :]) for row in found}
 
     def single(self, view: str, where: str, value: str = "value") -> Value | None:
-        """The only measure that fits; None where none does."""
+        """The measure of all rows that match, over the runs; None if there are none."""
         found = self.values(view, ["run"], where, value)
         if len(found) <= 1:
             return next(iter(found.values()), None)
@@ -106,7 +106,7 @@ class ProbeData:
 
 
 def state_text(state: tuple[int, ...], loops: int) -> str:
-    """A state's name on an axis."""
+    """Name of the state (loop, layer) for an axis."""
     loop, layer = state
     if not layer:
         return "embedding"
@@ -116,16 +116,16 @@ def state_text(state: tuple[int, ...], loops: int) -> str:
 
 
 def whiskers(axes: Axes, across: Iterable[float], values: Iterable[Value | None], scale: float = 1) -> None:
-    """The interval of each value that has one, as a line over its place."""
+    """Draw the interval of each value that has one, as a vertical line."""
     for x, value in zip(across, values, strict=True):
         if value and value.low is not None and value.high is not None:
             axes.plot([x, x], [scale * value.low, scale * value.high], color="black", linewidth=0.8)
 
 
 def mark_states(axes: Axes, states: Sequence[tuple[int, ...]], kinds: Sequence[str] = ()) -> None:
-    """Name states below an axis, short enough to stand beside each other: e the embedding, and loop·layer.
+    """Label an axis with short names of states: 'e' for the embedding, otherwise loop·layer.
 
-    Before each the kind of token whose state it is, if `kinds` are given.
+    If `kinds` are given, the kind of token precedes each name.
     """
     looped = max(loop for loop, _ in states) > 1
     names = ["e" if not layer else f"{loop or 'all'}·{layer}" if looped else str(layer) for loop, layer in states]
@@ -142,5 +142,5 @@ def _value(
     if runs == 1:
         return Value(middle, low, high, 1)
     half = float(student.ppf(0.975, runs - 1)) * (spread or 0.0) / runs**0.5
-    # No share and no κ is above one, and no share below zero.
+    # Shares and κ are at most one, and shares are at least zero.
     return Value(middle, max(least, middle - half), min(1.0, middle + half), runs)

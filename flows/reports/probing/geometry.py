@@ -1,4 +1,4 @@
-"""Figures of symbols: how digits, signs and whole numbers lie to each other, and what line, circle, helix explain."""
+"""Figures of embedding geometry: positions of digits, signs and numbers, and fits of line, circle and helix."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +21,7 @@ _MOST_STATES = 14
 
 
 def symbols_figure(data: ProbeData) -> Figure:
-    """Cosines of digits and signs, and where they stand on the first two principal components."""
+    """Cosines of digits and signs, and their first two principal components."""
     trained, plain = (_EMBEDDED.format(control=control, symbols="tokens") for control in ("trained", "untrained"))
     cosines = data.rows("probe_similarity", "symbol, other, cosine", trained, first=True)
     names = _in_order({row[0] for row in cosines})
@@ -34,7 +34,7 @@ def symbols_figure(data: ProbeData) -> Figure:
     ]
 
     def draw(left: Axes, middle: Axes, right: Axes) -> None:
-        """The matrix, and both planes."""
+        """Draw the matrix and both planes."""
         left.imshow(matrix, vmin=-1, vmax=1, cmap="RdBu_r")
         left.set(xticks=range(len(names)), yticks=range(len(names)), xticklabels=names, yticklabels=names)
         left.tick_params(labelsize=7)
@@ -61,7 +61,7 @@ def symbols_figure(data: ProbeData) -> Figure:
 
 
 def fits_figure(data: ProbeData) -> Figure:
-    """What a circle and a helix over the digits explain, in embeddings and states, beside their controls."""
+    """Variance of the digits that a circle and a helix explain, in embeddings and states, with controls."""
     where = "symbols = 'digits' AND measure = 'circle 10'"
     keys = ["kind", "loop", "layer", "control"]
     values = data.values("probe_geometry", keys, where)
@@ -79,7 +79,7 @@ def fits_figure(data: ProbeData) -> Figure:
     )
 
     def draw(left: Axes, right: Axes) -> None:
-        """Bars of the fits, and the spectrum of the embedding."""
+        """Draw bars of the fits, and the spectrum of the embedding."""
         across = np.arange(len(places))
         for shift, found, color, name in ((-0.2, values, INK, "circle"), (0.2, helix, SECOND, "helix")):
             means = [found[*place, "trained"] for place in places]
@@ -116,7 +116,7 @@ def fits_figure(data: ProbeData) -> Figure:
 
 
 def _spectrum(axes: Axes, spectrum: dict[Any, Value]) -> None:
-    """The share of variance at each frequency over the digits, trained and untrained."""
+    """Share of variance at each frequency over the digits, trained and untrained."""
     for control, color in (("untrained", PALE), ("trained", INK)):
         shares = [value.mean for key, value in sorted(spectrum.items()) if key[0] == control]
         axes.plot(range(1, len(shares) + 1), shares, color=color, marker="o", markersize=3, label=control)
@@ -125,7 +125,7 @@ def _spectrum(axes: Axes, spectrum: dict[Any, Value]) -> None:
 
 
 def numbers_figure(data: ProbeData) -> Figure | None:
-    """Whole numbers 0–99 as one token each: a line, a circle of units, a circle of a hundred; None without such."""
+    """Numbers 0–99 as single tokens: fits of a line, circles and a helix; None without such tokens."""
     where = _EMBEDDED.format(control="trained", symbols="numbers")
     points = data.rows("probe_coordinates", "symbol, x, y, x_share, y_share", where, first=True)
     if not points:
@@ -135,7 +135,7 @@ def numbers_figure(data: ProbeData) -> Figure | None:
     bounds = data.values("probe_geometry", keys, "kind = 'embedding' AND symbols = 'numbers'", "shuffled_high")
 
     def draw(left: Axes, right: Axes) -> None:
-        """The plane, and the fits."""
+        """Draw the plane and the fits."""
         numbers = np.array([int(row[0]) for row in points])
         left.scatter([r[1] for r in points], [r[2] for r in points], c=numbers, cmap="viridis", s=10)
         for symbol, x, y, *_ in points:
@@ -160,7 +160,7 @@ def numbers_figure(data: ProbeData) -> Figure | None:
 
 
 def _in_turn(points: list[tuple[Any, ...]]) -> bool:
-    """Whether the digits follow each other around their middle, in a plane."""
+    """Whether the digits are in cyclic order around their mean in the plane."""
     places = {int(symbol): (x, y) for symbol, x, y, *_ in points if symbol.isdigit()}
     turned = np.array([places[digit] for digit in range(10)])
     x, y = (turned - turned.mean(0)).T

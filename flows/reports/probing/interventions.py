@@ -1,4 +1,4 @@
-"""Figures of edits: what moving a digit, patching a carry and taking away a head do to the answers."""
+"""Figures of interventions: effects of moving a digit, patching a carry and ablating a head on the answers."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -37,7 +37,7 @@ def digits_figure(data: ProbeData) -> Figure | None:
     }
 
     def draw(left: Axes, right: Axes) -> None:
-        """By shift at the embedding, and by state."""
+        """Draw results by shift at the embedding, and by state."""
         for way, color in colors.items():
             shifts = [shift for shift in range(1, 10) if (way, 0, 0, shift) in values]
             left.plot(
@@ -82,7 +82,7 @@ def digits_figure(data: ProbeData) -> Figure | None:
 
 
 def carries_figure(data: ProbeData) -> Figure | None:
-    """How often a patched carry arrives, by site and state, and how often the other problem's digit does."""
+    """How often the answer follows a patched carry, and how often the other problem's digit, by site and state."""
     keys = ["way", "site", "loop", "layer"]
     values, copied, other = (
         data.values("probe_interventions", keys, "experiment = 'carry'", measure)
@@ -90,7 +90,7 @@ def carries_figure(data: ProbeData) -> Figure | None:
     )
     if not values or not copied:
         return None
-    # All loops together come behind the single ones.
+    # A patch of all loops at once comes after those of single loops.
     states = sorted({key[2:] for key in values}, key=lambda state: (state[1] > 0 and not state[0], state))
     loops = max(state[0] for state in states)
     shown = {
@@ -103,18 +103,18 @@ def carries_figure(data: ProbeData) -> Figure | None:
         np.array([[_percent(found.get((way, site, *state))) for state in states] for site in _SITES])
         for found, way in shown.values()
     ]
-    # Any answer that is neither as before nor as predicted is among the others.
+    # `other` excludes the predicted answers; the sum covers every changed answer.
     matrices[2] = matrices[0] + matrices[2]
 
     def draw(*panels: Axes) -> None:
-        """The carry, the digit, either or anything else, and the control."""
+        """Draw the carry, the copied digit, all changed answers, and the control."""
         for number, (axes, matrix, title) in enumerate(zip(panels, matrices, shown, strict=True)):
             numbered(axes, matrix, 100.0, ".0f", 6)
             mark_states(axes, states)
             axes.set_yticks(range(len(_SITES)), [] if number % across else _SITES, fontsize=7)
             axes.set_title(title, fontsize=7)
 
-    # Where there are many states, two panels a row leave room for their figures.
+    # With many states, two panels per row leave space for the numbers.
     across, height = (4, 2.2) if len(states) < 8 else (2, 3.6)
     best = arrival(data)
     text = (
@@ -134,7 +134,7 @@ def carries_figure(data: ProbeData) -> Figure | None:
 
 
 class Arrival(NamedTuple):
-    """Where a patched carry arrives most often, but for the input."""
+    """The site and state at which a patched carry changes most answers as predicted, the input excluded."""
 
     site: str
     state: tuple[int, int]
@@ -144,9 +144,9 @@ class Arrival(NamedTuple):
 
 
 def arrival(data: ProbeData) -> Arrival | None:
-    """Where a patched carry arrives most often; None where none was patched.
+    """Find the best site and state for patching a carry; None without patches.
 
-    At the lower digits it is another input, as their states hold the digits themselves: only slots are looked at.
+    Only slots are considered: the states of lower digits contain the digits, so patching them replaces the input.
     """
     keys = ["way", "site", "loop", "layer"]
     values, copied = (
@@ -160,7 +160,7 @@ def arrival(data: ProbeData) -> Arrival | None:
 
 
 def heads_figure(data: ProbeData) -> Figure | None:
-    """What is answered without each head."""
+    """Share of answers that stay right without each head."""
     values = data.values("probe_interventions", ["layer", "site"], "experiment = 'head'", "predicted")
     if not values:
         return None
@@ -168,7 +168,7 @@ def heads_figure(data: ProbeData) -> Figure | None:
     names = [site.removeprefix("head ") if site.startswith("head") else "r" for _, site in values]
 
     def draw(axes: Axes) -> None:
-        """A bar a head."""
+        """Draw a bar per head."""
         colors = [INK if site.startswith("head") else SECOND for _, site in values]
         axes.bar(range(len(values)), [100 * value.mean for value in values.values()], color=colors, width=0.7)
         whiskers(axes, range(len(values)), values.values(), 100)
@@ -202,7 +202,7 @@ def heads_figure(data: ProbeData) -> Figure | None:
 
 
 def _past_unit(data: ProbeData) -> str:
-    """What edits don't reach where there is a symbolic unit."""
+    """A note that edits do not change what a symbolic unit reads; empty without a unit."""
     if not data.values("probe_unit", ["measure"]):
         return ""
     return " The symbolic unit reads digits as they were embedded: edits of later states pass it by."

@@ -1,4 +1,4 @@
-"""The HTML report of a probing, and its findings in words: found or not, each beside its controls."""
+"""The HTML report of a probing, and its findings as text: found or not found, each with its controls."""
 
 from collections.abc import Sequence
 from statistics import mean
@@ -14,7 +14,8 @@ from storage.places.place import Location
 from storage.sql.query import open_catalog
 from storage.workspace import Workspace
 
-# What counts as told, and as used: far from both controls.
+# Thresholds, far from both controls: κ of a decoded label; share of explained variance, and of answers that an edit
+# changes as predicted.
 _TOLD = 0.95
 _HELD = _USED = 0.5
 _TEXTS = {
@@ -24,12 +25,12 @@ _TEXTS = {
 }
 
 
-# The data of the page's body, for the page of the run, and which runs it is about.
+# Data of the page's body, which the page of the run also shows.
 SECTION = "section.json"
 
 
 class Finding(NamedTuple):
-    """A question, whether it is answered by yes, and the figures."""
+    """A question, whether the answer is yes, and the measured values as text."""
 
     name: str
     found: bool
@@ -37,7 +38,7 @@ class Finding(NamedTuple):
 
 
 class ProbingSection(BaseModel):
-    """What the page of a probing shows."""
+    """Data of the page of a probing."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -49,16 +50,16 @@ class ProbingSection(BaseModel):
     rooms: tuple[str, ...]
 
     def html(self) -> Markup:
-        """The body of its page."""
+        """Render the body of the page."""
         return rendered("inside.html", **dict(self))
 
 
 def write_probing(
     page: Location, workspace: Workspace, title: str, runs: Sequence[str], checkpoint: str, series: int = 0
 ) -> tuple[list[Finding], list[tuple[str, str]]]:
-    """Write the page of one run's probing, or of several seeds'; returns its findings and its figures.
+    """Write the page of one run's or several seeds' probing; returns its findings and its figures.
 
-    `series` says how many problems were asked along training (`problems_asked`); 0 leaves that out.
+    `series` is the number of problems for probes along training (`problems_asked`); 0 leaves these measures out.
     """
     with open_catalog(workspace) as connection:
         data = ProbeData(connection, runs, checkpoint, series)
@@ -79,7 +80,7 @@ def write_probing(
 
 
 def findings(data: ProbeData) -> list[Finding]:
-    """What was asked of the states, and what came out."""
+    """All findings for which there is data."""
     return [found for ask in (_unit, _circle, _carry, _sum, _residue, _moved, _patched) if (found := ask(data))]
 
 
@@ -147,7 +148,7 @@ def _told(data: ProbeData, label: str) -> Finding | None:
 
 
 def _beside(data: ProbeData, where: str, state: tuple[Any, ...]) -> tuple[Value | None, Value | None]:
-    """κ at a state, and the best that is told of untrained ones."""
+    """κ at a state, and the best κ of all untrained states."""
     trained, plain = (
         data.values("probes", ["loop", "layer"], f"{where} AND control = '{control}'", "kappa")
         for control in ("trained", "untrained")
@@ -221,7 +222,7 @@ def _mean(value: Value | None) -> str:
 
 
 def _remarks(figures: Sequence[Figure], series: int) -> list[str]:
-    """What isn't among the figures, and why."""
+    """Which figures are missing, and why."""
     titles = {figure.title for figure in figures}
     found = []
     if "Whole numbers as tokens" not in titles:

@@ -1,4 +1,4 @@
-"""Figures of states: what probes tell from them, which tokens the heads read, and how both came about in training."""
+"""Figures of states: labels decoded by probes, attention of heads, measures along training, and the symbolic unit."""
 
 from collections.abc import Callable
 
@@ -15,7 +15,7 @@ _MOST_HEADS = 32
 
 
 def kappas_figure(data: ProbeData) -> Figure | None:
-    """κ of every label at every state, trained beside untrained."""
+    """κ of every label at every state, trained and untrained."""
     keys = ["position", "label", "loop", "layer"]
     asked = "split = 'numbers' AND probe = 'linear' AND control = '{}'"
     trained, plain = (data.values("probes", keys, asked.format(kind), "kappa") for kind in ("trained", "untrained"))
@@ -32,7 +32,7 @@ def kappas_figure(data: ProbeData) -> Figure | None:
     ]
 
     def draw(left: Axes, right: Axes) -> None:
-        """Both maps."""
+        """Draw both maps."""
         for axes, matrix, title in ((left, matrices[0], "trained"), (right, matrices[1], "untrained")):
             numbered(axes, matrix, 1.0, ".2f", 6)
             mark_states(axes, states)
@@ -57,7 +57,7 @@ def kappas_figure(data: ProbeData) -> Figure | None:
 
 
 def attention_figure(data: ProbeData) -> Figure | None:
-    """What each head reads for the digits of answers."""
+    """Attention of each head from the answer slots, by the role of the tokens."""
     values = data.values("probe_attention", ["loop", "layer", "head", "role"], "reads = 'role'", "weight")
     even = data.values("probe_attention", ["role"], "reads = 'role'", "even")
     if not values:
@@ -84,7 +84,7 @@ def attention_figure(data: ProbeData) -> Figure | None:
     names.append("all but padding alike")
 
     def draw(axes: Axes) -> None:
-        """A line a head."""
+        """Draw a row per head."""
         axes.imshow(matrix, vmin=0, vmax=1, cmap="viridis", aspect="auto")
         for (row, column), value in np.ndenumerate(matrix):
             axes.text(column, row, f"{value:.0%}", ha="center", va="center", fontsize=7,
@@ -103,7 +103,7 @@ def attention_figure(data: ProbeData) -> Figure | None:
     )
 
 
-# Of the measures along training, by what they are about, those that are drawn: as they are called there, and here.
+# Measures along training that are drawn, by panel: their names in the table and their labels in the figure.
 _SERIES = {
     "geometry, share of variance": {
         "digits: circle 10": "circle of digits",
@@ -131,8 +131,8 @@ _LINES = (INK, SECOND, "#5a9367", "#8a6bb0")
 
 
 def series_figure(data: ProbeData) -> Figure | None:
-    """Measures of the checkpoints that were kept, with their controls, beside exact match."""
-    # Only what all runs have: a step of one seed alone is no step of a curve.
+    """Measures of the kept checkpoints with their controls, and exact match."""
+    # Only steps that all runs have, so that no point is a single seed.
     matches, values, controls = (
         {key: value for key, value in found.items() if value.runs == len(data.runs)}
         for found in (
@@ -146,7 +146,7 @@ def series_figure(data: ProbeData) -> Figure | None:
         return None
 
     def draw(*panels: Axes) -> None:
-        """A panel for each kind of measure, a line a measure, and its control dotted."""
+        """Draw a panel per kind of measure, with a line per measure and a dotted line for its control."""
         for axes, (title, wanted) in zip(panels, _SERIES.items(), strict=True):
             axes.plot(steps, [value.mean for value in matches.values()], color=PALE, linewidth=4, label="exact match")
             shown = {name: label for name, label in wanted.items() if any(key[0] == name for key in values)}
@@ -168,7 +168,7 @@ def series_figure(data: ProbeData) -> Figure | None:
 
 
 def unit_figure(data: ProbeData) -> Figure | None:
-    """What a symbolic unit reads, how much it writes, and what is answered without it."""
+    """What a symbolic unit reads, how much it writes, and how many problems are answered without it."""
     keys = ["measure", "loop", "operator"]
     values, plain = (data.values("probe_unit", keys, f"control = '{name}'") for name in ("trained", "untrained"))
     if not values:
@@ -189,7 +189,7 @@ def unit_figure(data: ProbeData) -> Figure | None:
     ]
 
     def draw(left: Axes, right: Axes | None = None) -> None:
-        """Shares by operator, and where the block runs more than once the size of what is written by loop."""
+        """Draw shares by operator and, if the block has several loops, the size of the written values by loop."""
         across = np.arange(len(operators))
         for number, ((label, measure), color) in enumerate(zip(shown.items(), (PALE, *_LINES), strict=True)):
             found, before = ([of.get((measure, 0, name)) for name in operators] for of in (values, plain))
