@@ -125,7 +125,7 @@ class _Question:
         found: list[float] = []
         types, member = np.unique(self.examples.types, return_inverse=True)
         for seed in range(_TRIES * draws):
-            # As often as the true labels are.
+            # Drawn with the frequencies of the true labels.
             target = np.random.default_rng(seed).choice(self.truth[self.train], len(types))[member]
             if len(np.unique(target[self.train])) > 1 < len(np.unique(target[self.asked])):
                 _, said = next(_said(values, target, self.train, self.asked, 0))
