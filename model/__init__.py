@@ -1,1 +1,1 @@
-"""The learning side: configuration, network, objectives, training, evaluation and probing."""
+"""The machine-learning part of Numerate: configuration, network, objectives, training, evaluation and probing."""

@@ -1,4 +1,4 @@
-"""What modules that run as plain processes have in common: signals, exit codes, and one line for a failure."""
+"""Common code of modules that run as plain processes: signals, exit codes and one-line error messages."""
 
 import signal
 import sys
@@ -15,14 +15,15 @@ Stop = Callable[[], bool]
 
 
 def use_granted_cores() -> None:
-    """Let torch take no more threads than the cores that are granted: it doesn't see what a control group grants."""
+    """Limit torch's threads to the granted cores, because torch ignores the limits of a control group."""
     torch.set_num_threads(min(torch.get_num_threads(), cores()))
 
 
 def run_plainly(work: Callable[[Stop], int], source: str) -> int:
-    """The exit code of `work`, which is told when SIGINT or SIGTERM asked it to stop; `source` names its parameters.
+    """Run `work` and return its exit code.
 
-    A mistake or a failure is one line on standard error.
+    `work` receives a function that returns True after SIGINT or SIGTERM. `UserError`, `RunFailure` and invalid
+    parameters print a one-line error to standard error; `source` names the parameter file in it.
     """
     asked: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):

@@ -1,11 +1,10 @@
-"""Text to token ids and back: SentencePiece's own model, and what a row of tokens looks like.
+"""Converts text to token ids and back with a SentencePiece model, and defines the layout of a token row.
 
-Special pieces: `[PAD]` before a short problem, `[MASK]` over a slot to be filled, `[BLANK]` in
-a slot that the answer doesn't need. No piece spans more than one number, and operators and
-brackets stand alone.
+Special pieces: `[PAD]` before a short problem, `[MASK]` in a slot to be filled, `[BLANK]` in a slot that the answer
+does not need. No piece spans several numbers; each operator and bracket is a separate piece.
 
-SentencePiece matches from the left, so groups of two or three digits from the right of each
-number are cut before it sees the text (`right_groups`); each group is a piece of its model.
+SentencePiece matches from the left. So numbers are first split into groups of two or three digits from the right
+(`right_groups`); each group is a piece of the model.
 """
 
 import hashlib
@@ -26,20 +25,19 @@ PAD, UNKNOWN, MASK, BLANK = "[PAD]", "[UNK]", "[MASK]", "[BLANK]"
 EQUALS = "="
 DIGITS = "0123456789"
 
-# Types of token ids by their bytes. SentencePiece's ids are well below 2¹⁵, so PyTorch's signed type holds them.
+# Types of token ids by size in bytes. SentencePiece's ids are well below 2¹⁵, so PyTorch's signed type holds them.
 ID_TYPES: dict[int, np.dtype] = {1: np.dtype(np.uint8), 2: np.dtype("<i2")}
 
 
-# Of a row: the memory of attention grows with their square.
+# Most tokens of a problem or of an answer: the memory of attention grows with the square of a row's width.
 MOST_TOKENS = 2_048
 
 
 class TokenLayout(BaseModel):
-    """One row of tokens: the problem right-aligned after padding, `=`, and the answer's slots.
+    """Layout of a token row: the problem, right-aligned after padding, then `=`, then the answer's slots.
 
-    The first slot holds the sign (`-` or blank), the others the digits, or what else the pieces of
-    a number are, right-aligned after blanks; so a slot's place value is its position, and the
-    answer's length is not given away.
+    The first slot holds the sign (`-` or blank). The other slots hold the digits, or other pieces of the number,
+    right-aligned after blanks. So a slot's position gives its place value, and does not reveal the answer's length.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -54,7 +52,7 @@ class TokenLayout(BaseModel):
 
 
 def check_tokens(problem: int, answer: int) -> None:
-    """Raise `UserError` for problems of more tokens, or answers of more slots, than a row of tokens holds."""
+    """Raise `UserError` if a problem has more tokens, or an answer more slots, than a token row allows."""
     for what, tokens in (("problems", problem), ("answers", answer)):
         if tokens > MOST_TOKENS:
             raise UserError(
@@ -64,7 +62,7 @@ def check_tokens(problem: int, answer: int) -> None:
 
 
 class TokenizerCard(BaseModel):
-    """What is known of a tokenizer besides its model."""
+    """Metadata of a tokenizer."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -79,7 +77,7 @@ class TokenizerCard(BaseModel):
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """A SentencePiece model; equal bytes are equal tokenizers."""
+    """A SentencePiece model; tokenizers with equal bytes are equal."""
 
     model: bytes
 
@@ -90,7 +88,7 @@ class Tokenizer:
 
     @cached_property
     def processor(self) -> sentencepiece.SentencePieceProcessor:
-        """The library's own encoder and decoder."""
+        """SentencePiece's encoder and decoder."""
         return sentencepiece.SentencePieceProcessor(model_proto=self.model)
 
     @property
@@ -99,16 +97,16 @@ class Tokenizer:
         return int(self.processor.get_piece_size())
 
     def id_of(self, piece: str) -> int:
-        """Id of one piece; raises `UserError` where the tokenizer has none."""
+        """Id of a piece; raises `UserError` if the tokenizer does not have it."""
         if piece not in self._numbers:
             raise UserError(f"the tokenizer has no piece for {piece!r}: train one on a corpus that holds it")
         return self._numbers[piece]
 
     @cached_property
     def group(self) -> int:
-        """Digits that a piece stands for at most, in groups from the right of a number; 0 where pieces were learnt.
+        """Most digits per piece, if numbers are split into groups from the right; 0 for learned pieces.
 
-        User-defined pieces, as all groups are, have score 0; of learnt ones only BPE's first has.
+        Groups are user-defined pieces, which have score 0. Among learned pieces, only BPE's first has score 0.
         """
         spans = {piece for piece in self.pieces() if len(piece) > 1 and not piece.startswith("[")}
         if any(self.processor.get_score(self._numbers[piece]) for piece in spans):
@@ -118,26 +116,26 @@ class Tokenizer:
 
     @property
     def id_type(self) -> np.dtype:
-        """Type of the ids in a row of tokens: one byte where that holds all pieces, else two."""
+        """Data type of the ids in a token row: one byte for up to 256 pieces, otherwise two."""
         return ID_TYPES[1 if self.size <= 256 else 2]
 
     def encode(self, text: str) -> list[int]:
-        """SentencePiece's ids of `text`, or of its groups of digits from the right, one after the other."""
+        """SentencePiece's ids of `text`, split into groups of digits from the right if the tokenizer uses groups."""
         if self.group > 1:
-            # One by one: the library starts a thread for every list.
+            # Encoded one by one, because SentencePiece starts threads for a list.
             return [number for part in right_groups(text, self.group) for number in self.processor.encode(part)]
         return list(self.processor.encode(text))
 
     def decode(self, ids: list[int]) -> str:
-        """The text of `ids`, special pieces included by name."""
+        """The text of `ids`; special pieces appear by name."""
         return "".join(self.processor.id_to_piece([int(number) for number in ids]))
 
     def character_ids(self) -> bytes:
-        """For each of the 256 byte values its id, where every character is a piece of its own.
+        """Token id of each of the 256 byte values, for tokenizers with one piece per character.
 
-        A row of text is then encoded by one table look-up; a test and every shard compare the
-        result with SentencePiece's. Bytes without a piece map to the unknown piece. Raises
-        `UserError` where pieces span characters or ids leave a byte.
+        A row of text is then encoded with one table lookup. A test and every shard compare the result with that of
+        SentencePiece. Bytes without a piece map to the unknown piece. Raises `UserError` if pieces span several
+        characters or ids do not fit into one byte.
         """
         if self.size > 256 or self.group != 1:
             raise UserError("this tokenizer's pieces span several characters, one token a digit is needed here")
@@ -148,7 +146,7 @@ class Tokenizer:
         return bytes(ids)
 
     def pieces(self) -> list[str]:
-        """All pieces in the order of their ids."""
+        """All pieces, ordered by id."""
         return [self.processor.id_to_piece(number) for number in range(self.size)]
 
     @cached_property
@@ -156,13 +154,16 @@ class Tokenizer:
         return {piece: number for number, piece in enumerate(self.pieces())}
 
     def slots(self, answer: str, layout: TokenLayout) -> list[int]:
-        """Token ids of an answer's slots: sign, blanks, digits or other pieces of the number."""
+        """Token ids of an answer's slots: sign, blanks, then digits or other pieces of the number."""
         sign, digits = ("-", answer[1:]) if answer.startswith("-") else (BLANK, answer)
         ids = self.encode(digits)
         return [self.id_of(sign), *[self.id_of(BLANK)] * (layout.answer - 1 - len(ids)), *ids]
 
     def row(self, problem: str, layout: TokenLayout) -> list[int]:
-        """Token ids of a problem with all answer slots masked; raises `UserError` if it doesn't fit."""
+        """Token ids of a problem with all answer slots masked.
+
+        Raises `UserError` if the problem cannot be parsed or is too long for `layout`.
+        """
         ids = self.encode(problem)
         if not problem or self.id_of(UNKNOWN) in ids:
             raise UserError(f"problem {problem!r} can't be read: write numbers with + - * between them, like 12+34")
@@ -176,17 +177,17 @@ class Tokenizer:
 
 
 def group_pieces(size: int) -> list[str]:
-    """All groups of 2 … `size` digits; a single digit is a piece of any tokenizer."""
+    """All groups of 2 … `size` digits; single digits are pieces of every tokenizer."""
     return ["".join(digits) for length in range(2, size + 1) for digits in product(DIGITS, repeat=length)]
 
 
 def right_groups(text: str, size: int) -> list[str]:
-    """`text` cut into groups of at most `size` digits, counted from the right of each number, and single characters."""
+    """Splits `text` into groups of at most `size` digits, from the right of each number, and single characters."""
     return re.findall(rf"[0-9]{{1,{size}}}(?=(?:[0-9]{{{size}}})*(?![0-9]))|[^0-9]", text)
 
 
 def load_tokenizer(folder: Location) -> tuple[Tokenizer, TokenizerCard]:
-    """Open a tokenizer; raises `UserError` where there is none and `RunFailure` where it is damaged."""
+    """Open a tokenizer; raises `UserError` if it does not exist, and `RunFailure` if it is damaged."""
     if not (folder / "card.json").exists():
         raise UserError(
             f"tokenizer {folder.name!r} is not there ({folder}): run 'numerate tokenizer train' first, "

@@ -1,1 +1,1 @@
-"""Encoders compared on the same problems for the same time."""
+"""Compares encoders on the same problems with the same training time."""

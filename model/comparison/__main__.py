@@ -1,4 +1,4 @@
-"""`python -m model.comparison FILE`: a comparison of encoders, without Ray or Prefect."""
+"""`python -m model.comparison FILE`: compares encoders, without Ray or Prefect."""
 
 import sys
 
@@ -9,7 +9,7 @@ from storage.parameters import read_parameters
 
 
 def main() -> int:
-    """Compare, by a YAML or JSON file of a `ComparingSpec`'s parameters, or with all of them as they are."""
+    """Compare encoders with the `ComparingSpec` parameters of a YAML or JSON file, or with the defaults."""
     if len(sys.argv) > 2 or sys.argv[1:] in (["--help"], ["-h"]):
         names = ", ".join(ComparingSpec.model_fields)
         print(f"usage: python -m model.comparison [FILE]  (YAML or JSON: {names})", file=sys.stderr)

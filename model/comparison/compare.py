@@ -1,9 +1,9 @@
-"""Encoders with and without a symbolic unit, over several seeds, on the same problems and for the same time.
+"""Compares encoders with and without a symbolic unit, over several seeds, with the same problems and training time.
 
-`python -m model.comparison FILE` needs neither Ray nor Prefect. It measures how long a step of each encoder takes while
-as many train side by side as will later. Each gets as many steps as fit the time. All seeds are trained, and evaluated
-on problems like those of training and on longer and deeper ones, with the unit and without. The results are
-`comparisons/<name>/table.parquet`, `curves.parquet` and `table.md`. Finished parts are not repeated.
+`python -m model.comparison FILE` needs neither Ray nor Prefect. It first measures the time per step of each encoder,
+with as many parallel trainings as later, and gives each encoder the number of steps that fit the time. It then trains
+all seeds and evaluates them on problems like those of the training and on longer and deeper ones, with the unit on and
+off. The results are `comparisons/<name>/table.parquet`, `curves.parquet` and `table.md`. Finished parts are cached.
 """
 
 import json
@@ -28,15 +28,15 @@ from storage.errors import RunFailure, UserError
 from storage.places.place import Location
 from storage.workspace import Workspace
 
-# Of the trainings whose steps are timed: how many they would have, and what ends their names.
+# Nominal number of steps of the timed trainings, and the suffix of their names.
 _LONG, _TIMED = 10**6, "-timed"
 
 
 def compare(spec: ComparingSpec, stop: Callable[[], bool] = lambda: False) -> Location | None:
-    """Do all of it and give the folder of the tables; None where `stop` ended it before.
+    """Run the comparison and return the folder of the tables; None if `stop` ended it early.
 
-    Raises `UserError` for what doesn't fit, before any work, and `RunFailure` where trainings failed; those that did
-    not are in the tables.
+    Raises `UserError` for parameters that do not match, before any work. Raises `RunFailure` if trainings failed; the
+    tables contain the successful ones.
     """
     workspace = Workspace.create(spec.workspace)
     folder = workspace.comparison(spec.name)
@@ -63,7 +63,7 @@ def compare(spec: ComparingSpec, stop: Callable[[], bool] = lambda: False) -> Lo
 
 
 def _claim(folder: Location, spec: ComparingSpec) -> None:
-    """Keep what is compared, or refuse another comparison of the same name."""
+    """Store the parameters; raise `UserError` if a comparison of this name has other parameters."""
     place = folder / "comparison.json"
     if not place.exists():
         place.write(json.dumps(spec.decides(), indent=2).encode() + b"\n")
@@ -76,7 +76,7 @@ def _claim(folder: Location, spec: ComparingSpec) -> None:
 def _jobs(
     workspace: Workspace, spec: ComparingSpec, trainings: dict[Variant, TrainingSpec], suffix: str = ""
 ) -> list[TrainingJob]:
-    """The jobs of all seeds, those of one seed beside each other."""
+    """The jobs of all variants and seeds, grouped by seed."""
     found = [
         prepare(workspace, spec.run_name(key) + suffix, spec.corpus, spec.tokenizer_name, training, spec.seeds)
         for key, training in trainings.items()
@@ -85,18 +85,18 @@ def _jobs(
 
 
 def _at_once(spec: ComparingSpec, jobs: int) -> int:
-    """How many train side by side; on CPUs each has one."""
+    """Number of parallel trainings; by default at most one per CPU, without a GPU."""
     return min(spec.at_once or room_here(max(2, jobs)).at_once, jobs)
 
 
 def _train(
     jobs: Sequence[TrainingJob], train_one: TrainOne, at_once: int, stop: Callable[[], bool]
 ) -> list[TrainingResult]:
-    """Train jobs side by side, each on one thread of the CPU, and print how far they are."""
+    """Train jobs in parallel, each with one CPU thread, and print their progress."""
     began, told = time.monotonic(), dict[str, int]()
 
     def report(progress: Mapping[str, Progress]) -> None:
-        """Print a run whenever another tenth of its steps is done."""
+        """Print a run after each tenth of its steps."""
         for name, now in progress.items():
             if (tenth := 10 * now.step // now.steps) > told.get(name, 0):
                 told[name] = tenth
@@ -108,7 +108,7 @@ def _train(
 def _steps(
     workspace: Workspace, folder: Location, spec: ComparingSpec, at_once: int, stop: Callable[[], bool]
 ) -> dict[Variant, int]:
-    """How many steps of each variant fit the time: known from before, or measured."""
+    """Number of steps of each variant that fit the time, cached or measured."""
     place, variants = folder / "steps.json", spec.variants()
     if not place.exists():
         seconds = _timed(workspace, spec, at_once, stop)
@@ -121,7 +121,7 @@ def _steps(
 
 
 def _timed(workspace: Workspace, spec: ComparingSpec, at_once: int, stop: Callable[[], bool]) -> dict[Variant, float]:
-    """Seconds that a step of each variant takes, by trainings that leave nothing."""
+    """Seconds per step of each variant, measured with temporary trainings."""
     variants = {key: spec.planned(training, _LONG) for key, training in spec.variants().items()}
     runs = [
         workspace.run(name)
@@ -130,7 +130,7 @@ def _timed(workspace: Workspace, spec: ComparingSpec, at_once: int, stop: Callab
     ]
     for run in runs:
         run.remove()
-    # As many side by side as will be, though there be fewer variants.
+    # As many parallel trainings as later, even if there are fewer variants.
     jobs = _jobs(workspace, spec, variants, _TIMED)[: max(len(variants), at_once)]
     try:
         _train(jobs, partial(_train_a_while, spec.timed_seconds), at_once, stop)
@@ -142,11 +142,11 @@ def _timed(workspace: Workspace, spec: ComparingSpec, at_once: int, stop: Callab
 
 
 def _train_a_while(seconds: float, job: TrainingJob, seat: Seat) -> TrainingResult:
-    """Train in a process for so long after its first steps."""
+    """Train in a process for `seconds` after the first progress report."""
     begun: list[float] = []
 
     def report(now: Progress) -> None:
-        """Steps are done."""
+        """Record the time of a progress report."""
         begun.append(time.monotonic())
 
     def stop() -> bool:
@@ -159,7 +159,7 @@ def _train_a_while(seconds: float, job: TrainingJob, seat: Seat) -> TrainingResu
 def _ask(
     workspace: Workspace, folder: Location, spec: ComparingSpec, jobs: Sequence[TrainingJob], at_once: int
 ) -> None:
-    """Ask the runs that haven't been asked, in processes side by side; each leaves its rows as JSON."""
+    """Evaluate the runs without results, in parallel processes; each writes its rows as JSON."""
     left = []
     for job in jobs:
         target = folder / "asked" / f"{job.config.name}.json"

@@ -1,4 +1,4 @@
-"""What a trained encoder answers, kind by kind of problem, with its symbolic unit and without; what the unit reads."""
+"""Evaluates a run by kind of problem, with its symbolic unit on and off, and measures what the unit reads."""
 
 import json
 from collections import defaultdict
@@ -25,10 +25,11 @@ _SEVERAL = "brackets"
 def ask_run(
     run: Location, target: Location, workspace: Workspace, corpora: tuple[str, ...], limit: int, curve_limit: int
 ) -> str:
-    """Ask a run's last checkpoint the first `limit` problems of each corpus's test split, and each of its checkpoints
-    `curve_limit` of the first corpus; write what it comes to as JSON, and keep the best and last checkpoint alone.
+    """Evaluate a run and write the results to `target` as JSON; returns the run's name.
 
-    Gives the run's name. Raises `UserError` for a corpus that it may have been trained on, or can't read.
+    The last checkpoint is evaluated on the first `limit` problems of each corpus's test split, and every checkpoint on
+    `curve_limit` problems of the first corpus. Then only the best and the last checkpoint are kept. Raises `UserError`
+    for a corpus that the run may have been trained on or cannot read.
     """
     torch.set_num_threads(1)
     model = TrainedEncoder.open(run, "last")
@@ -61,12 +62,12 @@ def _problems(model: TrainedEncoder, workspace: Workspace, name: str, limit: int
     corpus = load(workspace.corpus(name), f"corpus {name!r}")
     encoded = load(workspace.tokens(name, tokenizer), f"corpus {name!r} encoded by {tokenizer!r}")
     check_corpus(model, corpus, encoded)
-    # Canonical hashes are for intervals over one run; here seeds say how far to believe a figure.
+    # Canonical hashes serve intervals within one run; here the spread over seeds shows the uncertainty.
     return list(stream(corpus, encoded, EvaluationSpec(limit=limit), lambda ids: ids))
 
 
 def _curve(model: TrainedEncoder, checkpoints: Checkpoints, asked: list[Asked]) -> list[dict[str, Any]]:
-    """What each checkpoint answers rightly of each kind of problem; the model ends as the last of them."""
+    """Exact match of each checkpoint by kind of problem; afterwards the model has the last checkpoint's weights."""
     found = []
     for entry in checkpoints.index().entries:
         restore(checkpoints.load(entry, model.config), model.encoder)
@@ -76,7 +77,7 @@ def _curve(model: TrainedEncoder, checkpoints: Checkpoints, asked: list[Asked]) 
 
 
 def _by_operator(model: TrainedEncoder, asked: list[Asked], decoding: Decoding) -> dict[str, dict[str, Any]]:
-    """Problems and right answers by operator, or of several operators, and what was read of those with one."""
+    """Results by operator, with one group for problems of several operators; see `_counts`."""
     found: dict[str, list[NDArray[np.float64]]] = defaultdict(list)
     for batch in asked:
         with readings_of(model.encoder) as readings:
@@ -90,7 +91,10 @@ def _by_operator(model: TrainedEncoder, asked: list[Asked], decoding: Decoding) 
 
 
 def _counts(values: NDArray[np.float64], operator: str, decoding: Decoding) -> dict[str, Any]:
-    """What [n, 3] says: right answers, and how often the operation and the operands were read as they stand."""
+    """Counts of `values` [n, 3]: correct answers, and the shares of operations and operands that were read correctly.
+
+    The shares are given only for problems of one operator, with the unit on.
+    """
     read = {}
     if operator != _SEVERAL and decoding.unit == "on" and not np.isnan(values[:, 1:]).any():
         read = {"operation_read": float(values[:, 1].mean()), "operands_read": float(values[:, 2].mean())}
@@ -99,9 +103,9 @@ def _counts(values: NDArray[np.float64], operator: str, decoding: Decoding) -> d
 
 
 def _read(model: TrainedEncoder, readings: list[Reading], asked: Asked) -> NDArray[np.float64]:
-    """For each problem whether its operation, and whether both operands were read in the block's last run, [n, 2].
+    """Whether the operation and both operands of each problem were read correctly in the last loop, [n, 2].
 
-    NaN where there is no unit, and where it is switched off.
+    NaN if there is no unit or it is off.
     """
     if not readings:
         return np.full((len(asked.rows), 2), np.nan)

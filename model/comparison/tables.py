@@ -1,4 +1,4 @@
-"""The tables of a comparison: a row a run and kind of problem as Parquet, curves of learning, and a page to read."""
+"""Tables of a comparison: results by run and kind of problem, and learning curves, as Parquet; a Markdown page."""
 
 import json
 from collections.abc import Iterable
@@ -14,21 +14,21 @@ from storage.sql.comparison_views import COMPARISON_COLUMNS, COMPARISON_TABLES
 from storage.workspace import Workspace
 
 Row = dict[str, Any]
-# A corpus that is asked and a kind of its problems.
+# Corpus and kind of problem.
 Column = tuple[str, str]
-# Of one run.
+# Results of one run.
 Figures = dict[Column, Row]
-# Encoder, unit, and whether the unit is on.
+# Encoder, unit, and "on" or "off".
 Kind = tuple[str, str, str]
 
 _TYPES = {"VARCHAR": pa.string(), "BIGINT": pa.int64(), "DOUBLE": pa.float64()}
 
 
 def write_tables(workspace: Workspace, folder: Location, names: dict[str, str], corpus: str, goal: float) -> None:
-    """Write `table.parquet`, `curves.parquet` and `table.md` from what was asked of runs.
+    """Write `table.parquet`, `curves.parquet` and `table.md` from the results of the runs.
 
-    `names` says of each run which encoder it is of; `corpus` is what they learnt, and `goal` the exact match on a
-    kind of its problems until which problems seen are counted.
+    `names` maps each run to its encoder, and `corpus` is the training corpus. `problems_until_goal` counts the training
+    problems until the exact match on a kind of problem reaches `goal`.
     """
     rows: list[Row] = []
     curves: list[Row] = []
@@ -58,13 +58,13 @@ def write_tables(workspace: Workspace, folder: Location, names: dict[str, str], 
 
 
 def _schema(view: str) -> pa.Schema:
-    """That of a table: the columns of its view, but for the comparison's name, which is its folder's."""
+    """Schema of a table: the columns of its view, except for the comparison's name, which is the folder's name."""
     columns = {name: kind for name, kind in COMPARISON_COLUMNS[view].items() if name != "comparison"}
     return pa.schema([(name, _TYPES[kind]) for name, kind in columns.items()])
 
 
 def page(rows: list[Row], corpus: str, goal: float) -> str:
-    """All tables in Markdown: over the seeds, seed by seed, and what units read. `corpus` is what runs learnt."""
+    """All tables in Markdown: summary over seeds, results per seed, unit readings; `corpus` is the training corpus."""
     asked = list(dict.fromkeys(row["asked"] for row in rows))
     found = {(row["asked"], row["operator"]) for row in rows}
     columns = sorted(found, key=lambda column: (asked.index(column[0]), order_of(column[1])))
@@ -94,17 +94,17 @@ def page(rows: list[Row], corpus: str, goal: float) -> str:
 
 
 def _over_seeds(kind: Kind, seeds: list[Figures], columns: list[Column], own: list[Column]) -> list[str]:
-    """A line for all seeds of a kind of run."""
+    """One table row for all seeds of a kind of run."""
     encoder, unit, applied = kind
     cells = [_spread([seed[column]["exact_match"] for seed in seeds if column in seed]) for column in columns]
     counts = [[seed[column]["problems_until_goal"] for seed in seeds if column in seed] for column in own]
-    # What was seen until then was seen with the unit.
+    # Checkpoints are evaluated only with the unit on.
     reached = [_reached(count) if applied == "on" else "" for count in counts]
     return [encoder, named(unit, applied), str(len(seeds)), *cells, *reached]
 
 
 def _one_seed(kind: Kind, seed: Figures, columns: list[Column], own: list[Column]) -> list[str]:
-    """A line for one seed of a kind of run."""
+    """One table row for one seed of a kind of run."""
     encoder, unit, applied = kind
     run = next(iter(seed.values()))
     cells = [f"{100 * seed[column]['exact_match']:.1f}" if column in seed else "" for column in columns]
@@ -114,7 +114,7 @@ def _one_seed(kind: Kind, seed: Figures, columns: list[Column], own: list[Column
 
 
 def _what_is_read(rows: list[Row]) -> list[str]:
-    """What units read of problems of one operator, as a table; nothing where there are no units."""
+    """Table of the units' readings on problems of one operator; empty if there are no units."""
     found: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         if row.get("operation_read") is not None:
@@ -133,12 +133,12 @@ def _what_is_read(rows: list[Row]) -> list[str]:
 
 
 def order_of(operator: str) -> tuple[int, str]:
-    """Operators as people learn them, then the rest."""
+    """Sort key: the operators +, - and *, then other groups."""
     return ("+-*".find(operator) % 4, operator)
 
 
 def named(unit: str, applied: str) -> str:
-    """What of a run's answers is built in, in words: learned only, or a unit, on or switched off when asked."""
+    """Label of a run: learned only, or with a unit that is on or switched off during evaluation."""
     if unit == "none":
         return "learned only"
     return f"with {unit}" if applied == "on" else f"with {unit}, switched off when asked"

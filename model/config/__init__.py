@@ -1,1 +1,1 @@
-"""All parameters of encoder, training, evaluation, comparison and probing, as frozen pydantic models."""
+"""Parameters of encoders, trainings, evaluations, comparisons and probing, as frozen pydantic models."""

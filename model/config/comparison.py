@@ -1,4 +1,4 @@
-"""Which encoders a comparison trains: variants that differ in their unit and seed alone."""
+"""Parameters of a comparison: each encoder is trained in variants that differ only in unit, seed and steps."""
 
 from typing import Any, Literal
 
@@ -8,11 +8,11 @@ from model.config.encoder import Unit
 from model.config.presets import ENCODERS
 from model.config.training import TrainingSpec
 
-# An encoder's name, and its unit's.
+# Name of an encoder, and of its symbolic unit.
 Variant = tuple[str, str]
 
 _VANILLA = TrainingSpec(encoder=ENCODERS["vanilla"], optimizer="adamw", learning_rate=1e-3, oversample="")
-# Places at a random offset, as longer numbers are asked than it learns.
+# A random offset of place values, because evaluation includes longer numbers than training.
 _OURS = TrainingSpec(
     encoder=ENCODERS["mixing"].model_copy(update={"random_offset": True}),
     learning_rate=5e-3,
@@ -22,7 +22,7 @@ _OURS = TrainingSpec(
 
 
 class ComparingSpec(BaseModel):
-    """What is compared."""
+    """Parameters of a comparison."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -63,16 +63,16 @@ class ComparingSpec(BaseModel):
 
     @property
     def corpora(self) -> tuple[str, ...]:
-        """All that are asked."""
+        """All corpora of the evaluation."""
         return (self.corpus, *self.beyond)
 
     def variants(self) -> dict[Variant, TrainingSpec]:
-        """By encoder and unit, how it is trained, but for its steps."""
+        """The training of each pair of encoder and unit, except for the number of steps."""
         common = self.model_dump(include={"validation_rows", "batch_size", "precision", "compile"})
         found: dict[Variant, TrainingSpec] = {}
         for encoder, training in self.trainings.items():
             for unit in self.units:
-                # As steps needn't be a multiple of the validations, there may be nearly twice as many.
+                # There may be almost twice as many checkpoints, because steps may not be a multiple of validations.
                 values = training.model_dump() | common | {"keep": 2 * self.validations, "curriculum": ()}
                 values["encoder"]["unit"] = unit
                 found[encoder, unit] = TrainingSpec.model_validate(values)
@@ -83,10 +83,10 @@ class ComparingSpec(BaseModel):
         return "-".join((self.name, *variant))
 
     def planned(self, variant: TrainingSpec, steps: int) -> TrainingSpec:
-        """A variant's training of so many steps."""
+        """A variant's training with `steps` steps."""
         every = max(1, steps // self.validations)
         return variant.model_copy(update={"steps": steps, "validate_every": every, "checkpoint_every": every})
 
     def decides(self) -> dict[str, Any]:
-        """What must be the same for a comparison to go on; more seeds may be added."""
+        """The values that must be equal to resume a comparison; seeds can be added."""
         return self.model_dump(mode="json", exclude={"workspace", "seeds", "at_once", "timed_seconds"})

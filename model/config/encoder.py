@@ -1,4 +1,4 @@
-"""The shape of an encoder."""
+"""Parameters of an encoder's architecture, and the problem sizes that it supports."""
 
 from typing import Literal, NamedTuple
 
@@ -12,22 +12,22 @@ Position = Literal["sinusoidal", "learned", "place-value", "relative"]
 
 
 class Extent(NamedTuple):
-    """How large problems are: the largest that an encoder meets, or a single one."""
+    """Size of a single problem, or of the largest problems of a corpus."""
 
     problem: int
     """Tokens of the problem."""
     answer: int
-    """Slots of the answer."""
+    """Slots of the answer, including the sign."""
     digits: int
     """Digits of the longest operand."""
     operands: int
     """Number of operands."""
     depth: int
-    """Brackets nested inside each other."""
+    """Depth of nested brackets."""
 
 
 class EncoderConfig(BaseModel):
-    """Shape of the encoder."""
+    """Architecture of the encoder."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -91,16 +91,16 @@ class EncoderConfig(BaseModel):
         return self
 
     def loops_of(self, slots: int) -> int:
-        """Runs of the block that an answer of `slots` takes, if it isn't told otherwise."""
+        """Default number of runs of the block for an answer of `slots` slots."""
         return max(self.loops, slots + self.carry_loops) if self.carry_loops else self.loops
 
     @property
     def any_length(self) -> bool:
-        """Whether what it computes at a place doesn't depend on how long the numbers are."""
+        """Whether the computation at a digit position is independent of the length of the numbers."""
         return self.positions == ("relative",) and self.far == "hidden"
 
     def check_pieces(self, group: int) -> None:
-        """Raise `UserError` where positions need digits or groups of them, and the pieces are learnt (`group` is 0)."""
+        """Raise `UserError` if positions need digits or groups of digits, but the pieces are learned (`group` is 0)."""
         if not group and (need := [name for name in self.positions if name in ("place-value", "relative")]):
             raise UserError(
                 f"encoder.positions is {', '.join(self.positions)}, and {' and '.join(need)} needs digits or groups of "
@@ -109,9 +109,9 @@ class EncoderConfig(BaseModel):
             )
 
     def refusal(self, extent: Extent, group: int = 1) -> str:
-        """Which of the encoder's bounds problems of this extent pass, a place being of `group` digits; empty if none.
+        """The first bound of the encoder that problems of this extent exceed, as a message; empty if there is none.
 
-        Without groups (0) no place is counted.
+        A place holds `group` digits; 0 means learned pieces and is treated like 1.
         """
         bounds: list[tuple[str, int, int]] = []
         if "learned" in self.positions:

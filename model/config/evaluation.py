@@ -1,4 +1,4 @@
-"""What is evaluated, and how masked slots are filled."""
+"""Parameters of an evaluation and of decoding."""
 
 from typing import Literal
 
@@ -27,7 +27,7 @@ ONE_PASS = Decoding()
 
 
 class EvaluationSpec(BaseModel):
-    """What is evaluated."""
+    """Parameters of an evaluation."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -1,4 +1,4 @@
-"""How a parameter is declared: its place in the form, its default, what it means, and its bounds."""
+"""Declares a parameter with its position in the form, default, description and bounds."""
 
 from typing import Any
 

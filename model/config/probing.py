@@ -1,15 +1,15 @@
-"""What a probing is asked for: the parameters that the form, the options and a result's key share."""
+"""Parameters of probing, shared by the form, the command-line options and a result's key."""
 
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-# Raised with any change of what is measured: results of other versions are made anew.
+# Increased with every change of the measurements; results of other versions are recomputed.
 PROBING_VERSION = 6
 
 
 class ProbingSpec(BaseModel):
-    """How an encoder is looked into."""
+    """Parameters of probing an encoder."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

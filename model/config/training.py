@@ -1,4 +1,4 @@
-"""How an encoder is trained: the parameters that the form, the options and the spec file share."""
+"""Parameters of a training, shared by the form, the command-line options and the spec file."""
 
 from typing import Any, Literal
 
@@ -8,7 +8,7 @@ from model.config.encoder import EncoderConfig, Position
 from model.config.fields import field
 from storage.reading.lanes import LANES
 
-# What a training that is asked to stop may take for its last steps and its checkpoint, before it is killed.
+# Seconds that a stopped training has for its last steps and its checkpoint before it is killed.
 STOP_SECONDS = 90.0
 
 
@@ -16,7 +16,7 @@ Objective = Literal["answer", "anywhere", "all"]
 
 
 class CurriculumStage(BaseModel):
-    """Some steps of a training on a part of the corpus."""
+    """Training steps on a subset of the corpus."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -25,7 +25,7 @@ class CurriculumStage(BaseModel):
 
 
 class TrainingSpec(BaseModel):
-    """How an encoder is trained."""
+    """Parameters of a training."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -158,7 +158,7 @@ class TrainingSpec(BaseModel):
 
     @property
     def ignored(self) -> list[str]:
-        """Settings that were changed and have no effect, each with the reason."""
+        """Messages for changed settings that have no effect, with the reason."""
         encoder, plain = self.encoder, TrainingSpec.model_fields
         settings = [
             ("operand_share", self.operand_share, self.objective != "anywhere", f"objective is {self.objective}"),
@@ -184,15 +184,15 @@ class TrainingSpec(BaseModel):
         return found
 
     def identity(self) -> dict[str, Any]:
-        """What decides the weights and which of them is best, as JSON values.
+        """The settings that determine the weights and the choice of the best checkpoint, as JSON values.
 
-        How many workers there are and how many checkpoints are kept is no part of it.
+        The number of workers and of kept checkpoints is excluded.
         """
         return self.model_dump(mode="json", exclude={"workers", "min_workers", "keep"})
 
 
 class Seeds(BaseModel):
-    """How often a training is done."""
+    """Number of seeds of a training."""
 
     seeds: int = field(
         83,
@@ -204,7 +204,7 @@ class Seeds(BaseModel):
 
 
 class TrainingFile(Seeds):
-    """What `python -m model.training` reads from a file."""
+    """Parameters in the file for `python -m model.training`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -216,7 +216,7 @@ class TrainingFile(Seeds):
 
 
 def seed_runs(name: str, spec: TrainingSpec, seeds: int) -> list[tuple[str, TrainingSpec]]:
-    """Name and training of each seed's run; a single seed keeps the name."""
+    """Run name and training of each seed; a single seed keeps `name`."""
     if seeds == 1:
         return [(name, spec)]
     numbers = range(spec.seed, spec.seed + seeds)

@@ -1,4 +1,4 @@
-"""Whether an encoder's confidence can be believed, and what withholding its unsure answers would buy."""
+"""Calibration of an encoder's confidence, and accuracy against coverage if answers of low confidence are withheld."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +9,7 @@ _BINS = 10
 
 
 class Coverage(BaseModel):
-    """What happens if answers of less than some confidence are withheld."""
+    """Coverage and accuracy if answers below a confidence threshold are withheld."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -19,7 +19,7 @@ class Coverage(BaseModel):
 
 
 class Calibration(BaseModel):
-    """Confidence against truth."""
+    """Agreement of confidence and accuracy."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -28,7 +28,7 @@ class Calibration(BaseModel):
 
 
 def calibration(confidence: NDArray[np.float32], correct: NDArray[np.bool_]) -> Calibration:
-    """Calibration of answers with their `confidence`, 0 to 1, [n], and whether they are `correct` [n]; n at least 1."""
+    """Calibration of n ≥ 1 answers, from `confidence` [n], 0 to 1, and `correct` [n]."""
     sure = confidence.astype(np.float64)
     return Calibration(
         expected_error=_expected_error(sure, correct),
@@ -37,7 +37,7 @@ def calibration(confidence: NDArray[np.float32], correct: NDArray[np.bool_]) -> 
 
 
 def _expected_error(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> float:
-    """Mean distance of confidence and accuracy over bins, weighted by their answers (Guo et al., 2017, section 2)."""
+    """Mean absolute difference of confidence and accuracy over bins, weighted by size (Guo et al., 2017, section 2)."""
     bins = np.minimum((confidence * _BINS).astype(np.intp), _BINS - 1)
     gaps = np.bincount(bins, weights=correct - confidence, minlength=_BINS)
     return float(np.abs(gaps).sum() / len(confidence))

@@ -1,4 +1,4 @@
-"""From logits to answers: the argmax of every slot, in one pass or several, and the text that the slots spell."""
+"""Decodes logits to answers: the argmax of every slot, in one or several passes, and the text of the slots."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +20,7 @@ _CHUNK_TOKENS = 1 << 15
 
 @dataclass(frozen=True)
 class Answers:
-    """Answers of n problems: `ids` [n, slots], and `confidence` float32 [n], the slots' joint probability."""
+    """Answers of n problems: `ids` [n, slots], and `confidence` float32 [n], the product of the slot probabilities."""
 
     ids: NDArray[np.integer]
     confidence: NDArray[np.float32]
@@ -34,7 +34,7 @@ def fill_slots(
     precision: torch.dtype,
     decoding: Decoding = ONE_PASS,
 ) -> Answers:
-    """Fill the last `slots` of token rows [n, width], whatever stands in them now; ids are of the rows' type."""
+    """Predict the last `slots` tokens of token rows [n, width], whose content is ignored; ids have the rows' type."""
     device = next(encoder.parameters()).device
     found, sure = [], []
     with answering(encoder, precision):
@@ -49,7 +49,7 @@ def fill_slots(
 
 @contextmanager
 def answering(encoder: Encoder, precision: torch.dtype) -> Iterator[None]:
-    """The encoder in a block in which it answers and learns nothing, in the arithmetic asked for."""
+    """Context for inference: evaluation mode, no gradients, and autocast to `precision`."""
     device = next(encoder.parameters()).device
     encoder.eval()
     with torch.no_grad(), torch.autocast(device.type, precision, enabled=precision is not torch.float32):
@@ -57,24 +57,24 @@ def answering(encoder: Encoder, precision: torch.dtype) -> Iterator[None]:
 
 
 def parts_of(rows: int, width: int) -> Iterator[slice]:
-    """Token rows [rows, width] in parts that an encoder takes at once."""
+    """Slices of token rows [rows, width] that an encoder processes in one call."""
     step = max(1, _CHUNK_TOKENS // width)
     return (slice(first, first + step) for first in range(0, rows, step))
 
 
 def _fill(encoder: Encoder, ids: Tensor, slots: int, decoding: Decoding) -> Tensor:
-    """Fill the slots of `ids` [n, width] in place, a share of those that are open in each pass; confidence [n]."""
+    """Fill the slots of `ids` [n, width] in place, an equal share in each pass; returns the confidence [n]."""
     answer = ids[:, -slots:]
     is_open = torch.ones_like(answer, dtype=torch.bool)
     total = torch.zeros(len(ids), device=ids.device)
-    # The units are the last slot; the sign, which depends on everything, is fixed last.
+    # Units first: the units are the last slot. The sign depends on all digits and is fixed last.
     urgency = torch.arange(slots, device=ids.device, dtype=torch.float32).expand(answer.shape)
     passes = min(decoding.passes, slots)
     for number in range(passes):
         logits = encoder(ids, slots, loops=decoding.loops, sharpness=decoding.sharpness, unit=decoding.unit == "on")
         sure, chosen = logits.float().log_softmax(-1).max(-1)
         rank = (sure if decoding.order == "confidence" else urgency).masked_fill(~is_open, -torch.inf)
-        # In the final pass nothing is left open.
+        # The sizes add up to `slots`, so the final pass fills all remaining slots.
         size = slots * (number + 1) // passes - slots * number // passes
         fixed = torch.zeros_like(is_open).scatter_(1, rank.topk(size, 1).indices, True)
         answer[fixed] = chosen[fixed]
@@ -84,10 +84,10 @@ def _fill(encoder: Encoder, ids: Tensor, slots: int, decoding: Decoding) -> Tens
 
 
 def spell(ids: NDArray[np.integer], tokenizer: Tokenizer) -> pa.Array:
-    """The text of filled slots [n, slots]: blanks are left out, a special piece in a slot is written '?'."""
+    """The text of filled slots [n, slots], without blanks; other special pieces become '?'."""
     texts = ["?" if piece.startswith("[") else piece for piece in tokenizer.pieces()]
     texts[tokenizer.id_of(BLANK)] = ""
-    # A row a piece, zeros behind it.
+    # One row per piece, padded with zero bytes.
     table = np.array([text.encode() for text in texts])
     pieces = table.view(np.uint8).reshape(len(texts), -1)
     characters = pieces.take(ids, axis=0).reshape(len(ids), ids.shape[1] * pieces.shape[1])

@@ -1,4 +1,4 @@
-"""Exact match on a split: every problem, the model's answer and whether it is right."""
+"""Evaluates exact match on a split, and writes every problem with the model's answer and its correctness."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -30,14 +30,14 @@ from storage.sql.database import connect, parquet_source
 _BATCH_ROWS = 1 << 15
 
 _PASSES = (2, 4, 8, 16)
-# What is spent on the comparison of passes, in tokens times passes.
+# Budget for the comparison of passes, in tokens times passes.
 _PASSES_TOKENS = 1 << 21
 
 CanonicalHashes = Callable[[NDArray[np.uint64]], NDArray[np.uint64]]
-# Of problems by their facts and the hashes of their canonical forms, uint64 [n], which may be asked.
+# Selects the problems that are fair to score, from their facts and the hashes of their canonical forms, uint64 [n].
 Fair = Callable[[pa.Table, NDArray[np.uint64]], NDArray[np.bool_]]
 
-# What a prediction says of its problem; a family that doesn't know one of these has nulls.
+# Columns of a prediction that describe its problem; null if the problem's family does not have the column.
 _FACTS = {
     "problem": pa.string(),
     "answer": pa.string(),
@@ -81,29 +81,29 @@ class Asked(NamedTuple):
 
     @property
     def ids(self) -> NDArray[np.uint64]:
-        """Numbers of the rows in the corpus's order, [n]."""
+        """Indices of the rows in the corpus's order, [n]."""
         return self.facts.column("id").to_numpy().view(np.uint64)
 
     def where(self, kept: NDArray[np.bool_]) -> "Asked":
-        """Those of the problems that are kept, [n]."""
+        """The problems for which `kept` [n] is True."""
         return self._replace(
             facts=self.facts.filter(pa.array(kept)), rows=self.rows[kept], canonical=self.canonical[kept]
         )
 
 
 class _Verdicts(NamedTuple):
-    """What the model said of n problems."""
+    """The model's answers to n problems."""
 
     asked: Asked
     facts: dict[str, pa.Array | pa.ChunkedArray]
-    """Columns problem and answer, as they were asked."""
+    """Replaces the columns problem and answer, if an operand is masked."""
     prediction: pa.Array
     correct: NDArray[np.bool_]
     confidence: NDArray[np.float32]
 
 
 class PassesResult(BaseModel):
-    """Exact match on the first problems asked, with the slots filled in several passes."""
+    """Exact match on the first evaluated problems, with the slots filled in several passes."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -113,7 +113,7 @@ class PassesResult(BaseModel):
 
 
 class Evaluation(BaseModel):
-    """The outcome of one evaluation."""
+    """The result of one evaluation."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -154,11 +154,11 @@ def evaluate(
     suite: str = "",
     fair: Fair | None = None,
 ) -> Evaluation:
-    """Answer a split's problems and write them to `target` as Parquet, stratum by stratum in the order of their ids.
+    """Evaluate a split's problems and write the predictions to `target` as Parquet, shard by shard.
 
-    `canonical` gives the hashes of canonical forms from ids, uint64 [n]; problems that aren't `fair` are left out.
-    Raises `UserError` for a corpus whose problems the model may have been trained on, or which it can't read, and
-    `RunFailure` where no problem can be asked.
+    `canonical` maps ids, uint64 [n], to hashes of canonical forms. Problems that are not `fair` are left out. Raises
+    `UserError` if the model may have been trained on problems of the corpus or cannot read it, and `RunFailure` if no
+    problem can be scored.
     """
     check_corpus(model, corpus, tokens)
     model.check_decoding(spec.decoding)
@@ -184,17 +184,17 @@ def evaluate(
 
 @dataclass
 class _Answered:
-    """What is kept of every batch; the rest is in the predictions."""
+    """The results of every batch that are kept in memory; the rest is in the predictions."""
 
     found: list[tuple[NDArray[np.uint64], NDArray[np.bool_], NDArray[np.float32]]] = field(default_factory=list)
-    """Hashes of canonical forms, whether the answers are right, and confidence, each [n]."""
+    """Hashes of canonical forms, correctness and confidence of the answers, each [n]."""
     first: dict[tuple[str, int], Asked] = field(default_factory=dict)
-    """The first problems of each stratum that were asked."""
+    """The first evaluated problems of each stratum."""
     streamed: int = 0
-    """Problems read, also those that may not be asked."""
+    """Number of problems read, including those left out."""
 
     def add(self, verdicts: _Verdicts) -> None:
-        """Keep what is needed of one more batch."""
+        """Add the results of a batch."""
         asked = verdicts.asked
         self.found.append((asked.canonical, verdicts.correct, verdicts.confidence))
         self.first.setdefault((asked.family, asked.width), asked)
@@ -208,10 +208,10 @@ def _outcome(
     answered: _Answered,
     groups: dict[str, tuple[Group, ...]],
 ) -> Evaluation:
-    """What the answers come to."""
+    """The evaluation from all collected answers."""
     classes, correct, confidence = (np.concatenate(parts) for parts in zip(*answered.found, strict=True))
     interval, method, count = exact_match_interval(correct, classes)
-    # Passes cost more than a small suite does, and say nothing of what that one is for.
+    # In a small suite, the comparison of passes costs more than the suite and is unrelated to its purpose.
     compares_passes = suite in ("", "test") and spec.missing == "answer"
     return Evaluation(
         suite=suite,
@@ -239,7 +239,7 @@ def _outcome(
 
 
 def _ask(model: TrainedEncoder, asked: Asked, spec: EvaluationSpec) -> _Verdicts | None:
-    """What the model says of the problems that can be asked for what is missing; None where there are none."""
+    """The model's answers to the problems that can be scored; None if there are none."""
     if not len(asked.rows):
         return None
     if spec.missing == "answer":
@@ -254,7 +254,7 @@ def _ask(model: TrainedEncoder, asked: Asked, spec: EvaluationSpec) -> _Verdicts
 
 
 def _predictions(verdicts: _Verdicts, corpus: str, spec: EvaluationSpec, suite: str) -> pa.Table:
-    """The rows of a file of predictions."""
+    """The rows of the predictions file."""
     asked, rows = verdicts.asked, len(verdicts.correct)
     values = {
         "suite": pa.array([suite] * rows, pa.string()),
@@ -277,16 +277,16 @@ def _predictions(verdicts: _Verdicts, corpus: str, spec: EvaluationSpec, suite: 
 
 
 def decoding_text(spec: EvaluationSpec) -> str:
-    """How slots are filled, as JSON without what is ordinary; empty where all is."""
+    """The decoding settings that differ from the defaults, as JSON; empty if none differ."""
     values = spec.decoding.model_dump(mode="json", exclude_defaults=True)
     return json.dumps(values) if values else ""
 
 
 def check_corpus(model: TrainedEncoder, corpus: Dataset, tokens: Dataset) -> None:
-    """Raise `UserError` where a run can't be asked a corpus's held-out problems.
+    """Raise `UserError` if a run cannot be evaluated on a corpus's held-out problems.
 
-    Any corpus may be asked that was encoded by the run's tokenizer and whose split is the
-    same function of the problem as that of the corpus trained on: then nothing leaks.
+    The corpus must be encoded with the run's tokenizer. Its split must be the same function of the problem as the
+    split of the training corpus, so that no test problem was trained on.
     """
     config = model.config
     if tokens.manifest.spec["tokenizer"] != config.tokenizer_identity:
@@ -311,7 +311,7 @@ def check_corpus(model: TrainedEncoder, corpus: Dataset, tokens: Dataset) -> Non
 
 
 def by_passes(model: TrainedEncoder, asked: list[Asked], decoding: Decoding) -> tuple[PassesResult, ...]:
-    """Exact match against the number of passes and their order, on the first of the problems asked."""
+    """Exact match by number of passes and their order, on the first of the problems in `asked`."""
     slots = max(batch.slots for batch in asked)
     counts = [passes for passes in _PASSES if passes // 2 < slots]
     size = max(1, _PASSES_TOKENS // (1 + 2 * sum(counts)) // sum(batch.rows.shape[1] for batch in asked))
@@ -331,13 +331,16 @@ def by_passes(model: TrainedEncoder, asked: list[Asked], decoding: Decoding) -> 
 
 
 def right_answers(predictions: pa.Array, asked: Asked) -> NDArray[np.bool_]:
-    """Which of the first problems asked, [n], are answered exactly, as text: so all tokenizers are judged alike."""
+    """Which of the first n problems are answered exactly; compares text, so that all tokenizers are scored alike."""
     answers = asked.facts.column("answer").slice(0, len(predictions)).combine_chunks()
     return np.asarray(pc.equal(predictions, answers))
 
 
 def stream(corpus: Dataset, tokens: Dataset, spec: EvaluationSpec, canonical: CanonicalHashes) -> Iterator[Asked]:
-    """Batches of problems; both datasets hold the same rows in the same order."""
+    """Batches of problems from a corpus and its tokens.
+
+    Raises `RunFailure` if the two datasets do not hold the same rows in the same order.
+    """
     left = _limits(corpus, spec)
     shards = zip(_shards(corpus, spec.split), _shards(tokens, spec.split), strict=True)
     for text_shard, token_shard in shards:
@@ -361,12 +364,12 @@ def stream(corpus: Dataset, tokens: Dataset, spec: EvaluationSpec, canonical: Ca
 
 
 def _shards(dataset: Dataset, split: str) -> list[ShardRecord]:
-    """The shards of a split, or of all of them."""
+    """The shards of a split, or of all splits."""
     return [shard for name in (SPLITS if split == "all" else (split,)) for shard in dataset.of_split(name)]
 
 
 def _limits(corpus: Dataset, spec: EvaluationSpec) -> dict[str, int]:
-    """Problems of each stratum that are asked: all, or the limit shared by their rows."""
+    """Number of evaluated problems per stratum: all, or the limit divided in proportion to the rows."""
     rows: dict[str, int] = {}
     for shard in _shards(corpus, spec.split):
         rows[shard.stratum] = rows.get(shard.stratum, 0) + shard.rows

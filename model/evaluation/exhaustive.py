@@ -1,7 +1,7 @@
-"""Counts an encoder's errors on every problem of its corpus, those that it was trained on included.
+"""Counts an encoder's errors on every problem of its corpus, including the training problems.
 
-`python -m model.evaluation.exhaustive RUN [WORKSPACE]` evaluates shard by shard, one process a core. It saves the count
-of each shard, so that the same command continues after an interruption. 10⁸ sums take about an hour on two cores.
+`python -m model.evaluation.exhaustive RUN [WORKSPACE]` evaluates shard by shard, with one process per core. It saves
+the count of each shard, so the same command continues after an interruption. 10⁸ sums take about an hour on two cores.
 """
 
 import json
@@ -34,14 +34,14 @@ from storage.places.place import Location
 from storage.workspace import Workspace
 
 _ROWS = 1 << 16
-# From so many on it pays to compile the layers: 40 s, and then 1.4 times as many rows a second.
+# Number of rows from which compilation pays off: it takes 40 s, and then gives 1.4 times as many rows per second.
 _COMPILED_ROWS = 10_000_000
-# Wrong problems that are kept of each shard, as text.
+# Number of wrong problems that are kept as text for each shard.
 _KEPT = 100
 
 
 class ShardErrors(BaseModel):
-    """What an encoder answers of one shard."""
+    """An encoder's errors on one shard."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -50,7 +50,7 @@ class ShardErrors(BaseModel):
     problems: int
     wrong: int
     first: tuple[tuple[str, str], ...]
-    """The first wrong problems, with their answers, and what was answered."""
+    """The first wrongly answered problems with their true answers, each with the predicted answer."""
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,10 @@ class _Task:
 
 
 def count_errors(workspace: Workspace, name: str, stop: Stop = lambda: False) -> Iterator[ShardErrors]:
-    """What the best checkpoint of a run, or of an encoder that comes with Numerate, answers of each shard.
+    """Yields the errors of the best checkpoint of a run, or of an encoder shipped with Numerate, for each shard.
 
-    Shards that are counted already come first. Ends early if `stop()`. Raises `UserError` where the run's corpus is not
-    encoded in the workspace, and `RunFailure` for damaged shards.
+    Cached shards come first. Ends early if `stop()` returns True. Raises `UserError` if the run's corpus is not encoded
+    in the workspace, and `RunFailure` for damaged shards.
     """
     run = workspace.run(own_or_shipped(workspace, name))
     config, model = load_run(run), TrainedEncoder.open(run)
@@ -92,7 +92,7 @@ def count_errors(workspace: Workspace, name: str, stop: Stop = lambda: False) ->
 
 
 def _count(task: _Task) -> ShardErrors:
-    """Evaluate one shard in a process of its own, and note the outcome."""
+    """Evaluate one shard in a worker process, and save the result."""
     torch.set_num_threads(1)
     tokens = load(task.tokens, "the encoded corpus")
     model = _opened(task.run, tokens.manifest.rows)
@@ -116,7 +116,7 @@ def _count(task: _Task) -> ShardErrors:
 
 @cache
 def _opened(run: Location, rows: int) -> TrainedEncoder:
-    """The encoder of this process, on one thread, for a corpus of so many rows."""
+    """The encoder of this process, on one thread; its layers are compiled if the corpus has many rows."""
     model = TrainedEncoder.open(run)
     torch.set_num_threads(1)
     if rows >= _COMPILED_ROWS and has_compiler(next(model.encoder.parameters()).device):
@@ -130,13 +130,13 @@ def _text(model: TrainedEncoder, ids: NDArray[np.integer]) -> str:
 
 
 def main() -> int:
-    """Count, and print how far it is after each shard."""
+    """Count errors, and print the totals after each shard."""
     if len(sys.argv) not in (2, 3):
         print("usage: python -m model.evaluation.exhaustive RUN [WORKSPACE]", file=sys.stderr)
         return 2
 
     def work(stop: Stop) -> int:
-        """Count until all is counted or a signal comes."""
+        """Count until all shards are done or a signal arrives."""
         problems = wrong = 0
         shown: list[tuple[str, str]] = []
         for found in count_errors(Workspace.create((*sys.argv, "./workspace")[2]), sys.argv[1], stop):
@@ -151,7 +151,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    # By its own name, so that what a process is sent has the classes that it knows.
+    # Imported by its module name, so that the worker processes can unpickle the classes.
     from model.evaluation.exhaustive import main as _main
 
     sys.exit(_main())

@@ -1,7 +1,7 @@
-"""Exact match with its interval, over all problems and by whatever they differ in.
+"""Exact match with a confidence interval, over all problems and by their properties.
 
-What the interval counts as trials are canonical classes, not problems: orders of the same numbers
-are answered alike, so they are not independent.
+The interval counts canonical classes as trials, not problems. Different orders of the same numbers are answered alike,
+so they are not independent.
 """
 
 from itertools import groupby
@@ -14,13 +14,13 @@ from scipy.special import betaincinv
 from storage.places.place import Location
 from storage.sql.database import connect, parquet_source
 
-# What problems are told apart by; a column with more values than can be shown is left out.
+# Columns of the breakdown; a column with more than `_MOST_GROUPS` values is left out.
 COLUMNS = ("operators", "terms", "digits", "carries", "depth", "kind")
 _MOST_GROUPS = 256
 
 
 class Group(BaseModel):
-    """Exact match of the problems that have one value in common."""
+    """Exact match of the problems with one value of a column."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -32,7 +32,7 @@ class Group(BaseModel):
 
 
 def breakdown(predictions: Location) -> dict[str, tuple[Group, ...]]:
-    """Exact match by each of `COLUMNS` whose values differ, from a file of predictions; values in their order."""
+    """Exact match by each of `COLUMNS` that has several values, from a predictions file; values are sorted."""
     source = parquet_source([str(predictions)], options=", hive_partitioning = false")
     found = {}
     with connect(predictions) as connection:
@@ -51,11 +51,11 @@ def breakdown(predictions: Location) -> dict[str, tuple[Group, ...]]:
 def exact_match_interval(
     correct: NDArray[np.bool_], classes: NDArray[np.integer]
 ) -> tuple[tuple[float, float], str, int]:
-    """A 95 % interval for the mean of `correct` [n], how it was found, and the number of classes.
+    """A 95 % interval for the mean of `correct` [n], the name of the method, and the number of classes.
 
-    Exact binomial bounds (Clopper and Pearson, 1934) on as many trials as the spread between whole classes is worth,
-    and never more than there are classes (Korn and Graubard, Survey Methodology 24, 1998). So few errors, or none,
-    are told as honestly as many.
+    Exact binomial bounds (Clopper and Pearson, 1934) on an effective number of trials, which follows from the variance
+    between classes and is at most the number of classes (Korn and Graubard, Survey Methodology 24, 1998). The interval
+    is therefore also valid for few or no errors.
     """
     _, member = np.unique(classes, return_inverse=True)
     kinds, counts = np.unique(
@@ -68,13 +68,13 @@ def exact_match_interval(
 
 
 def exact_match_by_class(correct: NDArray[np.bool_], classes: NDArray[np.integer]) -> float:
-    """The mean over classes of each class's share of right answers, of problems [n]."""
+    """The mean over classes of each class's share of correct answers; both arrays are [n], one value per problem."""
     _, member = np.unique(classes, return_inverse=True)
     return float((np.bincount(member, weights=correct) / np.bincount(member)).mean())
 
 
 def _group(value: int | str, counted: NDArray[np.int64]) -> Group:
-    """A group from the kinds of its classes, [3, kinds]: problems, right answers, and how many classes are such."""
+    """A group from its kinds of classes, [3, kinds]: problems, correct answers, and number of classes of the kind."""
     sizes, right, counts = counted
     problems, correct = int(sizes @ counts), int(right @ counts)
     return Group(
@@ -87,7 +87,7 @@ def _group(value: int | str, counted: NDArray[np.int64]) -> Group:
 
 
 def _interval(kinds: NDArray[np.int64], counts: NDArray[np.int64]) -> tuple[float, float]:
-    """The interval from kinds of classes [2, kinds], by size and by right answers, and how many there are of each."""
+    """The interval from kinds of classes [2, kinds], by size and correct answers, and the number of each kind."""
     (sizes, right), classes = kinds, int(counts.sum())
     problems, correct = int(sizes @ counts), int(right @ counts)
     share = correct / problems

@@ -1,8 +1,8 @@
-"""An operand hidden instead of the answer: 12+?=30, in rows of the same width, where one number alone solves it.
+"""Masks an operand instead of the answer, as in 12+?=30, in rows of the same width, if exactly one number solves it.
 
-The slots of the hidden operand take all room that the row has before its problem, at most as
-many digits as the answer may have, and are filled as the answer's are: blanks, then digits.
-So how many there are follows from what is shown, and the operand's length is not given away.
+The slots of the masked operand take up the row's padding, up to the number of digits that an answer can have. Like
+the answer's slots, they hold blanks, then digits. So the visible tokens determine the number of slots, and it does not
+reveal the operand's length.
 """
 
 from typing import NamedTuple
@@ -20,18 +20,18 @@ from model.tokenizer import BLANK, MASK, PAD, Tokenizer
 
 
 class Question(NamedTuple):
-    """Rows of token ids, int64 [n, width], and which of their tokens are hidden and asked for, bool [n, width]."""
+    """Rows of token ids, int64 [n, width], and the mask of the tokens to predict, bool [n, width]."""
 
     ids: Tensor
     hidden: Tensor
 
 
 class MissingOperand(nn.Module):
-    """Hides one operand of each row for which that is a fair question; holds no weights.
+    """Masks one operand of each row that has an operand with a unique solution; has no weights.
 
-    A problem without brackets is linear in each operand, so one number alone solves it exactly
-    where no other factor of the operand's own product is zero. Problems with brackets or a
-    minus before a number, and operands that are longer than the answer may be, are not asked.
+    A problem without brackets is linear in each operand. So the solution is unique if no other factor in the operand's
+    product is zero. Problems with brackets or a minus sign before a number are left out, as are operands with more
+    digits than an answer can have.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
@@ -44,9 +44,9 @@ class MissingOperand(nn.Module):
         self.kinds: Tensor
 
     def forward(self, ids: Tensor, slots: int, share: Tensor) -> Question:
-        """Rows [n, width] with one operand each as slots, the one at `share` [n] in [0, 1) of those that can be asked.
+        """Rows [n, width] with one operand each as slots; `share` [n] in [0, 1) selects it among the candidates.
 
-        The last `slots` are the answer's. A row without such an operand is left as it is, with nothing hidden.
+        The last `slots` tokens are the answer. A row without a candidate is unchanged and has no masked tokens.
         """
         problem = ids[:, :-slots]
         place = self.where(ids, slots).place[:, :-slots]
@@ -59,13 +59,13 @@ class MissingOperand(nn.Module):
         extra = torch.minimum((problem == self.pad).sum(1), slots - 1 - length) * (length > 0)
         columns = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
         first, begin, end = ((begin + more)[:, None] for more in (-extra, 0, length))
-        # What stands before the operand moves to the left, into the padding.
+        # The tokens before the operand move left, into the padding.
         moved = ids.gather(1, columns + torch.where(columns < first, extra[:, None], 0))
         hidden = (columns >= first) & (columns < end)
         return Question(moved.masked_fill(hidden & (columns < begin), self.blank), hidden)
 
     def _solvable(self, problem: Tensor, begins: Tensor, place: Tensor) -> Tensor:
-        """Where an operand begins that is certain, bool [n, columns]."""
+        """Positions where an operand with a unique solution begins, bool [n, columns]."""
         operator, additive, bracket = (kind[problem] for kind in self.kinds)
         zero = begins & (place == 1) & (problem == self.zero)
         term = additive.cumsum(1)
@@ -75,12 +75,12 @@ class MissingOperand(nn.Module):
 
 
 class OperandAnswers(NamedTuple):
-    """What an encoder says of n missing operands."""
+    """An encoder's predictions of n masked operands."""
 
     problems: pa.Array
     """Text, such as 12+?=30."""
     operands: pa.Array
-    """The hidden operands as text."""
+    """The masked operands as text."""
     predictions: pa.Array
     correct: NDArray[np.bool_]
     confidence: NDArray[np.float32]
@@ -94,9 +94,10 @@ def fill_operands(
     precision: torch.dtype,
     share: NDArray[np.float64],
 ) -> tuple[NDArray[np.bool_], OperandAnswers]:
-    """Which of the rows [n, width] can be asked for an operand, [n], and the answers to those, in one pass.
+    """Mask and predict one operand per row [n, width], in one pass.
 
-    `share` [n] in [0, 1) says which operand. The rows hold their true answers, which are shown.
+    Returns which rows have an operand with a unique solution, bool [n], and the predictions for these rows. `share` [n]
+    in [0, 1) selects the operand. The rows contain their true answers, which stay visible.
     """
     device = next(encoder.parameters()).device
     hide = MissingOperand(tokenizer).to(device)
@@ -116,7 +117,7 @@ def fill_operands(
 def _filled(
     encoder: Encoder, ids: Tensor, hidden: Tensor, slots: int, mask: int, precision: torch.dtype
 ) -> tuple[Tensor, Tensor]:
-    """The rows with the encoder's tokens where they are hidden, int64 [n, width], and their joint probability, [n]."""
+    """The rows with the encoder's tokens at masked positions, int64 [n, width], and their joint probability, [n]."""
     filled, sure = ids.clone(), torch.zeros(len(ids), device=ids.device)
     with answering(encoder, precision):
         for part in parts_of(*ids.shape):

@@ -1,4 +1,4 @@
-"""Opens a trained encoder with its tokenizer, for evaluation and for answering what people type."""
+"""Opens a trained encoder with its tokenizer, for evaluation and for problems in text form."""
 
 import re
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from storage.places.place import Location
 
 
 class Solution(NamedTuple):
-    """One answer, and the encoder's probability of it."""
+    """An answer and its probability according to the encoder."""
 
     answer: str
     confidence: float
@@ -31,7 +31,7 @@ class Solution(NamedTuple):
 
 @dataclass(frozen=True)
 class TrainedEncoder:
-    """An encoder as one checkpoint left it."""
+    """An encoder with the weights of one checkpoint."""
 
     config: RunConfig
     checkpoint: CheckpointEntry
@@ -41,14 +41,14 @@ class TrainedEncoder:
 
     @classmethod
     def open(cls, folder: Location, which: str = "best") -> "TrainedEncoder":
-        """The 'best' or 'last' checkpoint of a run; raises `UserError` where there is none."""
+        """Open the 'best' or 'last' checkpoint of a run; raises `UserError` if there is none."""
         use_granted_cores()
         keep_freed_memory()
         config = load_run(folder)
         checkpoints = Checkpoints(folder / "checkpoints")
         entry = checkpoints.choose(which)
         tokenizer = run_tokenizer(folder, config)
-        # First, as it refuses what isn't of this run: its shape may be any.
+        # Loaded first, because this rejects checkpoints of other runs, which may have any shape.
         tensors = checkpoints.load(entry, config)
         encoder = Encoder(config.training.encoder, tokenizer)
         restore(tensors, encoder)
@@ -56,11 +56,11 @@ class TrainedEncoder:
         return cls(config, entry, tokenizer, encoder.to(device), precision_of(config.training, device))
 
     def fill(self, rows: np.ndarray, slots: int, decoding: Decoding = ONE_PASS) -> Answers:
-        """Answers to token rows [n, width], of which the last `slots` are the answer's."""
+        """Answers to token rows [n, width], whose last `slots` tokens are the answer."""
         return fill_slots(self.encoder, self.tokenizer, rows, slots, self.precision, decoding)
 
     def solve(self, problems: Sequence[str], decoding: Decoding = ONE_PASS) -> list[Solution]:
-        """Answers to problems in text; raises `UserError` for one that can't be read or is too large."""
+        """Answers to problems in text form; raises `UserError` for a problem that cannot be parsed or is too large."""
         self.check_decoding(decoding)
         found: list[Solution | None] = [None] * len(problems)
         layouts = [self.layout_of(problem) for problem in problems]
@@ -74,15 +74,15 @@ class TrainedEncoder:
         return [solution for solution in found if solution]
 
     def check_decoding(self, decoding: Decoding) -> None:
-        """Raise `UserError` where the encoder doesn't have what is to be switched off."""
+        """Raise `UserError` if the symbolic unit is to be disabled but the encoder has none."""
         if decoding.unit == "off" and self.encoder.unit is None:
             raise UserError(f"decoding.unit is off, but run {self.config.name!r} has no symbolic unit: leave it out")
 
     def layout_of(self, problem: str) -> TokenLayout:
-        """The row of tokens that a problem in text is asked in; raises `UserError` for one that is too large.
+        """The token layout for a problem in text form; raises `UserError` if the problem is too large.
 
-        How many learnt pieces an answer takes can't be said before it is known: it gets as many
-        slots as it has digits at most, but no more than the run's widest.
+        With learned pieces, the number of an answer's pieces is unknown in advance. It gets one slot per possible
+        digit, but no more than the run's widest answer.
         """
         extent, group = extent_of(problem), self.tokenizer.group
         if group != 1:
@@ -92,7 +92,7 @@ class TrainedEncoder:
 
 
 def extent_of(problem: str) -> Extent:
-    """How large a problem in text is, a character a token; its answer has room for what any operators could make."""
+    """Size of a problem in text form, with one token per character; the answer's size is an upper bound."""
     numbers = [len(number) for number in re.findall(r"[0-9]+", problem)]
     longest = sum(numbers) if "*" in problem else max(numbers, default=1) + len(str(len(numbers)))
     depth, deepest = 0, 0

@@ -1,4 +1,4 @@
-"""What a symbolic unit reads in each run of the block, and whether that is what stands in the problem."""
+"""Records the operands and operation that a symbolic unit reads in each loop, and compares them with the problem."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ from model.network.symbolic.unit import OPERATIONS, Reading
 
 @contextmanager
 def readings_of(encoder: Encoder) -> Iterator[list[Reading]]:
-    """What the unit reads, one run of the block after the other, in the passes that are made inside."""
+    """Collects the unit's readings in the encoder calls of this block, one per loop; empty without a unit."""
     found: list[Reading] = []
     if encoder.unit is None:
         yield found
@@ -27,9 +27,9 @@ def readings_of(encoder: Encoder) -> Iterator[list[Reading]]:
 
 
 def read_rightly(reading: Reading, problems: Sequence[str]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """For each problem [n] of one operator and two numbers, whether its operation, and whether both operands were read.
+    """Whether the operation, and whether both operands of each problem were read correctly, bool [n] each.
 
-    Of other problems: whether the first operator is read that is no sign, and the first two numbers.
+    Longer problems are compared with their first operator that is not a sign, and with their first two numbers.
     """
     operation = reading.operation.argmax(-1).cpu().numpy()
     digits = reading.digits.argmax(-1).cpu().numpy()
@@ -42,12 +42,12 @@ def read_rightly(reading: Reading, problems: Sequence[str]) -> tuple[NDArray[np.
 
 
 def operator_of(problem: str) -> str:
-    """The first operator between two numbers."""
+    """The first operator of a problem that is not a sign."""
     found = re.search(r"[0-9)]([-+*])", problem)
     assert found, problem
     return found[1]
 
 
 def together(readings: Sequence[Reading]) -> Reading:
-    """Readings of several batches as one."""
+    """Concatenates the readings of several batches."""
     return Reading(*(torch.cat(parts) for parts in zip(*readings, strict=True)))

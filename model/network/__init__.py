@@ -1,1 +1,1 @@
-"""The encoder: embeddings, positions, layers and loops."""
+"""The encoder: embeddings, positions, layers, loops and symbolic units."""

@@ -1,11 +1,9 @@
-"""Whether torch.compile makes an encoder's layers faster.
+"""Decides whether torch.compile compiles an encoder's layers, and compiles them.
 
-On a CPU it doesn't pay: at the default shape 1.04 times the rows a second, after 17 to 37
-seconds of compiling, which are as many steps as a short training has. On a GPU it fuses what
-stands between the matrix products. Compiled layers add in another order than others, so the
-choice is part of what decides a run's weights, and a run goes on with the choice that it
-began with; two machines whose compilers differ may differ in the last bits, as two kinds of
-device do.
+On a CPU, compilation does not pay off: at the default shape it gives 1.04 times the rows per second, after 17 to 37
+seconds of compilation. A short training takes no longer than that. On a GPU, it fuses the operations between the
+matrix products. Compiled layers add in another order, so the setting is part of a run's identity and a resume keeps
+it. Machines with different compilers may differ in the last bits, like different kinds of device.
 """
 
 import importlib.util
@@ -22,7 +20,7 @@ from storage.errors import UserError
 def compiles(spec: TrainingSpec, device: torch.device) -> bool:
     """Whether a training's layers are compiled on this device.
 
-    Raises `UserError` where that is asked for and no compiler is there.
+    Raises `UserError` if `compile` is `on` and no compiler is installed.
     """
     if spec.compile == "on" and not has_compiler(device):
         raise UserError("compile is on, but no C++ compiler was found: install g++, or set compile to off")
@@ -30,16 +28,16 @@ def compiles(spec: TrainingSpec, device: torch.device) -> bool:
 
 
 def compile_layers(layers: nn.ModuleList) -> None:
-    """Compile each layer where it is: the names of weights stay, and one program does for all widths and loops.
+    """Compile each layer in place, with dynamic shapes: weight names stay, and one program serves all widths and loops.
 
-    One that were made for the first width that it meets would differ after a resume.
+    A program specialised for the first width would differ after a resume.
     """
     for layer in layers:
         layer.compile(dynamic=True)
 
 
 def has_compiler(device: torch.device) -> bool:
-    """Whether this machine has what torch.compile needs on this device."""
+    """Whether this machine has the compilers that torch.compile needs for this device."""
     if device.type == "cuda" and not importlib.util.find_spec("triton"):
         return False
     return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++", "c++"))

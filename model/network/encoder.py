@@ -1,10 +1,9 @@
-"""The encoder: reads a whole problem at once and gives logits for every answer slot in one pass.
+"""The encoder: reads a whole problem and predicts the logits of every answer slot in one pass.
 
-The bidirectional Transformer of "Attention Is All You Need" (section 3, encoder side), written
-out. The norm stands before each sublayer or, as in the paper, behind it; the block can be run
-several times with its input added anew (looped, arXiv 2405.17399). Attention is plain matrix
-products: at these widths they beat the fused kernels on a CPU severalfold (measured: plain
-8.0 k rows/s, fused 2.0 k, bf16, two cores).
+It is the bidirectional Transformer of "Attention Is All You Need" (section 3, encoder side). The norm comes before
+each sublayer or, as in the paper, after it. The block can run several times, with its input added each time (looped
+Transformer, arXiv 2405.17399). Attention uses plain matrix products: at these widths they are about four times as
+fast as the fused kernels on a CPU (8.0 k against 2.0 k rows/s, bf16, two cores).
 """
 
 import math
@@ -20,7 +19,7 @@ from model.network.symbolic.unit import SymbolicUnit
 from model.objectives.column_sums import OUTPUTS
 from model.tokenizer import PAD, Tokenizer
 
-# New states of hidden ones, both [n, width, d].
+# Maps hidden states [n, width, d] to new ones of the same shape.
 Operate = Callable[[Tensor], Tensor]
 
 
@@ -37,7 +36,7 @@ class SelfAttention(nn.Module):
     def forward(self, hidden: Tensor, bias: Tensor, last: int, sharpness: float) -> Tensor:
         """New states [n, last, d] of the last positions of `hidden` [n, width, d].
 
-        `bias` [n, heads or 1, last or 1, width] is added to the scores, which `sharpness` multiplies.
+        The scores are multiplied by `sharpness`; then `bias` [n, heads or 1, last or 1, width] is added.
         """
         mixed = self.queries_keys_values(hidden).unflatten(-1, (3, self.heads, -1))
         queries, keys, values = mixed.permute(2, 0, 3, 1, 4)
@@ -47,7 +46,7 @@ class SelfAttention(nn.Module):
 
 
 class Layer(nn.Module):
-    """Attention and feed-forward, each added to the state, with the norm before it (`pre`) or behind (`post`)."""
+    """Attention and feed-forward sublayers with residual connections; the norm is before (`pre`) or after (`post`)."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -71,14 +70,14 @@ class Layer(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Logits of the answer's slots from token ids; the answer is in nothing but the logits."""
+    """Predicts the logits of the answer's slots from token ids."""
 
     def __init__(self, config: EncoderConfig, tokenizer: Tokenizer, *, running_sum: bool = False) -> None:
-        """`running_sum` adds a second output layer (`model.objectives.column_sums`), which only training reads."""
+        """`running_sum` adds a second output layer (`model.objectives.column_sums`), which only training uses."""
         super().__init__()
         self.config = config
         self.pad = tokenizer.id_of(PAD)
-        # Section 3.4 of the paper: embeddings as large as the sines and cosines that are added to them.
+        # Section 3.4 of the paper: scales embeddings to the magnitude of the sines and cosines added to them.
         self.scale = math.sqrt(config.width) if "sinusoidal" in config.positions else 1.0
         self.where = Positions(tokenizer)
         self.tokens = nn.Embedding(tokenizer.size, config.width)
@@ -87,17 +86,16 @@ class Encoder(nn.Module):
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width) if config.norm == "pre" else nn.Identity()
         self.head = nn.Linear(config.width, tokenizer.size)
-        # Last, so that the other weights are drawn alike with them and without.
+        # Created last, so that the other weights are initialised identically with and without these modules.
         self.running_sum = nn.Linear(config.width, OUTPUTS) if running_sum else None
         self.unit = SymbolicUnit(config, tokenizer) if config.unit != "none" else None
 
     def initialise(self, seed: int) -> None:
-        """Draw all weights from `seed`: normal(0, 0.02) embeddings, and matrices at 1/√fan-in.
+        """Draw all weights from `seed`: normal(0, 0.02) embeddings, and matrices with standard deviation 1/√fan-in.
 
-        Operand ids, depths and relative scores begin at zero, so that training begins with a function
-        that treats all operands alike and tells them apart only as far as the problems ask for
-        it. Drawn at random, they kept half of the trials on a plateau for 1,800 steps
-        (EXPERIMENTS.md).
+        With sinusoidal positions, embeddings have the standard deviation 1/√width. Biases are zero. Operand ids,
+        depths and relative scores start at zero, so that the initial function treats all operands alike. With random
+        initial values, half of the trials stayed on a plateau for 1,800 steps (EXPERIMENTS.md).
         """
         generator = torch.Generator().manual_seed(seed)
         zero = ("positions.operands", "positions.depths", "bias", "unit.reader.operands")
@@ -123,13 +121,12 @@ class Encoder(nn.Module):
         sums: bool = False,
         unit: bool = True,
     ) -> Tensor:
-        """Logits [n, slots, pieces] of token ids [n, width], uint8 or int64, the last `slots` of them the answer's.
+        """Logits [n, slots, pieces] of token ids [n, width], uint8 or int64, whose last `slots` tokens are the answer.
 
-        `loops` runs of the block instead of the configured number, `warm` more of them before those
-        and without gradient (progressive training, arXiv 2202.05826), places shifted by `offset`
-        [n] (`PositionEmbedding`), attention scores multiplied by `sharpness`, the symbolic unit left out
-        where `unit` is False; logits of the last `asked` tokens instead, and with `sums` the running sum's logits
-        behind them [n, asked, pieces + OUTPUTS].
+        `loops` overrides the configured number of runs of the block. `warm` adds runs before them, without gradient
+        (progressive training, arXiv 2202.05826). `offset` [n] shifts digit positions (`PositionEmbedding`), and
+        `sharpness` multiplies attention scores. `unit=False` disables the symbolic unit. `asked` returns logits of
+        the last `asked` tokens instead, and `sums` appends the running sum's logits: [n, asked, pieces + OUTPUTS].
         """
         ids = ids.long()
         where = self.where(ids, slots)
@@ -148,12 +145,12 @@ class Encoder(nn.Module):
             with torch.no_grad():
                 for _ in range(warm):
                     state = self._block(state + embedded, bias.detach(), ids.shape[1], sharpness, operate)
-            # Autocast would go on with the weights that it rounded here, which take no gradient.
+            # Otherwise autocast reuses the weights cast here, which have no gradient.
             torch.clear_autocast_cache()
         loops = loops or self.config.loops_of(slots)
         for _ in range(loops - 1):
             state = self._block(state + embedded, bias, ids.shape[1], sharpness, operate)
-        # Nothing reads the other states behind the final layer, so it computes those that are asked for alone.
+        # The output needs only the last positions, so the final layer computes no others.
         state = self._block(state + embedded, bias, asked, sharpness, operate)
         if sums and self.running_sum:
             return torch.cat([self.head(state), self.running_sum(state)], -1)
@@ -164,8 +161,8 @@ class Encoder(nn.Module):
     ) -> Tensor:
         """New states [n, last, d] of the last positions of `hidden` [n, width, d].
 
-        They are normed, also where they go round again: grown from run to run, they would take ever less notice
-        of what reaches them late, such as a carry from far away (EXPERIMENTS.md).
+        States are normalised after every loop. Otherwise their norm grows, and late updates, such as a distant
+        carry, lose relative weight (EXPERIMENTS.md).
         """
         for layer in self.layers[:-1]:
             hidden = layer(hidden, bias, hidden.shape[1], sharpness)

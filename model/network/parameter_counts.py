@@ -1,4 +1,4 @@
-"""How many weights an encoder has, part by part."""
+"""Number of weights of each part of an encoder."""
 
 from collections.abc import Callable
 
@@ -6,7 +6,7 @@ from model.config.encoder import EncoderConfig
 from model.network.encoder import Encoder
 from model.tokenizer import Tokenizer
 
-# A unit has a norm of its own.
+# The first match applies. The unit comes first, because its weights include a norm and an attention layer.
 _PARTS: tuple[tuple[str, Callable[[str], bool]], ...] = (
     ("symbolic unit", lambda name: name.startswith("unit")),
     ("token embedding", lambda name: name.startswith("tokens")),
@@ -19,7 +19,7 @@ _PARTS: tuple[tuple[str, Callable[[str], bool]], ...] = (
 
 
 def parameter_table(config: EncoderConfig, tokenizer: Tokenizer) -> dict[str, int]:
-    """Number of weights of each part of an encoder; the parts add up to all of them."""
+    """Number of weights by part; the parts add up to the total."""
     encoder = Encoder(config, tokenizer)
     counts = dict.fromkeys((part for part, _ in _PARTS[encoder.unit is None :]), 0)
     for name, weight in encoder.named_parameters():

@@ -1,8 +1,8 @@
-"""Where a token stands: the four kinds of position, computed from token ids on the device.
+"""Token positions: place value, operand, depth and column, computed from token ids on the device.
 
-A digit's place, or that of a group of digits, counts from its number's last (1, 2, …), an answer
-slot's from the last slot; everything else has place 0. So nothing depends on where in the row a
-number stands.
+The place value of a digit, or of a group of digits, counts from the right end of its number: 1, 2, … The place value
+of an answer slot counts from the last slot. All other tokens have place value 0. So place values do not depend on
+where in the row a number is.
 """
 
 import math
@@ -17,31 +17,31 @@ from model.tokenizer import DIGITS, MASK, Tokenizer
 
 OPERATORS, OPENING, CLOSING = "+-*", "(", ")"
 
-# Added to the score of a key that must not be seen; finite, so that bfloat16 holds it.
+# Added to the attention score of a masked key; finite, also in bfloat16.
 HIDDEN = -1e4
 
 
 class Where(NamedTuple):
-    """Of every token, int64 [n, width] each."""
+    """Positions of every token, int64 [n, width] each."""
 
     place: Tensor
-    """Place of a digit or slot, from 1 at the units; 0 for everything else, and for the answer's sign."""
+    """Place value of a digit or slot, 1 for the units; 0 for all other tokens and for the answer's sign."""
     operand: Tensor
-    """Number of the operand, from 1; an operator or opening bracket belongs to the number behind it; else 0."""
+    """Index of the operand, from 1; operators and opening brackets belong to the number after them; otherwise 0."""
     depth: Tensor
-    """Brackets that are open around the token."""
+    """Number of brackets that are open around the token."""
     column: Tensor
-    """Columns right of the `=`, negative to the left of it."""
+    """Distance from the `=`, positive to the right and negative to the left."""
 
 
 class Positions(nn.Module):
-    """Places, operands, depths and columns of rows of token ids; holds no weights."""
+    """Computes place values, operands, depths and columns from rows of token ids; has no weights."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         super().__init__()
         pieces = tokenizer.pieces()
         kinds = torch.zeros(4, tokenizer.size, dtype=torch.bool)
-        # What is hidden in a problem is a digit, so that hiding it changes no position.
+        # A masked token of the problem counts as a digit, because only digits are masked; masking changes no position.
         for kind, known in enumerate((DIGITS, OPERATORS, OPENING, CLOSING)):
             kinds[kind, [number for number, piece in enumerate(pieces) if set(piece) <= set(known)]] = True
         kinds[0, tokenizer.id_of(MASK)] = True
@@ -49,7 +49,7 @@ class Positions(nn.Module):
         self.kinds: Tensor
 
     def forward(self, ids: Tensor, slots: int) -> Where:
-        """Positions of token ids [n, width], of which the last `slots` are the answer's."""
+        """Positions of token ids [n, width], whose last `slots` tokens are the answer."""
         problem = ids[:, :-slots]
         rows, width = problem.shape
         digit, operator, opening, closing = (kind[problem] for kind in self.kinds)
@@ -73,7 +73,7 @@ class Positions(nn.Module):
 
 
 def digit_values(tokenizer: Tokenizer) -> Tensor:
-    """The digit that each piece stands for, int64 [pieces], 0 for pieces that are none.
+    """Digit of each piece, int64 [pieces]; 0 for pieces that are not digits.
 
     Raises `UserError` for a tokenizer whose pieces hold several digits.
     """
@@ -88,7 +88,7 @@ def digit_pieces(tokenizer: Tokenizer) -> Tensor:
 
 
 class PositionEmbedding(nn.Module):
-    """What is added to a token's embedding for where it stands; nothing where only `relative` is asked for."""
+    """Position embeddings that are added to token embeddings; 0 if the only kind of position is `relative`."""
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
@@ -101,9 +101,10 @@ class PositionEmbedding(nn.Module):
             self.depths = nn.Embedding(config.depth + 1, config.width)
 
     def forward(self, where: Where, offset: Tensor | None) -> Tensor | float:
-        """Embeddings [n, width, d], or 0; `offset` [n] in [0, 1) shifts each row's places by that share of the room.
+        """Embeddings [n, width, d], or 0. `offset` [n] in [0, 1) shifts each row's place values.
 
-        A random offset in training teaches all places alike (Abacus, arXiv 2405.17399).
+        The offset is a share of the largest possible shift. Random offsets in training train all place values equally
+        (Abacus, arXiv 2405.17399).
         """
         added: Tensor | float = 0.0
         if "sinusoidal" in self.config.positions:
@@ -121,21 +122,21 @@ class PositionEmbedding(nn.Module):
 
 
 class RelativeBias(nn.Module):
-    """Learned scores by the difference of two tokens' places and by the key's operand.
+    """Learned attention scores, indexed by the difference of two tokens' place values and by the key's operand.
 
-    Places further apart than `reach` count alike (`far` is `shared`), or don't see each other
-    (`hidden`): then nothing that the encoder computes depends on how long a number is, except
-    through what it passes on from place to place, loop by loop.
+    Differences larger than `reach` share one score per direction (`far` is `shared`) or are masked (`hidden`). With
+    `hidden`, the computation does not depend on the length of a number, except for information that each loop passes
+    to neighbouring digits.
     """
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.reach, self.hides, self.operands = config.reach, config.far == "hidden", config.operands
-        # Differences −reach … reach, further above, further below, and three kinds of pairs without a difference.
+        # Differences −reach … reach, larger ones, smaller ones, and three kinds of pairs without place values.
         self.scores = nn.Embedding((2 * config.reach + 6) * (config.operands + 1), config.heads)
 
     def forward(self, where: Where, last: int) -> Tensor:
-        """Bias [n, heads, last, width] for the queries of the last positions."""
+        """Bias [n, heads, last, width] for the queries of the last `last` positions."""
         place = where.place
         queries, keys = place[:, -last:, None], place[:, None, :]
         difference = (keys - queries).clamp(-self.reach - 1, self.reach + 1) + self.reach + 1

@@ -1,1 +1,1 @@
-"""What a training step masks and predicts, and what is drawn at random for it."""
+"""Training objectives: masked tokens, auxiliary losses, and the random numbers of a step."""

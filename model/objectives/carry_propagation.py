@@ -1,8 +1,8 @@
-"""When a carry can have reached a slot of a sum, where it moves one place in a run of the block.
+"""Number of loops after which a carry can reach each slot of a sum, at one digit position per run of the block.
 
-A slot whose carry is still under way can't be known yet. Asked for it all the same, an encoder
-that looks only one place far learns to guess "no carry"; asked for it once the carry can be
-there, it learns to pass carries on, as far as it is run (`EncoderConfig.carry_loops`).
+Before the carry arrives, an encoder that attends only to neighbouring digits cannot know the slot. A loss on such
+slots trains it to guess "no carry". If the loss counts only slots whose carry can have arrived, the encoder learns to
+pass carries on, over any number of loops (`EncoderConfig.carry_loops`).
 """
 
 import torch
@@ -13,7 +13,7 @@ from model.tokenizer import Tokenizer
 
 
 class CarryArrival(nn.Module):
-    """After how many moves of a carry by one place each slot is certain, from token ids; holds no weights."""
+    """Number of carry moves by one digit position after which each slot is determined; has no weights."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         super().__init__()
@@ -27,16 +27,16 @@ class CarryArrival(nn.Module):
         self.others: Tensor
 
     def forward(self, ids: Tensor, slots: int) -> Tensor:
-        """Moves, int64 [n, slots], of complete rows of token ids [n, width] of one digit a token.
+        """Moves, int64 [n, slots], for complete rows of token ids [n, width] with one digit per token.
 
-        Rows that hold anything but sums have 0 everywhere, and so has the slot of the sign, the first.
+        The first slot, the sign, is 0. Rows with operators other than + or with brackets are 0 in all slots.
         """
         problem, place = ids[:, :-slots], self.where(ids, slots).place[:, :-slots]
         columns = slots - 1
         fits = (place > 0) & (place <= columns)
         blank = torch.zeros(len(ids), columns, dtype=torch.long, device=ids.device)
         sums = blank.scatter_add(1, torch.where(fits, place - 1, 0), torch.where(fits, self.values[problem], 0))
-        # The carry into a place lies between two bounds, which each move brings together: nothing enters the units.
+        # Bounds on the carry into each digit position. Each move tightens them; the carry into the units is 0.
         low, high = torch.zeros_like(sums), self.plus[problem].sum(1, keepdim=True).expand_as(sums).clone()
         high[:, 0] = 0
         moves = torch.zeros_like(sums)

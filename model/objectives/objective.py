@@ -1,9 +1,8 @@
-"""What is hidden of a row in training, and what is asked beside it; on the device, from token ids alone.
+"""Selects the tokens that training masks, on the device, from token ids.
 
-`answer` hides slots of the answer. `anywhere` hides an operand instead in a share of the
-rows, where one number alone solves the problem, so that 12+?=30 teaches subtraction too.
-`all` hides digits of the problem and slots of the answer alike; what is hidden then need not
-be certain, and the loss asks for how likely it is.
+`answer` masks slots of the answer. `anywhere` masks an operand instead in a share of the rows, if exactly one number
+solves the problem; so 12+?=30 also trains subtraction. `all` masks digits of the problem and slots of the answer
+alike. Its masked tokens may have several solutions, and the loss then trains their probabilities.
 """
 
 import torch
@@ -18,18 +17,18 @@ from storage.order import derive_key
 
 
 class Objective(nn.Module):
-    """The questions of a training, keyed by (seed, step, row); holds no weights."""
+    """Masks the rows of a training step, keyed by (seed, step, row); has no weights."""
 
     def __init__(self, spec: TrainingSpec, tokenizer: Tokenizer) -> None:
         super().__init__()
         self.spec = spec
-        # A tokenizer whose tokens aren't digits can be asked for answers alone.
+        # Other objectives need a tokenizer with one token per digit.
         self.operand = MissingOperand(tokenizer) if spec.objective != "answer" else None
 
     def forward(self, ids: Tensor, slots: int, step: int, rows: Tensor) -> Question:
-        """Questions from complete rows, int64 [n, width], the last `slots` of them the answer's.
+        """Masks complete rows `ids`, int64 [n, width], whose last `slots` tokens are the answer.
 
-        `rows`, int64 [n], are their numbers in the global batch.
+        `rows`, int64 [n], are their indices in the global batch.
         """
         spec, width = self.spec, ids.shape[1]
         if self.operand and spec.objective == "all":
@@ -45,11 +44,11 @@ class Objective(nn.Module):
         return Question(*(torch.where(taken, one, other) for one, other in zip(operand, answer, strict=True)))
 
     def asked(self, slots: int, width: int) -> int:
-        """How many of a row's last tokens may be hidden."""
+        """Number of last tokens of a row that may be masked."""
         return slots if self.spec.objective == "answer" else width
 
     def _tokens(self, digit: Tensor, slots: int, step: int, rows: Tensor) -> Tensor:
-        """Digits and slots hidden alike, bool [n, width]; of a share of the rows the answer, and nothing else."""
+        """Mask over digits and slots alike, bool [n, width]; a share of the rows masks exactly the answer."""
         drawn = draws(derive_key(self.spec.seed, "all", step), rows, digit.shape[1] + 2)
         slot = torch.zeros_like(digit)
         slot[:, -slots:] = True

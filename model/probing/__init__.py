@@ -1,6 +1,6 @@
-"""A look inside a trained encoder: what its embeddings and states hold, where it looks, and what it uses.
+"""Interpretability of a trained encoder: the content of embeddings and hidden states, attention, and causal edits.
 
-Rooms, each above those before: `truth` (what a problem's tokens stand for, exactly), `problems` (what is asked),
-`states` (hidden states by hooks), `geometry`, `kappa`, `decoders` (probes), `attention`, `interventions`, `series`
-(along training), `study` (all of it for one run).
+Modules, from the lowest layer upwards: `labels` (exact labels of tokens), `sampling` (problems), `hooks` (hidden
+states), `token_dataset`, `geometry`, `kappa`, `probes`, `attention`, `counterfactuals`, `interventions`,
+`unit_ablation`, `tables`, `study` (all tables of one run), `over_training` (measures over checkpoints).
 """

@@ -1,4 +1,4 @@
-"""Which tokens an answer's digit reads: attention by the part that a token plays for that digit, and by place."""
+"""Attention from the slots of answer digits, by the role of the attended token and by difference of place values."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -15,25 +15,25 @@ ROLES = (
     *("same column", "next lower column", "other columns", "operator", "bracket"),
     *("equals", "its own slot", "next lower slot", "other slots", "padding"),
 )
-# Digits further from the slot's own place than this are one.
+# Larger differences of place values are clipped to this one.
 REACH = 3
 
 
 class Attended(NamedTuple):
-    """How a head weighs the tokens for the digits of answers, in the mean over all of them."""
+    """Mean attention weights of a head, over all slots of answer digits."""
 
     state: State
     head: int
     roles: NDArray[np.float64]
-    """Weight of all tokens of a role together, [roles]."""
+    """Total weight of the tokens of each role, [roles]."""
     offsets: NDArray[np.float64]
-    """Weight of operands' digits by their place less the slot's, -REACH … REACH, [2 · REACH + 1]."""
+    """Weight of operand digits by their place value minus the slot's, -REACH … REACH, [2 · REACH + 1]."""
     even: NDArray[np.float64]
-    """What the roles would weigh if all tokens but padding, which no head can read, weighed the same, [roles]."""
+    """Weight of each role under uniform attention to all tokens except padding, which is masked, [roles]."""
 
 
 def attended(encoder: Encoder, problems: Sequence[Problem], batches: Sequence[Batch]) -> Iterator[Attended]:
-    """The attention of every layer, loop and head, from the slots of the answers' digits."""
+    """Yields the mean attention of every layer, loop and head, from the slots of answer digits."""
     sums: dict[tuple[State, int], NDArray[np.float64]] = {}
     counted = 0
     even: NDArray[np.float64] = np.zeros(len(ROLES))
@@ -49,7 +49,7 @@ def attended(encoder: Encoder, problems: Sequence[Problem], batches: Sequence[Ba
             logits_of(encoder, ids_of(encoder, batch.rows), batch.layout.answer)
         for state, weights in seen:
             for head in range(weights.shape[1]):
-                # A slot's weights, by the row of the slot: all tokens are queries here.
+                # Selects the slots' rows, because all tokens are queries here.
                 own = weights[:, head].float().cpu().numpy()[:, -batch.layout.answer :][asked]
                 both = [np.where(spread == role, own, 0).sum() for role in range(len(ROLES))]
                 both += [np.where(offsets == offset, own, 0).sum() for offset in range(-REACH, REACH + 1)]
@@ -85,7 +85,7 @@ def _parts(problems: Sequence[Problem], batch: Batch) -> tuple[NDArray[np.int8],
 
 
 def _offsets(problems: Sequence[Problem], batch: Batch) -> NDArray[np.int64]:
-    """Of each operand's token its place less a slot's, within ±REACH, [n, slots, width]; far out for other tokens."""
+    """Place value of each operand token minus the slot's, clipped to ±REACH, [n, slots, width]; 2 · REACH otherwise."""
     own = np.arange(batch.layout.answer - 1, -1, -1)
     found = np.full((len(batch.rows), batch.layout.answer, batch.layout.width), 2 * REACH)
     for row, number in enumerate(batch.problems.tolist()):

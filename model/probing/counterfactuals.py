@@ -1,7 +1,7 @@
-"""Pairs of problems that differ as an edit would have it: a digit moved, or one carry more.
+"""Counterfactual pairs of problems for interventions: one digit changed, or one additional carry.
 
-So each edit has an outcome that is known beforehand, by exact arithmetic. Only problems are kept that the model answers
-rightly on both sides: what fails then is the edit.
+Exact arithmetic gives the expected outcome of each edit. Only pairs are kept for which the model answers all problems
+correctly, so that a failure is due to the edit.
 """
 
 import random
@@ -22,52 +22,52 @@ from storage.order import derive_key
 
 @dataclass(frozen=True)
 class Twins:
-    """Pairs of problems of one layout that differ as an edit would have it; all answered rightly by the model."""
+    """Counterfactual pairs of one layout; the model answers all their problems correctly."""
 
     layout: TokenLayout
     rows: NDArray[np.integer]
-    """Of the problem that is edited, [n, width]."""
+    """Token rows of the problem that is edited, [n, width]."""
     twin: NDArray[np.integer]
-    """Of the problem that it is to become, [n, width]."""
+    """Token rows of its counterfactual, [n, width]."""
     before: NDArray[np.integer]
-    """The answer of the one, [n, slots]."""
+    """Answer of the edited problem, [n, slots]."""
     after: NDArray[np.integer]
-    """The answer of the other, [n, slots]."""
+    """Answer of the counterfactual, [n, slots]."""
     column: NDArray[np.intp]
-    """Of the digit, or of the answer's slot that the carry goes into, [n]."""
+    """Column of the changed digit, or of the answer's slot that receives the carry, [n]."""
     old: NDArray[np.intp]
-    """The digit there before, [n]."""
+    """Digit in this column before the edit, [n]."""
     new: NDArray[np.intp]
-    """And after, [n]."""
+    """Digit in this column after the edit, [n]."""
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """Number of pairs."""
         return len(self.rows)
 
     def first(self, count: int) -> Self:
-        """The first of them, at most `count`."""
+        """The first `count` pairs, or all if there are fewer."""
         arrays = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "layout"}
         return replace(self, **{name: values[:count] for name, values in arrays.items()})
 
 
 @dataclass(frozen=True)
 class CarryTwins(Twins):
-    """Pairs that differ in one carry, with what is patched into the first of them."""
+    """Pairs that differ in one carry, with the source problems for patching into the first problem."""
 
     lower: NDArray[np.intp]
-    """Columns of the two operands' digits that the carry comes from, [n, 2]."""
+    """Columns of the two operand digits that produce the carry, [n, 2]."""
     donor: NDArray[np.integer]
-    """Rows of a problem that carries one more, as the twin does, and whose column above holds other digits, so that
-    its answer there is neither's, [n, width]."""
+    """Rows of a problem with the additional carry and other digits in the next higher column, [n, width]. Its answer
+    digit there differs from both problems of the pair."""
     same: NDArray[np.integer]
-    """Rows of one with the donor's digits above, and others below with the carry of before, [n, width]."""
+    """Control rows: the donor's digits in the higher column, other digits below, but the old carry, [n, width]."""
     copied: NDArray[np.integer]
-    """What the donor and `same` answer there, [n, 2]."""
+    """Answer digit of `donor` and of `same` in the slot that receives the carry, [n, 2]."""
 
 
 def digit_twins(model: TrainedEncoder, problems: Sequence[Problem], layout: TokenLayout) -> Twins:
-    """Problems beside those with one digit moved by +1 … +9 modulo 10, each equally often."""
+    """Pairs in which one digit is shifted by +1 … +9 modulo 10, in equal proportions before filtering."""
     found: list[_Pair] = []
     chance = random.Random(derive_key("moved digits"))
     for number, problem in enumerate(problems):
@@ -83,11 +83,10 @@ def digit_twins(model: TrainedEncoder, problems: Sequence[Problem], layout: Toke
 
 
 def carry_twins(model: TrainedEncoder, problems: Sequence[Problem], layout: TokenLayout) -> CarryTwins:
-    """Sums and differences beside those with two digits of a column changed so that it passes on one more, and nothing
-    else of the answer but the digit above changes.
+    """Pairs of sums or differences: two changed digits of a column give one more carry; one answer digit changes.
 
-    What is patched comes from donors whose column above holds another digit as well: an answer's own digit, copied,
-    is then told from a carry that arrives.
+    The patched states come from donors that also have another digit in the next higher column. This distinguishes a
+    copied answer digit from a transferred carry.
     """
     found: list[_Pair] = []
     chance = random.Random(derive_key("patched carries"))
@@ -133,10 +132,10 @@ def carry_twins(model: TrainedEncoder, problems: Sequence[Problem], layout: Toke
 
 
 class _Pair(NamedTuple):
-    """One of them in text, as `Twins` has them in rows."""
+    """One counterfactual pair in text form."""
 
     texts: tuple[str, ...]
-    """The problem, its twin, and of a carry the donor and the one with the same carry."""
+    """The problem, its counterfactual and, for carries, the donor and the problem with the same carry."""
     column: int
     old: int
     new: int
@@ -144,13 +143,13 @@ class _Pair(NamedTuple):
 
 
 def _as_long(problem: str, other: str) -> bool:
-    """Whether no number of `other` begins with a zero that it can't have."""
+    """Whether `other` has the length of `problem` and no number with leading zeros."""
     numbers = "".join(c if c.isdigit() else " " for c in other).split()
     return len(problem) == len(other) and all(len(str(int(number))) == len(number) for number in numbers)
 
 
 def _replaced(problem: Problem, pair: tuple[int, ...], choices: list[tuple[int, int]]) -> str:
-    """The problem with the first of the choices of two digits that leaves its numbers as long; empty if none does."""
+    """The problem with the first choice of two digits that keeps the lengths of its numbers; empty if there is none."""
     for choice in choices:
         digits = dict(zip(pair, choice, strict=True))
         text = "".join(str(digits.get(at, token.text)) for at, token in enumerate(problem.tokens))
@@ -162,8 +161,10 @@ def _replaced(problem: Problem, pair: tuple[int, ...], choices: list[tuple[int, 
 def _others_above(
     problem: Problem, place: int, carried: str, same: str, chance: random.Random
 ) -> tuple[str, str] | None:
-    """Both problems with one digit of the column at `place` changed, so that each answers there as neither `problem`
-    nor `carried` does; None where that can't be."""
+    """`carried` and `same` with one changed digit in the column `place`, or None if no digit fits.
+
+    Their answer digits at `place` then differ from those of `problem` and `carried`.
+    """
     before, after = (abs(value) // 10**place % 10 for value in (problem.value, value_of(carried)))
     choices = [(at, digit) for at, token in enumerate(problem.tokens) if token.place == place for digit in range(10)]
     chance.shuffle(choices)
@@ -180,7 +181,7 @@ def _others_above(
 
 
 def _one_digit_more(before: int, after: int, place: int) -> bool:
-    """Whether two values differ in nothing but the digit of a place, by one, as far as it is written in both."""
+    """Whether `after` differs from `before` only in the digit at `place`, which both have and which is one larger."""
     return (
         (before < 0) == (after < 0)
         and len(str(before)) == len(str(after)) > place
@@ -192,9 +193,9 @@ def _one_digit_more(before: int, after: int, place: int) -> bool:
 def _answered(
     model: TrainedEncoder, layout: TokenLayout, found: list[_Pair], sides: int
 ) -> tuple[list[_Pair], list[NDArray[np.int64]], list[NDArray[np.int64]]]:
-    """Those of the pairs that the model answers rightly on all sides, k of them.
+    """The k pairs whose problems all have this layout and are answered correctly by the model.
 
-    With the rows of tokens [k, width] and the answers [k, slots] of each side.
+    Also returns the token rows [k, width] and the answers [k, slots] of each side.
     """
     pairs = [pair for pair in found if all(model.layout_of(text) == layout for text in pair.texts)]
     rows = [
@@ -219,7 +220,7 @@ def _answered(
 def _common(
     kept: list[_Pair], rows: list[NDArray[np.int64]], answers: list[NDArray[np.int64]]
 ) -> dict[str, NDArray[np.int64]]:
-    """What all twins have."""
+    """The arrays that all kinds of pairs share."""
     column, old, new = (np.array([getattr(pair, name) for pair in kept], np.intp) for name in ("column", "old", "new"))
     sides = {"rows": rows[0], "twin": rows[1], "before": answers[0], "after": answers[1]}
     return {**sides, "column": column, "old": old, "new": new}

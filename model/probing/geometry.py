@@ -1,7 +1,7 @@
-"""The geometry of symbols: how much of a table's variance a line, a circle or a helix over the numbers explains.
+"""The geometry of symbols: the share of a table's variance that a line, a circle or a helix over the numbers explains.
 
-A table holds one vector a symbol, in the order of their numbers. With ten digits any fit explains much by chance, so
-that every measure is made of the same table with its rows shuffled, and of random and untrained ones.
+A table holds one vector per symbol, in numerical order. With ten digits, any fit explains much variance by chance. So
+every measure is also computed for the table with shuffled rows; `study` adds random and untrained tables.
 """
 
 from collections.abc import Sequence
@@ -16,23 +16,23 @@ _SHUFFLES = 400
 
 
 class Measure(NamedTuple):
-    """Share of the variance that a fit explains, and what shuffled rows come to."""
+    """Share of the variance that a fit explains, for a table and for its rows in shuffled order."""
 
     name: str
     value: float
     shuffled: float
     """Mean over shuffles of the rows."""
     shuffled_high: float
-    """95 % of shuffles stay below."""
+    """95 % quantile over shuffles."""
     chance: float
-    """Share of shuffles that reach the value, the table itself among them."""
+    """Share of shuffles that reach the value, counting the table itself (permutation p-value)."""
 
 
 def bases(numbers: int) -> dict[str, NDArray[np.float64]]:
-    """What is fitted over 0 … numbers − 1: a line, circles of each period, and helix: a line with some of them.
+    """Bases of the fits over 0 … numbers − 1: a line, a circle of each period, and a helix (a line with circles).
 
-    The helix is that of arXiv 2502.00873, over all periods; of ten digits it has period 10 alone, as all of them would
-    explain nearly anything.
+    The helix is that of arXiv 2502.00873, over all periods. For ten digits it has only period 10, because all periods
+    together would explain almost any table.
     """
     periods = [period for period in (2, 5, 10, 100) if period <= numbers]
     index = np.arange(numbers)
@@ -43,13 +43,13 @@ def bases(numbers: int) -> dict[str, NDArray[np.float64]]:
 
 
 def circle(numbers: NDArray[np.integer], period: int) -> NDArray[np.float64]:
-    """Points [n, 2] of numbers on a circle of a period."""
+    """Points [n, 2] of numbers on the unit circle with a given period."""
     angle = 2 * np.pi * numbers / period
     return np.stack([np.cos(angle), np.sin(angle)], axis=1)
 
 
 def explained(table: Table, basis: NDArray[np.float64]) -> float:
-    """Share of the variance of a table [n, d] that is linear in a basis [n, k], by least squares; 0 for one point."""
+    """Share of the variance of a table [n, d] explained by least squares on a basis [n, k]; 0 without variance."""
     centred = table - table.mean(0)
     total = (centred**2).sum()
     if not total:
@@ -58,10 +58,10 @@ def explained(table: Table, basis: NDArray[np.float64]) -> float:
 
 
 def measures(table: Table, seed: int = 0) -> list[Measure]:
-    """Each fit of a table [n, d] beside the same of its rows in random orders."""
+    """Each fit of a table [n, d], with the same fit of its rows in random orders."""
     centred = table - table.mean(0)
     total = max((centred**2).sum(), 1e-300)
-    # Orders change the Gram matrix alone: it is small.
+    # Reordering rows only permutes the Gram matrix, which is small.
     gram = centred @ centred.T / total
     chance = np.random.default_rng(seed)
     orders = np.array([chance.permutation(len(table)) for _ in range(_SHUFFLES)])
@@ -86,14 +86,14 @@ def spectrum(table: Table) -> NDArray[np.float64]:
 
 
 def cosines(table: Table) -> NDArray[np.float64]:
-    """Cosine of every two rows about their mean, [n, n]."""
+    """Cosine similarity of all pairs of rows, after subtracting the mean row, [n, n]."""
     centred = table - table.mean(0)
     length = np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-12)
     return (centred / length) @ (centred / length).T
 
 
 def components(table: Table, count: int = 3) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Rows on the first principal components [n, count], and the share of the variance of each [count]."""
+    """Coordinates on the first principal components [n, count], and the share of variance of each [count]."""
     left, singular, _ = np.linalg.svd(table - table.mean(0), full_matrices=False)
     shares = singular**2 / max((singular**2).sum(), 1e-300)
     points = np.zeros((len(table), count))
@@ -104,9 +104,9 @@ def components(table: Table, count: int = 3) -> tuple[NDArray[np.float64], NDArr
 def means_by(
     states: NDArray[np.float32], values: NDArray[np.int64], groups: NDArray[np.int64], numbers: int
 ) -> tuple[Table, bool]:
-    """The mean [numbers, d] of states [m, d] by value, about the mean of each group, and whether all values were met.
+    """Mean [numbers, d] of states [m, d] by value, after subtracting group means, and whether all values occur.
 
-    Groups are places: a digit's mean says nothing of where it stands.
+    A group is a digit position, so a digit's mean does not depend on positions.
     """
     _, member = np.unique(groups, return_inverse=True)
     counts = np.bincount(member)
@@ -119,13 +119,13 @@ def means_by(
 
 
 def fitted(table: Table, names: Sequence[str]) -> Table:
-    """What fits of these names make of a table [n, d], about its mean."""
+    """The centred table [n, d], projected onto the named bases."""
     basis = np.concatenate([bases(len(table))[name] for name in names], axis=1)
     return _projector(basis) @ (table - table.mean(0))
 
 
 def _projector(basis: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The projection [n, n] onto a basis [n, k] about its mean."""
+    """Projection matrix [n, n] onto the span of a centred basis [n, k]."""
     left, singular, _ = np.linalg.svd(basis - basis.mean(0), full_matrices=False)
     kept = left[:, singular > 1e-9 * max(singular.max(), 1e-300)]
     return kept @ kept.T

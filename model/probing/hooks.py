@@ -1,7 +1,7 @@
-"""The hidden states of an encoder, by hooks: the encoder itself runs, so what is seen is what it computes.
+"""Reads and edits hidden states with hooks on the running encoder, so the states are those of the real computation.
 
-A state is named by loop and layer: loop 0, layer 0 are the embeddings with their positions; loop r, layer l is what
-layer l leaves on the r-th run of the block.
+A state is named by loop and layer. Loop 0, layer 0 is the sum of token and position embeddings. Loop r, layer l is the
+output of layer l in the r-th run of the block.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,11 +16,11 @@ from model.network.encoder import Encoder, SelfAttention
 T = TypeVar("T")
 
 Edit = Callable[[Tensor, int], Tensor]
-"""New states [n, width, d] for old ones, in a loop; of the embeddings that is 0."""
+"""Maps states [n, width, d] and their loop (0 for the embeddings) to new states."""
 
 
 class State(NamedTuple):
-    """Where in the encoder a state stands."""
+    """Name of a hidden state."""
 
     loop: int
     layer: int
@@ -32,9 +32,10 @@ MOST_LOOPS = 6
 
 
 def states_of(encoder: Encoder, slots: int, layers: Sequence[int] = (), loops: Sequence[int] = ()) -> list[State]:
-    """The states of an answer of `slots` at some layers and loops, or all of them; the embeddings always.
+    """The embeddings, and the states at the given layers and loops, for an answer of `slots` slots.
 
-    Where the block runs often, six loops are taken, the first and the last among them, if none are named.
+    Empty `layers` selects all layers. Empty `loops` selects all loops, or six including the first and the last if there
+    are more.
     """
     last = encoder.config.loops_of(slots)
     if not loops:
@@ -47,7 +48,7 @@ def states_of(encoder: Encoder, slots: int, layers: Sequence[int] = (), loops: S
 
 
 def spread(values: Sequence[T], most: int) -> list[T]:
-    """At most so many of the values, evenly spread, the first and the last among them; of one the last."""
+    """At most `most` of the values, evenly spaced, with the first and the last; if `most` is 1, only the last."""
     if len(values) <= most:
         return [*values]
     last = len(values) - 1
@@ -56,20 +57,23 @@ def spread(values: Sequence[T], most: int) -> list[T]:
 
 @contextmanager
 def recorded(encoder: Encoder, wanted: Sequence[State]) -> Iterator[dict[State, Tensor]]:
-    """The states [n, width, d] of the pass that is made inside; ask it for all tokens (`asked`), or the last is cut."""
+    """Collects the states [n, width, d] of the forward pass in this block.
+
+    The pass has to compute all tokens (`asked`). Otherwise the final layer's last state is truncated.
+    """
     found: dict[State, Tensor] = {}
     calls = [0] * len(encoder.layers)
 
     def embedded(_: nn.Module, arguments: tuple[Any, ...]) -> None:
-        """The first layer's first input."""
+        """Stores the input of the first layer in the first loop."""
         if not calls[0] and EMBEDDED in wanted:
             found[EMBEDDED] = arguments[0]
 
     def after(number: int) -> Callable[..., None]:
-        """Keeps what a layer leaves."""
+        """Hook that stores the outputs of a layer."""
 
         def keep(module: nn.Module, arguments: Any, output: Tensor) -> None:
-            """Of each run of the block."""
+            """Called once per run of the block."""
             calls[number] += 1
             state = State(calls[number], number + 1)
             if state in wanted:
@@ -88,10 +92,10 @@ def recorded(encoder: Encoder, wanted: Sequence[State]) -> Iterator[dict[State, 
 
 @contextmanager
 def edited(encoder: Encoder, state: State, edit: Edit) -> Iterator[None]:
-    """Let `edit` change a state in every pass that is made inside.
+    """Apply `edit` to a state in every forward pass in this block.
 
-    Of `EMBEDDED` these are the tokens' embeddings alone, before positions are added: they go into every loop. Of loop 0
-    and another layer, that layer's states in every loop.
+    For `EMBEDDED`, it changes the token embeddings before positions are added; they are the input of every loop. Loop 0
+    with another layer means that layer's states in every loop.
     """
     if state == EMBEDDED:
         handles = [encoder.tokens.register_forward_hook(lambda module, arguments, output: edit(output, 0))]
@@ -99,11 +103,11 @@ def edited(encoder: Encoder, state: State, edit: Edit) -> Iterator[None]:
         calls = [0]
 
         def begins(module: nn.Module, arguments: Any) -> None:
-            """A new pass."""
+            """Resets the loop counter at the start of a pass."""
             calls[0] = 0
 
         def change(module: nn.Module, arguments: Any, output: Tensor) -> Tensor | None:
-            """The run of the block that is meant."""
+            """Edits the layer's output in the selected loops."""
             calls[0] += 1
             return edit(output, calls[0]) if state.loop in (0, calls[0]) else None
 
@@ -120,17 +124,17 @@ def edited(encoder: Encoder, state: State, edit: Edit) -> Iterator[None]:
 
 @contextmanager
 def replayed(encoder: Encoder, seen: Mapping[State, Tensor], until: State) -> Iterator[None]:
-    """Let the layers up to a state give, in the pass that is made inside, what they gave in the one that `seen` is of.
+    """In the forward pass in this block, layers up to the state `until` return the recorded states in `seen`.
 
-    Nothing before an edit changes: so it needn't be computed again.
+    States before an edit do not change, so they need not be computed again.
     """
     calls = [0] * len(encoder.layers)
 
     def giving(number: int, compute: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        """What a layer gives, known or computed."""
+        """Replacement for a layer's forward function."""
 
         def give(*arguments: Any) -> Tensor:
-            """On the next run of the block."""
+            """Returns the recorded or the computed state of the next loop."""
             calls[number] += 1
             state = State(calls[number], number + 1)
             return seen[state] if state <= until else compute(*arguments)
@@ -138,7 +142,7 @@ def replayed(encoder: Encoder, seen: Mapping[State, Tensor], until: State) -> It
         return give
 
     for number, layer in enumerate(encoder.layers):
-        # Hooks are called all the same.
+        # Hooks are still called.
         layer.forward = giving(number, layer.forward)
     try:
         yield
@@ -149,14 +153,14 @@ def replayed(encoder: Encoder, seen: Mapping[State, Tensor], until: State) -> It
 
 @contextmanager
 def attention_recorded(encoder: Encoder) -> Iterator[list[tuple[State, Tensor]]]:
-    """The attention weights [n, heads, queries, keys] of every layer and loop of the pass that is made inside."""
+    """Collects the attention weights [n, heads, queries, keys] of all layers and loops in this block's forward pass."""
     found: list[tuple[State, Tensor]] = []
 
     def before(number: int) -> Callable[..., None]:
-        """Computes a layer's weights anew from what it is given."""
+        """Hook that recomputes a layer's attention weights from its input."""
 
         def keep(module: nn.Module, arguments: tuple[Any, ...]) -> None:
-            """Of each run of the block."""
+            """Called once per run of the block."""
             assert isinstance(module, SelfAttention)
             loop = 1 + sum(state.layer == number + 1 for state, _ in found)
             found.append((State(loop, number + 1), attention_weights(module, *arguments)))
@@ -174,13 +178,13 @@ def attention_recorded(encoder: Encoder) -> Iterator[list[tuple[State, Tensor]]]
 
 
 def attentions_of(encoder: Encoder) -> list[SelfAttention]:
-    """The attention of each layer."""
+    """The attention module of each layer."""
     found = [layer.get_submodule("attention") for layer in encoder.layers]
     return [attention for attention in found if isinstance(attention, SelfAttention)]
 
 
 def attention_weights(attention: SelfAttention, hidden: Tensor, bias: Tensor, last: int, sharpness: float) -> Tensor:
-    """What `attention` weighs its values by, [n, heads, last, width], from its own arguments."""
+    """Attention weights [n, heads, last, width] of `attention`, from the arguments of its forward function."""
     mixed = attention.queries_keys_values(hidden).unflatten(-1, (3, attention.heads, -1))
     queries, keys, _ = mixed.permute(2, 0, 3, 1, 4)
     scores = queries[:, :, -last:] @ keys.transpose(-1, -2) * (attention.scale * sharpness) + bias
@@ -188,6 +192,6 @@ def attention_weights(attention: SelfAttention, hidden: Tensor, bias: Tensor, la
 
 
 def logits_of(encoder: Encoder, ids: Tensor, slots: int) -> Tensor:
-    """The logits [n, slots, pieces] of a pass that computes every token's state, without gradients."""
+    """Logits [n, slots, pieces] of a pass that computes the states of all tokens, without gradients."""
     with torch.inference_mode():
         return encoder(ids, slots, asked=ids.shape[1])[:, -slots:]

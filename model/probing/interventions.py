@@ -1,7 +1,7 @@
-"""What a model uses: a digit moved, a carry brought over from another problem, a head taken away.
+"""Causal interventions on hidden states: changed digits, patched carries and ablated heads.
 
-Each edit has an outcome that is known beforehand, by exact arithmetic; what else changes is counted too, and so is
-what a random change of the same size does (`twins`).
+Exact arithmetic gives the expected outcome of each edit (`counterfactuals`). Side effects and control edits, such as
+random changes of the same size, are measured too.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,36 +24,37 @@ DIGIT_WAYS = ("digit", "circles", "circle", "rest", "rest as far", "random")
 
 
 class Outcome(NamedTuple):
-    """What an edit came to."""
+    """Result of an edit."""
 
     experiment: Literal["digit", "carry", "head"]
     state: State
     site: str
     way: str
-    """What was done; 'rest', 'random' and 'same carry' are controls."""
+    """Kind of edit; 'rest', 'rest as far', 'random' and 'same carry' are controls."""
     shift: int
-    """By how much a digit was moved; 0 where all are counted together."""
+    """Shift of the digit modulo 10; 0 for all shifts together, and for other experiments."""
     problems: int
     predicted: float
-    """Share of the problems that are answered as the edit predicts."""
+    """Share of the problems with the answer that the edit predicts."""
     low: float
     high: float
     unchanged: float
-    """Share that are answered as before."""
+    """Share of the problems with the same answer as before."""
     other: float
-    """Share with any other answer."""
+    """Share of the problems with any other answer."""
     spilt: float
-    """Share of the slots that the edit ought not to touch which it changed."""
+    """Share of slots that changed, among those that the edit should not change."""
     copied: float | None = None
-    """Of a carry: share of the problems whose slot is answered as the other problem's is."""
+    """For carries: share of the problems whose slot has the source problem's digit."""
 
 
 def move_digits(model: TrainedEncoder, twins: Twins, tables: dict[State, Table], seed: int = 0) -> Iterator[Outcome]:
-    """Move digits in each state that a table of digits [10, d] is known of.
+    """Change digits in each state that has a table of digits [10, d] in `tables`.
 
-    By the whole difference of two digits' rows, by that on their circles of periods 10 and 5 or of period 10 alone, and
-    as controls by all but that on the circle of period 10, by as much of it as is as long, and in a random direction
-    among the digits' own, as far.
+    The edits add the whole difference of two digits' rows (`digit`), or its part on the circles of periods 10 and 5
+    (`circles`) or of period 10 (`circle`). Controls: the difference without its part on the circle of period 10
+    (`rest`), the same scaled to the length of `circle` (`rest as far`), and a random direction in the span of the
+    digits with this length (`random`).
     """
     chance, passes = np.random.default_rng(seed), _Passes(model, twins)
     for state, table in tables.items():
@@ -61,7 +62,7 @@ def move_digits(model: TrainedEncoder, twins: Twins, tables: dict[State, Table],
         ways = {"digit": table, **{way: fitted(table, names) for way, names in circles.items()}}
         moves = {way: values[twins.new] - values[twins.old] for way, values in ways.items()}
         moves["rest"] = moves["digit"] - moves["circle"]
-        # Among the digits' own directions, where the encoder looks for them.
+        # Random directions in the span of the digits, which the encoder reads.
         span = np.linalg.svd(table - table.mean(0), full_matrices=False)[2][:9]
         drawn = chance.standard_normal((twins.count, len(span))) @ span
         for way, move in (("rest as far", moves["rest"]), ("random", drawn)):
@@ -79,14 +80,14 @@ def move_digits(model: TrainedEncoder, twins: Twins, tables: dict[State, Table],
 
 
 def patch_carries(model: TrainedEncoder, twins: CarryTwins, states: Sequence[State]) -> Iterator[Outcome]:
-    """Put the states of a problem that carries one more, and has another digit in the column above, into the run of one
-    that doesn't, at single sites; as a control those of one that differs from it in that carry alone.
+    """Patch states of a problem with one more carry into the run of a problem without it, at single sites.
 
-    Predicted is the answer with the carry. Where the slot says the other problem's digit instead, that digit was
-    handed over, and no carry.
+    The source also has another digit in the next higher column. The control source, `same carry`, has the same digits
+    there, but the carry of the edited problem. The predicted answer is the one with the carry. If the slot has the
+    source problem's digit instead, the patch copied the digit and not the carry.
 
-    Where the block runs more than once also in every loop together (but of the slot itself in the last one): a looped
-    encoder computes anew what a single edit changed.
+    For several loops, the states are also patched in all loops together (except the slot itself in the last loop),
+    because a looped encoder recomputes what a single edit changed.
     """
     last, passes = model.encoder.config.loops_of(twins.layout.answer), _Passes(model, twins)
     layers = sorted({state.layer for state in states if state != EMBEDDED})
@@ -102,7 +103,7 @@ def patch_carries(model: TrainedEncoder, twins: CarryTwins, states: Sequence[Sta
     for state in [*states, *(State(0, layer) for layer in layers if last > 1)]:
         for site, columns in sites.items():
             if state == EMBEDDED and site != "lower digits":
-                # Masked slots all have the same embedding.
+                # All masked slots have the same embedding.
                 continue
             until = last - 1 if site == "own slot" and not state.loop else last
             for (way, source), copied in zip(sources.items(), twins.copied.T, strict=True):
@@ -112,8 +113,11 @@ def patch_carries(model: TrainedEncoder, twins: CarryTwins, states: Sequence[Sta
 
 
 def ablate_heads(model: TrainedEncoder, twins: Twins, layers: Sequence[int] = (), seed: int = 0) -> Iterator[Outcome]:
-    """Replace what each head says, in every loop, by its mean over problems and tokens, without padding; as a control a
-    random subspace of the same size. Predicted is that nothing changes. Of some layers, or of all."""
+    """Replace each head's output, in every loop, with its mean over problems and tokens, without padding.
+
+    The control replaces a random subspace of the same size. The predicted outcome is an unchanged answer. Empty
+    `layers` selects all layers.
+    """
     shown = ids_of(model.encoder, twins.rows) != model.tokenizer.id_of(PAD)
     chance, passes = torch.Generator().manual_seed(seed), _Passes(model, twins)
     for number, attention in enumerate(attentions_of(model.encoder), 1):
@@ -139,8 +143,7 @@ def ablate_heads(model: TrainedEncoder, twins: Twins, layers: Sequence[int] = ()
 
 
 class _Passes:
-    """What the encoder fills the slots of twins' problems with, [n, slots], in passes with an edit; what lies before
-    the edit is computed once."""
+    """Predicts the slots [n, slots] of the pairs' first problems with an edit; states before it are computed once."""
 
     def __init__(self, model: TrainedEncoder, twins: Twins) -> None:
         self.encoder, self.slots = model.encoder, twins.layout.answer
@@ -151,12 +154,12 @@ class _Passes:
             logits_of(model.encoder, self.ids, self.slots)
 
     def edited(self, state: State, edit: Edit) -> NDArray[np.int64]:
-        """With an edit of a state."""
+        """Predictions with an edit of a state."""
         with edited(self.encoder, state, edit):
             return self.behind(state if state.loop else State(1, state.layer) if state.layer else EMBEDDED)
 
     def behind(self, state: State) -> NDArray[np.int64]:
-        """Computed anew behind a state."""
+        """Predictions with all states after `state` recomputed."""
         with replayed(self.encoder, self.seen, state):
             logits = logits_of(self.encoder, self.ids, self.slots)
         return logits.argmax(-1).cpu().numpy()
@@ -165,7 +168,7 @@ class _Passes:
 def _states(
     model: TrainedEncoder, rows: NDArray[np.integer], layout: TokenLayout, states: Sequence[State]
 ) -> dict[State, Tensor]:
-    """States [n, width, d] of a pass; for the embeddings those of the tokens alone, as `edited` changes them."""
+    """States [n, width, d] of a pass; `EMBEDDED` holds token embeddings without positions, which `edited` changes."""
     ids = ids_of(model.encoder, rows)
     with recorded(model.encoder, states) as seen:
         logits_of(model.encoder, ids, layout.answer)
@@ -178,10 +181,10 @@ def _adding(added: Tensor) -> Edit:
 
 
 def _putting(source: dict[State, Tensor], layer: int, columns: NDArray[np.intp], until: int) -> Edit:
-    """Takes a layer's states of some columns [n, k] from another run, up to a loop."""
+    """Edit that replaces a layer's states at `columns` [n, k] with those of another run, up to the loop `until`."""
 
     def edit(hidden: Tensor, loop: int) -> Tensor:
-        """All others stay."""
+        """Replaces the states at `columns`; all others stay unchanged."""
         if loop > until:
             return hidden
         at = torch.from_numpy(columns).to(hidden.device)[..., None].expand(-1, -1, hidden.shape[-1])
@@ -191,10 +194,10 @@ def _putting(source: dict[State, Tensor], layer: int, columns: NDArray[np.intp],
 
 
 def without(output: nn.Module, subspace: Tensor, shown: Tensor) -> "_Hooked":
-    """Replace what goes into `output` along a subspace [d, k] by its mean over the tokens `shown`, bool [n, width]."""
+    """Replace the input of `output` along a subspace [d, k] with its mean over the tokens `shown`, bool [n, width]."""
 
     def before(module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """The heads' words, [n, width, d]."""
+        """Changes the concatenated outputs of the heads, [n, width, d]."""
         part = arguments[0] @ subspace @ subspace.T
         return (arguments[0] - part + part[shown].mean(0), *arguments[1:])
 
@@ -215,7 +218,7 @@ def _outcome(
     experiment: Literal["digit", "carry"], state: State, site: str, way: str, shift: int, twins: Twins,
     said: NDArray[np.int64], chosen: NDArray[np.bool_],
 ) -> Outcome:  # fmt: skip
-    """How the answers said compare with those before the edit and those predicted."""
+    """Compares the predictions `said` with the answers before the edit and the expected answers."""
     before, after, said = twins.before[chosen], twins.after[chosen], said[chosen]
     predicted, unchanged = (said == after).all(1), (said == before).all(1)
     (low, high), _, _ = exact_match_interval(predicted, orders_of(twins.rows[chosen]))

@@ -1,4 +1,4 @@
-"""Cohen's κ of what a probe says, with bootstrap intervals over the numbers that were held out."""
+"""Cohen's κ of a probe's predictions, with bootstrap intervals over the held-out numbers."""
 
 from typing import NamedTuple
 
@@ -20,13 +20,13 @@ class Samples(NamedTuple):
     """Bootstrap samples of m tokens."""
 
     weights: NDArray[np.float64]
-    """How often each token counts, [samples, m]."""
+    """Weight of each token, [samples, m]."""
     items: int
-    """How many things were resampled."""
+    """Number of resampled items (numbers and problems)."""
 
 
 def kappa(confusion: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Cohen's κ of counts [..., true, said]: 1 where all agree, 0 as by chance, nan where there is no choice."""
+    """Cohen's κ of counts [..., true, predicted]: 1 for full agreement, 0 for chance; nan without counts or choice."""
     total = confusion.sum((-2, -1))
     some = np.maximum(total, 1e-12)
     agreed = np.trace(confusion, axis1=-2, axis2=-1) / some
@@ -37,16 +37,16 @@ def kappa(confusion: NDArray[np.float64]) -> NDArray[np.float64]:
 def resamples(problems: NDArray[np.intp], numbers: NDArray[np.int64], seed: int = 0) -> Samples:
     """200 bootstrap samples of m tokens.
 
-    What is resampled are the numbers that several problems share, and the problems that share none: tokens of one
-    problem, and problems of one number, are no independent trials. A problem counts as often as its two most shared
-    numbers do, multiplied (the pigeonhole bootstrap, A. Owen, Annals of Applied Statistics 2007): intervals are up to
-    twice as wide as they need be where numbers make no difference. `problems` [m] says whose token each is, `numbers`
-    [m, k] which different numbers its problem holds, -1 for none.
+    The resampled items are numbers that several problems share, and problems without shared numbers, because tokens of
+    one problem, and problems with the same number, are not independent. A problem's weight is the product of the
+    weights of its two most shared numbers (pigeonhole bootstrap, A. Owen, Annals of Applied Statistics 2007). If
+    numbers have no effect, intervals are up to twice as wide as necessary. `problems` [m] is the problem of each
+    token, `numbers` [m, k] the different numbers in its problem, -1 for none.
     """
     holds = np.unique(np.stack([np.repeat(problems, numbers.shape[1]), numbers.ravel()], 1), axis=0)
     each, problems_with = np.unique(holds[holds[:, 1] >= 0, 1], return_counts=True)
     shared, often = each[problems_with > 1], problems_with[problems_with > 1]
-    # Of each token's numbers their places among those shared, the most shared ones first.
+    # Indices of each token's numbers among the shared ones, most shared first.
     place = np.where(np.isin(numbers, shared), np.searchsorted(shared, numbers), -1)
     counts = np.where(place >= 0, np.append(often, 0)[place], 0)
     place = np.take_along_axis(place, np.argsort(-counts, axis=1, kind="stable")[:, :2], 1)
@@ -62,10 +62,10 @@ def resamples(problems: NDArray[np.intp], numbers: NDArray[np.int64], seed: int 
 
 
 def kappa_of(truth: NDArray[np.int64], said: NDArray[np.int64], samples: Samples) -> Kappa:
-    """κ of what was said of m tokens, [m], with an interval over samples of them.
+    """κ of predictions `said` [m], with a bootstrap interval.
 
-    Where nearly all agree samples hardly differ: no lower end is above that of exact binomial bounds (Clopper and
-    Pearson, 1934) for no error in as many trials as things were resampled.
+    If almost all predictions are correct, the samples hardly differ. So the lower end is at most that of the exact
+    binomial interval (Clopper and Pearson, 1934) for no errors in as many trials as there are resampled items.
     """
     classes, both = np.unique(np.concatenate([truth, said]), return_inverse=True)
     count = len(classes)

@@ -1,6 +1,6 @@
-"""What the tokens of a problem stand for, by Python's own integers: digits, carries, column sums, signs, depths.
+"""Exact labels of a problem's tokens, computed with Python integers: digits, carries, column sums, signs, depths.
 
-Pure and exact, and the only source of the probes' labels: nothing here has seen a model.
+These pure functions are the only source of probe labels and do not depend on a model.
 """
 
 import re
@@ -12,7 +12,7 @@ from model.tokenizer import right_groups
 
 OPERATORS = "+-*"
 NOTHING = 3
-"""The operator before a number that has none."""
+"""Operator code of a number without an operator before it."""
 
 _LINEAR = re.compile(r"-?[0-9]+(?:[+-][0-9]+)*")
 _PRODUCT = re.compile(r"[0-9]+\*[0-9]+")
@@ -24,37 +24,37 @@ class Token(NamedTuple):
 
     text: str
     number: int
-    """Which number it is part of, from 0; -1 for operators and brackets."""
+    """Index of its number, from 0; -1 for operators and brackets."""
     place: int
-    """Its place in the number, 0 at the units, counted in tokens; -1 for operators and brackets."""
+    """Position in its number, in tokens, from 0 at the units; -1 for operators and brackets."""
     depth: int
-    """Brackets that are open around it."""
+    """Number of brackets that are open around it."""
 
 
 class Column(NamedTuple):
-    """One column of the sum or product, as people write it."""
+    """One column of a sum, difference or product in written arithmetic."""
 
     total: int
-    """What its digits add up to: of a product of two, the products of digits that fall on it."""
+    """Sum of its digits; for a product, the sum of the digit products in this column."""
     carry_in: int
     running: int
-    """Both together."""
+    """Sum of `total` and `carry_in`."""
     carry_out: int
-    """Of a difference the borrow, below zero."""
+    """Negative for a borrow."""
     digit: int
-    """The answer's."""
+    """Digit of the answer."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A problem in text, in tokens of `group` digits from the right of each number."""
+    """A problem in text form, with tokens of `group` digits from the right of each number."""
 
     text: str
     group: int = 1
 
     @cached_property
     def tokens(self) -> tuple[Token, ...]:
-        """Its tokens, from the left."""
+        """The tokens, from left to right."""
         found: list[Token] = []
         numbers = [len(right_groups(number, self.group)) for number in re.findall(r"[0-9]+", self.text)]
         current, left, depth = -1, 0, 0
@@ -73,22 +73,22 @@ class Problem:
 
     @cached_property
     def numbers(self) -> tuple[int, ...]:
-        """Its operands, from the left."""
+        """The operands, from left to right."""
         return tuple(int(number) for number in re.findall(r"[0-9]+", self.text))
 
     @cached_property
     def value(self) -> int:
-        """The exact answer; raises `ValueError` for a text that is no problem."""
+        """The exact answer; raises `ValueError` if the text is not a problem."""
         return value_of(self.text)
 
     @cached_property
     def depth(self) -> int:
-        """Its deepest brackets."""
+        """Largest depth of brackets."""
         return max(token.depth for token in self.tokens)
 
     @cached_property
     def operators(self) -> tuple[int, ...]:
-        """The operator before each number, by its place in `OPERATORS`, or `NOTHING`; brackets are passed over."""
+        """The operator before each number, as an index in `OPERATORS` or `NOTHING`; brackets are skipped."""
         found, last = [], NOTHING
         for lexeme in _LEXEMES.findall(self.text):
             if lexeme.isdigit():
@@ -100,9 +100,10 @@ class Problem:
 
     @cached_property
     def columns(self) -> tuple[Column, ...]:
-        """Its columns, units first, as many as answer and operands have; empty where it isn't worked in columns.
+        """The columns, units first, as many as the longest of answer and operands; empty for other problems.
 
-        So are sums and differences without brackets, of a negative result with all signs turned, and products of two.
+        Sums and differences without brackets have columns, with all signs inverted if the result is negative. So do
+        products of two numbers.
         """
         if not _LINEAR.fullmatch(self.text) and not _PRODUCT.fullmatch(self.text):
             return ()
@@ -127,7 +128,7 @@ class Problem:
 
 
 def value_of(text: str) -> int:
-    """The exact value of a problem of numbers, + - * and brackets; raises `ValueError` for anything else."""
+    """The exact value of a problem with numbers, + - * and brackets; raises `ValueError` for any other text."""
     lexemes = [*_LEXEMES.findall(text), ""]
     if "".join(lexemes) != text:
         raise ValueError(f"{text!r} is no problem")
@@ -138,7 +139,7 @@ def value_of(text: str) -> int:
 
 
 def operand_labels(problem: Problem, token: int) -> dict[str, int]:
-    """What is true of a number's token; labels that don't apply are left out."""
+    """Labels of an operand's token; labels that do not apply are omitted."""
     found = problem.tokens[token]
     number = problem.numbers[found.number]
     labels = {"digit": int(found.text), **_whole(number, found.place), "operator": problem.operators[found.number]}
@@ -146,7 +147,7 @@ def operand_labels(problem: Problem, token: int) -> dict[str, int]:
 
 
 def operator_labels(problem: Problem, token: int) -> dict[str, int]:
-    """What is true of an operator's token: of the number behind it too, and of the whole answer's sign."""
+    """Labels of an operator's token, including the next number modulo 10 and the answer's sign."""
     found = problem.tokens[token]
     behind = next(later.number for later in problem.tokens[token:] if later.number >= 0)
     return {
@@ -158,7 +159,7 @@ def operator_labels(problem: Problem, token: int) -> dict[str, int]:
 
 
 def answer_labels(problem: Problem, place: int) -> dict[str, int]:
-    """What is true of the answer's slot of a place, 0 at the units, and of the whole answer."""
+    """Labels of the answer's slot at a position, 0 for the units, and of the whole answer."""
     value, base = abs(problem.value), 10**problem.group
     labels = {"digit": value // base**place % base, **_whole(value, place), "sign": int(problem.value < 0)}
     first = next((operator for operator in problem.operators if operator != NOTHING), NOTHING)
@@ -166,7 +167,7 @@ def answer_labels(problem: Problem, place: int) -> dict[str, int]:
 
 
 def _whole(number: int, place: int) -> dict[str, int]:
-    """What is true of a whole number, told at its token of a place; its residues are no news at the units."""
+    """Labels of a whole number at its token `place`; without residues at the units, whose digit contains them."""
     residues = {"parity": number % 2, "mod 5": number % 5, "mod 10": number % 10} if place else {}
     return {**residues, "magnitude": len(str(number))}
 

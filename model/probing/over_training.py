@@ -1,7 +1,7 @@
-"""Along training: what a probing measures, of the checkpoints that a run kept, beside exact match on validation.
+"""Probing measures over the kept checkpoints of a run, with their exact match on validation.
 
-Of each measure one figure a checkpoint, beside its control, from fewer problems and states than a whole probing has.
-What was measured of a checkpoint is never measured again.
+Each measure has one value and one control per checkpoint, from fewer problems and states than a full probing. Measures
+of a checkpoint are cached.
 """
 
 import json
@@ -31,21 +31,21 @@ from storage.places.disk import LocalLocation
 from storage.places.place import Location
 
 _PROBLEMS, _ATTENDED, _EDITED = 900, 200, 150
-# Inner states that are looked at, spread evenly.
+# Number of inner states, evenly spaced.
 _STATES = 3
-# Fewer edited problems say nothing.
+# Minimum number of edited problems for a measure.
 _LEAST = 30
-# The table, and the hash of what was written.
+# The table, and the file with its hashes.
 _FILE, _MARK = "series.parquet", "series.json"
 _READ = ("same column", "next lower column", "operator")
 
 
-# Rows by the checkpoint's hash and how many problems it was asked.
+# Rows by the checkpoint's hash and the number of problems.
 Known = dict[tuple[str, int], list[dict[str, Any]]]
 
 
 class Measured(NamedTuple):
-    """A measure of one checkpoint, and of its control."""
+    """A measure of one checkpoint, with its control."""
 
     measure: str
     value: float
@@ -55,16 +55,16 @@ class Measured(NamedTuple):
 def series(
     folder: Location, model: TrainedEncoder, spec: ProbingSpec, progress: Callable[[str], None] = lambda step: None
 ) -> list[dict[str, Any]]:
-    """A row for each checkpoint and measure, oldest first; those known already are read from probes/series.parquet.
+    """One row per checkpoint and measure, oldest first; cached rows are read from probes/series.parquet.
 
-    So are those of checkpoints that are gone by now. What was measured otherwise stays in the file.
+    The result includes cached rows of deleted checkpoints. Rows for other numbers of problems stay in the file.
     """
     checkpoints, place = Checkpoints(folder / "checkpoints"), folder / "probes" / _FILE
     known, asked = _known(place), problems_asked(spec)
 
     @cache
     def untrained() -> dict[str, float]:
-        """What measures come to before training, the same for every checkpoint."""
+        """Measures of an untrained encoder, the same for every checkpoint."""
         study = _study(model, spec)
         return {**_kappas(study, "untrained"), **_read(study, untrained_like(model))}
 
@@ -77,21 +77,21 @@ def series(
         then = TrainedEncoder(model.config, entry, model.tokenizer, encoder, model.precision)
         head = {"step": entry.step, "exact_match": entry.exact_match, "sha256": entry.sha256, "problems": asked}
         known[entry.sha256, asked] = [{**head, **each._asdict()} for each in _measured(_study(then, spec), untrained)]
-        # What is measured stays measured, whatever ends this.
+        # Written after every checkpoint, so that an interruption loses no finished measures.
         _write(place, known)
         progress(f"step {entry.step}")
     return [row for row in _rows(known) if row["problems"] == asked]
 
 
 def all_known(folder: Location, spec: ProbingSpec) -> bool:
-    """Whether every checkpoint that is there and asked for has been measured."""
+    """Whether the measures of all selected checkpoints are cached."""
     known = _known(folder / "probes" / _FILE)
     entries = _chosen(Checkpoints(folder / "checkpoints"), spec)
     return all((entry.sha256, problems_asked(spec)) in known for entry in entries)
 
 
 def problems_asked(spec: ProbingSpec) -> int:
-    """What the measures depend on beside the checkpoint: how many problems probes learn from."""
+    """Number of training problems of the probes, on which the measures depend besides the checkpoint."""
     return min(spec.problems, _PROBLEMS)
 
 
@@ -109,13 +109,13 @@ _SCHEMA = pa.schema(
 
 
 def _chosen(checkpoints: Checkpoints, spec: ProbingSpec) -> list[CheckpointEntry]:
-    """At most `spec.series` of the checkpoints, the first and the last among them."""
+    """At most `spec.series` of the checkpoints, evenly spaced, including the first and the last."""
     entries = sorted(checkpoints.index().entries, key=lambda entry: entry.step)
     return spread(entries, spec.series)
 
 
 def _write(place: Location, known: Known) -> None:
-    """Put the table in the place of the one before; a kill leaves either, and its hash is known beforehand."""
+    """Replace the table atomically. The mark holds the hashes of both versions, so either is valid after a kill."""
     before = [file_hash(place)] if place.exists() else []
     with place.staged() as path:
         pq.write_table(pa.Table.from_pylist(_rows(known), _SCHEMA), path, compression="zstd")
@@ -145,14 +145,14 @@ def _measured(study: Study, untrained: Callable[[], dict[str, float]]) -> Iterat
 
 
 def _read(study: Study, encoder: Encoder) -> dict[str, float]:
-    """The attention of the head that reads a role most."""
+    """The largest attention of any head to each role in `_READ`."""
     problems = study.problems[:_ATTENDED]
     heads = [*attended(encoder, problems, batches_of(study.model, problems))]
     return {f"read: {role}": max(float(head.roles[ROLES.index(role)]) for head in heads) for role in _READ}
 
 
 def _kappas(study: Study, control: Control) -> dict[str, float]:
-    """The best κ of each label at each kind of token, over the inner states."""
+    """The best κ of each label and kind of token, over the inner states."""
     found: dict[str, float] = {}
     for examples, seen in zip(
         study.examples, study.seen if control == "trained" else study.untrained_seen, strict=True
@@ -191,7 +191,7 @@ def _mean(outcomes: Sequence[Outcome], way: str) -> float:
 
 
 def _known(place: Location) -> Known:
-    """The rows by checkpoint and problems; none where the file is damaged or of another version, and is made anew."""
+    """Cached rows by checkpoint and number of problems; empty if the file is damaged or of another version."""
     mark, found = place.parent / _MARK, Known()
     try:
         written: dict[str, Any] = json.loads(mark.read()) if mark.exists() and place.exists() else {"version": None}

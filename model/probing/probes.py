@@ -1,7 +1,7 @@
-"""Probes: what a linear or a circular reading of a state tells of a label, on numbers and lengths it never saw.
+"""Linear and circular probes that decode labels from hidden states, tested on held-out numbers and lengths.
 
-The linear one is scikit-learn's logistic regression; the circular one reads a point on a circle by least squares and
-takes the nearest class. What they can read a model need not use: that is what `interventions` are for.
+The linear probe is scikit-learn's logistic regression. The circular probe predicts a point on a circle by least squares
+and selects the nearest class. A model need not use what a probe decodes; `interventions` test that.
 """
 
 import warnings
@@ -21,30 +21,30 @@ from model.probing.token_dataset import UNKNOWN, Examples
 Probe = Literal["linear", "circular"]
 Control = Literal["trained", "untrained", "random"]
 
-# Labels with a period, which stand on a circle if anything does.
+# Labels with a period, for circular probes.
 _PERIODS = {"digit": 10, "mod 5": 5, "mod 10": 10}
-# Labels of more classes are told in ten parts of equal size.
+# Labels with more classes are binned into ten quantiles.
 _MOST_CLASSES, _PARTS = 24, 10
-# Fewer examples of a label, to train on or to ask, say nothing.
+# Minimum number of examples of a label in training and in the test.
 _LEAST = 40
 _ITERATIONS = 60
-# Draws of labels for one that has two of them, at most.
+# Maximum number of tries per random labelling, which needs at least two classes.
 _TRIES = 8
 _RIDGE = 0.02
 
 
 class Split(NamedTuple):
-    """Which examples a probe learns from and which it is asked, [m] each."""
+    """Training and test examples of a probe, [m] each."""
 
     name: Literal["numbers", "lengths", "columns"]
     train: NDArray[np.bool_]
     asked: NDArray[np.bool_]
     labels: frozenset[str] = frozenset()
-    """Which labels are asked so; all if empty."""
+    """The labels that use this split; all if empty."""
 
 
 class Reading(NamedTuple):
-    """What a probe came to."""
+    """Result of a probe."""
 
     label: str
     state: State
@@ -56,7 +56,7 @@ class Reading(NamedTuple):
     examples: int
     problems: int
     numbers: int
-    """Different numbers of two digits and more in these problems."""
+    """Number of different operands with two or more digits in these problems."""
 
 
 def readings(
@@ -68,12 +68,12 @@ def readings(
     *,
     draws: int = 5,
 ) -> Iterator[Reading]:
-    """κ of every label, state, split and probe.
+    """Yields κ of every label, state, split and probe, with controls.
 
-    Beside those of untrained states, for longer operands of the one where the best stands, and there also of a control
-    task: each type of token has a label at random (J. Hewitt and P. Liang, arXiv 1909.03368), drawn `draws` times;
-    their mean, least and most. A probe that knows types by heart does well at it, and κ less this one is its
-    selectivity.
+    Controls are the same probes on untrained states; for the split `lengths`, only at the best trained state. The
+    control task at the best state gives each type of token a random label (J. Hewitt and P. Liang, arXiv 1909.03368),
+    drawn `draws` times; it reports mean, minimum and maximum. A probe that memorises types does well on this task. Its
+    selectivity is κ minus the κ of the control task.
     """
     for label in labels or examples.labels:
         for split in splits:
@@ -92,23 +92,23 @@ def readings(
 
 @dataclass(frozen=True)
 class _Question:
-    """What probes are asked of a label."""
+    """Training and test data for the probes of one label."""
 
     examples: Examples
     label: str
     split: str
     truth: NDArray[np.int64]
-    """Of all examples, [m]."""
+    """Labels of all examples, [m]."""
     train: NDArray[np.intp]
     asked: NDArray[np.intp]
 
     @cached_property
     def samples(self) -> Samples:
-        """What intervals are told by."""
+        """Bootstrap samples for intervals."""
         return resamples(self.examples.problem[self.asked], self.examples.numbers[self.asked])
 
     def readings(self, control: Control, seen: Mapping[State, NDArray[np.float32]]) -> Iterator[Reading]:
-        """What probes of each state come to."""
+        """Results of the probes on each state."""
         problems, numbers = self.examples.problem[self.asked], self.examples.numbers[self.asked]
         counts = len(np.unique(self.truth[self.train])), len(self.asked), len(np.unique(problems))
         of_numbers = int((np.unique(numbers) >= 0).sum())
@@ -118,14 +118,14 @@ class _Question:
                 yield Reading(self.label, state, self.split, probe, control, found, *counts, of_numbers)
 
     def control_task(self, best: Reading, values: NDArray[np.float32], draws: int) -> Reading | None:
-        """What probes come to, where the best one stands, that learn and are asked a random label for each type.
+        """Result of the control task at the state of the best probe, with random labels by type.
 
-        None where too few types are known for two labels.
+        None if there are too few types for two different labels.
         """
         found: list[float] = []
         types, member = np.unique(self.examples.types, return_inverse=True)
         for seed in range(_TRIES * draws):
-            # As often as the true labels are.
+            # Drawn with the frequencies of the true labels.
             target = np.random.default_rng(seed).choice(self.truth[self.train], len(types))[member]
             if len(np.unique(target[self.train])) > 1 < len(np.unique(target[self.asked])):
                 _, said = next(_said(values, target, self.train, self.asked, 0))
@@ -136,7 +136,7 @@ class _Question:
 
 
 def _question(examples: Examples, label: str, split: Split) -> _Question | None:
-    """What a label is asked by; None where too little is known of it."""
+    """Training and test data of a label; None if it has too few examples or classes."""
     known = examples.labels[label] != UNKNOWN
     train, asked = np.flatnonzero(known & split.train), np.flatnonzero(known & split.asked)
     if min(len(train), len(asked)) < _LEAST:
@@ -146,7 +146,7 @@ def _question(examples: Examples, label: str, split: Split) -> _Question | None:
     train, asked = train[open_[train]], asked[open_[asked]]
     if min(len(train), len(asked)) < _LEAST:
         return None
-    # Classes that were never shown can't be told: they are not asked.
+    # Classes without training examples cannot be predicted, so they are not tested.
     asked = asked[np.isin(truth[asked], truth[train])]
     if len(asked) < _LEAST or len(np.unique(truth[train])) < 2 or len(np.unique(truth[asked])) < 2:
         return None
@@ -154,24 +154,24 @@ def _question(examples: Examples, label: str, split: Split) -> _Question | None:
 
 
 def _period(label: str, truth: NDArray[np.int64]) -> int:
-    """The period of a label that may stand on a circle; else 0."""
+    """The period of a label for the circular probe; 0 if it has none."""
     period = _PERIODS.get(label, 0)
     return period if int(truth.max()) < period else 0
 
 
 def _undecided(truth: NDArray[np.int64], groups: NDArray[np.int64], train: NDArray[np.intp]) -> NDArray[np.bool_]:
-    """Which examples, [m], stand where their label isn't decided by the place alone, as the units' carry is."""
+    """Examples, bool [m], whose label does not follow from the digit position (as the carry into the units does)."""
     least, most = dict[int, int](), dict[int, int]()
     for group, value in zip(groups[train].tolist(), truth[train].tolist(), strict=True):
         least[group] = min(value, least.get(group, value))
         most[group] = max(value, most.get(group, value))
     met = np.array([group for group in least if least[group] < most[group]], np.int64)
-    # A place that no example was trained on decides nothing.
+    # Positions without training examples are kept.
     return np.isin(groups, met) | ~np.isin(groups, np.array(list(least), np.int64))
 
 
 def _in_parts(values: NDArray[np.int64], train: NDArray[np.intp]) -> NDArray[np.int64]:
-    """Labels as they are, or where they are many, in ten parts of equal size."""
+    """Labels unchanged, or binned into ten quantiles if there are many classes."""
     if len(np.unique(values[train])) <= _MOST_CLASSES:
         return values
     edges = np.quantile(values[train], np.arange(1, _PARTS) / _PARTS)
@@ -185,22 +185,22 @@ def _said(
     asked: NDArray[np.intp],
     period: int,
 ) -> Iterator[tuple[Probe, NDArray[np.int64]]]:
-    """What probes that learnt from `train` say of those asked: the linear one and, with a period, the circular."""
+    """Predictions for the examples `asked` by probes trained on `train`: linear and, with a period, circular."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from threadpoolctl import threadpool_limits
 
     spread = states[train].std(0)
-    # Coordinates that don't vary, as in the embeddings of one kind of token, are no evidence.
+    # Constant coordinates, as in the embeddings of one kind of token, carry no information.
     alive = spread > 1e-6 * max(float(spread.max()), 1e-30)
     if not alive.any():
         values, counts = np.unique(target[train], return_counts=True)
         yield "linear", np.full(len(asked), values[counts.argmax()])
         return
     scaled = (states[:, alive] - states[train][:, alive].mean(0)) / spread[alive]
-    # Several threads wait for each other longer than such small products take: two were up to 80 times slower than one.
+    # One thread: for such small products, synchronisation made two threads up to 80 times slower than one.
     with warnings.catch_warnings(), threadpool_limits(1, "blas"):
-        # More change κ by 0.03 at most.
+        # More iterations change κ by at most 0.03.
         warnings.simplefilter("ignore", ConvergenceWarning)
         found = LogisticRegression(C=1.0, max_iter=_ITERATIONS).fit(scaled[train], target[train])
     yield "linear", found.predict(scaled[asked])

@@ -1,9 +1,9 @@
-"""The problems that a run is probed with: drawn from what its corpus holds, with numbers and lengths held out.
+"""Draws the problems for probing from the families of a run's corpus, with held-out numbers.
 
-A number of two digits or more is held out of a probe's training by a hash of its own: those of one part are in no
-problem of the other. Numbers of one digit are digits, which both parts need: the held-out part has none of them, but
-where there are no others; there problems are held out, by a hash that orders of their numbers share. No problem is
-drawn twice, and lengths are drawn so that short problems are not drowned by long ones.
+A hash decides which numbers of two or more digits are held out, so no such number is in both parts. Held-out problems
+contain no one-digit numbers. If a corpus has only one-digit numbers, problems are held out instead, by a hash that
+ignores the order of their numbers. No problem is drawn twice. Lengths are drawn so that short problems stay
+represented.
 """
 
 import random
@@ -17,38 +17,36 @@ from storage.order import derive_key
 # One in this many numbers is held out.
 _HELD_ONE_IN = 4
 _TRIES = 1_000
-# How many are drawn for one that is wanted, at most.
+# Maximum number of draws per requested problem.
 _DRAWS = 4
 _LONGEST_NUMBERS = 12
-"""Digits of the longest operands: what is asked of longer ones is told by these."""
+"""Most digits of an operand; longer operands are not drawn."""
 
 
 class Drawn(NamedTuple):
-    """Problems in text."""
+    """Problems in text form."""
 
     train: list[str]
-    """Of numbers that are not held out."""
+    """Problems without held-out numbers."""
     held: list[str]
-    """Of held-out numbers alone; or, of numbers of one digit, other problems."""
+    """Problems with only held-out numbers; for families of one-digit numbers, held-out problems."""
 
 
 def is_held(text: str) -> bool:
-    """Whether a number, or a problem, is held out of the training of probes."""
+    """Whether a number or a problem is held out from the training of probes."""
     return derive_key("held out of probes", text) % _HELD_ONE_IN == 0
 
 
 def draw(config: RunConfig, problems: int, seed: int = 0) -> Drawn:
-    """Problems of a run's corpus: `problems` to train probes on, and a third as many of held-out numbers.
+    """Problems of a run's corpus: `problems` to train probes, and a third as many with held-out numbers.
 
-    They are fewer where the corpus has few.
-
-    Raises `UserError` where the corpus has too few numbers for some to be held out.
+    Small corpora give fewer. Raises `UserError` if the corpus has too few numbers or problems to hold some out.
     """
     found = []
     for held, count in ((False, problems), (True, problems // 3)):
         chance = random.Random(derive_key("probed problems", seed, int(held)))
         weights = [float(part.get("weight", 1)) for part in config.parts]
-        # In order, each once.
+        # A dictionary keeps the order and removes duplicates.
         texts: dict[str, None] = {}
         for part in chance.choices(config.parts, weights, k=_DRAWS * count):
             if len(texts) == count:
@@ -64,7 +62,7 @@ def longest_operand(problem: str) -> int:
 
 
 def _problem(chance: random.Random, part: Mapping[str, Any], held: bool) -> str:
-    """One problem of a family of problems."""
+    """One problem of a family."""
     least, most = _lengths(part)
     if most > 1:
         return _text(chance, part, range(max(2, least) if held else least, most + 1), held)
@@ -76,16 +74,16 @@ def _problem(chance: random.Random, part: Mapping[str, Any], held: bool) -> str:
 
 
 def _lengths(part: Mapping[str, Any]) -> tuple[int, int]:
-    """Digits of its shortest and longest numbers, as far as they are looked at."""
+    """Digits of a family's shortest and longest numbers, limited to `_LONGEST_NUMBERS`."""
     if part["family"] == "grid":
         return len(str(part["low"])), min(len(str(part["high"])), _LONGEST_NUMBERS)
     return min(part["min_digits"], _LONGEST_NUMBERS), min(part["digits"], _LONGEST_NUMBERS)
 
 
 def _text(chance: random.Random, part: Mapping[str, Any], lengths: range, held: bool | None) -> str:
-    """A problem of numbers of these lengths, held out or not, or any if `held` is None."""
+    """A problem with numbers of these lengths, held out or not, or any if `held` is None."""
     terms = part["terms"] if part["family"] == "grid" else chance.randint(part["min_terms"], part["terms"])
-    # Long ones more often than short ones, as there are more of them.
+    # In proportion to the length, because there are more long numbers than short ones.
     longest = chance.choices(lengths, lengths)[0]
     full = chance.randrange(terms)
     numbers = [
@@ -113,7 +111,7 @@ def _number(chance: random.Random, part: Mapping[str, Any], length: int, held: b
 
 
 def _tree(chance: random.Random, numbers: Sequence[str], operators: Sequence[str], depth: int) -> str:
-    """Numbers bracketed at random, as deep as is allowed, without a bracket that could be left out."""
+    """Numbers with random brackets up to a depth, without redundant brackets."""
     for _ in range(_TRIES):
         text, _ = _node(chance, numbers, operators)
         if _depth(text) <= depth:
@@ -122,7 +120,7 @@ def _tree(chance: random.Random, numbers: Sequence[str], operators: Sequence[str
 
 
 def _node(chance: random.Random, numbers: Sequence[str], operators: Sequence[str]) -> tuple[str, int]:
-    """The text of a node, and how strongly it binds: 1 a sum, 2 a product, 3 a number."""
+    """The text of a node, and its precedence: 1 for a sum, 2 for a product, 3 for a number."""
     if len(numbers) == 1:
         return numbers[0], 3
     middle = chance.randrange(1, len(numbers))

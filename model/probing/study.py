@@ -1,4 +1,4 @@
-"""One run looked into: all tables of a probing, each kept beside the run and made anew only where something changed."""
+"""Probes one run: computes all tables, stores them in the run's folder, and recomputes only outdated ones."""
 
 import json
 from collections import Counter
@@ -42,24 +42,24 @@ from storage.datasets.manifest import hash_of
 from storage.datasets.shard import file_hash
 from storage.places.place import Location
 
-# Tables without training, of each of which the mean is told.
+# Number of untrained and of random tables, over which controls are averaged.
 _DRAWS = 8
-# Labels that a column decides, its own or the next lower one, but for a carry from further away.
+# Labels that depend on the token's own or the next lower column, except for carries from further away.
 _OWN_COLUMN, _LOWER_COLUMN = frozenset({"digit", "column sum", "running sum", "carry out"}), frozenset({"carry in"})
-# One in so many columns is not learnt.
+# One in this many columns is held out.
 _NEW_COLUMNS_ONE_IN = 3
-# Problems whose attention is averaged.
+# Number of problems for attention and for the symbolic unit.
 _ATTENDED = 600
 
 
 @dataclass
 class Study:
-    """A trained encoder, the problems that it is looked into with, and what is found."""
+    """A trained encoder, its probing problems, and the results; expensive parts are computed once, on first use."""
 
     model: TrainedEncoder
     spec: ProbingSpec
     most_states: int = 0
-    """Inner states that are looked at, spread evenly; 0 for all."""
+    """Maximum number of inner states, evenly spaced; 0 for all."""
 
     def __post_init__(self) -> None:
         encoder, run = self.model.config.training.encoder, self.model.config.name
@@ -67,54 +67,54 @@ class Study:
         checked_states(self.spec.loops, encoder.loops_of(self.model.config.extent.answer), "loop", run)
         self.model.encoder.eval()
         if self.spec.loops:
-            # Some answers take fewer loops than the longest.
+            # Shorter answers may take fewer loops than the longest.
             shortest = self.model.encoder.config.loops_of(min(batch.layout.answer for batch in self.batches))
             checked_states(self.spec.loops, shortest, "loop", run)
 
     @cached_property
     def has_columns(self) -> bool:
-        """Whether tokens have places; learnt pieces don't, and of these the embeddings alone are looked at."""
+        """Whether tokens have digit positions; for learned pieces, only embeddings are studied."""
         return self.model.config.group > 0
 
     @cached_property
     def drawn(self) -> Drawn:
-        """The problems in text; each seed of a training has others."""
+        """The problems in text form; each seed of a training has different ones."""
         return draw(self.model.config, self.spec.problems, self.model.config.training.seed)
 
     @cached_property
     def problems(self) -> list[Problem]:
-        """Those that probes learn from, and behind them those of held-out numbers."""
+        """The training problems of the probes, followed by the held-out problems."""
         return [Problem(text, self.model.config.group) for text in (*self.drawn.train, *self.drawn.held)]
 
     @cached_property
     def batches(self) -> list[Batch]:
-        """The same as rows of tokens."""
+        """The problems as token rows."""
         return batches_of(self.model, self.problems)
 
     @cached_property
     def states(self) -> list[State]:
-        """The states that are looked at."""
+        """The states that are studied."""
         slots = min(batch.layout.answer for batch in self.batches)
         first, *inner = states_of(self.model.encoder, slots, self.spec.layers, self.spec.loops)
         return [first, *spread(inner, self.most_states or len(inner))]
 
     @cached_property
     def examples(self) -> list[Examples]:
-        """Tokens of each kind."""
+        """The studied tokens of each kind."""
         return [each for kind in KINDS if len((each := examples_of(self.problems, self.batches, kind)).problem)]
 
     @cached_property
     def seen(self) -> list[dict[State, NDArray[np.float32]]]:
-        """Their states."""
+        """The states of `examples`."""
         return states_at(self.model.encoder, self.batches, self.examples, self.states)
 
     @cached_property
     def untrained_seen(self) -> list[dict[State, NDArray[np.float32]]]:
-        """Their states in an encoder of the same shape that learnt nothing."""
+        """The states of `examples` in an untrained encoder of the same architecture."""
         return states_at(untrained_like(self.model), self.batches, self.examples, self.states)
 
     def geometry(self) -> dict[str, Rows]:
-        """Tables geometry, similarity and coordinates: of the embeddings, and of the mean states of digits."""
+        """Tables geometry, similarity and coordinates, for the embeddings and the mean states of digits."""
         found: dict[str, Rows] = {"geometry": [], "similarity": [], "coordinates": []}
         others = [
             symbol_tables(untrained_like(self.model, seed), self.model.tokenizer) for seed in range(1, _DRAWS + 1)
@@ -141,7 +141,7 @@ class Study:
         return found
 
     def digit_means(self, examples: Examples, states: Mapping[State, NDArray[np.float32]]) -> dict[State, Table]:
-        """The mean state of each digit, where all were met; of whole numbers where two digits are a token."""
+        """Mean state of each digit, or of each number 0–99 for two-digit tokens; only for states where all occur."""
         numbers = 10**self.model.config.group
         if numbers > 100 or "digit" not in examples.labels:
             return {}
@@ -150,11 +150,12 @@ class Study:
         return {state: table for state, (table, met) in tables.items() if met and np.abs(table).max() > 1e-9}
 
     def splits(self, examples: Examples) -> list[Split]:
-        """What probes learn from and are asked: numbers held out; of the others longer ones than were learnt; and of
-        those held out columns that add up digits which were not learnt, as other numbers have the same few columns.
+        """Training and test sets of the probes.
 
-        Of an operand's token it is its own number that is longer than all of the problems that were learnt from. A
-        carry comes from the next lower column.
+        `numbers` tests held-out numbers. `lengths` tests numbers longer than those in training, without held-out ones;
+        for operand tokens, the length of their own number counts. `columns` tests held-out combinations of digits in a
+        column within held-out problems, because different numbers share the same few columns. For labels that depend on
+        a carry, the column is the next lower one.
         """
         held = (np.arange(len(self.problems)) >= len(self.drawn.train))[examples.problem]
         lengths = np.array([longest_operand(problem.text) for problem in self.problems])
@@ -164,14 +165,14 @@ class Study:
         found = [Split("numbers", ~held, held), Split("lengths", ~held & (longest <= cut), ~held & (asked > cut))]
         for columns, labels in zip(examples.columns.T, (_OWN_COLUMN, _LOWER_COLUMN), strict=True):
             new = columns % _NEW_COLUMNS_ONE_IN == 0
-            # An operand's digit is no matter of columns.
+            # An operand's digit does not depend on the other digits of its column.
             asked_so = labels - {"digit"} if examples.kind == "operand" else labels
             found.append(Split("columns", ~held & ~new & (columns >= 0), held & new & (columns >= 0), asked_so))
         return found
 
     @property
     def layout(self) -> TokenLayout:
-        """The layout of most of the problems, of which there may be several batches."""
+        """The layout with the most problems, over all its batches."""
         counts = Counter[TokenLayout]()
         for batch in self.batches:
             counts[batch.layout] += len(batch.rows)
@@ -223,11 +224,11 @@ class Study:
 
 
 class Part(NamedTuple):
-    """Tables that are made together."""
+    """Tables that are computed together."""
 
     make: Callable[[Study], dict[str, Rows]]
     asked: set[str]
-    """What of a `ProbingSpec` they depend on."""
+    """Fields of `ProbingSpec` that the tables depend on."""
 
 
 _STATES = {"problems", "layers", "loops"}
@@ -241,19 +242,19 @@ PARTS = {
 
 
 def untrained_like(model: TrainedEncoder, seed: int = 1) -> Encoder:
-    """An encoder of the same shape with weights as they are drawn before training."""
+    """An encoder of the same architecture with random initial weights."""
     encoder = Encoder(model.config.training.encoder, model.tokenizer)
     encoder.initialise(seed)
     return encoder.to(model.encoder.tokens.weight.device).eval()
 
 
 def key_of(model: TrainedEncoder, spec: ProbingSpec, part: Part) -> str:
-    """What a part's tables depend on: the weights, what is asked of it, and what is measured."""
+    """Cache key of a part's tables: a hash of the weights, the relevant parameters and the probing version."""
     asked = spec.model_dump(mode="json", include=part.asked)
     encoder = model.config.training.encoder
     for name, there in (("layers", encoder.layers), ("loops", encoder.loops_of(model.config.extent.answer))):
         if name in asked:
-            # All that there are is what none named means, unless they are too many to look at all.
+            # Naming all layers or loops equals naming none, unless there are more loops than are studied by default.
             named = sorted(set(asked[name]))
             every = named == [*range(1, there + 1)] and (name == "layers" or there <= MOST_LOOPS)
             asked[name] = [] if every else named
@@ -263,11 +264,11 @@ def key_of(model: TrainedEncoder, spec: ProbingSpec, part: Part) -> str:
 def probe(
     folder: Location, spec: ProbingSpec, progress: Callable[[str], None] = lambda part: None
 ) -> tuple[TrainedEncoder, bool]:
-    """Look into a run's checkpoint and leave the tables at probes/; whether all lay there already.
+    """Probe a run's checkpoint and write the tables to probes/; returns the encoder and whether all were up to date.
 
-    Of a probing that was ended before, the parts that were done are not done again.
+    An interrupted probing continues with its unfinished parts.
 
-    Raises `UserError` where there is no checkpoint, or for a layer or loop that the encoder hasn't.
+    Raises `UserError` if there is no checkpoint, or if the encoder does not have a requested layer or loop.
     """
     model = TrainedEncoder.open(folder, spec.checkpoint)
     study = Study(model, spec)
@@ -295,14 +296,14 @@ def probe(
 
 
 def _write_table(target: Location, checkpoint: str, rows: Sequence[dict[str, Any]], model: TrainedEncoder) -> None:
-    """A table as Parquet, each row with the checkpoint that it is of."""
+    """Write a table as Parquet; each row names its checkpoint."""
     head = {"checkpoint": checkpoint, "step": model.checkpoint.step}
     with target.staged() as path:
         pq.write_table(pa.Table.from_pylist([{**head, **row} for row in rows]), path, compression="zstd")
 
 
 def _done(mark: Location, keys: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """The parts that are done with these keys, with the hashes of their tables, which lie there as they were then."""
+    """The parts that are up to date: their keys match and their table files have the stored hashes."""
     try:
         found = json.loads(mark.read()) if mark.exists() else {}
         return {

@@ -1,4 +1,4 @@
-"""The rows of a probing's tables, from what the rooms below found; each table is a Parquet file and a view of SQL."""
+"""Converts the results of the other probing modules to table rows; each table is a Parquet file and a SQL view."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -18,12 +18,12 @@ from storage.errors import UserError
 Row = dict[str, Any]
 Rows = list[Row]
 
-# Besides the digits, what stands in a problem's row.
+# Symbols in a problem's row besides digits.
 _SIGNS = "+-*()="
 
 
 def symbol_tables(encoder: Encoder, tokenizer: Tokenizer) -> dict[str, tuple[list[str], Table]]:
-    """The embeddings of digits, of digits and signs (`tokens`), and of whole numbers 0–99 where each is one token."""
+    """Embeddings of digits, of digits and signs (`tokens`), and of the numbers 0–99 if each is one token."""
     pieces = {piece: number for number, piece in enumerate(tokenizer.pieces())}
     sets = {
         "digits": [*DIGITS],
@@ -39,7 +39,7 @@ def symbol_tables(encoder: Encoder, tokenizer: Tokenizer) -> dict[str, tuple[lis
 
 
 def geometry_rows(kind: str, symbols: str, state: State, control: str, tables: Sequence[Table]) -> Rows:
-    """The fits and the spectrum of a table, or their mean over several of one control."""
+    """The fits and the spectrum of a table, averaged over `tables`."""
     place = {"kind": kind, "symbols": symbols, **_state(state), "control": control}
     found: dict[str, list[tuple[float, float, float, float]]] = {}
     for number, table in enumerate(tables):
@@ -55,7 +55,7 @@ def geometry_rows(kind: str, symbols: str, state: State, control: str, tables: S
 
 
 def similarity_rows(kind: str, symbols: str, state: State, control: str, names: Sequence[str], table: Table) -> Rows:
-    """The cosine of every two symbols."""
+    """Cosine similarity of all pairs of symbols."""
     place = {"kind": kind, "symbols": symbols, **_state(state), "control": control}
     found = cosines(table)
     return [
@@ -66,7 +66,7 @@ def similarity_rows(kind: str, symbols: str, state: State, control: str, names: 
 
 
 def coordinate_rows(kind: str, symbols: str, state: State, control: str, names: Sequence[str], table: Table) -> Rows:
-    """Where each symbol stands on the first three principal components, and what share each of them has."""
+    """Coordinates of each symbol on the first three principal components, and their shares of variance."""
     place = {"kind": kind, "symbols": symbols, **_state(state), "control": control}
     points, shares = components(table)
     axes = ("x", "y", "z")
@@ -82,7 +82,7 @@ def coordinate_rows(kind: str, symbols: str, state: State, control: str, names: 
 
 
 def reading_rows(kind: str, found: Iterable[Reading]) -> Rows:
-    """What the probes came to at tokens of a kind."""
+    """Results of the probes at one kind of token."""
     return [
         {
             "position": kind,
@@ -104,7 +104,7 @@ def reading_rows(kind: str, found: Iterable[Reading]) -> Rows:
 
 
 def attention_rows(found: Iterable[Attended]) -> Rows:
-    """How each head weighs each role, and operands' digits by their place."""
+    """Attention of each head to each role, and to operand digits by difference of place values."""
     rows = []
     for each in found:
         place = {**_state(each.state), "head": each.head}
@@ -116,7 +116,7 @@ def attention_rows(found: Iterable[Attended]) -> Rows:
 
 
 def outcome_rows(found: Iterable[Outcome]) -> Rows:
-    """What the edits came to."""
+    """Results of the interventions."""
     return [
         {
             "experiment": each.experiment,
@@ -128,12 +128,12 @@ def outcome_rows(found: Iterable[Outcome]) -> Rows:
 
 
 def unit_rows(found: Iterable[UnitMeasure], control: str) -> Rows:
-    """What a symbolic unit is used for."""
+    """Measures of a symbolic unit."""
     return [{"control": control, **each._asdict()} for each in found]
 
 
 def checked_states(wanted: Sequence[int], there: int, what: str, run: str) -> None:
-    """Raise `UserError` for a layer or loop that an encoder doesn't have."""
+    """Raise `UserError` for a layer or loop that the encoder does not have."""
     for number in wanted:
         if not 1 <= number <= there:
             raise UserError(

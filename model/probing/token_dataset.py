@@ -1,4 +1,4 @@
-"""Which tokens of which problems are looked at, what is true of each, and their states in an encoder."""
+"""The tokens that are probed, with their labels and their hidden states."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ from storage.order import derive_key, keyed_hash
 
 Kind = Literal["operand", "operator", "answer"]
 KINDS: tuple[Kind, ...] = ("operand", "operator", "answer")
-# Of each problem and kind.
+# Most tokens per problem and kind.
 _MOST_TOKENS = 2
-# What an operand's groups are apart from the next one's, more than places.
+# Group numbers are operand · _NUMBER + position, so it exceeds every position.
 _NUMBER = 10_000
 _BATCH = 512
 
@@ -30,7 +30,7 @@ class Batch(NamedTuple):
     """Problems of one layout."""
 
     problems: NDArray[np.intp]
-    """Their numbers, [n]."""
+    """Indices of the problems, [n]."""
     rows: NDArray[np.integer]
     """Token rows with masked answers, [n, width]."""
     layout: TokenLayout
@@ -38,27 +38,26 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True)
 class Examples:
-    """Tokens of one kind, m of them."""
+    """m tokens of one kind."""
 
     kind: Kind
     problem: NDArray[np.intp]
-    """Whose token it is, [m]."""
+    """Index of the token's problem, [m]."""
     column: NDArray[np.intp]
-    """Where in the row it stands, [m]."""
+    """Column of the token in its row, [m]."""
     group: NDArray[np.int64]
-    """One number for each place of each operand, [m]; within it tokens differ in nothing but what they hold."""
+    """Operand and digit position as one number, [m]; tokens of a group differ only in their content."""
     labels: Labels
-    """What is true of them, [m] each; -1 - 2⁴⁰ where a label doesn't apply."""
+    """Labels of the tokens, [m] each; `UNKNOWN` if a label does not apply."""
     numbers: NDArray[np.int64]
-    """The numbers of two digits and more in their problems, which may stand in others as well, [m, k]; -1 for none."""
+    """Different numbers of two or more digits in the token's problem, [m, k]; -1 for none."""
     columns: NDArray[np.int64]
-    """What the token's column adds up, and the next lower one, as a number, [m, 2]; -1 where there is none."""
+    """Hash of the digits in the token's column, and in the next lower one, [m, 2]; -1 if there is none."""
     types: NDArray[np.int64]
-    """The type of each token, [m]: its piece, or of an answer's slot, all of which are masked alike, the digits that
-    stand in its column."""
+    """Type of each token, [m]: its piece. For answer slots, which are all masked, the digits of its column."""
 
     def number_lengths(self, problems: Sequence[Problem]) -> NDArray[np.int64]:
-        """Of operands' tokens, the digits of the number that each is part of, [m]."""
+        """Digits of the number of each token, [m]; only for operand tokens."""
         numbers = zip(self.problem.tolist(), (self.group // _NUMBER).tolist(), strict=True)
         return np.array([len(str(problems[problem].numbers[number])) for problem, number in numbers], np.int64)
 
@@ -67,7 +66,7 @@ UNKNOWN = -1 - 2**40
 
 
 def batches_of(model: TrainedEncoder, problems: Sequence[Problem]) -> list[Batch]:
-    """Problems in rows of tokens, layout by layout, at most 512 of them together."""
+    """Problems as token rows, in batches of one layout and at most 512 problems."""
     layouts = [model.layout_of(problem.text) for problem in problems]
     found = []
     for layout in dict.fromkeys(layouts):
@@ -80,7 +79,7 @@ def batches_of(model: TrainedEncoder, problems: Sequence[Problem]) -> list[Batch
 
 
 def examples_of(problems: Sequence[Problem], batches: Sequence[Batch], kind: Kind) -> Examples:
-    """At most two tokens of a kind from each problem, chosen by a hash, with what is true of them."""
+    """At most two tokens of a kind per problem, chosen by a hash, with their labels."""
     found: list[tuple[int, int, int, int, dict[str, int]]] = []
     for batch in batches:
         for number in batch.problems.tolist():
@@ -89,7 +88,7 @@ def examples_of(problems: Sequence[Problem], batches: Sequence[Batch], kind: Kin
     labels = {name: np.array([each[-1].get(name, UNKNOWN) for each in found], np.int64) for name in names}
     numbers = np.array([each[:3] for each in found], np.int64).reshape(-1, 3).T
     problem, column = (each.astype(np.intp) for each in numbers[:2])
-    # Of operands the group holds the number, too; operators stand in no column.
+    # For operands, the group also contains the operand; operators have no column.
     places = numbers[2] % _NUMBER if kind != "operator" else np.full(len(problem), -1)
     columns = [
         [_column(problems[n], place), _column(problems[n], place - 1)] for n, place in zip(problem, places, strict=True)
@@ -109,7 +108,7 @@ def examples_of(problems: Sequence[Problem], batches: Sequence[Batch], kind: Kin
 def states_at(
     encoder: Encoder, batches: Sequence[Batch], examples: Sequence[Examples], states: Sequence[State]
 ) -> list[dict[State, NDArray[np.float32]]]:
-    """For each set of examples and each state, what the encoder holds at its tokens, float32 [m, d]."""
+    """The encoder's hidden states at the tokens of each set of examples, float32 [m, d] per state."""
     found = [
         {state: np.zeros((len(each.problem), encoder.config.width), np.float32) for state in states}
         for each in examples
@@ -127,7 +126,7 @@ def states_at(
 def passes(
     encoder: Encoder, batches: Sequence[Batch], states: Sequence[State]
 ) -> Iterator[tuple[Batch, dict[State, NDArray[np.float32]]]]:
-    """Each batch with the states of its pass, float32 [n, width, d]."""
+    """Yields each batch with the states of its forward pass, float32 [n, width, d]."""
     for batch in batches:
         with recorded(encoder, states) as seen:
             logits_of(encoder, ids_of(encoder, batch.rows), batch.layout.answer)
@@ -135,14 +134,15 @@ def passes(
 
 
 def ids_of(encoder: Encoder, rows: NDArray[np.integer]) -> torch.Tensor:
-    """Token rows where the encoder is, int64."""
+    """Token rows on the encoder's device, int64."""
     return torch.from_numpy(rows.astype(np.int64)).to(encoder.tokens.weight.device)
 
 
 def orders_of(rows: NDArray[np.integer]) -> NDArray[np.intp]:
-    """The same number for rows [n, width] of the same tokens in another order: their answers are no independent trials.
+    """Group index per row [n, width], equal for rows with the same tokens in any order, such as 3+4 and 4+3.
 
-    So are 3+4 and 4+3; and a few others, which makes intervals rather too wide.
+    Answers within a group are not independent. Some unrelated problems share a group, which makes intervals slightly
+    too wide.
     """
     return np.unique(np.sort(rows, 1), axis=0, return_inverse=True)[1].ravel()
 
@@ -150,7 +150,7 @@ def orders_of(rows: NDArray[np.integer]) -> NDArray[np.intp]:
 def _tokens(
     problem: Problem, number: int, layout: TokenLayout, kind: Kind
 ) -> Iterator[tuple[int, int, int, dict[str, int]]]:
-    """Column, group, type and labels of a problem's tokens of a kind that are looked at."""
+    """Column, group, type and labels of the selected tokens of a kind in a problem."""
     width, tokens = layout.width, problem.tokens
     if kind == "answer":
         places = range(-(-len(str(abs(problem.value))) // problem.group))
@@ -170,12 +170,12 @@ def _tokens(
 
 
 def _type_of(*texts: str) -> int:
-    """A number for a token, or for the tokens of a column."""
+    """Hash of a token, or of the tokens of a column."""
     return derive_key("type", *texts) >> 1
 
 
 def _column(problem: Problem, place: int) -> int:
-    """What a column of a sum or difference adds up, in whatever order, as a number; -1 where there is none."""
+    """Hash of the signed digits in a column of a sum or difference, in any order; -1 if there is no column."""
     if not problem.columns or "*" in problem.text or place < 0:
         return -1
     minus = OPERATORS.index("-")
@@ -188,7 +188,7 @@ def _column(problem: Problem, place: int) -> int:
 
 
 def _long_numbers(problems: Sequence[Problem]) -> NDArray[np.int64]:
-    """Different numbers of two digits and more, [problems, k], filled up by -1."""
+    """Different numbers of two or more digits in each problem, [problems, k], padded with -1."""
     found = np.full((len(problems), max((len(problem.numbers) for problem in problems), default=0)), -1, np.int64)
     for row, problem in enumerate(problems):
         numbers = [number for number in dict.fromkeys(problem.numbers) if number > 9]
@@ -197,6 +197,6 @@ def _long_numbers(problems: Sequence[Problem]) -> NDArray[np.int64]:
 
 
 def _few(number: int, choices: list[int]) -> list[int]:
-    """Two of the choices, by a hash of the problem's number."""
+    """At most two of the choices, selected by a hash of the problem's index."""
     order = keyed_hash(number + 1, np.arange(len(choices), dtype=np.uint64))
     return [choices[place] for place in np.argsort(order)[:_MOST_TOKENS].tolist()]

@@ -1,4 +1,4 @@
-"""What a symbolic unit is used for: what it reads, how much it writes, and what is answered without it."""
+"""Measures the use of a symbolic unit: its readings, the size of its output, and the answers without it."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,11 +20,11 @@ SEVERAL = "several"
 
 
 class UnitMeasure(NamedTuple):
-    """A measure of a unit, of problems of one operator, or of several."""
+    """A measure of a unit, for problems with one operator or with several."""
 
     measure: str
     loop: int
-    """Run of the block; 0 for the last one of each problem, or for the whole encoder."""
+    """Run of the block; 0 for the last run of each problem, or for the whole encoder."""
     operator: str
     problems: int
     value: float
@@ -35,13 +35,12 @@ class UnitMeasure(NamedTuple):
 def unit_measures(
     model: TrainedEncoder, problems: Sequence[Problem], batches: Sequence[Batch]
 ) -> Iterator[UnitMeasure]:
-    """What a unit reads and writes in each loop, and what comes of it.
+    """Measures a unit's readings and output in each loop, and their effect; yields nothing without a unit.
 
-    Shares of problems, with intervals over those that differ in more than order: whose operation and both operands
-    are read; which are answered rightly with the unit and without it; and which are answered as another problem, of an
-    answer of as many digits, when the unit is given that one's result. How large what it writes is beside the slots'
-    states, in the mean. Of problems of several operators or numbers nothing is told of what ought to be read. Nothing
-    of an encoder without a unit.
+    Shares of problems, with intervals over problems that differ in more than the order of their characters: operation
+    or both operands read correctly; answered correctly with the unit, and without it; answered like another problem,
+    whose answer has as many digits, if the unit receives its result. `written` is the mean size of the output, relative
+    to the slots' states. Readings are not scored for problems with several operators.
     """
     unit = model.encoder.unit
     if unit is None:
@@ -71,7 +70,7 @@ def unit_measures(
             shares.setdefault(key, np.full(len(problems), np.nan))[batch.problems] = values
     for (measure, loop), values in shares.items():
         for kind in np.unique(kinds):
-            # Some problems run the block less often than others.
+            # Some problems run the block in fewer loops than others.
             mine = (kinds == kind) & ~np.isnan(values)
             if not mine.any() or (kind == SEVERAL and measure.endswith("read")):
                 continue
@@ -84,22 +83,22 @@ def unit_measures(
 
 
 def _kinds(problems: Sequence[Problem]) -> NDArray[np.str_]:
-    """The operator of each problem of two numbers; of others `SEVERAL`."""
+    """The operator of each problem with one operator; `SEVERAL` for other problems."""
     counts = [sum(problem.text.count(operator) for operator in OPERATORS) for problem in problems]
     return np.array([operator_of(each.text) if n == 1 else SEVERAL for each, n in zip(problems, counts, strict=True)])
 
 
 def _said(model: TrainedEncoder, batch: Batch, *, unit: bool = True) -> NDArray[np.int64]:
-    """What the slots of a batch are filled with in one pass, [n, slots]."""
+    """Predicted ids of the slots of a batch, in one pass, [n, slots]."""
     with torch.inference_mode():
         logits = model.encoder(ids_of(model.encoder, batch.rows), batch.layout.answer, unit=unit)
     return logits[:, -batch.layout.answer :].argmax(-1).cpu().numpy()
 
 
 def others(values: Sequence[int], told: NDArray[np.bool_]) -> NDArray[np.intp]:
-    """For each answer another problem's with as many digits, [n]: a unit says digits and sign, but no blanks.
+    """Index of another problem whose answer has as many digits, [n]; the unit does not predict leading blanks.
 
-    Itself where there is none, and where the answer isn't what a unit computes.
+    It is the problem's own index if there is no other one, or if `told` is False.
     """
     lengths = np.array([len(str(abs(value))) for value in values])
     found = np.arange(len(values))
@@ -111,7 +110,7 @@ def others(values: Sequence[int], told: NDArray[np.bool_]) -> NDArray[np.intp]:
 
 @contextmanager
 def handed_on(result: Result, other: NDArray[np.intp]) -> Iterator[None]:
-    """Give each problem of a batch a unit's result of another one, [n], in the passes that are made inside."""
+    """In the forward passes in this block, replace a unit's result with that of problem `other` [n] in the batch."""
     handle = result.register_forward_hook(lambda module, inputs, output: output[torch.from_numpy(other)])
     try:
         yield
@@ -121,11 +120,11 @@ def handed_on(result: Result, other: NDArray[np.intp]) -> Iterator[None]:
 
 @contextmanager
 def _written(unit: SymbolicUnit) -> Iterator[list[NDArray[np.float64]]]:
-    """How large what a unit writes is beside the slots' states, [n] in each loop of the passes that are made inside."""
+    """Collects the output size of a unit relative to the slots' states, [n] per loop, in this block's passes."""
     found: list[NDArray[np.float64]] = []
 
     def keep(module: nn.Module, inputs: tuple[Tensor, ...], named: Mapping[str, Any], output: Tensor) -> None:
-        """Of one loop."""
+        """Called once per loop."""
         before, after = (states[:, -named["slots"] :].float() for states in (inputs[0], output))
         sizes = (after - before).norm(dim=(1, 2)) / before.norm(dim=(1, 2)).clamp(min=1e-12)
         found.append(sizes.double().cpu().numpy())

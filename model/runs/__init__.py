@@ -1,1 +1,1 @@
-"""What a run keeps on disk: configuration, checkpoints, metrics; and the encoders that come with Numerate."""
+"""Files of a run: configuration, checkpoints and metrics; also the pretrained encoders shipped with Numerate."""

@@ -1,4 +1,4 @@
-"""The list of a run's checkpoints; without torch, whose import takes seconds."""
+"""The index of a run's checkpoints; does not import torch, which takes seconds."""
 
 from typing import Annotated
 
@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class CheckpointEntry(BaseModel):
-    """One checkpoint of the index."""
+    """One checkpoint in the index."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -30,5 +30,5 @@ class CheckpointIndex(BaseModel):
 
     @property
     def best(self) -> CheckpointEntry | None:
-        """The newest of those with the highest exact match on validation."""
+        """The checkpoint with the highest exact match on validation; the newest one if several are equal."""
         return max(self.entries, key=lambda entry: (entry.exact_match, entry.step), default=None)

@@ -1,7 +1,7 @@
-"""Checkpoints as safetensors, with everything needed to go on exactly; nothing is ever unpickled.
+"""Checkpoints in safetensors format, with everything needed for an exact resume; nothing is unpickled.
 
-`index.json` names the last and the best one and those kept besides; it is replaced after the
-file that it names has been written, so it never points at half a checkpoint.
+`index.json` lists the last, the best and the other kept checkpoints. It is replaced after the checkpoint file is
+written, so it never refers to an incomplete file.
 """
 
 import hashlib
@@ -20,19 +20,19 @@ from model.runs.run_config import RunConfig
 from storage.errors import RunFailure, UserError
 from storage.places.place import Location, Version
 
-# What the optimizers keep of a weight, in its shape.
+# Prefixes of tensor names, and the optimizer states that have the shape of their weight.
 _KINDS = ("model.", "training.", "optimizer.")
 _STATES = {"adamw": ("exp_avg", "exp_avg_sq"), "muon": ("momentum_buffer",)}
 
 
 @dataclass(frozen=True)
 class Checkpoints:
-    """The checkpoints below a run's folder."""
+    """The checkpoints in a run's folder."""
 
     folder: Location
 
     def index(self) -> CheckpointIndex:
-        """What is there, without entries whose file is gone; raises `RunFailure` for a damaged index."""
+        """The index, without entries whose file is missing; raises `RunFailure` for a damaged index."""
         place = self.folder / "index.json"
         if not place.exists():
             return CheckpointIndex()
@@ -45,7 +45,7 @@ class Checkpoints:
     def save(
         self, entry: CheckpointEntry, config: RunConfig, model: nn.Module, optimizers: dict[str, Optimizer], keep: int
     ) -> None:
-        """Write a checkpoint and forget those that are neither best, last nor among the `keep` newest."""
+        """Write a checkpoint; delete all others except the best one and the `keep` newest ones before it."""
         tensors = {_name(name): value for name, value in model.state_dict().items()}
         names = {id(weight): name for name, weight in model.named_parameters()}
         for kind, optimizer in optimizers.items():
@@ -64,18 +64,18 @@ class Checkpoints:
         self._keep(tuple(old for old in entries if old in kept), seen)
 
     def needless(self) -> list[Location]:
-        """Files of checkpoints that are neither best nor last, known to the index or not; none without an index."""
+        """Checkpoint files other than the best and the last, in the index or not; empty if there is no index."""
         needed = self._needed()
         return self._others(needed) if needed else []
 
     def prune(self) -> None:
-        """Keep the best and the last checkpoint alone."""
+        """Delete all checkpoints except the best and the last one."""
         seen = (self.folder / "index.json").version()
         if needed := self._needed():
             self._keep(needed, seen)
 
     def choose(self, which: str) -> CheckpointEntry:
-        """The checkpoint named 'best' or 'last'; raises `UserError` where there is none."""
+        """The 'best' or 'last' checkpoint; raises `UserError` if the run has no checkpoint."""
         index = self.index()
         entry = index.best if which == "best" else index.last
         if entry is None:
@@ -83,7 +83,7 @@ class Checkpoints:
         return entry
 
     def last_whole(self) -> tuple[CheckpointEntry | None, list[CheckpointEntry]]:
-        """The newest checkpoint whose file is as it was written, and the newer ones, whose files are damaged."""
+        """The newest intact checkpoint, and the newer checkpoints, whose files are damaged."""
         damaged: list[CheckpointEntry] = []
         for entry in reversed(self.index().entries):
             if hash_of_bytes((self.folder / entry.file).read()) == entry.sha256:
@@ -92,13 +92,13 @@ class Checkpoints:
         return None, damaged
 
     def warnings(self) -> list[str]:
-        """What a training says before it goes on from an older checkpoint than the newest, as that is damaged."""
+        """Warnings about damaged newest checkpoints, because of which a training resumes from an older one."""
         last, damaged = self.last_whole()
         where = f"training goes on from step {last.step:,}" if last else "there is none before it, training begins anew"
         return [f"checkpoint {self.folder / entry.file} is damaged: {where}" for entry in damaged]
 
     def load(self, entry: CheckpointEntry, config: RunConfig) -> dict[str, Tensor]:
-        """All tensors of a checkpoint; raises `RunFailure` if it is damaged or not of this run."""
+        """All tensors of a checkpoint; raises `RunFailure` if it is damaged or belongs to another run."""
         place = self.folder / entry.file
         data = place.read()
         if hash_of_bytes(data) != entry.sha256:
@@ -121,9 +121,10 @@ class Checkpoints:
         return tuple(entry for entry in index.entries if entry in (index.best, index.last))
 
     def _keep(self, entries: tuple[CheckpointEntry, ...], seen: Version) -> None:
-        """Name these checkpoints in the index, if it is still of version `seen`, and then remove all others.
+        """Write the index if its version is still `seen`, then delete all other checkpoint files.
 
-        Those were found before: a process that was stopped for a while knows nothing of newer ones.
+        The files to delete are listed before the write, so that a process that was suspended for a while does not
+        delete newer checkpoints.
         """
         others = self._others(entries)
         index = CheckpointIndex(entries=entries)
@@ -143,17 +144,17 @@ def hash_of_bytes(data: bytes) -> str:
 
 
 def restore(tensors: dict[str, Tensor], model: nn.Module, optimizers: dict[str, Optimizer] | None = None) -> None:
-    """Put a checkpoint's values back, in the optimizers too if those are given.
+    """Restore the weights from a checkpoint, and the optimizer states if `optimizers` are given.
 
-    Raises `RunFailure`, which names the first of them, where a tensor is missing, has another shape, holds anything but
-    finite numbers or is none of theirs.
+    Raises `RunFailure`, which names the first such tensor, if a tensor is missing, has another shape, holds anything
+    but finite floating-point numbers, or is unknown.
     """
     weights = {_name(name): value for name, value in model.state_dict().items()}
     states = _optimizer_states(model, optimizers) if optimizers else {}
     expected = {**weights, **states}
     for name, value in expected.items():
         if name not in tensors:
-            # What only training reads is not handed on.
+            # Exported checkpoints do not contain weights that only training uses.
             if optimizers or name.startswith("model."):
                 raise RunFailure(f"the checkpoint doesn't fit this encoder: {name} is missing")
         elif tensors[name].shape != value.shape:
@@ -178,12 +179,12 @@ def restore(tensors: dict[str, Tensor], model: nn.Module, optimizers: dict[str, 
 
 
 def _name(weight: str) -> str:
-    """A weight's name in a checkpoint; those that only training reads are told from the model's."""
+    """A weight's name in a checkpoint; weights that only training uses have their own prefix."""
     return f"{'training' if weight.startswith('running_sum') else 'model'}.{weight}"
 
 
 def _optimizer_states(model: nn.Module, optimizers: dict[str, Optimizer]) -> dict[str, Tensor]:
-    """By their names in a checkpoint, tensors of the shapes that the optimizers' states have after a step."""
+    """Tensors with the shapes of the optimizers' states after a step, by their names in a checkpoint."""
     found = dict[str, Tensor]()
     for kind, optimizer in optimizers.items():
         own = {id(weight) for group in optimizer.param_groups for weight in group["params"]}

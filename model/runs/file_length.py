@@ -1,15 +1,15 @@
-"""Whether a checkpoint's file is as long as its own header says; without torch, whose import takes seconds."""
+"""Checks whether a checkpoint file has the length in its header; does not import torch, which takes seconds."""
 
 import json
 
 from storage.places.place import Location
 
 _LONGEST_HEADER = 100_000_000
-"""That of the safetensors library."""
+"""Header limit of the safetensors library, in bytes."""
 
 
 def is_cut_off(place: Location) -> bool:
-    """Whether a file of safetensors is shorter or longer than its header says, or has none that can be read."""
+    """Whether a safetensors file does not have the length that its header gives, or its header is unreadable."""
     size = place.size()
     try:
         with place.opened() as file:

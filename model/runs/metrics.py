@@ -1,4 +1,4 @@
-"""A row a step, as Parquet parts that can be read while the run goes on; a resume drops later steps."""
+"""Metrics of a run, one row per step, in Parquet parts that can be read during the run; a resume drops later steps."""
 
 from dataclasses import dataclass, field
 
@@ -33,11 +33,11 @@ class MetricsWriter:
     rows: list[dict[str, object]] = field(default_factory=list)
 
     def add(self, row: dict[str, object]) -> None:
-        """Take one step's row."""
+        """Add the row of one step."""
         self.rows.append(row)
 
     def flush(self) -> None:
-        """Write what was collected as one part."""
+        """Write the collected rows as one part."""
         if not self.rows:
             return
         name = f"part-{self.rows[0]['step']:09d}-{self.rows[-1]['step']:09d}.parquet"
@@ -47,7 +47,7 @@ class MetricsWriter:
         self.rows.clear()
 
     def seconds(self) -> float:
-        """Seconds of training up to the last step that was written; 0 where none was, or where that can't be read."""
+        """Seconds of training up to the last written step; 0 if there is none or it is unreadable."""
         parts = [name for name in self.folder.children() if name.startswith("part-")]
         if not parts:
             return 0.0
@@ -58,19 +58,19 @@ class MetricsWriter:
             return 0.0
 
     def drop_after(self, step: int) -> None:
-        """Delete parts that hold later steps than `step`; parts end at validations, and so at checkpoints."""
+        """Delete parts with steps after `step`; parts end at validations, so they also end at checkpoints."""
         for name in self.folder.children():
             if name.startswith("part-") and int(name.removesuffix(".parquet").split("-")[2]) > step:
                 (self.folder / name).remove()
 
 
 def metric_parts(folder: Location) -> list[str]:
-    """Paths of a run's metrics in the order of their steps."""
+    """Paths of a run's metrics, ordered by step."""
     return [str(folder / name) for name in folder.children() if name.startswith("part-")]
 
 
 def step_seconds(folder: Location) -> float:
-    """Seconds that a step took in the second half of a training; raises `RunFailure` where there are too few."""
+    """Mean seconds per step in the second half of a training; raises `RunFailure` for fewer than four steps."""
     table = read_metrics(folder)
     steps, seconds = (table.column(name).to_numpy() for name in ("step", "seconds"))
     half = len(steps) // 2

@@ -1,7 +1,6 @@
-"""Trained encoders that can be handed on, and those that come with Numerate.
+"""Exports trained encoders, and opens the encoders shipped with Numerate.
 
-What is handed on is a run's folder with one checkpoint, without its optimizers and in
-bfloat16, with the reports of what it was asked.
+An export is a run folder with one checkpoint in bfloat16, without optimizer states, and with the evaluation reports.
 """
 
 import json
@@ -23,27 +22,27 @@ _REPORT = "report.json"
 
 
 def shipped_runs() -> dict[str, Location]:
-    """The folders of the encoders that come with Numerate, by name."""
+    """Folders of the encoders shipped with Numerate, by name."""
     return {name: SHIPPED / name for name in sorted(SHIPPED.children()) if (SHIPPED / name / "run.json").exists()}
 
 
 def own_or_shipped(workspace: Workspace, name: str) -> str:
-    """The name of a workspace's run, or of the encoder `name` that comes with Numerate, copied as `shipped-<name>`.
+    """The name of a workspace's run, or of a copy `shipped-<name>` of the encoder `name` shipped with Numerate.
 
-    Under its own name it would be in the way of a training.
+    The copy has another name, so that `name` stays free for a training.
     """
     source, copy = shipped_runs().get(name), f"shipped-{name}"
     if source is None or (workspace.run(name) / "run.json").exists():
         return name
     if not _is_copy(workspace.run(copy), source):
-        # What an interrupted copy, or an earlier release, left.
+        # Remove the remains of an interrupted copy or of an earlier release.
         workspace.run(copy).remove()
         export(source, workspace.run(copy))
     return copy
 
 
 def _is_copy(copy: Location, source: Location) -> bool:
-    """Whether a run has the configuration and the weights of another one."""
+    """Whether two runs have the same weights and, except for the name, the same configuration."""
     try:
         if load_run(copy).model_copy(update={"name": source.name}) != load_run(source):
             return False
@@ -56,15 +55,16 @@ def _is_copy(copy: Location, source: Location) -> bool:
 
 
 def _weights(run: Location) -> dict[str, torch.Tensor]:
-    """The tensors of its best checkpoint."""
+    """The tensors of a run's best checkpoint."""
     checkpoints = Checkpoints(run / "checkpoints")
     return checkpoints.load(checkpoints.choose("best"), load_run(run))
 
 
 def export(run: Location, target: Location, which: str = "best") -> CheckpointEntry:
-    """Write a run's 'best' or 'last' checkpoint with all that is needed to ask it, at `target`, by whose name it goes.
+    """Write a run's 'best' or 'last' checkpoint to `target`, with all files needed for evaluation.
 
-    Raises `UserError` where something lies there, that can't be a run's name, or the run has no checkpoint.
+    The exported run has the name of the `target` folder. Raises `UserError` if `target` is not empty, its name is not
+    a valid run name, or the run has no checkpoint.
     """
     entry, files = handed_on(run, target.name, which)
     if target.children():
@@ -75,10 +75,10 @@ def export(run: Location, target: Location, which: str = "best") -> CheckpointEn
 
 
 def handed_on(run: Location, name: str, which: str = "best") -> tuple[CheckpointEntry, dict[str, bytes]]:
-    """A run's 'best' or 'last' checkpoint as it is handed on under a name, and its files by their paths, the last one
-    `run.json`, without which a folder is no run.
+    """A run's 'best' or 'last' checkpoint, exported as run `name`, and the contents of its files by path.
 
-    Raises `UserError` where the name can't be a run's, or the run has no checkpoint.
+    `run.json` is the last file, because a folder without it is not a run. Raises `UserError` if `name` is not a valid
+    run name, or the run has no checkpoint.
     """
     config = load_run(run)
     tokenizer, checkpoints = run_tokenizer(run, config), Checkpoints(run / "checkpoints")
@@ -104,11 +104,11 @@ def handed_on(run: Location, name: str, which: str = "best") -> tuple[Checkpoint
 
 
 def _ordered(data: bytes) -> bytes:
-    """The same safetensors with its metadata sorted: the library writes them in another order each time."""
+    """The same safetensors file with sorted metadata, because the library writes metadata in varying order."""
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
     text = json.dumps(header, separators=(",", ":")).encode()
-    # Tensors begin at a multiple of eight bytes.
+    # Tensors are aligned to eight bytes.
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text + data[8 + length :]

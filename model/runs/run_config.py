@@ -1,4 +1,4 @@
-"""A training run's folder: what it was asked for, its tokenizer, its metrics and its checkpoints."""
+"""The configuration of a training run, and the checks that a run folder belongs to it."""
 
 import json
 from collections.abc import Sequence
@@ -15,14 +15,14 @@ from storage.datasets.manifest import Dataset
 from storage.errors import RunFailure, UserError
 from storage.places.place import Location
 
-# What the weights of a checkpoint mean. 2: states are normed between the runs of the block.
+# Version of the meaning of a checkpoint's weights. 2: states are normalised between the runs of the block.
 MODEL_VERSION = 2
-# Which rows a training step reads, and what is masked or drawn at random in it.
+# Version of a training step's selection of rows, masks and random numbers.
 STEP_VERSION = 1
 
 
 class RunConfig(BaseModel):
-    """Everything that decides a run's weights, and the identities of what it was fed."""
+    """All settings that determine a run's weights, and the identities of its inputs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -47,7 +47,7 @@ class RunConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _as_written(cls, values: Any) -> Any:
-        """Runs and checkpoints that do not name `oversample` met rare problems as often as chance showed them."""
+        """Runs and checkpoints without the field `oversample` were trained without oversampling."""
         training = values.get("training") if isinstance(values, dict) else None
         if isinstance(training, dict) and "oversample" not in training:
             return {**values, "training": {**training, "oversample": ""}}
@@ -62,34 +62,34 @@ class RunConfig(BaseModel):
         return self
 
     def decides(self) -> dict[str, Any]:
-        """What must be the same for a run to go on; the number of workers may change."""
+        """The values that must be equal to resume a run; the number of workers may change."""
         return {**self.model_dump(mode="json", exclude={"precision"}), "training": self.training.identity()}
 
     @property
     def parts(self) -> list[dict[str, Any]]:
-        """The families of its corpus with their parameters."""
+        """The problem families of the run's corpus, with their parameters."""
         return list(self.corpus_spec.get("mixture") or [self.corpus_spec])
 
     @property
     def oversampled(self) -> str:
-        """SQL of the problems that fill a share of every batch; empty for none."""
+        """SQL predicate of the oversampled problems; empty if there are none."""
         name = self.training.oversample
         return rare_problems(self.parts) if name == RARE else name
 
     @property
     def operators(self) -> tuple[str, ...]:
-        """Operators that its corpus holds."""
+        """Operators in the run's corpus."""
         found = {operator for part in self.parts for operator in part["operators"]}
         return tuple(operator for operator in "+-*" if operator in found)
 
     @property
     def signed_operands(self) -> bool:
-        """Whether its corpus holds operands, or brackets, with a minus before them."""
+        """Whether the run's corpus has operands or brackets with a minus sign."""
         return any(part["family"] == "expression" and "-" in part["operators"] for part in self.parts)
 
     @property
     def extent(self) -> Extent:
-        """How large the problems of its corpus are."""
+        """Size of the largest problems in the run's corpus."""
         numbers = [len(str(part["high"])) if part["family"] == "grid" else part["digits"] for part in self.parts]
         return Extent(
             problem=max(layout.problem for layout in self.layouts),
@@ -101,15 +101,15 @@ class RunConfig(BaseModel):
 
     @property
     def operand_counts(self) -> range:
-        """How many operands the problems of its corpus have."""
+        """Possible numbers of operands in the run's corpus."""
         least = min(part["terms"] if part["family"] == "grid" else part["min_terms"] for part in self.parts)
         return range(least, self.extent.operands + 1)
 
     def layout_for(self, extent: Extent) -> TokenLayout:
-        """The narrowest of its layouts that holds a problem; one of its own where none does.
+        """The narrowest layout of the run that fits a problem, or a new layout if none fits.
 
-        Raises `UserError` where the problem is larger than those that the encoder learnt, unless the
-        encoder is one for any length.
+        Raises `UserError` if the problem is larger than those of the training. Encoders for any length accept more
+        digits, but not more operands or deeper brackets.
         """
         encoder, learnt, counts = self.training.encoder, self.extent, self.operand_counts
         reason = encoder.refusal(extent, self.group)
@@ -132,7 +132,7 @@ class RunConfig(BaseModel):
     def of(
         cls, name: str, training: TrainingSpec, corpus: Dataset, tokens: Dataset, tokenizer: tuple[str, Tokenizer]
     ) -> "RunConfig":
-        """The configuration of a new run; raises `UserError` if tokens, tokenizer and corpus don't belong together."""
+        """The configuration of a new run; raises `UserError` if tokens, tokenizer and corpus do not match."""
         spec = tokens.manifest.spec
         if (spec["corpus"], spec["tokenizer"]) != (corpus.manifest.identity, tokenizer[1].identity):
             raise UserError(
@@ -156,9 +156,9 @@ class RunConfig(BaseModel):
 
 
 def claim_run(folder: Location, config: RunConfig, tokenizer: Tokenizer) -> None:
-    """Write a new run's configuration, or check that the run that is there has the same one.
+    """Write a new run's configuration and tokenizer, or check that the existing run has the same configuration.
 
-    Raises `UserError` for a run name that is in use with another configuration.
+    Raises `UserError` if the run name is in use with another configuration.
     """
     check_claim(folder, config)
     if not (folder / "run.json").exists():
@@ -167,13 +167,13 @@ def claim_run(folder: Location, config: RunConfig, tokenizer: Tokenizer) -> None
 
 
 def check_claim(folder: Location, config: RunConfig) -> None:
-    """Raise `UserError` for a run name that is in use with another configuration."""
+    """Raise `UserError` if the run name is in use with another configuration."""
     if (folder / "run.json").exists():
         refuse_other(folder, load_run(folder).decides(), config.decides())
 
 
 def refuse_other(folder: Location, found: dict[str, Any], asked: dict[str, Any]) -> None:
-    """Raise `UserError`, naming the differences, if a run was made from other values than are asked for now."""
+    """Raise `UserError`, naming the differences, if an existing run has other values than the requested ones."""
     if differing := _differences(found, asked):
         raise UserError(
             f"run {folder.name!r} exists with another configuration ({', '.join(differing)}): "
@@ -182,7 +182,7 @@ def refuse_other(folder: Location, found: dict[str, Any], asked: dict[str, Any])
 
 
 def refuse_unlike(configs: Sequence[RunConfig]) -> None:
-    """Raise `UserError`, naming what differs, where runs are no seeds of one training."""
+    """Raise `UserError`, naming the differences, if runs are not seeds of one training."""
     values = [{**config.decides(), "name": "", "training": config.training.identity()} for config in configs]
     for each in values:
         each["training"].pop("seed", None)
@@ -196,7 +196,7 @@ def refuse_unlike(configs: Sequence[RunConfig]) -> None:
 
 
 def note_precision(folder: Location, precision: Literal["bfloat16", "float32"]) -> None:
-    """Write down in which arithmetic a run is trained, where it isn't known yet: it stays the same on any machine."""
+    """Store the precision of a run if none is stored yet; it then stays the same on every machine."""
     config = load_run(folder)
     if not config.precision:
         noted = config.model_copy(update={"precision": precision})
@@ -204,7 +204,10 @@ def note_precision(folder: Location, precision: Literal["bfloat16", "float32"]) 
 
 
 def load_run(folder: Location) -> RunConfig:
-    """The configuration of a run; raises `UserError` where there is none."""
+    """The configuration of a run.
+
+    Raises `UserError` if there is no run or it has another model version, and `RunFailure` if `run.json` is damaged.
+    """
     if not (folder / "run.json").exists():
         raise UserError(f"run {folder.name!r} is not there ({folder}): train it first, 'numerate run' does all of it")
     version: Any = MODEL_VERSION
@@ -222,7 +225,7 @@ def load_run(folder: Location) -> RunConfig:
 
 
 def run_tokenizer(folder: Location, config: RunConfig) -> Tokenizer:
-    """The run's own copy of its tokenizer; raises `RunFailure` if it isn't the one it was trained with."""
+    """The run's copy of its tokenizer; raises `RunFailure` if it differs from the tokenizer of the training."""
     tokenizer = Tokenizer((folder / "tokenizer.model").read())
     if (tokenizer.identity, _group_of(tokenizer)) != (config.tokenizer_identity, config.group):
         raise RunFailure(
@@ -232,7 +235,7 @@ def run_tokenizer(folder: Location, config: RunConfig) -> Tokenizer:
 
 
 def _group_of(tokenizer: Tokenizer) -> int:
-    """Its digits a token; -1 for bytes that SentencePiece can't read."""
+    """Digits per piece of a tokenizer; -1 for a model that SentencePiece cannot read."""
     try:
         return tokenizer.group
     except RuntimeError:

@@ -1,1 +1,1 @@
-"""The training loop, and how it is started: alone, for several seeds, under Ray Train."""
+"""The training loop and its launchers: a single process, several seeds in parallel, or Ray Train."""

@@ -1,4 +1,4 @@
-"""`python -m model.training FILE`: a training in this process, without Ray or Prefect."""
+"""`python -m model.training FILE`: trains in this process, without Ray or Prefect."""
 
 import sys
 
@@ -14,9 +14,9 @@ from storage.workspace import Workspace
 
 
 def main() -> int:
-    """Train in this process, by a YAML or JSON file of a `TrainingFile`'s parameters.
+    """Train in this process with the `TrainingFile` parameters of a YAML or JSON file.
 
-    Several `seeds` are trained in processes of their own, side by side.
+    With several `seeds`, each seed trains in a separate process, in parallel.
     """
     if len(sys.argv) != 2:
         print(
@@ -26,7 +26,7 @@ def main() -> int:
         return 2
 
     def work(stop: Stop) -> int:
-        """Train, and print how each run ended."""
+        """Train, print the result of each run, and return the exit code."""
         file = TrainingFile.model_validate(read_parameters(sys.argv[1]))
         name, tokenizer = file.name or file.corpus, file.tokenizer or f"{file.corpus}-digit"
         jobs = prepare(Workspace.create(file.workspace), name, file.corpus, tokenizer, file.training, file.seeds)

@@ -1,4 +1,7 @@
-"""The batches of one split: which rows of which width, in an order that any number of ranks shares."""
+"""The batches of one split, in an order that does not depend on the number of ranks.
+
+All rows of a batch have the same layout.
+"""
 
 from collections.abc import Collection, Iterator
 from contextlib import closing
@@ -16,42 +19,42 @@ from storage.reading.lanes import LANES, LanePlan
 from storage.reading.reader import BucketReader, ElasticReader, StratifiedReader
 from storage.reading.subset import KeptRows, gathered_rows, kept_rows
 
-# Below the tokens: how many rows each predicate keeps, counted once.
+# Folder inside the token dataset that caches the rows each predicate keeps.
 _SUBSETS = ".subsets"
 
 
 class _Piece(NamedTuple):
     path: str
     rows: int
-    """Rows of the shard that are read."""
+    """Number of rows that are read from the shard."""
     kept: KeptRows | None
 
 
 class Rare(NamedTuple):
-    """Problems that are seen more often than chance would show them."""
+    """Problems that are oversampled."""
 
     predicate: str
-    """SQL over the corpus's columns."""
+    """SQL predicate over the corpus's columns."""
     share: float
-    """Of each batch."""
+    """Share of each batch that these problems fill."""
 
 
 @dataclass(frozen=True)
 class Batches:
-    """Batches of a split, all rows of a batch of one layout."""
+    """Batches of a split; all rows of a batch have one layout."""
 
     layouts: tuple[TokenLayout, ...]
     reader: BucketReader
     left_out: str = ""
-    """Which rows are in no batch, in words; empty where all are."""
+    """Description of the rows that no batch contains; empty if every layout is used."""
 
     @classmethod
     def of(
         cls, tokens: Dataset, split: str, batch_size: int, seed: int, where: str = "", rare: Rare | None = None
     ) -> "Batches":
-        """Batches of the rows that the SQL predicate `where` keeps, or of all; with `rare` rows in each of them.
+        """Batches of the rows that match the SQL predicate `where` (empty: all rows), with `rare` rows in every batch.
 
-        Raises `UserError` where no layout has rows for a batch; layouts with fewer rows are left out.
+        Layouts with fewer rows than a batch are left out. Raises `UserError` if no layout has enough rows for a batch.
         """
         found = _pieces(tokens, split, where)
         buckets = _filled(found, batch_size)
@@ -65,22 +68,22 @@ class Batches:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Batches in one pass."""
+        """Batches in one pass over the split."""
         return self.reader.order.steps_per_epoch
 
 
 @dataclass(frozen=True)
 class Stage:
-    """The batches of the steps from `first` on."""
+    """The batches of the steps from step `first` onwards."""
 
     first: int
     batches: Batches
 
 
 def stages_of(tokens: Dataset, spec: TrainingSpec, oversampled: str = "") -> list[Stage]:
-    """The stages of a training: those of its curriculum, then the rest of the steps.
+    """The stages of a training: the curriculum, then one stage for the remaining steps.
 
-    The problems that the SQL predicate `oversampled` keeps fill their share of every batch.
+    Problems that match the SQL predicate `oversampled` fill `spec.oversample_share` of every batch.
     """
     rare = Rare(oversampled, spec.oversample_share) if oversampled else None
     found, first = [], 0
@@ -93,7 +96,7 @@ def stages_of(tokens: Dataset, spec: TrainingSpec, oversampled: str = "") -> lis
 def batches_from(
     stages: list[Stage], step: int, *, rank: int = 0, ranks: int = 1
 ) -> Iterator[tuple[Stage, int, NDArray[np.integer]]]:
-    """Stage, number of the layout in it, and this rank's rows, of batch `step` and of all that follow."""
+    """Yields the stage, the index of the layout in it, and this rank's rows, for batch `step` and all later ones."""
     for stage, following in zip(stages, [*stages[1:], None], strict=True):
         if following and step >= following.first:
             continue
@@ -113,9 +116,10 @@ def held_rows(
     rank: int = 0,
     ranks: int = 1,
 ) -> list[tuple[TokenLayout, NDArray[np.integer], int]]:
-    """About `size` rows of a split, of each layout its share: this rank's rows [n, width], and how many all have.
+    """About `size` rows of a split, in proportion to the rows of each layout.
 
-    Raises `UserError` where no layout has 64 rows.
+    Returns for each layout this rank's rows [n, width] and the number of rows of all ranks together. Raises
+    `UserError` if no layout has 64 rows.
     """
     buckets = _filled(_pieces(tokens, split, where), LANES)
     total, found = sum(map(_rows, buckets.values())), []
@@ -129,18 +133,18 @@ def held_rows(
 
 
 def layouts_of(tokens: Dataset) -> tuple[TokenLayout, ...]:
-    """The layouts of a corpus's token rows, the narrowest first."""
+    """The layouts of a corpus's token rows, narrowest first."""
     layouts = {TokenLayout(**layout) for layout in tokens.manifest.spec["layouts"].values()}
     return tuple(sorted(layouts, key=lambda layout: (layout.width, layout.problem)))
 
 
 def id_type(tokens: Dataset) -> np.dtype:
-    """Type of the ids in a corpus's token rows."""
+    """Data type of the ids in a corpus's token rows."""
     return ID_TYPES[tokens.manifest.spec.get("token_bytes", 1)]
 
 
 def _pieces(tokens: Dataset, split: str, where: str) -> dict[TokenLayout, list[_Piece]]:
-    """The shards of a split by the layout of their rows, the narrowest first."""
+    """The shards of a split, grouped by layout, narrowest layout first."""
     by_stratum = {name: TokenLayout(**layout) for name, layout in tokens.manifest.spec["layouts"].items()}
     found: dict[TokenLayout, list[_Piece]] = {layout: [] for layout in layouts_of(tokens)}
     shards = tokens.of_split(split)
@@ -152,7 +156,7 @@ def _pieces(tokens: Dataset, split: str, where: str) -> dict[TokenLayout, list[_
 
 
 def _filled(found: dict[TokenLayout, list[_Piece]], least: int) -> dict[TokenLayout, list[_Piece]]:
-    """The layouts of which there are `least` rows; where there is none, the one with the most rows."""
+    """The layouts with at least `least` rows; if there are none, the layout with the most rows."""
     largest = max(found, key=lambda layout: _rows(found[layout]))
     return {layout: pieces for layout, pieces in found.items() if _rows(pieces) >= least or layout == largest}
 
@@ -175,7 +179,7 @@ def _left_out(
 def _rare_reader(
     tokens: Dataset, split: str, layout: TokenLayout, batch_size: int, seed: int, where: str, rare: Rare
 ) -> ElasticReader | None:
-    """A reader of a layout's rare rows; None where they don't fill their share of one batch."""
+    """A reader of a layout's rare rows; None if they cannot fill their share of one batch."""
     taken = max(1, min(round(rare.share * batch_size / LANES), batch_size // LANES - 1)) * LANES
     strata = {name for name, values in tokens.manifest.spec["layouts"].items() if TokenLayout(**values) == layout}
     shards = [shard for shard in tokens.of_split(split) if shard.stratum in strata]

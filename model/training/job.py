@@ -1,4 +1,4 @@
-"""What a training is given, what it reports, and how it ended."""
+"""The input, the progress report and the result of a training."""
 
 from dataclasses import dataclass
 
@@ -8,35 +8,35 @@ from storage.places.place import Location
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """What a worker needs; picklable."""
+    """Everything a worker needs; picklable."""
 
     run: Location
     tokens: Location
     config: RunConfig
     threads: int = 0
-    """CPU threads of a worker; 0 leaves them as they are."""
+    """CPU threads per worker; 0 uses at most the granted cores."""
     left_out: tuple[str, ...] = ()
-    """Which rows are in no batch, in words."""
+    """Descriptions of the rows that no batch contains."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a training is."""
+    """Progress of a training."""
 
     step: int
     steps: int
     loss: float
-    """Mean over the hidden tokens of the last step's batch, in nats."""
+    """Mean over the masked tokens of the last step's batch, in nats."""
     exact_match: float
-    """Share of validation problems, as validated last."""
+    """Share of validation problems answered exactly, from the last validation."""
     problems_per_second: float
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """How a training ended: its last step, and the share of validation problems that it then answered exactly.
+    """Result of a training: its last step, and the share of validation problems answered exactly at that step.
 
-    `finished` is False where it was stopped before its last step.
+    `finished` is False if the training was stopped before `spec.steps`.
     """
 
     step: int

@@ -1,8 +1,7 @@
-"""Muon for the matrices of the layers, AdamW for everything else, and how their rates run.
+"""Optimizers and learning-rate schedule: Muon for the matrices of the layers, AdamW for all other parameters.
 
-Muon orthogonalises a matrix's momentum (K. Jordan et al., 2024); it brought the trial's
-0.4 M-parameter encoder from 17 % to 100 % within 1,215 steps. With AdamW alone the training
-is the paper's own, but for the rates.
+Muon orthogonalises a matrix's momentum (K. Jordan et al., 2024). In a trial it brought a 0.4 M-parameter encoder
+from 17 % to 100 % within 1,215 steps. AdamW alone is the paper's training, except for the learning rates.
 """
 
 from typing import Literal
@@ -15,7 +14,7 @@ from model.config.training import TrainingSpec
 
 
 def build_optimizers(model: nn.Module, spec: TrainingSpec) -> dict[str, Optimizer]:
-    """`adamw`, and `muon` where the spec asks for it, over all parameters of the encoder."""
+    """The optimizer `adamw`, plus `muon` if the spec selects it; together they cover all parameters."""
     matrices: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
     for name, weight in model.named_parameters():
@@ -28,7 +27,7 @@ def build_optimizers(model: nn.Module, spec: TrainingSpec) -> dict[str, Optimize
 
 
 def rate_factor(step: int, spec: TrainingSpec) -> float:
-    """Factor on both rates at `step` (from 0): a linear rise, then a linear fall to a hundredth."""
+    """Factor on both learning rates at `step` (from 0): linear warmup, then linear decay with a floor of 0.01."""
     warmup = max(1, round(spec.steps * spec.warmup))
     if step < warmup:
         return (step + 1) / warmup
@@ -36,7 +35,7 @@ def rate_factor(step: int, spec: TrainingSpec) -> float:
 
 
 def set_rates(optimizers: dict[str, Optimizer], step: int, spec: TrainingSpec) -> None:
-    """Set the rates of `step` in all optimizers."""
+    """Set the learning rates of `step` in all optimizers."""
     factor = rate_factor(step, spec)
     base = {"muon": spec.matrix_learning_rate, "adamw": spec.learning_rate}
     for name, optimizer in optimizers.items():
@@ -45,21 +44,21 @@ def set_rates(optimizers: dict[str, Optimizer], step: int, spec: TrainingSpec) -
 
 
 def precision_name(precision: torch.dtype) -> Literal["bfloat16", "float32"]:
-    """Its name, as specifications and reports say it."""
+    """Name of a data type, as specifications and reports use it."""
     return "bfloat16" if precision is torch.bfloat16 else "float32"
 
 
 def precision_of(spec: TrainingSpec, device: torch.device) -> torch.dtype:
-    """The arithmetic of a training on this machine: bfloat16 on request, or where it is multiplied by hardware."""
+    """Data type of a training on this machine; `auto` selects bfloat16 if the hardware multiplies it."""
     if spec.precision == "auto":
         return torch.bfloat16 if _multiplies_bfloat16(device) else torch.float32
     return torch.bfloat16 if spec.precision == "bfloat16" else torch.float32
 
 
 def _multiplies_bfloat16(device: torch.device) -> bool:
-    """Whether the hardware multiplies bfloat16 and the libraries may use it.
+    """Whether the hardware multiplies bfloat16 and the libraries are allowed to use it.
 
-    `ATEN_CPU_CAPABILITY` and `ONEDNN_MAX_CPU_ISA` can forbid what a processor has; oneDNN then computes bfloat16
+    `ATEN_CPU_CAPABILITY` and `ONEDNN_MAX_CPU_ISA` can disable features of the processor. oneDNN then computes bfloat16
     hundreds of times slower than float32.
     """
     if device.type == "cuda":

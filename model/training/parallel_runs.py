@@ -1,7 +1,7 @@
-"""Several seeds of one training side by side, each a run of its own, under Ray Train or in plain processes.
+"""Trains several seeds in parallel, each as a separate run, under Ray Train or in plain processes.
 
-A seed's weights are those of the same seed trained alone: seeds share nothing but the machine.
-One that fails doesn't end the others, and an interruption lets all of them leave a checkpoint.
+Seeds share only the machine, so a seed has the same weights as if it were trained alone. A failed seed does not end
+the others. On an interruption, every running seed writes a checkpoint.
 """
 
 import multiprocessing
@@ -27,27 +27,27 @@ from model.training.trainer import train
 from storage.errors import RunFailure, UserError
 from storage.machine import cores
 
-# What one seed may take of a GPU that several share, and how many share it at most.
+# GPU memory reserved for each seed, and the maximum number of seeds, if several seeds share one GPU.
 _GPU_BYTES, _SEEDS_A_GPU = 8 << 30, 8
 _POLL_SECONDS = 0.2
 
 
 class Room(NamedTuple):
-    """How many seeds are trained at once, and what each of them gets."""
+    """Number of parallel seeds, and the resources of each."""
 
     at_once: int
     workers: int
-    """DDP workers of each."""
+    """DDP workers per seed."""
     gpus: float
-    """GPUs of a worker: 1, or a part of one; 0 on CPUs."""
+    """GPUs per worker: 1 or a fraction; 0 on CPUs."""
 
 
 def room_for(seeds: int, workers: int, *, asked: int, cpus: int, gpus: int, gpu_bytes: int = 0) -> Room:
-    """How `seeds` share a machine or a cluster on which one alone would take `workers`.
+    """How `seeds` share a machine or cluster on which a single seed would use `workers` workers.
 
-    `asked` is how many workers each has to have, 0 where that is free; `gpu_bytes` is the memory
-    of one GPU. On CPUs and on several GPUs a worker has one of its own; on a single GPU
-    several seeds take turns, as small encoders leave most of it idle.
+    `asked` is the required number of workers per seed, or 0 for any number; `gpu_bytes` is the memory of one GPU.
+    On CPUs and on several GPUs, each worker has its own device. A single GPU is shared by several seeds, because
+    small encoders leave most of it idle.
     """
     units = gpus or cpus
     if seeds == 1:
@@ -60,19 +60,19 @@ def room_for(seeds: int, workers: int, *, asked: int, cpus: int, gpus: int, gpu_
 
 
 def gpu_memory() -> int:
-    """Bytes of this machine's first GPU; 0 without one."""
+    """Memory of this machine's first GPU in bytes; 0 without a GPU."""
     return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else 0
 
 
 def room_here(jobs: int) -> Room:
-    """The room for so many jobs of one worker each in processes of this machine."""
+    """The resources for `jobs` jobs of one worker each, in processes of this machine."""
     gpus = torch.cuda.device_count()
     return room_for(jobs, 1, asked=1, cpus=cores(), gpus=gpus, gpu_bytes=gpu_memory())
 
 
 @dataclass(frozen=True)
 class Seat:
-    """One of the places of those that are trained at once, and the way to be told to stop."""
+    """A slot for one of the parallel trainings, with its stop signal and its progress callback."""
 
     number: int
     stop: Callable[[], bool]
@@ -90,11 +90,11 @@ def train_side_by_side(
     stop: Callable[[], bool] = lambda: False,
     report: Callable[[Mapping[str, Progress]], None] = lambda progress: None,
 ) -> list[TrainingResult]:
-    """Train all jobs, `at_once` at a time, and wait; those that are trained already are found.
+    """Train all jobs, `at_once` at a time, and wait for them; finished runs return their existing result.
 
-    `report` gets the latest progress of each run by its name. An exception in the waiting thread,
-    such as an interruption, lets all that run stop first. Raises `RunFailure` at the end, naming
-    the runs that failed, unless all were stopped.
+    `report` receives the latest progress by run name. An exception in the waiting thread, such as an interruption,
+    is raised after all running jobs have stopped. If jobs fail, `RunFailure` at the end names their runs; a single
+    job raises its own exception. If `stop` ends the trainings, failures are not raised.
     """
     stopping, seats = threading.Event(), SimpleQueue[int]()
     progress: dict[str, Progress] = {}
@@ -119,7 +119,7 @@ def train_side_by_side(
                 report(dict(progress))
                 stopped = stop()
         finally:
-            # Those that haven't begun never do; the others leave a checkpoint.
+            # Pending jobs are cancelled; running jobs write a checkpoint.
             stopping.set()
             for future in futures:
                 future.cancel()
@@ -131,13 +131,13 @@ def train_side_by_side(
 
 
 def train_in_processes(jobs: Sequence[TrainingJob], stop: Callable[[], bool]) -> list[TrainingResult]:
-    """Train all jobs on this machine without an engine, a process each, and print how far they are."""
+    """Train all jobs on this machine without Ray, one process per job, and print their progress."""
     room = room_here(len(jobs))
     threads = 0 if room.gpus else max(1, cores() // room.at_once)
     shown: dict[str, Progress] = {}
 
     def report(progress: Mapping[str, Progress]) -> None:
-        """Print what is new."""
+        """Print changed progress."""
         for name, now in progress.items():
             if shown.get(name) != now:
                 print(f"{name}: {now}", flush=True)
@@ -148,9 +148,10 @@ def train_in_processes(jobs: Sequence[TrainingJob], stop: Callable[[], bool]) ->
 
 
 def in_a_process(job: TrainingJob, seat: Seat) -> TrainingResult:
-    """Train one job in a process of its own, on the GPU of its seat where there are any.
+    """Train one job in a new process, on the GPU of its seat if the machine has GPUs.
 
-    Raises what `train` raises, and `RunFailure` for a process that ends without a word.
+    Raises the `UserError` or `RunFailure` of `train`. Raises `RunFailure` for any other exception, or if the process
+    ends without a result.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
@@ -184,19 +185,19 @@ def in_a_process(job: TrainingJob, seat: Seat) -> TrainingResult:
 
 
 def _child(pipe: Connection, job: TrainingJob, seat: int) -> None:
-    """The process of one seed: tells of its progress, then sends its result or its failure."""
+    """Entry point of a seed's process: sends progress, then the result or the exception."""
     asked: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
     if torch.cuda.is_available():
         torch.cuda.set_device(seat % torch.cuda.device_count())
 
     def send(message: object) -> None:
-        """Tell the parent, if it is still there."""
+        """Send to the parent process, if it still exists."""
         with suppress(OSError):
             pipe.send(message)
 
     try:
-        # Something to read is the word to stop, or the end of the parent.
+        # The pipe becomes readable when the parent sends the stop message or exits.
         send(train(job, stop=lambda: bool(asked) or pipe.poll(), report=send))
     except (UserError, RunFailure) as error:
         send(error)
@@ -206,8 +207,8 @@ def _child(pipe: Connection, job: TrainingJob, seat: int) -> None:
 
 @contextmanager
 def _interrupts_held_back() -> Iterator[None]:
-    """A process that is started in the block never hears SIGINT, which a terminal sends to all: it is told to stop."""
-    # Else the first start does it in between, and lets the signal through again.
+    """Processes started in this block ignore SIGINT, which a terminal sends to all; they are stopped by message."""
+    # Otherwise the first process start launches the tracker, which unblocks the signal.
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -232,7 +233,7 @@ def _results(jobs: Sequence[TrainingJob], futures: Sequence[Future[TrainingResul
 
 
 def _stopped_result(job: TrainingJob, future: Future[TrainingResult]) -> TrainingResult:
-    """What a job has reached that may have been stopped, or never begun."""
+    """Result of a job that may have been stopped, may have failed, or may never have started."""
     if future.cancelled() or future.exception():
         last = Checkpoints(job.run / "checkpoints").index().last
         return TrainingResult(last.step if last else 0, False, last.exact_match if last else 0.0)

@@ -1,4 +1,4 @@
-"""What is settled before a training begins: whether all parts fit each other, and whose the run's folder is."""
+"""Checks before a training starts: corpus, tokenizer and configuration match, and the run's folder is free."""
 
 import torch
 
@@ -18,10 +18,10 @@ from storage.workspace import Workspace
 def prepare(
     workspace: Workspace, name: str, corpus: str, tokenizer: str, spec: TrainingSpec, seeds: int = 1
 ) -> list[TrainingJob]:
-    """Claim the folders of one run, or of one for each of several seeds, on a corpus as a tokenizer encoded it.
+    """Check and claim one run folder per seed, for a training on a corpus encoded with a tokenizer.
 
-    All are checked before one is claimed. Raises `UserError` or `RunFailure` for anything that doesn't fit,
-    before any work.
+    All runs are checked before the first is claimed. Raises `UserError` or `RunFailure` for anything that does not
+    match, before any work starts.
     """
     source = load(workspace.corpus(corpus), f"corpus {corpus!r}")
     pieces, _ = load_tokenizer(workspace.tokenizer(tokenizer))
@@ -38,7 +38,7 @@ def prepare(
 
 
 def found_result(job: TrainingJob) -> TrainingResult | None:
-    """The result of a run that has all its steps already; None where some are left, or are lost with a damaged file."""
+    """The result of a finished run; None if steps remain or the last intact checkpoint is older."""
     last, _ = Checkpoints(job.run / "checkpoints").last_whole()
     if last is None or last.step < job.config.training.steps:
         return None
@@ -46,9 +46,9 @@ def found_result(job: TrainingJob) -> TrainingResult | None:
 
 
 def _check_data(tokens: Dataset, config: RunConfig) -> tuple[str, ...]:
-    """Which rows are in no batch, in words; every shard is read and hashed once.
+    """Descriptions of the rows that no batch contains; reads every shard once and verifies its hash.
 
-    Raises, before any work, what training on these tokens would raise.
+    Raises the errors that training on these tokens would raise.
     """
     spec = config.training
     for split in ("train", "validation"):
@@ -60,7 +60,7 @@ def _check_data(tokens: Dataset, config: RunConfig) -> tuple[str, ...]:
 
 
 def _check_encoder(config: RunConfig) -> None:
-    """Raise `UserError` where the encoder's positions don't reach as far as the corpus's problems, or need digits."""
+    """Raise `UserError` if the encoder's positions do not cover the corpus's problems or do not fit the tokenizer."""
     config.training.encoder.check_pieces(config.group)
     if reason := config.training.encoder.refusal(config.extent, config.group):
         raise UserError(f"{reason} for this corpus: raise it")
@@ -71,7 +71,7 @@ def _sums_alone(config: RunConfig) -> bool:
 
 
 def _check_objective(config: RunConfig, tokenizer: Tokenizer) -> None:
-    """Raise `UserError` where tokenizer, corpus or machine don't have what a training's objective needs."""
+    """Raise `UserError` if the tokenizer, the corpus or the machine does not support the training's settings."""
     spec = config.training
     if spec.objective != "answer" or spec.running_sum or spec.encoder.carry_loops or spec.encoder.unit != "none":
         tokenizer.character_ids()

@@ -1,19 +1,19 @@
-"""The rare problems of a grid of sums, as SQL: its corners, and sums in which a carry decides the hundreds.
+"""SQL predicate for the rare problems of a grid of sums: its corners, and sums in which a carry decides the hundreds.
 
-Uniform sampling hardly shows them. Of 10⁸ sums of four numbers 0–99 one in 5,000 has only small or only large numbers.
-Without rows of their own these are wrong in 2 to 12 % (EXPERIMENTS.md).
+Uniform sampling rarely draws them: of 10⁸ sums of four numbers 0–99, one in 5,000 has only small or only large
+numbers. Without oversampling, 2 to 12 % of them are answered wrongly (EXPERIMENTS.md).
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 RARE = "rare"
-# Where corners hold more than this share, chance shows enough of them.
+# If corners hold more than this share of a grid, uniform sampling draws enough of them.
 _SPARSE = 0.01
 
 
 def corner_ranges(part: Mapping[str, Any]) -> list[tuple[int, int]]:
-    """Smallest and largest operand of each corner of a grid (its lowest and highest tenth); none of other families."""
+    """Operand ranges of a grid's corners, its lowest and highest tenth; empty for other families and small grids."""
     if part["family"] != "grid":
         return []
     low, high, size = part["low"], part["high"], (part["high"] - part["low"] + 1) // 10
@@ -21,7 +21,7 @@ def corner_ranges(part: Mapping[str, Any]) -> list[tuple[int, int]]:
 
 
 def rare_problems(parts: Sequence[Mapping[str, Any]]) -> str:
-    """SQL that keeps the rare problems of the grids of sums among a corpus's parts; empty where there are none.
+    """SQL predicate for the rare problems of all grids of sums in a corpus; empty if there are none.
 
     They are the corners of each grid, and a quarter as many sums that end in 99 or 00.
     """

@@ -1,6 +1,6 @@
-"""Starts the step loop under Ray Train: one process a worker, gloo on CPUs and NCCL on GPUs.
+"""Runs the step loop under Ray Train: one process per worker, gloo on CPUs and NCCL on GPUs.
 
-Ray Train only launches and restarts; order, checkpoints and metrics are the loop's own.
+Ray Train only starts and restarts the workers. The step loop manages data order, checkpoints and metrics.
 """
 
 import logging
@@ -28,12 +28,12 @@ from storage.places.files import arrow_files
 from storage.places.place import Location
 
 _POLL_SECONDS = 0.5
-# How often workers may be lost; a cluster that shrinks and grows loses them all day.
+# Maximum number of worker failures; an autoscaling cluster loses workers regularly.
 _FAILURES, _ELASTIC_FAILURES = 3, 100
 
 
 class Board:
-    """What the driver and the workers tell each other; a Ray actor."""
+    """Ray actor that passes messages between the driver and the workers."""
 
     def __init__(self) -> None:
         self._progress: Progress | None = None
@@ -42,40 +42,40 @@ class Board:
         self._stop = False
 
     def report(self, progress: Progress) -> bool:
-        """Take rank 0's progress; returns whether to stop."""
+        """Store rank 0's progress; returns whether to stop."""
         self._progress = progress
         return self._stop
 
     def finish(self, result: TrainingResult) -> None:
-        """Take the result."""
+        """Store the result."""
         self._result = result
 
     def fail(self, failure: Exception) -> None:
-        """Take a failure that no retry mends."""
+        """Store a failure that a retry cannot repair."""
         self._failure = failure
 
     def failed(self) -> bool:
-        """Whether a failure was taken."""
+        """Whether a failure is stored."""
         return self._failure is not None
 
     def stop(self) -> None:
-        """Ask the workers to leave a checkpoint and end."""
+        """Request that the workers write a checkpoint and stop."""
         self._stop = True
 
     def stopping(self) -> bool:
-        """Whether they were asked."""
+        """Whether a stop was requested."""
         return self._stop
 
     def read(self) -> tuple[Progress | None, TrainingResult | None, Exception | None]:
-        """Everything known."""
+        """Progress, result and failure, as far as they exist."""
         return self._progress, self._result, self._failure
 
 
 @dataclass
 class _OnThisMachine(TorchConfig):
-    """For workers of one machine, that meet in a file and talk by the loopback interface.
+    """For workers on one machine: rendezvous through a file, communication over the loopback interface.
 
-    Torch's own way is a port that is open to the network, without a token.
+    Torch's default is a port that is open to the network, without authentication.
     """
 
     @property
@@ -99,17 +99,17 @@ class _FileBackend(_TorchBackend):
 
 
 def join_on_this_machine(file: str, backend: str, rank: int, ranks: int) -> None:
-    """Make this process one of several of a process group of this machine; `file` is a new one for each group."""
+    """Join a process group on this machine; each group needs a new `file`."""
     (loopback,) = (name for _, name in socket.if_nameindex() if name in ("lo", "lo0"))
     os.environ["GLOO_SOCKET_IFNAME"] = os.environ["NCCL_SOCKET_IFNAME"] = loopback
     _setup_torch_process_group(backend, rank, ranks, f"file://{file}")
 
 
 def choose_room(spec: TrainingSpec, seeds: int = 1) -> Room:
-    """What each of `seeds` trainings gets of the cluster, and how many run at once.
+    """The resources of each of `seeds` trainings on the cluster, and how many run in parallel.
 
-    One alone has one worker a GPU of the cluster, or else two on CPUs. Raises `UserError` for more
-    workers than the cluster can hold; one that can do with fewer needs room for these alone.
+    By default, a single training uses one worker per GPU, or two workers without GPUs. Raises `UserError` if the
+    cluster is too small for `workers`, or, for an elastic training, for `min_workers`.
     """
     resources = ray.cluster_resources()
     gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
@@ -128,12 +128,12 @@ def launch(
     report: Callable[[Progress], None] = lambda progress: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> TrainingResult:
-    """Train with the workers that there is room for, and wait.
+    """Train with the workers that `room` allows, and wait for the result.
 
-    With `min_workers` set Ray Train goes on with as few where workers are lost, and with more where there is
-    room again, from the last checkpoint each time. `stop` and an interruption (SIGINT, SIGTERM, a cancelled
-    flow) let the workers write a checkpoint; the latter is then raised again. Raises `TransientFailure` if workers are
-    lost more often than can be mended, and `UserError` where another process trains this run.
+    With `min_workers`, Ray Train continues with fewer workers after a loss and adds workers when resources return,
+    each time from the last checkpoint. On `stop` or an interruption (SIGINT, SIGTERM, a cancelled flow) the workers
+    write a checkpoint; an interruption is then raised again. Raises `TransientFailure` if workers fail more often
+    than the limit allows, and `UserError` if another process trains this run.
     """
     storage = job.run / ".launch"
     with storage.exclusive(f"run {job.config.name!r}"):
@@ -143,12 +143,12 @@ def launch(
 def _launch(
     job: TrainingJob, room: Room, storage: Location, report: Callable[[Progress], None], stop: Callable[[], bool]
 ) -> TrainingResult:
-    # On this process's own node, like Ray Train's controller: the others may be lost.
+    # The actor runs on this process's node, like Ray Train's controller, because other nodes may be lost.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     board: Any = ray.remote(num_cpus=0, scheduling_strategy=here)(Board).remote()
     name = uuid.uuid4().hex
     least = min(job.config.training.min_workers, room.workers)
-    # Its workers look there for what its controller notes, so that it has to be seen by all nodes.
+    # Workers read the controller's state from this storage, so all nodes need access to it.
     files, path = arrow_files(storage)
     torch_config = TorchConfig(backend="nccl" if room.gpus else "gloo")
     if ray.get_runtime_context().namespace == PRIVATE:
@@ -170,9 +170,9 @@ def _launch(
         ),
     )
     failures: list[Exception] = []
-    # An event, not Thread.join: a signal in mid-join makes Python 3.11 take the thread for ended.
+    # An event instead of Thread.join: after a signal during join, Python 3.11 treats the thread as ended.
     ended = threading.Event()
-    # In a thread of its own: Ray Train then leaves this process's signal handlers alone.
+    # In a separate thread, Ray Train does not replace this process's signal handlers.
     threading.Thread(target=_fit, args=(trainer, failures, ended), daemon=True).start()
     try:
         while not ended.wait(_POLL_SECONDS) and not stop():
@@ -221,8 +221,8 @@ def _worker(config: dict[str, Any]) -> None:
     pending: list[Any] = []
 
     def stop() -> bool:
-        """Whether the board asks to stop."""
-        # Answers of the last call, so that a step never waits for the actor.
+        """Whether a stop was requested."""
+        # Uses the reply to the previous call, so that a step never waits for the actor.
         answer = bool(pending and ray.get(pending.pop()))
         pending.append(board.stopping.remote())
         return answer
@@ -237,7 +237,7 @@ def _worker(config: dict[str, Any]) -> None:
 
 
 def _threads(sharing: int) -> int:
-    """Threads of this worker, where so many trainings of as many workers share its node; nodes may differ."""
+    """CPU threads of this worker if `sharing` trainings share its node; nodes may have different CPU counts."""
     here = ray.get_runtime_context().get_node_id()
     cpus = next((node["Resources"].get("CPU", 1) for node in ray.nodes() if node["NodeID"] == here), 1)
     return max(1, int(cpus) // (ray.train.get_context().get_local_world_size() * sharing))

@@ -1,4 +1,4 @@
-"""A corpus's token rows as tensors, for a loop of one's own."""
+"""A corpus's token rows as tensors, for a custom training loop."""
 
 from collections.abc import Iterator
 
@@ -12,12 +12,12 @@ from storage.datasets.manifest import load
 def tensors(
     corpus: Corpus, tokenizer: str, split: str = "train", *, batch_size: int = 512, seed: int = 0
 ) -> Iterator[torch.Tensor]:
-    """Token ids [batch_size, width], without end, in the order in which `numerate train` reads them.
+    """Endless batches of token ids [batch_size, width], in the order of `numerate train` without predicates.
 
-    They are uint8, or int16 where there are more than 256 pieces. All rows of a batch have one width,
-    which may change from batch to batch.
+    The ids are uint8, or int16 if the tokenizer has more than 256 pieces. All rows of a batch have one width; the
+    width may differ between batches.
 
-    Raises `UserError` where the corpus isn't encoded by that tokenizer or is too small.
+    Raises `UserError` if the corpus is not encoded with that tokenizer or is too small.
     """
     folder = corpus.workspace.tokens(corpus.dataset.manifest.name, tokenizer)
     tokens = load(folder, f"corpus {corpus.dataset.manifest.name!r} encoded by {tokenizer!r}")

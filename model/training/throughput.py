@@ -1,7 +1,7 @@
-"""How fast a training is: problems a second, and the share of what the device can do at most.
+"""Throughput of a training: problems per second, and the share of the device's peak FLOP/s.
 
-Counted are the matrix products of the model, forward and twice as many backward; not the
-optimizer's, nor a symbolic unit's, nor anything else that a step costs.
+Only the model's matrix products count: the forward pass, and twice as many in the backward pass. The optimizer, the
+symbolic unit and all other operations of a step are not included.
 """
 
 import math
@@ -12,7 +12,7 @@ import torch
 
 from model.config.encoder import EncoderConfig
 
-# Dense bfloat16 products, FLOP/s, from NVIDIA's data sheets; the first name that a device's begins with.
+# FLOP/s of dense bfloat16 products, from NVIDIA's data sheets. The first prefix of the device name applies.
 _KNOWN_PEAKS = {
     "NVIDIA H100 PCIe": 756e12,
     "NVIDIA H100": 989e12,
@@ -25,10 +25,10 @@ _MEASURED_SIZE, _MEASURED_TIMES = 1_024, 5
 
 
 def training_flops(config: EncoderConfig, outputs: int, width: int, asked: int, loops: int, warm: int = 0) -> int:
-    """FLOPs of the matrix products of a training step, for each row of `width` tokens.
+    """FLOPs of the matrix products of a training step, per row of `width` tokens.
 
-    `outputs` are the numbers that the output layer gives for each of the last `asked` tokens, `loops` the runs
-    of the block, `warm` those before them, which have no backward pass.
+    `outputs` is the number of logits for each of the last `asked` tokens. `loops` counts the runs of the block;
+    `warm` counts the runs before them, which have no backward pass.
     """
     d, hidden, total = config.width, config.feedforward, 0
     depth = loops * config.layers
@@ -42,7 +42,7 @@ def training_flops(config: EncoderConfig, outputs: int, width: int, asked: int, 
 
 
 def peak_flops(device: torch.device, precision: torch.dtype) -> float:
-    """FLOP/s that the device's matrix products reach at most: the data sheet's, or else a large product's, timed."""
+    """Peak FLOP/s of the device's matrix products, from the data sheet or else measured on a large product."""
     if device.type == "cuda" and precision is torch.bfloat16:
         name = torch.cuda.get_device_name(device)
         for known, peak in _KNOWN_PEAKS.items():
@@ -71,23 +71,23 @@ def _wait_for(device: torch.device) -> None:
 
 
 class Pace:
-    """What was done since the last look, and how fast; what happens between a look and `begin` isn't counted."""
+    """Throughput since the last `look` or `begin`. Call `begin` after work that should not count."""
 
     def __init__(self, peak: float) -> None:
         self._peak = peak
         self.begin()
 
     def begin(self) -> None:
-        """Count from now on."""
+        """Reset the counters and the clock."""
         self._began, self._problems, self._flops = time.perf_counter(), 0, 0
 
     def add(self, problems: int, flops: int) -> None:
-        """Take one step: problems of all devices, and FLOPs of this one."""
+        """Add one step: problems of all devices, and FLOPs of this device."""
         self._problems += problems
         self._flops += flops
 
     def look(self) -> dict[str, float]:
-        """The columns of the metrics for the steps since the last look; then counts anew."""
+        """The throughput columns of the metrics for the steps since the last reset; then resets."""
         seconds = time.perf_counter() - self._began
         found = {
             "problems_per_second": self._problems / seconds,

@@ -1,8 +1,8 @@
 """The step loop: the same in a plain process, under DDP and on a GPU, and exact across a resume.
 
-`python -m model.training FILE` trains without Ray or Prefect. The rows, masks and rates
-of a step follow from (seed, step) alone; the loss divides by the masked slots of the whole
-batch; so only the order of additions depends on the number of workers.
+`python -m model.training FILE` trains without Ray or Prefect. The rows, masks and learning rates of a step depend
+only on (seed, step). The loss divides by the number of masked slots in the whole batch. So only the order of
+additions depends on the number of workers.
 """
 
 import math
@@ -40,7 +40,7 @@ from storage.errors import RunFailure, UserError
 from storage.order import derive_key
 from storage.reading.lanes import LANES, lanes_of
 
-# Steps between the moments when the ranks agree whether to stop and the loss is looked at.
+# Steps between synchronisations, in which the ranks agree whether to stop and check the loss.
 _AGREE_EVERY = 10
 _LOCK_SECONDS = 60.0
 _NOT_ASKED = -100
@@ -52,10 +52,10 @@ def train(
     stop: Callable[[], bool] = lambda: False,
     report: Callable[[Progress], None] = lambda progress: None,
 ) -> TrainingResult:
-    """Train until the last step or until `stop()`; a checkpoint is left in both cases.
+    """Train until the last step or until `stop()` returns True; writes a checkpoint in both cases.
 
-    Called by every rank where `torch.distributed` is initialised. `stop` and `report` are
-    called on rank 0. Raises `RunFailure` for a loss that isn't finite and for damaged files.
+    If `torch.distributed` is initialised, every rank calls this function. Only rank 0 calls `stop` and `report`.
+    Raises `RunFailure` for a non-finite loss and for damaged files.
     """
     keep_freed_memory()
     if job.threads:
@@ -114,13 +114,13 @@ class _Trainer:
         self.waiting: list[tuple[dict[str, Any], Tensor]] = []
 
     def run(self, stop: Callable[[], bool], report: Callable[[Progress], None]) -> TrainingResult:
-        """Train up to the last step, or until `stop` says so; every rank takes equally many steps."""
+        """Train until the last step or until `stop()` returns True; every rank takes the same number of steps."""
         stages = stages_of(self.tokens, self.spec, self.job.config.oversampled)
         batches = batches_from(stages, self.step, rank=self.rank, ranks=self.ranks)
         stopped, checked, began = False, self.step, time.perf_counter()
         self.pace.begin()
         while self.step < self.spec.steps and not stopped:
-            # As if there had been no stop: seconds go on where those of the last checkpoint ended.
+            # After a resume, seconds continue from the value at the last checkpoint.
             self._one_step(batches, began - self.seconds)
             last = self.step == self.spec.steps
             if last or self.step % _AGREE_EVERY == 0:
@@ -165,7 +165,10 @@ class _Trainer:
         self.waiting.append((row, loss.detach()))
 
     def _loss(self, rows: np.ndarray, slots: int) -> Tensor:
-        """This rank's share of the mean loss over all hidden tokens of the global batch, times the ranks."""
+        """This rank's share of the mean loss over all masked tokens of the global batch, times the number of ranks.
+
+        DDP averages gradients over the ranks, which cancels the factor.
+        """
         spec, encoder = self.spec, self.spec.encoder
         first = lanes_of(self.rank, self.ranks)[0] * (spec.batch_size // LANES)
         mine = torch.arange(first, first + len(rows), device=self.device)
@@ -190,7 +193,7 @@ class _Trainer:
         if self.arrival:
             under_way = self.arrival(question.ids, slots) + encoder.carry_loops > warm + loops
             hidden = hidden & ~pad(under_way, (asked - slots, 0))
-        # Marked instead of taken out: a device need not wait until it is known how many there are.
+        # Ignored by the loss instead of removed: their number would force a wait for the device.
         targets = question.ids[:, -asked:].masked_fill(~hidden, _NOT_ASKED)
         scores = logits[..., : self.pieces].float().flatten(0, 1)
         total = cross_entropy(scores, targets.flatten(), ignore_index=_NOT_ASKED, reduction="sum")
@@ -203,14 +206,14 @@ class _Trainer:
         return share + auxiliary * self._per_slot(counted) * spec.running_sum
 
     def _per_slot(self, hidden: Tensor) -> Tensor:
-        """What this rank's sum over hidden tokens counts in the mean over those of all ranks, times the ranks."""
+        """Factor on this rank's sum over masked tokens: the number of ranks, divided by the tokens of all ranks."""
         count = hidden.sum()
         if self.ranks > 1:
             dist.all_reduce(count)
         return (self.ranks / count.clamp(min=1).double()).float()
 
     def _agree(self, stop: Callable[[], bool]) -> bool:
-        """Settle the losses of the last steps over all ranks; True if rank 0 was told to stop."""
+        """Process the losses of the last steps on all ranks; True if `stop()` is True on rank 0."""
         asked = torch.tensor([float(self.rank == 0 and stop())], device=self.device)
         if self.ranks > 1:
             dist.all_reduce(asked)
@@ -232,7 +235,7 @@ class _Trainer:
         self.waiting.clear()
 
     def _refuse(self, what: str) -> None:
-        """Raise `RunFailure`; the metrics that led there are kept until the run is taken up again."""
+        """Raise `RunFailure`; the metrics up to here are written, and a resume drops those after its checkpoint."""
         if self.rank == 0:
             self.metrics.flush()
         kept = self.checkpoints.index().last
@@ -240,7 +243,7 @@ class _Trainer:
         raise RunFailure(f"{what}: {where}; lower learning_rate or matrix_learning_rate")
 
     def _validate(self) -> float:
-        """Exact match on the validation rows, all slots masked, one pass."""
+        """Exact match on the validation rows, with all slots masked, in one pass."""
         correct = torch.zeros((), dtype=torch.float64, device=self.device)
         with answering(self.encoder, self.precision):
             for layout, held, _ in self.validation:
@@ -256,14 +259,14 @@ class _Trainer:
         return correct.item() / sum(rows for _, _, rows in self.validation)
 
     def _record(self) -> None:
-        """Write the metrics up to here, so that they can be queried while the run goes on."""
+        """Write the metrics up to this step, so that they can be queried during the run."""
         if self.rank == 0 and self.metrics.rows:
             self.metrics.rows[-1]["validation_exact_match"] = self.exact_match
             self.metrics.flush()
         self.metrics.rows.clear()
 
     def _save(self) -> None:
-        # The loss that tells of them is that of the next step.
+        # Non-finite weights would otherwise only show in the next step's loss.
         if not torch.stack([weight.isfinite().all() for weight in self.encoder.parameters()]).all():
             self._refuse(f"weights are no finite numbers behind step {self.step}")
         if self.rank == 0:
@@ -287,7 +290,7 @@ class _Trainer:
         return step
 
     def _precision(self) -> torch.dtype:
-        """The arithmetic of the run's first step, which is rank 0's choice then, whatever machines take it up again."""
+        """The data type of the run: rank 0 chooses it at the first step, and every resume keeps it on any machine."""
         if self.rank == 0:
             note_precision(self.job.run, precision_name(precision_of(self.spec, self.device)))
         _barrier()
@@ -297,8 +300,8 @@ class _Trainer:
         if self.ranks == 1:
             return self.encoder
         devices = [self.device.index] if self.device.type == "cuda" else None
-        # Without this flag DDP rebuilds its buckets after the first step, and a resumed run adds
-        # its gradients in another order than an undisturbed one.
+        # Without this flag, DDP rebuilds its buckets after the first step. A resumed run would then add gradients
+        # in another order than an uninterrupted run.
         return DistributedDataParallel(self.encoder, device_ids=devices, find_unused_parameters=True)
 
 

@@ -1,1 +1,1 @@
-"""Symbolic units inside the encoder, and the exact differentiable arithmetic that they use."""
+"""Symbolic units inside the encoder, and the differentiable arithmetic that they use."""

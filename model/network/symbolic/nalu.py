@@ -1,7 +1,7 @@
 """The neural arithmetic logic unit (A. Trask et al., arXiv 1808.00508, section 3), the published baseline.
 
-Sums by weights that are drawn to -1, 0 and 1, products by the same weights on logarithms, and a
-gate between both. Here the gate follows what operation is read, beside the numbers themselves.
+It computes sums with weights biased towards -1, 0 and 1, and products with the same weights on logarithms. A gate
+mixes both. Here the gate depends on the operation that is read, in addition to the numbers.
 """
 
 import torch
@@ -11,7 +11,7 @@ _EPSILON = 1e-7
 
 
 class Nac(nn.Module):
-    """Neural accumulator: a linear layer without bias whose weights, tanh(Ŵ)·σ(M̂), tend to -1, 0 or 1."""
+    """Neural accumulator: a linear layer without bias whose weights tanh(Ŵ)·σ(M̂) tend towards -1, 0 or 1."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -20,7 +20,7 @@ class Nac(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """[outputs, inputs]."""
+        """Effective weights [outputs, inputs]."""
         return self.slope.tanh() * self.presence.sigmoid()
 
     def forward(self, values: Tensor) -> Tensor:
@@ -29,7 +29,7 @@ class Nac(nn.Module):
 
 
 class Nalu(nn.Module):
-    """One NALU layer: sums and products of real numbers by one set of weights."""
+    """One NALU layer: sums and products of real numbers with one set of weights."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -37,9 +37,9 @@ class Nalu(nn.Module):
         self.gate = nn.Linear(inputs + 3, outputs)
 
     def forward(self, values: Tensor, operation: Tensor) -> Tensor:
-        """Results [n, outputs] of values [n, inputs], of which `operation` [n, 3] is asked."""
+        """Results [n, outputs] of values [n, inputs]; `operation` [n, 3] holds the probabilities of +, - and *."""
         logarithms = (values.abs() + _EPSILON).log()
-        # What the gate sees of the numbers is their size: of large ones it would be always open or shut.
+        # The gate reads scaled logarithms, because large values would saturate it.
         share = self.gate(torch.cat([logarithms / 10, operation], 1)).sigmoid()
-        # So that a product never leaves what float32 holds.
+        # Clamped, so that a product stays within the range of float32.
         return share * self.accumulator(values) + (1 - share) * self.accumulator(logarithms).clamp(max=80).exp()

@@ -1,20 +1,18 @@
-"""Symbolic units: an exact operation inside the encoder, on what it reads from the hidden states.
+"""Symbolic units: arithmetic inside the encoder, on operands read from the hidden states.
 
-A unit stands before the final layer of the block and so is run in every loop. It reads two operands and an
-operation, computes, and adds the result to the states of the answer's slots through a gate that begins at zero:
-so the encoder begins as the one without. `residue` computes on circles of 10, 100, … steps and says digits
-(`residue_arithmetic`), `primes` on those of small primes and says residues (`modular_arithmetic`); `nalu` is the
-published baseline (A. Trask et al., "Neural Arithmetic Logic Units", arXiv 1808.00508), on real numbers.
+A unit precedes the final layer of the block, so it runs in every loop. It reads two operands and an operation,
+computes the result, and adds it to the states of the answer's slots. The gate of this addition starts at zero, so the
+initial encoder equals one without a unit. `residue` computes modulo 10, 100, … and writes digits
+(`residue_arithmetic`). `primes` computes modulo small primes and writes residues (`modular_arithmetic`). `nalu` is the
+published baseline on real numbers (A. Trask et al., "Neural Arithmetic Logic Units", arXiv 1808.00508).
 
-Built in, for all: which tokens are digits or slots and at which place they stand (`positions`), that a digit
-at place p counts 10^(p-1), and that an operand has one digit at a place. As a start, which learning may leave: a token
-is the digit whose embedding is closest to what was embedded, the operands are the problem's first
-two numbers, and slots are not read. For `residue` and `primes` also: what +, - and * are, and for `residue` that a
-number is written as a sign and decimal digits.
-Learnt: which operation is asked for, whether operands are others than the first two numbers (the slots' own
-digits from the run before among them), what a written result means to the layers behind, blanks before its first
-digit, and where it is of no use. Brackets, signs before a number and further operands are nothing that a unit knows
-of. It sees neither the answer nor anything else that the encoder doesn't see.
+Built into every unit: which tokens are digits or slots, their place values (`positions`), the value 10^(p-1) of a
+digit at place p, and one digit per position of an operand. Initial assumptions that training can change: a token is
+the digit with the closest embedding, the operands are the first two numbers, and slots are not read. `residue` and
+`primes` also have +, - and * built in, and `residue` the notation as sign and decimal digits.
+Learned: the operation, other operands (including slots, with digits of the previous loop), the meaning of the result
+for later layers, leading blanks, and when to ignore the result. A unit does not represent brackets, signs before a
+number or further operands. It has the same input as the encoder, without the answer.
 """
 
 import math
@@ -33,24 +31,23 @@ from model.tokenizer import Tokenizer
 
 OPERATIONS = ("+", "-", "*")
 
-# How much closer a token's own digit is to it than others, in nats, before anything is learnt.
+# Logit per unit of cosine similarity between a token's embedding and a digit's embedding.
 _CLOSENESS = 16.0
-# How much the first number is read as the first operand and the second as the second, and how little
-# the answer's slots, in nats, before anything is learnt.
+# Initial attention logits of an operand: for the tokens of its number in the problem, and for all other tokens.
 _READ, _UNREAD = 3.0, -3.0
-# Numbers that the baseline computes of its two operands.
+# Number of outputs that the baseline computes from its two operands.
 _NALU_OUTPUTS = 4
 
 
 class Reading(NamedTuple):
-    """What a unit reads of n problems."""
+    """The operands and operations of n problems, as read by a unit."""
 
     digits: Tensor
-    """How likely each digit of both operands is, [n, 2, places, 10], the units first."""
+    """Digit probabilities of both operands, [n, 2, places, 10], units first."""
     attention: Tensor
-    """How much of each token is in each place of the operands, [n, 2, places, width]; what is left is no digit."""
+    """Attention of each operand position to each token, [n, 2, places, width]; the rest to 1 counts as digit 0."""
     operation: Tensor
-    """How likely each of `OPERATIONS` is asked for, [n, 3]."""
+    """Probability of each of `OPERATIONS`, [n, 3]."""
 
 
 class Reader(nn.Module):
@@ -61,7 +58,7 @@ class Reader(nn.Module):
         self.norm = nn.LayerNorm(config.width)
         self.digits = nn.Linear(config.width, 10)
         self.scores = nn.Linear(config.width, 2)
-        # What all digits of an operand of the problem have in common.
+        # One score per operand, shared by all its tokens.
         self.operands = nn.Embedding(config.operands + 1, 2)
         self.attention = nn.Linear(config.width, 1)
         self.operation = nn.Linear(config.width, len(OPERATIONS))
@@ -73,10 +70,11 @@ class Reader(nn.Module):
     def forward(
         self, hidden: Tensor, embedded: Tensor, padding: Tensor, where: Where, tokens: Tensor, places: int
     ) -> Reading:
-        """Read states [n, width, d] of tokens that were embedded as `embedded` [n, width, d].
+        """Read hidden states [n, width, d] of tokens with the input embeddings `embedded` [n, width, d].
 
-        `tokens` [pieces, d] are all tokens' embeddings. A digit is told by how close what was embedded is to the
-        digits' own, and by the state. For each place, attention chooses among the tokens that stand there and none.
+        `tokens` [pieces, d] is the embedding table. The digit of a token is predicted from the similarity of its
+        embedding to those of the digits, and from its state. At each position, attention chooses among the tokens with
+        that place value, or none of them.
         """
         states = self.norm(hidden)
         close = normalize(embedded, dim=-1) @ normalize(tokens[self.pieces], dim=-1).T
@@ -88,7 +86,7 @@ class Reader(nn.Module):
         return Reading(digits, attention, operation)
 
     def _attention(self, states: Tensor, where: Where, places: int) -> tuple[Tensor, Tensor]:
-        """Attention of both operands' places, [n, 2, places, width], and what is left for none, [n, 2, places, 1]."""
+        """Attention of both operands' positions [n, 2, places, width], and the weight of no token [n, 2, places, 1]."""
         numbers = where.operand.clamp(max=self.operands.num_embeddings - 1)
         scores = self.scores(states) + self.operands(numbers)
         begun = where.operand[..., None] == torch.arange(1, 3, device=states.device)
@@ -99,21 +97,21 @@ class Reader(nn.Module):
 
 
 class Result(nn.Module):
-    """What a unit says of the result at each slot, by what it read."""
+    """Computes a unit's result from its reading, as features for each slot."""
 
     features: int
-    """How many numbers it says at a slot."""
+    """Number of features per slot."""
 
 
 class ResidueResult(Result):
-    """Computes on circles of 10, 100, … steps, and says digit and sign."""
+    """Computes modulo 10, 100, … and returns digit and sign probabilities."""
 
     features = 12
 
     def forward(self, reading: Reading, slots: int) -> Tensor:
-        """Digit and sign of the result as likely as they are, [n, slots, 12]: ten digits, not negative, negative.
+        """Probabilities of the result, [n, slots, 12]: ten digits, not negative, negative.
 
-        The first slot is the sign's, the others hold the digits down to the units.
+        The first slot holds the sign; the other slots hold the digits, units last.
         """
         first, second = reading.digits.unbind(1)
         rows = multiples(second, slots)
@@ -127,12 +125,12 @@ class ResidueResult(Result):
 
 
 class PrimesResult(Result):
-    """Computes on circles of small primes, and says the residues; all slots are told the same."""
+    """Computes modulo small primes and returns residue probabilities, the same for all slots."""
 
     features = sum(PRIMES)
 
     def forward(self, reading: Reading, slots: int) -> Tensor:
-        """Residues of the result as likely as they are, [n, slots, features]."""
+        """Residue probabilities of the result, [n, slots, features]."""
         first, second = reading.digits.unbind(1)
         found = torch.cat([residues(first, second, reading.operation, prime) for prime in PRIMES], -1)
         return found[:, None].expand(-1, slots, -1)
@@ -148,7 +146,7 @@ class NaluResult(Result):
         self.nalu = Nalu(2, _NALU_OUTPUTS)
 
     def forward(self, reading: Reading, slots: int) -> Tensor:
-        """Real results for each slot, [n, slots, 2k]: in units of the next place, within ±1, and as logarithms."""
+        """Features [n, slots, 2k] of k real results v: tanh(v/10^p), with p from 1 at the last slot, and logarithms."""
         values = self.nalu(values_of(reading.digits), reading.operation)
         places = torch.arange(slots - 1, -1, -1, device=values.device, dtype=values.dtype) + 1
         shares = (values[:, None] / 10.0 ** places[:, None]).tanh()
@@ -160,7 +158,7 @@ RESULTS: dict[str, type[Result]] = {"residue": ResidueResult, "primes": PrimesRe
 
 
 class SymbolicUnit(nn.Module):
-    """Reads, computes and writes the result to the slots through its gate."""
+    """Reads the problem, computes the result, and adds it to the slots' states through a gate."""
 
     def __init__(self, config: EncoderConfig, tokenizer: Tokenizer) -> None:
         """Raises `UserError` for a tokenizer whose pieces hold several digits."""
@@ -174,10 +172,10 @@ class SymbolicUnit(nn.Module):
     def forward(
         self, hidden: Tensor, embedded: Tensor, padding: Tensor, where: Where, tokens: Tensor, slots: int
     ) -> Tensor:
-        """The states [n, width, d] with the result added to those of the last `slots`.
+        """The states [n, width, d], with the result added at the last `slots` positions.
 
-        `padding` [n, width], added to the scores of attention, hides it; for the rest see `Reader`. All is
-        float32, whatever the arithmetic around it: bfloat16 tells only some 200 angles apart.
+        `padding` [n, width] is added to attention scores and masks padding; `Reader` describes the other parameters.
+        The unit always computes in float32, because bfloat16 resolves only about 200 angles.
         """
         with torch.autocast(hidden.device.type, enabled=False):
             reading = self.reader(hidden.float(), embedded.float(), padding.float(), where, tokens.float(), slots)
@@ -187,9 +185,9 @@ class SymbolicUnit(nn.Module):
 
 
 def values_of(digits: Tensor) -> Tensor:
-    """Expected values of numbers by their digits [..., places, 10]: [...].
+    """Expected values [...] of numbers from their digit probabilities [..., places, 10].
 
-    Digits beyond the thirtieth count as if they stood there: float32 knows no larger numbers.
+    The place value is limited to 10^30, because larger numbers approach the limit of float32.
     """
     places = 10.0 ** torch.arange(digits.shape[-2], device=digits.device).clamp(max=30)
     return (digits @ torch.arange(10.0, device=digits.device)) @ places
