@@ -1,13 +1,31 @@
+import io
 import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from pipelines.generation.build import build_corpus
-from storage.datasets.manifest import Dataset, commit, hash_of, lists, load
+from storage.datasets.manifest import (
+    SCHEMA_VERSION,
+    Dataset,
+    check_version,
+    commit,
+    decoded,
+    hash_of,
+    head_of,
+    known_spec,
+    listed,
+    lists,
+    load,
+    load_encoded,
+    needless_lists,
+)
 from storage.errors import RunFailure, UserError
 from storage.places.disk import LocalLocation
+from storage.places.opening import open_place
 from storage.places.place import Location
 from storage.sql.query import open_catalog, select
 from storage.workspace import Workspace
@@ -159,6 +177,141 @@ def test_a_damaged_manifest_is_one_clear_line(own_small: Built) -> None:
     (own_small.corpus.location / "manifest.json").write(b"{}")
     with pytest.raises(RunFailure, match="is damaged"):
         load(own_small.corpus.location, "corpus")
+
+
+@pytest.mark.parametrize(
+    ("folder", "head", "line"),
+    [
+        (
+            "/w/corpora/small",
+            {"schema_version": SCHEMA_VERSION + 1},
+            f"it was written by a newer Numerate (schema version {SCHEMA_VERSION + 1}, this one reads "
+            f"{SCHEMA_VERSION}): update Numerate",
+        ),
+        (
+            "/w/corpora/small",
+            {"schema_version": 1, "kind": "corpus"},
+            f"it has schema version 1, this Numerate reads {SCHEMA_VERSION}: run 'numerate corpus migrate small'",
+        ),
+        (
+            "/elsewhere/small",
+            {"schema_version": 1, "kind": "corpus"},
+            f"it has schema version 1, this Numerate reads {SCHEMA_VERSION}: run 'numerate corpus migrate "
+            "/elsewhere/small'",
+        ),
+        (
+            "s3://bucket/corpora/small",
+            {"schema_version": 1, "kind": "corpus"},
+            f"it has schema version 1, this Numerate reads {SCHEMA_VERSION}: generate it under another name (an object "
+            "store can't swap it for its present form in one step)",
+        ),
+        (
+            "/w/corpora/small/tokens/x",
+            {"schema_version": 1, "kind": "tokens"},
+            f"it has schema version 1, this Numerate reads {SCHEMA_VERSION}: delete /w/corpora/small/tokens/x and run "
+            "'numerate encode' again",
+        ),
+    ],
+)
+def test_a_manifest_of_another_version_says_what_helps(folder: str, head: dict[str, Any], line: str) -> None:
+    with pytest.raises(UserError) as failure:
+        check_version(json.dumps(head).encode(), open_place(folder), "it")
+    assert str(failure.value) == line
+
+
+@pytest.mark.parametrize("version", [2, SCHEMA_VERSION, 0, -1, "1", None, 1.5])
+def test_a_manifest_of_this_version_or_of_none_is_for_others_to_judge(version: object) -> None:
+    check_version(json.dumps({"schema_version": version}).encode(), open_place("/w"), "it")
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[1]", b"1", b"\xff", b"[" * 100_000])
+def test_a_head_that_cannot_be_read_is_empty(data: bytes) -> None:
+    assert head_of(data) == {}
+    check_version(data, open_place("/w"), "it")
+
+
+def test_a_specification_is_known_where_its_hash_proves_it() -> None:
+    spec = {"a": 1}
+    assert head_of(json.dumps({"spec": spec}).encode()) == {"spec": spec}
+    assert known_spec({"spec": spec, "spec_hash": hash_of(spec)}) == spec
+    for head in (
+        {},
+        {"spec": spec},
+        {"spec": spec, "spec_hash": hash_of({"a": 2})},
+        {"spec_hash": hash_of(None)},
+        {"spec": [1], "spec_hash": hash_of([1])},
+    ):
+        assert known_spec(head) is None
+
+
+def test_lists_that_no_manifest_names_are_needless(own_small: Built) -> None:
+    folder, own = own_small.corpus.location, own_small.corpus.manifest.list_name
+    assert needless_lists(folder) == set()
+    for name in ("shards-0123456789abcdef.parquet", "shards.parquet", "shards-1.parquet", "other.parquet"):
+        (folder / name).write(b"x")
+    assert needless_lists(folder) == {"shards-0123456789abcdef.parquet", "shards.parquet"}
+    assert lists(folder) == needless_lists(folder) | {own}
+    (folder / "manifest.json").write(b"{}")
+    assert needless_lists(folder) == set()
+
+
+def test_a_list_of_shards_is_read_from_its_bytes_alone(small: Built) -> None:
+    _, encoded = load_encoded(small.corpus.location, "it")
+    assert decoded(encoded) == small.corpus.shards
+    table = listed(encoded)
+    for damaged in (b"", encoded[:-9], encoded[9:], written(table.drop(["rows"])), written(pa.table({"a": [1]}))):
+        with pytest.raises(RunFailure, match=r"^is no list of shards$"):
+            decoded(damaged)
+    paths = table.column("path").to_pylist()
+    outside = table.set_column(0, table.schema.field(0), pa.array([*paths[:-1], "../x"]))
+    with pytest.raises(RunFailure, match=r"^names '\.\./x', which is no path below its folder$"):
+        decoded(written(outside))
+    # Bytes that are no text, as only a full validation finds them.
+    text = pa.StringArray.from_buffers(
+        len(paths), pa.array(range(len(paths) + 1), pa.int32()).buffers()[1], pa.py_buffer(b"\xff" * len(paths))
+    )
+    with pytest.raises(RunFailure, match=r"^is no list of shards$"):
+        decoded(written(table.set_column(0, table.schema.field(0), text)))
+
+
+def written(table: pa.Table) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(table, sink)
+    return sink.getvalue()
+
+
+def test_a_damaged_shard_is_named_with_what_makes_it_again(own_small: Built) -> None:
+    for dataset, remedy in (
+        (own_small.corpus, "run 'numerate corpus verify small --repair'"),
+        (own_small.tokens, "delete it and run the 'numerate encode' that made it again"),
+    ):
+        shard = dataset.shards[0]
+        place = dataset.location / shard.path
+        assert dataset.verified(shard) == place
+        assert dataset.whole()
+        assert dataset.paths(shard.split)[0] == str(place)
+        data = bytearray(place.read())
+        data[len(data) // 2] ^= 1
+        place.path.write_bytes(data)
+        with pytest.raises(RunFailure) as failure:
+            dataset.verified(shard)
+        assert str(failure.value) == f"shard {place} is damaged: {remedy}"
+        place.path.write_bytes(data[:-1])
+        assert not dataset.whole()
+
+
+def test_a_manifest_whose_specification_was_changed_is_damaged(own_small: Built) -> None:
+    place = own_small.corpus.location / "manifest.json"
+    head = json.loads(place.read())
+    place.write(json.dumps({**head, "spec": {**head["spec"], "seed": 5}}).encode())
+    with pytest.raises(RunFailure) as failure:
+        load(own_small.corpus.location, "it")
+    assert str(failure.value) == f"{place} is damaged (its spec was changed): delete it and run again"
+    place.write(json.dumps({**head, "rows": -1}).encode())
+    with pytest.raises(RunFailure) as failure:
+        load(own_small.corpus.location, "it")
+    assert str(failure.value).startswith(f"{place} is damaged (rows is -1: ")
+    assert str(failure.value).endswith("): delete it and run the same command again")
 
 
 def test_an_unknown_split_is_refused(small: Built) -> None:

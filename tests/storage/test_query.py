@@ -8,7 +8,7 @@ import duckdb
 import pytest
 
 from storage.errors import RunFailure, UserError
-from storage.sql.query import open_catalog, select, stream
+from storage.sql.query import fetched, open_catalog, select, sql_error, stream
 from tests.builders import Built
 
 
@@ -99,6 +99,55 @@ def refused(connection: duckdb.DuckDBPyConnection, built: Built, query: str) -> 
 )
 def test_all_but_one_select_is_refused(connection: duckdb.DuckDBPyConnection, small: Built, query: str) -> None:
     assert "exactly one SELECT" in refused(connection, small, query)
+
+
+@pytest.mark.parametrize(
+    ("query", "line"),
+    [
+        ("", "SQL must be exactly one SELECT, this is no statement(s)"),
+        ("SELECT 1; SELECT 2", "SQL must be exactly one SELECT, this is 2 statement(s)"),
+        (
+            "PIVOT corpus_small ON split",
+            "SQL must be exactly one SELECT: PIVOT needs its values here, as in ON column IN (1, 2)",
+        ),
+        ("VACUUM", "SQL must be exactly one SELECT, not VACUUM: nothing here can be changed by SQL"),
+        (
+            "WITH x AS (INSERT INTO shards VALUES (1) RETURNING *) FROM x",
+            "SQL must be exactly one SELECT, this holds INSERT: nothing here can be changed by SQL",
+        ),
+        ("FROM query('SELECT 1')", "SQL: table function query is not allowed here: it may do more than read"),
+        (
+            "FROM read_text('/etc/hostname')",
+            'SQL: Permission Error: Cannot access file "/etc/hostname" - file system operations are disabled by '
+            "configuration (SQL reads files of the workspace only, and no link that leads out of it)",
+        ),
+    ],
+)
+def test_a_refusal_says_what_is_wrong(
+    connection: duckdb.DuckDBPyConnection, small: Built, query: str, line: str
+) -> None:
+    assert refused(connection, small, query) == line
+
+
+def test_only_as_many_rows_as_are_shown_are_computed(connection: duckdb.DuckDBPyConnection) -> None:
+    assert fetched(connection, select(connection, "FROM range(3)"), 2) == [(0,), (1,)]
+    assert fetched(connection, select(connection, "FROM range(3)"), 5) == [(0,), (1,), (2,)]
+    # The error is in a row that comes later.
+    late = "SELECT CASE WHEN range < 900000 THEN range ELSE error('boom') END FROM range(1000000)"
+    assert fetched(connection, select(connection, late), 1) == [(0,)]
+    with pytest.raises(UserError, match=r"^SQL: Invalid Input Error: boom$"):
+        fetched(connection, select(connection, late), 1_000_000)
+
+
+def test_a_select_of_no_rows_has_a_schema(connection: duckdb.DuckDBPyConnection) -> None:
+    schema, batches = stream(connection, select(connection, "SELECT 1 AS a, 'x' AS b WHERE false"))
+    assert schema.names == ["a", "b"]
+    assert sum(batch.num_rows for batch in batches) == 0
+
+
+def test_a_failure_of_an_object_store_is_its_last_line() -> None:
+    store = "IO Error: Python exception\nTraceback (most recent call last):\n  File x\nOSError: s3://b/x is gone"
+    assert str(sql_error(duckdb.IOException(store))) == "SQL: s3://b/x is gone"
 
 
 @pytest.mark.parametrize(
