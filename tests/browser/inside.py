@@ -1,4 +1,4 @@
-"""Takes the pictures of pages that the README shows: `python -m tests.browser.inside PAGE [NAME ...]` writes those of
+"""Takes the pictures of pages that the documents show: `python -m tests.browser.inside PAGE [NAME ...]` writes those of
 these names, or all that the page has, to model/pictures/.
 
 Of a page of `numerate probe` its figures that are named below, of one of `numerate report` how it begins.

@@ -1,4 +1,4 @@
-"""Takes the README's pictures of the Prefect UI: `make screenshots` serves a workspace, and does what a person does."""
+"""Takes the pictures of the Prefect UI in flows/README.md: `make screenshots` serves a workspace and acts as a user."""
 
 import tempfile
 from pathlib import Path
