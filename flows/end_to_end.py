@@ -13,7 +13,7 @@ from flows.evaluate_encoder import evaluate_encoder, headline
 from flows.generate_corpus import generate_corpus
 from flows.reports.artifacts import show_whole
 from flows.train_encoder import train_encoder
-from flows.train_tokenizer import train_tokenizer_flow
+from flows.train_tokenizer import train_tokenizer
 from model.config.training import seed_runs
 from model.runs.run_config import load_run, refuse_other
 from model.tokenizer import check_tokens
@@ -72,7 +72,7 @@ def end_to_end(request: EndToEndRequest) -> dict[str, Any]:
     with ray_session(request.ray, Workspace.open(request.workspace).root):
         choose_room(request.training, request.seeds)
         generate_corpus(request.generate_request())
-        train_tokenizer_flow(request.tokenizer_request())
+        train_tokenizer(request.tokenizer_request())
         encode_corpus(request.encode_request())
         train_encoder(request.train_request())
     reports = [evaluate_encoder(asked) for asked in request.evaluate_requests()]

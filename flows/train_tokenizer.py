@@ -2,7 +2,7 @@
 
 import time
 from functools import partial
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from flows.common.engines import ray_session
 from flows.common.flow import stage
@@ -13,13 +13,13 @@ from flows.generate_corpus import ensure_corpus
 from flows.reports.artifacts import show_tokenizer
 from pipelines.generation.fanout import alone
 from pipelines.spec.corpus import TokenizerKind
-from pipelines.tokens.vocabulary import train_tokenizer
+from pipelines.tokens import vocabulary
 from storage.datasets.manifest import load
 from storage.workspace import Workspace
 
 
 @stage("train-tokenizer", "tokenizer {request.tokenizer_name}")
-def train_tokenizer_flow(request: TokenizerRequest) -> dict[str, Any]:
+def train_tokenizer(request: TokenizerRequest) -> dict[str, Any]:
     """Train a SentencePiece tokenizer on a corpus's train split; does nothing if it is up to date."""
     workspace, name = Workspace.create(request.workspace), request.tokenizer_name
     if request.make_missing:
@@ -27,7 +27,7 @@ def train_tokenizer_flow(request: TokenizerRequest) -> dict[str, Any]:
     folder = workspace.tokenizer(name)
     corpus = load(workspace.corpus(request.corpus), f"corpus {request.corpus!r}")
     began = time.monotonic()
-    train = partial(train_tokenizer, request.tokenizer_spec(), corpus, folder)
+    train = partial(vocabulary.train_tokenizer, request.tokenizer_spec(), corpus, folder)
     if request.ray:
         with ray_session(request.ray, workspace.root):
             tokenizer, made = alone(train)
@@ -46,6 +46,10 @@ def train_tokenizer_flow(request: TokenizerRequest) -> dict[str, Any]:
 def ensure_tokenizer(asked: InWorkspace, corpus: str, name: str) -> None:
     """Generate a missing corpus that is a preset, and train a missing tokenizer that is named `<corpus>-<kind>`."""
     ensure_corpus(asked, corpus)
-    kind: Any = name.removeprefix(f"{corpus}-")
-    if kind in get_args(TokenizerKind) and not Workspace.open(asked.workspace).tokenizer(name).exists():
-        train_tokenizer_flow(TokenizerRequest(**asked.place, corpus=corpus, kind=kind))
+    prefix, _, kind = name.rpartition("-")
+    if (
+        prefix == corpus
+        and kind in get_args(TokenizerKind)
+        and not Workspace.open(asked.workspace).tokenizer(name).exists()
+    ):
+        train_tokenizer(TokenizerRequest(**asked.place, corpus=corpus, kind=cast(TokenizerKind, kind)))

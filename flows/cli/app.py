@@ -12,17 +12,15 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Annotated, Literal, NoReturn
 
 from cyclopts import App, CycloptsError, Parameter
 from pydantic import ValidationError
 
-from flows.cli.command_factory import Json, Place, flow_verb
+from flows.cli.command_factory import Json, Place, flow_verbs
 from flows.cli.help import FIRST, MANUAL, arrange
 from flows.cli.interruption import CODE, GOES_ON, heard
-from flows.cli.options import AnyModel
 from flows.cli.terminal import printable
 from flows.cli.verbs.corpus import corpus_app
 from flows.cli.verbs.overview import register
@@ -30,8 +28,7 @@ from flows.cli.verbs.probe import register_probe
 from flows.cli.verbs.publish import publish_app
 from flows.cli.verbs.serve import register_serve
 from flows.cli.verbs.submit import submit_app
-from flows.common.parameters import WORKSPACE, EndToEndRequest, request_text
-from flows.common.presets import PRESETS
+from flows.common.parameters import WORKSPACE, request_text
 from storage.errors import QueryAbandoned, RunFailure, UserError
 from storage.parameters import one_line
 from storage.places.opening import open_place
@@ -52,47 +49,8 @@ app.command(submit_app)
 app.command(tokenizer_app)
 
 
-def _stage(part: Callable[[EndToEndRequest], AnyModel]) -> dict[str, AnyModel]:
-    """The request for one stage from each end-to-end preset."""
-    return {name: part(preset) for name, preset in PRESETS.items()}
-
-
-flow_verb(
-    app,
-    "run",
-    "end_to_end:end_to_end",
-    PRESETS,
-    "Do everything that is missing: corpus, tokenizer, encoding, training, evaluation.\n\n"
-    "Example: `numerate run quick --workspace /tmp/try`",
-)
-flow_verb(
-    tokenizer_app,
-    "train",
-    "train_tokenizer:train_tokenizer_flow",
-    _stage(EndToEndRequest.tokenizer_request),
-    "Train a tokenizer on a corpus's train split.\n\nExample: `numerate tokenizer train --corpus pairs`",
-)
-flow_verb(
-    app,
-    "encode",
-    "encode_corpus:encode_corpus",
-    _stage(EndToEndRequest.encode_request),
-    "Turn a corpus into rows of token ids.\n\nExample: `numerate encode --corpus pairs`",
-)
-flow_verb(
-    app,
-    "train",
-    "train_encoder:train_encoder",
-    _stage(EndToEndRequest.train_request),
-    "Train an encoder by DDP, or go on where a run ended.\n\nExample: `numerate train --corpus pairs --steps 500`",
-)
-flow_verb(
-    app,
-    "evaluate",
-    "evaluate_encoder:evaluate_encoder",
-    _stage(EndToEndRequest.evaluate_request),
-    "Ask a trained encoder the test split, and write a report.\n\nExample: `numerate evaluate --limit 0`",
-)
+flow_verbs(app, "run", "encode", "train", "evaluate")
+flow_verbs(tokenizer_app, "tokenizer train")
 
 
 @model_app.command(name="describe")

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Mapping
-from importlib import import_module
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
@@ -10,6 +9,7 @@ from pydantic import BaseModel
 
 from flows.cli.options import AnyModel, options_of, resolve
 from flows.common.parameters import InWorkspace
+from flows.registry import COMMANDS, RegisteredFlow, flow_at
 from storage.workspace import Workspace
 
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print the result as JSON.")]
@@ -21,16 +21,21 @@ Cluster = Annotated[str, Parameter(name="--ray", help=InWorkspace.model_fields["
 Verbose = Annotated[bool, Parameter(name="--verbose", negative="", help="Show Prefect's own log.")]
 
 
-def flow_verb(parent: App, verb: str, flow: str, presets: Mapping[str, InWorkspace], text: str) -> None:
-    """Add a command that runs the flow `module:function` on a request of the presets' type."""
+def flow_verbs(parent: App, *commands: str) -> None:
+    """Add the commands of these registered flows, named by their words; the last word is the command's own."""
+    for command in commands:
+        _flow_verb(parent, COMMANDS[command])
 
+
+def _flow_verb(parent: App, registered: RegisteredFlow) -> None:
     def action(spec: str, options: Any, as_json: bool, verbose: bool) -> None:
         """Run the flow, and print its result with --json."""
-        result = run_flow(flow, requested(presets, spec, options), verbose)
+        result = run_flow(registered.entrypoint, requested(registered.presets, spec, options), verbose)
         if as_json:
             print(json.dumps(result, indent=2))
 
-    spec_verb(parent, verb, presets, text, action)
+    text = f"{registered.description}\n\nExample: `{registered.example}`"
+    spec_verb(parent, registered.command.split()[-1], registered.presets, text, action)
 
 
 def spec_verb(
@@ -58,8 +63,8 @@ def requested(presets: Mapping[str, AnyModel], spec: str, options: Any) -> AnyMo
     return resolve(type(next(iter(presets.values()))), spec, presets, options)
 
 
-def run_flow(flow: str, request: InWorkspace, verbose: bool) -> Any:
-    """Run the flow `module:function` in the request's workspace, recorded by Prefect; returns the flow's result."""
+def run_flow(entrypoint: str, request: InWorkspace, verbose: bool) -> Any:
+    """Run the flow with this dotted name in the request's workspace, recorded by Prefect; returns the flow's result."""
     from flows.common.engines import connect_prefect
 
     workspace = (Workspace.create if request.writes else Workspace.open)(request.workspace)
@@ -68,5 +73,4 @@ def run_flow(flow: str, request: InWorkspace, verbose: bool) -> Any:
 
         check_address(request.ray)
     connect_prefect(workspace, verbose=verbose)
-    module, function = flow.split(":")
-    return getattr(import_module(f"flows.{module}"), function)(request)
+    return flow_at(entrypoint)(request)

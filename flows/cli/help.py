@@ -13,32 +13,32 @@ if TYPE_CHECKING:
 
 FIRST = """Numerate: how well can an encoder, trained on nothing but tokens, learn integer arithmetic?
 
-Three things to try:
+Three commands to start with:
 
-  numerate solve "12+34+5+99"                          asks an encoder that comes with Numerate
-  numerate run quick                                   makes a corpus, trains an encoder, reports: two minutes
-  numerate sql "SELECT * FROM corpus_quick LIMIT 5"    asks that corpus
+  numerate solve "12+34+5+99"                          solves a problem with an encoder that comes with Numerate
+  numerate run quick                                   generates a corpus, trains an encoder, reports: two minutes
+  numerate sql "SELECT * FROM corpus_quick LIMIT 5"    queries that corpus
 
-Then: numerate status shows what there is, numerate doctor whether this machine is ready, numerate --help all verbs.
+Then: numerate status shows the workspace, numerate doctor checks this machine, numerate --help lists all commands.
 """
 
 MANUAL = """Learn integer arithmetic from tokens alone: corpus, tokenizer, encoder, evaluation.
 
-Everything lies in a workspace, `./workspace` unless `--workspace` names another. A command that was cut off goes on
-when it is started again, and one whose work is done says so and does nothing.
+All data is in a workspace, `./workspace` by default; `--workspace` names another. An interrupted command continues when
+you run it again. A command whose results are up to date says so and does nothing.
 
-Results go to standard output, with `--json` as one JSON value; progress and errors go to standard error, bars and
-colours only to a terminal (`NO_COLOR` is heeded). Exit codes: 0 done, 1 failed, 2 a mistake in what was asked, 130
+Results go to standard output, as one JSON value with `--json`. Progress and errors go to standard error. Bars and
+colours appear on a terminal only and respect `NO_COLOR`. Exit codes: 0 success, 1 failure, 2 invalid request, 130
 interrupted.
 
-Three things to try: `numerate solve "12+34+5+99"`, `numerate run quick`, `numerate status`.
+Three commands to start with: `numerate solve "12+34+5+99"`, `numerate run quick`, `numerate status`.
 """
 
 _GROUPS = {
-    "Make": ("run", "corpus", "tokenizer", "encode", "train", "evaluate", "probe"),
-    "Ask": ("solve", "sql", "report", "model"),
+    "Generate, train, evaluate": ("run", "corpus", "tokenizer", "encode", "train", "evaluate", "probe"),
+    "Query": ("solve", "sql", "report", "model"),
     "Serve and share": ("serve", "submit", "publish"),
-    "Look after": ("status", "doctor", "clean", "completion"),
+    "Maintain": ("status", "doctor", "clean", "completion"),
 }
 _EXAMPLE = re.compile(r"^ *Example: `(.+)`$", re.MULTILINE)
 

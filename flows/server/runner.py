@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 from contextlib import suppress
+from typing import Any
 from uuid import UUID
 
 import anyio
@@ -23,8 +24,8 @@ from prefect.runner._process_manager import ProcessManager
 
 from flows.common.engines import Served, end_quietly, note_served
 from flows.common.progress import say
+from flows.registry import FLOWS, TAG, RegisteredFlow
 from flows.server.app import end_with
-from flows.server.deployments import DEPLOYMENTS, TAG, flow_of, parameters_of
 from flows.server.orphaned_runs import end_left_runs
 from flows.server.run_tags import mark_of
 from flows.server.settings import configured_api
@@ -76,13 +77,13 @@ async def run_deployments(workspace: Workspace, own_server: bool, at_once: int) 
     runner_module.ProcessManager = PatientProcesses  # type: ignore[misc]
     # Runs above the limit stay Scheduled, without a process.
     runner = _Runner(name=f"numerate {workspace.root.name}", pause_on_shutdown=False, limit=at_once)
-    for deployment in DEPLOYMENTS:
-        made = await flow_of(deployment).ato_deployment(
-            deployment.name,
-            parameters=parameters_of(deployment, workspace),
-            description=deployment.description,
+    for registered in FLOWS:
+        made = await registered.flow().ato_deployment(
+            registered.name,
+            parameters=parameters_of(registered, workspace),
+            description=registered.description,
             # Runs inherit the tags.
-            tags=[TAG, *deployment.tags, mark],
+            tags=[TAG, *registered.tags, mark],
             entrypoint_type=EntrypointType.MODULE_PATH,
         )
         await runner.aadd_deployment(made)
@@ -105,9 +106,15 @@ async def run_deployments(workspace: Workspace, own_server: bool, at_once: int) 
             await end_left_runs(client, mark, own_server=own_server)
 
 
+def parameters_of(registered: RegisteredFlow, workspace: Workspace) -> dict[str, Any]:
+    """Default parameters of a deployment in a workspace, for a quick run and for the form."""
+    request = registered.form.model_copy(update={"workspace": str(workspace.root)})
+    return {"request": request.model_dump(mode="json")}
+
+
 async def refuse_others(client: PrefectClient, mark: str) -> None:
     """Raise `UserError` if one of the deployments would replace one that somebody else serves."""
-    for deployment in DEPLOYMENTS:
+    for deployment in FLOWS:
         with suppress(ObjectNotFound):
             found = await client.read_deployment_by_name(f"{deployment.name}/{deployment.name}")
             place = f"'{deployment.name}' at {configured_api()}"

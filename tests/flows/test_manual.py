@@ -42,7 +42,7 @@ def test_a_verb_takes_json_and_says_what_it_does(words: str, capsys: pytest.Capt
 def test_the_manual_names_every_verb_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     lines = help_of(capsys=capsys).splitlines()
     titles = [line.split("─")[1].strip() for line in lines if line.startswith("╭─")]
-    assert titles[:2] == ["Make", "Ask"]
+    assert titles[:2] == ["Generate, train, evaluate", "Query"]
     assert titles[-1] == "More"
     flat = " ".join(" ".join(line.strip("│ ").split()) for line in lines)
     for name in app:

@@ -6,7 +6,14 @@ import pytest
 from rich.progress import Progress
 
 from flows.common import progress
-from flows.common.parameters import EncodeRequest, EvaluateRequest, InWorkspace, TokenizerRequest, TrainRequest
+from flows.common.parameters import (
+    EncodeRequest,
+    EvaluateRequest,
+    GenerateRequest,
+    InWorkspace,
+    TokenizerRequest,
+    TrainRequest,
+)
 from flows.common.progress import Meter, human
 
 
@@ -46,7 +53,7 @@ def test_what_is_made_first_is_made_on_the_same_cluster(
     begun: list[InWorkspace] = []
     for module, flow in [
         (generate_corpus, "generate_corpus"),
-        (train_tokenizer, "train_tokenizer_flow"),
+        (train_tokenizer, "train_tokenizer"),
         (encode_corpus, "encode_corpus"),
     ]:
         monkeypatch.setattr(module, flow, begun.append)
@@ -54,4 +61,8 @@ def test_what_is_made_first_is_made_on_the_same_cluster(
     train_tokenizer.ensure_tokenizer(request, "notebook", "notebook-digit")
     encode_corpus.ensure_tokens(request, "notebook", "notebook-digit")
     assert len(begun) == 3
+    # Not named after this corpus: nothing says how to train it.
+    train_tokenizer.ensure_tokenizer(request, "notebook", "digit")
+    assert [type(each) for each in begun[3:]] == [GenerateRequest]
+    begun.pop()
     assert {tuple(each.place.items()) for each in begun} == {tuple(request.place.items())}

@@ -17,9 +17,8 @@ import psutil
 import pytest
 import yaml
 
-from flows.common.parameters import InWorkspace
+from flows.registry import FLOWS, flow_at, team_file
 from flows.server.app import PrefectServer
-from flows.server.deployments import DEPLOYMENTS, flow_of
 from flows.server.serve import serve
 from storage.errors import UserError
 from storage.workspace import Workspace
@@ -92,30 +91,29 @@ def test_a_server_that_others_reach_has_a_password(tmp_path: Path, monkeypatch: 
 
 
 def test_every_flow_is_deployed_with_a_form_of_its_request() -> None:
-    for deployment in DEPLOYMENTS:
-        flow = flow_of(deployment)
-        assert flow.name == deployment.name
+    for registered in FLOWS:
+        flow = registered.flow()
+        assert flow.name == registered.name
         schema: dict[str, Any] = flow.parameters.model_dump()
-        form = schema["definitions"][type(deployment.request).__name__]["properties"]
-        assert set(form) == set(type(deployment.request).model_fields)
+        form = schema["definitions"][type(registered.form).__name__]["properties"]
+        assert set(form) == set(type(registered.form).model_fields)
         for definition in schema["definitions"].values():
             for field in definition.get("properties", {}).values():
                 # A model of its own is explained by its docstring.
                 assert {"position", "$ref" if "$ref" in field else "description"} <= set(field)
 
 
-def test_the_teams_file_names_every_deployment() -> None:
-    found = {each["name"]: each for each in yaml.safe_load((ROOT / "prefect.yaml").read_text())["deployments"]}
-    assert list(found) == [deployment.name for deployment in DEPLOYMENTS]
-    for deployment in DEPLOYMENTS:
-        module, function = deployment.flow.split(":")
-        written = found[deployment.name]
-        # By module: by file, this package's folder would hide libraries of the same names as its files.
-        assert written["entrypoint"] == f"flows.{module}.{function}"
-        assert written["tags"] == ["numerate", *deployment.tags]
-        changed = deployment.request.model_dump(exclude_defaults=True)
-        assert type(deployment.request)(**written["parameters"]["request"]).model_dump(exclude_defaults=True) == changed
-        assert isinstance(deployment.request, InWorkspace)
+def test_the_teams_file_follows_from_the_registry() -> None:
+    text = (ROOT / "prefect.yaml").read_text()
+    assert text == team_file(), "run 'python -m flows.registry > prefect.yaml'"
+    found = {each["name"]: each for each in yaml.safe_load(text)["deployments"]}
+    assert list(found) == [registered.name for registered in FLOWS]
+    for registered in FLOWS:
+        written = found[registered.name]
+        assert flow_at(written["entrypoint"]).name == registered.name
+        assert written["tags"] == ["numerate", *registered.tags]
+        assert written["description"] == registered.description
+        assert type(registered.form)(**written["parameters"]["request"]) == registered.form
 
 
 @pytest.mark.parametrize(("host", "reached"), [("::1", "[::1]"), ("::", "[::1]")])

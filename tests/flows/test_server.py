@@ -21,9 +21,9 @@ from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
 from flows.common.engines import Served, note_served, prefect_home, served, serving_folder
+from flows.registry import FLOWS
 from flows.server import orphaned_runs as left_runs
 from flows.server.app import PrefectServer, free_port
-from flows.server.deployments import DEPLOYMENTS
 from flows.server.middleware import Guard, checked_name
 from flows.server.report_pages import shown
 from flows.server.run_tags import process_mark
@@ -297,7 +297,7 @@ def test_runs_that_nothing_works_on_any_more_are_ended_and_no_others(monkeypatch
 
 
 def test_what_another_serves_on_the_same_server_is_not_taken_over(configured: str) -> None:
-    name = DEPLOYMENTS[0].name
+    name = FLOWS[0].name
 
     async def served_by(tag: str) -> None:
         """A deployment that is there when our workspace is to be served."""

@@ -8,7 +8,8 @@ import pytest
 
 from flows.common.parameters import GenerateRequest
 from flows.common.presets import CORPUS_PRESETS
-from flows.server.deployments import DEPLOYMENTS, flow_of, parameters_of
+from flows.registry import FLOWS
+from flows.server.runner import parameters_of
 from storage.workspace import Workspace
 from tests.builders import Built
 from tests.flows.conftest import Typed
@@ -86,7 +87,7 @@ def test_a_quick_run_makes_first_the_corpus_that_an_empty_workspace_lacks(
     name: str, ray_instance: int, recorded: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(CORPUS_PRESETS, "notebook", GenerateRequest(name="notebook", terms=2))
-    (deployment,) = [each for each in DEPLOYMENTS if each.name == name]
-    result = flow_of(deployment)(**parameters_of(deployment, Workspace.create(str(tmp_path / "w"))))
+    (registered,) = [each for each in FLOWS if each.name == name]
+    result = registered.flow()(**parameters_of(registered, Workspace.create(str(tmp_path / "w"))))
     rows = result["rows"] if name == "verify-corpus" else result["train_rows"] + result["held_out_rows"]
     assert rows == 10_000

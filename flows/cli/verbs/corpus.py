@@ -7,19 +7,13 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 from pydantic import BaseModel
 
-from flows.cli.command_factory import Cluster, Json, Place, Verbose, flow_verb, requested, run_flow, spec_verb
+from flows.cli.command_factory import Cluster, Json, Place, Verbose, flow_verbs, requested, run_flow, spec_verb
 from flows.common.parameters import WORKSPACE, LeakageRequest, MigrateRequest, VerifyRequest
 from flows.common.presets import CORPUS_PRESETS
 
 corpus_app = App(name="corpus", help="Corpora of arithmetic problems.")
 
-flow_verb(
-    corpus_app,
-    "generate",
-    "generate_corpus:generate_corpus",
-    CORPUS_PRESETS,
-    "Generate a corpus as sharded Parquet.\n\nExample: `numerate corpus generate addition --rows 1000000`",
-)
+flow_verbs(corpus_app, "corpus generate")
 
 
 def _flag(model: type[BaseModel], name: str) -> Parameter:
@@ -79,7 +73,7 @@ def leakage(
         Corpus.open(name, workspace)
     try:
         result = run_flow(
-            "corpus_leakage:corpus_leakage",
+            "flows.corpus_leakage.corpus_leakage",
             LeakageRequest(train=train, held_out=held_out, workspace=workspace, ray=ray),
             verbose,
         )
@@ -123,7 +117,7 @@ def verify(
     request = VerifyRequest(corpus=corpus, deep=deep, repair=repair, workspace=workspace, ray=ray)
     examine(request.folder())
     try:
-        result = run_flow("verify_corpus:verify_corpus", request, verbose)
+        result = run_flow("flows.verify_corpus.verify_corpus", request, verbose)
     except CorpusDamaged as failure:
         faults = [asdict(fault) for fault in failure.faults]
         print(json.dumps({"faults": faults}, indent=2) if as_json else _fault_lines(faults))
@@ -165,6 +159,6 @@ def migrate(
 
     request = MigrateRequest(corpus=corpus, workspace=workspace, ray=ray)
     old_spec(request.folder())
-    result = run_flow("verify_corpus:migrate_corpus", request, verbose)
+    result = run_flow("flows.verify_corpus.migrate_corpus", request, verbose)
     if as_json:
         print(json.dumps(result, indent=2))

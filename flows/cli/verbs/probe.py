@@ -30,6 +30,6 @@ def probe(run: str = "notebook", /, *, options: Any = None, as_json: Json = Fals
     """
     given = options.model_dump(exclude_unset=True) if options else {}
     request = resolve(ProbeRequest, run, {run: ProbeRequest(name=given.get("name") or run)}, options)
-    result = run_flow("probe_encoder:probe_encoder", request, verbose)
+    result = run_flow("flows.probe_encoder.probe_encoder", request, verbose)
     if as_json:
         print(json.dumps(result, indent=2))

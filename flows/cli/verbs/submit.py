@@ -3,7 +3,6 @@
 import json
 import shlex
 import sys
-from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,8 +12,8 @@ from pydantic import BaseModel, Field
 from flows.cli.command_factory import Json, requested, run_flow
 from flows.cli.options import options_of
 from flows.common.parameters import EndToEndRequest, InWorkspace, OfCorpus, TrainRequest
-from flows.common.presets import CORPUS_PRESETS, PRESETS
 from flows.common.progress import say
+from flows.registry import COMMANDS, RegisteredFlow
 from storage.errors import UserError
 from storage.workspace import Workspace
 
@@ -48,12 +47,10 @@ class _How(BaseModel):
 
 _How_options = Annotated[_How | None, Parameter(name="*", negative="")]
 
-_STAGES: dict[str, tuple[str, Mapping[str, InWorkspace]]] = {}
 
-
-def _stage(parent: App, verb: str, name: str, flow: str, presets: Mapping[str, InWorkspace]) -> None:
-    """Add the command that submits one stage."""
-    _STAGES[name] = (flow, presets)
+def _submits(parent: App, registered: RegisteredFlow) -> None:
+    """Add the command that submits one flow."""
+    name, presets = registered.command, registered.presets
 
     def command(
         spec: str = "notebook", /, *, options: Any = None, how: _How_options = None, as_json: Json = False
@@ -69,42 +66,27 @@ def _stage(parent: App, verb: str, name: str, flow: str, presets: Mapping[str, I
     )
     model = type(next(iter(presets.values())))
     command.__annotations__["options"] = Annotated[options_of(model) | None, Parameter(name="*")]
-    parent.command(command, name=verb)
-
-
-def _part(part: Callable[[EndToEndRequest], InWorkspace]) -> dict[str, InWorkspace]:
-    return {name: part(preset) for name, preset in PRESETS.items()}
+    parent.command(command, name=name.split()[-1])
 
 
 _corpus = App(name="corpus", help="Corpora of arithmetic problems.")
 _tokenizer = App(name="tokenizer", help="Tokenizers.")
 submit_app.command(_corpus)
 submit_app.command(_tokenizer)
-_stage(submit_app, "run", "run", "end_to_end:end_to_end", PRESETS)
-_stage(_corpus, "generate", "corpus generate", "generate_corpus:generate_corpus", CORPUS_PRESETS)
-_stage(
-    _tokenizer,
-    "train",
-    "tokenizer train",
-    "train_tokenizer:train_tokenizer_flow",
-    _part(EndToEndRequest.tokenizer_request),
-)
-_stage(submit_app, "encode", "encode", "encode_corpus:encode_corpus", _part(EndToEndRequest.encode_request))
-_stage(submit_app, "train", "train", "train_encoder:train_encoder", _part(EndToEndRequest.train_request))
-_stage(submit_app, "evaluate", "evaluate", "evaluate_encoder:evaluate_encoder", _part(EndToEndRequest.evaluate_request))
+_PARENTS = {"corpus": _corpus, "tokenizer": _tokenizer}
+for _registered in COMMANDS.values():
+    _submits(_PARENTS.get(_registered.command.split()[0], submit_app), _registered)
 
 
 @submit_app.command(show=False)
 def execute(stage: str, request: str, /) -> None:
     """Run a stage inside a job, on the job's own cluster."""
     try:
-        flow, presets = _STAGES[stage]
-        values = json.loads(request)
-        model = type(next(iter(presets.values())))
-        asked = model.model_validate({**values, "ray": "auto"})
+        registered, values = COMMANDS[stage], json.loads(request)
+        asked = type(registered.form).model_validate({**values, "ray": "auto"})
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise UserError("execute is what a job runs, with a stage and its request as JSON: use 'submit'") from error
-    result = run_flow(flow, asked, False)
+    result = run_flow(registered.entrypoint, asked, False)
     print(json.dumps(result, indent=2))
 
 
