@@ -223,7 +223,8 @@ class CorpusSpec(ProblemSpec):
     mixture: tuple[MixturePart, ...] = Field(
         (),
         max_length=64,
-        description="Several families in one corpus, each with its weight; then leave the family parameters above unset.",
+        description="Several families in one corpus, each with its weight; then leave the family parameters above "
+        "unset.",
         json_schema_extra={"position": 20},
     )
     rows: int = Field(
