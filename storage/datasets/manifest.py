@@ -144,7 +144,7 @@ class Dataset:
     def of_split(self, split: str) -> tuple[ShardRecord, ...]:
         """Shards of one split in order; raises `UserError` for an unknown split."""
         if split not in SPLITS:
-            raise UserError(f"split {split!r} is unknown: take one of {', '.join(SPLITS)}")
+            raise UserError(f"split {split!r} is unknown: use one of {', '.join(SPLITS)}")
         return tuple(shard for shard in self.shards if shard.split == split)
 
     def paths(self, split: str) -> list[str]:

@@ -46,7 +46,7 @@ def test_compiling_without_a_compiler_is_refused_and_left_to_itself_never_fails(
     [
         ({"where": "digits <"}, "is not a valid condition over"),
         ({"curriculum": (CurriculumStage(where="oops > 1", steps=3),)}, "is not a valid condition over"),
-        ({"where": "digits > 99"}, "the split holds 0 rows"),
+        ({"where": "digits > 99"}, "the split has 0 rows"),
     ],
 )
 def test_a_bad_where_is_refused_before_any_work(longer: Built, values: dict[str, object], message: str) -> None:
