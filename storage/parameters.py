@@ -46,7 +46,7 @@ def read_parameters(source: str) -> dict[str, Any]:
     except OSError as error:
         raise UserError(f"{source} can't be read ({error.strerror}): name a YAML or JSON file") from error
     if len(data) > _MOST_BYTES:
-        raise UserError(f"{source} has more than {_MOST_BYTES:,} bytes: parameters take far less, name their file")
+        raise UserError(f"{source} has more than {_MOST_BYTES:,} bytes, the limit for parameters: name a smaller file")
     try:
         values = yaml.load(data.decode(), _Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -54,7 +54,7 @@ def read_parameters(source: str) -> dict[str, Any]:
         text = " ".join(str(error).split()).partition("; use sys.")[0]
         raise UserError(f"{source} is not YAML or JSON: {text}") from error
     if not isinstance(values, dict):
-        raise UserError(f"{source} holds no parameters: write one 'name: value' a line")
+        raise UserError(f"{source} contains no parameters: write one 'name: value' per line")
     return values
 
 
@@ -64,7 +64,7 @@ def one_line(error: ValidationError) -> str:
     place = ".".join(_shown(part) for part in first["loc"])
     text = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
-        return f"{place} is not a parameter: remove it, or see --help for those that are"
+        return f"{place} is not a parameter: remove it, or see --help for all parameters"
     if first["type"] == "missing":
         return f"{place} is missing: add it"
     value = "" if first["type"] == "value_error" else f" is {_SHORT.repr(first['input'])}"
@@ -88,7 +88,7 @@ class _Loader(yaml.SafeLoader):
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
                 if key.value in seen:
                     raise yaml.constructor.ConstructorError(
-                        None, None, f"{key.value!r} is said twice: leave one out", key.start_mark
+                        None, None, f"{key.value!r} is given twice: remove one", key.start_mark
                     )
                 seen.add(key.value)
         return super().construct_mapping(node, deep)

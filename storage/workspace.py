@@ -22,8 +22,8 @@ def checked_name(name: str, what: str) -> str:
     if not is_name(name):
         shown = name if len(name) <= _LONGEST_SHOWN else f"{name[:_LONGEST_SHOWN]}…"
         raise UserError(
-            f"{what} name {shown!r} is not usable: take lower-case letters, digits, '-' and '_', "
-            "64 at most, beginning with a letter or a digit"
+            f"{what} name {shown!r} is not usable: use at most 64 lower-case letters, digits, '-' and '_', "
+            "and start with a letter or a digit"
         )
     return name
 

@@ -105,7 +105,7 @@ def make_corpus(
     contents = {shard.path: shard.content for shard in shards}
     if other := [shard.path for shard in known if contents.get(shard.path, shard.content) != shard.content]:
         raise RunFailure(
-            f"shard {folder / other[0]} comes out with other rows than the manifest names: "
+            f"the regenerated rows of shard {folder / other[0]} differ from the manifest: "
             f"run 'numerate corpus verify {spec.name} --deep --repair'"
         )
     dataset = commit(
@@ -334,7 +334,7 @@ def _check_disk(folder: Location, what: str, tasks: Sequence[Task], needed: Call
         missing -= sum(max(0, (folder / path).size()) for task in tasks for path in task.paths) * _DISK_MARGIN
     if missing > free:
         raise RunFailure(
-            f"{what} needs {missing / 1e6:,.1f} MB more at {folder}, {free / 1e6:,.1f} MB are free: "
+            f"{what} needs {missing / 1e6:,.1f} MB more at {folder}, but only {free / 1e6:,.1f} MB are free: "
             "free some space or name another --workspace"
         )
 
@@ -346,6 +346,6 @@ def _check_splits(spec: CorpusSpec) -> None:
     found = first_splits(spec, rows)
     if missing := [name for name in spec.kept_splits if name not in found]:
         raise UserError(
-            f"corpus {spec.name!r} has {spec.total_rows:,} rows, and of the first {rows:,} none is in "
-            f"{', '.join(missing)}: take more rows or larger shares"
+            f"corpus {spec.name!r} has {spec.total_rows:,} rows, and none of the first {rows:,} is in "
+            f"{', '.join(missing)}: raise rows or the shares of these splits"
         )

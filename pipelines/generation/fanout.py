@@ -243,5 +243,5 @@ def _result(reference: ray.ObjectRef) -> Any:
         raise error.cause from None
     except RayError as error:
         raise TransientFailure(
-            f"a worker was lost and retries failed ({type(error).__name__}): run the command again"
+            f"a worker was lost and all retries failed ({type(error).__name__}): run the same command again"
         ) from error

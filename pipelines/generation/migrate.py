@@ -38,7 +38,7 @@ def old_spec(folder: Location) -> CorpusSpec | None:
     """
     what = f"corpus {folder.name!r}"
     if not committed(folder):
-        raise UserError(f"{what} is not there ({folder}): make it first, 'numerate corpus generate' does")
+        raise UserError(f"{what} does not exist ({folder}): create it first with 'numerate corpus generate'")
     head = head_of((folder / "manifest.json").read())
     if head.get("schema_version") != _OLD_VERSION:
         load(folder, what)
@@ -46,8 +46,8 @@ def old_spec(folder: Location) -> CorpusSpec | None:
     spec = known_spec(head)
     if spec is None or head.get("kind") != "corpus":
         raise RunFailure(
-            f"{folder / 'manifest.json'} is damaged and the corpus's spec is lost with it: run "
-            "'numerate corpus generate' under another name, with the parameters that made it"
+            f"{folder / 'manifest.json'} is damaged and the corpus's spec is lost: run "
+            "'numerate corpus generate' with the same parameters under another name"
         )
     return CorpusSpec.of_identity(
         str(head["name"]), {name: value for name, value in spec.items() if name != "generator_version"}
@@ -64,7 +64,10 @@ def migrate(folder: Location, *, in_flight: int, progress: Progress = lambda row
     with held(folder, f"corpus {folder.name!r}"):
         spec = old_spec(folder)
         if spec is not None and folder.remote:
-            raise UserError(f"{folder} can't be swapped for its present form in one step: migrate it on a local disk")
+            raise UserError(
+                f"{folder} is in an object store, where a folder can't be replaced in one step: migrate it "
+                "on a local disk"
+            )
         if spec is None:
             # A migration was killed after the swap: the other folder is the old corpus.
             beside.remove()
@@ -73,8 +76,9 @@ def migrate(folder: Location, *, in_flight: int, progress: Progress = lambda row
         corpus, _ = build_corpus(spec, beside, in_flight=in_flight, progress=progress)
         if corpus.manifest.rows != head["rows"]:
             raise RunFailure(
-                f"corpus {folder.name!r} has {head['rows']:,} rows and would have {corpus.manifest.rows:,} in schema "
-                f"version {SCHEMA_VERSION}: its manifest is damaged, generate it under another name"
+                f"corpus {folder.name!r} has {head['rows']:,} rows in its manifest, but {corpus.manifest.rows:,} after "
+                f"migration to schema version {SCHEMA_VERSION}, so its manifest is damaged: generate the corpus under "
+                "another name"
             )
         tokens = tuple((folder / "tokens").children())
         # The new folder's lock moves with it.

@@ -88,8 +88,8 @@ class Examination:
         version = self.identity.get("generator_version")
         if version != GENERATOR_VERSION:
             raise UserError(
-                f"{self.what} was made by generator version {version}, this Numerate has {GENERATOR_VERSION}: "
-                "its rows can't be recomputed, leave --deep and --repair out"
+                f"{self.what} has generator version {version}, this Numerate has {GENERATOR_VERSION} and can't "
+                "recompute its rows: leave out --deep and --repair"
             )
         values = {name: value for name, value in self.identity.items() if name != "generator_version"}
         return CorpusSpec.of_identity(self.name, values)
@@ -103,21 +103,20 @@ def examine(folder: Location) -> Examination:
     what = f"corpus {folder.name!r}"
     if not committed(folder):
         if not (folder / "data").exists():
-            raise UserError(f"{what} is not there ({folder}): make it first, 'numerate corpus generate' does")
+            raise UserError(f"{what} does not exist ({folder}): create it first with 'numerate corpus generate'")
         raise RunFailure(
-            f"{what} has no {MANIFEST} ({folder}): run the 'numerate corpus generate' that makes it, "
-            "what comes out the same stays"
+            f"{what} has no {MANIFEST} ({folder}): run the same 'numerate corpus generate' command again to complete it"
         )
     text = (folder / MANIFEST).read()
     check_version(text, folder, what)
     head = head_of(text)
     if head.get("kind") == "tokens":
-        raise UserError(f"{folder} holds tokens: name the corpus that they were made from")
+        raise UserError(f"{folder} holds tokens, not problems: name the corpus that was encoded")
     identity = known_spec(head)
     if identity is None:
         raise RunFailure(
-            f"{folder / MANIFEST} is damaged and the corpus's spec is lost with it: delete it and run the "
-            "'numerate corpus generate' that made it again, what comes out the same stays"
+            f"{folder / MANIFEST} is damaged and the corpus's spec is lost: delete it and run the same "
+            "'numerate corpus generate' command again"
         )
     # In a workspace, the folder has the corpus's name; a copy elsewhere can have any name.
     name = folder.name if folder.parent.name == "corpora" else str(head.get("name"))
@@ -125,7 +124,7 @@ def examine(folder: Location) -> Examination:
     _read_shards(found, head)
     manifest = _as_committed(found, head)
     if manifest is None or text != manifest.text().encode():
-        found.faults.append(Fault(MANIFEST, "is damaged (it isn't what was committed)"))
+        found.faults.append(Fault(MANIFEST, "is damaged (it differs from the committed version)"))
     found.former = manifest.former_identity if manifest else ""
     if manifest and manifest.former and found.shards and head.get("contents") != manifest.contents:
         # The stated identity is not proven, so every shard counts as new.
@@ -156,13 +155,13 @@ def check_rows(found: Examination, *, in_flight: int, progress: Progress) -> Non
     faults = [Fault(path, "is in the spec, but not in the manifest") for path in wanted if path not in named]
     faults += [Fault(path, "is in the manifest, but not in the spec") for path in named if path not in wanted]
     faults += [
-        Fault(path, f"is not what the spec gives ({difference})")
+        Fault(path, f"differs from the spec ({difference})")
         for path in wanted
         if path in named and (difference := _difference(named[path], wanted[path]))
     ]
     found.distrusted |= {fault.path for fault in faults}
     if not faults and [shard.path for shard in found.shards] != list(wanted):
-        faults = [Fault(found.list_name, "names the shards twice or in another order")]
+        faults = [Fault(found.list_name, "lists a shard twice or in the wrong order")]
         found.shards = None
     found.faults += faults
 
@@ -188,7 +187,7 @@ def repair(found: Examination, *, in_flight: int, progress: Progress) -> Dataset
     again = examine(folder).faults + _damaged(folder, mended, in_flight=in_flight, progress=lambda rows: None)
     if again:
         raise RunFailure(
-            f"{folder / again[0].path} {again[0].text} right after it was mended: look at the disk, it loses data"
+            f"{folder / again[0].path} {again[0].text} immediately after the repair: check the disk, it loses data"
         )
     return dataset
 
@@ -257,7 +256,7 @@ def _damage(folder: Location, shard: ShardRecord) -> str:
     if size != shard.bytes:
         return f"has {size:,} bytes instead of {shard.bytes:,}"
     try:
-        return "" if file_hash(place) == shard.sha256 else "is damaged (its hash isn't the manifest's)"
+        return "" if file_hash(place) == shard.sha256 else "is damaged (its hash differs from the manifest)"
     except OSError as error:
         return f"can't be read ({error.strerror})"
 

@@ -41,15 +41,15 @@ class ProblemSpec(BaseModel):
 
     family: FamilyName = Field(
         "grid",
-        description="Kind of problems: 'grid' takes every combination of operands from one range, 'digits' operands "
-        "of any length, 'expression' nested brackets, 'listed' fixed problems, all of them test.",
+        description="Problem family: 'grid' has every combination of operands from one range, 'digits' has operands of "
+        "any length, 'expression' has nested brackets, 'listed' has fixed problems, all in the test split.",
         json_schema_extra={"position": 1},
     )
     terms: int = Field(
         4,
         ge=2,
         le=32,
-        description="Operands in a problem; the most of them for 'digits' and 'expression'.",
+        description="Number of operands per problem; the maximum for 'digits' and 'expression'.",
         json_schema_extra={"position": 2},
     )
     operators: tuple[Operator, ...] = Field(
@@ -62,45 +62,46 @@ class ProblemSpec(BaseModel):
         99, ge=0, le=_LARGEST_GRID, description="Grid: largest operand.", json_schema_extra={"position": 5}
     )
     min_terms: int = Field(
-        2, ge=2, le=32, description="Digits, expression: fewest operands.", json_schema_extra={"position": 6}
+        2, ge=2, le=32, description="Digits, expression: minimum number of operands.", json_schema_extra={"position": 6}
     )
     digits: int = Field(
         2,
         ge=1,
         le=1_000,
-        description="Digits, expression, listed: digits of the longest operand.",
+        description="Digits, expression, listed: maximum number of digits of an operand.",
         json_schema_extra={"position": 7},
     )
     min_digits: int = Field(
         1,
         ge=1,
         le=1_000,
-        description="Digits, expression: digits of the shortest operand.",
+        description="Digits, expression: minimum number of digits of an operand.",
         json_schema_extra={"position": 8},
     )
     hard: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="Digits: share of rows with many columns that pass carries or borrows on, or nines in a product.",
+        description="Digits: share of rows with long chains of columns that propagate a carry or borrow, or with nines "
+        "in a product.",
         json_schema_extra={"position": 9},
     )
     depth: int = Field(
         2,
         ge=0,
         le=15,
-        description="Expression: most brackets nested inside each other.",
+        description="Expression: maximum nesting depth of brackets.",
         json_schema_extra={"position": 10},
     )
     min_depth: int = Field(
         0,
         ge=0,
         le=15,
-        description="Expression: brackets that are nested inside each other in every problem, at the least.",
+        description="Expression: minimum nesting depth of brackets in every problem.",
         json_schema_extra={"position": 11},
     )
     listing: Literal["", ListingName] = Field(
-        "", description="Listed: which list of problems.", json_schema_extra={"position": 12}
+        "", description="Listed: name of the list of problems.", json_schema_extra={"position": 12}
     )
 
     @model_validator(mode="after")
@@ -110,7 +111,7 @@ class ProblemSpec(BaseModel):
                 holders = " and ".join(family for family, names in _FAMILY_FIELDS.items() if name in names)
                 raise ValueError(f"{name} belongs to {holders}, not to family {self.family!r}: leave it out")
         if len(set(self.operators)) != len(self.operators):
-            raise ValueError(f"operators {list(self.operators)} name one twice: name each once")
+            raise ValueError(f"operators {list(self.operators)} contain a duplicate: name each once")
         if self.family == "grid":
             self._check_grid()
         elif self.family == "listed":
@@ -121,26 +122,24 @@ class ProblemSpec(BaseModel):
 
     def _check_listing(self) -> None:
         if not self.listing:
-            raise ValueError("listing is empty: name the list that is to be asked, edge or adderboard")
+            raise ValueError("listing is empty: set it to edge or adderboard")
         if not self.size:
             raise ValueError(
                 f"list {self.listing!r} has no problem with {' '.join(self.operators)} and at most {self.digits} "
-                "digits: take other operators or more digits"
+                "digits: choose other operators or raise digits"
             )
 
     def _check_grid(self) -> None:
         if self.terms > 8:
-            raise ValueError(f"terms is {self.terms}, a grid has at most 8: lower it, or take family 'digits'")
+            raise ValueError(f"terms is {self.terms}, a grid has at most 8: lower it, or use family 'digits'")
         if self.high < self.low:
             raise ValueError(f"high is {self.high}, below low ({self.low}): raise high or lower low")
         if self.size > LARGEST_SIZE:
-            raise ValueError(
-                f"the grid has {self.size:,} problems, at most {LARGEST_SIZE:,} are possible: lower terms or high"
-            )
+            raise ValueError(f"the grid has {self.size:,} problems, the limit is {LARGEST_SIZE:,}: lower terms or high")
         if max(self.high**self.terms, 1) > LARGEST_SIZE and "*" in self.operators:
             raise ValueError(
-                f"products of {self.terms} numbers up to {self.high} leave 62 bits: lower terms or high, "
-                "or take family 'digits'"
+                f"products of {self.terms} numbers up to {self.high} exceed 62 bits: lower terms or high, "
+                "or use family 'digits'"
             )
 
     def _check_lengths(self) -> None:
@@ -156,25 +155,26 @@ class ProblemSpec(BaseModel):
         longest = self.terms * (self.digits + (5 if self.family == "expression" else 1))
         if longest > _LONGEST_PROBLEM:
             raise ValueError(
-                f"problems may have {longest:,} characters, at most {_LONGEST_PROBLEM:,} are possible: "
-                "lower terms or digits"
+                f"problems can have {longest:,} characters, the limit is {_LONGEST_PROBLEM:,}: lower terms or digits"
             )
         if self.family == "expression" and "*" in self.operators and self.terms * self.digits > _LONGEST_PRODUCT:
             raise ValueError(
-                f"products may have {self.terms * self.digits:,} digits, at most {_LONGEST_PRODUCT:,} are possible: "
+                f"products can have {self.terms * self.digits:,} digits, the limit is {_LONGEST_PRODUCT:,}: "
                 "lower terms or digits, or leave '*' out"
             )
 
     def _check_depths(self) -> None:
         if self.min_depth > self.depth:
-            raise ValueError(f"min_depth is {self.min_depth}, above depth ({self.depth}): raise depth or lower it")
+            raise ValueError(
+                f"min_depth is {self.min_depth}, above depth ({self.depth}): raise depth or lower min_depth"
+            )
         if self.min_terms < self.min_depth + 2:
             raise ValueError(
-                f"min_depth is {self.min_depth}, which takes {self.min_depth + 2} operands, min_terms is "
+                f"min_depth is {self.min_depth}, which needs {self.min_depth + 2} operands, but min_terms is "
                 f"{self.min_terms}: raise min_terms"
             )
         if "-" not in self.operators:
-            raise ValueError(f"min_depth is {self.min_depth}, which takes a '-': add it to operators")
+            raise ValueError(f"min_depth is {self.min_depth}, which needs the operator '-': add it to operators")
 
     @property
     def size(self) -> int:
@@ -211,7 +211,7 @@ class MixturePart(ProblemSpec):
     """One family of a mixture."""
 
     weight: float = Field(
-        1.0, gt=0, le=1e6, description="Its share of the rows, beside the other parts' weights.",
+        1.0, gt=0, le=1e6, description="Weight of this part; the rows are divided in proportion to the weights.",
         json_schema_extra={"position": 0},
     )  # fmt: skip
 
@@ -223,14 +223,16 @@ class CorpusSpec(ProblemSpec):
     mixture: tuple[MixturePart, ...] = Field(
         (),
         max_length=64,
-        description="Several families in one corpus, each with its weight; the family above is then left out.",
+        description="Several families in one corpus, each with its weight; then leave the family parameters above "
+        "unset.",
         json_schema_extra={"position": 20},
     )
     rows: int = Field(
         0,
         ge=0,
         le=LARGEST_SIZE,
-        description="Rows to take from the permuted order; 0 takes all, where they can be counted.",
+        description="Number of rows to take from the permuted order; 0 takes all, which 'expression' and very large "
+        "families do not allow.",
         json_schema_extra={"position": 21},
     )
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of the row order.", json_schema_extra={"position": 22})
@@ -238,23 +240,25 @@ class CorpusSpec(ProblemSpec):
         "numerate",
         min_length=1,
         max_length=100,
-        description="Key of the split; corpora of one key and the same shares have the same splits.",
+        description="Key of the split; corpora with the same key and shares have the same split.",
         json_schema_extra={"position": 23},
     )
     validation: float = Field(
-        0.01, gt=0, lt=0.5, description="Share of validation.", json_schema_extra={"position": 24}
+        0.01, gt=0, lt=0.5, description="Share of problems in the validation split.", json_schema_extra={"position": 24}
     )
-    test: float = Field(0.01, gt=0, lt=0.5, description="Share of test.", json_schema_extra={"position": 25})
+    test: float = Field(
+        0.01, gt=0, lt=0.5, description="Share of problems in the test split.", json_schema_extra={"position": 25}
+    )
     rows_per_shard: int = Field(
         1 << 21,
         ge=1_000,
         le=1 << 26,
-        description="Rows that one task makes; each task writes one shard a split and width.",
+        description="Number of rows per task; each task writes one shard per split and width.",
         json_schema_extra={"position": 26},
     )
     only_test: bool = Field(
         False,
-        description="Keep the rows of the test split alone, for a corpus that is only asked.",
+        description="Keep only the rows of the test split, for a corpus that is used only for evaluation.",
         json_schema_extra={"position": 27},
     )
 
@@ -264,19 +268,19 @@ class CorpusSpec(ProblemSpec):
         if self.mixture and (given := sorted(set(self.model_fields_set) & {"family", *_ALL_FAMILY_FIELDS})):
             changed = [name for name in given if getattr(self, name) != CorpusSpec.model_fields[name].default]
             if changed:
-                raise ValueError(f"{changed[0]} stands beside a mixture: give it to the mixture's parts")
+                raise ValueError(f"{changed[0]} is set next to a mixture: set it in the parts of the mixture")
         parts = self.parts
         if not self.only_test and any(part.family == "listed" for part in parts):
-            raise ValueError("family 'listed' has test problems alone: say only_test too")
+            raise ValueError("family 'listed' has only test problems: set only_test too")
         if not self.rows and any(part.family == "expression" or part.size > LARGEST_SIZE for part in parts):
-            raise ValueError("rows is 0, but these problems are too many to take all: say how many rows")
+            raise ValueError("rows is 0, but there are too many problems to take all: set rows")
         total = sum(part.size for part in parts)
         if self.rows > total:
-            raise ValueError(f"rows is {self.rows:,}, but there are {total:,} problems: lower rows, or 0 for all")
+            raise ValueError(f"rows is {self.rows:,}, but there are {total:,} problems: lower rows, or set 0 for all")
         if self.total_rows > _MOST_RANGES * self.rows_per_shard:
             raise ValueError(
-                f"rows_per_shard is {self.rows_per_shard:,}, at which {self.total_rows:,} rows make more than "
-                f"{_MOST_RANGES:,} ranges: lower rows or raise rows_per_shard"
+                f"rows_per_shard is {self.rows_per_shard:,}, so {self.total_rows:,} rows need more than "
+                f"{_MOST_RANGES:,} tasks: lower rows or raise rows_per_shard"
             )
         return self
 
@@ -330,7 +334,9 @@ class CorpusSpec(ProblemSpec):
         try:
             return cls(name=name, **identity)
         except ValidationError as error:
-            raise UserError(f"corpus {name!r} was made by another version of Numerate: make it again") from error
+            raise UserError(
+                f"corpus {name!r} was generated by another version of Numerate: generate it again"
+            ) from error
 
 
 TokenizerKind = Literal["digit", "pairs", "triples", "bpe", "unigram"]
@@ -343,29 +349,29 @@ class TokenizerSpec(BaseModel):
 
     kind: TokenizerKind = Field(
         "digit",
-        description="What a token is: 'digit' gives one token a character, 'pairs' and 'triples' groups of two or "
-        "three digits from the right of each number, 'bpe' and 'unigram' pieces of numbers that SentencePiece learns.",
+        description="Kind of tokens: 'digit' has one token per character, 'pairs' and 'triples' have groups of two or "
+        "three digits from the right of each number, 'bpe' and 'unigram' have pieces learned by SentencePiece.",
         json_schema_extra={"position": 0},
     )
     sample_rows: int = Field(
         200_000,
         ge=1_000,
         le=2_000_000,
-        description="Problems to train on, drawn from the train split.",
+        description="Number of problems of the train split on which the tokenizer is trained.",
         json_schema_extra={"position": 1},
     )
     proof_rows: int = Field(
         20_000,
         ge=100,
         le=1_000_000,
-        description="Problems whose exact round trip is proven.",
+        description="Number of problems whose exact round trip is checked.",
         json_schema_extra={"position": 2},
     )
     vocabulary: int = Field(
         256,
         ge=32,
         le=32_000,
-        description="Bpe, unigram: most pieces; up to 256 take one byte a token, more take two.",
+        description="Bpe, unigram: maximum number of pieces; up to 256 need one byte per token, more need two.",
         json_schema_extra={"position": 3},
     )
 

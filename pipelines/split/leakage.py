@@ -183,5 +183,5 @@ def _named(corpus: Dataset, shard: ShardRecord) -> Iterator[None]:
     except (RunFailure, OSError, pa.ArrowException) as error:
         raise RunFailure(
             f"shard {corpus.location / shard.path} is damaged ({str(error).splitlines()[0]}): "
-            "delete it and run the 'numerate corpus generate' that made it again"
+            "delete it and run the same 'numerate corpus generate' command again"
         ) from error

@@ -84,7 +84,7 @@ class _Text:
         """Raises `RunFailure` if a problem [n] is invalid."""
         if bad.any():
             text = self.problems[int(np.argmax(bad))].as_buffer().to_pybytes().decode(errors="replace")
-            raise RunFailure(f"problem {text!r} is not one of Numerate's")
+            raise RunFailure(f"problem {text!r} is not valid")
 
 
 @dataclass(frozen=True)

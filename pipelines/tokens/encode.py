@@ -121,8 +121,8 @@ def _opened(corpus: Location, shard: ShardRecord) -> Iterator[pq.ParquetFile]:
                 yield pq.ParquetFile(file)
                 return
     raise RunFailure(
-        f"shard {source} is missing or damaged: delete it and run the 'numerate corpus generate' that made it "
-        "again, it makes that shard anew"
+        f"shard {source} is missing or damaged: delete it and run the same 'numerate corpus generate' command "
+        "again to regenerate it"
     )
 
 
@@ -197,7 +197,7 @@ def _put_right_aligned(target: np.ndarray, ids: np.ndarray, counts: np.ndarray, 
     """Writes `counts` [n] ids into each row [n, width], after as many `filler` as needed."""
     width = target.shape[1]
     if (counts > width).any():
-        raise RunFailure(f"a text has {counts.max()} tokens, more than the {width} that the layout gives it")
+        raise RunFailure(f"a text has {counts.max()} tokens, more than the {width} of the layout")
     target[:] = filler
     target[np.arange(width) >= width - counts[:, None]] = ids
 
@@ -209,7 +209,7 @@ def _right_aligned(text: pa.Array, width: int, filler: bytes) -> np.ndarray:
         text = pc.ascii_lpad(text, width, filler.decode())
         data, offsets = string_buffers(text)
         if (np.diff(offsets) != width).any():
-            raise RunFailure(f"a text is longer than the {width} tokens that the layout gives it")
+            raise RunFailure(f"a text is longer than the {width} tokens of the layout")
     return data.reshape(len(text), width)
 
 

@@ -126,4 +126,6 @@ def train_pieces(sample: list[str], spec: TokenizerSpec = _DIGIT) -> bytes:
 def _prove_round_trip(tokenizer: Tokenizer, lines: list[str]) -> None:
     for line, ids in ((line, tokenizer.encode(line)) for line in lines):
         if tokenizer.decode(ids) != line or tokenizer.processor.unk_id() in ids:
-            raise RunFailure(f"the tokenizer doesn't give {line!r} back exactly: train it on a larger sample")
+            raise RunFailure(
+                f"the tokenizer does not decode {line!r} exactly: train it on a larger sample (sample_rows)"
+            )

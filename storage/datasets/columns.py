@@ -20,7 +20,7 @@ def to_strings(characters: bytes | bytearray, lengths: NDArray[np.integer]) -> p
     np.cumsum(lengths, out=offsets[1:])
     data = characters.translate(None, b"\0")
     if len(data) != offsets[-1]:
-        raise ValueError(f"{len(data)} characters stand where the lengths add up to {offsets[-1]}")
+        raise ValueError(f"there are {len(data)} characters, but the lengths add up to {offsets[-1]}")
     return pa.StringArray.from_buffers(len(lengths), pa.py_buffer(offsets), pa.py_buffer(data))
 
 

@@ -79,22 +79,22 @@ class Manifest(BaseModel):
     name: str
     schema_version: int = Field(SCHEMA_VERSION, ge=OLDEST_READ, le=SCHEMA_VERSION)
     generator_version: int
-    spec: dict[str, Any] = Field(description="Everything from which the rows follow.")
+    spec: dict[str, Any] = Field(description="All values that determine the rows.")
     spec_hash: str
     rows: NonNegativeInt
     bytes: NonNegativeInt
-    split_rows: dict[str, NonNegativeInt] = Field(description="They add up to `rows`.")
-    writer: str = Field(description="Library that wrote the shards; file hashes hold for it alone.")
+    split_rows: dict[str, NonNegativeInt] = Field(description="Rows per split; their sum is `rows`.")
+    writer: str = Field(description="Library that wrote the shards; the file hashes are reproducible only with it.")
     shards_sha256: str = Field(pattern=r"^[0-9a-f]{64}$", description="Hash of the file that lists the shards.")
     contents: str = Field("", description="Hash of every shard's path, rows and content hash, and of `former`.")
-    former: str = Field("", description="Identity that the dataset had in schema version 2, and keeps.")
+    former: str = Field("", description="Identity of the dataset in schema version 2, which it keeps.")
 
     @model_validator(mode="after")
     def _complete(self) -> "Manifest":
         if self.schema_version > 2 and not self.contents:
             raise ValueError("contents is missing")
         if self.rows != sum(self.split_rows.values()):
-            raise ValueError("the rows of its splits are not rows in all")
+            raise ValueError("rows is not the sum of split_rows")
         return self
 
     @property
@@ -144,7 +144,7 @@ class Dataset:
     def of_split(self, split: str) -> tuple[ShardRecord, ...]:
         """Shards of one split in order; raises `UserError` for an unknown split."""
         if split not in SPLITS:
-            raise UserError(f"split {split!r} is unknown: take one of {', '.join(SPLITS)}")
+            raise UserError(f"split {split!r} is unknown: use one of {', '.join(SPLITS)}")
         return tuple(shard for shard in self.shards if shard.split == split)
 
     def paths(self, split: str) -> list[str]:
@@ -167,16 +167,14 @@ class Dataset:
         if size != shard.bytes:
             state = "is missing" if size < 0 else f"has {size:,} bytes instead of {shard.bytes:,}"
             verb = "corpus generate" if self.manifest.kind == "corpus" else "encode"
-            raise RunFailure(
-                f"shard {place} {state}: run the 'numerate {verb}' that made it again, it mends that shard"
-            )
+            raise RunFailure(f"shard {place} {state}: run the same 'numerate {verb}' command again to repair it")
         return place
 
     def verified(self, shard: ShardRecord) -> Location:
         """Location of a shard after a check of its hash; raises `RunFailure` if it is damaged."""
         place = self.checked(shard)
         if hashlib.sha256(place.read()).hexdigest() != shard.sha256:
-            remedy = "delete it and run the 'numerate encode' that made it again"
+            remedy = "delete it and run the same 'numerate encode' command again"
             if self.manifest.kind == "corpus":
                 remedy = _repair(self.location)
             raise RunFailure(f"shard {place} is damaged: {remedy}")
@@ -295,12 +293,12 @@ def listed(encoded: bytes) -> pa.Table:
         table = pq.ParquetFile(io.BytesIO(encoded)).read(use_threads=False)
         table.validate(full=True)
     except (pa.ArrowException, OSError) as error:
-        raise RunFailure("is no list of shards") from error
+        raise RunFailure("is not a list of shards") from error
     if table.schema != _SHARD_SCHEMA:
-        raise RunFailure("is no list of shards")
+        raise RunFailure("is not a list of shards")
     paths = table.column("path")
     if (bad := paths.filter(pc.match_substring_regex(paths, _NO_PATH))).length():
-        raise RunFailure(f"names {bad[0].as_py()!r}, which is no path below its folder")
+        raise RunFailure(f"lists {bad[0].as_py()!r}, which is not a path below its folder")
     return table
 
 
@@ -326,7 +324,7 @@ def listed_below(location: Location, manifest: Manifest, encoded: bytes) -> pa.T
 def load_encoded(location: Location, what: str) -> tuple[Manifest, bytes]:
     """Returns the manifest and the encoded list of shards; raises the errors of `load`."""
     if not committed(location):
-        raise UserError(f"{what} is not there ({location}): make it first, 'numerate run' does all of it")
+        raise UserError(f"{what} does not exist ({location}): create it first, for example with 'numerate run'")
     text = (location / "manifest.json").read()
     manifest = _manifest(text, location, what)
     place = location / manifest.list_name
@@ -354,7 +352,9 @@ def _manifest(text: bytes, location: Location, what: str) -> Manifest:
             f"{location / 'manifest.json'} is damaged ({one_line(error)}): delete it and run the same command again"
         ) from error
     if hash_of(manifest.spec) != manifest.spec_hash:
-        raise RunFailure(f"{location / 'manifest.json'} is damaged (its spec was changed): delete it and run again")
+        raise RunFailure(
+            f"{location / 'manifest.json'} is damaged (its spec was changed): delete it and run the same command again"
+        )
     return manifest
 
 
@@ -388,7 +388,7 @@ def check_version(text: bytes, location: Location, what: str) -> None:
         )
     remedy = f"run 'numerate corpus migrate {_short(location)}'"
     if location.remote:
-        remedy = "generate it under another name (an object store can't swap it for its present form in one step)"
+        remedy = "generate it under another name ('numerate corpus migrate' needs a local disk)"
     if head.get("kind") == "tokens":
         remedy = f"delete {location} and run 'numerate encode' again"
     raise UserError(f"{what} has schema version {version}, this Numerate reads {SCHEMA_VERSION}: {remedy}")

@@ -56,14 +56,14 @@ class ObjectLocation(StoredObject, Location):
         bucket, _, key = rest.partition("/")
         if "@" in rest or "?" in rest or "#" in rest or ":" in bucket:
             raise UserError(
-                f"{what} {scheme}://…: a URI holds no credentials and no options: name it {scheme}://BUCKET/PREFIX, "
+                f"{what} {scheme}://…: a URI must not contain credentials or options: write {scheme}://BUCKET/PREFIX, "
                 f"and set {credentials_of(scheme)} in the environment"
             )
         parts = [part for part in key.split("/") if part]
         if not _BUCKET.fullmatch(bucket) or any(not _KEY_PART.fullmatch(part) or not part.strip(".") for part in parts):
             raise UserError(
-                f"{what} {scheme}://{rest!r} is not usable: name it {scheme}://BUCKET/PREFIX, "
-                "of letters, digits and . _ - = + ~"
+                f"{what} {scheme}://{rest!r} is not usable: write {scheme}://BUCKET/PREFIX "
+                "with letters, digits and . _ - = + ~"
             )
         return cls(scheme, bucket, "/".join(parts))
 
@@ -93,7 +93,9 @@ class ObjectLocation(StoredObject, Location):
         try:
             return self.content()
         except FileNotFoundError as error:
-            raise RunFailure(f"{self} can't be read ({error.strerror}): run what made it again") from error
+            raise RunFailure(
+                f"{self} can't be read ({error.strerror}): run the command that created it again"
+            ) from error
 
     def opened(self, *, whole: bool = False) -> "pa.NativeFile":
         """Opens the file for random access; with `whole`, downloads it at once."""
@@ -124,8 +126,8 @@ class ObjectLocation(StoredObject, Location):
             # This also happens if a response was lost and the library retried.
             if self.size() != len(data) or self.content() != data:
                 raise RunFailure(
-                    f"{self} was written by another process in the meantime: look at what lies there, "
-                    "and run the same command again or choose another name"
+                    f"{self} was written by another process in the meantime: check the file, then run "
+                    "the same command again or choose another name"
                 ) from None
 
     def remove(self) -> None:
@@ -145,7 +147,7 @@ class ObjectLocation(StoredObject, Location):
 
     def exchange(self, other: Location) -> None:
         """Always raises `RunFailure`: object stores cannot swap folders."""
-        raise RunFailure(f"{self} and {other} can't be swapped in one step (an object store): do it on a local disk")
+        raise RunFailure(f"{self} and {other} can't be swapped in one step in an object store: use a local disk")
 
     def children(self) -> list[str]:
         with told(str(self)):

@@ -75,7 +75,9 @@ class LocalLocation(Location):
             with open(open_below(self._root, self.path), "rb") as file:
                 return file.read()
         except OSError as error:
-            raise RunFailure(f"{self} can't be read ({error.strerror}): run what made it again") from error
+            raise RunFailure(
+                f"{self} can't be read ({error.strerror}): run the command that created it again"
+            ) from error
 
     def opened(self, *, whole: bool = False) -> "pa.NativeFile":
         """Opens the file for random access; raises `OSError` if it does not exist or is a link."""
@@ -84,7 +86,7 @@ class LocalLocation(Location):
         try:
             handle = open_below(self._root, self.path)
         except LinkError as error:
-            raise OSError(errno.ELOOP, "a symbolic link is not followed", str(self.path)) from error
+            raise OSError(errno.ELOOP, "symbolic links are not followed", str(self.path)) from error
         try:
             # Opens the same file again with a descriptor of its own.
             return pa.OSFile(f"/dev/fd/{handle}")
@@ -110,7 +112,7 @@ class LocalLocation(Location):
         with self.parent._opened_folder() as here, other.parent._opened_folder() as there:
             names = os.fsencode(self.name), os.fsencode(other.name)
             if not swap or swap(here, names[0], there, names[1], _RENAME_EXCHANGE):
-                why = os.strerror(ctypes.get_errno()) if swap else "not on this system"
+                why = os.strerror(ctypes.get_errno()) if swap else "not supported by this system"
                 raise RunFailure(
                     f"{self} and {other} can't be swapped in one step ({why}): move both to a local Linux disk"
                 )
@@ -236,7 +238,7 @@ class LocalLocation(Location):
             if not (self.path / _LOCK).exists():
                 raise
             raise UserError(
-                f"{error.filename} can't be locked ({error.strerror}): its owner has to run 'chmod a+r' on it"
+                f"{error.filename} can't be locked ({error.strerror}): its owner must run 'chmod a+r' on it"
             ) from error
 
     def _holds_here(self, sizes: Mapping[str, int]) -> bool:
@@ -271,11 +273,13 @@ def local_path(text: str, what: str) -> Path:
     except UnicodeEncodeError:
         possible = False
     if not possible:
-        raise UserError(f"{what} {text!r} holds a character that no path can have: name another")
+        raise UserError(f"{what} {text!r} contains a character that is not valid in a path: choose another path")
     try:
         return Path(text).expanduser().absolute()
     except RuntimeError as error:
-        raise UserError(f"{what} {text!r}: {Path(text).parts[0]} is no user's home here: write the path out") from error
+        raise UserError(
+            f"{what} {text!r}: {Path(text).parts[0]} is not a user's home on this machine: write the full path"
+        ) from error
     except FileNotFoundError as error:
         raise UserError(f"{what} {text!r}: the working directory was deleted: go to another one first") from error
 
@@ -306,7 +310,9 @@ def cache_folder() -> Path:
     try:
         place.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{place} can't be made ({error.strerror}): set XDG_CACHE_HOME to a folder of yours") from error
+        raise UserError(
+            f"{place} can't be created ({error.strerror}): set XDG_CACHE_HOME to a folder that you can write"
+        ) from error
     return place
 
 
@@ -330,7 +336,7 @@ def this_machine() -> str:
 def _is_plain(entry: "os.DirEntry[str]") -> bool:
     """Whether the entry is a file or folder and no symbolic link."""
     if entry.is_symlink():
-        _warn(f"{entry.path} is a symbolic link, and none is followed here: it is left out")
+        _warn(f"{entry.path} is a symbolic link, which is not followed in a workspace: it is ignored")
     return entry.is_file(follow_symlinks=False) or entry.is_dir(follow_symlinks=False)
 
 

@@ -106,13 +106,13 @@ class ObjectFiles(AbstractFileSystem):
         bucket, _, key = path.removeprefix(f"{self.protocol}://").partition("/")
         place = ObjectLocation(str(self.protocol), bucket, key.strip("/"))
         if ".." in key.split("/") or not place.lies_in(self._folder):
-            raise UserError(f"Permission Error: {place} lies outside of what may be read")
+            raise UserError(f"Permission Error: {place} is outside the readable folder")
         return place
 
     def _changing(self, path: str) -> ObjectLocation:
         place = self._place(path)
         if not self._writes:
-            raise UserError(f"Permission Error: {place} may only be read")
+            raise UserError(f"Permission Error: {place} is read-only")
         self._known.pop(f"{place.bucket}/{place.key}", None)
         return place
 

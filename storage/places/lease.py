@@ -64,8 +64,8 @@ def refuse_lost(place: StoredObject) -> None:
     for lease in _held:
         if place.lies_in(lease.folder) and not lease.holds():
             raise RunFailure(
-                f"{lease.what} could not be held ({lease.folder} was silent for {_GIVE_UP_SECONDS:.0f} s, or another "
-                "process took it over): run the same command again, it goes on where this one ended"
+                f"{lease.what} could not be kept locked ({lease.folder} did not respond for {_GIVE_UP_SECONDS:.0f} s, "
+                "or another process took the lock): run the same command again, it continues where this one ended"
             )
 
 

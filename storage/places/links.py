@@ -149,7 +149,7 @@ def _explained(folder: int, path: Path) -> Iterator[None]:
             with suppress(OSError):
                 if stat.S_ISLNK(os.stat(path.name, dir_fd=folder, follow_symlinks=False).st_mode):
                     raise LinkError(
-                        f"{path} is a symbolic link, and none is followed here: put the file or folder itself there "
-                        "(one on another disk by a mount)"
+                        f"{path} is a symbolic link, which is not followed in a workspace: replace it with the file or "
+                        "folder itself, or with a mount of the other disk"
                     ) from None
         raise OSError(error.errno, error.strerror, str(path)) from error

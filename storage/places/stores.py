@@ -155,21 +155,21 @@ def _explained(uri: str, error: Exception) -> Exception:
     said = word or (str(status) if status else type(error).__name__)
     if _NO_BUCKET.search(text):
         bucket = rest.partition("/")[0]
-        return UserError(f"{uri}: there is no bucket {bucket!r}: make it, or name another with --workspace")
+        return UserError(f"{uri}: bucket {bucket!r} does not exist: create it, or name another with --workspace")
     if _METADATA_SERVERS.search(text) or "MissingAccount" in text:
         return UserError(f"{uri}: no credentials were found: set {cloud.credentials} in the environment")
     if status in (401, 403) or isinstance(error, PermissionDeniedError | UnauthenticatedError):
-        return UserError(f"{uri}: access is denied ({said}): check {cloud.credentials}, and what they may do there")
+        return UserError(f"{uri}: access is denied ({said}): check {cloud.credentials} and their permissions")
     if "builder error" in text or "HTTPS_ONLY" in text or "URL scheme is not allowed" in text:
-        return UserError(f"{uri}: its endpoint is no https:// address: set {cloud.plain}=true to trust a plain one")
+        return UserError(f"{uri}: its endpoint is not an https:// address: set {cloud.plain}=true to allow http://")
     if status >= 429:
         return RunFailure(
-            f"{uri}: the store keeps failing ({said}): run the same command again, it goes on where this one ended"
+            f"{uri}: the store keeps failing ({said}): run the same command again, it continues where this one ended"
         )
     if status:
-        return UserError(f"{uri}: the store refuses the request ({said}): check {cloud.endpoint}")
+        return UserError(f"{uri}: the store rejects the request ({said}): check {cloud.endpoint}")
     return UnreachableError(
-        f"{uri}: it can't be reached, or answers too slowly: check the network and {cloud.endpoint}"
+        f"{uri}: the store can't be reached or responds too slowly: check the network and {cloud.endpoint}"
     )
 
 
@@ -185,14 +185,13 @@ def _profile(uri: str) -> dict[str, Any]:
     except ImportError:
         if named:
             raise UserError(
-                f"{uri}: AWS_PROFILE is {named!r}, and profiles are read by boto3: install it, "
-                f"or set {credentials_of('s3')}"
+                f"{uri}: AWS_PROFILE is {named!r}, but profiles need boto3: install it, or set {credentials_of('s3')}"
             ) from None
         return {}
     try:
         return {"credential_provider": Boto3CredentialProvider()}
     except (BotoCoreError, ValueError):
         raise UserError(
-            f"{uri}: AWS_PROFILE is {named or 'default'!r}, of which ~/.aws holds no credentials: name another, "
+            f"{uri}: ~/.aws has no credentials for AWS_PROFILE {named or 'default'!r}: choose another profile, "
             f"or set {credentials_of('s3')}"
         ) from None

@@ -44,11 +44,11 @@ class LanePlan:
 
     def __post_init__(self) -> None:
         if self.batch_size < LANES or self.batch_size % LANES:
-            raise UserError(f"batch_size {self.batch_size} is not a multiple of {LANES}: take {LANES}, {2 * LANES}, …")
+            raise UserError(f"batch_size {self.batch_size} is not a multiple of {LANES}: use {LANES}, {2 * LANES}, …")
         if self.steps_per_epoch < 1:
             raise UserError(
-                f"the split holds {sum(self.counts):,} rows, less than one batch of {self.batch_size:,}: "
-                "lower batch_size or take a larger corpus"
+                f"the split has {sum(self.counts):,} rows, less than one batch of {self.batch_size:,}: "
+                "lower batch_size or use a larger corpus"
             )
 
     @property
@@ -133,5 +133,5 @@ class BucketOrder:
 def lanes_of(rank: int, ranks: int) -> range:
     """The lanes that a rank reads; raises `UserError` if there are more ranks than lanes."""
     if ranks > LANES:
-        raise UserError(f"{ranks} workers are more than the {LANES} lanes of a batch: take {LANES} at most")
+        raise UserError(f"{ranks} workers are more than the {LANES} lanes of a batch: use at most {LANES}")
     return range(rank * LANES // ranks, (rank + 1) * LANES // ranks)

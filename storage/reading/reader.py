@@ -93,9 +93,15 @@ class ElasticReader:
                 target[filled : filled + len(rows)] = rows
                 filled += len(rows)
         except (duckdb.Error, ValueError) as error:
-            raise RunFailure(f"shard {self.paths[shard]} can't be read ({reason(error)}): encode it again") from error
+            raise RunFailure(
+                f"shard {self.paths[shard]} can't be read ({reason(error)}): delete it and run the same "
+                "'numerate encode' command again"
+            ) from error
         if filled != len(target):
-            raise RunFailure(f"shard {self.paths[shard]} ended early: encode it again")
+            raise RunFailure(
+                f"shard {self.paths[shard]} has too few rows: delete it and run the same "
+                "'numerate encode' command again"
+            )
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ def gathered_rows(
                 query = f"{union} LIMIT {MOST_GATHERED}"
                 found = interruptible(connection, lambda: connection.sql(query).to_arrow_table())
         except duckdb.Error as error:
-            raise UserError(f"{predicate!r} can't be answered: {reason(error)}") from error
+            raise UserError(f"{predicate!r} can't be evaluated: {reason(error)}") from error
         with place.staged() as path:
             pq.write_table(found, path)
     with place.opened() as file:
@@ -137,10 +137,11 @@ def check_predicate(predicate: str, columns: dict[str, str]) -> None:
             interruptible(connection, rows.fetchall)
         except duckdb.Error as error:
             known = ", ".join(columns)
-            raise UserError(f"where {predicate!r} is no predicate over {known}: {reason(error)}") from error
+            raise UserError(f"where {predicate!r} is not a valid condition over {known}: {reason(error)}") from error
         if kinds != ["BOOLEAN"]:
             raise UserError(
-                f"where {predicate!r} is of type {', '.join(kinds)}, no single condition: compare it with something"
+                f"where {predicate!r} has type {', '.join(kinds)}, but must be one BOOLEAN condition: compare it with "
+                "a value"
             )
 
 
@@ -154,16 +155,16 @@ def _refuse_changing(
     known_names = {name.lower() for name in columns}
     for node in _nodes(json.loads(parsed)):
         if node.get("class") == "SUBQUERY":
-            raise UserError(f"where {predicate!r} holds a query of its own: say it by the row's columns alone")
+            raise UserError(f"where {predicate!r} contains a subquery: use only the columns of the row")
         called = node["function_name"].lower() if node.get("class") == "FUNCTION" else None
         if node.get("class") == "CAST" and _TIME.match(str(node["type_expr"].get("type_name"))):
             # A cast to a time type can read the clock ('now', 'today'), and problems have no times.
-            called = f"{node['type_expr']['type_name']}, a time,"
+            called = f"{node['type_expr']['type_name']}, a time type,"
             varying.add(called)
         named = node["column_names"][-1].lower() if node.get("class") == "COLUMN_REF" else None
         if (called in varying) or (named and named not in known_names):
             raise UserError(
-                f"where {predicate!r}: {called or named} is no column, or not the same at every call: leave it out"
+                f"where {predicate!r}: {called or named} is not a column, or can change between calls: leave it out"
             )
 
 
@@ -214,7 +215,7 @@ def _counted(dataset: Dataset, source: str, shard: ShardRecord, predicate: str) 
         with closing(connect(dataset.location, threads=2)) as connection:
             found = interruptible(connection, lambda: connection.execute(query).fetchnumpy())
     except duckdb.Error as error:
-        raise UserError(f"where {predicate!r} can't be answered: {reason(error)}") from error
+        raise UserError(f"where {predicate!r} can't be evaluated: {reason(error)}") from error
     blocks, rows = found.values()
     counts[np.asarray(blocks, np.intp)] = rows
     return [int(count) for count in counts]

@@ -4,46 +4,47 @@
 COMPARISON_TABLES = {"comparisons": "table.parquet", "comparison_curves": "curves.parquet"}
 
 COMPARISON_VIEWS = {
-    "comparisons": "One row a compared run, corpus that it was asked, and kind of problem.",
-    "comparison_curves": "One row a compared run's checkpoint and kind of problem: how it learnt.",
+    "comparisons": "One row per compared run, evaluated corpus and kind of problem.",
+    "comparison_curves": "One row per checkpoint of a compared run and kind of problem: its learning curve.",
 }
 
 _RUN = {
     "comparison": "Name of the comparison.",
     "run": "Name of the run.",
     "encoder": "Name of its encoder in the comparison.",
-    "unit": "Its symbolic unit; none has learnt only.",
-    "seed": "Its seed.",
+    "unit": "Its symbolic unit; none for an encoder without a unit.",
+    "seed": "Seed of the training.",
 }
-_OPERATOR = "The problems' only operator, or brackets where they have several."
+_OPERATOR = "Operator of the problems; brackets for problems with several operators."
 
 COMPARISON_MEANINGS = {
     "comparisons": {
         **_RUN,
-        "applied": "Whether the unit was on when asked, or off; on where there is none.",
-        "asked": "Name of the corpus whose test split was asked.",
+        "applied": "Whether the unit is on or off during the evaluation; on if there is no unit.",
+        "asked": "Name of the evaluated corpus, of which the test split is used.",
         "operator": _OPERATOR,
-        "problems": "Problems asked.",
-        "correct": "Of them answered exactly.",
-        "exact_match": "The share of them.",
-        "operation_read": "Share of them whose operation the unit read, in the block's last run.",
-        "operands_read": "Share of them both operands of which the unit read.",
-        "gate": "Mean size of the unit's gate.",
+        "problems": "Number of evaluated problems.",
+        "correct": "Number of problems with an exact answer.",
+        "exact_match": "Share of problems with an exact answer.",
+        "operation_read": "Share of problems whose operation the unit reads correctly, in the last loop.",
+        "operands_read": "Share of problems whose two operands the unit reads correctly, in the last loop.",
+        "gate": "Mean absolute value of the unit's gate.",
         "validation_exact_match": "Exact match of the checkpoint on validation.",
-        "parameters": "Parameters of the encoder.",
-        "steps": "Steps that it was trained.",
-        "problems_seen": "Problems that it was trained on.",
-        "problems_until_goal": "Problems seen until the goal was reached on such problems; null if it never was.",
-        "goal": "That exact match.",
-        "seconds": "Seconds that it was trained.",
-        "rows_per_second": "Problems a second in training.",
+        "parameters": "Number of parameters of the encoder.",
+        "steps": "Number of training steps.",
+        "problems_seen": "Number of training problems.",
+        "problems_until_goal": "Training problems until exact_match reaches the goal on these problems; NULL if it "
+        "never does, for corpora other than the training corpus, and with the unit off.",
+        "goal": "Exact match that counts as reached in problems_until_goal.",
+        "seconds": "Seconds of training.",
+        "rows_per_second": "Training problems per second.",
     },
     "comparison_curves": {
         **_RUN,
         "operator": _OPERATOR,
         "step": "Step of the checkpoint.",
-        "problems_seen": "Problems seen until then.",
-        "exact_match": "Share answered exactly.",
+        "problems_seen": "Number of training problems up to this step.",
+        "exact_match": "Share of problems with an exact answer.",
     },
 }
 

@@ -6,32 +6,32 @@ from storage.sql.comparison_views import COMPARISON_MEANINGS, COMPARISON_VIEWS
 from storage.sql.probe_views import PROBE_MEANINGS, PROBE_VIEWS
 
 VIEWS = {
-    "shards": "One row a Parquet file of a corpus, as its manifest lists it.",
-    "runs": "One row a training run: what it was asked for.",
-    "metrics": "One row a training step; readable while a run goes on.",
-    "predictions": "One row a problem that an evaluated encoder was asked.",
+    "shards": "One row per Parquet file of a corpus, as listed in its manifest.",
+    "runs": "One row per training run: its parameters.",
+    "metrics": "One row per training step; readable during a run.",
+    "predictions": "One row per evaluated problem: the encoder's answer.",
     **PROBE_VIEWS,
     **COMPARISON_VIEWS,
 }
 
 _PROBLEM = {
-    "id": "Number of the row in the corpus's order; the row follows from it and the corpus's specification.",
-    "split": "train, validation or test; all orders of the same numbers fall together. Filters skip files.",
-    "family": "Kind of problem, such as grid. Filters skip files.",
-    "width": "Class of the row's length with one token a character, its upper bound. Filters skip files.",
+    "id": "Index of the row in the corpus's order. The id and the corpus's specification determine the row.",
+    "split": "train, validation or test; all orders of the same numbers are in one split. Filters skip files.",
+    "family": "Problem family, such as grid. Filters skip files.",
+    "width": "Upper bound of the problem's length in characters, a power of two from 16. Filters skip files.",
     "problem": "The problem as text, such as 12+34.",
     "answer": "The exact answer as text.",
 }
 _MEASURES = {
-    "operators": "Operators between the operands, one character a gap, such as +-*.",
+    "operators": "Operators between the operands, one character each, such as +-*.",
     "terms": "Number of operands.",
-    "digits": "Digits of the longest operand.",
-    "answer_digits": "Digits of the answer, its sign left out.",
-    "carries": "Longest run of neighbouring columns that carry or borrow, of a product of two in its column sums; "
-    "null for expressions, for more factors, and where products mix with sums.",
-    "depth": "Deepest nesting of brackets.",
-    "negative": "Whether the answer is below zero.",
-    "kind": "Of a listed problem what it is listed for, such as a carry chain; null for all others.",
+    "digits": "Number of digits of the longest operand.",
+    "answer_digits": "Number of digits of the answer, without its sign.",
+    "carries": "Longest run of adjacent columns that carry or borrow; for a product of two factors, of its column "
+    "sums. NULL for expressions, for more than two factors, and for mixtures of products and sums.",
+    "depth": "Nesting depth of brackets.",
+    "negative": "Whether the answer is negative.",
+    "kind": "For a listed problem, what it tests, such as carry chain; NULL for other problems.",
 }
 _OPERANDS = {letter: f"Operand {number}, counted from the left." for number, letter in enumerate(ascii_lowercase, 1)}
 
@@ -45,51 +45,54 @@ _CORPUS = {
 _COLUMNS = {
     "shards": {
         "corpus": "Name of the corpus.",
-        "path": "Path of the file below the corpus's folder.",
+        "path": "Path of the file, relative to the corpus's folder.",
         "split": "Split of all of its rows.",
-        "stratum": "Stratum of all of its rows: problems of one kind and class of length.",
+        "stratum": "Family and width of all of its rows, such as grid-16.",
         "family": _PROBLEM["family"],
         "width": _PROBLEM["width"],
         "rows": "Number of its rows.",
         "bytes": "Size of the file.",
-        "sha256": "Hash of the file's bytes, for the writer that the manifest names.",
-        "content": "Hash of the values, the same for any Parquet writer.",
-        "problem_length": "Characters of its longest problem.",
-        "answer_digits": "Digits of its longest answer.",
+        "sha256": "Hash of the file's bytes, reproducible only with the writer named in the manifest.",
+        "content": "Hash of the values, independent of the Parquet writer.",
+        "problem_length": "Length of its longest problem in characters.",
+        "answer_digits": "Number of digits of its longest answer.",
     },
     "runs": {
         "run": "Name of the run.",
-        "corpus": "Name of the corpus that it learns.",
+        "corpus": "Name of its training corpus.",
         "tokenizer": "Name of its tokenizer.",
-        "training": "Its training parameters as JSON, such as training->>'steps'.",
+        "training": "Its training parameters as JSON; read one with training->>'steps'.",
     },
     "metrics": {
         "run": "Name of the run.",
-        "step": "Step of the optimizer, from 1.",
-        "epoch": "Passes so far over the problems that are trained on; a stage of a curriculum counts its own.",
-        "problems": "Problems seen so far.",
-        "loss": "Mean cross-entropy over the masked tokens, in nats, and that of running sums where they are asked.",
+        "step": "Optimizer step, from 1.",
+        "epoch": "Passes so far over the training problems; each stage of a curriculum counts from 0.",
+        "problems": "Number of training problems so far.",
+        "loss": "Mean cross-entropy over the masked tokens, in nats; plus the weighted loss of running sums, if "
+        "enabled.",
         "learning_rate": "Learning rate of the step.",
-        "seconds": "Seconds of training up to this step; the time between a stop and a resume is left out.",
-        "data_seconds": "Seconds for which the step waited for data.",
-        "problems_per_second": "Problems a second, over the at most ten steps between two looks at the loss; "
-        "validation and checkpoints are left out.",
-        "share_of_peak": "Share of the device's fastest matrix products that the model's own reach, over the same "
+        "seconds": "Seconds of training up to this step, without the time between a stop and a resume.",
+        "data_seconds": "Seconds that this step waited for data.",
+        "problems_per_second": "Training problems per second, measured over at most ten steps, without validation and "
+        "checkpoints.",
+        "share_of_peak": "Share of the device's peak FLOP/s that the model's matrix products reach, over the same "
         "steps.",
-        "validation_exact_match": "Share of validation problems answered exactly; NULL at steps without validation.",
+        "validation_exact_match": "Share of validation problems with an exact answer; NULL at steps without "
+        "validation.",
     },
     "predictions": {
         "run": "Name of the run.",
-        "suite": "Suite that the problem was asked for; test for the test split of a corpus, else empty.",
-        "checkpoint": "Which checkpoint answered: best or last.",
-        "corpus": "Name of the corpus that the problem is from.",
+        "suite": "Name of the suite; test for the test split of a corpus, empty for other splits.",
+        "checkpoint": "Evaluated checkpoint: best or last.",
+        "corpus": "Name of the problem's corpus.",
         **_PROBLEM,
-        "missing": "What was asked: the answer, or an operand with the answer shown, which then stands as 12+?=30.",
-        "decoding": 'How the slots were filled, as JSON such as {"passes": 7}; empty in the ordinary way.',
+        "missing": "Masked part of the problem: answer, or operand; problem is then a text such as 12+?=30.",
+        "decoding": 'Decoding settings that differ from the defaults, as JSON such as {"passes": 7}; empty if none '
+        "differ.",
         "prediction": "The encoder's answer as text.",
-        "correct": "Whether the encoder's answer is the exact one.",
-        "confidence": "The encoder's probability of its own answer.",
-        "canonical": "Hash of the problem's canonical form, the same for all orders of the same numbers.",
+        "correct": "Whether the encoder's answer is exact.",
+        "confidence": "Probability that the encoder assigns to its answer.",
+        "canonical": "Hash of the problem's canonical form, equal for all orders of the same numbers.",
         **_MEASURES,
     },
     **PROBE_MEANINGS,
@@ -99,7 +102,7 @@ _COLUMNS = {
 
 def view_comment(view: str) -> str:
     """The comment of `view`; a view that is not listed is a corpus."""
-    return VIEWS.get(view, "One row a problem of the corpus; filters on split, family and width skip whole files.")
+    return VIEWS.get(view, "One row per problem of the corpus; filters on split, family and width skip whole files.")
 
 
 def column_comment(view: str, column: str) -> str | None:

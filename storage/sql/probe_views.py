@@ -13,28 +13,29 @@ PROBE_TABLES = {
 }
 
 PROBE_VIEWS = {
-    "probes": "One row a probe: what a label can be told by from a state, in Cohen's kappa.",
-    "probe_geometry": "One row a fit of digits or numbers, or a frequency of their spectrum.",
-    "probe_similarity": "One row a pair of symbols: the cosine of their vectors about the mean of all.",
-    "probe_coordinates": "One row a symbol: where it stands on the first principal components.",
-    "probe_attention": "One row a head and what it reads for the digits of answers.",
-    "probe_unit": "One row a measure of a symbolic unit: what it reads, how much it writes, what is answered without.",
-    "probe_interventions": "One row an edit of states: how often the answer changed as predicted, and otherwise.",
-    "probe_series": "One row a checkpoint and measure.",
+    "probes": "One row per probe: how well a label can be decoded from a state, as Cohen's kappa.",
+    "probe_geometry": "One row per fit of digits or numbers, and per frequency of their spectrum.",
+    "probe_similarity": "One row per pair of symbols: cosine of their vectors after subtracting the mean vector.",
+    "probe_coordinates": "One row per symbol: its coordinates on the first three principal components.",
+    "probe_attention": "One row per head and group of tokens: mean attention from the slots of answer digits.",
+    "probe_unit": "One row per measure of a symbolic unit: its readings, the size of its output, the answers without "
+    "it.",
+    "probe_interventions": "One row per edit of states: how often the answer changes as predicted, or otherwise.",
+    "probe_series": "One row per checkpoint and measure.",
 }
 
-_HEAD = {"run": "Name of the run.", "checkpoint": "Which checkpoint was looked into: best or last."}
+_HEAD = {"run": "Name of the run.", "checkpoint": "Probed checkpoint: best or last."}
 _STEP = {"step": "Step of the checkpoint."}
 _STATE = {
-    "loop": "Run of the block after which the state stands, from 1; 0 with layer 0 are the embeddings, and with "
-    "another layer all loops together.",
-    "layer": "Layer after which the state stands, from 1; 0 are the embeddings.",
+    "loop": "Loop of the state, from 1; 0 means the embeddings (with layer 0) or all loops together (with another "
+    "layer).",
+    "layer": "Layer whose output is the state, from 1; 0 means the embeddings.",
 }
 _TABLE = {
-    "kind": "Whose vectors: embedding, or the mean states of digits at operand or answer tokens.",
-    "symbols": "Which: digits, numbers (0 to 99, a token each) or tokens (digits and signs).",
+    "kind": "Vectors of the symbols: embedding, or mean states at operand or answer tokens.",
+    "symbols": "Set of symbols: digits, numbers (0 to 99, one token each) or tokens (digits and signs).",
     **_STATE,
-    "control": "trained, or to compare: untrained (the same shape) or random (Gaussian vectors).",
+    "control": "trained, or a control: untrained (same architecture) or random (Gaussian vectors).",
 }
 
 PROBE_MEANINGS = {
@@ -42,38 +43,42 @@ PROBE_MEANINGS = {
         **_HEAD,
         **_STEP,
         "position": "Kind of token: operand, operator or answer.",
-        "label": "What is told: digit, parity, mod 5, mod 10 and magnitude (of the whole number or answer; the first "
-        "three not at its units, where they are the digit's own), operator, carry in, carry out, column sum, running "
-        "sum (with the carry), sign, depth.",
+        "label": "Decoded label: digit; parity, mod 5 and mod 10 of the whole number or answer (not at its units "
+        "token, whose digit contains them) and its magnitude; operator; carry in, carry out, column sum, running sum "
+        "(with the carry); sign; depth.",
         **_STATE,
-        "split": "What the probe never saw: numbers; lengths; or columns, both numbers and digits that add up.",
+        "split": "What is held out for the test: numbers, lengths (longer numbers), or columns (combinations of digits "
+        "in held-out problems).",
         "probe": "linear or circular.",
-        "control": "trained, or to compare: untrained (the same shape) or random (each type of token has a label at "
-        "random, as arXiv 1909.03368 does it; kappa less this one is the selectivity).",
-        "kappa": "Cohen's kappa: 1 where all is told, 0 where no more than by chance.",
-        "low": "Lower end of the 95 % interval over resampled numbers and problems; of random labels, the least draw.",
-        "high": "Upper end of it, or the most.",
-        "classes": "Values of the label.",
-        "examples": "Tokens that were asked.",
-        "problems": "Problems that they stand in.",
-        "numbers": "Different numbers of two digits and more in these problems.",
+        "control": "trained, or a control: untrained (same architecture) or random (a random label for each type of "
+        "token, arXiv 1909.03368; kappa minus this kappa is the selectivity).",
+        "kappa": "Cohen's kappa: 1 if all labels are decoded, 0 at chance level.",
+        "low": "Lower end of the 95 % interval over resampled numbers and problems; for random labels, the smallest "
+        "draw.",
+        "high": "Upper end of the interval; for random labels, the largest draw.",
+        "classes": "Number of different labels in training.",
+        "examples": "Number of tested tokens.",
+        "problems": "Number of problems that contain these tokens.",
+        "numbers": "Number of different operands with two or more digits in these problems.",
     },
     "probe_geometry": {
         **_HEAD,
         **_STEP,
         **_TABLE,
-        "measure": "line, circle of a period, helix (line and circles), or frequency of the spectrum over the index.",
-        "value": "Share of the variance that is explained.",
-        "shuffled": "The same with the symbols in random order, in the mean.",
-        "shuffled_high": "The same, which 95 % of the orders stay below.",
-        "chance": "Share of random orders that reach the value. All four are means over the draws of a control.",
+        "measure": "Fit: line, circle with a period, helix (line and circles); or a frequency of the spectrum over the "
+        "index.",
+        "value": "Explained share of the variance.",
+        "shuffled": "Mean share over shuffled orders of the symbols.",
+        "shuffled_high": "95 % quantile of the share over shuffled orders.",
+        "chance": "Share of shuffled orders that reach the value. For controls, the figures are means over their "
+        "draws.",
     },
     "probe_similarity": {
         **_HEAD,
         **_STEP,
         **_TABLE,
-        "symbol": "One symbol.",
-        "other": "Another, or the same.",
+        "symbol": "The first symbol.",
+        "other": "The second symbol; may be the same.",
         "cosine": "Cosine of their vectors.",
     },
     "probe_coordinates": {
@@ -81,65 +86,69 @@ PROBE_MEANINGS = {
         **_STEP,
         **_TABLE,
         "symbol": "The symbol.",
-        **{axis: f"Its place on principal component {number}." for number, axis in enumerate("xyz", 1)},
-        **{f"{axis}_share": "Share of the variance along that component." for axis in "xyz"},
+        **{axis: f"Coordinate on principal component {number}." for number, axis in enumerate("xyz", 1)},
+        **{f"{axis}_share": "Share of the variance along this component." for axis in "xyz"},
     },
     "probe_attention": {
         **_HEAD,
         **_STEP,
         **_STATE,
         "head": "Head, from 0.",
-        "reads": "role or place: by what the tokens are told apart.",
-        "role": "Part that the tokens play for the answer's digit, such as same column.",
-        "difference": "Place of the operands' digits less that of the answer's digit, from -3 or less to 3 or more.",
-        "weight": "Attention to all such tokens together, in the mean over digits of answers.",
-        "even": "The same if the head read all tokens but padding alike.",
+        "reads": "Grouping of the attended tokens: role, or place (difference of place values).",
+        "role": "Role of the tokens for the answer's digit, such as same column.",
+        "difference": "Place value of the operands' digits minus that of the answer's digit, clipped to -3 … 3.",
+        "weight": "Total attention to these tokens, averaged over answer digits.",
+        "even": "The weight under uniform attention to all tokens except padding.",
     },
     "probe_unit": {
         **_HEAD,
         **_STEP,
-        "control": "trained, or to compare untrained (the same shape): what the unit reads is built in to begin with.",
-        "measure": "operation read and operands read (shares of problems), written (size of what the unit adds beside "
-        "the states of the slots), answered (rightly, in one pass), answered without (the unit), answered as another "
-        "(problem with an answer of as many digits, whose result the unit is given), or gate (its mean size).",
-        "loop": "Run of the block, from 1; 0 for the last one of each problem, or the whole encoder.",
-        "operator": "Operator of problems with one, or several; all for the gate.",
-        "problems": "Problems that were asked.",
-        "value": "Their share; of written the mean.",
-        "low": "Lower end of the 95 % interval over problems; of written what 97.5 % of them are above.",
+        "control": "trained, or the control untrained (same architecture), which shows what the unit reads without "
+        "training.",
+        "measure": "operation read, operands read: share of problems read correctly. written: size of the unit's "
+        "output relative to the slots' states. answered: share answered correctly in one pass. answered without: the "
+        "same without the unit. answered as another: share answered like another problem with as many answer digits, "
+        "whose result the unit receives. gate: mean absolute value of the gate.",
+        "loop": "Loop of the block, from 1; 0 means the last loop of each problem, or the whole encoder.",
+        "operator": "Operator of the problems; several for problems with more than one; all for the gate.",
+        "problems": "Number of evaluated problems.",
+        "value": "Share of the problems; for written and gate, the mean.",
+        "low": "Lower end of the 95 % interval over problems; for written, their 2.5 % quantile; for gate, the value.",
         "high": "Upper end of it.",
     },
     "probe_interventions": {
         **_HEAD,
         **_STEP,
-        "experiment": "digit (moved by its shift modulo 10), carry (from another problem) or head (taken away).",
+        "experiment": "digit (shifted modulo 10), carry (patched from another problem) or head (ablated).",
         **_STATE,
-        "site": "Where the edit is made, or which head is taken away.",
-        "way": "What was done: digit, circles (periods 10 and 5), circle (10), carry, ablated; controls are rest (all "
-        "but the circle of 10), rest as far (as the circle), random (among the digits', as far) and same carry.",
-        "shift": "By how much the digit was moved; 0 where all shifts are counted together.",
-        "problems": "Problems that were edited, all answered rightly without it.",
-        "predicted": "Share answered as the edit predicts; of a head, as before.",
+        "site": "Edited tokens, or the ablated head.",
+        "way": "Kind of edit: digit, circles (periods 10 and 5), circle (period 10), carry, ablated. Controls: rest "
+        "(all but the circle of period 10), rest as far (scaled to the length of circle), random (a direction in the "
+        "span of the digits with that length; for heads, a subspace) and same carry.",
+        "shift": "Shift of the digit modulo 10; 0 for all shifts together and for other experiments.",
+        "problems": "Number of edited problems; all are answered correctly without the edit.",
+        "predicted": "Share of problems with the answer that the edit predicts; for heads, with an unchanged answer.",
         "low": "Lower end of its 95 % interval.",
         "high": "Upper end of it.",
-        "unchanged": "Share answered as before.",
-        "other": "Share with any other answer.",
-        "spilt": "Share of the slots that the edit ought not to touch which changed.",
-        "copied": "Of a carry: share whose slot is answered with the digit of the problem that the states are from.",
+        "unchanged": "Share of problems with an unchanged answer.",
+        "other": "Share of problems with any other answer.",
+        "spilt": "Share of slots that changed although the edit should not change them; for heads, of all slots.",
+        "copied": "For carries: share of problems whose slot has the source problem's digit; NULL otherwise.",
     },
     "probe_series": {
         "run": "Name of the run.",
         "step": "Step of the checkpoint.",
-        "exact_match": "Its exact match on validation.",
-        "measure": "Fit of the embeddings; kappa of a label at a kind of token, the best over states; read, the share "
-        "of attention of the head that reads a role most; moved and patched, the share that follows an edit; ablated, "
-        "the share still right without a head, in the mean over the heads.",
-        "value": "What it came to.",
-        "control": "What 95 % of shuffles stay below, kappa of untrained states, what untrained weights read, random "
-        "moves, "
-        "states with the same carry, or a random subspace; NULL where there is none.",
+        "exact_match": "Exact match of the checkpoint on validation.",
+        "measure": "Fit of the embeddings (digits or numbers); kappa: the best over states, of a label at a kind of "
+        "token; read: largest attention of any head to a role; moved, patched: share of answers that change as the "
+        "edit predicts; ablated: share of unchanged answers without a head, averaged over the heads.",
+        "value": "Value of the measure.",
+        "control": "Value of the control: 95 % quantile over shuffles (fits), untrained weights (kappa, read), the "
+        "larger of rest as far and random (moved), same carry (patched), a random subspace (ablated); NULL if there is "
+        "none.",
         "sha256": "Hash of the checkpoint.",
-        "problems": "Problems that probes learnt from; a run asked again with others has rows of both.",
+        "problems": "Number of training problems of the probes; a run that is probed again with another number has "
+        "rows for both.",
     },
 }
 

@@ -85,12 +85,12 @@ def select(connection: duckdb.DuckDBPyConnection, query: str) -> duckdb.DuckDBPy
     try:
         statements = connection.extract_statements(query)
         if len(statements) != 1:
-            raise UserError(f"SQL must be exactly one SELECT, this is {len(statements) or 'no'} statement(s)")
+            raise UserError(f"SQL must be exactly one SELECT, this has {len(statements) or 'no'} statements")
         if statements[0].type == duckdb.StatementType.MULTI:
-            raise UserError("SQL must be exactly one SELECT: PIVOT needs its values here, as in ON column IN (1, 2)")
+            raise UserError("SQL must be exactly one SELECT: PIVOT must list its values, as in ON column IN (1, 2)")
         if statements[0].type != duckdb.StatementType.SELECT:
             kind = statements[0].type.name
-            raise UserError(f"SQL must be exactly one SELECT, not {kind}: nothing here can be changed by SQL")
+            raise UserError(f"SQL must be exactly one SELECT, not {kind}: SQL is read-only here")
         _refuse_effects(connection, query)
         text = _without_end(connection, query)
         # DuckDB already evaluates constant expressions here.
@@ -132,7 +132,7 @@ def sql_error(error: Exception) -> UserError | RunFailure:
         return _too_large()
     text = reason(error) if "Traceback" in text else " ".join(re.split(r"\n\s*LINE \d+:", text)[0].split())
     if text.startswith("Permission Error"):
-        return UserError(f"SQL: {text} (SQL reads files of the workspace only, and no link that leads out of it)")
+        return UserError(f"SQL: {text} (SQL reads only files of the workspace, and follows no link out of it)")
     if re.match(r"(IO|Invalid|Invalid Input|Serialization) Error\b.*\.parquet", text):
         return RunFailure(f"SQL: {text} (a file of the workspace may be missing or damaged)")
     return UserError(f"SQL: {text}")
@@ -140,7 +140,7 @@ def sql_error(error: Exception) -> UserError | RunFailure:
 
 def _too_large() -> UserError:
     return UserError(
-        f"SQL: the query needs more than {_MEMORY} of memory or fills the disk: filter, aggregate or LIMIT more"
+        f"SQL: the query needs more than {_MEMORY} of memory or fills the disk: add a filter, an aggregate or a LIMIT"
     )
 
 
@@ -154,7 +154,7 @@ def _refuse_effects(connection: duckdb.DuckDBPyConnection, query: str) -> None:
         kind = node.get("type")
         if isinstance(kind, str) and kind.endswith("_NODE") and kind not in _READING:
             word = kind.removesuffix("_NODE").removesuffix("_QUERY")
-            raise UserError(f"SQL must be exactly one SELECT, this holds {word}: nothing here can be changed by SQL")
+            raise UserError(f"SQL must be exactly one SELECT, this contains {word}: SQL is read-only here")
         if kind == "TABLE_FUNCTION":
             name = node["function"]["function_name"].lower()
             if not _TABLE_FUNCTIONS.fullmatch(name):

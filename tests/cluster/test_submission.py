@@ -114,7 +114,7 @@ def test_two_at_once_follow_one_job_and_its_exit_code_is_theirs(nodes: Nodes, tm
         ended = list(pool.map(done, [submit(nodes, *words) for _ in range(2)]))
     for code, output, errors in ended:
         assert code == 2, output + errors
-        assert "error: corpus 'missing' is not there" in output
+        assert "error: corpus 'missing' does not exist" in output
         assert "-1: failed" in errors
     assert sum("-1: sent" in errors for _, _, errors in ended) == 1
     assert sum("-1: found" in errors for _, _, errors in ended) == 1

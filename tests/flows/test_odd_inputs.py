@@ -38,12 +38,15 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["status", "--workspace", "~nosuchuser/x"], "~nosuchuser is no user's home here"),
-        (["run", "~nosuchuser/x.yaml"], "~nosuchuser is no user's home here"),
-        (["corpus", "verify", "~nosuchuser/x"], "~nosuchuser is no user's home here"),
-        (["solve", "1+1", "--run", "~nosuchuser/x"], "~nosuchuser is no user's home here"),
-        (["model", "export", "notebook", "~nosuchuser/x"], "~nosuchuser is no user's home here"),
-        (["sql", "SELECT 1", "--workspace", ".", "--output", "~nosuchuser/x"], "~nosuchuser is no user's home here"),
+        (["status", "--workspace", "~nosuchuser/x"], "~nosuchuser is not a user's home on this machine"),
+        (["run", "~nosuchuser/x.yaml"], "~nosuchuser is not a user's home on this machine"),
+        (["corpus", "verify", "~nosuchuser/x"], "~nosuchuser is not a user's home on this machine"),
+        (["solve", "1+1", "--run", "~nosuchuser/x"], "~nosuchuser is not a user's home on this machine"),
+        (["model", "export", "notebook", "~nosuchuser/x"], "~nosuchuser is not a user's home on this machine"),
+        (
+            ["sql", "SELECT 1", "--workspace", ".", "--output", "~nosuchuser/x"],
+            "~nosuchuser is not a user's home on this machine",
+        ),
         (["sql", "SELECT 1", "--workspace", ".", "--output", CIRCLE], "its links lead in a circle"),
         (["sql", "SELECT '\udcff'", "--workspace", "."], "the SQL is not UTF-8"),
         (["corpus", "describe", CIRCLE], "Too many levels of symbolic links"),
@@ -62,7 +65,7 @@ def test_a_path_or_a_number_that_cannot_be(
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (json.dumps({"workspace": "/tmp/a\0b"}), "holds a character that no path can have"),
+        (json.dumps({"workspace": "/tmp/a\0b"}), "contains a character that is not valid in a path"),
         (json.dumps({"workspace": "/tmp/\ud800"}), "'/tmp/\\ud800'"),
         (json.dumps({"name": "a\0b"}), "not usable"),
         (json.dumps({"split_key": "\ud800"}), "split_key"),

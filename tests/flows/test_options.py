@@ -36,8 +36,8 @@ def test_a_file_says_what_a_preset_says(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", "holds no parameters"),
-        ("- 1", "holds no parameters"),
+        ("", "contains no parameters"),
+        ("- 1", "contains no parameters"),
         ("a: [", "is not YAML or JSON"),
         ("corpus: {terms: 99}", "corpus.terms is 99: input should be less than or equal to 32"),
         ("corpus: {term: 2}", "corpus.term is not a parameter"),

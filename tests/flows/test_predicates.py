@@ -54,7 +54,7 @@ def test_the_columns_are_known_before_the_corpus_is(small: Built) -> None:
     ],
 )
 def test_what_depends_on_the_time_or_on_chance_is_refused(where: str) -> None:
-    with pytest.raises(UserError, match="not the same at every call"):
+    with pytest.raises(UserError, match="can change between calls"):
         check_predicate(where, {"a": "BIGINT", "family": "VARCHAR"})
 
 

@@ -174,7 +174,7 @@ def test_a_file_that_yaml_stumbles_over_is_one_line(tmp_path: Path, text: str) -
 )
 def test_a_name_said_twice_is_one_line(tmp_path: Path, text: str) -> None:
     (tmp_path / "spec.yaml").write_text(text)
-    with pytest.raises(UserError, match=r"'(rows|weight)' is said twice") as mistake:
+    with pytest.raises(UserError, match=r"'(rows|weight)' is given twice") as mistake:
         resolve(GenerateRequest, str(tmp_path / "spec.yaml"), CORPUS_PRESETS, None)
     assert "\n" not in str(mistake.value)
 

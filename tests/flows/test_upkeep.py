@@ -59,7 +59,7 @@ def test_faults_are_named_and_the_command_that_mends_them_does(place: Path, smal
 @pytest.mark.parametrize(
     ("corpus", "words"),
     [
-        ("nowhere", ["corpus 'nowhere' is not there", "numerate corpus generate"]),
+        ("nowhere", ["corpus 'nowhere' does not exist", "numerate corpus generate"]),
         ("ftp://bucket/x", ["corpus ftp://", "file://"]),
         ("Bad Name", ["'Bad Name'"]),
     ],

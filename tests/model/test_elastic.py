@@ -38,7 +38,7 @@ def test_more_workers_than_there_are_rows_or_workers_to_lose_are_one_line(words:
 
 
 def test_more_ranks_than_lanes_are_refused(small: Built) -> None:
-    with pytest.raises(UserError, match="65 workers are more than the 64 lanes of a batch: take 64 at most"):
+    with pytest.raises(UserError, match="65 workers are more than the 64 lanes of a batch: use at most 64"):
         held_rows(small.tokens, "validation", 128, 0, rank=0, ranks=LANES + 1)
 
 

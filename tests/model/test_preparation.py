@@ -44,9 +44,9 @@ def test_compiling_without_a_compiler_is_refused_and_left_to_itself_never_fails(
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"where": "digits <"}, "is no predicate over"),
-        ({"curriculum": (CurriculumStage(where="oops > 1", steps=3),)}, "is no predicate over"),
-        ({"where": "digits > 99"}, "the split holds 0 rows"),
+        ({"where": "digits <"}, "is not a valid condition over"),
+        ({"curriculum": (CurriculumStage(where="oops > 1", steps=3),)}, "is not a valid condition over"),
+        ({"where": "digits > 99"}, "the split has 0 rows"),
     ],
 )
 def test_a_bad_where_is_refused_before_any_work(longer: Built, values: dict[str, object], message: str) -> None:
@@ -83,7 +83,7 @@ def test_a_flipped_byte_in_the_tokens_is_refused_before_any_work(own_small: Buil
     data = bytearray(place.read())
     data[200] ^= 1
     place.write(bytes(data))
-    with pytest.raises(RunFailure, match=r"shard .* is damaged: delete it and run the 'numerate encode'"):
+    with pytest.raises(RunFailure, match=r"shard .* is damaged: delete it and run the same 'numerate encode' command"):
         prepare(own_small.workspace, "never", "small", "small-digit", TINY_TRAINING)
     assert not own_small.workspace.run("never").exists()
 

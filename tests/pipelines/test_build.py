@@ -142,7 +142,7 @@ def test_the_estimate_of_bytes_is_close(small: Built) -> None:
 
 def test_a_corpus_without_a_split_is_refused(ray_instance: int, tmp_path: Path) -> None:
     tiny = CorpusSpec(name="tiny", terms=2, high=2, rows_per_shard=1_000)
-    with pytest.raises(UserError, match="take more rows or larger shares"):
+    with pytest.raises(UserError, match="raise rows or the shares of these splits"):
         build(tiny, tmp_path / "tiny")
     assert not (tmp_path / "tiny").exists()
 

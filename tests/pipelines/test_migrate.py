@@ -173,7 +173,9 @@ def test_an_old_manifest_without_its_spec_is_one_line(tmp_path: Path) -> None:
     write_old(tmp_path / "old", MIXED)
     place = tmp_path / "old/manifest.json"
     place.write_text(place.read_text().replace('"seed": 3', '"seed": 4'))
-    with pytest.raises(RunFailure, match=r"spec is lost with it: run 'numerate corpus generate' under another name"):
+    with pytest.raises(
+        RunFailure, match="spec is lost: run 'numerate corpus generate' with the same parameters under another name"
+    ):
         old_spec(LocalLocation(tmp_path / "old"))
 
 

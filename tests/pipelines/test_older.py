@@ -153,7 +153,7 @@ def test_an_older_corpus_that_holds_other_rows_becomes_another_one(older: Built)
         shards=wrong,
     )
     found = examined(folder)
-    assert [fault.text for fault in found.faults] == ["is not what the spec gives (other rows)"]
+    assert [fault.text for fault in found.faults] == ["differs from the spec (other rows)"]
     mended = repair(found, in_flight=0, progress=lambda rows: None)
     assert mended.manifest.former == ""
     assert mended.shards == older.corpus.shards

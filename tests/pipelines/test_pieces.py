@@ -52,5 +52,5 @@ def test_a_layout_is_as_wide_as_the_longest_problem_in_tokens(of_kind: Built) ->
 
 def test_a_text_with_more_tokens_than_the_layout_is_refused(of_kind: Built) -> None:
     table = pa.table({"problem": ["12+34+56+78"], "answer": ["180"]})
-    with pytest.raises(RunFailure, match=r"the layout gives it"):
+    with pytest.raises(RunFailure, match=r"of the layout"):
         encode_rows(table, of_kind.tokenizer, TokenLayout(problem=6, answer=5))

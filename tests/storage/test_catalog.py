@@ -322,5 +322,5 @@ def test_tensors_come_in_the_order_in_which_training_reads(small: Built) -> None
 
 
 def test_an_unknown_corpus_is_one_clear_line(small: Built) -> None:
-    with pytest.raises(UserError, match="corpus 'other' is not there"):
+    with pytest.raises(UserError, match="corpus 'other' does not exist"):
         Corpus.open("other", str(small.workspace.root))

@@ -110,19 +110,19 @@ def test_a_plan_over_a_million_shards_needs_no_table_of_rows() -> None:
 
 @pytest.mark.parametrize("batch", [0, 63, 100])
 def test_a_batch_that_lanes_cannot_share_is_refused(batch: int) -> None:
-    with pytest.raises(UserError, match=f"^batch_size {batch} is not a multiple of 64: take 64, 128, …$"):
+    with pytest.raises(UserError, match=f"^batch_size {batch} is not a multiple of 64: use 64, 128, …$"):
         LanePlan((10_000,), batch, 0)
 
 
 def test_a_split_below_one_batch_is_refused() -> None:
-    line = "the split holds 1,511 rows, less than one batch of 1,536: lower batch_size or take a larger corpus"
+    line = "the split has 1,511 rows, less than one batch of 1,536: lower batch_size or use a larger corpus"
     with pytest.raises(UserError, match=f"^{line}$"):
         LanePlan((1_000, 511), 1_536, 0)
     assert LanePlan((1_000, 536), 1_536, 0).steps_per_epoch == 1
 
 
 def test_more_ranks_than_lanes_are_refused() -> None:
-    with pytest.raises(UserError, match=r"^65 workers are more than the 64 lanes of a batch: take 64 at most$"):
+    with pytest.raises(UserError, match=r"^65 workers are more than the 64 lanes of a batch: use at most 64$"):
         lanes_of(0, 65)
 
 

@@ -131,7 +131,7 @@ def test_who_lost_its_hold_writes_nothing_more(bucket: str, monkeypatch: pytest.
             lambda: (folder / "x").remove(),
             lambda: folder.remove(),
         ):
-            with pytest.raises(RunFailure, match=r"corpus 'x' could not be held .* run the same command again"):
+            with pytest.raises(RunFailure, match=r"corpus 'x' could not be kept locked .* run the same command again"):
                 write()
     assert (folder / "x").read() == b"mine"
     # Nor does it take away what another holds.
@@ -174,7 +174,7 @@ def test_a_machine_that_slept_counts_the_time_and_removes_nothing_of_who_came_af
         monkeypatch.setattr(
             "storage.places.lease.time.clock_gettime", lambda clock: slept * (clock == time.CLOCK_BOOTTIME)
         )
-        with pytest.raises(RunFailure, match="run 'x' could not be held"):
+        with pytest.raises(RunFailure, match="run 'x' could not be kept locked"):
             (folder / "step-1").remove()
         assert sorted(folder.children()) == ["step-1", "step-2"]
 

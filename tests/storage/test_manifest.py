@@ -58,7 +58,7 @@ def test_a_committed_corpus_is_read_back_as_it_was(small: Built) -> None:
 
 def test_nothing_is_there_before_the_manifest(own_small: Built) -> None:
     (own_small.corpus.location / "manifest.json").remove()
-    with pytest.raises(UserError, match="corpus 'small' is not there"):
+    with pytest.raises(UserError, match="corpus 'small' does not exist"):
         load(own_small.corpus.location, "corpus 'small'")
 
 
@@ -123,7 +123,7 @@ def test_a_first_commit_that_is_killed_before_its_manifest_is_finished_by_the_sa
     monkeypatch.setattr(LocalLocation, "write_over", killed)
     with pytest.raises(KilledError):
         build_corpus(SMALL, folder, in_flight=0)
-    with pytest.raises(UserError, match="is not there"):
+    with pytest.raises(UserError, match="does not exist"):
         load(folder, "corpus 'small'")
     monkeypatch.setattr(LocalLocation, "write_over", write_over)
     assert build_corpus(SMALL, folder, in_flight=0)[0].manifest == small.corpus.manifest
@@ -202,8 +202,8 @@ def test_a_damaged_manifest_is_one_clear_line(own_small: Built) -> None:
         (
             "s3://bucket/corpora/small",
             {"schema_version": 1, "kind": "corpus"},
-            f"it has schema version 1, this Numerate reads {SCHEMA_VERSION}: generate it under another name (an object "
-            "store can't swap it for its present form in one step)",
+            f"it has schema version 1, this Numerate reads {SCHEMA_VERSION}: generate it under another name "
+            "('numerate corpus migrate' needs a local disk)",
         ),
         (
             "/w/corpora/small/tokens/x",
@@ -260,17 +260,17 @@ def test_a_list_of_shards_is_read_from_its_bytes_alone(small: Built) -> None:
     assert decoded(encoded) == small.corpus.shards
     table = listed(encoded)
     for damaged in (b"", encoded[:-9], encoded[9:], written(table.drop(["rows"])), written(pa.table({"a": [1]}))):
-        with pytest.raises(RunFailure, match=r"^is no list of shards$"):
+        with pytest.raises(RunFailure, match=r"^is not a list of shards$"):
             decoded(damaged)
     paths = table.column("path").to_pylist()
     outside = table.set_column(0, table.schema.field(0), pa.array([*paths[:-1], "../x"]))
-    with pytest.raises(RunFailure, match=r"^names '\.\./x', which is no path below its folder$"):
+    with pytest.raises(RunFailure, match=r"^lists '\.\./x', which is not a path below its folder$"):
         decoded(written(outside))
     # Bytes that are no text, as only a full validation finds them.
     text = pa.StringArray.from_buffers(
         len(paths), pa.array(range(len(paths) + 1), pa.int32()).buffers()[1], pa.py_buffer(b"\xff" * len(paths))
     )
-    with pytest.raises(RunFailure, match=r"^is no list of shards$"):
+    with pytest.raises(RunFailure, match=r"^is not a list of shards$"):
         decoded(written(table.set_column(0, table.schema.field(0), text)))
 
 
@@ -283,7 +283,7 @@ def written(table: pa.Table) -> bytes:
 def test_a_damaged_shard_is_named_with_what_makes_it_again(own_small: Built) -> None:
     for dataset, remedy in (
         (own_small.corpus, "run 'numerate corpus verify small --repair'"),
-        (own_small.tokens, "delete it and run the 'numerate encode' that made it again"),
+        (own_small.tokens, "delete it and run the same 'numerate encode' command again"),
     ):
         shard = dataset.shards[0]
         place = dataset.location / shard.path
@@ -306,7 +306,7 @@ def test_a_manifest_whose_specification_was_changed_is_damaged(own_small: Built)
     place.write(json.dumps({**head, "spec": {**head["spec"], "seed": 5}}).encode())
     with pytest.raises(RunFailure) as failure:
         load(own_small.corpus.location, "it")
-    assert str(failure.value) == f"{place} is damaged (its spec was changed): delete it and run again"
+    assert str(failure.value) == f"{place} is damaged (its spec was changed): delete it and run the same command again"
     place.write(json.dumps({**head, "rows": -1}).encode())
     with pytest.raises(RunFailure) as failure:
         load(own_small.corpus.location, "it")
@@ -335,7 +335,7 @@ def test_no_path_in_a_manifest_leads_out_of_its_corpus(own_small: Built, path: s
         spec=own_small.corpus.manifest.spec,
         shards=[own_small.corpus.shards[0]._replace(path=path)],
     )
-    with pytest.raises(RunFailure, match="is no path below its folder"):
+    with pytest.raises(RunFailure, match="is not a path below its folder"):
         load(own_small.corpus.location, "it")
     with open_catalog(own_small.workspace) as connection, pytest.raises(UserError, match="corpus_small does not exist"):
         select(connection, "SELECT * FROM corpus_small")

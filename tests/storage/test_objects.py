@@ -207,15 +207,15 @@ def test_a_uri_that_names_no_plain_prefix_is_refused(uri: str) -> None:
 @pytest.mark.parametrize(
     ("changed", "fault", "words"),
     [
-        ({}, "missing bucket", ["there is no bucket 'nowhere'", "make it", "--workspace"]),
+        ({}, "missing bucket", ["bucket 'nowhere' does not exist", "create it", "--workspace"]),
         ({"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}, "", ["can't be reached", "AWS_ENDPOINT_URL"]),
-        ({"AWS_ALLOW_HTTP": ""}, "", ["no https:// address", "AWS_ALLOW_HTTP=true"]),
+        ({"AWS_ALLOW_HTTP": ""}, "", ["is not an https:// address", "AWS_ALLOW_HTTP=true"]),
         (
             {"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": "", "AWS_METADATA_ENDPOINT": "http://127.0.0.1:1"},
             "",
             ["no credentials were found", "AWS_ACCESS_KEY_ID"],
         ),
-        ({"AWS_ACCESS_KEY_ID": "", "AWS_PROFILE": "nobody"}, "", ["AWS_PROFILE is 'nobody'", "AWS_ACCESS_KEY_ID"]),
+        ({"AWS_ACCESS_KEY_ID": "", "AWS_PROFILE": "nobody"}, "", ["AWS_PROFILE 'nobody'", "AWS_ACCESS_KEY_ID"]),
         ({}, "403", ["access is denied (403)", "AWS_ACCESS_KEY_ID"]),
         ({}, "503", ["keeps failing (SlowDown)", "run the same command again"]),
     ],

@@ -104,22 +104,22 @@ def test_all_but_one_select_is_refused(connection: duckdb.DuckDBPyConnection, sm
 @pytest.mark.parametrize(
     ("query", "line"),
     [
-        ("", "SQL must be exactly one SELECT, this is no statement(s)"),
-        ("SELECT 1; SELECT 2", "SQL must be exactly one SELECT, this is 2 statement(s)"),
+        ("", "SQL must be exactly one SELECT, this has no statements"),
+        ("SELECT 1; SELECT 2", "SQL must be exactly one SELECT, this has 2 statements"),
         (
             "PIVOT corpus_small ON split",
-            "SQL must be exactly one SELECT: PIVOT needs its values here, as in ON column IN (1, 2)",
+            "SQL must be exactly one SELECT: PIVOT must list its values, as in ON column IN (1, 2)",
         ),
-        ("VACUUM", "SQL must be exactly one SELECT, not VACUUM: nothing here can be changed by SQL"),
+        ("VACUUM", "SQL must be exactly one SELECT, not VACUUM: SQL is read-only here"),
         (
             "WITH x AS (INSERT INTO shards VALUES (1) RETURNING *) FROM x",
-            "SQL must be exactly one SELECT, this holds INSERT: nothing here can be changed by SQL",
+            "SQL must be exactly one SELECT, this contains INSERT: SQL is read-only here",
         ),
         ("FROM query('SELECT 1')", "SQL: table function query is not allowed here: it may do more than read"),
         (
             "FROM read_text('/etc/hostname')",
             'SQL: Permission Error: Cannot access file "/etc/hostname" - file system operations are disabled by '
-            "configuration (SQL reads files of the workspace only, and no link that leads out of it)",
+            "configuration (SQL reads only files of the workspace, and follows no link out of it)",
         ),
     ],
 )

@@ -124,5 +124,7 @@ def test_a_shard_that_was_cut_after_the_start_ends_in_one_clear_line(own_small: 
     reader = reader_of(own_small)
     with open(reader.paths[0], "r+b") as file:
         file.truncate(100)
-    with pytest.raises(RunFailure, match=r"can't be read .*encode it again"):
+    with pytest.raises(
+        RunFailure, match=r"can't be read .*: delete it and run the same 'numerate encode' command again"
+    ):
         batches(reader, 0, 2, 1)

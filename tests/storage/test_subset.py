@@ -117,7 +117,7 @@ def test_what_is_no_predicate_is_refused_in_one_line(longer: Built, predicate: s
 
 def test_a_predicate_that_fails_on_the_rows_leaves_nothing_behind(longer: Built, tmp_path: Path) -> None:
     shards = longer.tokens.of_split("train")
-    with pytest.raises(UserError, match="can't be answered: Conversion Error"):
+    with pytest.raises(UserError, match="can't be evaluated: Conversion Error"):
         kept_rows(longer.tokens, shards, "operators::BOOLEAN", LocalLocation(tmp_path))
     assert not list(tmp_path.iterdir())
 
