@@ -26,7 +26,7 @@ def test_a_run_that_another_process_launches_is_refused(small: Built, tmp_path: 
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ({"workers": 2, "min_workers": 3}, "min_workers is 3, above workers (2): lower it"),
+        ({"workers": 2, "min_workers": 3}, "min_workers is 3, more than workers (2): lower min_workers"),
         ({"workers": LANES + 1}, "workers is 65: input should be less than or equal to 64"),
         ({"min_workers": LANES + 1}, "min_workers is 65: input should be less than or equal to 64"),
     ],
