@@ -47,5 +47,5 @@ def test_an_elastic_training_needs_room_for_its_fewest_workers_alone(ray_instanc
     assert choose_room(TrainingSpec(workers=8, min_workers=1)).workers == 8
     assert choose_room(TrainingSpec(workers=1)) == Room(1, 1, 0.0)
     for words, line in (({"min_workers": 9}, "min_workers is 9"), ({"workers": 9}, "workers is 9")):
-        with pytest.raises(UserError, match=f"{line}, the Ray cluster has room for {ray_instance}"):
+        with pytest.raises(UserError, match=f"{line}, but the Ray cluster has room for {ray_instance}"):
             choose_room(TrainingSpec(**words))
