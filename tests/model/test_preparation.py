@@ -92,7 +92,7 @@ def test_a_flipped_byte_in_the_tokens_is_refused_before_any_work(own_small: Buil
 
 def test_a_run_name_in_use_with_another_configuration_is_refused(small: Built, tmp_path: Path) -> None:
     job_of(small, tmp_path, TINY_TRAINING)
-    with pytest.raises(UserError, match=r"training.seed: 0 there, 5 asked.*choose another name"):
+    with pytest.raises(UserError, match=r"training.seed: 0 in the run, 5 requested.*choose another name"):
         job_of(small, tmp_path, TINY_TRAINING.model_copy(update={"seed": 5}))
     job_of(small, tmp_path, TINY_TRAINING.model_copy(update={"workers": 2}))
 
