@@ -32,7 +32,7 @@ class ComparingSpec(BaseModel):
     beyond: tuple[str, ...] = Field(
         ("mixed-longer", "mixed-deeper"), description="More corpora for evaluation, which must already be encoded."
     )
-    tokenizer: str = Field("", description="Name of the tokenizer; empty uses <corpus>-digit.")
+    tokenizer: str = Field("", description="Name of the tokenizer; empty means <corpus>-digit.")
     trainings: dict[str, TrainingSpec] = Field(
         {"vanilla": _VANILLA, "ours": _OURS},
         min_length=1,

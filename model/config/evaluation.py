@@ -43,7 +43,7 @@ class EvaluationSpec(BaseModel):
     limit: int = Field(
         100_000,
         ge=0,
-        description="Maximum number of problems, the first of each kind and length in the split; 0 evaluates all.",
+        description="Maximum number of problems, the first of each family and width in the split; 0 evaluates all.",
         json_schema_extra={"position": 1},
     )
     checkpoint: Literal["best", "last"] = Field(

@@ -231,8 +231,8 @@ class TrainingFile(Seeds):
 
     workspace: str = field(0, "./workspace", "Folder that holds corpora, tokenizers and runs.")
     corpus: str = field(1, ..., "Name of the corpus, which must already be encoded.")
-    tokenizer: str = field(2, "", "Name of the tokenizer; empty uses <corpus>-digit.")
-    name: str = field(3, "", "Name of the run; empty uses the name of the corpus.")
+    tokenizer: str = field(2, "", "Name of the tokenizer; empty means <corpus>-digit.")
+    name: str = field(3, "", "Name of the run; empty means the name of the corpus.")
     training: TrainingSpec = field(4, TrainingSpec(), "Training parameters.")
 
 

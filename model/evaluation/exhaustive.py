@@ -69,7 +69,9 @@ def count_errors(workspace: Workspace, name: str, stop: Stop = lambda: False) ->
     """
     run = workspace.run(own_or_shipped(workspace, name))
     config, model = load_run(run), TrainedEncoder.open(run)
-    tokens = load(workspace.tokens(config.corpus, config.tokenizer), f"corpus {config.corpus!r} encoded")
+    tokens = load(
+        workspace.tokens(config.corpus, config.tokenizer), f"corpus {config.corpus!r} encoded with {config.tokenizer!r}"
+    )
     if tokens.manifest.spec["tokenizer"] != config.tokenizer_identity:
         raise UserError(
             f"the tokens at {tokens.location} do not match run {name!r}: encode its corpus with its tokenizer"

@@ -25,7 +25,7 @@ def prepare(
     """
     source = load(workspace.corpus(corpus), f"corpus {corpus!r}")
     pieces, _ = load_tokenizer(workspace.tokenizer(tokenizer))
-    tokens = load(workspace.tokens(corpus, tokenizer), f"corpus {corpus!r} encoded by {tokenizer!r}")
+    tokens = load(workspace.tokens(corpus, tokenizer), f"corpus {corpus!r} encoded with {tokenizer!r}")
     configs = [RunConfig.of(run, own, source, tokens, (tokenizer, pieces)) for run, own in seed_runs(name, spec, seeds)]
     for config in configs:
         _check_encoder(config)
