@@ -43,7 +43,7 @@ class TokenLayout(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     problem: int = Field(ge=1, le=MOST_TOKENS, description="Tokens of the longest problem.")
-    answer: int = Field(ge=2, le=MOST_TOKENS, description="Slots of the answer, the sign's included.")
+    answer: int = Field(ge=2, le=MOST_TOKENS, description="Slots of the answer, including the sign.")
 
     @property
     def width(self) -> int:
@@ -56,8 +56,8 @@ def check_tokens(problem: int, answer: int) -> None:
     for what, tokens in (("problems", problem), ("answers", answer)):
         if tokens > MOST_TOKENS:
             raise UserError(
-                f"{what} may have {tokens:,} tokens, a row of tokens holds {MOST_TOKENS:,}: "
-                "lower terms or digits, or take tokenizer kind triples"
+                f"{what} may have {tokens:,} tokens, but a row holds at most {MOST_TOKENS:,}: "
+                "lower terms or digits, or use tokenizer kind triples"
             )
 
 
@@ -99,7 +99,7 @@ class Tokenizer:
     def id_of(self, piece: str) -> int:
         """Id of a piece; raises `UserError` if the tokenizer does not have it."""
         if piece not in self._numbers:
-            raise UserError(f"the tokenizer has no piece for {piece!r}: train one on a corpus that holds it")
+            raise UserError(f"the tokenizer has no piece for {piece!r}: train a tokenizer on a corpus that contains it")
         return self._numbers[piece]
 
     @cached_property
@@ -138,7 +138,9 @@ class Tokenizer:
         characters or ids do not fit into one byte.
         """
         if self.size > 256 or self.group != 1:
-            raise UserError("this tokenizer's pieces span several characters, one token a digit is needed here")
+            raise UserError(
+                "this tokenizer's pieces span several characters, but one token per digit is required: use kind digit"
+            )
         ids = bytearray([self.processor.unk_id()]) * 256
         for number, piece in enumerate(self.pieces()):
             if len(piece) == 1 and ord(piece) < 128:
@@ -166,11 +168,13 @@ class Tokenizer:
         """
         ids = self.encode(problem)
         if not problem or self.id_of(UNKNOWN) in ids:
-            raise UserError(f"problem {problem!r} can't be read: write numbers with + - * between them, like 12+34")
+            raise UserError(
+                f"problem {problem!r} cannot be parsed: write numbers with + - * between them, such as 12+34"
+            )
         if len(ids) > layout.problem:
             shown = problem if len(problem) <= 60 else problem[:60] + "…"
             raise UserError(
-                f"problem {shown!r} has {len(ids)} tokens, the model holds {layout.problem}: ask a shorter one"
+                f"problem {shown!r} has {len(ids)} tokens, but the maximum is {layout.problem}: use a shorter problem"
             )
         padding = [self.id_of(PAD)] * (layout.problem - len(ids))
         return [*padding, *ids, self.id_of(EQUALS), *[self.id_of(MASK)] * layout.answer]
@@ -190,8 +194,8 @@ def load_tokenizer(folder: Location) -> tuple[Tokenizer, TokenizerCard]:
     """Open a tokenizer; raises `UserError` if it does not exist, and `RunFailure` if it is damaged."""
     if not (folder / "card.json").exists():
         raise UserError(
-            f"tokenizer {folder.name!r} is not there ({folder}): run 'numerate tokenizer train' first, "
-            "or 'numerate run' for everything"
+            f"tokenizer {folder.name!r} does not exist ({folder}): run 'numerate tokenizer train' first, "
+            "or 'numerate run' for all stages"
         )
     model = (folder / "tokenizer.model").read()
     try:
@@ -200,5 +204,5 @@ def load_tokenizer(folder: Location) -> tuple[Tokenizer, TokenizerCard]:
         raise RunFailure(f"{folder / 'card.json'} is damaged: delete {folder} and train it again") from error
     tokenizer = Tokenizer(model)
     if tokenizer.identity != card.model_sha256:
-        raise RunFailure(f"{folder / 'tokenizer.model'} doesn't match its card: delete {folder} and train it again")
+        raise RunFailure(f"{folder / 'tokenizer.model'} does not match its card: delete {folder} and train it again")
     return tokenizer, card

@@ -169,6 +169,6 @@ def _ask(
     with ProcessPoolExecutor(min(at_once, max(1, len(left))), mp_context=context) as pool:
         try:
             for future in [pool.submit(ask_run, *asked) for asked in left]:
-                print(f"asked {future.result()}", flush=True)
+                print(f"evaluated {future.result()}", flush=True)
         except BrokenProcessPool as error:
-            raise RunFailure("a process that asks runs was ended: start the comparison again, it goes on") from error
+            raise RunFailure("an evaluation process was killed: run the same command again to continue") from error

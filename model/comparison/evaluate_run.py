@@ -60,7 +60,7 @@ def _problems(model: TrainedEncoder, workspace: Workspace, name: str, limit: int
     """The first problems of a corpus's test split."""
     tokenizer = model.config.tokenizer
     corpus = load(workspace.corpus(name), f"corpus {name!r}")
-    encoded = load(workspace.tokens(name, tokenizer), f"corpus {name!r} encoded by {tokenizer!r}")
+    encoded = load(workspace.tokens(name, tokenizer), f"corpus {name!r} encoded with {tokenizer!r}")
     check_corpus(model, corpus, encoded)
     # Canonical hashes serve intervals within one run; here the spread over seeds shows the uncertainty.
     return list(stream(corpus, encoded, EvaluationSpec(limit=limit), lambda ids: ids))

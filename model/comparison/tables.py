@@ -84,7 +84,7 @@ def page(rows: list[Row], corpus: str, goal: float) -> str:
             "",
             *_table(["encoder", "unit", "seeds", *heads], over),
             "",
-            "Seed by seed.",
+            "Results of each seed.",
             "",
             *_table(["encoder", "unit", "seed", *heads, *more], each),
             "",
@@ -128,8 +128,8 @@ def _what_is_read(rows: list[Row]) -> list[str]:
          f"{median(row['gate'] for row in same):.2f}"]
         for key, same in sorted(found.items())
     ]  # fmt: skip
-    heads = ["encoder", "unit", "asked", "operator", "operation read", "both operands read", "gate, mean size"]
-    return ["What the units read in the block's last run, per cent of problems.", "", *_table(heads, table), ""]
+    heads = ["encoder", "unit", "corpus", "operator", "operation read", "both operands read", "gate, mean size"]
+    return ["What the units read in the last loop, in per cent of problems.", "", *_table(heads, table), ""]
 
 
 def order_of(operator: str) -> tuple[int, str]:
@@ -141,7 +141,7 @@ def named(unit: str, applied: str) -> str:
     """Label of a run: learned only, or with a unit that is on or switched off during evaluation."""
     if unit == "none":
         return "learned only"
-    return f"with {unit}" if applied == "on" else f"with {unit}, switched off when asked"
+    return f"with {unit}" if applied == "on" else f"with {unit}, switched off in evaluation"
 
 
 def _spread(values: list[float]) -> str:

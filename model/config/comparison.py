@@ -27,33 +27,39 @@ class ComparingSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     workspace: str = Field("./workspace", description="Folder that holds corpora, tokenizers and runs.")
-    name: str = Field("units", description="Name of the comparison; its runs' names begin with it.")
-    corpus: str = Field("mixed", description="Corpus that all learn, encoded already.")
+    name: str = Field("units", description="Name of the comparison, and prefix of the names of its runs.")
+    corpus: str = Field("mixed", description="Corpus for training, which must already be encoded.")
     beyond: tuple[str, ...] = Field(
-        ("mixed-longer", "mixed-deeper"), description="Corpora that are asked beside it, encoded already."
+        ("mixed-longer", "mixed-deeper"), description="More corpora for evaluation, which must already be encoded."
     )
-    tokenizer: str = Field("", description="Name of the tokenizer; empty takes <corpus>-digit.")
+    tokenizer: str = Field("", description="Name of the tokenizer; empty means <corpus>-digit.")
     trainings: dict[str, TrainingSpec] = Field(
-        {"vanilla": _VANILLA, "ours": _OURS}, min_length=1, description="Encoders; steps and seed are set here."
+        {"vanilla": _VANILLA, "ours": _OURS},
+        min_length=1,
+        description="Trainings by encoder; the comparison sets the unit and steps.",
     )
     units: tuple[Unit, ...] = Field(
-        ("none", "residue", "primes", "nalu"), min_length=1, description="Units that each is given."
+        ("none", "residue", "primes", "nalu"),
+        min_length=1,
+        description="Symbolic units; each encoder is trained with each unit.",
     )
-    seeds: int = Field(5, ge=1, le=1_000, description="Seeds of each.")
-    seconds: float = Field(90.0, gt=0, le=1e6, description="Time that each trains.")
+    seeds: int = Field(5, ge=1, le=1_000, description="Number of seeds for each encoder and unit.")
+    seconds: float = Field(90.0, gt=0, le=1e6, description="Training time of each run, in seconds.")
     timed_seconds: float = Field(
-        15.0, gt=0, description="How long each trains before that, for its steps to be timed in the second half."
+        15.0, gt=0, description="Seconds of the trial trainings that measure the time per step."
     )
-    at_once: int = Field(0, ge=0, le=64, description="Trainings side by side; 0 takes as many as there is room for.")
-    validations: int = Field(30, ge=1, le=100, description="Validations and checkpoints in a training.")
-    validation_rows: int = Field(1_024, ge=64, multiple_of=64, description="Problems in a validation.")
-    batch_size: int = Field(512, ge=64, multiple_of=64, description="Problems in a step.")
-    problems: int = Field(10_000, ge=0, description="Problems asked of each corpus's test split; 0 asks all.")
-    curve_problems: int = Field(2_000, ge=1, description="Problems of the corpus that each checkpoint is asked.")
-    goal: float = Field(0.99, gt=0, le=1, description="Exact match until which problems are counted.")
-    precision: Literal["auto", "bfloat16", "float32"] = Field("auto", description="Arithmetic, as in a training.")
+    at_once: int = Field(0, ge=0, le=64, description="Parallel trainings; 0 uses as many as resources allow.")
+    validations: int = Field(30, ge=1, le=100, description="Validations and checkpoints per training.")
+    validation_rows: int = Field(1_024, ge=64, multiple_of=64, description="Problems per validation.")
+    batch_size: int = Field(512, ge=64, multiple_of=64, description="Problems per step.")
+    problems: int = Field(10_000, ge=0, description="Problems to evaluate from each test split; 0 evaluates all.")
+    curve_problems: int = Field(2_000, ge=1, description="Problems to evaluate with each checkpoint.")
+    goal: float = Field(0.99, gt=0, le=1, description="Exact match up to which training problems are counted.")
+    precision: Literal["auto", "bfloat16", "float32"] = Field(
+        "auto", description="Arithmetic precision, as in a training."
+    )
     compile: Literal["auto", "on", "off"] = Field(
-        "off", description="Whether layers are compiled, which takes a good part of a short time."
+        "off", description="Whether torch.compile compiles the layers, which takes a large part of a short training."
     )
 
     @property

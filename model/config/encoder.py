@@ -34,45 +34,58 @@ class EncoderConfig(BaseModel):
     width: int = field(0, 128, "Size of a hidden state.", ge=8, le=4096)
     heads: int = field(1, 4, "Attention heads.", ge=1, le=64)
     layers: int = field(2, 2, "Layers in the block.", ge=1, le=48)
-    loops: int = field(3, 1, "Times the block is run, its input added anew.", ge=1, le=64)
+    loops: int = field(3, 1, "Loops: runs of the block of layers; each loop adds the block's input again.", ge=1, le=64)
     min_loops: int = field(
-        4, 0, "Fewest runs of the block in training, drawn at random for each step; 0 always takes loops.", ge=0, le=64
+        4,
+        0,
+        "Minimum number of loops in training, drawn at random up to loops for each step; 0 always uses loops.",
+        ge=0,
+        le=64,
     )
     feedforward: int = field(5, 512, "Size of the feed-forward layer.", ge=8, le=16384)
-    norm: Literal["pre", "post"] = field(6, "pre", "Norm before each sublayer, or behind it as in the paper.")
-    positions: tuple[Position, ...] = field(
-        7, ("place-value",), "How the encoder knows where a token stands; several add up.", min_length=1
+    norm: Literal["pre", "post"] = field(
+        6, "pre", "Layer norm before each sublayer (pre), or after it as in 'Attention Is All You Need' (post)."
     )
-    places: int = field(8, 32, "Largest place value.", ge=2, le=1024)
-    random_offset: bool = field(9, False, "Places shifted at random in training, as far as there is room.")
-    operands: int = field(10, 16, "Most operands.", ge=2, le=256)
-    depth: int = field(11, 8, "Deepest brackets.", ge=0, le=64)
-    longest: int = field(12, 64, "Most tokens of a problem or of an answer, for learned positions.", ge=4, le=4096)
-    reach: int = field(13, 4, "Largest difference of places that relative positions tell apart.", ge=1, le=64)
+    positions: tuple[Position, ...] = field(
+        7, ("place-value",), "Position encodings; several can be combined.", min_length=1
+    )
+    places: int = field(
+        8, 32, "Largest place value of place-value positions, in tokens from the right of a number.", ge=2, le=1024
+    )
+    random_offset: bool = field(9, False, "Shift place values at random in training, as far as places allows.")
+    operands: int = field(10, 16, "Maximum number of operands.", ge=2, le=256)
+    depth: int = field(11, 8, "Maximum depth of nested brackets.", ge=0, le=64)
+    longest: int = field(
+        12, 64, "Maximum number of tokens of a problem or an answer, for learned positions.", ge=4, le=4096
+    )
+    reach: int = field(13, 4, "Largest difference of place values that relative positions distinguish.", ge=1, le=64)
     far: Literal["shared", "hidden"] = field(
-        14, "shared", "Digits further apart than reach: one score for all of them, or unseen."
+        14,
+        "shared",
+        "Digits further apart than reach: shared gives them one attention score per direction, hidden masks them.",
     )
     warm_loops: int = field(
         15,
         0,
-        "Most runs of the block before those, without gradient, drawn at random for half of the steps in training; "
-        "0 leaves them out.",
+        "Maximum number of loops without gradient before the others. Training draws their number at random in half of "
+        "the steps; 0 disables them.",
         ge=0,
         le=256,
     )
     carry_loops: int = field(
         16,
         0,
-        "Runs of the block before carries move, one place a run: a sum's slot is asked in training once its carry can "
-        "be there, and answers take as many runs as they have slots beside these; 0 always asks and takes loops.",
+        "Loops before carries start to move, by one digit position per loop. Training scores a slot of a sum only "
+        "after its carry can arrive. An answer uses one loop per slot plus these, but at least loops. "
+        "0 scores every slot and always uses loops.",
         ge=0,
         le=64,
     )
     unit: Unit = field(
         17,
         "none",
-        "Symbolic unit before the block's final layer: residue computes + - * exactly on circles of powers of ten, "
-        "primes on those of small primes, nalu is the published baseline.",
+        "Symbolic unit before the block's final layer. residue computes + - * exactly, modulo powers of ten; primes "
+        "computes modulo small primes; nalu is the published baseline.",
     )
 
     @model_validator(mode="after")
@@ -80,14 +93,14 @@ class EncoderConfig(BaseModel):
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not divisible by heads {self.heads}: change one of them")
         if self.min_loops > self.loops:
-            raise ValueError(f"min_loops {self.min_loops} is above loops {self.loops}: lower it")
+            raise ValueError(f"min_loops {self.min_loops} is greater than loops {self.loops}: lower min_loops")
         if self.carry_loops > (least := self.min_loops or self.loops):
             raise ValueError(
-                f"carry_loops {self.carry_loops} is above the fewest loops ({least}), in which nothing would be asked: "
-                "lower it"
+                f"carry_loops {self.carry_loops} is greater than the minimum number of loops ({least}), "
+                "which would score no slot: lower carry_loops"
             )
         if len(set(self.positions)) < len(self.positions):
-            raise ValueError(f"positions {', '.join(self.positions)} name one twice: leave it out")
+            raise ValueError(f"positions {', '.join(self.positions)} contain a duplicate: name each once")
         return self
 
     def loops_of(self, slots: int) -> int:
@@ -104,8 +117,8 @@ class EncoderConfig(BaseModel):
         if not group and (need := [name for name in self.positions if name in ("place-value", "relative")]):
             raise UserError(
                 f"encoder.positions is {', '.join(self.positions)}, and {' and '.join(need)} needs digits or groups of "
-                "them from the right, not learnt pieces: take positions sinusoidal or learned, or a tokenizer of kind "
-                "digit, pairs or triples"
+                "digits from the right, not learned pieces: use positions sinusoidal or learned, or a tokenizer of "
+                "kind digit, pairs or triples"
             )
 
     def refusal(self, extent: Extent, group: int = 1) -> str:

@@ -12,15 +12,19 @@ class Decoding(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    passes: int = field(0, 1, "Passes of the encoder, each of which fixes some of the slots.", ge=1, le=1_024)
+    passes: int = field(0, 1, "Passes of the encoder; each pass fills an equal share of the slots.", ge=1, le=1_024)
     order: Literal["confidence", "units-first"] = field(
-        1, "confidence", "Which slots a pass fixes: the surest ones, or those from the units upwards."
+        1, "confidence", "Order in which passes fill the slots: highest confidence first, or from the units upwards."
     )
     loops: int = field(
-        2, 0, "Runs of the block; 0 takes as many as in training, or as carries need (carry_loops).", ge=0, le=4_096
+        2,
+        0,
+        "Loops of the block; 0 uses the encoder's loops, or more for a long answer if carry_loops is set.",
+        ge=0,
+        le=4_096,
     )
-    sharpness: float = field(3, 1.0, "Factor on the attention scores.", gt=0, le=100)
-    unit: Literal["on", "off"] = field(4, "on", "The encoder's symbolic unit; off leaves it out, to see what it does.")
+    sharpness: float = field(3, 1.0, "Factor that multiplies the attention scores.", gt=0, le=100)
+    unit: Literal["on", "off"] = field(4, "on", "The encoder's symbolic unit; off disables it, to measure its effect.")
 
 
 ONE_PASS = Decoding()
@@ -33,27 +37,29 @@ class EvaluationSpec(BaseModel):
 
     split: Literal["test", "validation", "train", "all"] = Field(
         "test",
-        description="Split that is evaluated; all takes the problems that were trained on, too.",
+        description="Split to evaluate; all includes the training problems.",
         json_schema_extra={"position": 0},
     )
     limit: int = Field(
         100_000,
         ge=0,
-        description="Problems, from the first of the split on; 0 takes all.",
+        description="Maximum number of problems, the first of each family and width in the split; 0 evaluates all.",
         json_schema_extra={"position": 1},
     )
     checkpoint: Literal["best", "last"] = Field(
-        "best", description="Checkpoint that answers.", json_schema_extra={"position": 2}
+        "best",
+        description="Checkpoint to evaluate: the best one on validation, or the last one.",
+        json_schema_extra={"position": 2},
     )
     decoding: Decoding = Field(
-        ONE_PASS, description="How the answers' slots are filled.", json_schema_extra={"position": 3}
+        ONE_PASS, description="How the slots of the answer are filled.", json_schema_extra={"position": 3}
     )
     missing: Literal["answer", "operand"] = field(
-        4, "answer", "What is asked: the answer, or an operand with the answer shown, as in 12+?=30."
+        4, "answer", "What to predict: the answer, or a masked operand, as in 12+?=30."
     )
 
     @model_validator(mode="after")
     def _one_pass(self) -> "EvaluationSpec":
         if self.missing == "operand" and self.decoding != ONE_PASS:
-            raise ValueError("missing is operand, which is filled in one pass: leave the options of decoding out")
+            raise ValueError("missing is operand, which is filled in one pass: remove the decoding options")
         return self

@@ -20,7 +20,7 @@ class CurriculumStage(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    where: str = field(0, "", "SQL predicate that chooses the problems; empty takes all.", max_length=10_000)
+    where: str = field(0, "", "SQL predicate that selects the problems; empty selects all.", max_length=10_000)
     steps: int = field(1, 100, "Steps of the stage.", ge=1, le=10**8)
 
 
@@ -30,7 +30,7 @@ class TrainingSpec(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     encoder: EncoderConfig = Field(
-        EncoderConfig(), description="Shape of the encoder.", json_schema_extra={"position": 0}
+        EncoderConfig(), description="Encoder architecture.", json_schema_extra={"position": 0}
     )
     steps: int = Field(2_500, ge=1, le=10**8, description="Optimizer steps.", json_schema_extra={"position": 1})
     batch_size: int = Field(
@@ -38,40 +38,52 @@ class TrainingSpec(BaseModel):
         ge=LANES,
         le=1 << 20,
         multiple_of=LANES,
-        description="Problems in a step, over all workers.",
+        description="Problems per step, over all workers.",
         json_schema_extra={"position": 2},
     )
     optimizer: Literal["muon", "adamw"] = Field(
         "muon",
-        description="For the matrices of the layers: Muon, or AdamW as for everything else.",
+        description="Optimizer for the matrices of the layers; AdamW trains all other parameters.",
         json_schema_extra={"position": 3},
     )
     matrix_learning_rate: float = Field(
-        0.01, gt=0, le=1, description="Muon's rate, for the matrices of the layers.", json_schema_extra={"position": 4}
+        0.01,
+        gt=0,
+        le=1,
+        description="Learning rate of Muon, for the matrices of the layers.",
+        json_schema_extra={"position": 4},
     )
     learning_rate: float = Field(
-        8e-3, gt=0, le=1, description="AdamW's rate, for everything else.", json_schema_extra={"position": 5}
+        8e-3,
+        gt=0,
+        le=1,
+        description="Learning rate of AdamW, for all other parameters.",
+        json_schema_extra={"position": 5},
     )
     warmup: float = Field(
-        0.05, ge=0, lt=1, description="Share of the steps in which the rates rise.", json_schema_extra={"position": 6}
+        0.05,
+        ge=0,
+        lt=1,
+        description="Share of the steps for the warmup of the learning rates.",
+        json_schema_extra={"position": 6},
     )
     full_mask_share: float = Field(
         0.5,
         ge=0,
         le=1,
-        description="Share of problems whose whole answer is masked; others at random.",
+        description="Share of problems whose whole answer is masked; the other problems mask random slots.",
         json_schema_extra={"position": 7},
     )
     precision: Literal["auto", "bfloat16", "float32"] = Field(
         "auto",
-        description="Arithmetic; auto takes bfloat16 where the machine has it.",
+        description="Arithmetic precision; auto uses bfloat16 if the machine supports it.",
         json_schema_extra={"position": 8},
     )
     workers: int = Field(
         0,
         ge=0,
         le=LANES,
-        description="DDP workers; 0 takes one a GPU, or two without a GPU.",
+        description="DDP workers; 0 uses one per GPU, or two without GPUs.",
         json_schema_extra={"position": 9},
     )
     validate_every: int = Field(200, ge=1, description="Steps between validations.", json_schema_extra={"position": 10})
@@ -80,7 +92,7 @@ class TrainingSpec(BaseModel):
         ge=LANES,
         le=1 << 20,
         multiple_of=LANES,
-        description="Problems in a validation.",
+        description="Problems per validation.",
         json_schema_extra={"position": 11},
     )
     checkpoint_every: int = Field(
@@ -90,26 +102,30 @@ class TrainingSpec(BaseModel):
         2,
         ge=0,
         le=1_000,
-        description="Older checkpoints kept besides best and last.",
+        description="Older checkpoints to keep besides the best and the last one.",
         json_schema_extra={"position": 13},
     )
     seed: int = Field(
-        0, ge=0, lt=2**63, description="Seed of weights, order and masks.", json_schema_extra={"position": 14}
+        0,
+        ge=0,
+        lt=2**63,
+        description="Random seed for weights, data order and masks.",
+        json_schema_extra={"position": 14},
     )
     where: str = field(
         15,
         "",
-        "SQL predicate over the corpus's columns that chooses the problems, such as digits <= 5; empty takes all.",
+        "SQL predicate over the corpus's columns that selects the problems, such as digits <= 5; empty selects all.",
         max_length=10_000,
     )
     curriculum: tuple[CurriculumStage, ...] = field(
-        16, (), "Stages before the rest of the steps, each with its own predicate.", max_length=100
+        16, (), "Stages before the remaining steps, each with its own predicate.", max_length=100
     )
 
     min_workers: int = field(
         17,
         0,
-        "Fewest workers to go on with where the cluster loses some, workers being the most; 0 keeps the number fixed.",
+        "Minimum number of workers to continue with if the cluster loses some; 0 keeps the number of workers fixed.",
         ge=0,
         le=LANES,
     )
@@ -117,43 +133,47 @@ class TrainingSpec(BaseModel):
     objective: Objective = field(
         18,
         "answer",
-        "What is hidden: slots of the answer; anywhere, an operand too where one number alone solves the problem; "
-        "or all, any digits and slots.",
+        "Tokens to mask: answer masks slots of the answer; anywhere masks an operand instead in some problems, if "
+        "exactly one number solves them; all masks any digits and slots.",
     )
     operand_share: float = field(
-        19, 0.3, "Objective anywhere: share of problems whose answer is shown and an operand hidden.", ge=0, le=1
+        19, 0.3, "Objective anywhere: share of problems that mask an operand and show the answer.", ge=0, le=1
     )
     running_sum: float = field(
-        20, 0.0, "Weight of the loss on the running sums of products; 0 leaves it out.", ge=0, le=100
+        20, 0.0, "Weight of the loss on the running sums of products; 0 disables it.", ge=0, le=100
     )
     compile: Literal["auto", "on", "off"] = field(
         21,
         "auto",
-        "Whether torch.compile makes the layers faster; auto does so on a GPU where a compiler is installed.",
+        "Whether torch.compile compiles the layers; auto does so on a GPU if a compiler is installed.",
     )
 
     oversample: str = field(
         22,
         "rare",
-        "SQL predicate of problems that fill a fixed share of every batch; rare takes the sparse corners of a grid of "
-        "sums (only small or only large numbers) and sums that end in 99 or 00; empty takes none.",
+        "SQL predicate for problems that fill a fixed share of every batch. rare selects the sparse corners of a grid "
+        "of sums (only small or only large numbers) and some sums that end in 99 or 00. Empty selects none.",
         max_length=10_000,
     )
     oversample_share: float = field(
-        23, 0.25, "Share of every batch that these problems fill, in steps of 64 problems.", gt=0, lt=1
+        23, 0.25, "Share of every batch for the oversampled problems, rounded to a multiple of 64 problems.", gt=0, lt=1
     )
 
     @model_validator(mode="after")
     def _elastic(self) -> "TrainingSpec":
         if self.workers and self.min_workers > self.workers:
-            raise ValueError(f"min_workers is {self.min_workers}, above workers ({self.workers}): lower it")
+            raise ValueError(
+                f"min_workers is {self.min_workers}, more than workers ({self.workers}): lower min_workers"
+            )
         return self
 
     @model_validator(mode="after")
     def _stages(self) -> "TrainingSpec":
         taken = sum(stage.steps for stage in self.curriculum)
         if taken >= self.steps:
-            raise ValueError(f"the curriculum has {taken:,} steps, the training {self.steps:,}: raise steps")
+            raise ValueError(
+                f"the curriculum has {taken:,} steps, but steps is {self.steps:,}: set steps above {taken:,}"
+            )
         return self
 
     @property
@@ -180,7 +200,7 @@ class TrainingSpec(BaseModel):
             if name == "operands" and encoder.unit != "none":
                 continue
             if not set(positions) & set(encoder.positions) and value != EncoderConfig.model_fields[name].default:
-                found.append(f"encoder.{name} {value} is ignored: positions don't hold {' or '.join(positions)}")
+                found.append(f"encoder.{name} {value} is ignored: positions do not include {' or '.join(positions)}")
         return found
 
     def identity(self) -> dict[str, Any]:
@@ -197,7 +217,8 @@ class Seeds(BaseModel):
     seeds: int = field(
         83,
         1,
-        "Seeds to train, from seed upwards, each as a run <name>-seed<number>; side by side where there is room.",
+        "Number of seeds to train, from seed upwards. Several seeds train as runs <name>-seed<number>, in parallel if "
+        "resources allow.",
         ge=1,
         le=1_000,
     )
@@ -209,10 +230,10 @@ class TrainingFile(Seeds):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     workspace: str = field(0, "./workspace", "Folder that holds corpora, tokenizers and runs.")
-    corpus: str = field(1, ..., "Name of the corpus, which is encoded already.")
-    tokenizer: str = field(2, "", "Name of the tokenizer; empty takes <corpus>-digit.")
-    name: str = field(3, "", "Name of the run; empty takes the corpus's.")
-    training: TrainingSpec = field(4, TrainingSpec(), "The training.")
+    corpus: str = field(1, ..., "Name of the corpus, which must already be encoded.")
+    tokenizer: str = field(2, "", "Name of the tokenizer; empty means <corpus>-digit.")
+    name: str = field(3, "", "Name of the run; empty means the name of the corpus.")
+    training: TrainingSpec = field(4, TrainingSpec(), "Training parameters.")
 
 
 def seed_runs(name: str, spec: TrainingSpec, seeds: int) -> list[tuple[str, TrainingSpec]]:

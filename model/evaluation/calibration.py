@@ -13,9 +13,9 @@ class Coverage(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    below: float = Field(description="Answers of less confidence are withheld.")
-    answered: float = Field(description="Share of the problems that are answered.")
-    right: float | None = Field(description="Share of these answers that are right; null where there are none.")
+    below: float = Field(description="Answers with a lower confidence are withheld.")
+    answered: float = Field(description="Share of the problems whose answer is not withheld.")
+    right: float | None = Field(description="Share of these answers that are correct; null if all are withheld.")
 
 
 class Calibration(BaseModel):

@@ -126,19 +126,25 @@ class Evaluation(BaseModel):
     interval: tuple[float, float] = Field(description="95 % interval of the exact match.")
     interval_method: str
     classes: int = Field(description="Canonical classes among the problems.")
-    exact_match_by_class: float = Field(description="Mean over canonical classes: repeats and orders count once.")
+    exact_match_by_class: float = Field(
+        description="Mean over canonical classes: repeated and reordered problems count once."
+    )
     passes: int
-    by_passes: tuple[PassesResult, ...] = Field(description="Exact match against the number of passes.")
-    breakdown: dict[str, tuple[Group, ...]] = Field({}, description="Exact match by what the problems differ in.")
+    by_passes: tuple[PassesResult, ...] = Field(description="Exact match by number of passes.")
+    breakdown: dict[str, tuple[Group, ...]] = Field({}, description="Exact match by properties of the problems.")
     calibration: Calibration
     checkpoint: str
     step: int
     parameters: int
-    precision: str = Field("", description="Arithmetic in which the answers were computed.")
-    missing: str = Field("answer", description="What was asked: the answer, or an operand.")
-    decoding: str = Field("", description="How the slots were filled, as JSON; empty in the ordinary way.")
+    precision: str = Field("", description="Arithmetic precision of the answers.")
+    missing: str = Field("answer", description="What was predicted: the answer, or an operand.")
+    decoding: str = Field(
+        "", description="Decoding settings that differ from the defaults, as JSON; empty if none differ."
+    )
     left_out: int = Field(
-        0, description="Problems not asked: they or their twins may have been trained on, or no operand is certain."
+        0,
+        description="Problems that were not scored: they or their counterparts may be training problems, or no operand "
+        "has a unique solution.",
     )
 
 
@@ -175,9 +181,9 @@ def evaluate(
                 answered.add(verdicts)
         if not answered.found:
             raise RunFailure(
-                f"none of the {answered.streamed:,} problems of the {spec.split} split may be asked: the run may have "
-                "met them or sums and differences of the same numbers in training, or no operand of them is certain; "
-                + ("ask another split" if spec.split == "train" else "raise limit or take another corpus")
+                f"none of the {answered.streamed:,} problems of the {spec.split} split can be scored: the run may have "
+                "been trained on them or on sums and differences of the same numbers, or no operand has a unique "
+                "solution; " + ("use another split" if spec.split == "train" else "raise limit or use another corpus")
             )
     return _outcome(model, corpus, spec, suite, answered, breakdown(target))
 
@@ -291,22 +297,22 @@ def check_corpus(model: TrainedEncoder, corpus: Dataset, tokens: Dataset) -> Non
     config = model.config
     if tokens.manifest.spec["tokenizer"] != config.tokenizer_identity:
         raise UserError(
-            f"the tokens at {tokens.location} were made by another tokenizer than run {config.name!r} was trained "
-            f"with ({config.tokenizer!r}): encode the corpus with that one"
+            f"the tokens at {tokens.location} were encoded with another tokenizer than run {config.name!r} was trained "
+            f"with ({config.tokenizer!r}): encode the corpus with that tokenizer"
         )
     if config.corpus_identity == corpus.manifest.identity:
         if config.tokens_identity != tokens.manifest.identity:
             raise UserError(
-                f"the tokens at {tokens.location} are not those that run {config.name!r} was trained on: "
-                "train a new run on them under another name"
+                f"the tokens at {tokens.location} differ from those that run {config.name!r} was trained on: "
+                "train a new run on them with another name"
             )
         return
     for key in ("split_key", "validation", "test"):
         theirs, ours = corpus.manifest.spec[key], config.corpus_spec[key]
         if theirs != ours:
             raise UserError(
-                f"corpus {corpus.manifest.name!r} has {key} {theirs}, run {config.name!r} was trained on a corpus "
-                f"with {ours}: problems held out there may have been trained on here; generate it with {key} {ours}"
+                f"corpus {corpus.manifest.name!r} has {key} {theirs}, but run {config.name!r} was trained on a "
+                f"corpus with {ours}: its held-out problems may be training problems; generate it with {key} {ours}"
             )
 
 
@@ -351,7 +357,9 @@ def stream(corpus: Dataset, tokens: Dataset, spec: EvaluationSpec, canonical: Ca
         text = _read(corpus, text_shard, take)
         coded = _read(tokens, token_shard, take)
         if not text.column("id").equals(coded.column("id")):
-            raise RunFailure(f"shard {token_shard.path} doesn't hold the rows of its corpus: encode it again")
+            raise RunFailure(
+                f"shard {token_shard.path} does not contain the rows of its corpus: encode the corpus again"
+            )
         facts = pa.table({"id": text.column("id"), **{name: _fact(text, name) for name in _FACTS}})
         data, _ = string_buffers(coded.column("tokens").combine_chunks())
         rows = data.reshape(take, -1).view(id_type(tokens))

@@ -69,10 +69,12 @@ def count_errors(workspace: Workspace, name: str, stop: Stop = lambda: False) ->
     """
     run = workspace.run(own_or_shipped(workspace, name))
     config, model = load_run(run), TrainedEncoder.open(run)
-    tokens = load(workspace.tokens(config.corpus, config.tokenizer), f"corpus {config.corpus!r} encoded")
+    tokens = load(
+        workspace.tokens(config.corpus, config.tokenizer), f"corpus {config.corpus!r} encoded with {config.tokenizer!r}"
+    )
     if tokens.manifest.spec["tokenizer"] != config.tokenizer_identity:
         raise UserError(
-            f"the tokens at {tokens.location} are not of run {name!r}: encode its corpus with its tokenizer"
+            f"the tokens at {tokens.location} do not match run {name!r}: encode its corpus with its tokenizer"
         )
     folder = run / "evaluations" / f"exhaustive-{hash_of([model.checkpoint.sha256, tokens.manifest.identity])[:8]}"
     tasks = [_Task(run, tokens.location, shard, folder / f"{hash_of(shard.path)[:16]}.json") for shard in tokens.shards]
@@ -144,7 +146,7 @@ def main() -> int:
             shown += found.first
             print(f"{problems:,} problems, {wrong:,} wrong", flush=True)
         for problem, answer in shown[:_KEPT]:
-            print(f"  {problem} answered {answer}")
+            print(f"  {problem}, predicted {answer}")
         return 130 if stop() else 0
 
     return run_plainly(work, sys.argv[1])

@@ -76,7 +76,9 @@ class TrainedEncoder:
     def check_decoding(self, decoding: Decoding) -> None:
         """Raise `UserError` if the symbolic unit is to be disabled but the encoder has none."""
         if decoding.unit == "off" and self.encoder.unit is None:
-            raise UserError(f"decoding.unit is off, but run {self.config.name!r} has no symbolic unit: leave it out")
+            raise UserError(
+                f"decoding.unit is off, but run {self.config.name!r} has no symbolic unit: remove decoding.unit"
+            )
 
     def layout_of(self, problem: str) -> TokenLayout:
         """The token layout for a problem in text form; raises `UserError` if the problem is too large.

@@ -23,7 +23,9 @@ def compiles(spec: TrainingSpec, device: torch.device) -> bool:
     Raises `UserError` if `compile` is `on` and no compiler is installed.
     """
     if spec.compile == "on" and not has_compiler(device):
-        raise UserError("compile is on, but no C++ compiler was found: install g++, or set compile to off")
+        raise UserError(
+            "compile is on, but no C++ compiler was found (a GPU also needs triton): install g++, or set compile to off"
+        )
     return spec.compile == "on" or (spec.compile == "auto" and device.type == "cuda" and has_compiler(device))
 
 

@@ -131,10 +131,10 @@ def value_of(text: str) -> int:
     """The exact value of a problem with numbers, + - * and brackets; raises `ValueError` for any other text."""
     lexemes = [*_LEXEMES.findall(text), ""]
     if "".join(lexemes) != text:
-        raise ValueError(f"{text!r} is no problem")
+        raise ValueError(f"{text!r} is not a problem")
     value, rest = _sum(lexemes)
     if rest != [""]:
-        raise ValueError(f"{text!r} is no problem")
+        raise ValueError(f"{text!r} is not a problem")
     return value
 
 
@@ -211,4 +211,4 @@ def _factor(lexemes: list[str]) -> tuple[int, list[str]]:
         value, rest = _sum(rest)
         if rest[0] == ")":
             return value, rest[1:]
-    raise ValueError("no number where one is needed")
+    raise ValueError("a number is missing")

@@ -70,7 +70,7 @@ def _problem(chance: random.Random, part: Mapping[str, Any], held: bool) -> str:
         text = _text(chance, part, range(1, 2), None)
         if is_held("".join(sorted(text))) == held:
             return text
-    raise UserError("the corpus has too few problems to hold some out of the probes: probe a run of another one")
+    raise UserError("the corpus has too few problems to hold some out from the probes: probe a run of another corpus")
 
 
 def _lengths(part: Mapping[str, Any]) -> tuple[int, int]:
@@ -105,8 +105,8 @@ def _number(chance: random.Random, part: Mapping[str, Any], length: int, held: b
         if held is None or length == 1 or is_held(str(number)) == held:
             return number
     raise UserError(
-        f"the corpus has too few numbers of {length} digits ({low} to {high}) to hold some out of the probes: "
-        "probe a run of another one"
+        f"the corpus has too few numbers of {length} digits ({low} to {high}) to hold some out from the probes: "
+        "probe a run of another corpus"
     )
 
 

@@ -137,8 +137,8 @@ def checked_states(wanted: Sequence[int], there: int, what: str, run: str) -> No
     for number in wanted:
         if not 1 <= number <= there:
             raise UserError(
-                f"{what} {number} isn't there: run {run!r} has {what}s 1 to {there} (its embeddings are always looked "
-                "at); leave it out"
+                f"{what} {number} does not exist: run {run!r} has {what}s 1 to {there} (embeddings are always probed); "
+                "remove it"
             )
 
 

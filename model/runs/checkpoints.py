@@ -94,7 +94,11 @@ class Checkpoints:
     def warnings(self) -> list[str]:
         """Warnings about damaged newest checkpoints, because of which a training resumes from an older one."""
         last, damaged = self.last_whole()
-        where = f"training goes on from step {last.step:,}" if last else "there is none before it, training begins anew"
+        where = (
+            f"training continues from step {last.step:,}"
+            if last
+            else "no earlier one exists, so training starts from step 0"
+        )
         return [f"checkpoint {self.folder / entry.file} is damaged: {where}" for entry in damaged]
 
     def load(self, entry: CheckpointEntry, config: RunConfig) -> dict[str, Tensor]:
@@ -102,7 +106,7 @@ class Checkpoints:
         place = self.folder / entry.file
         data = place.read()
         if hash_of_bytes(data) != entry.sha256:
-            raise RunFailure(f"checkpoint {place} is damaged: delete it, and training goes on from the one before")
+            raise RunFailure(f"checkpoint {place} is damaged: delete it to continue from the previous checkpoint")
         try:
             length = int.from_bytes(data[:8], "little")
             metadata = json.loads(data[8 : 8 + length])["__metadata__"]
@@ -110,10 +114,12 @@ class Checkpoints:
             tensors = load(data)
         except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise RunFailure(
-                f"checkpoint {place} is damaged: delete it, and training goes on from the one before"
+                f"checkpoint {place} is damaged: delete it to continue from the previous checkpoint"
             ) from error
         if found.decides() != config.decides():
-            raise RunFailure(f"checkpoint {place} belongs to another corpus, tokenizer or configuration: move it away")
+            raise RunFailure(
+                f"checkpoint {place} belongs to another corpus, tokenizer or configuration: move it to another folder"
+            )
         return tensors
 
     def _needed(self) -> tuple[CheckpointEntry, ...]:
@@ -156,20 +162,23 @@ def restore(tensors: dict[str, Tensor], model: nn.Module, optimizers: dict[str, 
         if name not in tensors:
             # Exported checkpoints do not contain weights that only training uses.
             if optimizers or name.startswith("model."):
-                raise RunFailure(f"the checkpoint doesn't fit this encoder: {name} is missing")
+                raise RunFailure(f"the checkpoint does not match this encoder: {name} is missing")
         elif tensors[name].shape != value.shape:
             raise RunFailure(
-                f"the checkpoint doesn't fit this encoder: {name} is {list(tensors[name].shape)}, "
-                f"{list(value.shape)} is needed"
+                f"the checkpoint does not match this encoder: {name} has shape {list(tensors[name].shape)}, "
+                f"but shape {list(value.shape)} is required"
             )
         elif not tensors[name].is_floating_point():
-            raise RunFailure(f"the checkpoint doesn't fit this encoder: {name} is of type {tensors[name].dtype}")
+            raise RunFailure(
+                f"the checkpoint does not match this encoder: {name} has type {tensors[name].dtype}, "
+                "but a floating-point type is required"
+            )
         elif not tensors[name].isfinite().all():
-            raise RunFailure(f"the checkpoint doesn't fit this encoder: {name} holds values that are no numbers")
+            raise RunFailure(f"the checkpoint does not match this encoder: {name} contains non-finite values")
     kinds = _KINDS if optimizers else ("model.",)
     for name in tensors:
         if name not in expected and name.startswith(kinds) | (not name.startswith(_KINDS)):
-            raise RunFailure(f"the checkpoint doesn't fit this encoder: it has no {name}")
+            raise RunFailure(f"the checkpoint does not match this encoder: tensor {name} is unknown")
     with torch.no_grad():
         for name, value in weights.items():
             if name in tensors:

@@ -75,7 +75,9 @@ def step_seconds(folder: Location) -> float:
     steps, seconds = (table.column(name).to_numpy() for name in ("step", "seconds"))
     half = len(steps) // 2
     if half < 2:
-        raise RunFailure(f"{folder} has {len(steps)} steps, too few to be timed: give the training more time")
+        raise RunFailure(
+            f"{folder} has {len(steps)} steps, too few to measure the time per step: increase timed_seconds"
+        )
     return float((seconds[-1] - seconds[half]) / (steps[-1] - steps[half]))
 
 

@@ -68,7 +68,7 @@ def export(run: Location, target: Location, which: str = "best") -> CheckpointEn
     """
     entry, files = handed_on(run, target.name, which)
     if target.children():
-        raise UserError(f"{target} is not empty: name a new folder")
+        raise UserError(f"{target} is not empty: choose a new folder")
     for path, data in files.items():
         (target / path).write(data)
     return entry

@@ -27,7 +27,9 @@ class RunConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     model_version: Literal[2]
-    step_version: int = Field(1, description="How a step chooses rows and masks; a run goes on with the same alone.")
+    step_version: int = Field(
+        1, description="Version of the choice of rows and masks; a run resumes only with the same version."
+    )
     name: str
     corpus: str = Field(description="Name of the corpus.")
     tokenizer: str = Field(description="Name of the tokenizer.")
@@ -36,12 +38,12 @@ class RunConfig(BaseModel):
     tokens_identity: str
     tokenizer_identity: str
     group: int = Field(
-        1, ge=0, description="Digits that a token stands for at most, from the right of a number; 0 for learnt pieces."
+        1, ge=0, description="Maximum digits per token, from the right of a number; 0 for learned pieces."
     )
     layouts: tuple[TokenLayout, ...] = Field(min_length=1)
     training: TrainingSpec
     precision: Literal["", "bfloat16", "float32"] = Field(
-        "", description="Arithmetic of its training steps, also where auto chose it; empty before the first step."
+        "", description="Arithmetic precision of the training steps, with auto resolved; empty before the first step."
     )
 
     @model_validator(mode="before")
@@ -58,7 +60,7 @@ class RunConfig(BaseModel):
         try:
             _ = (self.operators, self.signed_operands, self.extent, self.operand_counts)
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError("corpus_spec is no corpus's specification") from error
+            raise ValueError("corpus_spec is not a corpus specification") from error
         return self
 
     def decides(self) -> dict[str, Any]:
@@ -114,15 +116,19 @@ class RunConfig(BaseModel):
         encoder, learnt, counts = self.training.encoder, self.extent, self.operand_counts
         reason = encoder.refusal(extent, self.group)
         if extent.digits > learnt.digits and not encoder.any_length:
-            reason = f"it has {extent.digits} digits, the run learnt up to {learnt.digits}"
+            reason = f"it has {extent.digits} digits, but the run was trained on up to {learnt.digits}"
         if extent.depth > learnt.depth:
-            reason = f"it has {extent.depth} nested brackets, the run learnt up to {learnt.depth}"
+            reason = f"it has {extent.depth} nested brackets, but the run was trained on up to {learnt.depth}"
         if extent.operands not in counts:
-            reason = f"it has {extent.operands} operands, the run learnt {_span(counts.start, counts.stop - 1)}"
+            reason = (
+                f"it has {extent.operands} operands, but the run was trained on {_span(counts.start, counts.stop - 1)}"
+            )
         if extent.problem + extent.answer > MOST_TOKENS:
-            reason = f"it takes {extent.problem + extent.answer:,} tokens with its answer, {MOST_TOKENS:,} are the most"
+            reason = (
+                f"it has {extent.problem + extent.answer:,} tokens with its answer, but the maximum is {MOST_TOKENS:,}"
+            )
         if reason:
-            raise UserError(f"the problem is none that run {self.name!r} can answer ({reason}): ask another one")
+            raise UserError(f"run {self.name!r} cannot answer the problem ({reason}): use another problem or run")
         for layout in self.layouts:
             if layout.problem >= extent.problem and layout.answer >= extent.answer:
                 return layout
@@ -136,8 +142,8 @@ class RunConfig(BaseModel):
         spec = tokens.manifest.spec
         if (spec["corpus"], spec["tokenizer"]) != (corpus.manifest.identity, tokenizer[1].identity):
             raise UserError(
-                f"the tokens at {tokens.location} were made from another corpus or by another tokenizer than "
-                f"{tokenizer[0]!r}: run 'numerate encode' with a tokenizer of this corpus"
+                f"the tokens at {tokens.location} do not match corpus {corpus.manifest.name!r} and tokenizer "
+                f"{tokenizer[0]!r}: delete that folder and run 'numerate encode' again"
             )
         return cls(
             model_version=MODEL_VERSION,
@@ -191,7 +197,7 @@ def refuse_unlike(configs: Sequence[RunConfig]) -> None:
             names = ", ".join(text.partition(":")[0] for text in differing)
             raise UserError(
                 f"runs {configs[0].name!r} and {config.name!r} differ in more than their seed ({names}): "
-                "compare seeds of one training, as 'numerate train --seeds' makes them"
+                "compare runs of one training, such as those of 'numerate train --seeds'"
             )
 
 
@@ -209,7 +215,9 @@ def load_run(folder: Location) -> RunConfig:
     Raises `UserError` if there is no run or it has another model version, and `RunFailure` if `run.json` is damaged.
     """
     if not (folder / "run.json").exists():
-        raise UserError(f"run {folder.name!r} is not there ({folder}): train it first, 'numerate run' does all of it")
+        raise UserError(
+            f"run {folder.name!r} does not exist ({folder}): train it first, or use 'numerate run' for all stages"
+        )
     version: Any = MODEL_VERSION
     try:
         values = json.loads((folder / "run.json").read())
@@ -218,8 +226,8 @@ def load_run(folder: Location) -> RunConfig:
     except (ValueError, RecursionError) as error:
         if version != MODEL_VERSION:
             raise UserError(
-                f"run {folder.name!r} is of model version {version!r}, {MODEL_VERSION} is needed here: train it again "
-                "under another name, or ask it with the release that trained it"
+                f"run {folder.name!r} has model version {version!r}, but this release needs {MODEL_VERSION}: train it "
+                "again with another name, or use the release that trained it"
             ) from error
         raise RunFailure(f"{folder / 'run.json'} is damaged: delete {folder} and train again") from error
 
@@ -253,5 +261,5 @@ def _differences(found: dict[str, Any], asked: dict[str, Any], prefix: str = "")
         if isinstance(one, dict) and isinstance(other, dict):
             names += _differences(one, other, f"{prefix}{key}.")
         elif one != other:
-            names.append(f"{prefix}{key}: {one} there, {other} asked")
+            names.append(f"{prefix}{key}: {one} in the run, {other} requested")
     return names

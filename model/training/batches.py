@@ -168,11 +168,10 @@ def _left_out(
     if not missing:
         return ""
     total, part = sum(map(_rows, found.values())), f" where {where}" if where else ""
-    widths = ", ".join(f"{rows:,} of {layout.width} tokens" for layout, rows in missing.items())
+    widths = ", ".join(f"{rows:,} rows of {layout.width} tokens" for layout, rows in missing.items())
     return (
-        f"{sum(missing.values()):,} of {total:,} rows of {split}{part} are in no batch: there are {widths}, fewer than "
-        f"the {least:,} that a batch takes of one width: "
-        f"{'lower batch_size or take' if least > LANES else 'take'} a larger corpus"
+        f"{sum(missing.values()):,} of {total:,} rows of {split}{part} are left out: {widths}; a batch needs {least:,} "
+        f"rows of one width: {'lower batch_size or use' if least > LANES else 'use'} a larger corpus"
     )
 
 

@@ -181,7 +181,7 @@ def in_a_process(job: TrainingJob, seat: Seat) -> TrainingResult:
     process.join()
     if isinstance(outcome, TrainingResult):
         return outcome
-    raise outcome or RunFailure(f"its process ended with exit code {process.exitcode}")
+    raise outcome or RunFailure(f"the training process ended with exit code {process.exitcode}")
 
 
 def _child(pipe: Connection, job: TrainingJob, seat: int) -> None:
@@ -227,7 +227,7 @@ def _results(jobs: Sequence[TrainingJob], futures: Sequence[Future[TrainingResul
     }
     if failed:
         text = "; ".join(f"run {name}: {reason}" for name, reason in failed.items())
-        rest = "; the others are trained" if len(failed) < len(jobs) else ""
+        rest = "; the other seeds are trained" if len(failed) < len(jobs) else ""
         raise RunFailure(f"{len(failed)} of {len(jobs)} seeds failed ({text}){rest}")
     return [future.result() for future in futures]
 

@@ -25,7 +25,7 @@ def prepare(
     """
     source = load(workspace.corpus(corpus), f"corpus {corpus!r}")
     pieces, _ = load_tokenizer(workspace.tokenizer(tokenizer))
-    tokens = load(workspace.tokens(corpus, tokenizer), f"corpus {corpus!r} encoded by {tokenizer!r}")
+    tokens = load(workspace.tokens(corpus, tokenizer), f"corpus {corpus!r} encoded with {tokenizer!r}")
     configs = [RunConfig.of(run, own, source, tokens, (tokenizer, pieces)) for run, own in seed_runs(name, spec, seeds)]
     for config in configs:
         _check_encoder(config)
@@ -63,7 +63,7 @@ def _check_encoder(config: RunConfig) -> None:
     """Raise `UserError` if the encoder's positions do not cover the corpus's problems or do not fit the tokenizer."""
     config.training.encoder.check_pieces(config.group)
     if reason := config.training.encoder.refusal(config.extent, config.group):
-        raise UserError(f"{reason} for this corpus: raise it")
+        raise UserError(f"{reason} for this corpus: increase it")
 
 
 def _sums_alone(config: RunConfig) -> bool:
@@ -81,7 +81,7 @@ def _check_objective(config: RunConfig, tokenizer: Tokenizer) -> None:
         )
     if spec.encoder.carry_loops and (spec.objective != "answer" or not _sums_alone(config)):
         raise UserError(
-            f"encoder.carry_loops is {spec.encoder.carry_loops}, but only of sums without brackets, asked for their "
-            "answers, is it known when a carry arrives: set it to 0, or take objective answer and operator + alone"
+            f"encoder.carry_loops is {spec.encoder.carry_loops}, but it requires objective answer and a corpus of "
+            "sums without brackets: set it to 0, or use objective answer and a corpus with operator + only"
         )
     compiles(spec, torch.device("cuda" if torch.cuda.is_available() else "cpu"))

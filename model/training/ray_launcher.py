@@ -116,7 +116,7 @@ def choose_room(spec: TrainingSpec, seeds: int = 1) -> Room:
     units = gpus or cpus
     for name, asked in (("min_workers", spec.min_workers), ("workers", 0 if spec.min_workers else spec.workers)):
         if asked > units:
-            raise UserError(f"{name} is {asked}, the Ray cluster has room for {units}: lower {name} or add nodes")
+            raise UserError(f"{name} is {asked}, but the Ray cluster has room for {units}: lower {name} or add nodes")
     alone = spec.workers or max(spec.min_workers, gpus if gpus else min(2, cpus))
     asked = max(spec.workers, spec.min_workers)
     return room_for(seeds, alone, asked=asked, cpus=cpus, gpus=gpus, gpu_bytes=gpu_memory())
@@ -195,7 +195,7 @@ def _launch(
     if result is None:
         reason = str(failures[0]).splitlines()[-1] if failures else "no worker finished"
         raise TransientFailure(
-            f"training ended early ({reason}): run the same command again, it goes on from its checkpoint"
+            f"training ended early ({reason}): run the same command again to continue from the last checkpoint"
         )
     return result
 

@@ -20,6 +20,6 @@ def tensors(
     Raises `UserError` if the corpus is not encoded with that tokenizer or is too small.
     """
     folder = corpus.workspace.tokens(corpus.dataset.manifest.name, tokenizer)
-    tokens = load(folder, f"corpus {corpus.dataset.manifest.name!r} encoded by {tokenizer!r}")
+    tokens = load(folder, f"corpus {corpus.dataset.manifest.name!r} encoded with {tokenizer!r}")
     batches = Batches.of(tokens, split, batch_size, seed)
     return (torch.from_numpy(rows) for _, rows in batches.reader.batches(0))

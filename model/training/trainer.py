@@ -80,9 +80,7 @@ class _Trainer:
         self.mask_id = tokenizer.id_of(MASK)
         self.tokens = load(job.tokens, "the encoded corpus")
         if self.tokens.manifest.identity != job.config.tokens_identity:
-            raise UserError(
-                f"the tokens at {job.tokens} are not those of run {job.config.name!r}: choose another run name"
-            )
+            raise UserError(f"the tokens at {job.tokens} do not match run {job.config.name!r}: choose another run name")
         self.pieces = tokenizer.size
         self.objective = Objective(self.spec, tokenizer).to(self.device)
         self.sums = RunningSum(tokenizer).to(self.device) if self.spec.running_sum else None
@@ -239,7 +237,7 @@ class _Trainer:
         if self.rank == 0:
             self.metrics.flush()
         kept = self.checkpoints.index().last
-        where = f"the last good checkpoint is of step {kept.step}" if kept else "there is no checkpoint yet"
+        where = f"the last good checkpoint is at step {kept.step}" if kept else "there is no checkpoint yet"
         raise RunFailure(f"{what}: {where}; lower learning_rate or matrix_learning_rate")
 
     def _validate(self) -> float:
@@ -268,7 +266,7 @@ class _Trainer:
     def _save(self) -> None:
         # Non-finite weights would otherwise only show in the next step's loss.
         if not torch.stack([weight.isfinite().all() for weight in self.encoder.parameters()]).all():
-            self._refuse(f"weights are no finite numbers behind step {self.step}")
+            self._refuse(f"the weights are not finite after step {self.step}")
         if self.rank == 0:
             entry = CheckpointEntry(
                 step=self.step, exact_match=self.exact_match, file=f"step-{self.step:09d}.safetensors"

@@ -201,7 +201,7 @@ def test_solve_answers_one_problem_and_a_stream(home: Home) -> None:
     ("problem", "words"),
     [
         ("twelve", "can't be read"),
-        ("1+2+3+4+5", "5 operands, the run learnt 2"),
+        ("1+2+3+4+5", "5 operands, but the run was trained on 2"),
         ("7/2", "7/2"),
         ("1+", "'1+'"),
         ("12", "'12'"),
@@ -228,7 +228,9 @@ def test_a_run_name_in_use_with_another_configuration_is_one_line(home: Home) ->
     before = (home.workspace / "runs/first/run.json").read_bytes()
     result = home.numerate("run", "spec.json", "--training.seed", "7", code=2)
     last = result.stderr.splitlines()[-1]
-    assert last.startswith("error: run 'first' exists with another configuration (training.seed: 0 there, 7 asked)")
+    assert last.startswith(
+        "error: run 'first' exists with another configuration (training.seed: 0 in the run, 7 requested)"
+    )
     assert "Traceback" not in result.stderr
     assert (home.workspace / "runs/first/run.json").read_bytes() == before
 

@@ -175,7 +175,7 @@ def test_the_command_cleans_and_refuses_in_one_line(place: Workspace, tmp_path: 
     found = json.loads(numerate("clean", "one", "--dry-run", "--json", *workspace).stdout)
     result = numerate("clean", "one", *workspace)
     assert len(result.stdout.splitlines()) == len(found["removed"]) + 1
-    assert_one_line(numerate("clean", "two", *workspace), 2, "run 'two' is not there")
+    assert_one_line(numerate("clean", "two", *workspace), 2, "run 'two' does not exist")
     assert_one_line(numerate("clean", "--workspace", str(tmp_path / "none")), 2, "none is not there")
 
 

@@ -151,6 +151,6 @@ def test_problems_that_no_row_of_tokens_holds_are_refused_before_anything_is_mad
     if not words:
         check_request(request)
         return
-    with pytest.raises(UserError, match=f"{words}, a row of tokens holds 2,048: lower terms or digits"):
+    with pytest.raises(UserError, match=f"{words}, but a row holds at most 2,048: lower terms or digits"):
         check_request(request)
     assert not (tmp_path / "corpora").exists()

@@ -155,9 +155,9 @@ def test_of_several_runs_each_has_a_head_of_its_own_that_it_needs_most(runs: tup
 @pytest.mark.usefixtures("recorded")
 def test_mistakes_are_one_line(trained: Built) -> None:
     for values, text in (
-        ({"name": "nobody"}, "run 'nobody' is not there"),
-        ({"name": SEEDS[0], "layers": (7,)}, "layer 7 isn't there: run 'run-seed0' has layers 1 to 2"),
-        ({"name": SEEDS[0], "loops": (9,)}, "loop 9 isn't there"),
+        ({"name": "nobody"}, "run 'nobody' does not exist"),
+        ({"name": SEEDS[0], "layers": (7,)}, "layer 7 does not exist: run 'run-seed0' has layers 1 to 2"),
+        ({"name": SEEDS[0], "loops": (9,)}, "loop 9 does not exist"),
     ):
         with pytest.raises(UserError, match=text) as error:
             probe_encoder.fn(asked(trained.workspace, **values))

@@ -322,6 +322,6 @@ def test_where_the_hub_is_not_to_be_asked_the_command_says_so(mixed: Dataset, hu
 def test_what_is_not_there_is_refused(hub: Hub, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="corpus 'none' does not exist"):
         publish_corpus("none", to="ada/none", workspace=str(tmp_path))
-    with pytest.raises(UserError, match="run 'none' is not there"):
+    with pytest.raises(UserError, match="run 'none' does not exist"):
         publish_model("none", to="ada/none", workspace=str(tmp_path))
     assert hub.counts.total() == 0

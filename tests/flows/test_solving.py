@@ -144,7 +144,7 @@ def test_a_mistake_is_told_with_its_place_in_one_line(problem: str, words: str) 
 @pytest.mark.parametrize(
     ("problem", "words"),
     [
-        ("(1+2)", "1 nested brackets, the run learnt up to 0"),
+        ("(1+2)", "1 nested brackets, but the run was trained on up to 0"),
         ("1+-2", "a minus before an operand, run 'addition' never saw one"),
         ("3*4", r"holds \*, run 'addition' learnt \+ alone"),
     ],
@@ -157,7 +157,7 @@ def test_what_a_run_never_saw_is_refused(problem: str, words: str) -> None:
 @pytest.mark.parametrize(
     ("problem", "words"),
     [
-        ("((1+(2+3))*4)", "3 nested brackets, the run learnt up to 2"),
+        ("((1+(2+3))*4)", "3 nested brackets, but the run was trained on up to 2"),
         ("1+2+3+4+5", "5 operands"),
         ("123-4", "3 digits"),
     ],

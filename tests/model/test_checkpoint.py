@@ -90,7 +90,7 @@ def test_weights_of_another_shape_are_refused(trained: TrainingJob, small: Built
     checkpoints = Checkpoints(trained.run / "checkpoints")
     tensors = checkpoints.load(checkpoints.choose("last"), trained.config)
     wider = trained.config.training.encoder.model_copy(update={"width": 32})
-    with pytest.raises(RunFailure, match="the checkpoint doesn't fit this encoder") as failure:
+    with pytest.raises(RunFailure, match="the checkpoint does not match this encoder") as failure:
         restore(tensors, Encoder(wider, small.tokenizer))
     assert "\n" not in str(failure.value)
 
@@ -100,15 +100,19 @@ def test_weights_of_another_shape_are_refused(trained: TrainingJob, small: Built
     [
         ("model.head.weight", None, "model.head.weight is missing"),
         ("optimizer.adamw.exp_avg.head.weight", None, "optimizer.adamw.exp_avg.head.weight is missing"),
-        ("optimizer.adamw.step.head.bias", torch.zeros(2), r"step.head.bias is \[2\], \[\] is needed"),
-        ("optimizer", torch.zeros(2), "it has no optimizer"),
-        ("optimizer.adamw", torch.zeros(2), "it has no optimizer.adamw"),
-        ("optimizer.sgd.step.head.bias", torch.zeros(2), "it has no optimizer.sgd"),
-        ("model.more", torch.zeros(2), "it has no model.more"),
-        ("more", torch.zeros(2), "it has no more"),
-        ("model.head.bias", torch.zeros(20, dtype=torch.int8), "model.head.bias is of type torch.int8"),
-        ("model.head.bias", torch.zeros(20, dtype=torch.complex64), "model.head.bias is of type torch.complex64"),
-        ("model.head.bias", torch.full((20,), torch.nan), "model.head.bias holds values that are no numbers"),
+        (
+            "optimizer.adamw.step.head.bias",
+            torch.zeros(2),
+            r"step.head.bias has shape \[2\], but shape \[\] is required",
+        ),
+        ("optimizer", torch.zeros(2), "optimizer is unknown"),
+        ("optimizer.adamw", torch.zeros(2), "optimizer.adamw is unknown"),
+        ("optimizer.sgd.step.head.bias", torch.zeros(2), "optimizer.sgd.step.head.bias is unknown"),
+        ("model.more", torch.zeros(2), "model.more is unknown"),
+        ("more", torch.zeros(2), "more is unknown"),
+        ("model.head.bias", torch.zeros(20, dtype=torch.int8), "model.head.bias has type torch.int8"),
+        ("model.head.bias", torch.zeros(20, dtype=torch.complex64), "model.head.bias has type torch.complex64"),
+        ("model.head.bias", torch.full((20,), torch.nan), "model.head.bias contains non-finite values"),
     ],
 )
 def test_tensors_that_are_missing_or_of_something_else_are_named(
@@ -119,7 +123,7 @@ def test_tensors_that_are_missing_or_of_something_else_are_named(
     tensors = {key: value for key, value in tensors.items() if key != name} | ({} if change is None else {name: change})
     encoder = Encoder(spec.encoder, small.tokenizer)
     optimizers = build_optimizers(encoder, spec)
-    with pytest.raises(RunFailure, match=f"the checkpoint doesn't fit this encoder: .*{words}"):
+    with pytest.raises(RunFailure, match=f"the checkpoint does not match this encoder: .*{words}"):
         restore(tensors, encoder, optimizers)
 
 
@@ -127,7 +131,9 @@ def test_tensors_that_are_missing_or_of_something_else_are_named(
 def test_a_checkpoint_of_another_tokenizer_or_manifest_is_refused(trained: TrainingJob, field: str) -> None:
     checkpoints = Checkpoints(trained.run / "checkpoints")
     other = trained.config.model_copy(update={field: "0" * 64})
-    with pytest.raises(RunFailure, match="belongs to another corpus, tokenizer or configuration: move it away"):
+    with pytest.raises(
+        RunFailure, match="belongs to another corpus, tokenizer or configuration: move it to another folder"
+    ):
         checkpoints.load(checkpoints.choose("last"), other)
 
 
@@ -177,7 +183,7 @@ def test_a_run_of_another_model_version_is_told_from_a_damaged_one(small: Built,
     values = json.loads((job.run / "run.json").read())
     for version in (1, 3):
         (job.run / "run.json").write(json.dumps({**values, "model_version": version}).encode())
-        with pytest.raises(UserError, match=f"is of model version {version}, 2 is needed here: train it again"):
+        with pytest.raises(UserError, match=f"has model version {version}, but this release needs 2: train it again"):
             load_run(job.run)
 
 

@@ -124,5 +124,5 @@ def test_the_page_tells_learned_only_from_with_the_unit_and_from_the_unit_switch
     lines = page(rows, "mixed", 0.99).splitlines()
     assert "| ours | learned only | 3 | 20.0 (10.0–40.0) | never |" in lines
     assert "| ours | with residue | 3 | 100.0 (100.0–100.0) | 2,000 (2 of 3) |" in lines
-    assert "| ours | with residue, switched off when asked | 3 | 0.0 (0.0–0.0) |  |" in lines
+    assert "| ours | with residue, switched off in evaluation | 3 | 0.0 (0.0–0.0) |  |" in lines
     assert "| ours | learned only | 0 | 10.0 |  | 9,000 | 1,234 | 100 | 90 |" in lines

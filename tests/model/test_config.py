@@ -14,9 +14,9 @@ def test_a_setting_without_effect_is_named_with_the_reason() -> None:
     assert spec.ignored == [
         "operand_share 0.5 is ignored: objective is answer",
         "matrix_learning_rate 0.1 is ignored: optimizer is adamw",
-        "encoder.reach 2 is ignored: positions don't hold relative",
-        "encoder.far hidden is ignored: positions don't hold relative",
-        "encoder.random_offset True is ignored: positions don't hold place-value",
-        "encoder.longest 9 is ignored: positions don't hold learned",
+        "encoder.reach 2 is ignored: positions do not include relative",
+        "encoder.far hidden is ignored: positions do not include relative",
+        "encoder.random_offset True is ignored: positions do not include place-value",
+        "encoder.longest 9 is ignored: positions do not include learned",
     ]
     assert not TrainingSpec().ignored

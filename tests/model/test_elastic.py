@@ -26,7 +26,7 @@ def test_a_run_that_another_process_launches_is_refused(small: Built, tmp_path: 
 @pytest.mark.parametrize(
     ("words", "line"),
     [
-        ({"workers": 2, "min_workers": 3}, "min_workers is 3, above workers (2): lower it"),
+        ({"workers": 2, "min_workers": 3}, "min_workers is 3, more than workers (2): lower min_workers"),
         ({"workers": LANES + 1}, "workers is 65: input should be less than or equal to 64"),
         ({"min_workers": LANES + 1}, "min_workers is 65: input should be less than or equal to 64"),
     ],
@@ -47,5 +47,5 @@ def test_an_elastic_training_needs_room_for_its_fewest_workers_alone(ray_instanc
     assert choose_room(TrainingSpec(workers=8, min_workers=1)).workers == 8
     assert choose_room(TrainingSpec(workers=1)) == Room(1, 1, 0.0)
     for words, line in (({"min_workers": 9}, "min_workers is 9"), ({"workers": 9}, "workers is 9")):
-        with pytest.raises(UserError, match=f"{line}, the Ray cluster has room for {ray_instance}"):
+        with pytest.raises(UserError, match=f"{line}, but the Ray cluster has room for {ray_instance}"):
             choose_room(TrainingSpec(**words))

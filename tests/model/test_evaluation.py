@@ -87,9 +87,9 @@ def test_a_limit_takes_the_first_problems(small: Built, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("spec", "config", "message"),
     [
-        ({"split_key": "other"}, {}, "split_key other, run 'run' was trained on a corpus with numerate"),
-        ({"test": 0.2}, {}, "test 0.2, run 'run' was trained on a corpus with 0.1"),
-        ({}, {"tokenizer_identity": "0" * 64}, "made by another tokenizer"),
+        ({"split_key": "other"}, {}, "split_key other, but run 'run' was trained on a corpus with numerate"),
+        ({"test": 0.2}, {}, "test 0.2, but run 'run' was trained on a corpus with 0.1"),
+        ({}, {"tokenizer_identity": "0" * 64}, "encoded with another tokenizer"),
     ],
 )
 def test_a_corpus_whose_test_problems_may_have_been_trained_on_is_refused(
@@ -248,7 +248,7 @@ def test_problems_that_may_not_be_judged_are_left_out(small: Built, tmp_path: Pa
     assert outcome.problems + outcome.left_out == len(answers)
     asked = pq.read_table(tmp_path / "predictions.parquet").column("answer").to_pylist()
     assert all(int(answer) % 3 == 0 for answer in asked)
-    with pytest.raises(RunFailure, match=r"none of the .* problems of the test split may be asked"):
+    with pytest.raises(RunFailure, match=r"none of the .* problems of the test split can be scored"):
         evaluate(
             untrained(small, tmp_path / "none"),
             *values,

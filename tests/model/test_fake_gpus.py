@@ -72,7 +72,7 @@ def test_a_cluster_with_gpus_has_one_worker_on_each(
 ) -> None:
     monkeypatch.setattr(launch.ray, "cluster_resources", lambda: {"GPU": float(count), "CPU": 16.0})
     assert launch.choose_room(TrainingSpec(**values), seeds) == room
-    with pytest.raises(UserError, match=f"workers is {count + 1}, the Ray cluster has room for {count}"):
+    with pytest.raises(UserError, match=f"workers is {count + 1}, but the Ray cluster has room for {count}"):
         launch.choose_room(TrainingSpec(workers=count + 1))
 
 

@@ -20,7 +20,9 @@ def test_carries_are_waited_for_in_answers_of_sums_alone(
     spec = TINY_TRAINING.model_copy(update={"encoder": encoder, **change})
     built = small if change else operations
     name = built.corpus.manifest.name
-    with pytest.raises(UserError, match=r"carry_loops is 1, but only of sums without brackets"):
+    with pytest.raises(
+        UserError, match=r"carry_loops is 1, but it requires objective answer and a corpus of sums without brackets"
+    ):
         prepare(built.workspace, "never", name, f"{name}-digit", spec)
 
 
@@ -37,7 +39,7 @@ def test_compiling_without_a_compiler_is_refused_and_left_to_itself_never_fails(
     monkeypatch.delenv("CXX", raising=False)
     for choice, device in (("auto", "cpu"), ("auto", "cuda"), ("off", "cpu")):
         assert not compiles(TINY_TRAINING.model_copy(update={"compile": choice}), torch.device(device))
-    with pytest.raises(UserError, match=r"compile is on, but no C.. compiler was found: install g"):
+    with pytest.raises(UserError, match=r"compile is on, but no C.. compiler was found .*: install g"):
         prepare(small.workspace, "never", "small", "small-digit", TINY_TRAINING.model_copy(update={"compile": "on"}))
 
 
@@ -90,7 +92,7 @@ def test_a_flipped_byte_in_the_tokens_is_refused_before_any_work(own_small: Buil
 
 def test_a_run_name_in_use_with_another_configuration_is_refused(small: Built, tmp_path: Path) -> None:
     job_of(small, tmp_path, TINY_TRAINING)
-    with pytest.raises(UserError, match=r"training.seed: 0 there, 5 asked.*choose another name"):
+    with pytest.raises(UserError, match=r"training.seed: 0 in the run, 5 requested.*choose another name"):
         job_of(small, tmp_path, TINY_TRAINING.model_copy(update={"seed": 5}))
     job_of(small, tmp_path, TINY_TRAINING.model_copy(update={"workers": 2}))
 
@@ -114,8 +116,8 @@ def test_rows_that_are_in_no_batch_are_told_with_their_numbers(longer: Built) ->
     (width,) = (width for width, rows in held.items() if rows == few)
     assert told(batch_size=64) == ()
     assert told(batch_size=size) == (
-        f"{few:,} of {few + many:,} rows of train are in no batch: there are {few:,} of {width} tokens, fewer than the "
-        f"{size:,} that a batch takes of one width: lower batch_size or take a larger corpus",
+        f"{few:,} of {few + many:,} rows of train are left out: {few:,} rows of {width} tokens; a batch needs {size:,} "
+        "rows of one width: lower batch_size or use a larger corpus",
     )
     (first,) = told(batch_size=size, curriculum=(CurriculumStage(where="true", steps=3),), where="true")
-    assert f"rows of train where true are in no batch: there are {few:,} of {width}" in first
+    assert f"rows of train where true are left out: {few:,} rows of {width} tokens" in first

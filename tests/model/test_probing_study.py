@@ -209,9 +209,9 @@ def test_other_settings_and_other_checkpoints_are_looked_into_anew(run: Training
 @pytest.mark.parametrize(
     ("asked", "text"),
     [
-        ({"layers": (3,)}, "layer 3 isn't there: run 'run' has layers 1 to 2"),
-        ({"layers": (0,)}, "layer 0 isn't there"),
-        ({"loops": (2,)}, "loop 2 isn't there: run 'run' has loops 1 to 1"),
+        ({"layers": (3,)}, "layer 3 does not exist: run 'run' has layers 1 to 2"),
+        ({"layers": (0,)}, "layer 0 does not exist"),
+        ({"loops": (2,)}, "loop 2 does not exist: run 'run' has loops 1 to 1"),
     ],
 )
 def test_a_layer_or_loop_that_is_not_there_is_one_line(

@@ -138,7 +138,7 @@ def test_a_damaged_last_checkpoint_is_named_and_training_goes_on_from_the_one_be
     place = checkpoints.folder / "step-000000030.safetensors"
     place.write(place.read()[:-1])
     assert found_result(cut) is None
-    assert checkpoints.warnings() == [f"checkpoint {place} is damaged: training goes on from step 20"]
+    assert checkpoints.warnings() == [f"checkpoint {place} is damaged: training continues from step 20"]
     assert train(cut) == found_result(whole)
     assert same_bits(whole, cut)
     assert losses(whole) == losses(cut)
@@ -151,7 +151,7 @@ def test_with_no_whole_checkpoint_left_training_begins_anew(small: Built, tmp_pa
     checkpoints = Checkpoints(job.run / "checkpoints")
     (checkpoints.folder / "step-000000010.safetensors").write(b"")
     (line,) = checkpoints.warnings()
-    assert line.endswith("is damaged: there is none before it, training begins anew")
+    assert line.endswith("is damaged: no earlier one exists, so training starts from step 0")
     assert train(job).finished
     assert [step for step, _ in losses(job)] == list(range(1, 13))
 

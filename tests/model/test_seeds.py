@@ -113,7 +113,7 @@ def test_an_interruption_leaves_checkpoints_of_those_that_run_and_begins_no_othe
 def test_a_process_that_dies_is_said_to_have_and_leaves_the_others_alone(small: Built, tmp_path: Path) -> None:
     jobs = jobs_of(small, tmp_path, 2)
     broken = replace(jobs[0], config=Unreadable())  # type: ignore[arg-type]
-    with pytest.raises(RunFailure, match=r"its process ended with exit code 1"):
+    with pytest.raises(RunFailure, match=r"the training process ended with exit code 1"):
         in_a_process(broken, Seat(0, lambda: False, lambda progress: None))
 
 

@@ -35,7 +35,7 @@ def test_an_exported_run_answers_as_it_did_and_holds_weights_alone(small: Built,
         assert torch.allclose(old, new, rtol=1 / 256, atol=0)
     assert after.config == before.config.model_copy(update={"name": "exported"})
     assert len(after.solve(["1+2", "99+1"])) == 2
-    with pytest.raises(UserError, match="is not empty: name a new folder"):
+    with pytest.raises(UserError, match="is not empty: choose a new folder"):
         export(job.run, target)
     with pytest.raises(UserError, match="run name 'My Model' is not usable"):
         export(job.run, LocalLocation(tmp_path / "My Model"))
@@ -89,7 +89,7 @@ def test_an_encoder_that_comes_with_numerate_is_a_run_of_its_own_name_once_it_is
 
 def test_a_problem_too_long_for_any_machine_is_refused() -> None:
     model = TrainedEncoder.open(shipped_runs()["addition"])
-    with pytest.raises(UserError, match=r"it takes 7,003 tokens with its answer, 2,048 are the most"):
+    with pytest.raises(UserError, match=r"it has 7,003 tokens with its answer, but the maximum is 2,048"):
         model.solve([f"{'9' * 3000}+{'1' * 1000}"])
 
 
@@ -97,7 +97,10 @@ def test_a_problem_beyond_what_was_learnt_is_refused(small: Built, tmp_path: Pat
     job = job_of(small, tmp_path, TINY_TRAINING)
     train(job)
     model = TrainedEncoder.open(job.run)
-    for problem, words in (("123+4", "3 digits, the run learnt up to 2"), ("1+2+3", "3 operands, the run learnt 2")):
+    for problem, words in (
+        ("123+4", "3 digits, but the run was trained on up to 2"),
+        ("1+2+3", "3 operands, but the run was trained on 2"),
+    ):
         with pytest.raises(UserError, match=words):
             model.solve([problem])
     assert Checkpoints(job.run / "checkpoints").index().last
@@ -148,7 +151,10 @@ def test_a_newcomer_is_answered_by_the_first_encoder_that_holds_the_problem(tmp_
         assert model.solve([text])[0].answer == str(eval(problem))
     with pytest.raises(UserError, match=r"learnt \+ alone"):
         solver.model_for("3*4")
-    with pytest.raises(UserError, match=r"run 'signed' can answer .it has 13 digits, the run learnt up to 12"):
+    with pytest.raises(
+        UserError,
+        match=r"run 'signed' cannot answer the problem .it has 13 digits, but the run was trained on up to 12",
+    ):
         solver.model_for(f"{10**12}-1")
 
 

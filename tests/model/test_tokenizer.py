@@ -216,7 +216,7 @@ def test_learnt_pieces_have_no_places(longer: Built, kind: str, positions: tuple
     built = encode_plainly(longer.workspace, longer.spec, longer.corpus, TOKENIZERS[kind])
     spec = TINY_TRAINING.model_copy(update={"encoder": EncoderConfig(width=16, heads=2, positions=positions)})
     with pytest.raises(
-        UserError, match=r"learnt pieces: take positions sinusoidal or learned, or a tokenizer"
+        UserError, match=r"learned pieces: use positions sinusoidal or learned, or a tokenizer"
     ) as error:
         prepare(built.workspace, "refused", "longer", f"longer-{kind}", spec)
     assert "\n" not in str(error.value)

@@ -48,7 +48,7 @@ def test_weights_that_are_no_numbers_are_never_saved(small: Built, tmp_path: Pat
 
     module.set_rates = poisoned  # type: ignore[assignment]
     try:
-        with pytest.raises(RunFailure, match=r"weights are no finite numbers behind step 20: the last good .* step 10"):
+        with pytest.raises(RunFailure, match=r"weights are not finite after step 20: the last good .* step 10"):
             train(replace(job, config=job.config), stop=Countdown(0))
     finally:
         module.set_rates = set_rates
@@ -99,7 +99,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(s
 
     module.cross_entropy = lambda *a, **k: original(*a, **k) * float("nan")  # type: ignore[assignment]
     try:
-        with pytest.raises(RunFailure, match="loss is nan at step 11: the last good checkpoint is of step 10"):
+        with pytest.raises(RunFailure, match="loss is nan at step 11: the last good checkpoint is at step 10"):
             train(job)
     finally:
         module.cross_entropy = original

@@ -164,7 +164,7 @@ def test_a_split_that_is_rare_is_looked_for_as_far_as_it_should_be(
 @pytest.mark.parametrize(("problem", "answer", "words"), [(2_049, 5, "problems"), (5, 2_048, "answers")])
 def test_layouts_that_no_row_of_tokens_holds_are_refused_in_one_line(problem: int, answer: int, words: str) -> None:
     shard = ShardRecord("x", "train", "s", 1, 1, "", "", problem_length=problem, answer_digits=answer)
-    with pytest.raises(UserError, match=f"^{words} may have 2,049 tokens, a row of tokens holds 2,048: .*triples$"):
+    with pytest.raises(UserError, match=f"^{words} may have 2,049 tokens, but a row holds at most 2,048: .*triples$"):
         token_layouts([shard])
 
 
