@@ -224,6 +224,21 @@ def test_a_manifest_of_this_version_or_of_none_is_for_others_to_judge(version: o
     check_version(json.dumps({"schema_version": version}).encode(), open_place("/w"), "it")
 
 
+def test_the_text_of_each_version_has_its_own_fields(small: Built) -> None:
+    manifest = small.corpus.manifest
+    new = {name for name in type(manifest).model_fields if name != "former"}
+    for changes, names in (
+        ({}, new),
+        ({"former": "0" * 64}, new | {"former"}),
+        ({"schema_version": 2}, new - {"contents"}),
+        ({"schema_version": 2, "former": "0" * 64}, new - {"contents"}),
+    ):
+        text = manifest.model_copy(update=changes).text()
+        values = json.loads(text)
+        assert set(values) == names
+        assert text == json.dumps(values, indent=2, sort_keys=True) + "\n"
+
+
 @pytest.mark.parametrize("data", [b"", b"{", b"[1]", b"1", b"\xff", b"[" * 100_000])
 def test_a_head_that_cannot_be_read_is_empty(data: bytes) -> None:
     assert head_of(data) == {}
