@@ -90,7 +90,7 @@ def test_a_submitted_stage_is_followed_to_its_end_and_a_second_call_finds_its_wo
     assert made.manifest == plain.manifest
     code, output, errors = done(submit(nodes, *words))
     assert code == 0, output + errors
-    assert "corpus quick: found, 10,000 rows" in output
+    assert "corpus quick: up to date, 10,000 rows" in output
     assert "-2: succeeded" in errors
 
 

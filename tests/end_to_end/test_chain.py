@@ -242,7 +242,7 @@ def test_a_corpus_name_in_use_is_one_line(home: Home) -> None:
 def test_a_suite_is_made_asked_compared_and_queried(home: Home) -> None:
     asked = ("evaluate", "--suite", "edge", "--suite-digits", "3")
     home.numerate(*asked, "--name", "first")
-    assert "(found)" in home.numerate(*asked, "--name", "first").stderr
+    assert "(up to date)" in home.numerate(*asked, "--name", "first").stderr
     result = home.numerate(*asked, "--name", "seeds", "--compare", "first", "--json")
     (line, *_) = json.loads(result.stdout)["lines"]
     # A suite of other digits than the usual ones has a place of its own.

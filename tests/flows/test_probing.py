@@ -115,9 +115,9 @@ def test_several_seeds_are_told_together_with_intervals_over_them_and_found_agai
     captions = checked_page(result["page"])
     assert any("95 % intervals over 3 seeds" in line for line in captions.lines)
     assert {"What the symbolic unit is used for", "Along training"} <= set(captions.lines)
-    assert "(found)" not in capsys.readouterr().err
+    assert "(up to date)" not in capsys.readouterr().err
     assert probe_encoder.fn(request) == result
-    assert capsys.readouterr().err.count("(found)") == 3
+    assert capsys.readouterr().err.count("(up to date)") == 3
     with open_catalog(trained.workspace) as connection:
         steps = select(connection, "SELECT DISTINCT run, step FROM probe_series").fetchall()
         operators = select(connection, "SELECT DISTINCT operator FROM probe_unit WHERE operator <> 'all'").fetchall()
@@ -162,9 +162,9 @@ def test_mistakes_are_one_line(trained: Built) -> None:
         with pytest.raises(UserError, match=text) as error:
             probe_encoder.fn(asked(trained.workspace, **values))
         assert "\n" not in str(error.value)
-    with pytest.raises(ValueError, match="too few seeds for an interval: name three or more"):
+    with pytest.raises(ValueError, match="too few seeds for an interval: list three or more"):
         asked(trained.workspace, compare=SEEDS[:2])
-    with pytest.raises(ValueError, match="names a run twice"):
+    with pytest.raises(ValueError, match="lists a run twice"):
         asked(trained.workspace, compare=(*SEEDS, SEEDS[0]))
 
 
