@@ -146,7 +146,7 @@ def test_the_report_says_what_was_done(home: Home) -> None:
     assert page.count('src="data:image/svg+xml') == 7
     assert re.search(r"\d \d*\.\d+|%", page)
     assert "Wrong answers" in page
-    assert f"{100 * report['calibration']['expected_error']:.3f} points in the mean" in page
+    assert f"{100 * report['calibration']['expected_error']:.3f} percentage points" in page
     (point,) = [point for point in report["calibration"]["coverage"] if point["below"] == 0.5]
     (told,) = home.sql("SELECT count(*) AS n, sum(correct::INT) AS right FROM predictions WHERE confidence >= 0.5")
     assert point["answered"] == told["n"] / report["problems"]

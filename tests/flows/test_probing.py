@@ -60,7 +60,7 @@ def checked_page(place: str) -> Captions:
     captions.feed(text)
     assert captions.figures == captions.pictures > 2
     assert sum(line.startswith("Shows: ") for line in captions.lines) == captions.figures
-    assert sum(line.startswith("Doesn't show: ") for line in captions.lines) == captions.figures
+    assert sum(line.startswith("Does not show: ") for line in captions.lines) == captions.figures
     assert "http://" not in text.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
         "http://creativecommons.org", ""
     )
