@@ -60,7 +60,7 @@ def checked_page(place: str) -> Captions:
     captions.feed(text)
     assert captions.figures == captions.pictures > 2
     assert sum(line.startswith("Shows: ") for line in captions.lines) == captions.figures
-    assert sum(line.startswith("Does not show: ") for line in captions.lines) == captions.figures
+    assert sum(line.startswith("Limits: ") for line in captions.lines) == captions.figures
     assert "http://" not in text.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
         "http://creativecommons.org", ""
     )
@@ -129,8 +129,8 @@ def test_several_seeds_are_told_together_with_intervals_over_them_and_found_agai
 @pytest.mark.parametrize(
     ("runs", "text"),
     [
-        (("a",), "30% (25% to 35%) still are without head 1 of layer 2"),
-        (("a", "b", "c"), "5 to 60% still are without the head that each run needs most"),
+        (("a",), "30% (25% to 35%) stay correct without head 1 of layer 2"),
+        (("a", "b", "c"), "5 to 60% stay correct without the head that each run needs most"),
     ],
 )
 def test_of_several_runs_each_has_a_head_of_its_own_that_it_needs_most(runs: tuple[str, ...], text: str) -> None:
@@ -149,7 +149,7 @@ def test_of_several_runs_each_has_a_head_of_its_own_that_it_needs_most(runs: tup
                 connection.execute(f"INSERT INTO probe_interventions VALUES ({', '.join('?' * len(row))})", row)
         figure = heads_figure(ProbeData(connection, runs, "best"))
     assert figure
-    assert f"Of problems answered rightly, {text}" in figure.shows
+    assert f"Of problems answered correctly, {text}" in figure.shows
 
 
 @pytest.mark.usefixtures("recorded")
