@@ -225,7 +225,8 @@ class EvaluateRequest(MakesMissing, EvaluationSpec):
         "test",
         description="Problems to evaluate on: 'test' is a split of a corpus, the others are generated suites. 'grid': "
         "two operands of all combinations of lengths; 'edge': carry and borrow chains, zeros, nines and negative "
-        "results; 'adderboard': the public test of AdderBoard; 'nested': brackets nested deeper than in training.",
+        "results, or the corners of the number ranges if the run has no problems of two operands; 'adderboard': the "
+        "public test of AdderBoard; 'nested': brackets nested deeper than in training.",
         json_schema_extra={"position": 82},
     )
     suite_digits: int = Field(
@@ -240,7 +241,7 @@ class EvaluateRequest(MakesMissing, EvaluationSpec):
         (),
         max_length=100,
         description="Runs to compare, for example one per seed: the best and last checkpoints are evaluated and "
-        "compared by median, minimum and maximum. The option name is then the name of the comparison.",
+        "compared by median, minimum and maximum; 'name' is then the name of the comparison.",
         json_schema_extra={"position": 84},
     )
 
@@ -283,7 +284,7 @@ class ProbeRequest(InWorkspace, ProbingSpec):
         (),
         max_length=100,
         description="Runs to probe and report together, one per seed, with intervals over the seeds: three or more. "
-        "The option name is then the name of the comparison.",
+        "'name' is then the name of the comparison.",
         json_schema_extra={"position": 81},
     )
 

@@ -61,7 +61,7 @@ def check_packages(workspace: Workspace) -> Finding:
     if other:
         remedy = "run: pip install -c constraints.txt -e .  if something fails, or to write identical Parquet files"
         return Finding("packages", "warning", f"untested versions: {', '.join(other)}", remedy)
-    return Finding("packages", "ok", f"{len(asked)} supported versions{', all of them tested' if pinned else ''}")
+    return Finding("packages", "ok", f"{len(asked)} in supported versions{', all as tested' if pinned else ''}")
 
 
 def check_workspace(workspace: Workspace) -> Finding:

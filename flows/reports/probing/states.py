@@ -223,7 +223,7 @@ def unit_figure(data: ProbeData) -> Figure | None:
         f"{without.text('.0%')} without it. If the unit gets the result of another problem, whose answer has as many "
         f"digits, {other.text('.0%')} are answered as that problem.",
         "The unit reads both numbers by construction, as the rings (untrained) show. An encoder that was trained with "
-        "its unit never learns to work without it, so the loss does not show what it could do alone.",
+        "its unit never learns to work without it, so the drop does not show what it could do alone.",
         first=True,
     )
 
