@@ -52,17 +52,17 @@ def leakage_text(result: dict[str, Any]) -> str:
             f"    is {leak['held_out']} ({leak['held_out_split']}, {leak['held_out_shard']})",
         ]
     if result["collisions"]:
-        lines.append(f"{result['collisions']:,} more had equal hashes, but are other problems")
+        lines.append(f"{result['collisions']:,} more have equal hashes, but are different problems")
     return "\n".join([*lines, *(f"note: {difference}" for difference in result["differences"])])
 
 
 def _error(result: dict[str, Any]) -> str:
     remedy = (
-        "generate one of them again with the other's split key, validation and test"
+        "generate one of the corpora again with the split_key, validation and test of the other"
         if result["differences"]
-        else "delete the shards named and run the 'numerate corpus generate' that made them again"
+        else "delete the listed shards and run the same 'numerate corpus generate' command again"
     )
     return (
-        f"corpus {result['train']!r} trains on {result['leaks']:,} of the problems that corpus "
+        f"the train split of corpus {result['train']!r} contains {result['leaks']:,} of the problems that corpus "
         f"{result['held_out']!r} holds out: {remedy}"
     )

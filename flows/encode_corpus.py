@@ -31,7 +31,7 @@ def encode_corpus(request: EncodeRequest) -> dict[str, Any]:
         tokens, made = build_tokens(corpus, tokenizer, folder, in_flight=cpus, progress=meter.add, found=meter.found)
     seconds = time.monotonic() - began
     rows = tokens.manifest.rows
-    headline = f"encode {request.corpus}: found, {rows:,} rows"
+    headline = f"encode {request.corpus}: up to date, {rows:,} rows"
     if made:
         note_seconds(folder, seconds, add=True)
         headline = f"encode {request.corpus}: {rows:,} rows in {seconds:.1f} s, {human(rows / seconds)} rows/s"

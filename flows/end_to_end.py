@@ -36,8 +36,8 @@ def check_request(request: EndToEndRequest) -> None:
     rows = int(corpus.total_rows * (1 - corpus.validation - corpus.test))
     if rows < training.batch_size:
         raise UserError(
-            f"training.batch_size is {training.batch_size:,}, the train split will hold some {rows:,} rows: "
-            "lower batch_size or take a larger corpus"
+            f"training.batch_size is {training.batch_size:,}, the train split will have about {rows:,} rows: "
+            "lower batch_size or use a larger corpus"
         )
     if wheres := [where for where in (*(stage.where for stage in training.curriculum), training.where) if where]:
         columns = predicate_columns_of(corpus)
@@ -91,7 +91,7 @@ def _over_seeds(name: str, reports: list[dict[str, Any]]) -> dict[str, Any]:
     matches = [report["exact_match"] for report in reports]
     together = {"median": median(matches), "minimum": min(matches)}
     say(
-        f"run {name}: {len(reports)} seeds, exact match {together['median']:.3%} in the median, "
-        f"{together['minimum']:.3%} at the least"
+        f"run {name}: {len(reports)} seeds, exact match median {together['median']:.3%}, "
+        f"minimum {together['minimum']:.3%}"
     )
     return {"run": name, "exact_match": together, "reports": reports}

@@ -72,7 +72,7 @@ def _evaluated(request: EvaluateRequest) -> dict[str, Any]:
     }
     found = _found(place, asked) if predictions.exists() else None
     if found:
-        say(headline(request.name, found) + " (found)")
+        say(headline(request.name, found) + " (up to date)")
         show_evaluation(workspace, headline(request.name, found), [], page_of(workspace, request.name))
         return found
     rows = corpus.manifest.split_rows
@@ -175,14 +175,14 @@ def _remarks(outcome: Evaluation, suite: Suite | None) -> tuple[str, ...]:
     remarks = suite.remarks if suite else ()
     if 2 * outcome.classes < outcome.problems:
         remarks += (
-            f"most problems stand here several times, by repeating or in other orders: counted once each, of "
-            f"{outcome.classes:,} problems {outcome.exact_match_by_class:.3%} are right",
+            f"most problems occur several times, repeated or in another order: with each counted once, "
+            f"{outcome.exact_match_by_class:.3%} of {outcome.classes:,} problems are right",
         )
     if outcome.left_out:
         remarks += (
-            f"{outcome.left_out:,} problems are left out: the run may have met them in training (they are held out "
-            "since a later generator version, or a sum or difference of the same numbers is trained on), or no operand "
-            "of them is certain",
+            f"{outcome.left_out:,} problems are left out: they may be in the run's training data (they are held out "
+            "only since a later generator version, or a sum or difference of the same numbers is in it), or none of "
+            "their operands is uniquely determined",
         )
     return remarks
 

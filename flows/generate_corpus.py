@@ -29,7 +29,7 @@ def generate_corpus(request: GenerateRequest) -> dict[str, Any]:
         dataset, made = build_corpus(spec, folder, in_flight=cpus, progress=meter.add, found=meter.found)
     seconds = time.monotonic() - began
     rows, size = dataset.manifest.rows, dataset.manifest.bytes
-    headline = f"corpus {spec.name}: found, {rows:,} rows"
+    headline = f"corpus {spec.name}: up to date, {rows:,} rows"
     if made:
         note_seconds(folder, seconds, add=True)
         headline = (

@@ -59,6 +59,6 @@ def _probed(workspace: Workspace, name: str, spec: ProbingSpec) -> int:
         lay_there = False
         series(folder, model, spec)
     step = model.checkpoint.step
-    took = "found" if lay_there else f"{time.monotonic() - began:.1f} s"
-    say(f"run {name}: looked into at step {step:,}, {spec.checkpoint} checkpoint ({took})")
+    took = "up to date" if lay_there else f"{time.monotonic() - began:.1f} s"
+    say(f"run {name}: probed at step {step:,}, {spec.checkpoint} checkpoint ({took})")
     return step

@@ -86,7 +86,8 @@ def _say_found(job: TrainingJob) -> bool:
     for line in Checkpoints(job.run / "checkpoints").warnings():
         say(f"warning: {line}")
     if result := found_result(job):
-        say(f"run {job.config.name}: found, {result.step:,} steps, exact match on validation {result.exact_match:.2%}")
+        name, steps, match = job.config.name, result.step, result.exact_match
+        say(f"run {name}: up to date, {steps:,} steps, exact match on validation {match:.2%}")
     return result is not None
 
 
@@ -105,7 +106,7 @@ def _conclude(job: TrainingJob, result: TrainingResult, seconds: float, room: Ro
     name, steps = job.config.name, job.config.training.steps
     if not result.finished:
         raise RunFailure(
-            f"run {name!r} was stopped at step {result.step:,} of {steps:,}: run the same command to go on"
+            f"run {name!r} was stopped at step {result.step:,} of {steps:,}: run the same command again to resume"
         )
     say(
         f"run {name}: {steps:,} steps in {seconds:.1f} s on {room.workers} {'GPU' if room.gpus else 'CPU'} "

@@ -34,10 +34,10 @@ def train_tokenizer(request: TokenizerRequest) -> dict[str, Any]:
     else:
         tokenizer, made = train()
     seconds = time.monotonic() - began
-    headline = f"tokenizer {name}: found, {tokenizer.size} pieces"
+    headline = f"tokenizer {name}: up to date, {tokenizer.size} pieces"
     if made:
         note_seconds(folder, seconds)
-        headline = f"tokenizer {name}: {tokenizer.size} pieces in {seconds:.1f} s, exact round trip proven"
+        headline = f"tokenizer {name}: {tokenizer.size} pieces in {seconds:.1f} s, exact round trip verified"
     say(headline)
     show_tokenizer(name, tokenizer, headline)
     return {"tokenizer": name, "location": str(folder), "identity": tokenizer.identity, "pieces": tokenizer.size}

@@ -41,7 +41,7 @@ def verify_corpus(request: VerifyRequest) -> dict[str, Any]:
             if request.deep:
                 check_rows(found, in_flight=cpus, progress=meter.add)
         if found.writer != WRITER:
-            say(f"corpus {found.name} was written by {found.writer}, here is {WRITER}{_then(found, request)}")
+            say(f"corpus {found.name} was written by {found.writer}, this is {WRITER}{_then(found, request)}")
         if not found.faults:
             return _result(request, found, found.shards or ())
         show_faults(found.name, [asdict(fault) for fault in sorted(found.faults)])
@@ -67,19 +67,19 @@ def migrate_corpus(request: MigrateRequest) -> dict[str, Any]:
     with ray_session(request.ray, folder) as cpus, metered("migrate-corpus", f"migrate {folder.name}", rows) as meter:
         done = migrate(folder, in_flight=cpus, progress=meter.add)
     if done is None:
-        say(f"corpus {folder.name}: nothing to migrate, its schema version is read as it is")
+        say(f"corpus {folder.name}: nothing to migrate, its schema version is supported")
         return {"corpus": folder.name, "location": str(folder), "migrated": False}
     seconds = time.monotonic() - began
     note_seconds(folder, seconds)
     refresh_catalog(Workspace.create(request.workspace))
     say(
         f"corpus {folder.name}: schema version {SCHEMA_VERSION} in {seconds:.1f} s, {done.corpus.manifest.rows:,} rows "
-        f"with the same ids and problems; {done.moved:,} moved to test, where reserved problems always are"
+        f"with the same ids and problems; {done.moved:,} moved to test, which contains all reserved problems"
     )
     if done.old_tokens:
         say(
-            f"corpus {folder.name}: its tokens ({', '.join(done.old_tokens)}) matched the old form alone and are gone "
-            "with it: train a tokenizer under another name and encode again"
+            f"corpus {folder.name}: its tokens ({', '.join(done.old_tokens)}) only matched the old version and were "
+            "deleted: train a tokenizer under another name and encode again"
         )
     return {
         "corpus": folder.name,
@@ -111,8 +111,8 @@ def _count(found: Examination) -> str:
 def _then(found: Examination, request: VerifyRequest) -> str:
     """What a different version of the writer means for this request."""
     if not (found.faults and request.repair):
-        return ": a shard made anew would hold the same rows in other bytes"
+        return ": a shard that is generated again would have the same rows but different bytes"
     return (
-        ": what is made anew holds the same rows in other bytes, which the manifest then names, "
-        "and tokenizer, tokens and runs fit as before"
+        ": repaired shards have the same rows but different bytes, which the manifest records; tokenizer, tokens and "
+        "runs stay valid"
     )

@@ -61,8 +61,8 @@ def joined(address: str) -> Iterator[None]:
             stack.enter_context(owned(start))
         except (RayError, RuntimeError, ConnectionError, ValueError) as error:
             raise RunFailure(
-                f"this machine can't join the Ray cluster at {address} ({_first_line(error)}): run the command on one "
-                "of its nodes, or send it there by 'numerate submit'"
+                f"this machine cannot join the Ray cluster at {address} ({_first_line(error)}): run the command on one "
+                "of its nodes, or submit it as a job with 'numerate submit'"
             ) from error
         yield
 
@@ -80,17 +80,17 @@ def _head_of(address: str) -> str:
     if separator:
         host = rest.partition(":")[0] or "HEAD"
         raise UserError(
-            f"ray {address!r}: a driver joins by host:port, not by {scheme}://: run the command on a node of the "
-            f"cluster with --ray auto, or send it there by 'numerate submit … --address http://{host}:8265'"
+            f"ray {address!r}: the address must be host:port, not {scheme}://: run the command on a node of the "
+            f"cluster with --ray auto, or submit it with 'numerate submit … --address http://{host}:8265'"
         )
     try:
         head = canonicalize_bootstrap_address(address)
     except Exception as error:
-        raise UserError(f"ray {address!r} is no address: take host:port of the cluster's head, or 'auto'") from error
+        raise UserError(f"ray {address!r} is not an address: use host:port of the head node, or 'auto'") from error
     if head is None:
         raise UserError(
-            f"ray {address!r}: no Ray node runs on this machine: name the head, --ray host:port, or leave --ray out "
-            "for a private Ray"
+            f"ray {address!r}: no Ray node runs on this machine: set --ray to host:port of the head node, or omit it "
+            "for a private Ray instance"
         )
     return str(head)
 
@@ -101,17 +101,18 @@ def _ask_head(address: str, head: str) -> None:
         with init_grpc_channel(head) as channel:
             found = NodeInfoGcsServiceStub(channel).CheckAlive(CheckAliveRequest(), timeout=_HEAD_SECONDS)
     except AuthenticationError as error:
-        raise UserError(f"ray {address!r} asks for a token, and there is none: {TOKEN}") from error
+        raise UserError(f"ray {address!r} requires a token, but none is set: {TOKEN}") from error
     except grpc.RpcError as error:
         if error.code() == grpc.StatusCode.UNAUTHENTICATED:
-            raise UserError(f"ray {address!r} doesn't take our token: {TOKEN}") from error
+            raise UserError(f"ray {address!r} rejects the token: {TOKEN}") from error
         raise RunFailure(
-            f"no Ray head answers at {address} ({error.code().name.lower().replace('_', ' ')}): check host and port "
-            "('ray start --head' prints them), and that its --port can be reached from here"
+            f"no Ray head node responds at {address} ({error.code().name.lower().replace('_', ' ')}): check host and "
+            "port ('ray start --head' prints them), and that this machine can reach the port"
         ) from error
     if found.ray_version != ray.__version__:
         raise UserError(
-            f"ray {address!r} runs Ray {found.ray_version}, here is {ray.__version__}: install the same on both"
+            f"ray {address!r} runs Ray {found.ray_version}, this machine has {ray.__version__}: install the same "
+            "version on both"
         )
 
 
@@ -125,8 +126,8 @@ def check_workspace(workspace: Location) -> None:
         for probe, name in probes.items():
             if problem := _problem(probe):
                 raise UserError(
-                    f"workspace {workspace} can't be used on node {name}: {problem}; name one with --workspace that "
-                    "all nodes share"
+                    f"workspace {workspace} cannot be used on node {name}: {problem}; choose a --workspace that all "
+                    "nodes share"
                 )
     finally:
         marker.remove()
@@ -136,7 +137,7 @@ def _probe_on(node: str, marker: Location) -> ray.ObjectRef:
     def probe() -> str:
         """The problem of this node; empty if there is none."""
         if not marker.exists():
-            return "what is written here doesn't appear there"
+            return "files written on this machine do not appear on the node"
         return "" if sys.version_info[:2] == version else f"it has Python {sys.version.split()[0]}"
 
     version = sys.version_info[:2]
@@ -150,7 +151,7 @@ def _problem(probe: ray.ObjectRef) -> str:
     except GetTimeoutError:
         return f"it started no worker within {_NODE_SECONDS:.0f} s"
     except RayError as error:
-        return f"a worker failed there ({_first_line(error)})"
+        return f"a worker failed ({_first_line(error)})"
 
 
 def _ip(node: dict[str, Any]) -> str:

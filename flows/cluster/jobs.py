@@ -75,7 +75,7 @@ def job_server(address: str) -> str:
     given = address or os.environ.get(_SERVER) or os.environ.get(_CLUSTER) or f"http://127.0.0.1:{_PORT}"
     if not address and given in _HERE:
         return f"http://127.0.0.1:{_PORT}"
-    wrong = UserError(f"address {given!r} is no job server's: take its URL, such as http://HEAD:{_PORT}")
+    wrong = UserError(f"address {given!r} is not the URL of a job server: use one such as http://HEAD:{_PORT}")
     try:
         parts = urlsplit(given if "://" in given else f"//{given}")
         host, _ = parts.hostname, parts.port
@@ -139,7 +139,7 @@ class Jobs:
         until = time.monotonic() + _STOP_SECONDS
         while not (found := self.look(job)).ended:
             if time.monotonic() > until:
-                raise RunFailure(f"job {job} is still {found.status} after {_STOP_SECONDS:.0f} s: ask again")
+                raise RunFailure(f"job {job} is still {found.status} after {_STOP_SECONDS:.0f} s: stop it again")
             with self._asked():
                 self._client.stop_job(job)
             time.sleep(_POLL_SECONDS)
@@ -160,12 +160,12 @@ class Jobs:
             except (RunFailure, RuntimeError, OSError, aiohttp.ClientError) as error:
                 away = away or time.monotonic()
                 if log.fresh:
-                    warn(f"the connection to {self.address} was lost, job {job} goes on: trying to reach it again")
+                    warn(f"the connection to {self.address} was lost, job {job} continues: reconnecting")
                 log.fresh = False
                 if time.monotonic() - away > _AWAY_SECONDS:
                     raise RunFailure(
-                        f"{self.address} hasn't answered for {_AWAY_SECONDS / 60:.0f} minutes: the same command "
-                        f"follows job {job} again"
+                        f"{self.address} has not responded for {_AWAY_SECONDS / 60:.0f} minutes: run the same command "
+                        f"again to follow job {job}"
                     ) from error
             time.sleep(_POLL_SECONDS)
 
@@ -181,15 +181,15 @@ class Jobs:
         try:
             yield
         except AuthenticationError as error:
-            raise UserError(f"the job server at {self.address} doesn't take our token: {TOKEN}") from error
+            raise UserError(f"the job server at {self.address} rejects the token: {TOKEN}") from error
         except (OSError, requests.RequestException) as error:
             raise RunFailure(
-                f"no job server answers at {self.address}: name it with --address, and start the head with "
+                f"no job server responds at {self.address}: give its URL with --address, and start the head node with "
                 "'ray start --head --include-dashboard=true'"
             ) from error
         except RuntimeError as error:
             text = " ".join(str(error).split())
-            raise RunFailure(f"the job server at {self.address} refused: {text[-300:]}") from error
+            raise RunFailure(f"the job server at {self.address} rejected the request: {text[-300:]}") from error
 
 
 class _Log:

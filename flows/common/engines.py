@@ -201,7 +201,7 @@ def _private(cpus: int) -> Iterator[None]:
                 # Ray raises plain exceptions if one of its processes does not start in time.
                 text = " ".join(str(error).split())
                 raise RunFailure(
-                    f"Ray didn't start ({text}): run the same command again; 'numerate doctor' may say why"
+                    f"Ray did not start ({text}): run the same command again; 'numerate doctor' may show the cause"
                 ) from error
             yield
     finally:

@@ -126,7 +126,7 @@ def _may_pass(task: Any, run: Any, state: Any) -> bool:
     try:
         state.result()
     except TransientFailure as failure:
-        say(f"{failure}; it is tried again")
+        say(f"{failure}; retrying")
         return True
     except BaseException:
         return False

@@ -38,8 +38,8 @@ class InWorkspace(BaseModel):
     ray: str = Field(
         "",
         max_length=300,
-        description="Ray cluster to work on: host:port of its head, or 'auto' on one of its nodes; empty starts a "
-        "private Ray on this machine.",
+        description="Ray cluster to use: host:port of its head node, or 'auto' on one of its nodes; empty starts a "
+        "private Ray instance on this machine.",
         json_schema_extra={"position": 91},
     )
 
@@ -66,7 +66,7 @@ def _check_compared(names: tuple[str, ...]) -> None:
     for name in names:
         checked_name(name, "run")
     if len(set(names)) < len(names):
-        raise ValueError(f"compare {', '.join(names)} names a run twice: name each once")
+        raise ValueError(f"compare {', '.join(names)} lists a run twice: list each run once")
 
 
 class GenerateRequest(InWorkspace, CorpusSpec):
@@ -82,8 +82,8 @@ class MakesMissing(InWorkspace):
 
     make_missing: bool = Field(
         False,
-        description="Make first what this needs and isn't there: the corpus, if its name is that of a preset, its "
-        "tokenizer and its tokens.",
+        description="First create missing inputs: the corpus, if it has the name of a preset, its tokenizer and its "
+        "tokens.",
         json_schema_extra={"position": 89},
     )
 
@@ -93,12 +93,13 @@ class LeakageRequest(MakesMissing):
 
     train: str = Field(
         "notebook",
-        description="Corpus that is trained on: its name, or its path or URI, with a slash.",
+        description="Training corpus: its name, or a path or URI that contains a slash.",
         json_schema_extra={"position": 1, **_NO_CREDENTIALS},
     )
     held_out: str = Field(
         "notebook",
-        description="Corpus whose validation and test splits must not be among it; may be the same.",
+        description="Corpus whose validation and test problems must not be in the train split of the training corpus; "
+        "may be the same corpus.",
         json_schema_extra={"position": 2, **_NO_CREDENTIALS},
     )
 
@@ -122,11 +123,14 @@ class VerifyRequest(MakesMissing, OneCorpus):
 
     deep: bool = Field(
         False,
-        description="Recompute every row from the spec too, which finds shards that were changed with their manifest.",
+        description="Also recompute every row from the spec. This detects shards that were changed together with "
+        "their manifest.",
         json_schema_extra={"position": 1},
     )
     repair: bool = Field(
-        False, description="Make what is broken anew, and leave the rest untouched.", json_schema_extra={"position": 2}
+        False,
+        description="Generate damaged shards again; intact shards stay unchanged.",
+        json_schema_extra={"position": 2},
     )
 
     @property
@@ -154,7 +158,7 @@ class OfCorpus(MakesMissing):
     corpus: str = Field("notebook", description="Name of the corpus.", json_schema_extra={"position": 80})
     tokenizer: str = Field(
         "",
-        description="Name of the tokenizer; empty takes <corpus>-digit, or in training it <corpus>-<kind>.",
+        description="Name of the tokenizer; empty means <corpus>-digit, or <corpus>-<kind> in tokenizer training.",
         json_schema_extra={"position": 81},
     )
 
@@ -189,7 +193,9 @@ class EncodeRequest(OfCorpus):
 class TrainRequest(OfCorpus, Seeds, TrainingSpec):
     """Train an encoder."""
 
-    name: str = Field("", description="Name of the run; empty takes the corpus's.", json_schema_extra={"position": 82})
+    name: str = Field(
+        "", description="Name of the run; empty means the name of the corpus.", json_schema_extra={"position": 82}
+    )
 
     @model_validator(mode="after")
     def _usable_name(self) -> "TrainRequest":
@@ -211,27 +217,31 @@ class EvaluateRequest(MakesMissing, EvaluationSpec):
 
     name: str = Field("notebook", description="Name of the run.", json_schema_extra={"position": 80})
     corpus: str = Field(
-        "", description="Name of the corpus that is asked; empty takes the run's.", json_schema_extra={"position": 81}
+        "",
+        description="Name of the corpus to evaluate on; empty means the corpus of the run.",
+        json_schema_extra={"position": 81},
     )
     suite: SuiteName = Field(
         "test",
-        description="What is asked: the split of a corpus, or problems made for it: 'grid' two operands of all lengths "
-        "beside each other, 'edge' carry and borrow chains, zeros, nines and negative results, 'adderboard' its public "
-        "test, 'nested' brackets deeper than trained.",
+        description="Problems to evaluate on: 'test' is a split of a corpus, the others are generated suites. 'grid': "
+        "two operands of all combinations of lengths; 'edge': carry and borrow chains, zeros, nines and negative "
+        "results, or the corners of the number ranges if the run has no problems of two operands; 'adderboard': the "
+        "public test of AdderBoard; 'nested': brackets nested deeper than in training.",
         json_schema_extra={"position": 82},
     )
     suite_digits: int = Field(
         0,
         ge=0,
         le=500,
-        description="Grid, edge: digits of the longest operands; 0 takes two to four times those trained on.",
+        description="Suites grid and edge: digits of the longest operands; 0 means two to four times the trained "
+        "length.",
         json_schema_extra={"position": 83},
     )
     compare: tuple[str, ...] = Field(
         (),
         max_length=100,
-        description="Runs, such as one for each of several seeds, that are asked by their best and last checkpoints "
-        "and compared by medians, minima and maxima; name is then the comparison's.",
+        description="Runs to compare, for example one per seed: the best and last checkpoints are evaluated and "
+        "compared by median, minimum and maximum; 'name' is then the name of the comparison.",
         json_schema_extra={"position": 84},
     )
 
@@ -245,11 +255,11 @@ class EvaluateRequest(MakesMissing, EvaluationSpec):
     def _one_way_to_ask(self) -> "EvaluateRequest":
         if self.suite != "test":
             if self.corpus:
-                raise ValueError(f"suite {self.suite!r} has its own corpus: leave corpus {self.corpus!r} out")
+                raise ValueError(f"suite {self.suite!r} has its own corpus: omit corpus {self.corpus!r}")
             if self.split != "test":
-                raise ValueError(f"suite {self.suite!r} has test problems alone: leave split {self.split!r} out")
+                raise ValueError(f"suite {self.suite!r} has only test problems: omit split {self.split!r}")
         if self.suite_digits and self.suite not in ("grid", "edge"):
-            raise ValueError(f"suite_digits belongs to grid and edge, not to suite {self.suite!r}: leave it out")
+            raise ValueError(f"suite_digits applies to suites grid and edge, not to {self.suite!r}: omit it")
         return self
 
     @property
@@ -273,8 +283,8 @@ class ProbeRequest(InWorkspace, ProbingSpec):
     compare: tuple[str, ...] = Field(
         (),
         max_length=100,
-        description="Runs, one for each of several seeds, that are looked into and told together, with intervals over "
-        "them: three or more; name is then the comparison's.",
+        description="Runs to probe and report together, one per seed, with intervals over the seeds: three or more. "
+        "'name' is then the name of the comparison.",
         json_schema_extra={"position": 81},
     )
 
@@ -284,8 +294,8 @@ class ProbeRequest(InWorkspace, ProbingSpec):
         _check_compared(self.compare)
         if 0 < len(self.compare) < 3:
             raise ValueError(
-                f"compare names {', '.join(self.compare)}, too few seeds for an interval: name three or more runs, or "
-                "none of them and look into one run"
+                f"compare lists {', '.join(self.compare)}, too few seeds for an interval: list three or more runs, or "
+                "omit compare to probe one run"
             )
         return self
 
@@ -297,7 +307,9 @@ class ProbeRequest(InWorkspace, ProbingSpec):
 class EndToEndRequest(InWorkspace, Seeds):
     """Run all stages: corpus, tokenizer, encoding, training, evaluation."""
 
-    name: str = Field("", description="Name of the run; empty takes the corpus's.", json_schema_extra={"position": 0})
+    name: str = Field(
+        "", description="Name of the run; empty means the name of the corpus.", json_schema_extra={"position": 0}
+    )
     corpus: CorpusSpec = Field(CorpusSpec(), description="Corpus.", json_schema_extra={"position": 1})
     tokenizer: TokenizerSpec = Field(TokenizerSpec(), description="Tokenizer.", json_schema_extra={"position": 2})
     training: TrainingSpec = Field(TrainingSpec(), description="Training.", json_schema_extra={"position": 3})

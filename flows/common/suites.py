@@ -55,8 +55,8 @@ def suite_of(config: RunConfig, name: SuiteName, digits: int = 0) -> Suite:
         return corners
     if 2 not in config.operand_counts:
         raise UserError(
-            f"suite {name!r} asks problems of 2 operands, run {config.name!r} learnt "
-            f"{config.operand_counts.start} or more: ask it suite 'test', or train a run on 2"
+            f"suite {name!r} has problems of 2 operands, run {config.name!r} was trained on "
+            f"{config.operand_counts.start} or more: use suite 'test', or train a run on 2 operands"
         )
     if name == "grid":
         return _grid(config, digits)
@@ -81,7 +81,9 @@ def prepare(workspace: Workspace, config: RunConfig, tokenizer: Tokenizer, suite
         depth=max(part.depth if part.family == "expression" else 0 for part in spec.parts),
     )
     if reason := config.training.encoder.refusal(extent, config.group):
-        raise UserError(f"suite {spec.name!r} holds what run {config.name!r} can't ({reason}): ask it another suite")
+        raise UserError(
+            f"suite {spec.name!r} has problems that run {config.name!r} cannot hold ({reason}): use another suite"
+        )
     return corpus, tokens
 
 
@@ -154,7 +156,8 @@ def corners_of(config: RunConfig) -> Suite | None:
 def _adderboard(config: RunConfig) -> Suite:
     if "+" not in config.operators:
         raise UserError(
-            f"suite 'adderboard' asks sums, run {config.name!r} learnt {' '.join(config.operators)}: ask it another"
+            f"suite 'adderboard' has sums, run {config.name!r} was trained on {' '.join(config.operators)}: "
+            "use another suite"
         )
     held, remarks = _held(config, ["+"], _ADDERBOARD_DIGITS)
     part = _listed("adderboard", "+", held["+"])
@@ -168,11 +171,13 @@ def _nested(config: RunConfig) -> Suite:
     part = max((part for part in config.parts if part["family"] == "expression"), key=_depth, default=None)
     if part is None or not part["depth"]:
         raise UserError(
-            f"suite 'nested' asks brackets, the corpus of run {config.name!r} has none: "
+            f"suite 'nested' has nested brackets, the corpus of run {config.name!r} has none: "
             "train a run on family 'expression'"
         )
     if "-" not in part["operators"]:
-        raise UserError(f"suite 'nested' nests differences, run {config.name!r} learnt none in brackets: ask another")
+        raise UserError(
+            f"suite 'nested' has differences in brackets, run {config.name!r} was trained on none: use another suite"
+        )
     parts, remarks = list[MixturePart](), list[str]()
     for depth in range(part["depth"] + 1, part["depth"] + 4):
         terms = max(part["terms"], depth + 2)
@@ -185,7 +190,7 @@ def _nested(config: RunConfig) -> Suite:
         kept = {key: part[key] for key in ("family", "operators", "digits", "min_digits")}
         parts.append(MixturePart.model_validate({**kept, **shape}))
     if not parts:
-        raise UserError(f"suite 'nested' can't be asked of run {config.name!r}: {remarks[0]}")
+        raise UserError(f"suite 'nested' does not fit run {config.name!r}: {remarks[0]}")
     most = parts[-1].terms
     if most > config.extent.operands:
         remarks.append(f"there are up to {most} operands, as deep brackets need, {config.extent.operands} were learnt")
@@ -217,7 +222,7 @@ def _held(config: RunConfig, operators: Iterable[str], digits: int) -> tuple[dic
             text = f"up to {fits[0]} digits" if fits else "not asked"
             remarks.append(f"{operator} {text} instead of {wanted}: {reasons[wanted]}")
     if not held:
-        raise UserError(f"run {config.name!r} can't hold a problem of two operands ({remarks[0]}): ask it suite 'test'")
+        raise UserError(f"run {config.name!r} cannot hold a problem of two operands ({remarks[0]}): use suite 'test'")
     return held, tuple(remarks)
 
 

@@ -79,8 +79,8 @@ def show(result: Cleaning) -> None:
     for each in result.removed:
         print(f"{verb} {printable(str(each.path))}: {each.bytes:,} bytes, {each.reason}")
     for text in result.left:
-        print(f"left alone: {printable(text)}", file=sys.stderr)
-    print(f"{verb} {len(result.removed):,} things of {result.bytes:,} bytes")
+        print(f"skipped: {printable(text)}", file=sys.stderr)
+    print(f"{verb} {len(result.removed):,} items, {result.bytes:,} bytes in total")
 
 
 def _folders(workspace: Workspace) -> Iterator[tuple[Location, str, Callable[[Location], Iterator[Waste]]]]:
@@ -122,7 +122,7 @@ def _of_run(folder: Location) -> Iterator[Waste]:
     for place in checkpoints.needless():
         yield place, "a checkpoint that is neither best nor last", checkpoints.prune
     if (launch := folder / ".launch").exists():
-        yield launch, "left by a training that was killed", launch.remove
+        yield launch, "left over from a training that was killed", launch.remove
     yield from _half_written(folder)
 
 
@@ -130,17 +130,17 @@ def _of_dataset(folder: Location) -> Iterator[Waste]:
     if committed(folder):
         made = (folder / "manifest.json").changed()
         if (notes := folder / ".progress").exists():
-            yield notes, "notes of what is committed by now", notes.remove
+            yield notes, "progress notes of a dataset that is complete", notes.remove
         for listed in (folder / name for name in sorted(needless_lists(folder))):
-            yield listed, "a list of shards that no manifest names", listed.remove
+            yield listed, "a list of shards that the manifest does not use", listed.remove
         subsets = folder / ".subsets"
         for place in (subsets / name for name in subsets.children()):
             if place.changed() < made:
-                yield place, "counts of rows that are not these any more", place.remove
+                yield place, "row counts of an older version of the dataset", place.remove
     yield from _half_written(folder)
 
 
 def _half_written(folder: Location) -> Iterator[Waste]:
     for place in folder.partials():
         if time.time() - place.changed() > _KILLED_SECONDS:
-            yield place, "half written by a process that was killed", place.remove
+            yield place, "an incomplete file of a process that was killed", place.remove

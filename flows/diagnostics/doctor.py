@@ -38,7 +38,7 @@ def report(found: Iterator[Finding], *, as_json: bool) -> None:
         every = list(map(_shown, found))
     problems = sum(one.level == "problem" for one in every)
     if problems:
-        raise RunFailure(f"{problems} problem{'s' if problems > 1 else ''} on this machine: do what stands beside each")
+        raise RunFailure(f"{problems} problem{'s' if problems > 1 else ''} on this machine: apply the remedies above")
 
 
 def _found(check: Check, workspace: Workspace) -> Finding:
@@ -46,7 +46,7 @@ def _found(check: Check, workspace: Workspace) -> Finding:
         return check(workspace)
     except Exception as error:
         name = check.__name__.removeprefix("check_").replace("_", " ")
-        return Finding(name, "warning", f"can't be looked at ({type(error).__name__}: {' '.join(str(error).split())})")
+        return Finding(name, "warning", f"check failed ({type(error).__name__}: {' '.join(str(error).split())})")
 
 
 def _shown(finding: Finding) -> Finding:

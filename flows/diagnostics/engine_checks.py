@@ -44,9 +44,9 @@ from flows.cluster.connect import check_address
 from storage.errors import UserError
 try:
     check_address("127.0.0.1:{port}")
-    print("a Ray cluster's head answers there")
+    print("used by the head node of a Ray cluster")
 except UserError as error:
-    print(f"a Ray cluster's head is there: {{error}}")
+    print(f"used by the head node of a Ray cluster: {{error}}")
 """
 # The project's own server, started as every command starts it.
 _START_PREFECT = """
@@ -58,7 +58,7 @@ home = Path(os.environ["PREFECT_HOME"])
 try:
     server = PrefectServer(home)
 except RunFailure:
-    sys.exit((home / "server.log").read_text().strip().rpartition("\\n")[2] or "it ended without a word")
+    sys.exit((home / "server.log").read_text().strip().rpartition("\\n")[2] or "it ended without any output")
 print(server.api_url)
 server.stop()
 """
@@ -69,27 +69,28 @@ def check_gpu(workspace: Workspace) -> Finding:
     done, line = _python(_TORCH, _IMPORT_SECONDS)
     if not done:
         return Finding(
-            "gpu", "problem", f"torch can't be imported ({line})", "run: pip install --force-reinstall torch"
+            "gpu", "problem", f"torch cannot be imported ({line})", "run: pip install --force-reinstall torch"
         )
     found = json.loads(line)
     if found["gpus"]:
         named = ", ".join(f"{name} with {human(size)}B" for name, size in found["gpus"])
         return Finding("gpu", "ok", f"{named}; torch {found['version']}")
     if has_nvidia():
-        built = f"built for CUDA {found['cuda']}" if found["cuda"] else "built for CPUs alone"
-        remedy = "install the torch that fits the driver, see https://pytorch.org/get-started/locally"
-        return Finding("gpu", "warning", f"one is here, but torch {found['version']}, {built}, sees none", remedy)
-    return Finding("gpu", "ok", f"none, training takes the CPU; torch {found['version']}")
+        built = f"built for CUDA {found['cuda']}" if found["cuda"] else "built for CPUs only"
+        remedy = "install a build of torch that matches the driver, see https://pytorch.org/get-started/locally"
+        return Finding("gpu", "warning", f"a GPU exists, but torch {found['version']} ({built}) cannot use it", remedy)
+    return Finding("gpu", "ok", f"none, training uses the CPU; torch {found['version']}")
 
 
 def check_ray(workspace: Workspace) -> Finding:
     """Whether Ray can be imported and has enough shared memory."""
     done, line = _python("import ray; print(ray.__version__)", _IMPORT_SECONDS)
     if not done:
-        return Finding("ray", "problem", f"can't be imported ({line})", "run: pip install 'ray[default,train]'")
+        return Finding("ray", "problem", f"cannot be imported ({line})", "run: pip install 'ray[default,train]'")
     if _SHARED_MEMORY.exists() and (size := shutil.disk_usage(_SHARED_MEMORY).free) < _STORE_BYTES:
-        text = f"{line}, {_SHARED_MEMORY} has {human(size)}B free and Ray wants {human(_STORE_BYTES)}B: it goes to disk"
-        return Finding("ray", "warning", text, "give the container more, as by: docker run --shm-size=1g")
+        text = f"{line}, {_SHARED_MEMORY} has {human(size)}B free, Ray needs {human(_STORE_BYTES)}B and uses the disk"
+        remedy = "give the container more shared memory, for example: docker run --shm-size=1g"
+        return Finding("ray", "warning", text, remedy)
     return Finding("ray", "ok", line)
 
 
@@ -98,32 +99,32 @@ def check_prefect(workspace: Workspace) -> Finding:
     done, line = _python("import prefect, prefect.server.api.server; print(prefect.__version__)", _IMPORT_SECONDS)
     if not done:
         remedy = "run: pip install 'prefect>=3.8.8,<3.9' 'fastapi>=0.139,<0.151'"
-        return Finding("prefect", "problem", f"can't be imported ({line})", remedy)
+        return Finding("prefect", "problem", f"cannot be imported ({line})", remedy)
     if not (url := configured_api()):
-        return Finding("prefect", "ok", f"{line}, with a server of its own for each command: none is configured")
+        return Finding("prefect", "ok", f"{line}, no server is configured: commands start a temporary one if needed")
     if not answers(url):
-        remedy = "start that server, or take none: unset PREFECT_API_URL (or api.url in Prefect's files or profile)"
-        return Finding("prefect", "problem", f"{line}, and no server answers at {url}", remedy)
-    return Finding("prefect", "ok", f"{line}, the server at {url} answers")
+        remedy = "start that server, or use none: unset PREFECT_API_URL (or api.url in Prefect's files or profile)"
+        return Finding("prefect", "problem", f"{line}, the server at {url} does not respond", remedy)
+    return Finding("prefect", "ok", f"{line}, the server at {url} responds")
 
 
 def check_port_4200(workspace: Workspace) -> Finding:
     """Whether the port of Prefect's server is free or has a Prefect server."""
     if answers(f"http://127.0.0.1:{PREFECT_PORT}/api"):
-        return Finding(f"port {PREFECT_PORT}", "ok", "a Prefect server is there")
-    return _port(PREFECT_PORT, "'numerate serve' takes another one")
+        return Finding(f"port {PREFECT_PORT}", "ok", "used by a Prefect server")
+    return _port(PREFECT_PORT, "'numerate serve' uses another port")
 
 
 def check_port_8265(workspace: Workspace) -> Finding:
     """Whether the port of Ray's dashboard is free or has a job server."""
     if _dashboard_answers():
-        return Finding(f"port {DASHBOARD_PORT}", "ok", "the job server of a Ray cluster's head answers there")
-    return _port(DASHBOARD_PORT, "a Ray cluster's head here wants it for its dashboard and for jobs")
+        return Finding(f"port {DASHBOARD_PORT}", "ok", "used by the job server of a Ray cluster")
+    return _port(DASHBOARD_PORT, "the head node of a Ray cluster needs it for its dashboard and for jobs")
 
 
 def check_port_6379(workspace: Workspace) -> Finding:
     """Whether the port of a Ray cluster's head is free or has a head."""
-    found = _port(HEAD_PORT, "a Ray cluster's head here wants it")
+    found = _port(HEAD_PORT, "the head node of a Ray cluster needs it")
     if found.level == "ok":
         return found
     is_head, line = _python(_ASK_HEAD.format(port=HEAD_PORT), _IMPORT_SECONDS)
@@ -141,7 +142,7 @@ def _dashboard_answers() -> bool:
 
 def check_start_of_ray(workspace: Workspace) -> Finding:
     """Whether a private Ray instance starts and runs a task."""
-    return _started("ray starts", _START_RAY, "with {line} CPUs", "look at its log in /tmp/ray/session_latest/logs")
+    return _started("ray starts", _START_RAY, "with {line} CPUs", "see the logs in /tmp/ray/session_latest/logs")
 
 
 def check_start_of_prefect(workspace: Workspace) -> Finding:
@@ -166,7 +167,7 @@ def _python(code: str, seconds: float, **environment: str) -> tuple[bool, str]:
             [sys.executable, "-c", code], env=known, capture_output=True, text=True, timeout=seconds, check=False
         )
     except subprocess.TimeoutExpired:
-        return False, f"no answer within {seconds:.0f} s"
+        return False, f"no response within {seconds:.0f} s"
     lines = (ended.stderr if ended.returncode else ended.stdout).strip().splitlines()
     return not ended.returncode, lines[-1] if lines else f"exit code {ended.returncode}"
 
@@ -181,12 +182,12 @@ def _port(port: int, use: str) -> Finding:
     ]
     if not listening:
         return Finding(name, "ok", "free")
-    holder = "somebody whom only root can name"
+    holder = "a process that only root can identify"
     if pid := listening[0].pid:
         process = psutil.Process(pid)
         words = process.cmdline() or [process.name()]
         holder = f"process {pid} ({' '.join(words)[:80]})"
-    return Finding(name, "warning", f"taken by {holder}; {use}", "end that process, or take another port")
+    return Finding(name, "warning", f"in use by {holder}; {use}", "end that process, or use another port")
 
 
 ENGINE_CHECKS: tuple[Check, ...] = (

@@ -115,7 +115,7 @@ def look_at_tokenizer(found: Findings, folder: Location) -> TokenizerState | Non
     again = mending.tokenizer_command(folder.name, corpus, kind, found.uri) if kind in KINDS and corpus else ""
     what = f"tokenizer {folder.name}"
     if not (folder / "card.json").exists():
-        found.fault(what, "its training was cut off", again)
+        found.fault(what, "its training was interrupted", again)
         return TokenizerState(folder.name, "unfinished")
     try:
         tokenizer, card = load_tokenizer(folder)
@@ -141,10 +141,10 @@ def look_at_tokens(found: Findings, corpus: str, folder: Location, until: float)
     if source is None:
         state = "without its corpus"
     elif lies.spec.get("corpus") != source.identity:
-        _fault_anew(found, what, f"corpus {corpus} is another one by now", folder, again)
+        _fault_anew(found, what, f"corpus {corpus} has changed", folder, again)
         state = "of another corpus"
     elif found.tokenizers.get(folder.name, lies.spec.get("tokenizer")) != lies.spec.get("tokenizer"):
-        _fault_anew(found, what, f"tokenizer {folder.name} is another one by now", folder, again)
+        _fault_anew(found, what, f"tokenizer {folder.name} has changed", folder, again)
         state = "by another tokenizer"
     else:
         found.tokens[corpus, folder.name] = lies.identity
@@ -171,8 +171,9 @@ def _judged(found: Findings, folder: Location, what: str, seen: Glance, mend: st
         found.fault(what, seen.trouble, mend)
         return "damaged"
     if seen.broken:
-        looked = "" if seen.looked_at == seen.shards else f" of the {seen.looked_at:,} that were looked at"
-        found.fault(what, f"{seen.broken:,} of {seen.shards:,} shards{looked} are missing or cut: mend them", mend)
+        checked = "" if seen.looked_at == seen.shards else f" ({seen.looked_at:,} were checked)"
+        text = f"{seen.broken:,} of {seen.shards:,} shards are missing or truncated{checked}: repair them"
+        found.fault(what, text, mend)
         return "damaged"
     return "whole"
 
@@ -186,8 +187,8 @@ def _unfinished(found: Findings, folder: Location, what: str, ranges: int, mend:
         return f"being made, {progress}"
     if not done and not set(folder.children()) - {"tokens", "made.json"}:
         return ""
-    remedy = "run the command that made it again"
-    found.fault(what, f"its making was cut off, {progress}: {remedy}", mend)
+    remedy = "run the command that created it again"
+    found.fault(what, f"its creation was interrupted, {progress}: {remedy}", mend)
     return f"unfinished, {progress}"
 
 

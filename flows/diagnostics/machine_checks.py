@@ -27,7 +27,7 @@ def check_python(workspace: Workspace) -> Finding:
     """Version of the Python interpreter."""
     text = f"{platform.python_version()} at {sys.executable}"
     if sys.version_info < _OLDEST_PYTHON:
-        return Finding("python", "problem", text, "install Python 3.11 or later, and Numerate in an environment of it")
+        return Finding("python", "problem", text, "install Python 3.11 or later, and install Numerate with it")
     return Finding("python", "ok", text)
 
 
@@ -38,16 +38,20 @@ def check_packages(workspace: Workspace) -> Finding:
     try:
         asked = [Requirement(text) for text in metadata.requires("numerate") or ()]
     except metadata.PackageNotFoundError:
-        return Finding("packages", "warning", "Numerate isn't installed as a package", "run: pip install -e .")
+        return Finding("packages", "warning", "Numerate is not installed as a package", "run: pip install -e .")
     asked = [one for one in asked if not one.marker or one.marker.evaluate({"extra": ""})]
     installed = {one.name: _version(one.name) for one in asked}
     wrong = [one for one in asked if not one.specifier.contains(installed[one.name] or "0", prereleases=True)]
     if wrong:
         named = ", ".join(f"{one.name} {installed[one.name] or 'is missing'}" for one in wrong)
         # Prefect allows newer versions, with which its server fails.
-        trap = " (Prefect's server dies on a newer fastapi)" if any(one.name == "fastapi" for one in wrong) else ""
+        trap = (
+            " (Prefect's server fails with newer versions of fastapi)"
+            if any(one.name == "fastapi" for one in wrong)
+            else ""
+        )
         needed = " ".join(f"'{one.name}{one.specifier}'" for one in wrong)
-        return Finding("packages", "problem", f"{named}: out of range{trap}", f"run: pip install {needed}")
+        return Finding("packages", "problem", f"unsupported versions: {named}{trap}", f"run: pip install {needed}")
     pinned = _pins()
     other = [
         f"{name} {version} (tested: {pinned[_plain(name)]})"
@@ -55,9 +59,9 @@ def check_packages(workspace: Workspace) -> Finding:
         if _differs(name, version, pinned)
     ]
     if other:
-        remedy = "run: pip install -c constraints.txt -e .  if something fails, or to get the same bytes of Parquet"
-        return Finding("packages", "warning", f"not the versions that are tested: {', '.join(other)}", remedy)
-    return Finding("packages", "ok", f"{len(asked)} in range{', all as tested' if pinned else ''}")
+        remedy = "run: pip install -c constraints.txt -e .  if something fails, or to write identical Parquet files"
+        return Finding("packages", "warning", f"untested versions: {', '.join(other)}", remedy)
+    return Finding("packages", "ok", f"{len(asked)} in supported versions{', all as tested' if pinned else ''}")
 
 
 def check_workspace(workspace: Workspace) -> Finding:
@@ -67,29 +71,30 @@ def check_workspace(workspace: Workspace) -> Finding:
         try:
             Workspace.create(str(root))
         except UserError as error:
-            remedy = f"make {root} writable, or take another --workspace"
+            remedy = f"make {root} writable, or choose another --workspace"
             return Finding("workspace", "problem", str(error), remedy)
-        return Finding("workspace", "ok", f"{root} can be written")
+        return Finding("workspace", "ok", f"{root} is writable")
     if root.remote:
-        return Finding("workspace", "ok", f"{root} answers, and holds nothing yet")
+        return Finding("workspace", "ok", f"{root} can be reached and is empty")
     above = next(path for path in workspace.on_disk.path.parents if path.exists())
     if not os.access(above, os.W_OK):
-        return Finding("workspace", "problem", f"{root} can't be made in {above}", "name another with --workspace")
-    return Finding("workspace", "ok", f"{root} is not there yet, and can be made")
+        return Finding("workspace", "problem", f"{root} cannot be created in {above}", "choose another --workspace")
+    return Finding("workspace", "ok", f"{root} does not exist yet, and can be created")
 
 
 def check_disk(workspace: Workspace) -> Finding:
     """Free disk space at the workspace."""
     free = workspace.root.free_bytes()
     if free is None:
-        return Finding("disk", "ok", f"{workspace.root} has no bound that is known")
+        return Finding("disk", "ok", f"{workspace.root} has no known limit")
     text = f"{human(free)}B free at {workspace.root}"
     if free < _LEAST_DISK:
-        return Finding("disk", "problem", text, "free some space, 'numerate clean' may, or take another --workspace")
+        remedy = "free some disk space ('numerate clean' may help), or choose another --workspace"
+        return Finding("disk", "problem", text, remedy)
     if free < NOTEBOOK_BYTES and not (workspace.corpus("notebook") / "manifest.json").exists():
         text += f", 'numerate run' needs {human(NOTEBOOK_BYTES)}B"
         return Finding(
-            "disk", "warning", text, "free some space, or begin with 'numerate run quick', which needs little"
+            "disk", "warning", text, "free some disk space, or start with 'numerate run quick', which needs little"
         )
     return Finding("disk", "ok", text)
 
@@ -101,11 +106,11 @@ def check_memory(workspace: Workspace) -> Finding:
     memory, granted = psutil.virtual_memory(), granted_memory()
     total = min(memory.total, granted or memory.total)
     free = min(memory.available, total)
-    text = f"{human(total)}B{' granted by a control group' if total < memory.total else ''}, {human(free)}B available"
+    text = f"{human(total)}B{' (limit of the control group)' if total < memory.total else ''}, {human(free)}B available"
     if total < _LEAST_MEMORY:
-        return Finding("memory", "problem", text, f"take a machine or a container with {human(_SMALL_MEMORY)}B or more")
+        return Finding("memory", "problem", text, f"use a machine or a container with {human(_SMALL_MEMORY)}B or more")
     if free < _LEAST_MEMORY:
-        return Finding("memory", "warning", text, "end what else takes memory before 'numerate run'")
+        return Finding("memory", "warning", text, "end other programs that use memory before 'numerate run'")
     return Finding("memory", "ok", text)
 
 
@@ -113,10 +118,10 @@ def check_cores(workspace: Workspace) -> Finding:
     """Number of usable cores, and the CPU time that a control group grants."""
     usable, granted, there = cores(), granted_cores(), os.cpu_count() or 1
     text = f"{usable} usable" + (f" of {there}" if usable < there else "")
-    text += f", a control group grants the time of {granted:g}" if granted else ""
+    text += f", CPU time limited to {granted:g} cores by the control group" if granted else ""
     if usable < 2:
         return Finding(
-            "cores", "warning", text, "it works, at half the speed that the README names: give it two or more"
+            "cores", "warning", text, "use two or more cores: one core reaches half the speed that the README states"
         )
     return Finding("cores", "ok", text)
 
@@ -127,14 +132,14 @@ def check_compiler(workspace: Workspace) -> Finding:
     if path := next(filter(None, map(shutil.which, names)), None):
         return Finding("compiler", "ok", path)
     if has_nvidia():
-        return Finding("compiler", "warning", "none: layers can't be compiled for the GPU", "install g++")
-    return Finding("compiler", "ok", "none, which only training on a GPU would use")
+        return Finding("compiler", "warning", "none: layers cannot be compiled for the GPU", "install g++")
+    return Finding("compiler", "ok", "none; only training on a GPU needs one")
 
 
 def check_clock(workspace: Workspace) -> Finding:
     """The system clock, and its offset from the disk's clock; file times show whether a file is still being written."""
     now = datetime.now(UTC)
-    text, remedy = f"{now:%Y-%m-%d %H:%M:%S} UTC", "set the clock, as by: timedatectl set-ntp true"
+    text, remedy = f"{now:%Y-%m-%d %H:%M:%S} UTC", "set the clock, for example: timedatectl set-ntp true"
     if now.year < 2026:
         return Finding("clock", "problem", f"{text}, which is in the past", remedy)
     if workspace.root.exists() and workspace.root.can_be_written():
@@ -143,7 +148,9 @@ def check_clock(workspace: Workspace) -> Finding:
         skew = probe.changed() - time.time()
         probe.remove()
         if abs(skew) > _SKEW_SECONDS:
-            return Finding("clock", "warning", f"{text}, the workspace's disk is {skew:+.0f} s off", remedy)
+            return Finding(
+                "clock", "warning", f"{text}, the clock of the workspace's disk differs by {skew:+.0f} s", remedy
+            )
     return Finding("clock", "ok", text)
 
 

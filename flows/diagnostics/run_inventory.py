@@ -59,11 +59,11 @@ def look_at_run(found: Findings, folder: Location) -> RunState | None:
     else:
         state = "trained" if saved >= steps else f"stopped at step {saved:,}"
         if damaged > saved:
-            lost = f"its checkpoint of step {damaged:,} is damaged, the one before is of step {saved:,} of {steps:,}"
+            lost = f"its checkpoint of step {damaged:,} is damaged, training resumes at step {saved:,} of {steps:,}"
         else:
-            lost = f"its training was cut off at step {saved:,} of {steps:,}"
+            lost = f"its training was interrupted at step {saved:,} of {steps:,}"
         if not _sources_are_gone(found, what, config) and saved < steps:
-            found.fault(what, f"{lost}: go on", mending.train_command(config, found.uri))
+            found.fault(what, f"{lost}: resume the training", mending.train_command(config, found.uri))
     return RunState(
         folder.name,
         state,
@@ -86,21 +86,21 @@ def _sources_are_gone(found: Findings, what: str, config: RunConfig) -> bool:
         again = mending.generate_command(spec, found.uri) if spec else ""
         # A damaged or unfinished corpus is already reported.
         if not any(fault.what == f"corpus {config.corpus}" for fault in found.faults):
-            found.fault(what, f"its corpus {config.corpus} is gone: make it again", again)
+            found.fault(what, f"its corpus {config.corpus} is missing: generate it again", again)
     elif corpus.identity != config.corpus_identity:
-        found.fault(what, f"corpus {config.corpus} is another one by now: train on that under another name", other)
+        found.fault(what, f"corpus {config.corpus} has changed: train on it under another name", other)
     elif tokenizer is None:
         kind = _KIND_OF_GROUP.get(config.group, config.tokenizer.rpartition("-")[2])
         again = mending.tokenizer_command(config.tokenizer, config.corpus, kind, found.uri) if kind in KINDS else ""
         if not any(fault.what == f"tokenizer {config.tokenizer}" for fault in found.faults):
-            text = f"its tokenizer {config.tokenizer} is gone, of which the command takes the default options"
+            text = f"its tokenizer {config.tokenizer} is missing, the command uses the default options"
             found.fault(what, text, again)
     elif tokenizer != config.tokenizer_identity:
-        found.fault(what, f"tokenizer {config.tokenizer} is another one by now: train under another name", other)
+        found.fault(what, f"tokenizer {config.tokenizer} has changed: train under another name", other)
     elif tokens is None:
         again = mending.encode_command(config.corpus, config.tokenizer, found.uri)
         if not any(fault.what == f"tokens of {config.corpus} by {config.tokenizer}" for fault in found.faults):
-            found.fault(what, f"the tokens of {config.corpus} are gone: encode it again", again)
+            found.fault(what, f"the tokens of {config.corpus} are missing: encode it again", again)
     else:
         return False
     return True

@@ -76,7 +76,7 @@ def status_of(workspace: str = WORKSPACE) -> Status:
     status = Status(str(place.root), place.root.exists(), place.root.free_bytes())
     if not status.exists:
         if workspace != WORKSPACE:
-            raise UserError(f"workspace {place.root} is not there: name another with --workspace")
+            raise UserError(f"workspace {place.root} does not exist: choose another with --workspace")
         return status
     found, root = Findings(workspace), place.root
     corpora = [root / "corpora" / name for name in (root / "corpora").children()]
@@ -143,7 +143,7 @@ def _looked(
     try:
         return look(found, *arguments)
     except Exception as error:
-        found.fault(what, f"can't be read ({type(error).__name__}: {' '.join(str(error).split())[:_LONGEST]})")
+        found.fault(what, f"cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:_LONGEST]})")
         return damaged
 
 

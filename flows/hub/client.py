@@ -24,8 +24,8 @@ def checked_repository(name: str) -> str:
     except HFValidationError:
         pass
     raise UserError(
-        f"--to {name!r} is not ORG/REPO: name your account or organization and a repository of letters, digits, '-', "
-        "'_' and '.', such as ada/sums"
+        f"--to {name!r} is not ORG/REPO: use your account or organization and a repository name of letters, digits, "
+        "'-', '_' and '.', such as ada/sums"
     )
 
 
@@ -37,7 +37,7 @@ def token_of_user() -> str:
     if not token:
         raise UserError("no token for the hub: set HF_TOKEN, or run 'hf auth login'")
     if not _TOKEN.fullmatch(token):
-        raise UserError("the token for the hub holds characters that no token has: set HF_TOKEN anew")
+        raise UserError("the token for the hub contains invalid characters: set HF_TOKEN to a valid token")
     return token
 
 
@@ -47,28 +47,32 @@ def explained(error: Exception, endpoint: str, repository: str, token: str) -> U
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     host = urlsplit(endpoint).hostname or "the hub"
-    again = "run the same command again, it sends only what is missing"
+    again = "run the same command again, it sends only missing files"
     for cause in _causes(error):
         if isinstance(cause, OfflineModeIsEnabled):
             return UserError("HF_HUB_OFFLINE is set, so nothing can be sent: unset it")
         if isinstance(cause, HfHubHTTPError):
             status, said = cause.response.status_code, _one_line(cause.server_message or "", token)
             if status == 401:
-                return UserError(f"{host} refuses the token: set HF_TOKEN to one that is valid, or run 'hf auth login'")
+                return UserError(f"{host} rejects the token: set HF_TOKEN to a valid token, or run 'hf auth login'")
             if status == 403:
                 return UserError(
-                    f"{host} doesn't let this token write to {repository}: take a token with write access there"
+                    f"{host} does not let this token write to {repository}: use a token with write access to it"
                 )
-            text = f"{host} answers {status}{f' ({said})' if said else ''} for {repository}"
+            text = f"{host} responds with status {status}{f' ({said})' if said else ''} for {repository}"
             return (
-                UserError(f"{text}: mend that first") if status in (400, 402, 409) else RunFailure(f"{text}: {again}")
+                UserError(f"{text}: correct this first")
+                if status in (400, 402, 409)
+                else RunFailure(f"{text}: {again}")
             )
         if isinstance(cause, httpx2.TransportError):
             return RunFailure(
-                f"{host} can't be reached, or the connection was lost ({type(cause).__name__}): look at the network, "
+                f"{host} cannot be reached, or the connection was lost ({type(cause).__name__}): check the network, "
                 f"then {again}"
             )
-    return RunFailure(f"{repository} can't be filled ({type(error).__name__}: {_one_line(str(error), token)}): {again}")
+    return RunFailure(
+        f"the upload to {repository} failed ({type(error).__name__}: {_one_line(str(error), token)}): {again}"
+    )
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

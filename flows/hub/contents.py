@@ -65,7 +65,7 @@ def checked_licence(licence: str) -> str:
     """Return `licence` if it can be a name of a licence at Hugging Face; raises `UserError` otherwise."""
     if not _LICENCE.fullmatch(licence):
         raise UserError(
-            f"--license {licence!r} is not one of the hub's names: take one such as cc0-1.0, mit or apache-2.0"
+            f"--license {licence!r} is not a licence name of the hub: use one such as cc0-1.0, mit or apache-2.0"
         )
     return licence
 
@@ -80,7 +80,7 @@ def corpus_publication(workspace: Workspace, name: str, repository: str, licence
     folder = workspace.corpus_at(name)
     corpus = load(folder, f"corpus {name!r}")
     if corpus.manifest.kind != "corpus":
-        raise UserError(f"{name!r} holds {corpus.manifest.kind}, not problems: name the folder of a corpus")
+        raise UserError(f"{name!r} contains {corpus.manifest.kind}, not problems: use the folder of a corpus")
     for shard in corpus.shards:
         corpus.checked(shard)
     card = corpus_card(corpus, repository, licence)
@@ -123,7 +123,7 @@ def model_publication(
     weights, index = f"checkpoints/{entry.file}", "checkpoints/index.json"
     others = [PublishedFile.of(path, data) for path, data in sorted(files.items()) if path != weights]
     measured = any(path.endswith("report.json") for path in files)
-    unmeasured = f"nothing was measured: 'numerate evaluate --name {name}' does, and the card then says it"
+    unmeasured = f"the card has no results: run 'numerate evaluate --name {name}' first to include them"
     return Publication(
         kind="model",
         what=f"run {name!r}",
@@ -149,4 +149,4 @@ def _on_this_machine(place: Location) -> bytes | Path:
 
 
 def _licence_remarks(licence: str) -> tuple[str, ...]:
-    return ("no licence was stated: --license names one, such as cc0-1.0",) if licence == UNKNOWN_LICENCE else ()
+    return ("no licence is stated: state one with --license, such as cc0-1.0",) if licence == UNKNOWN_LICENCE else ()

@@ -51,8 +51,8 @@ def corpus_card(corpus: Dataset, repository: str = "", licence: str = UNKNOWN_LI
     manifest, spec = corpus.manifest, spec_of(corpus)
     if manifest.generator_version != GENERATOR_VERSION:
         raise UserError(
-            f"corpus {manifest.name!r} was made by generator version {manifest.generator_version}, this Numerate has "
-            f"{GENERATOR_VERSION}: publish it with the release that made it, or generate it anew under another name"
+            f"corpus {manifest.name!r} is of generator version {manifest.generator_version}, this release has "
+            f"{GENERATOR_VERSION}: publish it with the release that made it, or generate it again under another name"
         )
     found = configurations(corpus, spec)
     return rendered(

@@ -61,7 +61,7 @@ def _asked(report: dict[str, Any]) -> str:
     """What a report is about: corpus or suite, masked operands, and problems left out."""
     suite = report.get("suite", "")
     name = f"suite `{suite}`" if suite not in ("", "test") else f"corpus `{report['corpus']}`"
-    name += ", an operand hidden" if report.get("missing") == "operand" else ""
+    name += ", one operand masked" if report.get("missing") == "operand" else ""
     return name + (f", {report['left_out']:,} left out" if report.get("left_out") else "")
 
 

@@ -89,7 +89,7 @@ class _Push:
         done = 0
         for number, batch in enumerate(before):
             notice = [] if number or publication.marker in there else [self._notice()]
-            self._commit([*batch, *notice], f"Add {len(batch)} files, not whole yet")
+            self._commit([*batch, *notice], f"Add {len(batch)} files, upload not finished")
             done += len(batch)
             say(f"sent {done:,} of {len(first):,} files, {human(sum(file.size for file in first[:done]))}B")
         if first or last:
@@ -111,7 +111,7 @@ class _Push:
                 text = "; ".join(each["message"] for each in json.loads(str(error))["errors"])
             except (ValueError, KeyError, TypeError):
                 text = " ".join(str(error).split())
-            raise UserError(f"the hub refuses the card ({text}): name a licence that it knows by --license") from error
+            raise UserError(f"the hub rejects the card ({text}): use a licence that it knows with --license") from error
 
     def _opened(self) -> str:
         """URL of the repository, which is created if it is missing."""
@@ -124,8 +124,8 @@ class _Push:
             return str(self.api.create_repo(self.repository, repo_type=kind, private=self.private or None))
         if self.private and not found.private:
             raise UserError(
-                f"{self.repository} is there and public, --private doesn't change that: make it private in its "
-                "settings, or name another one"
+                f"{self.repository} already exists and is public, --private does not change this: make it private in "
+                "its settings, or choose another repository"
             )
         return f"{self.api.endpoint}/{'datasets/' if kind == 'dataset' else ''}{self.repository}"
 
@@ -151,8 +151,8 @@ class _Push:
             ]
         if other:
             raise UserError(
-                f"{self.repository} holds something else than {self.publication.what} ({other[0]} differs): "
-                "name another repository, or delete that one"
+                f"{self.repository} contains something other than {self.publication.what} ({other[0]} differs): "
+                "choose another repository, or delete this one"
             )
 
     def _notice(self) -> PublishedFile:

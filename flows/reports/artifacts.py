@@ -41,9 +41,9 @@ def show_corpus(workspace: Workspace, dataset: Dataset, headline: str) -> None:
     name, sample = dataset.manifest.name, sample_of(workspace, dataset, "problem", "answer", "carries")
     _show_shards("corpus-shards", dataset, f"Shards of corpus {name}")
     sections = [
-        ("Some of its problems", markdown_table(sample.columns, sample.rows)),
-        ("How hard they are", picture(sample.figure, "Problems by answer and carries")),
-        ("Ask it", f'`numerate sql "SELECT split, count(*) FROM corpus_{name} GROUP BY ALL"`'),
+        ("Sample problems", markdown_table(sample.columns, sample.rows)),
+        ("Difficulty", picture(sample.figure, "Problems by answer and carries")),
+        ("Query", f'`numerate sql "SELECT split, count(*) FROM corpus_{name} GROUP BY ALL"`'),
     ]
     _show_report("corpus-report", f"Corpus {name}", headline, sections)
 
@@ -54,7 +54,7 @@ def show_faults(corpus: str, faults: Sequence[Mapping[str, str]]) -> None:
         return
     count = f"{len(faults):,} fault{'s' * (len(faults) > 1)} of corpus {corpus}"
     if len(faults) > _SHOWN_FAULTS:
-        count += f", the first {_SHOWN_FAULTS:,} here"
+        count += f", the first {_SHOWN_FAULTS:,} are shown"
     table = [{"file": fault["path"], "fault": fault["text"]} for fault in faults[:_SHOWN_FAULTS]]
     create_table_artifact(table, key="corpus-faults", description=count)
 
@@ -99,9 +99,9 @@ def show_evaluation(workspace: Workspace, headline: str, figures: Figures, page:
         return
     where = link(workspace, page)
     sections = [(title, picture(figure, title)) for title, figure in figures]
-    _show_report("evaluation-report", "Evaluation", headline, [*sections, ("The whole report", _page(page, where))])
+    _show_report("evaluation-report", "Evaluation", headline, [*sections, ("Full report", _page(page, where))])
     if where:
-        create_link_artifact(where, link_text="The whole report", key="evaluation-page", description=headline)
+        create_link_artifact(where, link_text="Full report", key="evaluation-page", description=headline)
 
 
 def show_probing(workspace: Workspace, headline: str, figures: Figures, page: Location) -> None:
@@ -109,7 +109,7 @@ def show_probing(workspace: Workspace, headline: str, figures: Figures, page: Lo
     if wanted():
         sections = [(title, picture(figure, title)) for title, figure in figures]
         _show_report(
-            "probing-report", "Probing", headline, [*sections, ("The whole report", _page(page, link(workspace, page)))]
+            "probing-report", "Probing", headline, [*sections, ("Full report", _page(page, link(workspace, page)))]
         )
 
 
@@ -124,8 +124,11 @@ def show_whole(workspace: Workspace, run: str, lines: Sequence[str], seconds: Ma
     page = workspace.run(run) / "report" / "index.html"
     sections = [
         ("Learning curve", curve),
-        ("Seconds", markdown_table(list(seconds), [[value and round(value, 1) for value in seconds.values()]])),
-        ("The whole report", _page(page, link(workspace, page))),
+        (
+            "Seconds per stage",
+            markdown_table(list(seconds), [[value and round(value, 1) for value in seconds.values()]]),
+        ),
+        ("Full report", _page(page, link(workspace, page))),
     ]
     _show_report("end-to-end-report", f"End to end: {run}", "\n\n".join(lines), sections)
 

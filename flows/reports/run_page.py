@@ -62,10 +62,10 @@ def _evaluations(run: Location, config: RunConfig) -> list[Section]:
     """Evaluations: the test split of the run's own corpus first, the others collapsed."""
     found, others = [], run / "evaluations"
     if own := stored(EvaluationSection, run / SECTION):
-        found.append(Section("test", f"Asked the test split of {config.corpus}", own.html(config)))
+        found.append(Section("test", f"Evaluation: test split of {config.corpus}", own.html(config)))
     for label in sorted(others.children()):
         if other := stored(EvaluationSection, others / label / SECTION):
-            found.append(Section(f"asked-{label}", f"Asked {label}", other.html(config), folded=True))
+            found.append(Section(f"asked-{label}", f"Evaluation: {label}", other.html(config), folded=True))
     return found
 
 
@@ -88,18 +88,18 @@ def _training(connection: duckdb.DuckDBPyConnection, config: RunConfig) -> list[
         curve=learning_curve(connection, config.name),
         **dict(zip(names, facts, strict=True)),
     )
-    return [Section("training", "How it learnt", body)]
+    return [Section("training", "Training", body)]
 
 
 def _inside(workspace: Workspace, name: str) -> list[Section]:
     """Probing of the run, and of groups of seeds that include it."""
     found, folder = [], workspace.root / "comparisons"
     if own := stored(ProbingSection, workspace.run(name) / "probes" / probing.SECTION):
-        found.append(Section("inside", "Inside it", own.html(), folded=True))
+        found.append(Section("inside", "Probing", own.html(), folded=True))
     for title in sorted(folder.children()):
         seeds = stored(ProbingSection, folder / title / "probes" / probing.SECTION)
         if seeds and name in seeds.runs:
-            found.append(Section(f"inside-{title}", f"Inside the runs of {title}", seeds.html(), folded=True))
+            found.append(Section(f"inside-{title}", f"Probing of the runs of {title}", seeds.html(), folded=True))
     return found
 
 
@@ -111,7 +111,7 @@ def _comparisons(workspace: Workspace, name: str) -> list[Section]:
             comparison = stored(Comparison, folder / title / label / "report.json")
             if comparison and any(line.run == name for line in comparison.runs):
                 body = rendered("compared.html", comparison=comparison, own=name)
-                found.append(Section(f"compared-{title}-{label}", f"Compared: {title}, {label}", body, folded=True))
+                found.append(Section(f"compared-{title}-{label}", f"Comparison: {title}, {label}", body, folded=True))
     return found
 
 
@@ -120,7 +120,7 @@ def _units(connection: duckdb.DuckDBPyConnection, name: str) -> list[Section]:
     return [
         Section(
             f"units-{comparison}",
-            f"Compared: {comparison}, with and without a unit",
+            f"Comparison: {comparison}, with and without a unit",
             compared(connection, comparison, name),
             folded=True,
         )
@@ -138,7 +138,7 @@ def _corpus(workspace: Workspace, config: RunConfig) -> list[Section]:
         shards={split: len(dataset.of_split(split)) for split in dataset.manifest.split_rows},
         sample=sample_of(workspace, dataset, "problem", "answer", "carries", "depth"),
     )
-    return [Section("corpus", f"Its corpus {config.corpus}", body)]
+    return [Section("corpus", f"Corpus {config.corpus}", body)]
 
 
 def _dataset(workspace: Workspace, config: RunConfig) -> Dataset | None:
@@ -160,4 +160,4 @@ def _tokenizer(workspace: Workspace, config: RunConfig) -> list[Section]:
     except (UserError, RunFailure):
         return []
     values: dict[str, Any] = {"card": card, "pieces": tokenizer.pieces()[:_SHOWN_PIECES], "size": tokenizer.size}
-    return [Section("tokenizer", f"Its tokenizer {config.tokenizer}", rendered("tokenizer.html", **values))]
+    return [Section("tokenizer", f"Tokenizer {config.tokenizer}", rendered("tokenizer.html", **values))]

@@ -116,7 +116,7 @@ class PrefectServer:
         # Another server may respond on a port that was taken in the meantime.
         while not (_owner(self.url) == self._process.pid and answers(self.api_url)):
             if self._process.poll() is not None or time.monotonic() > until:
-                raise RunFailure(f"Prefect's server didn't start: {self._log} says why; 'numerate doctor' may too")
+                raise RunFailure(f"Prefect's server did not start: see {self._log}, or run 'numerate doctor'")
             time.sleep(_POLL_SECONDS)
 
 
@@ -154,7 +154,7 @@ def free_port(host: str = LOOPBACK, wanted: int = 0) -> int:
             return int(tried.getsockname()[1])
     except (OSError, OverflowError) as error:
         why = getattr(error, "strerror", None) or "ports are 0 to 65535"
-        raise UserError(f"port {wanted} of {host} can't be taken ({why}): name another with --port") from error
+        raise UserError(f"port {wanted} of {host} cannot be used ({why}): choose another with --port") from error
 
 
 def _reachable(host: str) -> str:

@@ -54,7 +54,7 @@ class Guard:
         hosts = [value for name, value in headers if name == b"host"]
         if len(hosts) != 1 or not self._is_ours(hosts[0]):
             return 403, (
-                "this server isn't known by that name: open it by its address or by localhost, or start it with "
+                "the host name is not allowed: open this server by its IP address or localhost, or start it with "
                 "--allow-host NAME"
             )
         given = dict(headers)
@@ -63,7 +63,7 @@ class Guard:
         embedded = elsewhere and given.get(b"sec-fetch-dest") != "document"
         origins = {value for name, value in headers if name == b"origin"}
         if embedded or origins - {f"http://{hosts[0]}", f"https://{hosts[0]}"} - self._origins:
-            return 403, "pages of other sites may ask this server for nothing"
+            return 403, "requests from pages of other sites are not allowed"
         return _refusal_of_body(given)
 
     def _is_ours(self, host: str) -> bool:
@@ -75,7 +75,7 @@ class Guard:
 def checked_name(name: str) -> str:
     """Return `name` if it is a valid host name with an optional port; raises `UserError` otherwise."""
     if not name or any(character in name for character in "/@ \t") or not _name_of(name):
-        raise UserError(f"host name {name!r} is not usable: write it as a browser shows it, NAME or NAME:PORT")
+        raise UserError(f"host name {name!r} is not valid: write it as a browser shows it, NAME or NAME:PORT")
     return name
 
 
@@ -87,10 +87,10 @@ def is_loopback(host: str) -> bool:
 def _refusal_of_body(headers: dict[bytes, str]) -> tuple[int, str]:
     """Status and reason for a request whose body is too long or has no stated length."""
     if b"transfer-encoding" in headers:
-        return 411, "a request has to state the length of its body (Content-Length)"
+        return 411, "a request must state the length of its body (Content-Length)"
     length = headers.get(b"content-length", "0")
     if not length.isdecimal() or len(length) > _LONGEST_NUMBER or int(length) > _MOST_BODY:
-        return 413, f"the body of a request has at most {_MOST_BODY:,} bytes"
+        return 413, f"the body of a request must not exceed {_MOST_BODY:,} bytes"
     return 0, ""
 
 

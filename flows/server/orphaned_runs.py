@@ -18,7 +18,7 @@ from prefect.states import Cancelled, Crashed
 
 from flows.server.run_tags import is_gone
 
-_LEFT = "'numerate serve' ended while this was under way: start it again, it goes on where it ended"
+_LEFT = "'numerate serve' ended during this run: start the run again to resume it"
 _UNDER_WAY = FlowRunFilterState(
     type=FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING, StateType.CANCELLING])
 )

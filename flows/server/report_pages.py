@@ -38,7 +38,7 @@ def report_route(workspace: Workspace, auth: str = "") -> Route:
         """Respond with one page or image."""
         given = request.headers.get("authorization", "").encode()
         if auth and not hmac.compare_digest(given, expected):
-            return PlainTextResponse("name and password, please", 401, headers={**HEADERS, **_CHALLENGE})
+            return PlainTextResponse("name and password required", 401, headers={**HEADERS, **_CHALLENGE})
         found = shown(workspace, request.path_params["path"])
         if found is None:
             return PlainTextResponse("no such report", 404, headers=HEADERS)

@@ -60,7 +60,9 @@ class _Runner(Runner):
     async def cancel_all(self) -> None:
         """Cancel all runs in parallel: Prefect's implementation waits for one run after the other."""
         under_way = self._process_manager.flow_run_ids()
-        await asyncio.gather(*(self._cancel_run(run, "the runner ends") for run in under_way), return_exceptions=True)
+        await asyncio.gather(
+            *(self._cancel_run(run, "the runner is shutting down") for run in under_way), return_exceptions=True
+        )
 
 
 async def run_deployments(workspace: Workspace, own_server: bool, at_once: int) -> None:
@@ -120,14 +122,14 @@ async def refuse_others(client: PrefectClient, mark: str) -> None:
             place = f"'{deployment.name}' at {configured_api()}"
             if found.work_pool_name:
                 raise UserError(
-                    f"{place} is deployed to the work pool '{found.work_pool_name}': start a worker of it, or unset "
-                    "PREFECT_API_URL to serve on a server of your own"
+                    f"{place} is deployed to the work pool '{found.work_pool_name}': start a worker of that pool, or "
+                    "unset PREFECT_API_URL to use a server of your own"
                 )
             if found.status == DeploymentStatus.READY and mark not in found.tags:
-                whose = next((tag for tag in found.tags if "@" in tag), "somebody else")
+                whose = next((tag for tag in found.tags if "@" in tag), "another user")
                 raise UserError(
-                    f"{place} is served by {whose}: end that 'numerate serve' (its place is free a minute later), or "
-                    "unset PREFECT_API_URL to serve on a server of your own"
+                    f"{place} is served by {whose}: end that 'numerate serve' and wait one minute, or unset "
+                    "PREFECT_API_URL to use a server of your own"
                 )
 
 

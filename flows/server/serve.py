@@ -56,7 +56,7 @@ def serve(
     auth = "" if configured_api() else _checked_auth(host, [checked_name(name) for name in allowed])
     configure_prefect(prefect_home(workspace), keep_log=True)
     if url := serving(workspace).url:
-        raise UserError(f"workspace {workspace.root} is served already: open {url}")
+        raise UserError(f"workspace {workspace.root} is already served: open {url}")
     with serving_folder(workspace).exclusive(f"workspace {workspace.root}"):
         _serve(workspace, partial(_start_server, workspace, host, port, allowed, auth), at_once, announce)
 
@@ -67,14 +67,14 @@ def _checked_auth(host: str, allowed: Sequence[str]) -> str:
     how = "set PREFECT_SERVER_API_AUTH_STRING=NAME:PASSWORD (or server.api.auth_string in a prefect.toml)"
     # Prefect compares ASCII only; a browser asks for a name and a password.
     if auth and not (all(auth.partition(":")) and auth.isascii() and auth.isprintable()):
-        raise UserError(f"Prefect's password is not usable: {how}, in plain ASCII characters")
+        raise UserError(f"Prefect's password is not valid: {how}, in printable ASCII characters")
     if not auth and not is_loopback(host):
         raise UserError(
-            f"host {host} is reached by others, who could run commands as you, and the server has no password: {how}, "
-            f"or listen on {LOOPBACK}"
+            f"host {host} can be reached by other users, who could run commands as you, and the server has no "
+            f"password: {how}, or listen on {LOOPBACK}"
         )
     if not auth and allowed:
-        say("warning: the server has no password: whoever reaches it by your proxy can run commands as you")
+        say("warning: the server has no password: everyone who reaches it through your proxy can run commands as you")
     return auth
 
 
@@ -100,7 +100,7 @@ def _serve(
                 say(f"workspace {workspace.root} is served: open {page}")
                 announce(page)
             time.sleep(_POLL_SECONDS)
-        say("ending: runs that are under way are cancelled, each goes on where it ended when it is started again")
+        say("shutting down: running flows are cancelled; each resumes where it stopped when it is started again")
     finally:
         if runner:
             _end(runner)
@@ -148,9 +148,9 @@ def _check(runner: "subprocess.Popen[bytes]", server: PrefectServer | None) -> N
         # The runner has printed the reason.
         raise SystemExit(UserError.exit_code)
     if runner.poll() is not None:
-        raise RunFailure("the runner of the flows ended by itself: start 'numerate serve' again")
+        raise RunFailure("the runner of the flows ended unexpectedly: start 'numerate serve' again")
     if server and not server.runs():
-        raise RunFailure("Prefect's server ended by itself: start 'numerate serve' again")
+        raise RunFailure("Prefect's server ended unexpectedly: start 'numerate serve' again")
 
 
 def _end(runner: "subprocess.Popen[bytes]") -> None:

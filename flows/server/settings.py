@@ -61,7 +61,7 @@ def _of_dotenv(name: str) -> str:
         found = {key.upper(): value or "" for key, value in dotenv_values(".env").items()}
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{Path('.env').absolute()} can't be read ({error}): correct it, Prefect reads it too"
+            f"{Path('.env').absolute()} cannot be read ({error}): correct it, Prefect also reads it"
         ) from error
     return found.get(name, "")
 
@@ -84,7 +84,7 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError:
         return {}
     except ValueError as error:
-        raise UserError(f"{path.absolute()} can't be read ({error}): correct it, Prefect reads it too") from error
+        raise UserError(f"{path.absolute()} cannot be read ({error}): correct it, Prefect also reads it") from error
 
 
 def _text(values: Any, *keys: str) -> str:

@@ -16,7 +16,7 @@ FIGURES = {
     "Move a digit": "moved-digits",
     "Patch a carry": "carries",
     "Whole numbers as tokens": "numbers",
-    "How they learnt": "units",
+    "Learning curves": "units",
 }
 
 

@@ -84,11 +84,15 @@ def test_what_is_wrong_with_an_address_is_one_line(nodes: Nodes, prefect_api: st
     other.write_text("f" * 64)
     closed = f"127.0.0.1:{free_port()}"
     for address, environment, line in (
-        ("ray://head:10001", {}, "2: error: ray 'ray://head:10001': a driver joins by host:port, not by ray://: "),
-        ("nonsense", {}, "2: error: ray 'nonsense' is no address: take host:port of the cluster's head, or 'auto'"),
-        (closed, {}, f"1: error: no Ray head answers at {closed} (unavailable): check host and port "),
-        (nodes.gcs, {"RAY_AUTH_TOKEN_PATH": str(other)}, f"2: error: ray '{nodes.gcs}' doesn't take our token: set "),
-        (nodes.gcs, {"RAY_AUTH_TOKEN_PATH": os.devnull}, f"2: error: ray '{nodes.gcs}' asks for a token, and "),
+        ("ray://head:10001", {}, "2: error: ray 'ray://head:10001': the address must be host:port, not ray://: "),
+        (
+            "nonsense",
+            {},
+            "2: error: ray 'nonsense' is not an address: use host:port of the head node, or 'auto'",
+        ),
+        (closed, {}, f"1: error: no Ray head node responds at {closed} (unavailable): check host and port "),
+        (nodes.gcs, {"RAY_AUTH_TOKEN_PATH": str(other)}, f"2: error: ray '{nodes.gcs}' rejects the token: set "),
+        (nodes.gcs, {"RAY_AUTH_TOKEN_PATH": os.devnull}, f"2: error: ray '{nodes.gcs}' requires a token, but "),
     ):
         said = generate(nodes, prefect_api, tmp_path / "workspace", address, **environment)
         assert said.startswith(line), said
@@ -99,7 +103,7 @@ def test_what_is_wrong_with_an_address_is_one_line(nodes: Nodes, prefect_api: st
 def test_a_node_that_does_not_see_the_workspace_is_named(nodes: Nodes, prefect_api: str) -> None:
     # Every process sees a folder of its own there.
     said = generate(nodes, prefect_api, Path("/proc/self/cwd/workspace"), nodes.gcs)
-    assert said.startswith("2: error: workspace /proc/self/cwd/workspace can't be used on node "), said
-    assert "what is written here doesn't appear there; name one with --workspace that all nodes share" in said
+    assert said.startswith("2: error: workspace /proc/self/cwd/workspace cannot be used on node "), said
+    assert "files written on this machine do not appear on the node; choose a --workspace that all nodes share" in said
     assert not list((nodes.folder / "driver" / "workspace").glob(".seen*"))
     assert not nodes.left()

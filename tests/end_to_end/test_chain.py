@@ -146,7 +146,7 @@ def test_the_report_says_what_was_done(home: Home) -> None:
     assert page.count('src="data:image/svg+xml') == 7
     assert re.search(r"\d \d*\.\d+|%", page)
     assert "Wrong answers" in page
-    assert f"{100 * report['calibration']['expected_error']:.3f} points in the mean" in page
+    assert f"{100 * report['calibration']['expected_error']:.3f} percentage points" in page
     (point,) = [point for point in report["calibration"]["coverage"] if point["below"] == 0.5]
     (told,) = home.sql("SELECT count(*) AS n, sum(correct::INT) AS right FROM predictions WHERE confidence >= 0.5")
     assert point["answered"] == told["n"] / report["problems"]
@@ -244,7 +244,7 @@ def test_a_corpus_name_in_use_is_one_line(home: Home) -> None:
 def test_a_suite_is_made_asked_compared_and_queried(home: Home) -> None:
     asked = ("evaluate", "--suite", "edge", "--suite-digits", "3")
     home.numerate(*asked, "--name", "first")
-    assert "(found)" in home.numerate(*asked, "--name", "first").stderr
+    assert "(up to date)" in home.numerate(*asked, "--name", "first").stderr
     result = home.numerate(*asked, "--name", "seeds", "--compare", "first", "--json")
     (line, *_) = json.loads(result.stdout)["lines"]
     # A suite of other digits than the usual ones has a place of its own.

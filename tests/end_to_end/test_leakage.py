@@ -28,7 +28,7 @@ def test_a_leak_is_shown_and_fails_and_none_is_a_success(tmp_path: Path) -> None
     assert examples[1].startswith("    is ")
     assert examples[-1] == "note: the split keys differ ('numerate' and 'other')"
     (error,) = leaking.stderr.strip().splitlines()
-    assert error.startswith("error: corpus 'small' trains on ")
+    assert error.startswith("error: the train split of corpus 'small' contains ")
     clean = json.loads(home.numerate("corpus", "leakage", "small", str(workspace.corpus("small")), "--json").stdout)
     assert (clean["leaks"], clean["examples"], clean["differences"]) == (0, [], [])
     assert clean["train_rows"] + clean["held_out_rows"] == 10_000

@@ -165,7 +165,7 @@ def test_a_line_is_shown_for_each_thing(place: Workspace, capsys: pytest.Capture
     *lines, total = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("would remove runs/one/checkpoints/step-")
     assert len(lines) == len(result.removed)
-    assert total == f"would remove {len(lines)} things of {result.bytes:,} bytes"
+    assert total == f"would remove {len(lines)} items, {result.bytes:,} bytes in total"
     assert json.loads(result.json())["bytes"] == result.bytes
 
 
@@ -184,5 +184,5 @@ def test_a_list_of_shards_that_a_commit_left_is_removed(place: Workspace) -> Non
     named, left = lists(folder), folder / f"shards-{'0' * 16}.parquet"
     left.write(b"of a commit that was cut off")
     found = {each.path: each.reason for each in clean(place).removed}
-    assert found[left.below(place.root)] == "a list of shards that no manifest names"
+    assert found[left.below(place.root)] == "a list of shards that the manifest does not use"
     assert lists(folder) == named

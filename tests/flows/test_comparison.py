@@ -45,5 +45,5 @@ def test_the_headline_is_the_median_and_never_the_best_run(tmp_path: Path) -> No
 @pytest.mark.parametrize(("key", "value"), [("corpus", "grid-2"), ("problems", 99), ("split", "validation")])
 def test_runs_that_were_asked_something_else_are_not_compared(key: str, value: object) -> None:
     other = {"best": report(0.5, 1, **{key: value}), "last": report(0.5, 2)}
-    with pytest.raises(UserError, match=f"run 'd' was asked {key} {value}"):
+    with pytest.raises(UserError, match=f"run 'd' was evaluated on {key} {value}"):
         compare({**REPORTS, "d": other})

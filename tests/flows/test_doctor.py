@@ -47,15 +47,12 @@ def test_packages_out_of_range_are_named_with_the_command_that_installs_them(
     monkeypatch.setattr(machine_checks, "_version", lambda name: versions.get(name, ""))
     found = machine_checks.check_packages(place)
     assert found.level == "problem"
-    assert "fastapi 0.165.0, gone is missing: out of range (Prefect's server dies" in found.text
+    assert "unsupported versions: fastapi 0.165.0, gone is missing (Prefect's server fails" in found.text
     assert found.remedy == "run: pip install 'fastapi<0.151,>=0.139' 'gone>=1'"
     versions |= {"fastapi": "0.140.0", "gone": "1"}
     monkeypatch.setattr(machine_checks, "_pins", lambda: {"fastapi": "0.150.0", "duckdb": "2.0.0+cpu"})
     found = machine_checks.check_packages(place)
-    assert (found.level, found.text) == (
-        "warning",
-        "not the versions that are tested: fastapi 0.140.0 (tested: 0.150.0)",
-    )
+    assert (found.level, found.text) == ("warning", "untested versions: fastapi 0.140.0 (tested: 0.150.0)")
     monkeypatch.setattr(machine_checks, "_pins", dict)
     assert machine_checks.check_packages(place).level == "ok"
 
@@ -129,8 +126,8 @@ def test_a_grant_of_less_than_two_cores_is_told(place: Workspace, monkeypatch: p
     monkeypatch.setattr(machine_checks, "cores", lambda: 1)
     monkeypatch.setattr(machine_checks, "granted_cores", lambda: 1.5)
     found = machine_checks.check_cores(place)
-    assert (found.level, found.text.endswith("a control group grants the time of 1.5")) == ("warning", True)
-    assert "give it two or more" in found.remedy
+    assert (found.level, found.text.endswith("CPU time limited to 1.5 cores by the control group")) == ("warning", True)
+    assert "use two or more cores" in found.remedy
 
 
 def test_a_clock_in_the_past_is_a_problem(place: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -215,7 +212,7 @@ def test_ports_that_a_ray_head_holds_are_well_and_those_of_others_are_not(
             monkeypatch.setattr(engine_checks, name, server.server_port)
         for is_head, body, level in ((True, b"success", "ok"), (False, b"<html>", "warning")):
             bodies.append(body)
-            answer(monkeypatch, is_head, "a Ray cluster's head answers there")
+            answer(monkeypatch, is_head, "used by the head node of a Ray cluster")
             for check in (engine_checks.check_port_8265, engine_checks.check_port_6379):
                 found = check(place)
                 assert (found.level, found.remedy == "") == (level, level == "ok"), found
@@ -226,7 +223,7 @@ def test_a_process_that_hangs_or_dies_is_a_finding() -> None:
     assert engine_checks._python("print(1)\nprint(2)", 60.0) == (True, "2")
     assert engine_checks._python("raise ValueError('no')", 60.0) == (False, "ValueError: no")
     assert engine_checks._python("import os; os.kill(os.getpid(), 9)", 60.0) == (False, "exit code -9")
-    assert engine_checks._python("import time; time.sleep(60)", 0.1) == (False, "no answer within 0 s")
+    assert engine_checks._python("import time; time.sleep(60)", 0.1) == (False, "no response within 0 s")
 
 
 def test_a_problem_is_exit_code_one_and_a_warning_is_not(capsys: pytest.CaptureFixture[str]) -> None:
@@ -251,7 +248,7 @@ def test_a_check_that_fails_itself_is_a_warning(place: Workspace, monkeypatch: p
     monkeypatch.setattr(doctor, "MACHINE_CHECKS", (check_of_nothing,))
     monkeypatch.setattr(doctor, "ENGINE_CHECKS", ())
     (found,) = findings(place)
-    assert found == Finding("of nothing", "warning", "can't be looked at (OSError: no such thing)")
+    assert found == Finding("of nothing", "warning", "check failed (OSError: no such thing)")
 
 
 @pytest.mark.slow

@@ -95,7 +95,7 @@ def test_every_source_ranks_as_prefect_ranks_it(tmp_path: Path, monkeypatch: pyt
 def test_a_file_that_is_no_toml_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "prefect.toml").write_text("[api\n")
-    with pytest.raises(UserError, match=r"prefect.toml can't be read \(.*\): correct it, Prefect reads it too"):
+    with pytest.raises(UserError, match=r"prefect.toml cannot be read \(.*\): correct it, Prefect also reads it"):
         configured_api()
 
 

@@ -60,7 +60,7 @@ def checked_page(place: str) -> Captions:
     captions.feed(text)
     assert captions.figures == captions.pictures > 2
     assert sum(line.startswith("Shows: ") for line in captions.lines) == captions.figures
-    assert sum(line.startswith("Doesn't show: ") for line in captions.lines) == captions.figures
+    assert sum(line.startswith("Limits: ") for line in captions.lines) == captions.figures
     assert "http://" not in text.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
         "http://creativecommons.org", ""
     )
@@ -115,9 +115,9 @@ def test_several_seeds_are_told_together_with_intervals_over_them_and_found_agai
     captions = checked_page(result["page"])
     assert any("95 % intervals over 3 seeds" in line for line in captions.lines)
     assert {"What the symbolic unit is used for", "Along training"} <= set(captions.lines)
-    assert "(found)" not in capsys.readouterr().err
+    assert "(up to date)" not in capsys.readouterr().err
     assert probe_encoder.fn(request) == result
-    assert capsys.readouterr().err.count("(found)") == 3
+    assert capsys.readouterr().err.count("(up to date)") == 3
     with open_catalog(trained.workspace) as connection:
         steps = select(connection, "SELECT DISTINCT run, step FROM probe_series").fetchall()
         operators = select(connection, "SELECT DISTINCT operator FROM probe_unit WHERE operator <> 'all'").fetchall()
@@ -129,8 +129,8 @@ def test_several_seeds_are_told_together_with_intervals_over_them_and_found_agai
 @pytest.mark.parametrize(
     ("runs", "text"),
     [
-        (("a",), "30% (25% to 35%) still are without head 1 of layer 2"),
-        (("a", "b", "c"), "5 to 60% still are without the head that each run needs most"),
+        (("a",), "30% (25% to 35%) stay correct without head 1 of layer 2"),
+        (("a", "b", "c"), "5 to 60% stay correct without the head that each run needs most"),
     ],
 )
 def test_of_several_runs_each_has_a_head_of_its_own_that_it_needs_most(runs: tuple[str, ...], text: str) -> None:
@@ -149,7 +149,7 @@ def test_of_several_runs_each_has_a_head_of_its_own_that_it_needs_most(runs: tup
                 connection.execute(f"INSERT INTO probe_interventions VALUES ({', '.join('?' * len(row))})", row)
         figure = heads_figure(ProbeData(connection, runs, "best"))
     assert figure
-    assert f"Of problems answered rightly, {text}" in figure.shows
+    assert f"Of problems answered correctly, {text}" in figure.shows
 
 
 @pytest.mark.usefixtures("recorded")
@@ -162,9 +162,9 @@ def test_mistakes_are_one_line(trained: Built) -> None:
         with pytest.raises(UserError, match=text) as error:
             probe_encoder.fn(asked(trained.workspace, **values))
         assert "\n" not in str(error.value)
-    with pytest.raises(ValueError, match="too few seeds for an interval: name three or more"):
+    with pytest.raises(ValueError, match="too few seeds for an interval: list three or more"):
         asked(trained.workspace, compare=SEEDS[:2])
-    with pytest.raises(ValueError, match="names a run twice"):
+    with pytest.raises(ValueError, match="lists a run twice"):
         asked(trained.workspace, compare=(*SEEDS, SEEDS[0]))
 
 

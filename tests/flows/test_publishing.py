@@ -166,7 +166,7 @@ def test_a_dry_run_lists_everything_and_sends_nothing(
     assert {shard.path for shard in mixed.shards} < {file["path"] for file in found["files"]}
     assert f"{found['bytes']:,}  bytes in {len(found['files'])} files for the dataset ada/mixed" in lines
     assert shown.out.endswith(found["card"])
-    assert shown.err == "remark: no licence was stated: --license names one, such as cc0-1.0\n"
+    assert shown.err == "remark: no licence is stated: state one with --license, such as cc0-1.0\n"
     assert hub.counts.total() == 0
     assert sorted(mixed.location.path.rglob("*")) == before
 
@@ -198,12 +198,12 @@ def test_a_push_that_is_cut_shows_itself_as_unfinished_and_goes_on(
     hub.fail("commit", 2, status)
     with pytest.raises(RunFailure, match=r"500|connection was lost") as failure:
         push(mixed)
-    assert "sends only what is missing" in str(failure.value)
+    assert "sends only missing files" in str(failure.value)
     assert TOKEN not in str(failure.value)
     repository = hub["dataset:ada/mixed"]
     assert len(repository.commits) == 1
     assert "manifest.json" not in repository.files
-    assert b"not whole yet" in repository.files["README.md"]
+    assert b"has not finished" in repository.files["README.md"]
     folder = downloaded(hub, "dataset:ada/mixed", tmp_path / "half")
     with pytest.raises(FileNotFoundError):
         datasets.load_dataset(str(folder), cache_dir=str(tmp_path / "cache"))
@@ -215,7 +215,7 @@ def test_a_push_that_is_cut_shows_itself_as_unfinished_and_goes_on(
     # The second commit's files had been uploaded; the rest is sent now, with the list of shards.
     assert hub.counts["upload"] - uploads == len(mixed.shards) - 40 + 1
     assert repository.files["manifest.json"] == (mixed.location / "manifest.json").read()
-    assert b"not whole yet" not in repository.files["README.md"]
+    assert b"has not finished" not in repository.files["README.md"]
 
 
 def test_a_new_licence_changes_the_card_alone(mixed: Dataset, hub: Hub) -> None:
@@ -230,10 +230,10 @@ def test_a_repository_of_another_content_is_left_alone(mixed: Dataset, hub: Hub,
     other = _built(tmp_path, MIXED.model_copy(update={"seed": 1, "rows": 2_000}))
     push(other)
     before = dict(hub["dataset:ada/mixed"].files)
-    with pytest.raises(UserError, match=r"holds something else than corpus 'mixed' \(manifest.json differs\)"):
+    with pytest.raises(UserError, match=r"contains something other than corpus 'mixed' \(manifest.json differs\)"):
         push(mixed)
     del hub["dataset:ada/mixed"].files["manifest.json"]
-    with pytest.raises(UserError, match=r"\(data/split=.* differs\): name another repository"):
+    with pytest.raises(UserError, match=r"\(data/split=.* differs\): choose another repository"):
         push(mixed)
     assert {**hub["dataset:ada/mixed"].files, "manifest.json": before["manifest.json"]} == before
 
@@ -259,11 +259,11 @@ def test_a_damaged_shard_is_never_sent(hub: Hub, tmp_path: Path) -> None:
     [
         ({"to": "mixed"}, {}, "--to 'mixed' is not ORG/REPO"),
         ({"to": "https://huggingface.co/ada/mixed"}, {}, "is not ORG/REPO"),
-        ({"licence": "My Own"}, {}, "--license 'My Own' is not one of the hub's names"),
-        ({"licence": "nonsense"}, {}, 'the hub refuses the card ("license" must be one of the list): name a licence'),
-        ({}, {"HF_TOKEN": "hf_other secret"}, "holds characters that no token has"),
-        ({}, {"HF_TOKEN": "hf_other"}, "127.0.0.1 refuses the token: set HF_TOKEN"),
-        ({"to": "bob/mixed"}, {}, "127.0.0.1 doesn't let this token write to bob/mixed"),
+        ({"licence": "My Own"}, {}, "--license 'My Own' is not a licence name of the hub"),
+        ({"licence": "nonsense"}, {}, 'the hub rejects the card ("license" must be one of the list): use a licence'),
+        ({}, {"HF_TOKEN": "hf_other secret"}, "contains invalid characters"),
+        ({}, {"HF_TOKEN": "hf_other"}, "127.0.0.1 rejects the token: set HF_TOKEN"),
+        ({"to": "bob/mixed"}, {}, "127.0.0.1 does not let this token write to bob/mixed"),
     ],
 )
 def test_a_mistake_is_one_line_before_anything_is_sent(
@@ -288,7 +288,7 @@ def test_a_mistake_is_one_line_before_anything_is_sent(
     ("token", "endpoint", "code", "words"),
     [
         ("", "", 2, ["no token", "HF_TOKEN"]),
-        (TOKEN, "http://u:hf_in_url@127.0.0.1:9", 1, ["127.0.0.1 can't be reached", "look at the network"]),
+        (TOKEN, "http://u:hf_in_url@127.0.0.1:9", 1, ["127.0.0.1 cannot be reached", "check the network"]),
     ],
 )
 def test_without_a_token_or_a_hub_the_command_says_so(

@@ -64,7 +64,7 @@ def test_a_model_card_shows_what_was_measured_and_how_it_is_asked(workspace: Wor
     assert f"| {report['correct']:,} | {report['problems']:,} |" in body
     parameters = sum(weight.numel() for weight in TrainedEncoder.open(workspace.run("sums")).encoder.parameters())
     assert f"{parameters:,} parameters" in body
-    assert "`+`, `-` between 2 numbers of at most 12 digits, and refuses longer ones" in body
+    assert "`+`, `-` between 2 numbers of at most 12 digits, and rejects longer ones" in body
     example = body.split('--run ./sums "')[1].split('"')[0]
     assert TrainedEncoder.open(workspace.run("sums")).solve([example])[0].answer == str(eval(example))
     request = yaml.safe_load(next(file for file in publication.files if file.path == "request.yaml").content())
@@ -76,7 +76,7 @@ def test_figures_of_another_step_are_left_out_and_damaged_ones_refused(name: str
     run = shipped_runs()[name]
     entry, files = handed_on(run, name)
     assert "| corpus `" in model_card(load_run(run), 1, entry.step, files, "ada/sums")
-    assert "Nothing yet" in model_card(load_run(run), 1, entry.step + 1, files, "ada/sums")
+    assert "No results yet" in model_card(load_run(run), 1, entry.step + 1, files, "ada/sums")
     with pytest.raises(RunFailure, match="a report of the run is damaged"):
         model_card(load_run(run), 1, entry.step, {**files, "report.json": b"{"}, "ada/sums")
 
@@ -90,7 +90,7 @@ def test_a_repository_of_another_encoder_is_left_alone(
     other = Workspace.create(str(tmp_path))
     export(shipped_runs()["addition"], other.run("sums"))
     before = dict(hub["model:ada/sums"].files)
-    with pytest.raises(UserError, match="holds something else than run 'sums'"):
+    with pytest.raises(UserError, match="contains something other than run 'sums'"):
         publish_model("sums", to="ada/sums", workspace=str(other.root))
     assert hub["model:ada/sums"].files == before
 

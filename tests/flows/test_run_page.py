@@ -68,16 +68,16 @@ def read(page: Path) -> tuple[Reader, str]:
 @pytest.mark.usefixtures("recorded")
 def test_it_grows_with_what_is_known(trained: Built) -> None:
     page = Path(str(write_run_page(trained.workspace, "run")))
-    assert read(page)[0].titles == ["How it learnt", "Its corpus small", "Its tokenizer small-digit"]
+    assert read(page)[0].titles == ["Training", "Corpus small", "Tokenizer small-digit"]
     request = EvaluateRequest(workspace=str(trained.workspace.root), name="run")
     told = evaluate_encoder.fn(request)
     evaluate_encoder.fn(request.model_copy(update={"decoding": Decoding(passes=2)}))
     evaluate_encoder.fn(request.model_copy(update={"name": "both", "compare": ("run",)}))
     reader, text = read(page)
-    asked = [title for title in reader.titles if title.startswith(("Asked", "Compared"))]
-    assert asked[0] == "Asked the test split of small"
-    assert asked[1].startswith("Asked small-")
-    assert asked[2:] == ["Compared: both, test"]
+    asked = [title for title in reader.titles if title.startswith(("Evaluation", "Comparison"))]
+    assert asked[0] == "Evaluation: test split of small"
+    assert asked[1].startswith("Evaluation: small-")
+    assert asked[2:] == ["Comparison: both, test"]
     assert f"{told['correct']:,} of {told['problems']:,} test problems" in " ".join(text.split())
     # Its own, the learning curve, the corpus and the other evaluation have figures.
     assert text.count("data:image/svg+xml;base64,") >= 8
@@ -103,7 +103,7 @@ def test_comparisons_with_and_without_a_unit_and_inside_seeds_are_part_of_it(tra
         found = ProbingSection(runs=runs, checkpoint="best", spread=text, findings=(), figures=(), rooms=())
         (place / SECTION).write(found.model_dump_json().encode())
     reader, text = read(Path(str(write_run_page(trained.workspace, "run"))))
-    assert {"Compared: units, with and without a unit", "Inside the runs of seeds"} <= set(reader.titles)
+    assert {"Comparison: units, with and without a unit", "Probing of the runs of seeds"} <= set(reader.titles)
     assert "what they have in common" in text
     assert "nothing of it" not in text
     assert 'alt="Exact match against problems seen' in text
@@ -153,8 +153,8 @@ def test_what_lies_in_the_workspace_is_data_to_a_page_and_never_html(own_small: 
     seeds = ProbingSection(runs=("run",), checkpoint=EVIL, spread=EVIL, findings=(), figures=(), rooms=(EVIL,))
     (run / "probes" / SECTION).write(seeds.model_dump_json().encode())
     reader, text = read(Path(str(write_run_page(workspace, "run"))))
-    asked = [title for title in reader.titles if title.startswith(("Asked", "Inside"))]
-    assert asked == ["Asked the test split of small", "Asked planted", "Inside it"]
+    asked = [title for title in reader.titles if title.startswith(("Evaluation", "Probing"))]
+    assert asked == ["Evaluation: test split of small", "Evaluation: planted", "Probing"]
     assert "<script" not in text
     assert "<img src=x" not in text
     assert text.count("&lt;script&gt;") >= 6
@@ -166,7 +166,7 @@ def test_what_is_gone_is_left_out(trained: Built, tmp_path: Path) -> None:
     place.rename(moved)
     try:
         page = Path(str(write_run_page(trained.workspace, "run")))
-        assert "Its corpus small" not in read(page)[0].titles
+        assert "Corpus small" not in read(page)[0].titles
     finally:
         moved.rename(place)
 

@@ -82,11 +82,11 @@ def test_a_server_that_others_reach_has_a_password(tmp_path: Path, monkeypatch: 
             serve(workspace, host=host)
     for auth in ("secret", ":secret", "ada:", "ada:sésame", "ada:\n"):
         monkeypatch.setenv("PREFECT_SERVER_API_AUTH_STRING", auth)
-        with pytest.raises(UserError, match="Prefect's password is not usable: set PREFECT_SERVER") as refused:
+        with pytest.raises(UserError, match="Prefect's password is not valid: set PREFECT_SERVER") as refused:
             serve(workspace)
         assert auth not in str(refused.value)
     monkeypatch.delenv("PREFECT_SERVER_API_AUTH_STRING")
-    with pytest.raises(UserError, match="host name 'https://x' is not usable"):
+    with pytest.raises(UserError, match="host name 'https://x' is not valid"):
         serve(workspace, allowed=["https://x"])
 
 
@@ -228,7 +228,7 @@ def test_runs_that_wait_stay_scheduled_without_a_process_and_a_second_serve_is_r
         command = [sys.executable, "-m", "flows", "serve", "--workspace", str(workspace)]
         second = subprocess.run(command, env=shell(workspace), capture_output=True, text=True, timeout=120, check=False)
         assert (second.returncode, second.stderr.count("\n")) == (2, 1)
-        assert f"is served already: open {served.url}" in second.stderr
+        assert f"is already served: open {served.url}" in second.stderr
         first = start_long(served)
         behind = [served.start("generate-corpus", name=f"short-{number}", terms=2) for number in range(3)]
         # The runner has looked for runs, and left these, for some time.

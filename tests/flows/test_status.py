@@ -96,7 +96,7 @@ def test_missing_and_cut_shards_are_found(place: Path) -> None:
         "tokens of small by small-digit": "numerate encode --corpus small",
     }
     (fault, _) = status_of(str(place)).broken
-    assert fault.text == "2 of 12 shards are missing or cut"
+    assert fault.text == "2 of 12 shards are missing or truncated"
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_a_last_checkpoint_that_is_cut_off_is_named_and_is_no_trained_run(place:
     (run,) = status.runs
     assert (run.state, run.step, run.steps) == ("stopped at step 10", 10, 12)
     (fault,) = status.broken
-    assert fault.text == "its checkpoint of step 12 is damaged, the one before is of step 10 of 12"
+    assert fault.text == "its checkpoint of step 12 is damaged, training resumes at step 10 of 12"
     assert "--corpus small --name one" in fault.mend
 
 
@@ -195,7 +195,7 @@ def test_a_training_that_was_cut_off_goes_on_by_its_command(place: Path) -> None
     entries = json.loads(index.read_text())["entries"]
     index.write_text(json.dumps({"entries": entries[:1]}))
     (fault,) = status_of(str(place)).broken
-    assert fault.text == f"its training was cut off at step {entries[0]['step']} of 12"
+    assert fault.text == f"its training was interrupted at step {entries[0]['step']} of 12"
     assert fault.mend.startswith("numerate train ")
     assert "--name one" in fault.mend
 
@@ -211,16 +211,16 @@ def test_what_a_run_was_fed_and_is_gone_or_another_by_now_is_named(place: Path, 
         return fault.text, fault.mend
 
     text, mend = with_change("rm -r corpora/small")
-    assert text == "its corpus small is gone"
+    assert text == "its corpus small is missing"
     assert mend.startswith("numerate corpus generate --terms 2 --name small ")
     text, mend = with_change("rm -r tokenizers")
-    assert text == "its tokenizer small-digit is gone, of which the command takes the default options"
+    assert text == "its tokenizer small-digit is missing, the command uses the default options"
     assert mend.startswith("numerate tokenizer train --corpus small")
     text, mend = with_change("rm -r corpora/small/tokens")
-    assert text == "the tokens of small are gone"
+    assert text == "the tokens of small are missing"
     assert mend.startswith("numerate encode --corpus small")
     text, mend = with_change("""sed -i 's/"contents": "[^"]*"/"contents": "another"/' corpora/small/manifest.json""")
-    assert text == "corpus small is another one by now"
+    assert text == "corpus small has changed"
     assert "--name one-anew" in mend
 
 
@@ -266,7 +266,7 @@ def test_a_workspace_that_was_named_and_is_not_there_is_a_mistake_and_the_defaul
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert not status_of().exists
-    with pytest.raises(UserError, match="none is not there: name another with --workspace"):
+    with pytest.raises(UserError, match="none does not exist: choose another with --workspace"):
         status_of(str(tmp_path / "none"))
 
 
@@ -376,5 +376,5 @@ def test_in_an_object_store_no_remedy_is_a_command_that_works_on_disks_alone(pla
     assert f"{uri}/corpora/small/tokens/small-digit" in found["tokens of small by small-digit"].text
     assert (found["corpus cut"].mend, found["corpus cut"].text.rpartition(": ")[2]) == (
         "",
-        "run the command that made it again",
+        "run the command that created it again",
     )

@@ -38,7 +38,7 @@ def test_other_work_is_another_job() -> None:
 
 @pytest.mark.parametrize("address", ["http://[::1", "http://h:99999", "ray://h:10001", "://", "auto"])
 def test_an_address_that_can_not_be_a_job_servers_is_one_line(address: str) -> None:
-    with pytest.raises(UserError, match="is no job server's: take its URL, such as http://HEAD:8265"):
+    with pytest.raises(UserError, match="is not the URL of a job server: use one such as http://HEAD:8265"):
         job_server(address)
 
 

@@ -101,9 +101,9 @@ def test_nested_problems_are_one_to_three_brackets_deeper_than_trained(made: Mad
 @pytest.mark.parametrize(
     ("name", "config", "words"),
     [
-        ("grid", config_of("notebook"), "asks problems of 2 operands, run 'mine' learnt 4"),
+        ("grid", config_of("notebook"), "has problems of 2 operands, run 'mine' was trained on 4"),
         ("nested", config_of("addition-10"), "has none: train a run on family 'expression'"),
-        ("adderboard", config_of("multiplication"), r"asks sums, run 'mine' learnt \*"),
+        ("adderboard", config_of("multiplication"), r"has sums, run 'mine' was trained on \*"),
         ("edge", config_of("addition-10", EncoderConfig(operands=2, places=2)), ""),
     ],
 )
@@ -232,11 +232,11 @@ def test_a_breakdown_adds_up_to_the_whole(asked: dict[str, tuple[Evaluation, Pat
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"suite": "grid", "corpus": "x"}, "has its own corpus: leave corpus 'x' out"),
-        ({"suite": "edge", "split": "train"}, "has test problems alone: leave split 'train' out"),
-        ({"suite_digits": 4}, "suite_digits belongs to grid and edge, not to suite 'test'"),
+        ({"suite": "grid", "corpus": "x"}, "has its own corpus: omit corpus 'x'"),
+        ({"suite": "edge", "split": "train"}, "has only test problems: omit split 'train'"),
+        ({"suite_digits": 4}, "suite_digits applies to suites grid and edge, not to 'test'"),
         ({"suite": "none"}, "'test', 'grid', 'edge', 'adderboard' or 'nested'"),
-        ({"compare": ("a", "a")}, "names a run twice"),
+        ({"compare": ("a", "a")}, "lists a run twice"),
     ],
 )
 def test_a_contradictory_request_is_refused(values: dict, words: str) -> None:

@@ -34,7 +34,7 @@ class Line(BaseModel):
     column: str
     value: int | str
     problems: int
-    runs: int = Field(description="Runs that were asked such problems.")
+    runs: int = Field(description="Number of runs that were evaluated on such problems.")
     best: Spread
     last: Spread
 
@@ -75,8 +75,8 @@ def compare(reports: Reports) -> Comparison:
             for key in ("corpus", "split", "problems"):
                 if report[key] != first[key]:
                     raise UserError(
-                        f"run {name!r} was asked {key} {report[key]}, another one {first[key]}: "
-                        "compare runs that can be asked the same"
+                        f"run {name!r} was evaluated on {key} {report[key]}, another run on {first[key]}: "
+                        "compare runs that can be evaluated on the same problems"
                     )
     values = {which: [_by_value(pair[which]) for pair in reports.values()] for which in _CHECKPOINTS}
     keys = dict.fromkeys(key for found in values["best"] for key in found)
@@ -102,7 +102,7 @@ def comparison_text(comparison: Comparison) -> str:
         f"(step {line.last_step:,})"
         for line in comparison.runs
     ]
-    title = f"{len(comparison.runs)} runs asked {comparison.corpus}, exact match over the runs"
+    title = f"{len(comparison.runs)} runs evaluated on {comparison.corpus}, exact match over the runs"
     return "\n".join([title, head, names, *lines, *runs])
 
 

@@ -86,7 +86,7 @@ def write_report(
         figures = [*_suite_figures(connection, config, outcome), *_figures(connection, outcome)]
         if len(outcome.by_passes) > 1:
             figures.append(("Exact match by passes", _by_passes(outcome)))
-        figures.append(("Is its confidence honest?", _calibration(connection)))
+        figures.append(("Calibration of the confidence", _calibration(connection)))
         wrong = connection.sql(
             "SELECT problem, answer, prediction, confidence FROM asked WHERE NOT correct "
             f"ORDER BY id LIMIT {_WRONG_ANSWERS}"
@@ -165,7 +165,7 @@ def learning_curve(connection: duckdb.DuckDBPyConnection, run: str) -> str:
     def draw(axes: Axes) -> None:
         """Draw the loss, and the exact match on a second axis."""
         axes.plot(*zip(*losses, strict=True), color=INK)
-        axes.set(xlabel="step", ylabel="loss on hidden slots", yscale="log")
+        axes.set(xlabel="step", ylabel="loss on masked slots", yscale="log")
         axes.yaxis.label.set_color(INK)
         other = axes.twinx()
         other.spines["top"].set_visible(False)
@@ -229,9 +229,9 @@ def _calibration(connection: duckdb.DuckDBPyConnection) -> str:
         for confidence, right, count in rows:
             axes.annotate(f"{count:,}", (100 * confidence, 100 * right), (0, -12), textcoords="offset points",
                           fontsize=7, ha="center")  # fmt: skip
-        axes.set(xlabel="confidence, %", ylabel="right, %", xlim=(-3, 103), ylim=(-12, 106))
+        axes.set(xlabel="confidence, %", ylabel="correct, %", xlim=(-3, 103), ylim=(-12, 106))
 
-    return svg(draw, "Share of right answers against the encoder's own confidence")
+    return svg(draw, "Share of correct answers against the encoder's confidence")
 
 
 def _range_below_100(percents: Iterable[float]) -> tuple[float, float]:

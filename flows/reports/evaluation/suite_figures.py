@@ -67,7 +67,7 @@ def grid_figure(connection: duckdb.DuckDBPyConnection, learnt: dict[str, int]) -
             cells = _matrix(grid_cells(connection, operator, step), -(-longest // step), -(-longest // step))
             heat(each, cells, step, square=True)
             each.add_patch(Rectangle((0.5, 0.5), most, most, fill=False, edgecolor=SECOND, linewidth=1.5))
-            each.set(xlabel=f"digits before the {operator}", ylabel="digits behind it", aspect="equal")
+            each.set(xlabel=f"digits before the {operator}", ylabel="digits after it", aspect="equal")
 
     height = 5.0 if len(learnt) == 1 else 3.2
     return svg(draw, "Exact match by the lengths of both operands", axes=len(learnt), height=height)

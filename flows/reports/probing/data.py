@@ -67,7 +67,7 @@ class ProbeData:
     def spread(self) -> str:
         """What the intervals describe, in words."""
         if self.one:
-            return "one seed: intervals are over problems (of κ over the numbers that they share), not over seeds"
+            return "one seed: intervals are over problems (for κ, over the numbers that they share), not over seeds"
         return f"means and 95 % intervals over {len(self.runs)} seeds"
 
     def rows(self, view: str, columns: str, where: str = "true", *, first: bool = False) -> list[tuple[Any, ...]]:

@@ -46,16 +46,17 @@ def symbols_figure(data: ProbeData) -> Figure:
         "probe_geometry", _EMBEDDED.format(control="trained", symbols="digits") + " AND measure = 'circle 10'"
     )
     beats = circle and _beats_chance(data, "digits", "circle 10")
-    digits = "in no clear circle"
+    digits = "not clearly on a circle"
     if beats:
         digits = (
-            "in order around a circle" if _in_turn(points[0]) else "more on a circle than by chance, but not in order"
+            "in order around a circle" if _in_turn(points[0]) else "closer to a circle than by chance, but not in order"
         )
     return Figure(
         "Digits and signs in the embedding",
         svg(draw, "Cosines of digits and signs, and their principal components", axes=3, height=2.7),
-        f"The embeddings of digits and signs of {data.runs[0]}: the digits stand {digits}.",
-        "Two components are a part of the variance, and what lies in order need not be used: the edits below ask that.",
+        f"The embeddings of digits and signs of {data.runs[0]}. The digits are {digits}.",
+        "Two components are only a part of the variance. The encoder does not necessarily use this order; the edits "
+        "below test it.",
         first=True,
     )
 
@@ -108,9 +109,9 @@ def fits_figure(data: ProbeData) -> Figure:
             axes=2,
             height=3.4,
         ),
-        f"A circle through the ten digits explains {_share(first)} of the embeddings' variance; of shuffled digits "
-        f"95 % stay below {_share(bound)}.",
-        "With ten points a circle takes two of nine directions and a helix three, 22 and 33 % by chance alone."
+        f"A circle through the ten digits explains {_share(first)} of the embeddings' variance. 95 % of shuffles "
+        f"stay below {_share(bound)}.",
+        "With ten points, a circle has two of nine directions and a helix three: 22 % and 33 % by chance alone."
         f"{left_out}",
     )
 
@@ -153,8 +154,8 @@ def numbers_figure(data: ProbeData) -> Figure | None:
     return Figure(
         "Whole numbers as tokens",
         svg(draw, "Embeddings of the numbers 0 to 99", axes=2, height=3.2),
-        f"Of the embeddings of 0 to 99, a token each, the variance that is explained: {'; '.join(shares)}.",
-        "A small share of a hundred directions can be far beyond chance, and needn't be what the model adds by.",
+        f"Share of the variance of the embeddings of the tokens 0 to 99 that each fit explains: {'; '.join(shares)}.",
+        "A small share of a hundred directions can be far above chance. The model does not necessarily add with it.",
         first=True,
     )
 

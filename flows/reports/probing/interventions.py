@@ -10,12 +10,12 @@ from flows.reports.figures import INK, PALE, SECOND, numbered, svg
 from flows.reports.probing.data import Figure, ProbeData, Value, mark_states, state_text, whiskers
 
 _WAYS = {
-    "digit": "all of the digit",
+    "digit": "whole digit",
     "circles": "circles of 10 and 5",
-    "circle": "circle of 10 alone",
+    "circle": "circle of 10 only",
     "rest": "all but that circle",
-    "rest as far": "the same, as far",
-    "random": "random, as far",
+    "rest as far": "the same, same length",
+    "random": "random, same length",
 }
 _SITES = ("lower digits", "lower slot", "own slot")
 
@@ -69,14 +69,13 @@ def digits_figure(data: ProbeData) -> Figure | None:
     return Figure(
         "Move a digit",
         svg(draw, "Share of answers that follow a moved digit", axes=2, height=3.0),
-        f"Moved along the circle alone, in its embedding, a digit changes the answer as exact arithmetic predicts in "
-        f"{circle.text('.0%')} of problems, along all of its other directions in {rest.text('.0%')} (as far as "
-        f"along the circle: {far.text('.0%')}), and in a random "
-        f"one of the digits', as far, in {chance.text('.0%')}; another answer comes in "
-        f"{other['circle', 0, 0, 0].mean:.0%}.",
-        "All of the digit moved in the embedding is another input, so that 100 % there is no finding; circle "
-        "and rest hold unlike shares of the variance; behind the layer that reads it, a digit can be moved without "
-        f"effect.{_past_unit(data)}",
+        f"A digit is moved in its embedding. Along the circle only, the answer changes as exact arithmetic predicts in "
+        f"{circle.text('.0%')} of problems, and in another way in {other['circle', 0, 0, 0].mean:.0%}. Along all other "
+        f"directions it changes as predicted in {rest.text('.0%')} (with the length of the circle's move: "
+        f"{far.text('.0%')}), and along random directions of the digits, with that length, in {chance.text('.0%')}.",
+        "A whole digit moved in the embedding is another input, so 100 % there is not a finding. The circle and the "
+        "rest have different shares of the variance. After the layer that reads a digit, a move can have no effect."
+        f"{_past_unit(data)}",
         first=True,
     )
 
@@ -94,10 +93,10 @@ def carries_figure(data: ProbeData) -> Figure | None:
     states = sorted({key[2:] for key in values}, key=lambda state: (state[1] > 0 and not state[0], state))
     loops = max(state[0] for state in states)
     shown = {
-        "the carry arrives, %": (values, "carry"),
-        "the digit is copied, %": (copied, "carry"),
-        "anything but as before, %": (other, "carry"),
-        "same carry: as if carried, %": (values, "same carry"),
+        "carry arrives, %": (values, "carry"),
+        "digit is copied, %": (copied, "carry"),
+        "any changed answer, %": (other, "carry"),
+        "control, same carry, %": (values, "same carry"),
     }
     matrices = [
         np.array([[_percent(found.get((way, site, *state))) for state in states] for site in _SITES])
@@ -118,17 +117,18 @@ def carries_figure(data: ProbeData) -> Figure | None:
     across, height = (4, 2.2) if len(states) < 8 else (2, 3.6)
     best = arrival(data)
     text = (
-        f"at best, at the {best.site}, {state_text(best.state, loops)}, the carry arrives in "
-        f"{best.carried.text('.0%')} of problems, the other's digit in {best.copied:.0%} (same carry: "
+        f"At best, at the {best.site}, {state_text(best.state, loops)}, the carry arrives in "
+        f"{best.carried.text('.0%')} of problems, the other problem's digit in {best.copied:.0%} (control, same carry: "
         f"{best.control:.0%})"
-        if best and best.carried.mean else "from no inner state does the carry arrive"
+        if best and best.carried.mean else "The carry arrives from no inner state"
     )  # fmt: skip
     return Figure(
         "Patch a carry",
         svg(draw, "Share of answers that follow a patched carry", axes=across, rows=4 // across, height=height),
-        f"States of a problem with one carry more and another digit above, put into the run of one without: {text}.",
-        "The lower digits' states hold the input, so that what comes of them is no carry; a slot's late states "
-        f"hold its finished digit, which is copied whatever the carry.{_past_unit(data)}",
+        "States of a problem with one more carry and another digit above it replace those of a problem without this "
+        f"carry. {text}.",
+        "The states of the lower digits contain the input, so their effect is not a carry. The late states of a slot "
+        f"contain its finished digit, which is copied whatever the carry is.{_past_unit(data)}",
         first=True,
     )
 
@@ -176,7 +176,7 @@ def heads_figure(data: ProbeData) -> Figure | None:
         for layer in layers:
             mine = [x for x, key in enumerate(values) if key[0] == layer]
             axes.text((mine[0] + mine[-1]) / 2, 112, f"layer {layer}", ha="center", fontsize=7)
-        axes.set(ylabel="still right, %", ylim=(0, 122), yticks=range(0, 101, 25), xlabel="head; r: random")
+        axes.set(ylabel="still correct, %", ylim=(0, 122), yticks=range(0, 101, 25), xlabel="head; r: random")
 
     of_runs = data.values(
         "probe_interventions", ["run", "layer", "site"], "experiment = 'head' AND way = 'ablated'", "predicted"
@@ -187,17 +187,17 @@ def heads_figure(data: ProbeData) -> Figure | None:
             least[run] = value, f"{site} of layer {layer}"
     if data.one:
         ((value, name),) = least.values()
-        needed = f"{value.text('.0%')} still are without {name}"
+        needed = f"{value.text('.0%')} stay correct without {name}"
     else:
         means = [100 * value.mean for value, _ in least.values()]
-        needed = f"{min(means):.0f} to {max(means):.0f}% still are without the head that each run needs most"
+        needed = f"{min(means):.0f} to {max(means):.0f}% stay correct without the head that each run needs most"
     return Figure(
-        "Take a head away",
-        svg(draw, "Share of answers that stay right without a head", height=2.5),
-        f"Of problems answered rightly, {needed}, "
-        "its words replaced by their mean in every loop; orange: a random subspace as large.",
-        "Heads that do the same hide each other: one that can be spared alone isn't idle."
-        + ("" if data.one else " Bars are means over the runs, whose heads of one number needn't do the same."),
+        "Ablate a head",
+        svg(draw, "Share of answers that stay correct without a head", height=2.5),
+        f"Of problems answered correctly, {needed}. "
+        "The head's output is replaced by its mean in every loop. Orange: a random subspace of the same size.",
+        "Heads with the same function can replace each other: a head that is not needed alone is not necessarily idle."
+        + ("" if data.one else " Bars are means over the runs, whose heads of the same number can differ in function."),
     )
 
 
@@ -205,7 +205,7 @@ def _past_unit(data: ProbeData) -> str:
     """A note that edits do not change what a symbolic unit reads; empty without a unit."""
     if not data.values("probe_unit", ["measure"]):
         return ""
-    return " The symbolic unit reads digits as they were embedded: edits of later states pass it by."
+    return " The symbolic unit reads the embeddings of digits: edits of later states do not change its input."
 
 
 def _percent(value: Value | None) -> float:

@@ -20,7 +20,7 @@ _TOLD = 0.95
 _HELD = _USED = 0.5
 _TEXTS = {
     "carry in": "carry into a slot",
-    "running sum": "sum of a slot's column with its carry",
+    "running sum": "sum of a slot's column including its carry",
     "mod 10": "whole answer modulo 10, beyond the units",
 }
 
@@ -131,9 +131,9 @@ def _told(data: ProbeData, label: str) -> Finding | None:
     more = "".join(
         f", {name} {value.mean:.2f}{f' (untrained {control.mean:.2f})' if control else ''}"
         for name, split, probe in (
-            ("of digits that it never saw added up", "columns", "linear"),
-            ("on longer operands than it learnt", "lengths", "linear"),
-            ("read from a circle", "numbers", "circular"),
+            ("on digit combinations that the probe never saw", "columns", "linear"),
+            ("on operands longer than the probe was fitted on", "lengths", "linear"),
+            ("with a circular probe", "numbers", "circular"),
         )
         for value, control in [_beside(data, f"{asked} AND split = '{split}' AND probe = '{probe}'", best)]
         if value
@@ -142,8 +142,8 @@ def _told(data: ProbeData, label: str) -> Finding | None:
         f"{label} told",
         found,
         f"{_TEXTS[label]}: {_found(found)}, κ {trained[best].text()} at {state_text(best, loops)}, the best of "
-        f"{len(trained)} states{f', asked of {count:,} numbers' if count else ''} (untrained, upper ends, at most "
-        f"{plain:.2f}, a random label for each type of token {_mean(by_heart)}{selective}){more}",
+        f"{len(trained)} states{f', tested on {count:,} numbers' if count else ''} (untrained, upper ends, at most "
+        f"{plain:.2f}, random label for each type of token {_mean(by_heart)}{selective}){more}",
     )
 
 
@@ -170,9 +170,13 @@ def _unit(data: ProbeData) -> Finding | None:
     return Finding(
         "unit used",
         found,
-        f"the symbolic unit: {'used' if found else 'not used'}, {mean(with_it):.0%} of problems of two numbers are "
-        f"answered, {mean(without):.0%} without it, "
-        + (f"{mean(other):.0%} as another problem when given its result" if other else "none could be given another's"),
+        f"symbolic unit: {'used' if found else 'not used'}, {mean(with_it):.0%} of problems with two numbers are "
+        f"answered correctly, {mean(without):.0%} without the unit, "
+        + (
+            f"{mean(other):.0%} are answered as another problem if the unit gets that problem's result"
+            if other
+            else "no problem could get another problem's result"
+        ),
     )
 
 
@@ -189,10 +193,10 @@ def _moved(data: ProbeData) -> Finding | None:
     return Finding(
         "circle used",
         found,
-        f"a digit moved along its circle alone: {_found(found)}, {circle.text('.0%')} of answers follow, "
-        f"{other.mean:.0%} change otherwise (with the circle of period 5 too {circles.text('.0%')} follow; along all "
-        f"but the circle {rest.text('.0%')}, cut or stretched to its length {far.text('.0%')}, of random moves among "
-        f"the digits' directions {chance.text('.0%')})",
+        f"digit moved only along its circle: {_found(found)}, {circle.text('.0%')} of answers follow, "
+        f"{other.mean:.0%} change in another way (also along the circle of period 5: {circles.text('.0%')} follow; "
+        f"along all other directions: {rest.text('.0%')}; the same, scaled to the length of the circle's move: "
+        f"{far.text('.0%')}; random moves within the digits' directions: {chance.text('.0%')})",
     )
 
 
@@ -202,14 +206,14 @@ def _patched(data: ProbeData) -> Finding | None:
         return None
     loops = max(loop for (loop,) in data.values("probe_interventions", ["loop"], "experiment = 'carry'", "predicted"))
     if not best.carried.mean:
-        return Finding("carry patched", False, "a carry patched: not found, it arrives from no inner state")
+        return Finding("carry patched", False, "carry patched: not found, it arrives from no inner state")
     found = best.carried.least >= _USED > max(best.control, best.copied)
     return Finding(
         "carry patched",
         found,
-        f"a carry patched, at best at the {best.site}, {state_text(best.state, loops)}: {_found(found)}, "
-        f"{best.carried.text('.0%')} of answers follow, {best.copied:.0%} have the other problem's digit (states with "
-        f"the same carry: {best.control:.0%})",
+        f"carry patched, best result at the {best.site}, {state_text(best.state, loops)}: {_found(found)}, "
+        f"{best.carried.text('.0%')} of answers follow, {best.copied:.0%} copy the other problem's digit (control, "
+        f"states with the same carry: {best.control:.0%})",
     )
 
 
@@ -227,14 +231,14 @@ def _remarks(figures: Sequence[Figure], series: int) -> list[str]:
     found = []
     if "Whole numbers as tokens" not in titles:
         found.append(
-            "Numbers are digit tokens here; whole numbers as tokens are looked at in runs with a tokenizer of pairs."
+            "The figure of whole numbers needs a tokenizer with a token for each number from 0 to 99, such as 'pairs'."
         )
     if "Move a digit" not in titles:
-        found.append("States are edited only where one token is one digit, and problems are answered rightly.")
+        found.append("States are edited only if each token is one digit, and only in problems answered correctly.")
     if "Along training" not in titles:
         found.append(
-            "Of several checkpoints that all runs kept it is told along training, too: --training.keep 12 keeps more."
+            "Measures along training need several checkpoints that all runs kept: --training.keep 12 keeps more."
             if series
-            else "Along training nothing was asked."
+            else "Measures along training were not requested."
         )
     return found

@@ -45,14 +45,14 @@ def kappas_figure(data: ProbeData) -> Figure | None:
     if carries:
         best = max(carries, key=lambda key: carries[key].mean)
         where = state_text(best[2:], loops)
-        told = f"; a slot's {best[1]} is told with {carries[best].text()} at {where}, untrained {plain[best].text()}"
+        told = f"; for a slot's {best[1]} it is {carries[best].text()} at {where}, untrained {plain[best].text()}"
     return Figure(
-        "What probes tell from the states",
+        "What probes decode from the states",
         svg(draw, "Cohen's kappa of every label at every state", axes=2, height=1.2 + 0.19 * len(rows)),
-        f"Cohen's κ on held-out numbers, of tokens whose place doesn't decide the label{told}.",
-        "What can be told is not what is used; an untrained encoder, which passes its input on, tells some of it too. "
-        "Held-out numbers have columns that add up digits which others do as well: table probes says (split columns) "
-        "what is told of digits that were never seen together.",
+        f"Cohen's κ on held-out numbers, for tokens whose position does not determine the label{told}.",
+        "The encoder does not necessarily use a label that can be decoded. An untrained encoder passes its input on, "
+        "so some labels can also be decoded from it. Held-out numbers share combinations of digits with other "
+        "numbers: the view probes has the results for combinations that the probe never saw (split columns).",
     )
 
 
@@ -81,7 +81,7 @@ def attention_figure(data: ProbeData) -> Figure | None:
     matrix = np.array([[values[*head, role].mean for role in roles] for head in heads])
     matrix = np.vstack([matrix, [even[(role,)].mean for role in roles]])
     names = [f"{state_text((loop, layer), loops)}, head {head}" for loop, layer, head in heads]
-    names.append("all but padding alike")
+    names.append("uniform, without padding")
 
     def draw(axes: Axes) -> None:
         """Draw a row per head."""
@@ -94,11 +94,11 @@ def attention_figure(data: ProbeData) -> Figure | None:
 
     return Figure(
         "What an answer's digit reads",
-        svg(draw, "Attention of the answers' digits by the part that tokens play", height=0.9 + 0.17 * len(names)),
-        f"Attention from the slots of answers' digits, averaged over problems: head {own[1][2]} of "
+        svg(draw, "Attention of the answer's digits by the role of the tokens", height=0.9 + 0.17 * len(names)),
+        f"Attention from the slots of the answer's digits, averaged over problems: head {own[1][2]} of "
         f"{state_text(own[1][:2], loops)} reads its own column ({own[0]:.0%}), head {lower[1][2]} of "
         f"{state_text(lower[1][:2], loops)} the next lower one ({lower[0]:.0%}).",
-        "A weight is no effect: what a head reads may be thrown away behind it; another figure takes heads away."
+        "An attention weight is not an effect: later layers may ignore what a head reads. Another figure ablates heads."
         f"{left_out}",
     )
 
@@ -111,20 +111,20 @@ _SERIES = {
         "numbers: line": "line of 0–99",
         "numbers: circle 100": "circle of 100",
     },
-    "told from an answer's slot, κ": {
+    "decoded from an answer slot, κ": {
         "kappa: digit, answer": "digit",
         "kappa: carry in, answer": "carry in",
         "kappa: mod 10, answer": "whole answer modulo 10",
     },
-    "attention of the head that reads it most": {
+    "attention of the head with the highest weight": {
         "read: same column": "same column",
         "read: next lower column": "next lower column",
         "read: operator": "operator",
     },
     "edits, share of answers": {
-        "moved: circle": "circle moved, follows",
-        "patched: carry": "carry patched, follows",
-        "ablated: head": "a head taken away, still right",
+        "moved: circle": "circle moved, answer follows",
+        "patched: carry": "carry patched, answer follows",
+        "ablated: head": "head ablated, still correct",
     },
 }
 _LINES = (INK, SECOND, "#5a9367", "#8a6bb0")
@@ -160,10 +160,10 @@ def series_figure(data: ProbeData) -> Figure | None:
 
     return Figure(
         "Along training",
-        svg(draw, "Measures of the checkpoints beside exact match", axes=2, rows=2, height=5.0),
-        f"{len(steps)} checkpoints from step {min(steps):,} to {max(steps):,}; dotted: the control of each (95 % of "
-        "shuffles, untrained, moves as far in other directions, the same carry, random subspaces).",
-        "That two curves rise together doesn't say that one brings the other about.",
+        svg(draw, "Measures of the checkpoints and exact match", axes=2, rows=2, height=5.0),
+        f"{len(steps)} checkpoints from step {min(steps):,} to {max(steps):,}. Dotted: the control of each measure "
+        "(95 % of shuffles, untrained, equally long moves in other directions, the same carry, random subspaces).",
+        "Two curves that rise together do not show that one causes the other.",
     )
 
 
@@ -181,7 +181,7 @@ def unit_figure(data: ProbeData) -> Figure | None:
         "both numbers read": "operands read",
         "answered": "answered",
         "answered without it": "answered without",
-        "given another's result: as that one": "answered as another",
+        "given another's result: answered as that": "answered as another",
     }
     written = [
         [found.mean for loop in range(1, loops + 1) if (found := values.get(("written", loop, operator)))]
@@ -206,7 +206,7 @@ def unit_figure(data: ProbeData) -> Figure | None:
             for operator, sizes, color in zip(operators, written, _LINES, strict=False):
                 right.plot(range(1, len(sizes) + 1), sizes, color=color, marker="o", label=operator.replace("*", "×"))
             right.set(
-                xlabel="loop", ylabel="written, beside the slots' states", ylim=(0, None), xticks=range(1, loops + 1)
+                xlabel="loop", ylabel="written, relative to slot states", ylim=(0, None), xticks=range(1, loops + 1)
             )
             right.legend(frameon=False, fontsize=7)
 
@@ -216,14 +216,14 @@ def unit_figure(data: ProbeData) -> Figure | None:
     )
     return Figure(
         "What the symbolic unit is used for",
-        svg(draw, "What the unit reads, and what is answered without it", axes=min(2, loops), height=2.8),
-        f"What the unit reads in the block's last run; what it writes there is "
-        f"{np.mean([sizes[-1] for sizes in written]):.0%} of the slots' states in size (its gate {gate.mean:.2f}). "
-        f"Problems of {first.replace('*', '×')} are answered in {answered.text('.0%')} with the unit, in "
-        f"{without.text('.0%')} where it is left out, and as another problem in {other.text('.0%')} where it is given "
-        "that one's result (of answers of as many digits).",
-        "Both numbers are what it reads to begin with, built in, as the rings say. An encoder that learnt with its "
-        "unit never learnt to do without: what is lost is no measure of what it would know by itself.",
+        svg(draw, "What the unit reads, and what is answered correctly without it", axes=min(2, loops), height=2.8),
+        f"What the unit reads in the last loop. The norm of its output there is "
+        f"{np.mean([sizes[-1] for sizes in written]):.0%} of the norm of the slots' states (gate {gate.mean:.2f}). "
+        f"{answered.text('.0%')} of problems with {first.replace('*', '×')} are answered correctly with the unit, and "
+        f"{without.text('.0%')} without it. If the unit gets the result of another problem, whose answer has as many "
+        f"digits, {other.text('.0%')} are answered as that problem.",
+        "The unit reads both numbers by construction, as the rings (untrained) show. An encoder that was trained with "
+        "its unit never learns to work without it, so the drop does not show what it could do alone.",
         first=True,
     )
 
