@@ -119,7 +119,7 @@ def solve(
         ),
     ] = "",
     abstain_below: Annotated[
-        float, Parameter(help="Answer '?' (in JSON null) where the encoder's confidence, 0 to 1, is below this.")
+        float, Parameter(help="Print '?' (null in JSON) if the encoder's confidence, 0 to 1, is lower.")
     ] = 0.0,
     workspace: Place = WORKSPACE,
     as_json: Json = False,
@@ -141,7 +141,7 @@ def solve(
     style = Style(as_json, abstain_below)
     place = Workspace.open(workspace)
     if workspace != WORKSPACE and not place.root.exists():
-        raise UserError(f"no run in workspace {place.root}: train one, 'numerate run' does all of it")
+        raise UserError(f"workspace {place.root} has no run: train one with 'numerate run'")
     solver = Solver(place, run)
     if problem is not None:
         answer_one(solver, problem, style)
@@ -155,7 +155,7 @@ def clean(
     /,
     *,
     dry_run: Annotated[
-        bool, Parameter(negative="", help="Only say what would be removed, and how large it is.")
+        bool, Parameter(negative="", help="Print what would be removed and its size; remove nothing.")
     ] = False,
     workspace: Place = WORKSPACE,
     as_json: Json = False,
@@ -176,7 +176,7 @@ def clean(
 
     place = Workspace.open(workspace)
     if not place.root.exists():
-        raise UserError(f"workspace {place.root} is not there: name another with --workspace")
+        raise UserError(f"workspace {place.root} does not exist: choose another with --workspace")
     result = clean_workspace(place, run, dry_run=dry_run)
     if as_json:
         print(result.json())
@@ -191,11 +191,11 @@ def sql(
     *,
     form: Annotated[
         Literal["table", "csv", "json", "parquet"] | None,
-        Parameter(name="--format", help="How to write the rows; a table if nothing else is asked."),
+        Parameter(name="--format", help="Output format of the rows; default: table."),
     ] = None,
-    output: Annotated[str, Parameter(help="File to write, replaced in one step; empty is standard output.")] = "",
+    output: Annotated[str, Parameter(help="Output file, replaced atomically; empty means standard output.")] = "",
     workspace: Place = WORKSPACE,
-    as_json: Annotated[bool, Parameter(name="--json", negative="", help="The same as --format json.")] = False,
+    as_json: Annotated[bool, Parameter(name="--json", negative="", help="Same as --format json.")] = False,
 ) -> None:
     """Query the workspace with one SELECT, on views such as `corpus_NAME`, `shards`, `runs`, `metrics`, `predictions`.
 
@@ -206,11 +206,11 @@ def sql(
     from flows.cli.verbs.sql import answer
 
     if as_json and form not in (None, "json"):
-        raise UserError(f"--json and --format {form} contradict each other: leave one of them out")
+        raise UserError(f"--json and --format {form} contradict each other: omit one of them")
     place = Workspace.open(workspace)
     text = query or _standard_input()
     if any("\ud800" <= character <= "\udfff" for character in text):
-        raise UserError("the SQL is not UTF-8: write it in that encoding")
+        raise UserError("the SQL is not UTF-8: encode it as UTF-8")
     answer(place, text, form or ("json" if as_json else "table"), output)
 
 
@@ -224,7 +224,7 @@ def run(arguments: list[str]) -> int:
         sys.stdout.reconfigure(errors="replace")
     if _is_without_folder():
         # Libraries end the process in that case.
-        return _complain("the working directory was deleted: go to another one first", UserError.exit_code)
+        return _complain("the working directory was deleted: change to another first", UserError.exit_code)
     ending = False
     try:
         if arguments:
@@ -262,7 +262,7 @@ def _failed(error: Exception, verbose: bool, ending: bool) -> int:
         return RunFailure.exit_code
     if output_failed:
         _drop_output()
-        return _complain(f"standard output can't be written ({_why(error)}): name another", RunFailure.exit_code)
+        return _complain(f"standard output cannot be written ({_why(error)}): redirect it", RunFailure.exit_code)
     if verbose:
         raise error
     if isinstance(error, OSError):
@@ -270,7 +270,7 @@ def _failed(error: Exception, verbose: bool, ending: bool) -> int:
         return _complain(f"{error.filename or 'the system'}: {_why(error)}", code)
     text = " ".join(str(error).split()) or "no message"
     where = _noted("".join(traceback.format_exception(error)))
-    return _complain(f"{type(error).__name__}: {text} (a bug; {where} says where)", RunFailure.exit_code)
+    return _complain(f"{type(error).__name__}: {text} (a bug; the traceback is in {where})", RunFailure.exit_code)
 
 
 def _why(error: Exception) -> str:
@@ -311,7 +311,7 @@ def _standard_input() -> str:
     """The SQL on standard input; raises `UserError` if it is empty or not UTF-8."""
     text = b"" if sys.stdin.isatty() else sys.stdin.buffer.read()
     if not text.strip():
-        raise UserError("no SQL was given: write one SELECT behind 'numerate sql', or on its standard input")
+        raise UserError("no SQL was given: pass one SELECT to 'numerate sql' as an argument or on standard input")
     try:
         return text.decode()
     except UnicodeDecodeError as error:

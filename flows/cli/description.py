@@ -52,7 +52,7 @@ def _ranges(found: Description) -> str:
 def encoder_json(preset: str) -> dict[str, Any]:
     """Parameters of an encoder as JSON values; raises `UserError` for an unknown preset."""
     if preset not in ENCODERS:
-        raise UserError(f"encoder {preset!r} is unknown: take one of {', '.join(ENCODERS)}")
+        raise UserError(f"encoder {preset!r} is unknown: use one of {', '.join(ENCODERS)}")
     # Imported late: PyTorch takes a second to import.
     from model.network.parameter_counts import parameter_table
 

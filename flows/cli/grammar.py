@@ -62,7 +62,7 @@ class _Reader:
         elif character in _OPERATORS:
             self._operator(place, character)
         else:
-            self._refuse(f"{character!r} at {place} is no digit, operator ({' '.join(_OPERATORS)}) or bracket")
+            self._refuse(f"{character!r} at {place} is not a digit, operator ({' '.join(_OPERATORS)}) or bracket")
         if character.isdecimal() and self._number == "0":
             self.read.pop()
             self._number = ""
@@ -73,7 +73,7 @@ class _Reader:
     def end(self) -> None:
         """Check that the problem is complete."""
         if not self.read:
-            self._refuse("there is nothing")
+            self._refuse("it is empty")
         if not self._behind_operand:
             self._refuse("a number is missing at its end")
         if self._open:
@@ -105,4 +105,4 @@ class _Reader:
             self._refuse(f"a number is missing before {character!r} at {place}")
 
     def _refuse(self, reason: str) -> NoReturn:
-        raise UserError(f"problem {shown(self.typed)} can't be read: {reason}; write it like 12+34")
+        raise UserError(f"problem {shown(self.typed)} cannot be parsed: {reason}; write it like 12+34")

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from types import FrameType
 
 CODE = 130
-GOES_ON = "interrupted: the same command goes on where this one ended"
+GOES_ON = "interrupted: run the same command again to continue"
 _AGAIN_SECONDS = 0.01
 
 _heard = False

@@ -58,9 +58,7 @@ def resolve(model: type[AnyModel], source: str, presets: Mapping[str, AnyModel],
 
 def _read_file(source: str, presets: Mapping[str, AnyModel]) -> dict[str, Any]:
     if Path(source).suffix not in (".yaml", ".yml", ".json"):
-        raise UserError(
-            f"preset {source!r} is unknown: take one of {', '.join(presets)}, or name a .yaml or .json file"
-        )
+        raise UserError(f"preset {source!r} is unknown: use one of {', '.join(presets)}, or name a .yaml or .json file")
     return read_parameters(source)
 
 

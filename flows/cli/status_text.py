@@ -15,7 +15,7 @@ from flows.diagnostics.status import Status
 from storage.datasets.manifest import SPLITS
 
 _EMPTY = (
-    "nothing here yet: 'numerate run quick' makes a corpus, trains an encoder on it and reports, in a minute or two"
+    "empty workspace: 'numerate run quick' generates a corpus, trains an encoder on it and reports, in a minute or two"
 )
 _GOOD = ("whole", "trained", "trained elsewhere")
 
@@ -38,14 +38,14 @@ def status_text(status: Status) -> None:
             for line in lines:
                 console.print(f"  {printable(line)}")
     if status.broken:
-        console.print("\nbroken, and what mends it", style="bold red")
+        console.print("\nproblems, and how to fix them", style="bold red")
         for fault in status.broken:
             # In a shared workspace, other people choose the names of folders.
             console.print(f"  {printable(fault.what)}: {printable(fault.text)}")
             if fault.mend:
                 console.print(f"    {printable(fault.mend)}", style="bold")
     elif status.corpora or status.runs:
-        console.print("\nnothing is broken")
+        console.print("\nno problems")
 
 
 def _tables(status: Status) -> Iterable[Table]:
@@ -116,7 +116,7 @@ def _print_table(console: Console, table: Table) -> None:
 
 
 def _looked(state: str, looked_at: int, shards: int) -> str:
-    return state if looked_at == shards else f"{state} ({looked_at:,} of {shards:,} shards looked at)"
+    return state if looked_at == shards else f"{state} ({looked_at:,} of {shards:,} shards checked)"
 
 
 def _count(number: int) -> str:

@@ -281,7 +281,7 @@ def local_path(text: str, what: str) -> Path:
             f"{what} {text!r}: {Path(text).parts[0]} is not a user's home on this machine: write the full path"
         ) from error
     except FileNotFoundError as error:
-        raise UserError(f"{what} {text!r}: the working directory was deleted: go to another one first") from error
+        raise UserError(f"{what} {text!r}: the working directory was deleted: change to another first") from error
 
 
 def try_lock(file: int) -> bool:

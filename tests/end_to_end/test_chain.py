@@ -183,7 +183,7 @@ def test_the_flow_and_its_five_flows_are_in_prefect_and_completed(home: Home) ->
 def test_the_same_command_again_does_nothing_new(home: Home) -> None:
     files = {path: path.stat().st_mtime_ns for path in home.workspace.rglob("*.parquet")}
     result = home.numerate("run", "spec.json", "--json")
-    assert result.stderr.count("found") == 5
+    assert result.stderr.count("up to date") == 5
     assert json.loads(result.stdout) == json.loads((home.workspace / "runs/first/report.json").read_text())
     assert files == {path: path.stat().st_mtime_ns for path in home.workspace.rglob("*.parquet")}
 
@@ -200,7 +200,7 @@ def test_solve_answers_one_problem_and_a_stream(home: Home) -> None:
 @pytest.mark.parametrize(
     ("problem", "words"),
     [
-        ("twelve", "can't be read"),
+        ("twelve", "cannot be parsed"),
         ("1+2+3+4+5", "5 operands, but the run was trained on 2"),
         ("7/2", "7/2"),
         ("1+", "'1+'"),
@@ -359,7 +359,7 @@ def test_an_interrupted_generation_leaves_nothing_half_written_and_goes_on(home:
     os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 130, errors
-    assert errors == "error: interrupted: the same command goes on where this one ended\n"
+    assert errors == "error: interrupted: run the same command again to continue\n"
     assert not (folder / "manifest.json").exists()
     assert not list(folder.rglob("*.partial"))
     kept = {path: path.stat().st_mtime_ns for path in (folder / "data").rglob("*.parquet")}

@@ -82,7 +82,7 @@ def test_the_whole_chain_behind_a_bad_connection_and_no_secret_is_seen_anywhere(
         return output or errors
 
     numerate("run", "spec.json", "--verbose")
-    assert "found" in numerate("run", "spec.json")
+    assert "up to date" in numerate("run", "spec.json")
     asked = "SELECT (SELECT count(*) FROM predictions) AS told, max(step) AS step FROM metrics"
     workspace = Workspace.open(uri)
     report = json.loads((workspace.run("first") / "report.json").read())
@@ -149,4 +149,4 @@ def test_of_two_who_generate_one_corpus_at_once_one_wins_and_the_other_ends_in_o
     assert all(dataset.verified(shard) for shard in dataset.shards)
     code, _, errors = ended(generate(tmp_path, bucket, **more))
     assert code == (2 if more else 0)
-    assert ("exists with another configuration" if more else "found") in errors
+    assert ("exists with another configuration" if more else "up to date") in errors

@@ -176,7 +176,7 @@ def test_the_command_cleans_and_refuses_in_one_line(place: Workspace, tmp_path: 
     result = numerate("clean", "one", *workspace)
     assert len(result.stdout.splitlines()) == len(found["removed"]) + 1
     assert_one_line(numerate("clean", "two", *workspace), 2, "run 'two' does not exist")
-    assert_one_line(numerate("clean", "--workspace", str(tmp_path / "none")), 2, "none is not there")
+    assert_one_line(numerate("clean", "--workspace", str(tmp_path / "none")), 2, "none does not exist")
 
 
 def test_a_list_of_shards_that_a_commit_left_is_removed(place: Workspace) -> None:

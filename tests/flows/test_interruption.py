@@ -77,7 +77,7 @@ def test_ctrl_c_ends_a_query_with_exit_code_130(small: Built, tmp_path: Path, qu
         ("flows.cli.app", "error: interrupted\n"),
         ("numpy", "error: interrupted\n"),
         # A verb imports it: the command is at work.
-        ("flows.cli.grammar", "error: interrupted: the same command goes on where this one ended\n"),
+        ("flows.cli.grammar", "error: interrupted: run the same command again to continue\n"),
     ],
 )
 def test_a_signal_during_an_import_is_one_line(module: str, said: str, number: int, tmp_path: Path) -> None:
@@ -108,7 +108,7 @@ sys.exit(interruption.guarded(work))
 """
     ended = subprocess.run([sys.executable, "-c", dropped], env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
     assert (ended.returncode, ended.stdout) == (130, "")
-    assert ended.stderr == "error: interrupted: the same command goes on where this one ended\n"
+    assert ended.stderr == "error: interrupted: run the same command again to continue\n"
 
 
 def test_a_signal_at_the_end_changes_the_exit_code_and_lets_the_end_be() -> None:

@@ -47,13 +47,13 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             ["sql", "SELECT 1", "--workspace", ".", "--output", "~nosuchuser/x"],
             "~nosuchuser is not a user's home on this machine",
         ),
-        (["sql", "SELECT 1", "--workspace", ".", "--output", CIRCLE], "its links lead in a circle"),
+        (["sql", "SELECT 1", "--workspace", ".", "--output", CIRCLE], "its symbolic links form a cycle"),
         (["sql", "SELECT '\udcff'", "--workspace", "."], "the SQL is not UTF-8"),
         (["corpus", "describe", CIRCLE], "Too many levels of symbolic links"),
         (["corpus", "generate", "quick", "--workspace", CIRCLE], "can't be written"),
         (["status", "--workspace", CIRCLE], "Too many levels of symbolic links"),
         (["corpus", "describe", "--rows", "9" * 20_000], "rows is '999"),
-        (["solve", f"{'9' * 20_000}+1"], "none that run"),
+        (["solve", f"{'9' * 20_000}+1"], "the maximum is"),
     ],
 )
 def test_a_path_or_a_number_that_cannot_be(
@@ -93,14 +93,14 @@ def test_a_working_directory_that_was_deleted_is_named(place: Path, capsys: pyte
     os.chdir(place / "gone")
     (place / "gone").rmdir()
     for words in (["status"], ["solve", "1+2"], ["run", "quick"]):
-        assert said(words, capsys) == "error: the working directory was deleted: go to another one first\n"
+        assert said(words, capsys) == "error: the working directory was deleted: change to another first\n"
 
 
 @pytest.mark.parametrize(
     ("redirected", "code", "out", "errors"),
     [
-        (">&-", 1, "", "error: standard output can't be written (Bad file descriptor): name another\n"),
-        (">/dev/full", 1, "", "error: standard output can't be written (No space left on device): name another\n"),
+        (">&-", 1, "", "error: standard output cannot be written (Bad file descriptor): redirect it\n"),
+        (">/dev/full", 1, "", "error: standard output cannot be written (No space left on device): redirect it\n"),
         ("2>&-", 0, "NAME\n", ""),
         ("<&-", 0, "NAME\n", ""),
         ("| head -c 1 >/dev/null; exit ${PIPESTATUS[0]}", 1, "", ""),

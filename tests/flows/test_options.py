@@ -78,7 +78,7 @@ def test_what_is_no_option_is_said_in_one_line(words: list[str], capsys: pytest.
 
 
 def test_an_unknown_preset_is_named_with_those_that_are_known() -> None:
-    with pytest.raises(UserError, match=r"preset 'noteboo' is unknown: take one of notebook, quick"):
+    with pytest.raises(UserError, match=r"preset 'noteboo' is unknown: use one of notebook, quick"):
         asked("noteboo")
 
 

@@ -203,7 +203,7 @@ def test_a_terminal_gets_neither_a_silent_wait_nor_parquet(small: Built) -> None
         (["SELECT 1", "--format", "csv", "--json"], ["--json", "csv"]),
         (["SELECT 1", "--output", "/nowhere/x"], ["/nowhere/x", "no folder"]),
         (["SELECT 1", "--output", "/tmp"], ["/tmp", "folder"]),
-        (["SELECT 1", "--output", "/proc/x"], ["/proc/x", "can't be written"]),
+        (["SELECT 1", "--output", "/proc/x"], ["/proc/x", "cannot be written"]),
         (["SELECT [1] AS x", "--format", "csv"], ["'x'", "INTEGER[]", "CSV", "x::VARCHAR"]),
         (["SELECT {'y': 1} AS x", "--format", "csv"], ["STRUCT", "CSV"]),
         (["SELECT '1'::BLOB AS x", "--format", "csv"], ["BLOB", "CSV"]),

@@ -117,8 +117,8 @@ def is_expression(text: str) -> bool | None:
 @pytest.mark.parametrize(
     ("problem", "words"),
     [
-        ("", "there is nothing"),
-        ("twelve", "'t' at 1 is no digit"),
+        ("", "it is empty"),
+        ("twelve", "'t' at 1 is not a digit"),
         ("7/2", "'/' at 2"),
         ("1+", "a number is missing at its end"),
         ("1+*2", "a number is missing before '*' at 3"),
@@ -171,7 +171,7 @@ def test_a_problem_larger_than_the_expressions_that_were_learnt_is_refused(
 
 @pytest.mark.parametrize("below", [-0.1, 1.1, float("nan")])
 def test_a_confidence_that_is_none_is_refused(below: float) -> None:
-    with pytest.raises(UserError, match="a confidence is 0 to 1"):
+    with pytest.raises(UserError, match="a confidence is between 0 and 1"):
         Style(abstain_below=below)
 
 
@@ -222,5 +222,5 @@ def test_input_without_line_breaks_is_one_line(
         assert run(["solve"]) == 2
     assert capsys.readouterr() == (
         "",
-        "error: a line of the input has more than 1,048,576 characters: write one problem a line\n",
+        "error: a line has more than 1,048,576 characters: write one problem per line\n",
     )

@@ -274,7 +274,7 @@ def test_it_is_shown_as_text_and_as_json(place: Path, capsys: pytest.CaptureFixt
     shutil.rmtree(place / "corpora/small/data")
     app(["status", "--workspace", str(place)], result_action="return_value")
     text = capsys.readouterr().out
-    assert "broken, and what mends it" in text
+    assert "problems, and how to fix them" in text
     assert f"\n    numerate corpus verify small --workspace {place} --repair\n" in text
     assert "\x1b" not in text
     assert not any(line.endswith(" ") for line in text.splitlines())

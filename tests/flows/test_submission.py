@@ -61,5 +61,5 @@ def test_rays_own_variable_tells_where_the_job_server_is(
 
 @pytest.mark.parametrize("words", [["dance", "{}"], ["train", "{"], ["train", "[]"]])
 def test_what_jobs_alone_run_says_so(words: list[str]) -> None:
-    with pytest.raises(UserError, match="is what a job runs"):
+    with pytest.raises(UserError, match="runs inside a job only"):
         app(["submit", "execute", *words], exit_on_error=False, print_error=False)

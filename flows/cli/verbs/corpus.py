@@ -36,7 +36,7 @@ spec_verb(
     corpus_app,
     "describe",
     CORPUS_PRESETS,
-    "Say what a corpus would be before anything is written: rows, columns, bytes, examples.\n\n"
+    "Describe a corpus without writing it: rows, columns, bytes, examples.\n\n"
     "Example: `numerate corpus describe billion`",
     _describe,
 )
@@ -129,7 +129,7 @@ def verify(
         print(_fault_lines(result["mended"]))
     print(
         f"corpus {result['corpus']}: {result['shards']:,} shards, {result['rows']:,} rows, {result['bytes']:,} bytes: "
-        f"{'mended' if result['mended'] else 'whole'}{', recomputed' if result['recomputed'] else ''}"
+        f"{'repaired' if result['mended'] else 'no faults'}{', recomputed' if result['recomputed'] else ''}"
     )
 
 

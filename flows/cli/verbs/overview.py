@@ -59,7 +59,7 @@ def report(run: str, /, *, workspace: Place = WORKSPACE, as_json: Json = False) 
 
 def doctor(
     *,
-    deep: Annotated[bool, Parameter(negative="", help="Also start a Ray and a Prefect server, and end them.")] = False,
+    deep: Annotated[bool, Parameter(negative="", help="Also start and stop a Ray and a Prefect server.")] = False,
     workspace: Place = WORKSPACE,
     as_json: Json = False,
 ) -> None:
@@ -80,7 +80,7 @@ def register(app: App) -> None:
     app.command(report)
     app.command(status)
     app.command(doctor)
-    completion = App(name="completion", help="Completion of verbs and options for your shell.")
+    completion = App(name="completion", help="Shell completion of commands and options.")
     app.command(completion)
     for shell in get_args(Shell):
         _print_verb(app, completion, shell)
@@ -104,7 +104,7 @@ def register(app: App) -> None:
             with _docstrings_parsed_once():
                 place = app.install_completion(shell=shell)
         except ShellDetectionError as error:
-            raise UserError("the shell that runs this is none of bash, zsh and fish: name the one you use") from error
+            raise UserError("the current shell is not bash, zsh or fish: name your shell") from error
         print(json.dumps({"file": str(place)}) if as_json else f"completion: {_in_home(place)}, open a new shell")
 
 

@@ -17,17 +17,15 @@ if TYPE_CHECKING:
 publish_app = App(
     name="publish",
     help="Push to the Hugging Face hub: a corpus as a dataset, a trained encoder as a model.\n\n"
-    "The token comes from HF_TOKEN, or from 'hf auth login'. A push that was cut off goes on with the same command.",
+    "The token comes from HF_TOKEN, or from 'hf auth login'. An interrupted push continues with the same command.",
 )
 
-To = Annotated[str, Parameter(name="--to", help="Repository as ORG/REPO; it is made where it isn't there.")]
+To = Annotated[str, Parameter(name="--to", help="Repository as ORG/REPO; it is created if it does not exist.")]
 DryRun = Annotated[
-    bool, Parameter(negative="", help="Only list the files with their sizes and show the card; nothing is sent.")
+    bool, Parameter(negative="", help="List the files with their sizes and show the card; send nothing.")
 ]
-Licence = Annotated[
-    str, Parameter(name="--license", help="The hub's name of a licence, such as cc0-1.0; the choice is yours.")
-]
-Private = Annotated[bool, Parameter(negative="", help="Make a new repository private.")]
+Licence = Annotated[str, Parameter(name="--license", help="Licence identifier of the hub, such as cc0-1.0.")]
+Private = Annotated[bool, Parameter(negative="", help="Make a newly created repository private.")]
 
 
 @publish_app.command(name="corpus")
@@ -113,7 +111,11 @@ def _pushed(publication: "Publication", repository: str, dry_run: bool, private:
     if as_json:
         print(json.dumps({**found, **asdict(sent), "remarks": publication.remarks}, indent=2))
         return
-    what = f"{sent.files:,} files of {sent.bytes:,} bytes sent, {sent.found:,} found" if sent.files else "found, whole"
+    what = (
+        f"{sent.files:,} files of {sent.bytes:,} bytes sent, {sent.found:,} already there"
+        if sent.files
+        else "up to date"
+    )
     print(f"{publication.what}: {what}: {sent.url}")
     _remark(publication)
 

@@ -18,17 +18,17 @@ def register_serve(app: App) -> None:
 def serve(
     *,
     host: Annotated[
-        str, Parameter(help="Address to listen on. Any other than the loopback one needs a password, see below.")
+        str, Parameter(help="Address to listen on. Every address except loopback requires a password, see below.")
     ] = "127.0.0.1",
-    port: Annotated[int, Parameter(help="Port of the server; 0 takes 4200, or a free one if that is taken.")] = 0,
+    port: Annotated[int, Parameter(help="Port of the server; 0 means 4200, or a free port if 4200 is in use.")] = 0,
     allow_host: Annotated[
         tuple[str, ...],
         Parameter(
-            help="Name by which a proxy passes requests on, as a browser shows it: NAME or NAME:PORT. May be repeated.",
+            help="Host name of a proxy in front of the server, as in a browser: NAME or NAME:PORT. Can be repeated.",
             negative=(),
         ),
     ] = (),
-    at_once: Annotated[int, Parameter(help="Flow runs that work at once; others stay scheduled.")] = 1,
+    at_once: Annotated[int, Parameter(help="Maximum number of concurrent flow runs; further runs stay scheduled.")] = 1,
     workspace: Place = WORKSPACE,
     as_json: Json = False,
 ) -> None:
@@ -43,7 +43,7 @@ def serve(
     from flows.server.serve import serve as serve_workspace
 
     if at_once < 1:
-        raise UserError(f"at-once is {at_once}: let one run work at the least")
+        raise UserError(f"at-once is {at_once}: use at least 1")
     place = Workspace.create(workspace)
 
     def announce(url: str) -> None:

@@ -39,7 +39,7 @@ class Solver:
             return
         if name:
             if name not in known:
-                raise UserError(f"run {name!r} is not there: train it, or take one of {', '.join(known)}")
+                raise UserError(f"run {name!r} does not exist: train it, or use one of {', '.join(known)}")
             self._folders = {name: known[name]}
             return
         # The workspace's copies of shipped runs exist only for their evaluations, and give the same answers.
@@ -78,7 +78,7 @@ class Style:
 
     def __post_init__(self) -> None:
         if not 0 <= self.abstain_below <= 1:
-            raise UserError(f"abstain-below is {self.abstain_below}, a confidence is 0 to 1: take one of these")
+            raise UserError(f"abstain-below is {self.abstain_below}, a confidence is between 0 and 1: change it")
 
     def withholds(self, solution: Solution) -> bool:
         """Whether the confidence is too low to give the answer."""
@@ -108,7 +108,7 @@ def answer_stream(solver: Solver, style: Style) -> None:
     for lines in _conversation() if sys.stdin.isatty() else _piped():
         unread += _answer_lines(solver, lines, style)
     if unread:
-        raise UserError(f"{unread} of the lines could not be read: their answers are empty lines")
+        raise UserError(f"{unread} lines could not be parsed: their answers are empty lines")
 
 
 def read_problem(model: TrainedEncoder, text: str) -> str:
@@ -175,7 +175,7 @@ def _piped() -> Iterator[list[str]]:
         if lines:
             yield [line.decode(errors="replace") for line in lines]
         if len(rest) > _LONGEST_LINE:
-            raise UserError(f"a line of the input has more than {_LONGEST_LINE:,} characters: write one problem a line")
+            raise UserError(f"a line has more than {_LONGEST_LINE:,} characters: write one problem per line")
     if rest:
         yield [rest.decode(errors="replace")]
 

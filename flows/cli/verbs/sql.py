@@ -40,12 +40,14 @@ def answer(workspace: Workspace, query: str, form: Format = "table", output: str
     writable or inside the workspace's data, and for a missing workspace.
     """
     if not workspace.root.exists():
-        raise UserError(f"workspace {workspace.root} is not there: make one with 'numerate run', or name another")
+        raise UserError(
+            f"workspace {workspace.root} does not exist: 'numerate run' creates it, --workspace chooses another"
+        )
     if form == "parquet" and not output and sys.stdout.isatty():
-        raise UserError("parquet is not for a terminal: name a file with --output, or redirect standard output")
+        raise UserError("Parquet cannot be printed to a terminal: use --output, or redirect standard output")
     place, root = _resolved(output), workspace.on_disk.path.resolve()
     if output and any(place.is_relative_to(root / folder) for folder in (*_DATA, workspace.catalog.name)):
-        raise UserError(f"output {output!r} would lie among the workspace's own data: name a file elsewhere")
+        raise UserError(f"output {output!r} is inside the workspace's own data: choose a file elsewhere")
     with open_catalog(workspace) as connection, bounded_memory():
         _WRITERS[form](connection, select(connection, query), output)
 
@@ -67,7 +69,10 @@ def _write_table(connection: duckdb.DuckDBPyConnection, relation: duckdb.DuckDBP
     with _sink(output) as sink:
         sink.write(text.getvalue().encode())
     if len(rows) > _MOST_ROWS:
-        print(f"the first {_MOST_ROWS:,} rows; LIMIT, aggregate or take another --format for all", file=sys.stderr)
+        print(
+            f"the first {_MOST_ROWS:,} rows; use another --format for all rows, or LIMIT or aggregate",
+            file=sys.stderr,
+        )
 
 
 def _table(names: list[str], rows: list[tuple[Any, ...]]) -> Table:
@@ -130,7 +135,7 @@ def _check_types(
 ) -> None:
     for column, kind, arrow in zip(relation.columns, relation.types, schema.types, strict=True):
         if impossible(arrow):
-            raise UserError(f"column {column!r} is {kind}, which {form} can't hold: cast it, as in {column}::VARCHAR")
+            raise UserError(f"column {column!r} is {kind}, which {form} cannot store: cast it, as in {column}::VARCHAR")
 
 
 def _no_csv(kind: pa.DataType) -> bool:
@@ -161,7 +166,7 @@ def _sink(output: str) -> Iterator[BinaryIO]:
         with place.staged() as beside, beside.open("wb") as file:
             yield file
     except OSError as error:
-        raise UserError(f"output {output!r} can't be written ({error.strerror}): name another file") from error
+        raise UserError(f"output {output!r} cannot be written ({error.strerror}): choose another file") from error
 
 
 def _resolved(output: str) -> Path:
@@ -170,14 +175,14 @@ def _resolved(output: str) -> Path:
         return local_path(output, "output").resolve()
     except (OSError, RuntimeError) as error:
         raise UserError(
-            f"output {output!r} can't be written (its links lead in a circle): name another file"
+            f"output {output!r} cannot be written (its symbolic links form a cycle): choose another file"
         ) from error
 
 
 def _writable(path: Path) -> LocalLocation:
     """The output file with links resolved; raises `UserError` for a folder, a missing parent, or a protected file."""
     if path.is_dir():
-        raise UserError(f"output {str(path)!r} is a folder: name a file in it")
+        raise UserError(f"output {str(path)!r} is a folder: choose a file in it")
     place = path.resolve()
     if not place.parent.is_dir():
         raise UserError(f"output {str(path)!r} can't be written: there is no folder {str(place.parent)!r}, make it")

@@ -26,7 +26,7 @@ _NOT_FOUND = 127
 
 submit_app = App(
     name="submit",
-    help="Send a stage to a Ray cluster as a job and follow it; the same command again follows the same job.\n\n"
+    help="Submit a stage to a Ray cluster as a job and follow it. The same command again follows the same job.\n\n"
     "Example: `numerate submit train --workspace /shared/numerate --address http://head:8265`",
 )
 
@@ -34,15 +34,19 @@ submit_app = App(
 class _How(BaseModel):
     """Options of the submission."""
 
-    address: str = Field("", description="URL of the job server; empty takes RAY_ADDRESS's, or http://127.0.0.1:8265.")
+    address: str = Field(
+        "", description="URL of the job server; empty means that of RAY_ADDRESS, or else http://127.0.0.1:8265."
+    )
     python: str = Field(
         "python",
-        description="Interpreter on the cluster that has Numerate's dependencies; a path, or found there on PATH.",
+        description="Python interpreter on the cluster, with Numerate's dependencies: a path, or a name on its PATH.",
     )
-    gpus: float = Field(0.0, description="GPUs for the job's own process: evaluate uses one, training has its own.")
-    detach: bool = Field(False, description="Only send it; the same command without this follows it.")
-    stop: bool = Field(False, description="End the job that the same command has sent.")
-    status: bool = Field(False, description="Only say how the job is.")
+    gpus: float = Field(
+        0.0, description="GPUs of the job's own process, for evaluation; training workers have their own."
+    )
+    detach: bool = Field(False, description="Submit the job without following it.")
+    stop: bool = Field(False, description="Stop the job that the same command submitted.")
+    status: bool = Field(False, description="Print the status of the job only.")
 
 
 _How_options = Annotated[_How | None, Parameter(name="*", negative="")]
@@ -59,7 +63,7 @@ def _submits(parent: App, registered: RegisteredFlow) -> None:
         _submit(name, requested(presets, spec, options), how or _How(), as_json)
 
     command.__doc__ = (
-        f"Send 'numerate {name}' to a Ray cluster, and follow it.\n\n"
+        f"Submit 'numerate {name}' to a Ray cluster, and follow the job.\n\n"
         f"Example: `numerate submit {name} --workspace /shared/numerate`\n\n"
         f"Parameters\n----------\nspec\n    A preset ({', '.join(presets)}) "
         "or a YAML or JSON file with these parameters; options change single ones."
@@ -85,7 +89,7 @@ def execute(stage: str, request: str, /) -> None:
         registered, values = COMMANDS[stage], json.loads(request)
         asked = type(registered.form).model_validate({**values, "ray": "auto"})
     except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise UserError("execute is what a job runs, with a stage and its request as JSON: use 'submit'") from error
+        raise UserError("execute runs inside a job only, with a stage and its request as JSON: use 'submit'") from error
     result = run_flow(registered.entrypoint, asked, False)
     print(json.dumps(result, indent=2))
 
@@ -102,17 +106,17 @@ def _submit(stage: str, request: InWorkspace, how: _How, as_json: bool) -> None:
         attempts = jobs.attempts(name)
         if not attempts:
             option = "--stop" if how.stop else "--status"
-            raise UserError(f"no job of this stage and request is known at {jobs.address}: send it without {option}")
+            raise UserError(f"{jobs.address} has no job for this stage and request: submit it without {option}")
         job = jobs.stop(attempts[-1].id) if how.stop and not attempts[-1].ended else attempts[-1]
         _show(job, as_json)
         return
     job, new = jobs.start(name, entrypoint_of(how.python, stage, values), how.gpus)
-    say(f"job {job.id}: {'sent' if new else 'found, ' + job.status.lower()}, {jobs.address}")
+    say(f"job {job.id}: {'submitted' if new else 'exists, ' + job.status.lower()}, {jobs.address}")
     if not how.detach:
         job = _follow(jobs, job, as_json)
     _show(job, as_json)
     if job.exit_code == _NOT_FOUND:
-        say(f"the cluster's head has no interpreter {how.python!r}: name the one that it has with --python")
+        say(f"the cluster's head node has no interpreter {how.python!r}: set the right one with --python")
     if job.exit_code:
         sys.exit(job.exit_code)
 
@@ -129,14 +133,14 @@ def _spelt_out(request: InWorkspace) -> InWorkspace:
 
 def _check(request: InWorkspace, how: _How) -> None:
     if request.ray:
-        raise UserError(f"ray is {request.ray!r}: leave it out, a job runs on the cluster that it is sent to")
+        raise UserError(f"ray is {request.ray!r}: omit it, because a job runs on the cluster that it is submitted to")
     if "://" not in request.workspace and not request.workspace.startswith("/"):
         raise UserError(
-            f"workspace {request.workspace!r} is relative: name it as the cluster's nodes see it, "
+            f"workspace {request.workspace!r} is relative: give the absolute path on the cluster's nodes, "
             "such as --workspace /shared/numerate"
         )
     if how.detach + how.stop + how.status > 1:
-        raise UserError("--detach, --stop and --status contradict each other: take one of them")
+        raise UserError("--detach, --stop and --status contradict each other: use one of them")
 
 
 def _follow(jobs: "Jobs", job: "Job", as_json: bool) -> "Job":
@@ -152,7 +156,7 @@ def _follow(jobs: "Jobs", job: "Job", as_json: bool) -> "Job":
         return jobs.follow(job.id, write, lambda line: say(f"warning: {line}"))
     except KeyboardInterrupt:
         again = shlex.join(["numerate", *sys.argv[1:]])
-        say(f"\njob {job.id} goes on: follow it again with '{again}', end it with '{again} --stop'")
+        say(f"\njob {job.id} continues: follow it again with '{again}', stop it with '{again} --stop'")
         sys.exit(_INTERRUPTED)
 
 
