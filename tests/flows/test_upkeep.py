@@ -33,7 +33,7 @@ def test_faults_are_named_and_the_command_that_mends_them_does(place: Path, smal
     size = small.corpus.manifest.bytes
     assert verify("small", "--deep") == (
         0,
-        f"corpus small: 12 shards, 10,000 rows, {size:,} bytes: whole, recomputed\n",
+        f"corpus small: 12 shards, 10,000 rows, {size:,} bytes: no faults, recomputed\n",
         "",
     )
     folder = place / "corpora/small"
