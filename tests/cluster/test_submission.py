@@ -83,7 +83,7 @@ def test_a_submitted_stage_is_followed_to_its_end_and_a_second_call_finds_its_wo
     code, output, errors = done(submit(nodes, *words))
     assert code == 0, output + errors
     assert "corpus quick: 10,000 rows in" in output
-    assert "-1: sent" in errors
+    assert "-1: submitted" in errors
     assert "-1: succeeded" in errors
     made = load(LocalLocation(tmp_path / "workspace" / "corpora" / "quick"), "corpus")
     plain, _ = build_corpus(CORPORA["quick"], LocalLocation(tmp_path / "plain"), in_flight=0)
@@ -116,22 +116,22 @@ def test_two_at_once_follow_one_job_and_its_exit_code_is_theirs(nodes: Nodes, tm
         assert code == 2, output + errors
         assert "error: corpus 'missing' does not exist" in output
         assert "-1: failed" in errors
-    assert sum("-1: sent" in errors for _, _, errors in ended) == 1
-    assert sum("-1: found" in errors for _, _, errors in ended) == 1
+    assert sum("-1: submitted" in errors for _, _, errors in ended) == 1
+    assert sum("-1: exists, " in errors for _, _, errors in ended) == 1
 
 
 def test_who_leaves_a_job_can_follow_it_again_and_stop_it(nodes: Nodes, tmp_path: Path) -> None:
     workspace = tmp_path / "workspace"
     words = slow_corpus(workspace)
     code, _, errors = done(submit(nodes, *words, "--status"))
-    assert (code, "no job of this stage and request is known" in errors) == (2, True)
+    assert (code, "has no job for this stage and request" in errors) == (2, True)
     assert state(nodes, *words, "--detach")["id"].endswith("-1")
     followed = submit(nodes, *words)
     wait_for_work(workspace)
     followed.send_signal(signal.SIGINT)
     code, _, errors = done(followed)
     assert code == 130, errors
-    assert f"-1 goes on: follow it again with 'numerate submit {' '.join(words)}', end it with" in errors
+    assert f"-1 continues: follow it again with 'numerate submit {' '.join(words)}', stop it with" in errors
     assert state(nodes, *words, "--status")["status"] == "RUNNING"
     stopped = state(nodes, *words, "--stop")
     assert (stopped["status"], stopped["exit_code"]) == ("STOPPED", 130)
