@@ -14,7 +14,7 @@ import pyarrow as pa
 import torch
 
 from model.config.training import TrainingSpec
-from model.objectives.objective import Objective
+from model.objectives.objective import Batch, Objective
 from model.objectives.step_randomness import loops_of, place_offsets, slot_masks, warm_loops_of
 from model.runs.run_config import STEP_VERSION
 from model.tokenizer import Tokenizer, TokenLayout
@@ -112,6 +112,7 @@ def _steps() -> dict[str, Any]:
     problems = {"12+3": "15", "7-99": "-92", "30+4": "34", "1+2": "3", "88-5": "83", "6+6": "12"}
     table = pa.table({"problem": list(problems), "answer": list(problems.values())})
     ids = torch.from_numpy(encode_rows(table, tokenizer, TokenLayout(problem=7, answer=4)).copy()).long()
+    batch = Batch(ids, 4, 9, rows)
     return {
         "segments": {
             f"epoch {epoch}, lane {lane}": [list(vars(part).values()) for part in plan.segments(epoch, lane, 3, 150)]
@@ -128,8 +129,8 @@ def _steps() -> dict[str, Any]:
             for step, share in ((0, 0.25), (1, 0.25), (100_000, 0.0))
         },
         "questions": {
-            objective: _bits(Objective(TrainingSpec(objective=objective, seed=4), tokenizer)(ids, 4, 9, rows).hidden)
-            for objective in ("answer", "anywhere", "all")
+            name: _bits(Objective(TrainingSpec(objective=name, seed=4), tokenizer).masks(batch).masked)
+            for name in ("answer", "anywhere", "all")
         },
         "offsets": place_offsets(11, 5, rows).tolist(),
         "loops": [loops_of(11, step, 2, 9) for step in range(12)],

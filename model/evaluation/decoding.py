@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -47,6 +47,13 @@ def fill_slots(
     return Answers(np.concatenate(found), np.concatenate(sure))
 
 
+def logits_of_slots(encoder: Encoder, ids: Tensor, slots: int, decoding: Decoding) -> Tensor:
+    """Logits [n, slots, pieces] of one pass over token ids [n, width]; the decoding sets loops, sharpness and unit."""
+    inputs = encoder.embed(ids, slots)
+    inputs = replace(inputs, sharpness=decoding.sharpness, unit=inputs.unit if decoding.unit == "on" else None)
+    return encoder.head(encoder.iterate(inputs, decoding.loops or encoder.config.loops_of(slots), slots))
+
+
 @contextmanager
 def answering(encoder: Encoder, precision: torch.dtype) -> Iterator[None]:
     """Context for inference: evaluation mode, no gradients, and autocast to `precision`."""
@@ -71,7 +78,7 @@ def _fill(encoder: Encoder, ids: Tensor, slots: int, decoding: Decoding) -> Tens
     urgency = torch.arange(slots, device=ids.device, dtype=torch.float32).expand(answer.shape)
     passes = min(decoding.passes, slots)
     for number in range(passes):
-        logits = encoder(ids, slots, loops=decoding.loops, sharpness=decoding.sharpness, unit=decoding.unit == "on")
+        logits = logits_of_slots(encoder, ids, slots, decoding)
         sure, chosen = logits.float().log_softmax(-1).max(-1)
         rank = (sure if decoding.order == "confidence" else urgency).masked_fill(~is_open, -torch.inf)
         # The sizes add up to `slots`, so the final pass fills all remaining slots.

@@ -19,11 +19,11 @@ from model.network.positions import Positions
 from model.tokenizer import BLANK, MASK, PAD, Tokenizer
 
 
-class Question(NamedTuple):
+class MaskedRows(NamedTuple):
     """Rows of token ids, int64 [n, width], and the mask of the tokens to predict, bool [n, width]."""
 
     ids: Tensor
-    hidden: Tensor
+    masked: Tensor
 
 
 class MissingOperand(nn.Module):
@@ -36,20 +36,20 @@ class MissingOperand(nn.Module):
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         super().__init__()
-        self.where = Positions(tokenizer)
+        self.positions = Positions(tokenizer)
         self.pad, self.blank, self.zero = (tokenizer.id_of(piece) for piece in (PAD, BLANK, "0"))
         pieces = tokenizer.pieces()
         kinds = torch.tensor([[piece in known for piece in pieces] for known in ("+-*", "+-", "()")])
         self.register_buffer("kinds", kinds, persistent=False)
         self.kinds: Tensor
 
-    def forward(self, ids: Tensor, slots: int, share: Tensor) -> Question:
+    def forward(self, ids: Tensor, slots: int, share: Tensor) -> MaskedRows:
         """Rows [n, width] with one operand each as slots; `share` [n] in [0, 1) selects it among the candidates.
 
         The last `slots` tokens are the answer. A row without a candidate is unchanged and has no masked tokens.
         """
         problem = ids[:, :-slots]
-        place = self.where(ids, slots).place[:, :-slots]
+        place = self.positions(ids, slots).place_value[:, :-slots]
         begins = place > 0
         begins[:, 1:] &= place[:, :-1] == 0
         candidates = begins & (place < slots) & self._solvable(problem, begins, place)
@@ -61,8 +61,8 @@ class MissingOperand(nn.Module):
         first, begin, end = ((begin + more)[:, None] for more in (-extra, 0, length))
         # The tokens before the operand move left, into the padding.
         moved = ids.gather(1, columns + torch.where(columns < first, extra[:, None], 0))
-        hidden = (columns >= first) & (columns < end)
-        return Question(moved.masked_fill(hidden & (columns < begin), self.blank), hidden)
+        masked = (columns >= first) & (columns < end)
+        return MaskedRows(moved.masked_fill(masked & (columns < begin), self.blank), masked)
 
     def _solvable(self, problem: Tensor, begins: Tensor, place: Tensor) -> Tensor:
         """Positions where an operand with a unique solution begins, bool [n, columns]."""
@@ -100,29 +100,30 @@ def fill_operands(
     in [0, 1) selects the operand. The rows contain their true answers, which stay visible.
     """
     device = next(encoder.parameters()).device
-    hide = MissingOperand(tokenizer).to(device)
-    question = hide(torch.from_numpy(rows.copy()).to(device).long(), slots, torch.from_numpy(share).to(device))
-    asked = question.hidden.any(1)
-    ids, hidden = question.ids[asked], question.hidden[asked]
-    filled, confidence = _filled(encoder, ids, hidden, slots, tokenizer.id_of(MASK), precision)
-    first = hidden & (hidden.cumsum(1) == 1)
-    shown = ids.masked_fill(ids == hide.pad, hide.blank).masked_fill(hidden, hide.blank)
+    mask_operand = MissingOperand(tokenizer).to(device)
+    rows_with = mask_operand(torch.from_numpy(rows.copy()).to(device).long(), slots, torch.from_numpy(share).to(device))
+    solvable = rows_with.masked.any(1)
+    ids, masked = rows_with.ids[solvable], rows_with.masked[solvable]
+    filled, confidence = _filled(encoder, ids, masked, slots, tokenizer.id_of(MASK), precision)
+    first = masked & (masked.cumsum(1) == 1)
+    blank = mask_operand.blank
+    shown = ids.masked_fill(ids == mask_operand.pad, blank).masked_fill(masked, blank)
     shown = shown.masked_fill(first, tokenizer.id_of(MASK))
-    texts = [shown, *(values.masked_fill(~hidden, hide.blank) for values in (ids, filled))]
+    texts = [shown, *(values.masked_fill(~masked, blank) for values in (ids, filled))]
     problems, operands, predictions = (spell(text.to(torch.uint8).cpu().numpy(), tokenizer) for text in texts)
     correct = (filled == ids).all(1).cpu().numpy()
-    return asked.cpu().numpy(), OperandAnswers(problems, operands, predictions, correct, confidence.cpu().numpy())
+    return solvable.cpu().numpy(), OperandAnswers(problems, operands, predictions, correct, confidence.cpu().numpy())
 
 
 def _filled(
-    encoder: Encoder, ids: Tensor, hidden: Tensor, slots: int, mask: int, precision: torch.dtype
+    encoder: Encoder, ids: Tensor, masked: Tensor, slots: int, mask: int, precision: torch.dtype
 ) -> tuple[Tensor, Tensor]:
     """The rows with the encoder's tokens at masked positions, int64 [n, width], and their joint probability, [n]."""
     filled, sure = ids.clone(), torch.zeros(len(ids), device=ids.device)
     with answering(encoder, precision):
         for part in parts_of(*ids.shape):
-            logits = encoder(ids[part].masked_fill(hidden[part], mask), slots, asked=ids.shape[1])
+            logits = encoder(ids[part].masked_fill(masked[part], mask), slots, last=ids.shape[1])
             probability, chosen = logits.float().log_softmax(-1).max(-1)
-            filled[part] = torch.where(hidden[part], chosen, ids[part])
-            sure[part] = torch.where(hidden[part], probability, 0).sum(1).exp()
+            filled[part] = torch.where(masked[part], chosen, ids[part])
+            sure[part] = torch.where(masked[part], probability, 0).sum(1).exp()
     return filled, sure

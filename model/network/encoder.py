@@ -8,19 +8,34 @@ fast as the fused kernels on a CPU (8.0 k against 2.0 k rows/s, bf16, two cores)
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from model.config.encoder import EncoderConfig
-from model.network.positions import HIDDEN, PositionEmbedding, Positions, RelativeBias
+from model.network.positions import MASKED_SCORE, PositionEmbedding, Positions, RelativeBias, TokenPositions
 from model.network.symbolic.unit import SymbolicUnit
 from model.objectives.column_sums import OUTPUTS
 from model.tokenizer import PAD, Tokenizer
 
 # Maps hidden states [n, width, d] to new ones of the same shape.
 Operate = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A batch of token rows [n, width] as every run of the block reads it; computed once per batch."""
+
+    embedded: Tensor
+    """Sum of token and position embeddings, [n, width, d]."""
+    bias: Tensor
+    """Added to attention scores, [n, heads or 1, width or 1, width]."""
+    unit: Operate | None
+    """The symbolic unit with its inputs; None disables it."""
+    sharpness: float = 1.0
+    """Factor on attention scores, without their bias."""
 
 
 class SelfAttention(nn.Module):
@@ -79,7 +94,7 @@ class Encoder(nn.Module):
         self.pad = tokenizer.id_of(PAD)
         # Section 3.4 of the paper: scales embeddings to the magnitude of the sines and cosines added to them.
         self.scale = math.sqrt(config.width) if "sinusoidal" in config.positions else 1.0
-        self.where = Positions(tokenizer)
+        self.token_positions = Positions(tokenizer)
         self.tokens = nn.Embedding(tokenizer.size, config.width)
         self.positions = PositionEmbedding(config)
         self.bias = RelativeBias(config) if "relative" in config.positions else None
@@ -108,67 +123,62 @@ class Encoder(nn.Module):
                     spread = weight.shape[1] ** -0.5 if fan_in else 0.02
                     weight.copy_(torch.randn(weight.shape, generator=generator) * spread)
 
-    def forward(
-        self,
-        ids: Tensor,
-        slots: int,
-        *,
-        loops: int = 0,
-        warm: int = 0,
-        offset: Tensor | None = None,
-        sharpness: float = 1.0,
-        asked: int = 0,
-        sums: bool = False,
-        unit: bool = True,
-    ) -> Tensor:
+    def forward(self, ids: Tensor, slots: int, *, loops: int = 0, last: int = 0) -> Tensor:
         """Logits [n, slots, pieces] of token ids [n, width], uint8 or int64, whose last `slots` tokens are the answer.
 
-        `loops` overrides the configured number of runs of the block. `warm` adds runs before them, without gradient
-        (progressive training, arXiv 2202.05826). `offset` [n] shifts digit positions (`PositionEmbedding`), and
-        `sharpness` multiplies attention scores. `unit=False` disables the symbolic unit. `asked` returns logits of
-        the last `asked` tokens instead, and `sums` appends the running sum's logits: [n, asked, pieces + OUTPUTS].
+        `loops` overrides the configured number of runs of the block. `last` returns logits of the last `last` tokens
+        instead.
+        """
+        inputs = self.embed(ids, slots)
+        return self.head(self.iterate(inputs, loops or self.config.loops_of(slots), last or slots))
+
+    def embed(
+        self, ids: Tensor, slots: int, *, positions: TokenPositions | None = None, offset: Tensor | None = None
+    ) -> Inputs:
+        """Inputs of the block for token ids [n, width], uint8 or int64, whose last `slots` tokens are the answer.
+
+        `positions` are those of `ids` if they are known already. `offset` [n] shifts place values
+        (`PositionEmbedding`).
         """
         ids = ids.long()
-        where = self.where(ids, slots)
-        embedded = self.tokens(ids) * self.scale + self.positions(where, offset)
+        positions = positions or self.token_positions(ids, slots)
+        embedded = self.tokens(ids) * self.scale + self.positions(positions, offset)
         bias = torch.zeros(ids.shape, dtype=embedded.dtype, device=ids.device)
-        bias = padding = bias.masked_fill(ids == self.pad, HIDDEN)[:, None, None, :]
+        bias = padding = bias.masked_fill(ids == self.pad, MASKED_SCORE)[:, None, None, :]
         if self.bias:
-            bias = bias + self.bias(where, ids.shape[1])
-        operate: Operate | None = None
-        if self.unit and unit:
-            seen = {"embedded": embedded, "padding": padding[:, 0, 0], "where": where, "tokens": self.tokens.weight}
-            operate = partial(self.unit, slots=slots, **seen)
-        asked = asked or slots
-        state: Tensor | float = 0.0
-        if warm:
-            with torch.no_grad():
-                for _ in range(warm):
-                    state = self._block(state + embedded, bias.detach(), ids.shape[1], sharpness, operate)
-            # Otherwise autocast reuses the weights cast here, which have no gradient.
-            torch.clear_autocast_cache()
-        loops = loops or self.config.loops_of(slots)
-        for _ in range(loops - 1):
-            state = self._block(state + embedded, bias, ids.shape[1], sharpness, operate)
-        # The output needs only the last positions, so the final layer computes no others.
-        state = self._block(state + embedded, bias, asked, sharpness, operate)
-        if sums and self.running_sum:
-            return torch.cat([self.head(state), self.running_sum(state)], -1)
-        return self.head(state)
+            bias = bias + self.bias(positions)
+        unit: Operate | None = None
+        if self.unit:
+            unit = partial(
+                self.unit,
+                embedded=embedded,
+                padding=padding[:, 0, 0],
+                positions=positions,
+                tokens=self.tokens.weight,
+                slots=slots,
+            )
+        return Inputs(embedded, bias, unit)
 
-    def _block(
-        self, hidden: Tensor, bias: Tensor, last: int, sharpness: float, operate: Operate | None = None
-    ) -> Tensor:
+    def iterate(self, inputs: Inputs, loops: int, last: int, state: Tensor | float = 0.0) -> Tensor:
+        """States [n, last, d] of the last `last` tokens after `loops` runs of the block, from `state` [n, width, d].
+
+        Every run adds the embeddings to the state. The final layer of the final run computes no other tokens.
+        """
+        for _ in range(loops - 1):
+            state = self._block(state + inputs.embedded, inputs, inputs.embedded.shape[1])
+        return self._block(state + inputs.embedded, inputs, last)
+
+    def _block(self, hidden: Tensor, inputs: Inputs, last: int) -> Tensor:
         """New states [n, last, d] of the last positions of `hidden` [n, width, d].
 
-        States are normalised after every loop. Otherwise their norm grows, and late updates, such as a distant
-        carry, lose relative weight (EXPERIMENTS.md).
+        States are normalised after every run. Otherwise their norm grows, and late updates, such as a distant carry,
+        lose relative weight (EXPERIMENTS.md).
         """
         for layer in self.layers[:-1]:
-            hidden = layer(hidden, bias, hidden.shape[1], sharpness)
-        if operate:
-            hidden = operate(hidden)
-        return self.norm(self.layers[-1](hidden, bias[:, :, -last:], last, sharpness))
+            hidden = layer(hidden, inputs.bias, hidden.shape[1], inputs.sharpness)
+        if inputs.unit:
+            hidden = inputs.unit(hidden)
+        return self.norm(self.layers[-1](hidden, inputs.bias[:, :, -last:], last, inputs.sharpness))
 
     def parameter_count(self) -> int:
         """Number of weights."""

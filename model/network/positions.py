@@ -18,13 +18,13 @@ from model.tokenizer import DIGITS, MASK, Tokenizer
 OPERATORS, OPENING, CLOSING = "+-*", "(", ")"
 
 # Added to the attention score of a masked key; finite, also in bfloat16.
-HIDDEN = -1e4
+MASKED_SCORE = -1e4
 
 
-class Where(NamedTuple):
+class TokenPositions(NamedTuple):
     """Positions of every token, int64 [n, width] each."""
 
-    place: Tensor
+    place_value: Tensor
     """Place value of a digit or slot, 1 for the units; 0 for all other tokens and for the answer's sign."""
     operand: Tensor
     """Index of the operand, from 1; operators and opening brackets belong to the number after them; otherwise 0."""
@@ -48,7 +48,7 @@ class Positions(nn.Module):
         self.register_buffer("kinds", kinds, persistent=False)
         self.kinds: Tensor
 
-    def forward(self, ids: Tensor, slots: int) -> Where:
+    def forward(self, ids: Tensor, slots: int) -> TokenPositions:
         """Positions of token ids [n, width], whose last `slots` tokens are the answer."""
         problem = ids[:, :-slots]
         rows, width = problem.shape
@@ -64,7 +64,7 @@ class Positions(nn.Module):
         answer = torch.arange(slots - 1, -1, -1, device=ids.device) + 1
         answer[0] = 0
         nothing = torch.zeros(rows, slots, dtype=torch.long, device=ids.device)
-        return Where(
+        return TokenPositions(
             torch.cat([place, answer.expand(rows, -1)], 1),
             torch.cat([operand, nothing], 1),
             torch.cat([depth, nothing], 1),
@@ -100,7 +100,7 @@ class PositionEmbedding(nn.Module):
             self.operands = nn.Embedding(config.operands + 1, config.width)
             self.depths = nn.Embedding(config.depth + 1, config.width)
 
-    def forward(self, where: Where, offset: Tensor | None) -> Tensor | float:
+    def forward(self, positions: TokenPositions, offset: Tensor | None) -> Tensor | float:
         """Embeddings [n, width, d], or 0. `offset` [n] in [0, 1) shifts each row's place values.
 
         The offset is a share of the largest possible shift. Random offsets in training train all place values equally
@@ -108,16 +108,16 @@ class PositionEmbedding(nn.Module):
         """
         added: Tensor | float = 0.0
         if "sinusoidal" in self.config.positions:
-            added = sinusoids(where.column, self.config.width)
+            added = sinusoids(positions.column, self.config.width)
         if "learned" in self.config.positions:
             longest = self.config.longest
-            added = added + self.columns(where.column.clamp(-longest, longest) + longest)
+            added = added + self.columns(positions.column.clamp(-longest, longest) + longest)
         if "place-value" in self.config.positions:
-            place = where.place
+            value = positions.place_value
             if offset is not None:
-                room = self.config.places + 1 - place.max(1).values
-                place = torch.where(place > 0, place + (offset * room).long()[:, None], 0)
-            added = added + self.places(place) + self.operands(where.operand) + self.depths(where.depth)
+                room = self.config.places + 1 - value.max(1).values
+                value = torch.where(value > 0, value + (offset * room).long()[:, None], 0)
+            added = added + self.places(value) + self.operands(positions.operand) + self.depths(positions.depth)
         return added
 
 
@@ -131,22 +131,21 @@ class RelativeBias(nn.Module):
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        self.reach, self.hides, self.operands = config.reach, config.far == "hidden", config.operands
+        self.reach, self.masks_far, self.operands = config.reach, config.far == "hidden", config.operands
         # Differences −reach … reach, larger ones, smaller ones, and three kinds of pairs without place values.
         self.scores = nn.Embedding((2 * config.reach + 6) * (config.operands + 1), config.heads)
 
-    def forward(self, where: Where, last: int) -> Tensor:
-        """Bias [n, heads, last, width] for the queries of the last `last` positions."""
-        place = where.place
-        queries, keys = place[:, -last:, None], place[:, None, :]
+    def forward(self, positions: TokenPositions) -> Tensor:
+        """Bias [n, heads, width, width] of every query (third dimension) and key (last dimension)."""
+        queries, keys = positions.place_value[:, :, None], positions.place_value[:, None, :]
         difference = (keys - queries).clamp(-self.reach - 1, self.reach + 1) + self.reach + 1
         far = 2 * self.reach + 3
         pair = torch.where(queries > 0, difference, far)
         pair = torch.where(keys > 0, pair, torch.where(queries > 0, far + 1, far + 2))
-        bias = embedding(pair * (self.operands + 1) + where.operand[:, None, :], self.scores.weight)
-        if self.hides:
-            unseen = (pair == 0) | (pair == 2 * self.reach + 2) | (pair == far)
-            bias = bias.masked_fill(unseen[..., None], HIDDEN)
+        bias = embedding(pair * (self.operands + 1) + positions.operand[:, None, :], self.scores.weight)
+        if self.masks_far:
+            out_of_reach = (pair == 0) | (pair == 2 * self.reach + 2) | (pair == far)
+            bias = bias.masked_fill(out_of_reach[..., None], MASKED_SCORE)
         return bias.permute(0, 3, 1, 2)
 
 

@@ -8,7 +8,7 @@ pass carries on, over any number of loops (`EncoderConfig.carry_loops`).
 import torch
 from torch import Tensor, nn
 
-from model.network.positions import Positions, digit_values
+from model.network.positions import TokenPositions, digit_values
 from model.tokenizer import Tokenizer
 
 
@@ -17,7 +17,6 @@ class CarryArrival(nn.Module):
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         super().__init__()
-        self.where = Positions(tokenizer)
         pieces = tokenizer.pieces()
         self.register_buffer("values", digit_values(tokenizer), persistent=False)
         self.register_buffer("plus", torch.tensor([piece == "+" for piece in pieces]), persistent=False)
@@ -26,16 +25,16 @@ class CarryArrival(nn.Module):
         self.plus: Tensor
         self.others: Tensor
 
-    def forward(self, ids: Tensor, slots: int) -> Tensor:
+    def forward(self, ids: Tensor, slots: int, positions: TokenPositions) -> Tensor:
         """Moves, int64 [n, slots], for complete rows of token ids [n, width] with one digit per token.
 
         The first slot, the sign, is 0. Rows with operators other than + or with brackets are 0 in all slots.
         """
-        problem, place = ids[:, :-slots], self.where(ids, slots).place[:, :-slots]
+        problem, value = ids[:, :-slots], positions.place_value[:, :-slots]
         columns = slots - 1
-        fits = (place > 0) & (place <= columns)
+        fits = (value > 0) & (value <= columns)
         blank = torch.zeros(len(ids), columns, dtype=torch.long, device=ids.device)
-        sums = blank.scatter_add(1, torch.where(fits, place - 1, 0), torch.where(fits, self.values[problem], 0))
+        sums = blank.scatter_add(1, torch.where(fits, value - 1, 0), torch.where(fits, self.values[problem], 0))
         # Bounds on the carry into each digit position. Each move tightens them; the carry into the units is 0.
         low, high = torch.zeros_like(sums), self.plus[problem].sum(1, keepdim=True).expand_as(sums).clone()
         high[:, 0] = 0

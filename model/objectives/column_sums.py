@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 
-from model.network.positions import Positions, digit_values
+from model.network.positions import TokenPositions, digit_values
 from model.tokenizer import Tokenizer
 
 # Number of last digits of a running sum that are predicted; all of them for factors of up to 111 digits.
@@ -23,7 +23,6 @@ class RunningSum(nn.Module):
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         super().__init__()
-        self.where = Positions(tokenizer)
         pieces = tokenizer.pieces()
         self.register_buffer("values", digit_values(tokenizer), persistent=False)
         self.register_buffer("times", torch.tensor([piece == "*" for piece in pieces]), persistent=False)
@@ -32,15 +31,15 @@ class RunningSum(nn.Module):
         self.times: Tensor
         self.others: Tensor
 
-    def forward(self, ids: Tensor, slots: int) -> tuple[Tensor, Tensor]:
+    def forward(self, ids: Tensor, slots: int, positions: TokenPositions) -> tuple[Tensor, Tensor]:
         """Running sums, int64 [n, slots], of complete rows of token ids [n, width], and which rows are products, [n].
 
         A row is a product if it consists of two numbers and one `*`. Each slot has the sum of its column; the first
         slot, the sign, has 0.
         """
-        problem, places = ids[:, :-slots], self.where(ids, slots)
+        problem = ids[:, :-slots]
         product = (self.times[problem].sum(1) == 1) & ~self.others[problem].any(1)
-        columns = self._columns(problem, places.place[:, :-slots], places.operand[:, :-slots], slots - 1)
+        columns = self._columns(problem, positions.place_value[:, :-slots], positions.operand[:, :-slots], slots - 1)
         answer = self.values[ids[:, 1 - slots :]].flip(1).double()
         # Because 10·carry_k = c_k − digit_k, the carries need no loop over columns: they are a sum over lower columns,
         # divided by ten once per column. The error of doubles is far below 0.5, so rounding is exact.

@@ -1,56 +1,126 @@
-"""Selects the tokens that training masks, on the device, from token ids.
+"""A training objective: which tokens of a batch are masked, and the loss of predicting them.
 
 `answer` masks slots of the answer. `anywhere` masks an operand instead in a share of the rows, if exactly one number
 solves the problem; so 12+?=30 also trains subtraction. `all` masks digits of the problem and slots of the answer
 alike. Its masked tokens may have several solutions, and the loss then trains their probabilities.
+
+Everything depends on (seed, step, row) only. The loss divides by the number of masked tokens in the whole batch. So
+only the order of additions depends on the number of processes.
 """
+
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad
+from torch.nn.functional import cross_entropy, pad
 
 from model.config.training import TrainingSpec
-from model.evaluation.operand_recovery import MissingOperand, Question
-from model.objectives.step_randomness import draws, slot_masks, some_of
-from model.tokenizer import Tokenizer
+from model.evaluation.operand_recovery import MaskedRows, MissingOperand
+from model.network.positions import Positions
+from model.objectives.carry_propagation import CarryArrival
+from model.objectives.column_sums import OUTPUTS, RunningSum, running_sum_loss
+from model.objectives.step_randomness import draws, loops_of, place_offsets, slot_masks, some_of, warm_loops_of
+from model.ranks import add_up, ranks
+from model.tokenizer import MASK, Tokenizer
 from storage.order import derive_key
+
+_IGNORED = -100
+
+
+class Batch(NamedTuple):
+    """This process's share of the batch of a training step."""
+
+    ids: Tensor
+    """Complete rows of token ids, int64 [n, width]."""
+    slots: int
+    """Number of last tokens that are the answer."""
+    step: int
+    """Number of steps before this one."""
+    rows: Tensor
+    """Indices of the rows in the whole batch, int64 [n]."""
 
 
 class Objective(nn.Module):
-    """Masks the rows of a training step, keyed by (seed, step, row); has no weights."""
+    """Masks the rows of a training step and computes the loss; has no weights."""
 
     def __init__(self, spec: TrainingSpec, tokenizer: Tokenizer) -> None:
         super().__init__()
-        self.spec = spec
+        self.spec, self.pieces, self.mask_id = spec, tokenizer.size, tokenizer.id_of(MASK)
+        self.positions = Positions(tokenizer)
         # Other objectives need a tokenizer with one token per digit.
         self.operand = MissingOperand(tokenizer) if spec.objective != "answer" else None
+        self.running_sum = RunningSum(tokenizer) if spec.running_sum else None
+        self.arrival = CarryArrival(tokenizer) if spec.encoder.carry_loops else None
 
-    def forward(self, ids: Tensor, slots: int, step: int, rows: Tensor) -> Question:
-        """Masks complete rows `ids`, int64 [n, width], whose last `slots` tokens are the answer.
+    @property
+    def outputs(self) -> int:
+        """Number of logits per token."""
+        return self.pieces + (OUTPUTS if self.running_sum else 0)
 
-        `rows`, int64 [n], are their indices in the global batch.
+    def last(self, batch: Batch) -> int:
+        """Number of last tokens of a row that may be masked."""
+        return batch.slots if self.spec.objective == "answer" else batch.ids.shape[1]
+
+    def loops(self, step: int) -> tuple[int, int]:
+        """Runs of the block with gradient in a step, and the runs without gradient before them."""
+        seed, encoder = self.spec.seed, self.spec.encoder
+        loops = loops_of(seed, step, encoder.min_loops, encoder.loops)
+        return loops, warm_loops_of(seed, step, encoder.warm_loops)
+
+    def loss(self, forward: nn.Module, batch: Batch) -> Tensor:
+        """This process's share of the mean loss over all masked tokens of the batch, times the number of processes.
+
+        DDP averages gradients over the processes, which cancels the factor. `forward` is a `TrainingPass`.
         """
+        spec, slots, last = self.spec, batch.slots, self.last(batch)
+        ids, masked = self.masks(batch)
+        shown = ids.masked_fill(masked, self.mask_id)
+        positions = self.positions(shown, slots)
+        loops, warm = self.loops(batch.step)
+        offset = place_offsets(spec.seed, batch.step, batch.rows).float() if spec.encoder.random_offset else None
+        logits = forward(shown, slots, positions, last=last, loops=loops, warm=warm, offset=offset)
+
+        scored = masked[:, -last:]
+        if self.arrival:
+            under_way = self.arrival(ids, slots, positions) + spec.encoder.carry_loops > warm + loops
+            scored = scored & ~pad(under_way, (last - slots, 0))
+        # Ignored by the loss instead of removed: their number would force a wait for the device.
+        targets = ids[:, -last:].masked_fill(~scored, _IGNORED)
+        pieces = logits[..., : self.pieces].float().flatten(0, 1)
+        total = cross_entropy(pieces, targets.flatten(), ignore_index=_IGNORED, reduction="sum")
+        loss = total * _per_token(scored)
+        if self.running_sum is None:
+            return loss
+        sums, product = self.running_sum(ids, slots, positions)
+        scored = masked[:, -slots:] & product[:, None]
+        auxiliary = running_sum_loss(logits[:, -slots:, self.pieces :].float(), sums, scored)
+        return loss + auxiliary * _per_token(scored) * spec.running_sum
+
+    def masks(self, batch: Batch) -> MaskedRows:
+        """The rows with the tokens to predict."""
+        ids, slots, step, rows = batch
         spec, width = self.spec, ids.shape[1]
         if self.operand and spec.objective == "all":
-            places = self.operand.where(ids, slots).place
-            return Question(ids, self._tokens(places > 0, slots, step, rows))
+            digits = self.positions(ids, slots).place_value > 0
+            return MaskedRows(ids, self._tokens(digits, slots, step, rows))
         masks = slot_masks(spec.seed, step, rows, slots, spec.full_mask_share)
-        answer = Question(ids, pad(masks, (width - slots, 0)))
+        answer = MaskedRows(ids, pad(masks, (width - slots, 0)))
         if self.operand is None:
             return answer
         drawn = draws(derive_key(spec.seed, "operand", step), rows, 2)
         operand = self.operand(ids, slots, drawn[:, 1])
-        taken = (operand.hidden.any(1) & (drawn[:, 0] < spec.operand_share))[:, None]
-        return Question(*(torch.where(taken, one, other) for one, other in zip(operand, answer, strict=True)))
+        chosen = (operand.masked.any(1) & (drawn[:, 0] < spec.operand_share))[:, None]
+        return MaskedRows(*(torch.where(chosen, one, other) for one, other in zip(operand, answer, strict=True)))
 
-    def asked(self, slots: int, width: int) -> int:
-        """Number of last tokens of a row that may be masked."""
-        return slots if self.spec.objective == "answer" else width
-
-    def _tokens(self, digit: Tensor, slots: int, step: int, rows: Tensor) -> Tensor:
+    def _tokens(self, digits: Tensor, slots: int, step: int, rows: Tensor) -> Tensor:
         """Mask over digits and slots alike, bool [n, width]; a share of the rows masks exactly the answer."""
-        drawn = draws(derive_key(self.spec.seed, "all", step), rows, digit.shape[1] + 2)
-        slot = torch.zeros_like(digit)
+        drawn = draws(derive_key(self.spec.seed, "all", step), rows, digits.shape[1] + 2)
+        slot = torch.zeros_like(digits)
         slot[:, -slots:] = True
         full = drawn[:, :1] < self.spec.full_mask_share
-        return torch.where(full, slot, some_of(slot | digit, drawn[:, 1], drawn[:, 2:]))
+        return torch.where(full, slot, some_of(slot | digits, drawn[:, 1], drawn[:, 2:]))
+
+
+def _per_token(scored: Tensor) -> Tensor:
+    """Factor on this process's sum over scored tokens: the number of processes, divided by the tokens of all."""
+    return (ranks() / add_up(scored.sum()).clamp(min=1).double()).float()

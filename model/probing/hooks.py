@@ -59,7 +59,7 @@ def spread(values: Sequence[T], most: int) -> list[T]:
 def recorded(encoder: Encoder, wanted: Sequence[State]) -> Iterator[dict[State, Tensor]]:
     """Collects the states [n, width, d] of the forward pass in this block.
 
-    The pass has to compute all tokens (`asked`). Otherwise the final layer's last state is truncated.
+    The pass has to compute all tokens (`last`). Otherwise the final layer's last state is truncated.
     """
     found: dict[State, Tensor] = {}
     calls = [0] * len(encoder.layers)
@@ -194,4 +194,4 @@ def attention_weights(attention: SelfAttention, hidden: Tensor, bias: Tensor, la
 def logits_of(encoder: Encoder, ids: Tensor, slots: int) -> Tensor:
     """Logits [n, slots, pieces] of a pass that computes the states of all tokens, without gradients."""
     with torch.inference_mode():
-        return encoder(ids, slots, asked=ids.shape[1])[:, -slots:]
+        return encoder(ids, slots, last=ids.shape[1])[:, -slots:]

@@ -9,6 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from model.config.evaluation import Decoding
+from model.evaluation.decoding import logits_of_slots
 from model.evaluation.intervals import exact_match_interval
 from model.evaluation.predictor import TrainedEncoder
 from model.evaluation.unit_readout import operator_of, read_rightly, readings_of
@@ -54,12 +56,12 @@ def unit_measures(
         texts = [problems[number].text for number in batch.problems.tolist()]
         answers = np.array([model.tokenizer.slots(str(problems[n].value), batch.layout) for n in batch.problems])
         with readings_of(model.encoder) as readings, _written(unit) as written:
-            said = _said(model, batch)
-        found: dict[tuple[str, int], NDArray[Any]] = {("answered", 0): (said == answers).all(1)}
-        found["answered without", 0] = (_said(model, batch, unit=False) == answers).all(1)
+            predicted = _predicted(model, batch)
+        found: dict[tuple[str, int], NDArray[Any]] = {("answered", 0): (predicted == answers).all(1)}
+        found["answered without", 0] = (_predicted(model, batch, unit=False) == answers).all(1)
         other = others([problems[n].value for n in batch.problems], kinds[batch.problems] != SEVERAL)
         with handed_on(unit.result, other):
-            handed = (_said(model, batch) == answers[other]).all(1)
+            handed = (_predicted(model, batch) == answers[other]).all(1)
         found["answered as another", 0] = np.where((answers[other] != answers).any(1), handed, np.nan)
         for loop, (reading, size) in enumerate(zip(readings, written, strict=True), 1):
             operation, operands = read_rightly(reading, texts)
@@ -88,11 +90,12 @@ def _kinds(problems: Sequence[Problem]) -> NDArray[np.str_]:
     return np.array([operator_of(each.text) if n == 1 else SEVERAL for each, n in zip(problems, counts, strict=True)])
 
 
-def _said(model: TrainedEncoder, batch: Batch, *, unit: bool = True) -> NDArray[np.int64]:
+def _predicted(model: TrainedEncoder, batch: Batch, *, unit: bool = True) -> NDArray[np.int64]:
     """Predicted ids of the slots of a batch, in one pass, [n, slots]."""
+    slots, decoding = batch.layout.answer, Decoding(unit="on" if unit else "off")
     with torch.inference_mode():
-        logits = model.encoder(ids_of(model.encoder, batch.rows), batch.layout.answer, unit=unit)
-    return logits[:, -batch.layout.answer :].argmax(-1).cpu().numpy()
+        logits = logits_of_slots(model.encoder, ids_of(model.encoder, batch.rows), slots, decoding)
+    return logits.argmax(-1).cpu().numpy()
 
 
 def others(values: Sequence[int], told: NDArray[np.bool_]) -> NDArray[np.intp]:

@@ -43,6 +43,14 @@ def set_rates(optimizers: dict[str, Optimizer], step: int, spec: TrainingSpec) -
             group["lr"] = base[name] * factor
 
 
+def take_step(optimizers: dict[str, Optimizer], step: int, spec: TrainingSpec) -> None:
+    """Update the weights with the gradients and the learning rates of `step`, and reset the gradients."""
+    set_rates(optimizers, step, spec)
+    for optimizer in optimizers.values():
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+
 def precision_name(precision: torch.dtype) -> Literal["bfloat16", "float32"]:
     """Name of a data type, as specifications and reports use it."""
     return "bfloat16" if precision is torch.bfloat16 else "float32"

@@ -5,6 +5,7 @@ import random
 import pytest
 import torch
 
+from model.network.positions import Positions
 from model.objectives.carry_propagation import CarryArrival
 from model.tokenizer import TokenLayout
 from tests.benchmarks.tokenizers import digit_tokenizer
@@ -37,10 +38,11 @@ def test_a_slot_is_certain_after_as_many_moves_as_columns_decide_its_carry(terms
     chains = [[number[0], 10**DIGITS - 1 - number[0] + draw.randint(0, 1), 0, 0] for number in drawn]
     problems = [numbers[:terms] for numbers in known + drawn + chains]
     rows = complete(tokenizer, *("+".join(map(str, numbers)) for numbers in problems), layout=layout)
-    moves = CarryArrival(tokenizer)(rows, layout.answer)
+    moves = CarryArrival(tokenizer)(rows, layout.answer, Positions(tokenizer)(rows, layout.answer))
     assert moves.tolist() == [oracle(numbers, layout.answer) for numbers in problems]
 
 
 def test_what_is_no_sum_is_certain_at_once() -> None:
     rows = complete(digit_tokenizer(), "99-1", "-1+99", "(9+1)+1", "99*9")
-    assert torch.equal(CarryArrival(digit_tokenizer())(rows, 5), torch.zeros(4, 5, dtype=torch.long))
+    moves = CarryArrival(digit_tokenizer())(rows, 5, Positions(digit_tokenizer())(rows, 5))
+    assert torch.equal(moves, torch.zeros(4, 5, dtype=torch.long))

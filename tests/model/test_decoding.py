@@ -3,8 +3,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from model.config.encoder import EncoderConfig
 from model.config.evaluation import Decoding
 from model.evaluation.decoding import answering, fill_slots, parts_of, spell
+from model.network.encoder import Inputs
 from model.tokenizer import BLANK, MASK, PAD
 from tests.builders import Built
 
@@ -17,10 +19,15 @@ class Scripted(torch.nn.Module):
         self.weight = torch.nn.Parameter(torch.zeros(1))
         self.mask, self.pieces, self.seen = mask, pieces, list[list[int]]()
         self.problems, self.how = list[Tensor](), set[tuple[object, ...]]()
+        self.head, self.config = torch.nn.Identity(), EncoderConfig(loops=2)
 
-    def forward(self, ids: Tensor, slots: int, *, loops: int, sharpness: float, unit: bool) -> Tensor:
+    def embed(self, ids: Tensor, slots: int) -> Inputs:
         self.problems.append(ids[:, :-slots].clone())
-        self.how.add((loops, sharpness, unit, self.training, torch.is_grad_enabled()))
+        return Inputs(ids, ids, unit=lambda hidden: hidden)
+
+    def iterate(self, inputs: Inputs, loops: int, slots: int) -> Tensor:
+        ids = inputs.embedded
+        self.how.add((loops, inputs.sharpness, inputs.unit is not None, self.training, torch.is_grad_enabled()))
         open_slots = ids[:, -slots:] == self.mask
         self.seen.append(open_slots[0].long().tolist())
         logits = torch.zeros(len(ids), slots, self.pieces)
@@ -61,7 +68,7 @@ def test_each_pass_fixes_its_share_in_the_order_asked_for(
 @pytest.mark.parametrize(
     ("decoding", "how"),
     [
-        (Decoding(), (0, 1.0, True, False, False)),
+        (Decoding(), (2, 1.0, True, False, False)),
         (Decoding(loops=3, sharpness=1.5, unit="off"), (3, 1.5, False, False, False)),
     ],
 )

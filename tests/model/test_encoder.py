@@ -6,7 +6,8 @@ from model.config.encoder import EncoderConfig
 from model.config.presets import ENCODERS
 from model.network.encoder import Encoder, SelfAttention
 from model.network.parameter_counts import parameter_table
-from model.network.positions import Where
+from model.network.positions import TokenPositions
+from model.objectives.training_pass import TrainingPass
 from model.tokenizer import TokenLayout
 from tests.builders import Built
 
@@ -75,7 +76,7 @@ def test_computing_the_slots_alone_in_the_final_layer_changes_nothing(small: Bui
 
     def whole(hidden: torch.Tensor, bias: torch.Tensor, last: int, sharpness: float) -> torch.Tensor:
         width = hidden.shape[1]
-        everything = model.bias(model.where(ids, 4), width) if model.bias else bias
+        everything = model.bias(model.token_positions(ids, 4)) if model.bias else bias
         if model.bias:
             everything = everything + torch.where(ids == model.pad, -1e4, 0.0)[:, None, None, :]
         seen.append(short(hidden, everything, width, sharpness))
@@ -111,9 +112,9 @@ def test_places_alone_count_and_not_the_order_in_which_digits_are_written(
     problem, width = LAYOUT.width - LAYOUT.answer, LAYOUT.width
     shuffled = torch.randperm(problem, generator=torch.Generator().manual_seed(1))
     written = torch.cat([shuffled, torch.arange(problem, width)])
-    where = Where(*(kind[:, written] for kind in model.where(ids, 4)))
+    positions_written = TokenPositions(*(kind[:, written] for kind in model.token_positions(ids, 4)))
     expected = model(ids, 4)
-    monkeypatch.setattr(model.where, "forward", lambda *_: where)
+    monkeypatch.setattr(model.token_positions, "forward", lambda *_: positions_written)
     assert torch.allclose(model(ids[:, written], 4), expected, atol=1e-5)
 
 
@@ -133,8 +134,12 @@ def test_hidden_digits_far_away_change_nothing_until_loops_pass_it_on(small: Bui
 def test_an_offset_of_places_is_seen_by_place_values_alone(small: Built) -> None:
     ids, offset = rows_of(small, "12+3"), torch.tensor([0.5])
     by_place, by_difference = encoder(small), encoder(small, positions=("relative",))
-    assert not torch.allclose(by_place(ids, 4), by_place(ids, 4, offset=offset), atol=1e-3)
-    assert torch.equal(by_difference(ids, 4), by_difference(ids, 4, offset=offset))
+
+    def moved(model: Encoder) -> torch.Tensor:
+        return model.head(model.iterate(model.embed(ids, 4, offset=offset), 1, 4))
+
+    assert not torch.allclose(by_place(ids, 4), moved(by_place), atol=1e-3)
+    assert torch.equal(by_difference(ids, 4), moved(by_difference))
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_others(small: Built) -> None:
@@ -154,8 +159,8 @@ def test_more_loops_use_the_same_weights_and_compute_something_else(small: Built
 
 def test_warm_loops_compute_the_same_and_only_the_loops_behind_them_learn(small: Built) -> None:
     model, ids = encoder(small, layers=2, loops=2), rows_of(small, "12+3")
-    with torch.autocast("cpu", torch.bfloat16):
-        warm = model(ids, 4, loops=2, warm=3)
+    forward = TrainingPass(model, torch.bfloat16)
+    warm = forward(ids, 4, model.token_positions(ids, 4), last=4, loops=2, warm=3, offset=None)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(warm, model(ids, 4, loops=5))
     warm.sum().backward()

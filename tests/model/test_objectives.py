@@ -1,4 +1,4 @@
-"""What is hidden in training, against brute force over small numbers."""
+"""The tokens that training masks, compared with brute force over small numbers."""
 
 import random
 
@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from model.config.training import TrainingSpec
-from model.evaluation.operand_recovery import MissingOperand, Question
-from model.objectives.objective import Objective
+from model.evaluation.operand_recovery import MaskedRows, MissingOperand
+from model.objectives.objective import Batch, Objective
 from model.tokenizer import BLANK, MASK, Tokenizer, TokenLayout
 from tests.benchmarks.tokenizers import digit_tokenizer
 
@@ -44,10 +44,10 @@ def drawn_problems(count: int) -> list[str]:
     return found
 
 
-def text(tokenizer: Tokenizer, ids: torch.Tensor, hidden: torch.Tensor, shown: str) -> str:
-    """A row's problem with `shown` instead of its hidden tokens."""
+def text(tokenizer: Tokenizer, ids: torch.Tensor, masked: torch.Tensor, shown: str) -> str:
+    """A row's problem with `shown` instead of its masked tokens."""
     problem = [
-        shown if gone else tokenizer.decode([piece]) for piece, gone in zip(ids.tolist(), hidden.tolist(), strict=True)
+        shown if gone else tokenizer.decode([piece]) for piece, gone in zip(ids.tolist(), masked.tolist(), strict=True)
     ]
     return "".join(problem[: LAYOUT.problem]).replace("[PAD]", "").replace(BLANK, "")
 
@@ -58,11 +58,11 @@ def solutions(question: str, answer: int) -> list[int]:
 
 def test_exactly_one_number_solves_what_is_asked(tokenizer: Tokenizer) -> None:
     problems = drawn_problems(400)
-    hide, rows = MissingOperand(tokenizer), complete(tokenizer, *problems)
+    mask_operand, rows = MissingOperand(tokenizer), complete(tokenizer, *problems)
     asked = 0
     for share in (0.0, 0.4, 0.99):
-        ids, hidden = hide(rows, SLOTS, torch.full((len(rows),), share, dtype=torch.float64))
-        for problem, row, gone in zip(problems, ids, hidden, strict=True):
+        ids, masked = mask_operand(rows, SLOTS, torch.full((len(rows),), share, dtype=torch.float64))
+        for problem, row, gone in zip(problems, ids, masked, strict=True):
             if not gone.any():
                 continue
             asked += 1
@@ -75,7 +75,7 @@ def test_exactly_one_number_solves_what_is_asked(tokenizer: Tokenizer) -> None:
 
 
 def test_every_operand_is_asked_that_is_certain_and_no_other(tokenizer: Tokenizer) -> None:
-    hide = MissingOperand(tokenizer)
+    mask_operand = MissingOperand(tokenizer)
     certain = {
         "12+34": {"12", "34"},
         "7*0": {"0"},
@@ -87,60 +87,62 @@ def test_every_operand_is_asked_that_is_certain_and_no_other(tokenizer: Tokenize
     certain |= {"(1+2)*3": set(), "-1+2": set()}
     for problem, operands in certain.items():
         rows = complete(tokenizer, *[problem] * 32)
-        ids, hidden = hide(rows, SLOTS, torch.arange(32, dtype=torch.float64) / 32)
+        ids, masked = mask_operand(rows, SLOTS, torch.arange(32, dtype=torch.float64) / 32)
         found = {
             tokenizer.decode(row[gone].tolist()).replace(BLANK, "")
-            for row, gone in zip(ids, hidden, strict=True)
+            for row, gone in zip(ids, masked, strict=True)
             if gone.any()
         }
         assert found == operands, problem
 
 
 def test_the_length_of_a_missing_operand_is_not_given_away(tokenizer: Tokenizer) -> None:
-    hide, mask = MissingOperand(tokenizer), tokenizer.id_of(MASK)
+    mask_operand, mask = MissingOperand(tokenizer), tokenizer.id_of(MASK)
     for first in (True, False):
         problems = [f"{n}+34" if first else f"34+{n}" for n in (1, 12, 123)]
-        ids, hidden = hide(complete(tokenizer, *problems), SLOTS, torch.full((3,), 0.0 if first else 0.9).double())
-        shown = ids.masked_fill(hidden, mask)[:, :-SLOTS]
+        ids, masked = mask_operand(
+            complete(tokenizer, *problems), SLOTS, torch.full((3,), 0.0 if first else 0.9).double()
+        )
+        shown = ids.masked_fill(masked, mask)[:, :-SLOTS]
         assert (shown == shown[0]).all()
-        assert hidden.sum(1).tolist() == [SLOTS - 1] * 3
+        assert masked.sum(1).tolist() == [SLOTS - 1] * 3
 
 
-def question(tokenizer: Tokenizer, objective: str, rows: torch.Tensor, first: int, **values: object) -> Question:
+def masked_rows(tokenizer: Tokenizer, objective: str, rows: torch.Tensor, first: int, **values: object) -> MaskedRows:
     spec = TrainingSpec(objective=objective, seed=3, **values)
-    return Objective(spec, tokenizer)(rows, SLOTS, 7, torch.arange(first, first + len(rows)))
+    return Objective(spec, tokenizer).masks(Batch(rows, SLOTS, 7, torch.arange(first, first + len(rows))))
 
 
 @pytest.mark.parametrize("objective", ["answer", "anywhere", "all"])
-def test_what_is_hidden_follows_from_seed_step_and_row(tokenizer: Tokenizer, objective: str) -> None:
+def test_masks_depend_on_seed_step_and_row_only(tokenizer: Tokenizer, objective: str) -> None:
     rows = complete(tokenizer, *drawn_problems(128))
-    whole, part = (question(tokenizer, objective, each, at) for each, at in ((rows, 0), (rows[64:], 64)))
+    whole, part = (masked_rows(tokenizer, objective, each, at) for each, at in ((rows, 0), (rows[64:], 64)))
     assert torch.equal(whole.ids[64:], part.ids)
-    assert torch.equal(whole.hidden[64:], part.hidden)
-    assert whole.hidden.any(1).all()
-    assert not torch.equal(question(tokenizer, objective, rows, 64).hidden, whole.hidden)
+    assert torch.equal(whole.masked[64:], part.masked)
+    assert whole.masked.any(1).all()
+    assert not torch.equal(masked_rows(tokenizer, objective, rows, 64).masked, whole.masked)
 
 
-def test_anywhere_hides_either_an_operand_or_slots_of_the_answer(tokenizer: Tokenizer) -> None:
+def test_objective_anywhere_masks_either_an_operand_or_slots_of_the_answer(tokenizer: Tokenizer) -> None:
     rows = complete(tokenizer, *["12+34"] * 4_000)
-    ids, hidden = question(tokenizer, "anywhere", rows, 0, operand_share=0.25)
-    operand, answer = hidden[:, :-SLOTS].any(1), hidden[:, -SLOTS:].any(1)
+    ids, masked = masked_rows(tokenizer, "anywhere", rows, 0, operand_share=0.25)
+    operand, answer = masked[:, :-SLOTS].any(1), masked[:, -SLOTS:].any(1)
     assert (operand ^ answer).all()
     assert operand.double().mean().item() == pytest.approx(0.25, abs=0.03)
     assert torch.equal(ids[answer], rows[answer])
-    alone = question(tokenizer, "answer", rows, 0)
-    assert torch.equal(hidden[answer], alone.hidden[answer])
+    alone = masked_rows(tokenizer, "answer", rows, 0)
+    assert torch.equal(masked[answer], alone.masked[answer])
 
 
-def test_all_hides_digits_and_slots_alike_and_nothing_else(tokenizer: Tokenizer) -> None:
+def test_objective_all_masks_digits_and_slots_alike_and_no_other_token(tokenizer: Tokenizer) -> None:
     rows = complete(tokenizer, *["12+34"] * 8_000)
     candidates = torch.tensor([*[False] * 5, True, True, False, True, True, False, *[True] * SLOTS])
-    _, hidden = question(tokenizer, "all", rows, 0, full_mask_share=0.0)
-    assert not hidden[:, ~candidates].any()
-    counts = torch.bincount(hidden.sum(1), minlength=10).double()[1:] / len(rows)
+    _, masked = masked_rows(tokenizer, "all", rows, 0, full_mask_share=0.0)
+    assert not masked[:, ~candidates].any()
+    counts = torch.bincount(masked.sum(1), minlength=10).double()[1:] / len(rows)
     assert torch.allclose(counts, torch.full((9,), 1 / 9).double(), atol=0.02)
-    shares = hidden.double().mean(0)[candidates]
+    shares = masked.double().mean(0)[candidates]
     assert torch.allclose(shares, shares.mean(), atol=0.03)
-    _, hidden = question(tokenizer, "all", rows, 0, full_mask_share=1.0)
-    assert hidden[:, -SLOTS:].all()
-    assert not hidden[:, :-SLOTS].any()
+    _, masked = masked_rows(tokenizer, "all", rows, 0, full_mask_share=1.0)
+    assert masked[:, -SLOTS:].all()
+    assert not masked[:, :-SLOTS].any()

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.network.positions import Positions, Where, sinusoids
+from model.network.positions import Positions, TokenPositions, sinusoids
 from model.tokenizer import TokenLayout
 from tests.builders import Built
 
@@ -52,7 +52,7 @@ def test_what_stands_in_the_slots_changes_no_position(small: Built) -> None:
     filled[:, -4:] = torch.tensor(small.tokenizer.slots("-19", layout))
     positions = Positions(small.tokenizer)
     one, other = positions(ids, 4), positions(filled, 4)
-    assert isinstance(one, Where)
+    assert isinstance(one, TokenPositions)
     assert all(map(torch.equal, one, other))
 
 

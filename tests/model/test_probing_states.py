@@ -56,7 +56,7 @@ def test_the_recorded_pass_is_the_encoders_to_the_bit(encoder: Encoder, tokenize
     with recorded(encoder, states) as seen:
         logits = logits_of(encoder, ids, slots)
     with torch.inference_mode():
-        assert torch.equal(logits, encoder(ids, slots, asked=ids.shape[1])[:, -slots:])
+        assert torch.equal(logits, encoder(ids, slots, last=ids.shape[1])[:, -slots:])
         assert torch.allclose(logits, encoder(ids, slots), atol=1e-5)
         last = seen[states[-1]]
         assert torch.equal(encoder.head(encoder.norm(last))[:, -slots:], logits)

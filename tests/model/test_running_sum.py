@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn.functional import one_hot
 
+from model.network.positions import Positions
 from model.objectives.column_sums import OUTPUTS, RunningSum, running_sum_loss
 from model.tokenizer import TokenLayout
 from tests.benchmarks.tokenizers import digit_tokenizer
@@ -24,20 +25,24 @@ def oracle(a: int, b: int, slots: int) -> list[int]:
     return [0, *reversed(found)]
 
 
+def running_sums(rows: torch.Tensor, slots: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return RunningSum(digit_tokenizer())(rows, slots, Positions(digit_tokenizer())(rows, slots))
+
+
 @pytest.mark.parametrize("digits", [1, 2, 3, 12, 40])
 def test_running_sums_are_those_of_long_multiplication(digits: int) -> None:
     draw, layout = random.Random(digits), TokenLayout(problem=2 * digits + 1, answer=2 * digits + 1)
     pairs = [(10**digits - 1, 10**digits - 1), (0, 10**digits - 1), (1, 0)]
     pairs += [(draw.randrange(10 ** draw.randint(1, digits)), draw.randrange(10**digits)) for _ in range(60)]
     rows = complete(digit_tokenizer(), *(f"{a}*{b}" for a, b in pairs), layout=layout)
-    sums, product = RunningSum(digit_tokenizer())(rows, layout.answer)
+    sums, product = running_sums(rows, layout.answer)
     assert product.all()
     assert sums.tolist() == [oracle(a, b, layout.answer) for a, b in pairs]
 
 
 def test_only_products_of_two_numbers_have_running_sums() -> None:
     rows = complete(digit_tokenizer(), "12*3", "1+2", "2*3*4", "2*3-1", "(2*3)", "-2*3", "9*9")
-    _, product = RunningSum(digit_tokenizer())(rows, 5)
+    _, product = running_sums(rows, 5)
     assert product.tolist() == [True, False, False, False, False, False, True]
 
 

@@ -3,7 +3,6 @@
 import math
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -17,7 +16,8 @@ from model.network.encoder import Encoder
 from model.runs.checkpoints import Checkpoints
 from model.tokenizer import Tokenizer, TokenLayout
 from model.training.batches import batches_from, held_rows, stages_of
-from model.training.trainer import _Trainer, train
+from model.training.trainer import train
+from model.training.validation import Validation
 from pipelines.generation.generate import canonical_hashes
 from storage.order import derive_key
 from storage.places.disk import LocalLocation
@@ -106,7 +106,9 @@ def test_a_validation_is_an_evaluation_of_the_same_problems(small: Built, tmp_pa
 
 
 @pytest.mark.parametrize(("rows", "width"), [(4_096, 16), (4_096, 512), (30, 2_000)])
-def test_a_validation_takes_fewer_rows_at_once_the_wider_they_are(rows: int, width: int) -> None:
+def test_a_validation_takes_fewer_rows_at_once_the_wider_they_are(
+    small: Built, monkeypatch: pytest.MonkeyPatch, rows: int, width: int
+) -> None:
     layout, seen = TokenLayout(problem=width - 2, answer=2), list[torch.Size]()
 
     class Says(torch.nn.Linear):
@@ -117,15 +119,9 @@ def test_a_validation_takes_fewer_rows_at_once_the_wider_they_are(rows: int, wid
 
     held = torch.zeros(rows, width, dtype=torch.uint8)
     held[: rows // 4, -2:] = 1
-    trainer = SimpleNamespace(
-        validation=[(layout, held, rows)],
-        encoder=Says(1, 1),
-        precision=torch.float32,
-        device=torch.device("cpu"),
-        mask_id=2,
-        ranks=1,
-    )
-    assert _Trainer._validate(trainer) == (rows // 4) / rows  # type: ignore[arg-type]
+    monkeypatch.setattr("model.training.validation.held_rows", lambda *_, **__: [(layout, held.numpy(), rows)])
+    validation = Validation(small.tokens, TINY_TRAINING, 2, torch.device("cpu"))
+    assert validation.exact_match(Says(1, 1), torch.float32) == (rows // 4) / rows  # type: ignore[arg-type]
     assert sum(shape[0] for shape in seen) == rows
     assert all(shape.numel() <= 1 << 15 for shape in seen)
     assert {shape[1] for shape in seen} == {width}

@@ -6,6 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from model.config.encoder import EncoderConfig
 from model.network.encoder import Encoder
+from model.objectives.training_pass import TrainingPass
 from model.training.throughput import Pace, peak_flops, training_flops
 from tests.benchmarks.tokenizers import digit_tokenizer
 from tests.model.test_objectives import complete
@@ -14,15 +15,17 @@ from tests.model.test_objectives import complete
 @pytest.mark.parametrize(
     "values", [{}, {"layers": 3, "norm": "post"}, {"layers": 1, "loops": 4, "positions": ("relative",)}]
 )
-@pytest.mark.parametrize("asked", [5, 16])
+@pytest.mark.parametrize("last", [5, 16])
 @pytest.mark.parametrize("warm", [0, 3])
-def test_flops_are_those_that_torch_counts(values: dict[str, object], asked: int, warm: int) -> None:
+def test_flops_are_those_that_torch_counts(values: dict[str, object], last: int, warm: int) -> None:
     config, tokenizer = EncoderConfig(width=32, heads=4, feedforward=48, **values), digit_tokenizer()
     encoder, rows = Encoder(config, tokenizer), complete(tokenizer, "12+3", "7-5", "8*9")
+    forward = TrainingPass(encoder, torch.float32)
     with FlopCounterMode(display=False) as counter:
-        encoder(rows, 5, loops=config.loops, warm=warm, asked=asked).sum().backward()
+        positions = encoder.token_positions(rows, 5)
+        forward(rows, 5, positions, last=last, loops=config.loops, warm=warm, offset=None).sum().backward()
     counted = counter.get_total_flops()
-    assert training_flops(config, tokenizer.size, rows.shape[1], asked, config.loops, warm) * len(rows) == counted
+    assert training_flops(config, tokenizer.size, rows.shape[1], last, config.loops, warm) * len(rows) == counted
 
 
 def test_the_share_of_the_peak_is_what_was_done_over_what_could_be() -> None:

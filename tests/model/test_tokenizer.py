@@ -135,7 +135,7 @@ def test_the_place_of_a_group_is_its_number_from_the_right(of_kind: Built, text:
         places.append((places[-1] + 1 if inside else 1) if group.isdigit() else 0)
     where = Positions(tokenizer)(torch.tensor([tokenizer.row(text, layout)]), layout.answer)
     slots = [0, *range(layout.answer - 1, 0, -1)]
-    assert where.place[0].tolist() == [0] * (120 - len(groups)) + places[::-1] + [0, *slots]
+    assert where.place_value[0].tolist() == [0] * (120 - len(groups)) + places[::-1] + [0, *slots]
 
 
 def test_the_rows_that_training_reads_are_the_corpuss_equations(of_kind: Built) -> None:

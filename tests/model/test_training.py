@@ -39,7 +39,7 @@ def test_weights_that_are_no_numbers_are_never_saved(small: Built, tmp_path: Pat
     job = job_of(small, tmp_path, LONGER)
     train(job, stop=Countdown(0))
     good = Checkpoints(job.run / "checkpoints").index().last
-    import model.training.trainer as module
+    import model.training.optimizer as module
 
     def poisoned(optimizers: dict[str, Optimizer], step: int, spec: TrainingSpec) -> None:
         set_rates(optimizers, step, spec)
@@ -95,7 +95,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(s
     place = job.run / "checkpoints" / Checkpoints(job.run / "checkpoints").index().last.file  # type: ignore[union-attr]
     before = place.read()
     original = torch.nn.functional.cross_entropy
-    import model.training.trainer as module
+    import model.objectives.objective as module
 
     module.cross_entropy = lambda *a, **k: original(*a, **k) * float("nan")  # type: ignore[assignment]
     try:

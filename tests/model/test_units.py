@@ -8,6 +8,7 @@ from torch.nn.functional import one_hot
 
 from model.config.encoder import EncoderConfig
 from model.config.evaluation import Decoding
+from model.evaluation.decoding import logits_of_slots
 from model.evaluation.predictor import TrainedEncoder
 from model.network.encoder import Encoder
 from model.network.parameter_counts import parameter_table
@@ -63,7 +64,7 @@ def test_an_encoder_begins_as_the_one_without_the_unit(
     assert all(torch.equal(weights[name], value) for name, value in plain.state_dict().items())
     with torch.autocast("cpu", precision, enabled=precision is not torch.float32):
         assert torch.equal(model(ids, 4), plain(ids, 4))
-        assert torch.equal(model(ids, 4, warm=2), plain(ids, 4, warm=2))
+        assert torch.equal(model(ids, 4, loops=3), plain(ids, 4, loops=3))
 
 
 @pytest.mark.parametrize("unit", UNITS)
@@ -154,7 +155,7 @@ def test_left_out_it_computes_what_the_encoder_without_it_does(
     with torch.no_grad():
         model.unit.gate.fill_(0.5)
     assert not torch.allclose(model(ids, 4), plain(ids, 4), atol=1e-3)
-    assert torch.equal(model(ids, 4, unit=False), plain(ids, 4))
+    assert torch.equal(logits_of_slots(model, ids, 4, Decoding(unit="off")), plain(ids, 4))
 
 
 def test_padding_is_never_read(small: Built) -> None:

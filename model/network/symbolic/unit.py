@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize, one_hot, pad
 
 from model.config.encoder import EncoderConfig
-from model.network.positions import HIDDEN, Where, digit_pieces
+from model.network.positions import MASKED_SCORE, TokenPositions, digit_pieces
 from model.network.symbolic.modular_arithmetic import PRIMES, residues
 from model.network.symbolic.nalu import Nalu
 from model.network.symbolic.residue_arithmetic import multiples, product, signed_digits
@@ -68,7 +68,7 @@ class Reader(nn.Module):
         self.nothing: Tensor
 
     def forward(
-        self, hidden: Tensor, embedded: Tensor, padding: Tensor, where: Where, tokens: Tensor, places: int
+        self, hidden: Tensor, embedded: Tensor, padding: Tensor, positions: TokenPositions, tokens: Tensor, places: int
     ) -> Reading:
         """Read hidden states [n, width, d] of tokens with the input embeddings `embedded` [n, width, d].
 
@@ -78,21 +78,21 @@ class Reader(nn.Module):
         """
         states = self.norm(hidden)
         close = normalize(embedded, dim=-1) @ normalize(tokens[self.pieces], dim=-1).T
-        told = (_CLOSENESS * close + self.digits(states)).softmax(-1)
-        attention, none = self._attention(states, where, places)
-        digits = attention @ told[:, None] + none * self.nothing
+        read = (_CLOSENESS * close + self.digits(states)).softmax(-1)
+        attention, none = self._attention(states, positions, places)
+        digits = attention @ read[:, None] + none * self.nothing
         weights = (self.attention(states).squeeze(-1) + padding).softmax(-1)
         operation = self.operation((weights[:, None] @ states).squeeze(1)).softmax(-1)
         return Reading(digits, attention, operation)
 
-    def _attention(self, states: Tensor, where: Where, places: int) -> tuple[Tensor, Tensor]:
+    def _attention(self, states: Tensor, positions: TokenPositions, places: int) -> tuple[Tensor, Tensor]:
         """Attention of both operands' positions [n, 2, places, width], and the weight of no token [n, 2, places, 1]."""
-        numbers = where.operand.clamp(max=self.operands.num_embeddings - 1)
+        numbers = positions.operand.clamp(max=self.operands.num_embeddings - 1)
         scores = self.scores(states) + self.operands(numbers)
-        begun = where.operand[..., None] == torch.arange(1, 3, device=states.device)
+        begun = positions.operand[..., None] == torch.arange(1, 3, device=states.device)
         scores = (scores + torch.where(begun, _READ, _UNREAD)).transpose(1, 2)
-        here = where.place[:, None] == torch.arange(1, places + 1, device=states.device)[:, None]
-        scores = torch.where(here[:, None], scores[:, :, None], HIDDEN)
+        here = positions.place_value[:, None] == torch.arange(1, places + 1, device=states.device)[:, None]
+        scores = torch.where(here[:, None], scores[:, :, None], MASKED_SCORE)
         return pad(scores, (0, 1)).softmax(-1).split([scores.shape[-1], 1], -1)
 
 
@@ -170,7 +170,7 @@ class SymbolicUnit(nn.Module):
         self.gate = nn.Parameter(torch.zeros(config.width))
 
     def forward(
-        self, hidden: Tensor, embedded: Tensor, padding: Tensor, where: Where, tokens: Tensor, slots: int
+        self, hidden: Tensor, embedded: Tensor, padding: Tensor, positions: TokenPositions, tokens: Tensor, slots: int
     ) -> Tensor:
         """The states [n, width, d], with the result added at the last `slots` positions.
 
@@ -178,7 +178,7 @@ class SymbolicUnit(nn.Module):
         The unit always computes in float32, because bfloat16 resolves only about 200 angles.
         """
         with torch.autocast(hidden.device.type, enabled=False):
-            reading = self.reader(hidden.float(), embedded.float(), padding.float(), where, tokens.float(), slots)
+            reading = self.reader(hidden.float(), embedded.float(), padding.float(), positions, tokens.float(), slots)
             features = self.result(reading, slots)
             written = self.gate * self.write(features) * math.sqrt(features.shape[-1])
         return torch.cat([hidden[:, :-slots], hidden[:, -slots:] + written.to(hidden.dtype)], 1)
