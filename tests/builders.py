@@ -1,4 +1,4 @@
-"""Small corpora made without Ray, for tests that are about something else."""
+"""Small corpora, tokenizers and token datasets, built without Ray."""
 
 import hashlib
 import io
@@ -24,7 +24,7 @@ from storage.places.place import Location
 from storage.workspace import Workspace
 
 SMALL = CorpusSpec(name="small", terms=2, rows_per_shard=3_000, validation=0.1, test=0.1)
-# Numbers of one to nine digits: rows of two widths.
+# Numbers of one to nine digits, which give rows of two widths.
 LONGER = CorpusSpec(
     name="longer",
     family="digits",
@@ -37,7 +37,7 @@ LONGER = CorpusSpec(
     test=0.1,
 )
 SMALL_TOKENIZER = TokenizerSpec(sample_rows=2_000, proof_rows=500)
-# Every kind of tokenizer; the ids of triples and unigram take two bytes.
+# One tokenizer of each kind; the ids of triples and unigram take two bytes.
 TOKENIZERS = {
     kind: SMALL_TOKENIZER.model_copy(update={"kind": kind, "vocabulary": vocabulary})
     for kind, vocabulary in {"digit": 256, "pairs": 256, "triples": 256, "bpe": 256, "unigram": 400}.items()
@@ -49,14 +49,14 @@ TINY_TRAINING = TrainingSpec(
     validate_every=6,
     validation_rows=128,
     checkpoint_every=5,
-    # `make test-portable` sets another.
+    # `make test-portable` sets other precisions.
     precision=os.environ.get("NUMERATE_TEST_PRECISION", "float32"),
 )
 
 
 @dataclass(frozen=True)
 class Built:
-    """A workspace with one corpus."""
+    """A workspace with a corpus, its tokenizer and its tokens."""
 
     workspace: Workspace
     spec: CorpusSpec
@@ -64,11 +64,11 @@ class Built:
     tokenizer: Tokenizer
     tokens: Dataset
     layout: TokenLayout
-    """The widest."""
+    """The widest layout of the tokens."""
 
 
 def build_corpus_plainly(spec: CorpusSpec, folder: Location, version: int = 3) -> Dataset:
-    """The corpus of `build_corpus`, one range after the other in this process, in a schema version."""
+    """The same corpus as `build_corpus` builds, range by range in this process, in a schema version."""
     former = version == 2
     shards = [record for task in range_tasks(spec) for record in generate_range(spec, folder, task, former=former)]
     identity = {**spec.identity(), "generator_version": GENERATOR_VERSION}
@@ -80,11 +80,24 @@ def build_corpus_plainly(spec: CorpusSpec, folder: Location, version: int = 3) -
 def commit_version_2(
     folder: Location, *, kind: str, name: str, generator_version: int, spec: dict[str, Any], shards: list[ShardRecord]
 ) -> Dataset:
-    """What `commit` wrote in schema version 2, up to commit 7d43f43: a list of one name, and a manifest without
-    `contents`."""
-    whole = {"path": pa.string(), "split": pa.string(), "stratum": pa.string(), "rows": pa.int64(), "bytes": pa.int64()}
-    whole |= {"sha256": pa.string(), "content": pa.string(), "problem_length": pa.int32(), "answer_digits": pa.int32()}
-    schema = pa.schema([pa.field(column, kind, nullable=False) for column, kind in whole.items()])
+    """Commit a dataset in schema version 2, as `commit` did up to Git commit 7d43f43.
+
+    The list of shards has a fixed name, and the manifest has no `contents`.
+    """
+    columns = {
+        "path": pa.string(),
+        "split": pa.string(),
+        "stratum": pa.string(),
+        "rows": pa.int64(),
+        "bytes": pa.int64(),
+    }
+    columns |= {
+        "sha256": pa.string(),
+        "content": pa.string(),
+        "problem_length": pa.int32(),
+        "answer_digits": pa.int32(),
+    }
+    schema = pa.schema([pa.field(column, dtype, nullable=False) for column, dtype in columns.items()])
     sink = io.BytesIO()
     pq.write_table(pa.Table.from_pylist([shard._asdict() for shard in shards], schema), sink, compression="zstd")
     manifest = {
@@ -105,10 +118,21 @@ def commit_version_2(
     return load(folder, name)
 
 
+def data_files(folder: Path) -> dict[str, bytes]:
+    """Contents of a dataset's files by path: the shards and the manifest, which are the same in every build."""
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+        and path.name not in (".lock", "made.json", "README.md")
+        and path.relative_to(folder).parts[0] != "tokens"
+    }
+
+
 def build_small(
     folder: Path, spec: CorpusSpec = SMALL, tokens: TokenizerSpec = SMALL_TOKENIZER, version: int = 3
 ) -> Built:
-    """Corpus, tokenizer and tokens of `spec` below `folder`, in a schema version."""
+    """Build corpus, tokenizer and tokens of `spec` below `folder`, in a schema version."""
     workspace = Workspace.create(str(folder / "workspace"))
     corpus = build_corpus_plainly(spec, workspace.corpus(spec.name), version)
     return encode_plainly(workspace, spec, corpus, tokens, version)
@@ -117,7 +141,7 @@ def build_small(
 def encode_plainly(
     workspace: Workspace, spec: CorpusSpec, corpus: Dataset, tokens: TokenizerSpec, version: int = 3
 ) -> Built:
-    """Tokenizer and tokens of a corpus that lies there."""
+    """Build tokenizer and tokens of an existing corpus."""
     name = f"{spec.name}-{tokens.kind}"
     train_tokenizer(tokens, corpus, workspace.tokenizer(name))
     tokenizer, _ = load_tokenizer(workspace.tokenizer(name))

@@ -1,4 +1,4 @@
-"""A real S3 server on the loopback interface, and a proxy before it that makes it as bad as real ones are."""
+"""A real S3 server on the loopback interface, and a proxy that injects the faults of real networks."""
 
 import http.client
 import os
@@ -21,6 +21,7 @@ import obstore
 from storage.places.bucket import ObjectLocation
 from storage.places.opening import open_place
 from storage.places.place import Location
+from tests.processes import free_port, wait_for
 
 KEY, SECRET = "AKIANUMERATETESTS", "a-secret-that-is-seen-nowhere"
 _START_SECONDS = 60.0
@@ -30,7 +31,7 @@ _MOTO = "from moto.server import main; import sys; main(sys.argv[1:])"
 
 @dataclass(frozen=True)
 class ObjectServer:
-    """Where the server listens."""
+    """The server at a port of the loopback interface."""
 
     port: int
 
@@ -39,38 +40,36 @@ class ObjectServer:
         return f"http://127.0.0.1:{self.port}"
 
     def make_bucket(self, name: str) -> None:
-        status, _ = ask(self.port, "PUT", f"/{name}")
-        assert status == 200
+        assert self.status("PUT", f"/{name}") == 200
+
+    def status(self, method: str, path: str) -> int:
+        """Send one request; the status of its response."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        try:
+            connection.request(method, path)
+            return connection.getresponse().status
+        finally:
+            connection.close()
 
 
-def ask(port: int, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
-    """One request of a server on the loopback interface."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-    try:
-        connection.request(method, path, body)
-        answer = connection.getresponse()
-        return answer.status, answer.read()
-    finally:
-        connection.close()
-
-
-def objects_below(place: Location) -> dict[str, bytes]:
-    """What lies below, by another look than the tested one's."""
-    assert isinstance(place, ObjectLocation)
-    found = {meta["path"]: place.store for metas in obstore.list(place.store, place.key or None) for meta in metas}
-    return {path: obstore.get(store, path).bytes().to_bytes() for path, store in found.items()}
+def objects_below(location: Location) -> dict[str, bytes]:
+    """All objects below a location by path, read with `obstore` alone."""
+    assert isinstance(location, ObjectLocation)
+    store = location.store
+    paths = [meta["path"] for metas in obstore.list(store, location.key or None) for meta in metas]
+    return {path: obstore.get(store, path).bytes().to_bytes() for path in paths}
 
 
 def upload(folder: Location, uri: str) -> Location:
-    """Copy a folder with all that lies below it to an object store; where it lies then."""
-    place = open_place(uri)
+    """Copy all files of a folder to an object store; returns their new location."""
+    target = open_place(uri)
     for path in folder.files(""):
-        (place / path).write((folder / path).read())
-    return place
+        (target / path).write((folder / path).read())
+    return target
 
 
 def environment(url: str, cache: Path) -> dict[str, str]:
-    """What a person sets for a private server; `cache` stands for a machine's."""
+    """The environment variables that a user sets for a private server; each `cache` simulates one machine."""
     return {
         "AWS_ACCESS_KEY_ID": KEY,
         "AWS_SECRET_ACCESS_KEY": SECRET,
@@ -84,27 +83,25 @@ def environment(url: str, cache: Path) -> dict[str, str]:
 @contextmanager
 def object_server(log: Path) -> Iterator[ObjectServer]:
     """moto's server in a process of its own."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    server = ObjectServer(free_port())
     with open(log, "wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-c", _MOTO, "-H", "127.0.0.1", "-p", str(port)],
+            [sys.executable, "-c", _MOTO, "-H", "127.0.0.1", "-p", str(server.port)],
             stdout=output,
             stderr=output,
             env={name: value for name, value in os.environ.items() if not name.startswith("AWS_")},
         )
+
+    def responds() -> bool:
+        assert process.poll() is None, log.read_text()
+        try:
+            return server.status("GET", "/") > 0
+        except OSError:
+            return False
+
     try:
-        until = time.monotonic() + _START_SECONDS
-        while True:
-            try:
-                ask(port, "GET", "/")
-                break
-            except OSError:
-                assert process.poll() is None, log.read_text()
-                assert time.monotonic() < until, "the object server doesn't start"
-                time.sleep(0.05)
-        yield ObjectServer(port)
+        wait_for(responds, _START_SECONDS, poll=0.05)
+        yield server
     finally:
         process.terminate()
         process.wait()
@@ -112,24 +109,25 @@ def object_server(log: Path) -> Iterator[ObjectServer]:
 
 @dataclass
 class Request:
-    """One request as the proxy saw it: its number counts from 1."""
+    """One request that the proxy received; numbers start at 1."""
 
     number: int
     method: str
     path: str
     sent: int
     span: str = ""
-    """The range that was asked for."""
+    """The requested range of bytes."""
     key: str = ""
-    """The access key that it is signed by."""
+    """The access key of its signature."""
     received: int = 0
 
 
 @dataclass
 class FaultyProxy:
-    """Passes requests on, but for those of which `fault` says "500", "503", "403", "slow", "cut" or "hold", not "".
+    """Forwards requests, and injects the fault that `fault` returns: "500", "503", "403", "slow", "cut" or "hold".
 
-    What is held waits until `gate` is set, somewhat less long than a client waits for an answer.
+    `fault` returns "" for a request without a fault. A held request waits until `gate` is set, but no longer than its
+    client waits.
     """
 
     server: ObjectServer
@@ -146,12 +144,12 @@ class FaultyProxy:
         return f"http://127.0.0.1:{self.port}"
 
     def count(self, method: str, part: str = "") -> int:
-        """Requests of a method on paths that hold `part`."""
+        """The number of requests with a method and with `part` in their path."""
         return sum(request.method == method and part in request.path for request in self.requests)
 
     def server_holds(self, path: str) -> bool:
-        """Whether an object is there, as the server itself says."""
-        return ask(self.server.port, "HEAD", path)[0] == 200
+        """Whether an object exists, according to the server itself."""
+        return self.server.status("HEAD", path) == 200
 
     @contextmanager
     def running(self) -> Iterator["FaultyProxy"]:
@@ -197,7 +195,7 @@ class FaultyProxy:
             if fault:
                 self.faults[fault] = self.faults.get(fault, 0) + 1
         if fault == "cut":
-            # Half of what was sent has arrived.
+            # The connection is reset after half of the request.
             handler.rfile.read(size // 2)
             handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             handler.connection.close()
@@ -205,9 +203,9 @@ class FaultyProxy:
             return
         body = handler.rfile.read(size)
         if fault in ("500", "503", "403"):
-            word = {"500": "InternalError", "503": "SlowDown", "403": "AccessDenied"}[fault]
-            text = f"<Error><Code>{word}</Code><Message>{KEY} {SECRET}</Message></Error>".encode()
-            self._answer(handler, int(fault), {"Content-Type": "application/xml"}, text)
+            code = {"500": "InternalError", "503": "SlowDown", "403": "AccessDenied"}[fault]
+            text = f"<Error><Code>{code}</Code><Message>{KEY} {SECRET}</Message></Error>".encode()
+            self._respond(handler, int(fault), {"Content-Type": "application/xml"}, text)
             return
         if fault == "slow":
             time.sleep(self.slow_seconds)
@@ -216,14 +214,14 @@ class FaultyProxy:
         connection = http.client.HTTPConnection("127.0.0.1", self.server.port, timeout=60)
         try:
             connection.request(handler.command, handler.path, body, dict(handler.headers.items()))
-            answer = connection.getresponse()
-            data = answer.read()
+            response = connection.getresponse()
+            data = response.read()
         finally:
             connection.close()
         request.received = len(data)
-        self._answer(handler, answer.status, dict(answer.getheaders()), data)
+        self._respond(handler, response.status, dict(response.getheaders()), data)
 
-    def _answer(self, handler: BaseHTTPRequestHandler, status: int, headers: dict[str, str], data: bytes) -> None:
+    def _respond(self, handler: BaseHTTPRequestHandler, status: int, headers: dict[str, str], data: bytes) -> None:
         handler.send_response_only(status)
         for name, value in headers.items():
             if name.lower() not in ("connection", "transfer-encoding", "content-length", "keep-alive"):

@@ -1,11 +1,12 @@
-"""Takes the pictures of the Prefect UI in flows/README.md: `make screenshots` serves a workspace and acts as a user."""
+"""`make screenshots`: takes the pictures of the Prefect UI in flows/README.md, in a workspace that it serves."""
 
 import tempfile
 from pathlib import Path
 
 from playwright.sync_api import Page
 
-from tests.browser.pages import Visitor, browser, chromium, start_serving, wait_for
+from tests.browser.pages import Visitor, browser, chromium, start_serving
+from tests.processes import wait_for
 
 PICTURES = Path(__file__).parent / "pictures"
 _WIDTH, _HEIGHT = 1280, 860
@@ -13,7 +14,7 @@ _WIDTH, _HEIGHT = 1280, 860
 
 def main() -> None:
     """Write every picture."""
-    assert chromium(), "no chromium on this machine: 'apt-get install chromium' as root brings it"
+    assert chromium(), "no chromium on this machine: run 'apt-get install chromium' as root"
     PICTURES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, browser() as started:
         served = start_serving(Path(folder) / "workspace")
@@ -45,7 +46,7 @@ def _take_all(visitor: Visitor) -> None:
     page.reload()
     visitor.open_artifact("corpus-report")
     page.get_by_role("heading", name="Corpus pairs").wait_for()
-    _take(page, "report", whole=True)
+    _take(page, "report", full_page=True)
     run = served.start("generate-corpus", name="long", family="digits", terms=2, digits=20, rows=60_000_000)
     wait_for(lambda: "rows/s" in (served.artifacts(run).get("generate-corpus", {}).get("description") or ""))
     visitor.open_run(run)
@@ -56,11 +57,11 @@ def _take_all(visitor: Visitor) -> None:
     wait_for(lambda: served.state(run)[0] == "CANCELLED")
 
 
-def _take(page: Page, name: str, *, whole: bool = False) -> None:
-    """One picture, when the page has settled."""
+def _take(page: Page, name: str, *, full_page: bool = False) -> None:
+    """Write one picture after the page has loaded."""
     page.wait_for_load_state("networkidle")
     page.wait_for_timeout(1_500)
-    page.screenshot(path=PICTURES / f"{name}.png", full_page=whole)
+    page.screenshot(path=PICTURES / f"{name}.png", full_page=full_page)
 
 
 if __name__ == "__main__":

@@ -11,10 +11,11 @@ from pipelines.spec.corpus import CorpusSpec
 from storage.datasets.manifest import committed, load
 from storage.places.disk import LocalLocation
 from storage.workspace import Workspace
-from tests.browser.pages import Served, Visitor, wait_for
+from tests.browser.pages import Served, Visitor
+from tests.processes import command_line, processes_with, wait_for
 
-# Whoever can write in a workspace can write such a page.
-_PLANTED = """<!doctype html><title>quiet</title><style>h1 { color: rgb(1, 2, 3) }</style><h1>Planted</h1>
+# Every user who can write in a workspace can write such a page.
+_MALICIOUS_PAGE = """<!doctype html><title>quiet</title><style>h1 { color: rgb(1, 2, 3) }</style><h1>Malicious</h1>
 <details><summary>more</summary><p>folded</p></details><nav><a href="#end">down</a></nav>
 <script>document.title = "ran"; fetch("/api/flows/filter", {method: "POST", body: "{}"})</script>
 <img src="x" onerror="document.title = 'ran'">
@@ -23,31 +24,24 @@ _PLANTED = """<!doctype html><title>quiet</title><style>h1 { color: rgb(1, 2, 3)
 
 
 def processes_of(run: str) -> list[str]:
-    """Command lines of the processes of a flow run, Ray's own among them."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        try:
-            if f"PREFECT__FLOW_RUN_ID={run}".encode() in (folder / "environ").read_bytes():
-                found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode())
-        except OSError:
-            continue
-    return found
+    """Command lines of the processes of a flow run, including Ray's."""
+    return [command_line(process) for process in processes_with("PREFECT__FLOW_RUN_ID", run)]
 
 
-def final(served: Served, run: str) -> tuple[str, str]:
-    """State of a flow run when it has ended."""
+def final_state(served: Served, run: str) -> tuple[str, str]:
+    """Type and message of a flow run's state, once the run has ended."""
     wait_for(lambda: served.state(run)[0] in ("COMPLETED", "FAILED", "CRASHED", "CANCELLED"))
     return served.state(run)
 
 
-def test_a_form_is_filled_in_and_its_run_followed_to_the_report(visitor: Visitor, served: Served) -> None:
+def test_form_starts_a_run_that_ends_with_a_report(visitor: Visitor, served: Served) -> None:
     visitor.open_form("generate-corpus")
     expect(visitor.page.get_by_text("Name of the corpus in the workspace.")).to_be_visible()
     for label, value in (("Name", "pairs"), ("Terms", "2"), ("High", "299")):
         visitor.fill(label, value)
     run = visitor.submit()
-    assert final(served, run) == ("COMPLETED", "")
-    assert served.ask(f"flow_runs/{run}")["name"] == "generate pairs"
+    assert final_state(served, run) == ("COMPLETED", "")
+    assert served.call(f"flow_runs/{run}")["name"] == "generate pairs"
     visitor.page.reload()
     visitor.open_artifact("corpus-report")
     page = visitor.page
@@ -64,7 +58,7 @@ def test_a_form_is_filled_in_and_its_run_followed_to_the_report(visitor: Visitor
         assert eval(problem) == int(answer)
 
 
-def test_the_server_listens_on_the_loopback_interface_alone(served: Served) -> None:
+def test_server_listens_only_on_the_loopback_interface(served: Served) -> None:
     port = f"{int(served.url.rpartition(':')[2]):04X}"
     lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
     listening = {words[1] for words in lines if words[3] == "0A" and words[1].endswith(f":{port}")}
@@ -72,52 +66,52 @@ def test_the_server_listens_on_the_loopback_interface_alone(served: Served) -> N
     assert not [line for line in Path("/proc/net/tcp6").read_text().splitlines() if f":{port} " in line]
 
 
-def test_a_bad_value_is_refused_in_the_form(visitor: Visitor, served: Served) -> None:
-    before = served.ask("flow_runs/count", {})
+def test_form_rejects_an_invalid_value_and_starts_no_run(visitor: Visitor, served: Served) -> None:
+    runs = served.call("flow_runs/count", {})
     visitor.open_form("generate-corpus")
     visitor.fill("Validation", "0.7")
     visitor.page.get_by_role("button", name="Submit").click()
     expect(visitor.page.get_by_text("0.7 is greater than or equal to the maximum of 0.5").first).to_be_visible()
-    assert served.ask("flow_runs/count", {}) == before
+    assert served.call("flow_runs/count", {}) == runs
 
 
-def test_the_faults_of_a_damaged_corpus_are_a_table_of_the_run(served: Served) -> None:
+def test_verification_of_a_damaged_corpus_lists_its_faults_in_a_table(served: Served) -> None:
     folder = served.workspace / "corpora" / "broken"
     build_corpus(CorpusSpec(name="broken", terms=2), LocalLocation(folder), in_flight=0)
-    lost = next((folder / "data").rglob("*.parquet"))
-    lost.unlink()
+    missing = next((folder / "data").rglob("*.parquet"))
+    missing.unlink()
     run = served.start("verify-corpus", corpus="broken", make_missing=False)
-    assert final(served, run)[0] == "FAILED"
+    assert final_state(served, run)[0] == "FAILED"
     table = json.loads(served.artifacts(run)["corpus-faults"]["data"])
-    assert [row["file"] for row in table] == [lost.relative_to(folder).as_posix()]
+    assert [row["file"] for row in table] == [missing.relative_to(folder).as_posix()]
     assert table[0]["fault"].startswith("is missing")
 
 
-def test_what_no_form_can_refuse_is_one_clear_line_in_the_run(served: Served) -> None:
-    printed = len(served.log.read_text())
+def test_error_that_involves_several_fields_fails_the_run_with_a_one_line_message(served: Served) -> None:
+    printed_before = len(served.log.read_text())
     run = served.start("generate-corpus", family="digits", terms=2, digits=3, min_digits=9, name="never")
-    state, message = final(served, run)
+    state, message = final_state(served, run)
     assert state == "FAILED"
     assert "min_digits is 9, above digits (3): raise digits or lower min_digits" in message
     assert "\n" not in message
     assert not (served.workspace / "corpora" / "never").exists()
-    # In the terminal too, and nothing else: not what libraries have to say when a process ends.
+    # The terminal shows this line only, without what libraries print when a process ends.
     wait_for(lambda: not processes_of(run))
-    told = "generate-corpus failed: min_digits is 9, above digits (3): raise digits or lower min_digits\n"
-    assert served.log.read_text()[printed:] == told
+    error = "generate-corpus failed: min_digits is 9, above digits (3): raise digits or lower min_digits\n"
+    assert served.log.read_text()[printed_before:] == error
 
 
-def test_a_planted_page_runs_no_script_asks_for_nothing_and_still_folds(visitor: Visitor, served: Served) -> None:
-    place = served.workspace / "runs/evil/report/index.html"
-    place.parent.mkdir(parents=True)
-    place.write_text(_PLANTED)
-    page, asked = visitor.page, []
-    # The same page runs where nothing forbids it: the test would notice.
-    page.set_content(_PLANTED)
+def test_report_page_runs_no_script_and_calls_no_api_but_still_folds(visitor: Visitor, served: Served) -> None:
+    path = served.workspace / "runs/evil/report/index.html"
+    path.parent.mkdir(parents=True)
+    path.write_text(_MALICIOUS_PAGE)
+    page, requested = visitor.page, []
+    # Outside of the server the scripts of the same page run: the test detects them.
+    page.set_content(_MALICIOUS_PAGE)
     expect(page).to_have_title("ran")
-    page.on("request", lambda request: asked.append(request.url))
+    page.on("request", lambda request: requested.append(request.url))
     page.goto(f"{served.url}/reports/runs/evil/report/index.html")
-    expect(page.get_by_role("heading", name="Planted")).to_have_css("color", "rgb(1, 2, 3)")
+    expect(page.get_by_role("heading", name="Malicious")).to_have_css("color", "rgb(1, 2, 3)")
     page.get_by_text("more").click()
     expect(page.get_by_text("folded")).to_be_visible()
     page.get_by_text("down").click()
@@ -125,15 +119,13 @@ def test_a_planted_page_runs_no_script_asks_for_nothing_and_still_folds(visitor:
     page.get_by_role("button", name="send").click()
     assert page.get_by_alt_text("drawn").evaluate("image => image.naturalWidth") == 9
     assert page.title() == "quiet"
-    assert not [url for url in asked if "/api/" in url]
+    assert not [url for url in requested if "/api/" in url]
 
 
 @pytest.mark.slow
-def test_a_run_is_followed_while_it_runs_and_cancelled_and_the_next_one_goes_on(
-    visitor: Visitor, served: Served
-) -> None:
+def test_cancelled_run_stops_its_processes_and_the_next_run_reuses_its_shards(visitor: Visitor, served: Served) -> None:
     rows = 20_000_000
-    wanted = {
+    request = {
         "name": "long",
         "family": "digits",
         "terms": 2,
@@ -141,7 +133,7 @@ def test_a_run_is_followed_while_it_runs_and_cancelled_and_the_next_one_goes_on(
         "rows": rows,
         "rows_per_shard": 200_000,
     }
-    run = served.start("generate-corpus", **wanted)
+    run = served.start("generate-corpus", **request)
     notes = served.workspace / "corpora" / "long" / ".progress"
     wait_for(lambda: notes.exists() and len(list(notes.glob("[0-9]*.json"))) >= 4)
     assert processes_of(run)
@@ -150,14 +142,14 @@ def test_a_run_is_followed_while_it_runs_and_cancelled_and_the_next_one_goes_on(
     expect(visitor.page.get_by_text(re.compile(r"\d s left, [\d.]+( [kMG])? rows/s")).first).to_be_visible()
     assert served.state(run)[0] == "RUNNING"
     visitor.cancel(run)
-    assert final(served, run)[0] == "CANCELLED"
+    assert final_state(served, run)[0] == "CANCELLED"
     wait_for(lambda: not processes_of(run), 10)
-    place = Workspace.open(str(served.workspace)).corpus("long")
-    assert not committed(place)
-    written = {path: path.stat().st_mtime_ns for path in Path(str(place)).rglob("*.parquet")}
+    corpus = Workspace.open(str(served.workspace)).corpus("long")
+    assert not committed(corpus)
+    written = {path: path.stat().st_mtime_ns for path in Path(str(corpus)).rglob("*.parquet")}
     assert written
-    again = served.start("generate-corpus", **wanted)
-    assert final(served, again)[0] == "COMPLETED"
-    assert load(place, "").manifest.rows == rows
-    noted = [path for path, changed in written.items() if path.stat().st_mtime_ns == changed]
-    assert len(noted) > 0.5 * len(written)
+    resumed = served.start("generate-corpus", **request)
+    assert final_state(served, resumed)[0] == "COMPLETED"
+    assert load(corpus, "").manifest.rows == rows
+    reused = [path for path, modified in written.items() if path.stat().st_mtime_ns == modified]
+    assert len(reused) > 0.5 * len(written)

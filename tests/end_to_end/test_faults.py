@@ -1,4 +1,4 @@
-"""Faults from outside, through the real command: a disk that fills up, and two who make one corpus."""
+"""The real command on a disk that fills up, and two commands that generate the same corpus."""
 
 import contextlib
 import os
@@ -21,57 +21,34 @@ from storage.errors import RunFailure
 from storage.places.disk import LocalLocation
 from storage.sql.catalog import refresh_catalog
 from storage.workspace import Workspace
+from tests.builders import data_files
+from tests.processes import result_of, start_command, wait_for
 
-_INSIDE = "NUMERATE_TEST_OWN_MOUNTS"
+# Set in a process with a mount namespace of its own.
+_NAMESPACE_VARIABLE = "NUMERATE_TEST_OWN_MOUNTS"
 _ROWS = {"rows": 4_000_000, "rows_per_shard": 100_000}
 
 
 def generate(workspace: Path, name: str, **values: int) -> "subprocess.Popen[str]":
-    """The command that generates a corpus of four numbers, started."""
-    given = {"name": name, **values, "workspace": workspace}
-    options = [text for field, value in given.items() for text in (f"--{field.replace('_', '-')}", str(value))]
-    return subprocess.Popen(
-        [sys.executable, "-m", "flows", "corpus", "generate", *options],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-        | {"PYTHONPATH": str(Path(__file__).parents[2])},
-    )
+    """Start the command that generates a corpus of sums of four numbers."""
+    parameters = {"name": name, **values, "workspace": workspace}
+    options = [text for field, value in parameters.items() for text in (f"--{field.replace('_', '-')}", str(value))]
+    return start_command("corpus", "generate", *options)
 
 
-def ended(process: "subprocess.Popen[str]") -> tuple[int, str]:
-    """Exit code, and what stands on standard error."""
-    _, errors = process.communicate(timeout=300)
-    return process.returncode, errors
-
-
-def wait_for(process: "subprocess.Popen[str]", folder: Path, pattern: str, count: int = 1) -> None:
-    """Until so many files of a pattern lie in a folder, while the process lives, for five minutes at most."""
-    deadline = time.monotonic() + 300
-    while process.poll() is None and len(list(folder.glob(pattern))) < count:
-        assert time.monotonic() < deadline, f"fewer than {count} of {pattern} in {folder}"
-        time.sleep(0.002)
-    assert process.poll() is None, process.communicate()
-
-
-def data_of(folder: Path) -> dict[str, bytes]:
-    """The files of a corpus, but its lock, its seconds and its card, which the command writes."""
-    return {
-        path.relative_to(folder).as_posix(): path.read_bytes()
-        for path in folder.rglob("*")
-        if path.is_file() and path.name not in (".lock", "made.json", "README.md")
-    }
+def wait_for_ranges(process: "subprocess.Popen[str]", folder: Path, count: int) -> None:
+    """Wait until a number of ranges of a corpus are complete, while the process runs."""
+    wait_for(lambda: len(list(folder.glob(".progress/*.json"))) >= count, process=process, poll=0.002)
 
 
 @dataclass(frozen=True)
 class Disk:
-    """A disk of a few megabytes, in memory."""
+    """A file system of a few megabytes in memory."""
 
     path: Path
 
     def fill(self) -> None:
-        """Write until nothing is left."""
+        """Write until the disk is full."""
         with open(self.path / "fill", "wb") as file, contextlib.suppress(OSError):
             while True:
                 os.write(file.fileno(), bytes(4096))
@@ -82,40 +59,40 @@ class Disk:
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Disk]:
-    """A real small disk, unmounted at the end."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=10m", "tmpfs", str(place)], capture_output=True)
+    """A real small disk."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=10m", "tmpfs", str(path)], capture_output=True)
     if mounted.returncode:
-        pytest.skip("a small disk can't be mounted here, and neither can it in a user namespace of its own")
-    yield Disk(place)
-    subprocess.run(["umount", str(place)], check=True)
+        pytest.skip("a small disk cannot be mounted here, not even in a user namespace")
+    yield Disk(path)
+    subprocess.run(["umount", str(path)], check=True)
 
 
-def _may_mount() -> bool:
-    """Whether this process can mount a disk, or is in a namespace where it should."""
-    return bool(os.environ.get(_INSIDE)) or not os.geteuid()
+def _can_mount() -> bool:
+    """Whether this process is root, or root in a mount namespace of its own."""
+    return bool(os.environ.get(_NAMESPACE_VARIABLE)) or not os.geteuid()
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(_may_mount(), reason="mounts without a namespace of its own")
-def test_a_disk_that_fills_up_in_a_namespace_of_its_own() -> None:
-    """The test below again, as somebody who may mount."""
-    name = f"{__file__}::test_a_disk_that_fills_up_stops_a_generation_in_one_line_and_it_goes_on_with_more_room"
-    inside = ["unshare", "-rm", sys.executable, "-m", "pytest", "-q", name]
+@pytest.mark.skipif(_can_mount(), reason="mounts without a namespace of its own")
+def test_full_disk_in_a_mount_namespace() -> None:
+    """Runs the next test as a user who can mount disks."""
+    name = f"{__file__}::test_full_disk_stops_generation_with_one_line_and_it_resumes_with_more_space"
+    command = ["unshare", "-rm", sys.executable, "-m", "pytest", "-q", name]
     if subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode:
         pytest.skip("user namespaces are not allowed here")
-    result = subprocess.run(inside, env={**os.environ, _INSIDE: "1"}, capture_output=True, text=True)
+    result = subprocess.run(command, env={**os.environ, _NAMESPACE_VARIABLE: "1"}, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not _may_mount(), reason="only root can mount a small disk")
-def test_a_disk_that_fills_up_stops_a_generation_in_one_line_and_it_goes_on_with_more_room(
+@pytest.mark.skipif(not _can_mount(), reason="only root can mount a small disk")
+def test_full_disk_stops_generation_with_one_line_and_it_resumes_with_more_space(
     disk: Disk, tmp_path: Path, ray_instance: int
 ) -> None:
     folder = disk.path / "w/corpora/full"
-    code, errors = ended(generate(disk.path / "w", "full", **_ROWS))
+    code, _, errors = result_of(generate(disk.path / "w", "full", **_ROWS))
     assert code == 1
     assert errors.startswith("error: corpus 'full' needs 4")
     assert "MB are free: free some space or name another --workspace" in errors
@@ -124,12 +101,12 @@ def test_a_disk_that_fills_up_stops_a_generation_in_one_line_and_it_goes_on_with
 
     disk.resize(90)
     process = generate(disk.path / "w", "full", **_ROWS)
-    wait_for(process, folder, ".progress/*.json", 3)
+    wait_for_ranges(process, folder, 3)
     stop = threading.Event()
-    filler = threading.Thread(target=fill, args=(disk.path / "filler", stop))
+    filler = threading.Thread(target=keep_full, args=(disk.path / "filler", stop))
     filler.start()
     try:
-        code, errors = ended(process)
+        code, _, errors = result_of(process)
     finally:
         stop.set()
         filler.join()
@@ -143,16 +120,16 @@ def test_a_disk_that_fills_up_stops_a_generation_in_one_line_and_it_goes_on_with
     assert kept
 
     disk.resize(250)
-    code, errors = ended(generate(disk.path / "w", "full", **_ROWS))
+    code, _, errors = result_of(generate(disk.path / "w", "full", **_ROWS))
     assert (code, "4,000,000 rows" in errors) == (0, True), errors
-    assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
-    build_corpus(CorpusSpec(name="full", **_ROWS), LocalLocation(tmp_path / "whole"), in_flight=ray_instance)
-    assert data_of(folder) == data_of(tmp_path / "whole")
+    assert all(path.stat().st_mtime_ns == modified for path, modified in kept.items())
+    build_corpus(CorpusSpec(name="full", **_ROWS), LocalLocation(tmp_path / "expected"), in_flight=ray_instance)
+    assert data_files(folder) == data_files(tmp_path / "expected")
 
 
-def fill(place: Path, stop: threading.Event) -> None:
-    """Another program's file that takes every free byte, and keeps taking."""
-    with open(place, "wb", buffering=0) as file:
+def keep_full(path: Path, stop: threading.Event) -> None:
+    """Simulate another program that takes every free byte until `stop` is set."""
+    with open(path, "wb", buffering=0) as file:
         while not stop.is_set():
             try:
                 file.write(bytes(1 << 20))
@@ -161,31 +138,31 @@ def fill(place: Path, stop: threading.Event) -> None:
 
 
 @pytest.mark.slow
-def test_of_two_who_generate_one_corpus_at_once_one_wins_and_the_other_ends_in_one_line(
+def test_second_of_two_concurrent_generations_of_a_corpus_fails_with_one_line(
     tmp_path: Path, ray_instance: int
 ) -> None:
     folder = tmp_path / "w/corpora/both"
     first = generate(tmp_path / "w", "both", **_ROWS)
-    wait_for(first, folder, ".progress/*.json")
-    # Stopped, so that it is in the midst of its work however long the second takes to start.
+    wait_for_ranges(first, folder, 1)
+    # The first command is paused, so that it is still running however long the second takes to start.
     first.send_signal(signal.SIGSTOP)
     try:
-        code, errors = ended(generate(tmp_path / "w", "both", **_ROWS))
+        code, _, errors = result_of(generate(tmp_path / "w", "both", **_ROWS))
     finally:
         first.send_signal(signal.SIGCONT)
     assert (code, errors) == (
         2,
         "error: corpus 'both' is being written by another process: wait for it to end, or choose another name\n",
     )
-    code, errors = ended(first)
+    code, _, errors = result_of(first)
     assert (code, "4,000,000 rows" in errors) == (0, True), errors
     assert load(LocalLocation(folder), "corpus").whole()
-    build_corpus(CorpusSpec(name="both", **_ROWS), LocalLocation(tmp_path / "whole"), in_flight=ray_instance)
-    assert data_of(folder) == data_of(tmp_path / "whole")
+    build_corpus(CorpusSpec(name="both", **_ROWS), LocalLocation(tmp_path / "expected"), in_flight=ray_instance)
+    assert data_files(folder) == data_files(tmp_path / "expected")
 
 
-@pytest.mark.skipif(not _may_mount(), reason="only root can mount a small disk")
-def test_a_catalog_that_finds_no_room_is_one_line(disk: Disk) -> None:
+@pytest.mark.skipif(not _can_mount(), reason="only root can mount a small disk")
+def test_catalog_on_a_full_disk_fails_with_one_line_and_stays_unchanged(disk: Disk) -> None:
     workspace = Workspace.create(str(disk.path / "w"))
     refresh_catalog(workspace)
     before = Path(str(workspace.catalog)).read_bytes()
@@ -198,8 +175,8 @@ def test_a_catalog_that_finds_no_room_is_one_line(disk: Disk) -> None:
     assert Path(str(workspace.catalog)).read_bytes() == before
 
 
-@pytest.mark.skipif(not _may_mount(), reason="only root can mount a small disk")
-def test_a_server_that_finds_no_room_for_its_records_is_one_line(disk: Disk) -> None:
+@pytest.mark.skipif(not _can_mount(), reason="only root can mount a small disk")
+def test_server_on_a_full_disk_fails_with_one_line(disk: Disk) -> None:
     disk.fill()
     with pytest.raises(RunFailure, match="is full: free some space and run the same command again") as failure:
         PrefectServer(disk.path / "home")

@@ -1,4 +1,4 @@
-"""`numerate corpus leakage` as a person types it, through real Prefect and real Ray."""
+"""`numerate corpus leakage` with real Prefect and real Ray."""
 
 import json
 import sqlite3
@@ -12,13 +12,13 @@ from tests.end_to_end.test_chain import Home
 
 
 @pytest.mark.slow
-def test_a_leak_is_shown_and_fails_and_none_is_a_success(tmp_path: Path) -> None:
+def test_leakage_fails_with_examples_of_leaks_and_succeeds_without_leaks(tmp_path: Path) -> None:
     home = Home(tmp_path)
     workspace = Workspace.create(str(home.workspace))
     build_corpus_plainly(SMALL, workspace.corpus("small"))
     build_corpus_plainly(SMALL.model_copy(update={"split_key": "other"}), workspace.corpus("other"))
-    leaking = home.numerate("corpus", "leakage", "small", "other", code=1)
-    first, *examples = leaking.stdout.splitlines()
+    output, errors = home.numerate("corpus", "leakage", "small", "other", code=1)
+    first, *examples = output.splitlines()
     assert first.startswith(("compared 8,", "compared 7,"))
     assert "train problems of small with " in first
     assert first.endswith(" leaks")
@@ -27,9 +27,10 @@ def test_a_leak_is_shown_and_fails_and_none_is_a_success(tmp_path: Path) -> None
     assert "(train, data/split=train/" in examples[0]
     assert examples[1].startswith("    is ")
     assert examples[-1] == "note: the split keys differ ('numerate' and 'other')"
-    (error,) = leaking.stderr.strip().splitlines()
+    (error,) = errors.strip().splitlines()
     assert error.startswith("error: the train split of corpus 'small' contains ")
-    clean = json.loads(home.numerate("corpus", "leakage", "small", str(workspace.corpus("small")), "--json").stdout)
+    output, _ = home.numerate("corpus", "leakage", "small", str(workspace.corpus("small")), "--json")
+    clean = json.loads(output)
     assert (clean["leaks"], clean["examples"], clean["differences"]) == (0, [], [])
     assert clean["train_rows"] + clean["held_out_rows"] == 10_000
     with sqlite3.connect(home.records) as database:

@@ -1,13 +1,10 @@
-"""SIGTERM and Ctrl-C at every moment of a command: exit code 130, one line, and no process is left.
+"""SIGTERM and Ctrl-C at any moment end a command with exit code 130 and one line, and leave no process.
 
-Each moment is a condition that can be seen from outside, such as a child process that appears.
+Each moment is a condition that is visible from outside, such as the start of a child process.
 """
 
-import os
 import signal
 import subprocess
-import sys
-import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -17,129 +14,127 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.interrupts import hear_interrupts
+from tests.processes import (
+    command_environment,
+    command_line,
+    processes_with,
+    restore_sigint,
+    send_signal,
+    start_command,
+    wait_for,
+)
 
-_MARK = "NUMERATE_TEST_MARK"
-_SECONDS = 300.0
+# Every process that a command starts inherits this environment variable.
+_COMMAND_VARIABLE = "NUMERATE_TEST_COMMAND"
+_RESULT_SECONDS = 300.0
+_EXIT_SECONDS = 20.0
 _QUICK = ("run", "quick", "--training.steps", "5000")
 
 
 @dataclass
 class Command:
-    """A command in a process group of its own; whatever it starts inherits a mark."""
+    """A command in a process group of its own; `name` identifies it and all processes that it starts."""
 
     process: "subprocess.Popen[str]"
-    mark: str
+    name: str
     workspace: Path
 
-    def family(self) -> list[psutil.Process]:
-        """Every process that has the mark, whoever its parent is by now."""
-        return [one for one in psutil.process_iter() if _marked(one, self.mark)]
+    def processes(self) -> list[psutil.Process]:
+        """The command and its descendants, whatever their parent is by now."""
+        return processes_with(_COMMAND_VARIABLE, self.name)
 
-    def below(self, word: str) -> bool:
-        """Whether a process that it started, or one that these started, has a word in its command line."""
-        return any(word in _command_line(child) for child in _below(self.process.pid))
+    def wait_for(self, moment: Callable[["Command"], bool]) -> None:
+        """Wait until a condition is true; fails if the command ends before that."""
 
-    def wait_for(self, seen: Callable[["Command"], object]) -> None:
-        """Until a condition holds; fails if the command ends before that."""
-        until = time.monotonic() + _SECONDS
-        while not seen(self):
-            assert self.process.poll() is None, self.said()
-            assert time.monotonic() < until, "the moment never came"
-            time.sleep(0.01)
+        def reached() -> bool:
+            assert self.process.poll() is None, self.result()
+            return moment(self)
 
-    def said(self) -> tuple[int, str, str]:
-        """Its exit code, and what it wrote, once it has ended."""
-        code, folder = self.process.wait(_SECONDS), self.workspace.parent
+        wait_for(reached, poll=0.01)
+
+    def result(self) -> tuple[int, str, str]:
+        """Exit code, standard output and standard error, once the command has ended."""
+        code, folder = self.process.wait(_RESULT_SECONDS), self.workspace.parent
         return code, (folder / "out").read_text(), (folder / "errors").read_text()
 
-    def left(self) -> list[str]:
-        """The processes that are still there after a moment in which they may notice that their parent is gone."""
-        until = time.monotonic() + 20
-        while (family := self.family()) and time.monotonic() < until:
-            time.sleep(0.05)
-        return [f"{one.pid} {_command_line(one.pid)}" for one in family]
+    def remaining(self) -> list[str]:
+        """Processes that still run some seconds later, in which descendants can notice the end of their parent."""
+        with suppress(AssertionError):
+            wait_for(lambda: not self.processes(), _EXIT_SECONDS)
+        return [f"{process.pid} {command_line(process)}" for process in self.processes()]
 
 
-def _marked(process: psutil.Process, mark: str) -> bool:
-    try:
-        return process.environ().get(_MARK) == mark and process.status() != psutil.STATUS_ZOMBIE
-    except (psutil.Error, OSError):
-        return False
-
-
-def _below(process: int) -> Iterator[int]:
-    """Numbers of a process's children, and of theirs, from the kernel's own lists: that is fast."""
-    for path in Path(f"/proc/{process}/task").glob("*/children"):
+def _descendants(pid: int) -> Iterator[int]:
+    """Process ids of all descendants, from the kernel's lists of children, which is faster than psutil."""
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
         with suppress(OSError):
             for child in map(int, path.read_text().split()):
                 yield child
-                yield from _below(child)
+                yield from _descendants(child)
 
 
-def _command_line(process: int) -> str:
+def _command_line_of(pid: int) -> str:
     with suppress(OSError):
-        return Path(f"/proc/{process}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     return ""
 
 
-def start(folder: Path, *words: str, **environment: str) -> Command:
-    mark = uuid.uuid4().hex
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "flows", *words],
-        # Files, which nobody waits for where a process that is left holds them open.
+def start(folder: Path, *words: str) -> Command:
+    """Start a command in an empty folder."""
+    name = uuid.uuid4().hex
+    process = start_command(
+        *words,
+        # The outputs are files: a pipe stays open as long as any descendant of the command runs.
         stdout=open(folder / "out", "w"),  # noqa: SIM115
         stderr=open(folder / "errors", "w"),  # noqa: SIM115
-        text=True,
         cwd=folder,
-        env={**kept, "PYTHONPATH": str(Path(__file__).parents[2]), _MARK: mark, **environment},
+        env=command_environment(**{_COMMAND_VARIABLE: name}),
         start_new_session=True,
-        preexec_fn=hear_interrupts,
+        preexec_fn=restore_sigint,
     )
-    return Command(process, mark, folder / "workspace")
+    return Command(process, name, folder / "workspace")
 
 
-def hears(command: Command) -> bool:
-    """Whether it has a handler of SIGTERM: Python itself has none."""
+def handles_sigterm(command: Command) -> bool:
+    """Whether the command has installed a handler of SIGTERM; Python itself installs none."""
     status = Path(f"/proc/{command.process.pid}/status").read_text()
     caught = int(status.partition("SigCgt:")[2].split()[0], 16)
     return bool(caught >> (signal.SIGTERM - 1) & 1)
 
 
-def maps(library: str) -> Callable[[Command], bool]:
-    """Whether it has loaded a library."""
+def has_loaded(library: str) -> Callable[[Command], bool]:
+    """Whether the command has loaded a library."""
     return lambda command: library in Path(f"/proc/{command.process.pid}/maps").read_text()
 
 
-def runs(word: str) -> Callable[[Command], bool]:
-    """Whether it has a child whose command line holds a word."""
-    return lambda command: command.below(word)
+def has_started(word: str) -> Callable[[Command], bool]:
+    """Whether a descendant of the command has a word in its command line."""
+    return lambda command: any(word in _command_line_of(pid) for pid in _descendants(command.process.pid))
 
 
-def holds(pattern: str) -> Callable[[Command], bool]:
-    """Whether such a file lies in its workspace."""
+def has_file(pattern: str) -> Callable[[Command], bool]:
+    """Whether a file that matches a pattern is in the workspace of the command."""
     return lambda command: any(command.workspace.glob(pattern))
 
 
 MOMENTS: dict[str, Callable[[Command], bool]] = {
-    "imports": hears,
-    "prefect-start": runs("flows.server.app"),
-    "imports-of-prefect": maps("_pydantic_core"),
-    "ray-imported": maps("_raylet.so"),
-    "ray-start": runs("gcs_server"),
-    "ray-node": runs("raylet/raylet"),
-    "ray-agents": runs("runtime_env_agent"),
-    "generation": holds("corpora/quick/.progress/*.json"),
-    "generated": holds("corpora/quick/manifest.json"),
-    "training-start": holds("runs/quick/.launch"),
-    "training-workers": runs("RayTrainWorker"),
-    "training": holds("runs/quick/metrics/*.parquet"),
+    "imports": handles_sigterm,
+    "prefect-start": has_started("flows.server.app"),
+    "imports-of-prefect": has_loaded("_pydantic_core"),
+    "ray-imported": has_loaded("_raylet.so"),
+    "ray-start": has_started("gcs_server"),
+    "ray-node": has_started("raylet/raylet"),
+    "ray-agents": has_started("runtime_env_agent"),
+    "generation": has_file("corpora/quick/.progress/*.json"),
+    "generated": has_file("corpora/quick/manifest.json"),
+    "training-start": has_file("runs/quick/.launch"),
+    "training-workers": has_started("RayTrainWorker"),
+    "training": has_file("runs/quick/metrics/*.parquet"),
 }
 
 
 def _cases() -> Iterator[object]:
-    """Every moment with both signals; the one at which Ray's own handler was in the way is tried each time."""
+    """Every moment with both signals; only one case is not slow: Ray once replaced the handler at this moment."""
     for moment in MOMENTS:
         for number in (signal.SIGTERM, signal.SIGINT):
             quick = (moment, number) == ("ray-start", signal.SIGTERM)
@@ -147,14 +142,14 @@ def _cases() -> Iterator[object]:
 
 
 @pytest.mark.parametrize(("moment", "number"), _cases())
-def test_a_signal_ends_a_command_in_one_line_and_leaves_nothing(
+def test_signal_ends_a_command_with_one_line_and_leaves_no_process(
     tmp_path: Path, moment: str, number: signal.Signals
 ) -> None:
     command = start(tmp_path, *_QUICK)
     command.wait_for(MOMENTS[moment])
-    os.killpg(command.process.pid, number) if number == signal.SIGINT else command.process.send_signal(number)
-    code, out, errors = command.said()
-    *before, last = errors.splitlines() or [""]
+    send_signal(command.process, number)
+    code, out, errors = command.result()
+    *progress, last = errors.splitlines() or [""]
     assert (code, last.partition(":")[2][:12], out) == (130, " interrupted", ""), errors
-    assert all(line.startswith(("corpus quick", "tokenizer quick", "encode quick")) for line in before), errors
-    assert command.left() == []
+    assert all(line.startswith(("corpus quick", "tokenizer quick", "encode quick")) for line in progress), errors
+    assert command.remaining() == []

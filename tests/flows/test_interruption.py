@@ -18,7 +18,7 @@ from storage.sql import database
 from storage.sql.database import closing, interruptible
 from tests.builders import Built
 from tests.flows.test_overview_verbs import ENVIRONMENT
-from tests.interrupts import hear_interrupts
+from tests.processes import restore_sigint
 
 # A text of a gigabyte is one value, inside of which DuckDB hears nothing; this takes minutes.
 HEEDLESS = "SELECT max(length(repeat('a', 1000000000 + (range % 2)::INT))) AS longest FROM range(10000)"
@@ -59,7 +59,7 @@ def test_ctrl_c_ends_a_query_with_exit_code_130(small: Built, tmp_path: Path, qu
         text=True,
         env=ENVIRONMENT,
         start_new_session=True,
-        preexec_fn=hear_interrupts,
+        preexec_fn=restore_sigint,
     )
     seen = psutil.Process(process.pid)
     while process.poll() is None and seen.memory_info().rss < 800e6 and seen.cpu_times().user < 5:
@@ -83,7 +83,7 @@ def test_ctrl_c_ends_a_query_with_exit_code_130(small: Built, tmp_path: Path, qu
 def test_a_signal_during_an_import_is_one_line(module: str, said: str, number: int, tmp_path: Path) -> None:
     ended = subprocess.run(
         [sys.executable, "-c", _SIGNAL_AT_AN_IMPORT, module, str(number)],
-        env=ENVIRONMENT, cwd=tmp_path, capture_output=True, text=True, check=False, preexec_fn=hear_interrupts,
+        env=ENVIRONMENT, cwd=tmp_path, capture_output=True, text=True, check=False, preexec_fn=restore_sigint,
     )  # fmt: skip
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", said)
 

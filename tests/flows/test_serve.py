@@ -22,8 +22,8 @@ from flows.server.app import PrefectServer
 from flows.server.serve import serve
 from storage.errors import UserError
 from storage.workspace import Workspace
-from tests.browser.pages import Served, shell, start_serving, wait_for
-from tests.interrupts import hear_interrupts
+from tests.browser.pages import Served, shell, start_serving
+from tests.processes import restore_sigint, wait_for
 
 ROOT = Path(__file__).parents[2]
 # In every process: a checkpoint takes longer than Prefect waits for a cancelled run.
@@ -233,14 +233,14 @@ def test_runs_that_wait_stay_scheduled_without_a_process_and_a_second_serve_is_r
         first = start_long(served, rows=1_000_000_000)
         behind = [served.start("generate-corpus", name=f"short-{number}", terms=2) for number in range(3)]
         # The runner has looked for runs, and left these, for some time.
-        wait_for(lambda: "Late" in {served.ask(f"flow_runs/{run}")["state"]["name"] for run in behind})
+        wait_for(lambda: "Late" in {served.call(f"flow_runs/{run}")["state"]["name"] for run in behind})
         assert not ended(served, first), served.state(first)
         assert {served.state(run)[0] for run in behind} == {"SCHEDULED"}
         children = psutil.Process(served.process.pid).children(recursive=True)
         assert len([each for each in children if "prefect.engine" in " ".join(each.cmdline())]) == 1
-        served.ask(f"flow_runs/{first}/set_state", {"state": {"type": "CANCELLING"}})
+        served.call(f"flow_runs/{first}/set_state", {"state": {"type": "CANCELLING"}})
         wait_for(lambda: all(ended(served, run) for run in behind))
-        found = [served.ask(f"flow_runs/{run}") for run in (first, *behind)]
+        found = [served.call(f"flow_runs/{run}") for run in (first, *behind)]
         assert [each["state"]["type"] for each in found] == ["CANCELLED", *["COMPLETED"] * 3]
         for before, after in pairwise(sorted(found, key=lambda run: run["end_time"])):
             assert after["start_time"] > before["end_time"]
@@ -262,7 +262,7 @@ def test_a_cancelled_training_gets_the_time_for_a_slow_checkpoint(
         run = served.start("train-encoder", corpus="quick", name="slow", **training)
         wait_for(lambda: ended(served, run) or list((workspace / "runs/slow/metrics").glob("*.parquet")), 600)
         assert not ended(served, run), served.state(run)
-        served.ask(f"flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}})
+        served.call(f"flow_runs/{run}/set_state", {"state": {"type": "CANCELLING"}})
         wait_for(lambda: ended(served, run), 300)
         assert served.state(run)[0] == "CANCELLED"
         (entry,) = json.loads((workspace / "runs/slow/checkpoints/index.json").read_text())["entries"]
@@ -315,7 +315,7 @@ def prefect(server: PrefectServer, clone: Path, *words: str) -> "subprocess.Pope
     command = [sys.executable, "-m", "prefect", *words]
     log = open(clone.parent / f"{words[0]}.log", "a")  # noqa: SIM115  (the process keeps it)
     return subprocess.Popen(
-        command, cwd=clone, env=environment, text=True, stdout=log, stderr=log, preexec_fn=hear_interrupts
+        command, cwd=clone, env=environment, text=True, stdout=log, stderr=log, preexec_fn=restore_sigint
     )
 
 
@@ -343,6 +343,6 @@ def test_a_worker_in_another_clone_runs_what_the_teams_file_deploys_one_after_th
     for run in runs:
         wait_for(lambda run=run: ended(pages, run))  # type: ignore[misc]
         assert pages.state(run) == ("COMPLETED", "")
-    first, second = sorted((pages.ask(f"flow_runs/{run}") for run in runs), key=lambda run: run["end_time"])
+    first, second = sorted((pages.call(f"flow_runs/{run}") for run in runs), key=lambda run: run["end_time"])
     assert second["start_time"] > first["end_time"]
     assert (worker / "workspace" / "corpora" / "pool" / "manifest.json").exists()
