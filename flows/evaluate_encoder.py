@@ -29,7 +29,7 @@ from model.runs.run_config import RunConfig, load_run
 from pipelines.generation.build import spec_of
 from pipelines.generation.fanout import alone
 from pipelines.generation.generate import canonical_hashes
-from pipelines.split.counterparts import has_no_trained_twin
+from pipelines.split.counterparts import has_no_trained_counterpart
 from storage.datasets.manifest import Dataset, hash_of, load
 from storage.places.place import Location
 from storage.sql.catalog import refresh_catalog
@@ -208,7 +208,7 @@ def _twins(config: RunConfig) -> Fair | None:
     def fair(facts: pa.Table, canonical: NDArray[np.uint64]) -> NDArray[np.bool_]:
         """Boolean mask [n], computed from the texts of the problems."""
         problems, answers = (facts[name].combine_chunks() for name in ("problem", "answer"))
-        return has_no_trained_twin(key, validation, test, config.operators, problems, answers)
+        return has_no_trained_counterpart(key, validation, test, config.operators, problems, answers)
 
     return fair
 
