@@ -113,7 +113,7 @@ def show_probing(workspace: Workspace, headline: str, figures: Figures, page: Lo
         )
 
 
-def show_whole(workspace: Workspace, run: str, lines: Sequence[str], seconds: Mapping[str, float | None]) -> None:
+def show_end_to_end(workspace: Workspace, run: str, lines: Sequence[str], seconds: Mapping[str, float | None]) -> None:
     """An end-to-end run: results, seconds of each stage, learning curve, and a link to the HTML report."""
     if not wanted():
         return

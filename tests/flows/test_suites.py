@@ -125,7 +125,7 @@ def test_what_an_encoder_cannot_hold_is_left_out_and_said(tmp_path: Path) -> Non
         "- up to 8 digits instead of 12: encoder.places is 8, 12 is needed",
     )
     (remark,) = suite_of(config_of("addition-10"), "edge", 3).remarks
-    assert re.fullmatch(rf"\d+ of the {len(edge_cases()):,} edge cases are asked: \+ up to 3 digits", remark)
+    assert re.fullmatch(rf"\d+ of the {len(edge_cases()):,} edge cases are evaluated: \+ up to 3 digits", remark)
 
 
 def test_what_an_encoder_holds_counts_in_groups_of_digits() -> None:

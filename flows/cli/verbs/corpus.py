@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from flows.cli.command_factory import Cluster, Json, Place, Verbose, flow_verbs, requested, run_flow, spec_verb
 from flows.common.parameters import WORKSPACE, LeakageRequest, MigrateRequest, VerifyRequest
 from flows.common.presets import CORPUS_PRESETS
+from pipelines.spec.corpus import CorpusSpec
 
 corpus_app = App(name="corpus", help="Corpora of arithmetic problems.")
 
@@ -28,8 +29,8 @@ def _fault_lines(faults: list[dict[str, str]]) -> str:
 def _describe(spec: str, options: Any, as_json: bool, verbose: bool) -> None:
     from flows.cli.description import described_json, described_text
 
-    wanted = requested(CORPUS_PRESETS, spec, options).corpus_spec()
-    print(json.dumps(described_json(wanted), indent=2) if as_json else described_text(wanted))
+    corpus = requested(CORPUS_PRESETS, spec, options).spec(CorpusSpec)
+    print(json.dumps(described_json(corpus), indent=2) if as_json else described_text(corpus))
 
 
 spec_verb(

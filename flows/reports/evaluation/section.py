@@ -8,7 +8,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from pydantic import BaseModel, ConfigDict
 
-from flows.common.suites import learnt_digits
+from flows.common.suites import trained_digits
 from flows.reports.evaluation.suite_figures import edge_figure, grid_figure
 from flows.reports.figures import INK, PALE, SECOND, by_group, svg
 from flows.reports.pages import rendered, write_page
@@ -121,7 +121,7 @@ def _suite_figures(
     """Figures that only a suite has."""
     if outcome.suite == "grid":
         operators = [row[0] for row in _rows(connection, "SELECT DISTINCT operators FROM asked ORDER BY 1")]
-        learnt = {operator: learnt_digits(config, operator) for operator in operators}
+        learnt = {operator: trained_digits(config, operator) for operator in operators}
         return [("Exact match by the lengths of both operands", grid_figure(connection, learnt))]
     if outcome.suite == "edge":
         kinds = [
