@@ -21,7 +21,7 @@ from flows.common.engines import end_quietly, served
 from flows.common.parameters import InWorkspace
 from flows.common.progress import say
 from flows.server.app import end_with
-from flows.server.run_tags import mark_of, process_mark
+from flows.server.run_tags import process_tag, workspace_tag
 from storage.errors import RunFailure, TransientFailure, UserError
 from storage.parameters import one_line
 from storage.workspace import Workspace
@@ -103,9 +103,9 @@ def _tag_and_watch(workspace: Workspace) -> None:
     if context is None or context.flow_run is None:
         return
     run = context.flow_run
-    if mark_of(workspace) not in run.tags:
+    if workspace_tag(workspace) not in run.tags:
         with get_client(sync_client=True) as client:
-            client.update_flow_run(run.id, tags=[*run.tags, mark_of(workspace), process_mark()])
+            client.update_flow_run(run.id, tags=[*run.tags, workspace_tag(workspace), process_tag()])
     runner = served(workspace).runner
     if runner and runner == os.getppid() and run.parent_task_run_id is None:
         threading.Thread(target=end_with, args=(runner,), daemon=True).start()

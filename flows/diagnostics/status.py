@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
-from flows.common.engines import reached_api
+from flows.common.engines import reachable_api
 from flows.common.parameters import WORKSPACE
 from flows.diagnostics.inventory import (
     CorpusState,
@@ -24,7 +24,7 @@ from flows.diagnostics.inventory import (
     look_at_tokens,
 )
 from flows.diagnostics.run_inventory import RunState, look_at_run
-from flows.server.run_tags import is_of
+from flows.server.run_tags import belongs_to
 from storage.errors import UserError
 from storage.places.place import Location
 from storage.workspace import Workspace
@@ -117,7 +117,7 @@ def running_flows(workspace: Workspace) -> list[FlowRun]:
 
     The server is the configured one, or that of a `numerate serve` of the workspace.
     """
-    url, headers = reached_api(workspace)
+    url, headers = reachable_api(workspace)
     if not url:
         return []
     asked = {"flow_runs": {"state": {"type": {"any_": ["RUNNING", "CANCELLING", "PENDING"]}}}, "limit": _RUNS}
@@ -130,7 +130,7 @@ def running_flows(workspace: Workspace) -> list[FlowRun]:
         return [
             FlowRun(run["name"], run["state_name"], run.get("start_time") or "")
             for run in found
-            if is_of(workspace, run["tags"])
+            if belongs_to(workspace, run["tags"])
         ]
     except (URLError, OSError, ValueError, LookupError, TypeError):
         return []

@@ -18,7 +18,7 @@ from flows.cli.app import app
 from flows.cli.status_text import status_text
 from flows.diagnostics import status as status_module
 from flows.diagnostics.status import Status, running_flows, status_of
-from flows.server.run_tags import workspace_mark
+from flows.server.run_tags import workspace_prefix
 from model.training.preflight import prepare
 from model.training.trainer import train
 from pipelines.generation.fanout import Notes
@@ -294,7 +294,7 @@ class _Api(BaseHTTPRequestHandler):
         self.send_response(200)
         self.end_headers()
         run = {"name": "corpus x", "state_name": "Running", "start_time": "2026-11-27T00:00:00Z", "id": "1"}
-        here, there = [f"{workspace_mark(Workspace.open(place))}@host" for place in (self.place, f"{self.place}-2")]
+        here, there = [f"{workspace_prefix(Workspace.open(place))}@host" for place in (self.place, f"{self.place}-2")]
         runs = [{**run, "tags": ["numerate", here]}, {**run, "tags": ["numerate", there]}, {**run, "tags": []}]
         self.wfile.write(json.dumps(runs if self.path == "/api/flow_runs/filter" else {}).encode())
 
