@@ -12,15 +12,15 @@ from storage.errors import RunFailure, UserError
 _TOKEN = re.compile(r"[!-~]+")
 
 
-def checked_repository(name: str) -> str:
-    """Return `name` if it is ORG/REPO as the hub allows it; raises `UserError` otherwise."""
+def check_repository(name: str) -> None:
+    """Raise `UserError` unless `name` is ORG/REPO as the hub allows it."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
     try:
         validate_repo_id(name)
         if name.count("/") == 1:
-            return name
+            return
     except HFValidationError:
         pass
     raise UserError(

@@ -61,13 +61,12 @@ class Publication:
         return sum(file.size for file in self.files)
 
 
-def checked_licence(licence: str) -> str:
-    """Return `licence` if it can be a name of a licence at Hugging Face; raises `UserError` otherwise."""
+def check_licence(licence: str) -> None:
+    """Raise `UserError` unless `licence` can be a name of a licence at Hugging Face."""
     if not _LICENCE.fullmatch(licence):
         raise UserError(
             f"--license {licence!r} is not a licence name of the hub: use one such as cc0-1.0, mit or apache-2.0"
         )
-    return licence
 
 
 def corpus_publication(workspace: Workspace, name: str, repository: str, licence: str = UNKNOWN_LICENCE) -> Publication:
