@@ -99,7 +99,7 @@ def _command(verb: str, request: InWorkspace, presets: Mapping[str, InWorkspace]
 
 
 def _options(wanted: dict[str, Any], given: dict[str, Any], prefix: str = "--") -> Iterator[str | None]:
-    """Yield the options that change the values `given` to `asked`; None for a value that options cannot express."""
+    """Yield the options that change the values `given` to `wanted`; None for a value that options cannot express."""
     for name, value in wanted.items():
         option = prefix + name.replace("_", "-")
         if value == given[name]:
