@@ -1,7 +1,7 @@
 """One pydantic model of parameters for each flow. Forms, command-line options and spec files are derived from it."""
 
 import shlex
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -23,6 +23,8 @@ WORKSPACE = "./workspace"
 _NO_CREDENTIALS = {"pattern": r"^(?!\w+://.*[@?#])"}
 
 SuiteName = Literal["test", "grid", "edge", "adderboard", "nested"]
+
+Spec = TypeVar("Spec", bound=BaseModel)
 
 
 class InWorkspace(BaseModel):
@@ -49,9 +51,13 @@ class InWorkspace(BaseModel):
         return True
 
     @property
-    def place(self) -> dict[str, str]:
-        """Workspace and Ray address, for another request with the same ones."""
+    def workspace_and_ray(self) -> dict[str, str]:
+        """These two fields, for another request with the same values."""
         return {name: getattr(self, name) for name in InWorkspace.model_fields}
+
+    def spec(self, kind: type[Spec]) -> Spec:
+        """The part of the request that is a `kind`, such as its `CorpusSpec`, without workspace and names."""
+        return kind(**self.model_dump(include=set(kind.model_fields)))
 
 
 def _check_names(request: BaseModel, **kinds: str) -> None:
@@ -71,10 +77,6 @@ def _check_compared(names: tuple[str, ...]) -> None:
 
 class GenerateRequest(InWorkspace, CorpusSpec):
     """Generate a corpus."""
-
-    def corpus_spec(self) -> CorpusSpec:
-        """The corpus without workspace and Ray address."""
-        return CorpusSpec(**self.model_dump(include=set(CorpusSpec.model_fields)))
 
 
 class MakesMissing(InWorkspace):
@@ -181,10 +183,6 @@ class TokenizerRequest(OfCorpus, TokenizerSpec):
         """Name of the tokenizer, with the default resolved."""
         return self.tokenizer or f"{self.corpus}-{self.kind}"
 
-    def tokenizer_spec(self) -> TokenizerSpec:
-        """The tokenizer without workspace and names."""
-        return TokenizerSpec(**self.model_dump(include=set(TokenizerSpec.model_fields)))
-
 
 class EncodeRequest(OfCorpus):
     """Encode a corpus."""
@@ -206,10 +204,6 @@ class TrainRequest(OfCorpus, Seeds, TrainingSpec):
     def run_name(self) -> str:
         """Name of the run, with the default resolved."""
         return self.name or self.corpus
-
-    def training_spec(self) -> TrainingSpec:
-        """The training without workspace and names."""
-        return TrainingSpec(**self.model_dump(include=set(TrainingSpec.model_fields)))
 
 
 class EvaluateRequest(MakesMissing, EvaluationSpec):
@@ -252,7 +246,7 @@ class EvaluateRequest(MakesMissing, EvaluationSpec):
         return self
 
     @model_validator(mode="after")
-    def _one_way_to_ask(self) -> "EvaluateRequest":
+    def _consistent_problems(self) -> "EvaluateRequest":
         if self.suite != "test":
             if self.corpus:
                 raise ValueError(f"suite {self.suite!r} has its own corpus: omit corpus {self.corpus!r}")
@@ -263,13 +257,9 @@ class EvaluateRequest(MakesMissing, EvaluationSpec):
         return self
 
     @property
-    def asked(self) -> str:
+    def problems(self) -> str:
         """Short description of the problems, for the name of the flow run."""
         return self.suite if self.suite != "test" else f"{self.corpus or 'its corpus'}, {self.split}"
-
-    def evaluation_spec(self) -> EvaluationSpec:
-        """The evaluation without workspace and names."""
-        return EvaluationSpec(**self.model_dump(include=set(EvaluationSpec.model_fields)))
 
 
 class ProbeRequest(InWorkspace, ProbingSpec):
@@ -299,10 +289,6 @@ class ProbeRequest(InWorkspace, ProbingSpec):
             )
         return self
 
-    def probing_spec(self) -> ProbingSpec:
-        """The probing without workspace and names."""
-        return ProbingSpec(**self.model_dump(include=set(ProbingSpec.model_fields)))
-
 
 class EndToEndRequest(InWorkspace, Seeds):
     """Run all stages: corpus, tokenizer, encoding, training, evaluation."""
@@ -327,7 +313,7 @@ class EndToEndRequest(InWorkspace, Seeds):
 
     def generate_request(self) -> GenerateRequest:
         """Request for the first stage."""
-        return GenerateRequest(**self.place, **self.corpus.model_dump())
+        return GenerateRequest(**self.workspace_and_ray, **self.corpus.model_dump())
 
     @property
     def tokenizer_name(self) -> str:
@@ -336,16 +322,16 @@ class EndToEndRequest(InWorkspace, Seeds):
 
     def tokenizer_request(self) -> TokenizerRequest:
         """Request for the second stage."""
-        return TokenizerRequest(**self.place, corpus=self.corpus.name, **self.tokenizer.model_dump())
+        return TokenizerRequest(**self.workspace_and_ray, corpus=self.corpus.name, **self.tokenizer.model_dump())
 
     def encode_request(self) -> EncodeRequest:
         """Request for the third stage."""
-        return EncodeRequest(**self.place, corpus=self.corpus.name, tokenizer=self.tokenizer_name)
+        return EncodeRequest(**self.workspace_and_ray, corpus=self.corpus.name, tokenizer=self.tokenizer_name)
 
     def train_request(self) -> TrainRequest:
         """Request for the fourth stage."""
         return TrainRequest(
-            **self.place,
+            **self.workspace_and_ray,
             corpus=self.corpus.name,
             tokenizer=self.tokenizer_name,
             name=self.run_name,
@@ -355,7 +341,7 @@ class EndToEndRequest(InWorkspace, Seeds):
 
     def evaluate_request(self) -> EvaluateRequest:
         """Request for the fifth stage."""
-        return EvaluateRequest(**self.place, name=self.run_name, **self.evaluation.model_dump())
+        return EvaluateRequest(**self.workspace_and_ray, name=self.run_name, **self.evaluation.model_dump())
 
     def evaluate_requests(self) -> list[EvaluateRequest]:
         """Request for the fifth stage, for the run of each seed."""
