@@ -1,4 +1,4 @@
-# `make run` and `make test` do everything on a fresh machine with Python 3.11 and make.
+# `make run` and `make test` install everything they need on a new machine with Python 3.11 and make.
 PYTHON ?= python3
 VENV := .venv
 PEERS := .venv-peers
@@ -10,23 +10,24 @@ PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest
 run: $(STAMP)
 	$(BIN)/numerate run
 
-# Two files at once, each process on one thread: a third of their time is spent on waiting for servers and processes. A
-# file's tests stay together, and share what it made. In the order of their names most of the longest come first.
+# Two files at once, each in a process with one thread: tests spend a third of their time waiting for servers and
+# processes. The tests of a file run in one process, because they share fixtures. In alphabetical order most of the
+# longest files come first.
 test: $(STAMP)
 	$(PYTEST) -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-all: $(STAMP)
 	$(PYTEST)
 
-# The numeric tests as other machines would compute; some fifteen minutes.
+# The numeric tests with the settings of other machines; about fifteen minutes.
 test-portable: $(STAMP)
 	$(BIN)/python -m tests.portable
 
-# Debian's browser, for the tests of the UI: they are skipped where it is missing.
+# Debian's Chromium, for the tests of the UI; without a browser they are skipped.
 browser:
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || { test "$$(id -u)" = 0 \
 		&& apt-get update -qq >/dev/null && apt-get install -y -qq chromium >/dev/null; } \
-		|| echo "chromium can't be installed here: the tests in a browser are skipped"
+		|| echo "chromium cannot be installed here: the tests in a browser are skipped"
 
 screenshots: $(STAMP) browser
 	$(BIN)/python -m tests.browser.screenshots
@@ -36,27 +37,28 @@ check: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Changes of the pure core that the tests have to notice; hours. 'make mutants ONLY="storage.order*"' tries one module.
+# Mutation tests of the pure core; hours. 'make mutants ONLY="storage.order*"' tests one module.
 mutants: $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[mutants]"
 	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m mutmut run $(if $(ONLY),"$(ONLY)") --max-children 2
 	$(BIN)/python -m tests.mutants
 
-# The peers that the benchmarks time are installed only here, those with older pins in an environment of their own.
+# Only this target installs the libraries that the benchmarks compare with.
 bench: $(STAMP) peers
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[benchmarks]"
 	$(BIN)/python -m tests.benchmarks
 
-# streaming asks for a torchvision, which may be one for another torch and then breaks what imports it; nothing here does.
+# Peers that pin older libraries have their own environment. streaming installs torchvision, which may not fit torch and
+# then breaks its imports; no benchmark needs it.
 peers:
 	@test -e $(PEERS)/installed || { $(PYTHON) -m venv $(PEERS) \
 		&& $(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -r tests/benchmarks/peers.txt \
 		&& $(PEERS)/bin/python -m pip uninstall --quiet --yes torchvision \
-		&& touch $(PEERS)/installed; } || echo "$(PEERS) can't be installed here: its benchmarks are left out"
+		&& touch $(PEERS)/installed; } || echo "$(PEERS) cannot be installed here: its benchmarks are skipped"
 
 setup: $(STAMP)
 
-# The stamp is written last: an installation that was cut off is done again.
+# The stamp is written last, so an interrupted installation is repeated.
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[development]"

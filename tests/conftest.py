@@ -1,4 +1,4 @@
-"""Nothing in the tests touches the home of whoever runs them: Prefect, Ray and matplotlib get a folder of their own."""
+"""The tests never use the home of their user: Prefect, Ray and matplotlib use a temporary home."""
 
 import atexit
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-# Runs last of all exit functions: DuckDB's bindings then report objects that others still hold.
+# Exit functions run in reverse order, so this one is the last. DuckDB's bindings print about live objects afterwards.
 atexit.register(lambda: os.dup2(os.open(os.devnull, os.O_WRONLY), 2))
 _HOME = tempfile.mkdtemp(prefix="numerate-tests-")
 os.environ["HOME"] = _HOME
@@ -24,18 +24,18 @@ from tests.builders import LONGER, TOKENIZERS, Built, build_small, encode_plainl
 from tests.object_store import FaultyProxy, ObjectServer, environment, object_server  # noqa: E402
 from tests.skips import UnexpectedSkips  # noqa: E402
 
-# Seconds that a slow test may take; the others have the `timeout` of pyproject.toml.
+# The time limit of a slow test; all other tests have the `timeout` of pyproject.toml.
 _SLOW_SECONDS = 3_600
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """In CI an unexpected skip is a failure; the processes of xdist report to the first one, which judges."""
+    """In CI an unexpected skip fails the run; xdist's workers report to the main process, which decides."""
     if os.environ.get("CI") == "true" and not hasattr(config, "workerinput"):
         config.pluginmanager.register(UnexpectedSkips())
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Slow tests may take longer than others."""
+    """Give slow tests their time limit."""
     for item in items:
         if item.get_closest_marker("slow") and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(_SLOW_SECONDS))
@@ -43,19 +43,19 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """A small corpus with its tokenizer and tokens, made without Ray; not to be changed by a test."""
+    """A small corpus with its tokenizer and tokens; tests must not change it."""
     return build_small(tmp_path_factory.mktemp("small"))
 
 
 @pytest.fixture(scope="session")
 def longer(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """A corpus whose rows have two widths; not to be changed by a test."""
+    """A corpus whose rows have two widths; tests must not change it."""
     return build_small(tmp_path_factory.mktemp("longer"), LONGER)
 
 
 @pytest.fixture(scope="session", params=list(TOKENIZERS))
 def of_kind(longer: Built, request: pytest.FixtureRequest) -> Built:
-    """That corpus with tokens of each kind; not to be changed by a test."""
+    """The corpus `longer` with each kind of tokenizer; tests must not change it."""
     if request.param == "digit":
         return longer
     return encode_plainly(longer.workspace, longer.spec, longer.corpus, TOKENIZERS[request.param])
@@ -63,7 +63,7 @@ def of_kind(longer: Built, request: pytest.FixtureRequest) -> Built:
 
 @pytest.fixture
 def own_small(tmp_path: Path) -> Built:
-    """The same, for a test that damages it."""
+    """A copy of `small` for a test that changes it."""
     return build_small(tmp_path)
 
 
@@ -78,8 +78,7 @@ def ray_instance() -> Iterator[int]:
 
 @pytest.fixture(scope="session")
 def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """URL of a real Prefect server, for commands that needn't show how they start one of their own: that takes each
-    of them ten seconds."""
+    """URL of a real, shared Prefect server; a command that starts its own server needs ten seconds for it."""
     from flows.server.app import PrefectServer
 
     server = PrefectServer(tmp_path_factory.mktemp("prefect"))
@@ -89,7 +88,7 @@ def prefect_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture
 def recorded(prefect_api: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Flows that this process runs are recorded by that server: Prefect read its settings when it was imported."""
+    """`prefect_api`, which also records the flows of this process; Prefect reads the environment only at its import."""
     from prefect.settings import PREFECT_API_URL, temporary_settings
 
     monkeypatch.setenv("PREFECT_API_URL", prefect_api)
@@ -100,13 +99,13 @@ def recorded(prefect_api: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]
 @pytest.fixture(scope="session")
 def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectServer]:
     """A real S3 server on the loopback interface."""
-    with object_server(tmp_path_factory.mktemp("moto") / "log") as started:
-        yield started
+    with object_server(tmp_path_factory.mktemp("moto") / "log") as server:
+        yield server
 
 
 @pytest.fixture
 def bucket(object_store: ObjectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The URI of a bucket of this test alone, which this process and those that it starts can use."""
+    """The URI of a new bucket, which this process and its children can use."""
     name = f"b-{uuid.uuid4().hex}"
     object_store.make_bucket(name)
     for variable, value in environment(object_store.url, tmp_path / "cache").items():
@@ -116,7 +115,7 @@ def bucket(object_store: ObjectServer, tmp_path: Path, monkeypatch: pytest.Monke
 
 @pytest.fixture
 def proxy(bucket: str, object_store: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
-    """The bucket's server behind a proxy that is faultless until told otherwise."""
-    with FaultyProxy(object_store).running() as started:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", started.url)
-        yield started
+    """A proxy in front of the bucket's server; it injects no fault until the test sets `fault`."""
+    with FaultyProxy(object_store).running() as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.url)
+        yield proxy

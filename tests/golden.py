@@ -1,6 +1,6 @@
-"""Values that must not change by accident: of the order of rows, of rows and splits, of token ids, of training steps.
+"""Samples that must not change by accident: order of rows, rows and splits, token ids, and training steps.
 
-`python -m tests.golden` writes them to `golden.json`. It refuses to change a value of a part whose version is the same.
+`python -m tests.golden` writes them to `golden.json`. It changes no value unless the version of its part is raised.
 """
 
 import json
@@ -33,25 +33,25 @@ from storage.reading.lanes import BucketOrder, LanePlan
 FILE = Path(__file__).with_name("golden.json")
 COMMAND = "python -m tests.golden"
 
-# The presets, and how many of the first rows of each of their components are kept: 20 in all.
+# The number of sampled rows of each component, by preset: 20 in total.
 _ROWS = {"notebook": 8, "arithmetic": 1, "long": 3}
 _HASHED_ROWS = 2_000
 _PROBLEMS = ("7", "3+5", "3-5", "3*5", "2*3+4-5*6", "3*(1-1)", "2*(3-8)", f"{2**70}+{10**30}")
 _SPLIT_ROWS = 200
 
 
-def measured(part: str) -> dict[str, Any]:
-    """The versions of which one is raised when a part's values change, and the values by name."""
+def sample(part: str) -> dict[str, Any]:
+    """The versions of a part and its values by name; when a value changes, one of the versions is raised."""
     versions, values = _PARTS[part]
     return {"versions": versions, "values": values()}
 
 
-def changed(part: str, kept: dict[str, Any], found: dict[str, Any]) -> list[str]:
-    """What differs between a part's kept values and those found where the versions are the same, one line a value."""
-    old, new = kept["values"], found["values"]
-    if kept["versions"] != found["versions"]:
+def changed(part: str, stored: dict[str, Any], current: dict[str, Any]) -> list[str]:
+    """One line for each stored value of a part that differs from the current one although the versions are equal."""
+    old, new = stored["values"], current["values"]
+    if stored["versions"] != current["versions"]:
         return []
-    advice = f"raise {' or '.join(found['versions'])}, then '{COMMAND}'"
+    advice = f"raise {' or '.join(current['versions'])}, then '{COMMAND}'"
     return [f"{part}, {name}: {advice}" for name in old if name in new and old[name] != new[name]]
 
 
@@ -73,31 +73,31 @@ def _order() -> dict[str, Any]:
 
 
 def _rows() -> dict[str, Any]:
-    found = {}
+    samples: dict[str, Any] = {}
     for name, rows in _ROWS.items():
         spec = CORPORA[name]
-        found[name] = []
+        samples[name] = []
         for component in components(spec):
             table, splits = sample_rows(spec, component, rows)
             for split, row in zip(splits, table.to_pylist(), strict=True):
-                found[name].append({"split": SPLITS[split], **row})
-        # One digit a row: the number of its split.
+                samples[name].append({"split": SPLITS[split], **row})
+        # One digit per row: the number of its split.
         splits = np.concatenate([sample_rows(spec, component, _SPLIT_ROWS)[1] for component in components(spec)])
-        found[f"splits of {name}"] = "".join(map(str, splits))
+        samples[f"splits of {name}"] = "".join(map(str, splits))
     hashes = text_hashes(pa.array(_PROBLEMS), Canonical("golden"))
-    found["canonical hashes"] = dict(zip(_PROBLEMS, hashes.tolist(), strict=True))
-    return found
+    samples["canonical hashes"] = dict(zip(_PROBLEMS, hashes.tolist(), strict=True))
+    return samples
 
 
 def _contents() -> dict[str, Any]:
-    found = {}
+    hashes = {}
     for name in _ROWS:
         spec = CORPORA[name]
         for component in components(spec):
             task = RangeTask(component.number, component, 0, _HASHED_ROWS)
-            contents = {path: held.content for path, held in contents_of_range(spec, task).items()}
-            found[f"{name}, component {component.number}"] = hash_of(contents)
-    return found
+            contents = {path: shard.content for path, shard in contents_of_range(spec, task).items()}
+            hashes[f"{name}, component {component.number}"] = hash_of(contents)
+    return hashes
 
 
 def _tokens() -> dict[str, Any]:
@@ -143,13 +143,13 @@ def _bits(flags: torch.Tensor) -> list[str]:
 
 
 def _text(value: Any, levels: int, margin: str = "") -> str:
-    """JSON, with a line for each value of the outer `levels`."""
+    """JSON with one line for each value of the outer `levels`."""
     if not levels or not isinstance(value, dict | list):
         return json.dumps(value, ensure_ascii=False)
     inner = f"{margin} "
     keys = [f"{json.dumps(key)}: " for key in value] if isinstance(value, dict) else [""] * len(value)
     values = value.values() if isinstance(value, dict) else value
-    lines = [f"{inner}{key}{_text(each, levels - 1, inner)}" for key, each in zip(keys, values, strict=True)]
+    lines = [f"{inner}{key}{_text(item, levels - 1, inner)}" for key, item in zip(keys, values, strict=True)]
     begin, end = "{}" if isinstance(value, dict) else "[]"
     return "\n".join([begin, ",\n".join(lines), f"{margin}{end}"])
 
@@ -165,13 +165,14 @@ PARTS = tuple(_PARTS)
 
 
 def main() -> int:
-    """Write the file; 1 where a value changed and no version did."""
-    found = {part: measured(part) for part in PARTS}
-    kept = json.loads(FILE.read_text()) if FILE.exists() else {}
-    if lines := [line for part in kept.keys() & found.keys() for line in changed(part, kept[part], found[part])]:
+    """Write the file; returns 1 if a value changed without a new version."""
+    current = {part: sample(part) for part in PARTS}
+    stored = json.loads(FILE.read_text()) if FILE.exists() else {}
+    parts = stored.keys() & current.keys()
+    if lines := [line for part in parts for line in changed(part, stored[part], current[part])]:
         print("\n".join(sorted(lines)), file=sys.stderr)
         return 1
-    FILE.write_text(_text(found, 3) + "\n")
+    FILE.write_text(_text(current, 3) + "\n")
     return 0
 
 

@@ -1,6 +1,6 @@
-"""A Hugging Face hub on loopback that really stores what it is sent, and fails where a test asks for it.
+"""A Hugging Face hub on the loopback interface, which stores what it receives and fails where a test wants it.
 
-It speaks what the client needs: repositories, trees in pages, commits as ndjson, large files by git's LFS protocol.
+It implements what the client needs: repositories, paged trees, commits as ndjson, and Git's LFS protocol.
 """
 
 import base64
@@ -23,12 +23,13 @@ LICENCES = ("unknown", "cc0-1.0", "mit")
 
 _PAGE = 7
 _LARGE = (".parquet", ".safetensors", ".model")
+# Instead of a status: the connection is closed without a response.
 _CUT = 0
 
 
 @dataclass
 class Repository:
-    """What a repository holds, and the paths that each commit brought."""
+    """The files of a repository, and the paths that each commit added or changed."""
 
     private: bool = False
     files: dict[str, bytes] = field(default_factory=lambda: {".gitattributes": b"*.parquet filter=lfs\n"})
@@ -37,7 +38,7 @@ class Repository:
 
 @dataclass
 class Hub:
-    """The server's state; `faults` are the numbers of requests of a kind that fail, with a status, or 0 for a cut."""
+    """The server's state; `faults` maps the kind and number of a request that fails to its status."""
 
     url: str = ""
     repositories: dict[tuple[str, str], Repository] = field(default_factory=dict)
@@ -57,7 +58,7 @@ class Hub:
 
 @contextmanager
 def running_hub() -> Iterator[Hub]:
-    """A hub for the block."""
+    """A hub that runs until the block ends."""
     hub = Hub()
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Handler, hub))
     hub.url = f"http://127.0.0.1:{server.server_port}"
@@ -70,14 +71,14 @@ def running_hub() -> Iterator[Hub]:
 
 
 def git_hash(data: bytes) -> str:
-    """The name that git gives to a file."""
+    """The object id of a file in Git."""
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
-    # What answers which request: its kind, by which faults name it, the method and the path.
+    # Kind, method and path of each request; the kind is the name of the method that handles it.
     ROUTES = (
         ("validate", "POST", r"/api/validate-yaml"),
         ("create", "POST", r"/api/repos/create"),
@@ -98,14 +99,14 @@ class _Handler(BaseHTTPRequestHandler):
         pass
 
     def handle_any(self) -> None:
-        """Answer one request."""
+        """Handle one request."""
         path, body = unquote(urlsplit(self.path).path), self._body()
-        found = (
+        matches = (
             (kind, match)
             for kind, method, pattern in self.ROUTES
             if re.fullmatch(method, self.command) and (match := re.fullmatch(pattern, path))
         )
-        kind, match = next(found, ("", None))
+        kind, match = next(matches, ("", None))
         if not match:
             self._send(404, {"error": f"no route {self.command} {path}"})
             return
@@ -116,7 +117,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             self.connection.close()
         elif fault:
-            self._send(fault, {"error": "a fault that a test asked for"})
+            self._send(fault, {"error": "injected fault"})
         elif kind not in ("validate", "upload") and self.headers["Authorization"] != f"Bearer {TOKEN}":
             reason = "Invalid credentials in Authorization header"
             self._send(401, {"error": reason}, {"X-Error-Message": reason})
@@ -134,13 +135,13 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, {"errors": [], "warnings": []})
 
     def create(self, body: bytes) -> None:
-        asked = json.loads(body)
-        name = f"{asked['organization']}/{asked['name']}"
-        if asked["organization"] != "ada":
+        request = json.loads(body)
+        name = f"{request['organization']}/{request['name']}"
+        if request["organization"] != "ada":
             self._send(403, {"error": "You don't have the rights to create a repository there"})
             return
-        self.hub.repositories[asked["type"], name] = Repository(asked.get("visibility") == "private")
-        self._send(200, {"url": f"{self.hub.url}/{'datasets/' if asked['type'] == 'dataset' else ''}{name}"})
+        self.hub.repositories[request["type"], name] = Repository(request.get("visibility") == "private")
+        self._send(200, {"url": f"{self.hub.url}/{'datasets/' if request['type'] == 'dataset' else ''}{name}"})
 
     def info(self, body: bytes, kind: str, name: str) -> None:
         if repository := self._repository(kind, name):
@@ -155,38 +156,31 @@ class _Handler(BaseHTTPRequestHandler):
             {"type": "file", "path": path, "size": len(data), "oid": git_hash(data), **self._lfs(path, data)}
             for path, data in ((path, repository.files[path]) for path in paths[start : start + _PAGE])
         ]
-        after = f'<{self.hub.url}{urlsplit(self.path).path}?recursive=True&cursor={start + _PAGE}>; rel="next"'
-        self._send(200, entries, {"Link": after} if start + _PAGE < len(paths) else {})
+        next_page = f'<{self.hub.url}{urlsplit(self.path).path}?recursive=True&cursor={start + _PAGE}>; rel="next"'
+        self._send(200, entries, {"Link": next_page} if start + _PAGE < len(paths) else {})
 
     def preupload(self, body: bytes, kind: str, name: str) -> None:
         if not (repository := self._repository(kind, name)):
             return
-        found = []
+        modes = []
         for file in json.loads(body)["files"]:
             path, data = file["path"], repository.files.get(file["path"])
             large = path.endswith(_LARGE)
-            there = (hashlib.sha256(data).hexdigest() if large else git_hash(data)) if data is not None else None
+            oid = (hashlib.sha256(data).hexdigest() if large else git_hash(data)) if data is not None else None
             mode = "lfs" if large else "regular"
-            found.append({"path": path, "uploadMode": mode, "shouldIgnore": False, "oid": there})
-        self._send(200, {"files": found})
+            modes.append({"path": path, "uploadMode": mode, "shouldIgnore": False, "oid": oid})
+        self._send(200, {"files": modes})
 
     def batch(self, body: bytes) -> None:
-        objects = [
-            {
-                **each,
-                **(
-                    {}
-                    if each["oid"] in self.hub.objects
-                    else {"actions": {"upload": {"href": f"{self.hub.url}/lfs/{each['oid']}", "header": {}}}}
-                ),
-            }
-            for each in json.loads(body)["objects"]
-        ]
+        objects = json.loads(body)["objects"]
+        for large in objects:
+            if large["oid"] not in self.hub.objects:
+                large["actions"] = {"upload": {"href": f"{self.hub.url}/lfs/{large['oid']}", "header": {}}}
         self._send(200, {"transfer": "basic", "objects": objects})
 
     def upload(self, body: bytes, oid: str) -> None:
         if hashlib.sha256(body).hexdigest() != oid:
-            self._send(400, {"error": "other bytes than were announced"})
+            self._send(400, {"error": "the content has another hash than its id"})
             return
         self.hub.objects[oid] = body
         self._send(200, {})
@@ -194,21 +188,21 @@ class _Handler(BaseHTTPRequestHandler):
     def commit(self, body: bytes, kind: str, name: str) -> None:
         if not (repository := self._repository(kind, name)):
             return
-        brought: dict[str, bytes] = {}
+        changes: dict[str, bytes] = {}
         for line in map(json.loads, body.splitlines()):
             value = line["value"]
             if line["key"] == "file":
-                brought[value["path"]] = base64.b64decode(value["content"])
+                changes[value["path"]] = base64.b64decode(value["content"])
             elif line["key"] == "lfsFile":
                 if value["oid"] not in self.hub.objects:
                     self._send(400, {"error": f"{value['path']} was never uploaded"})
                     return
-                brought[value["path"]] = self.hub.objects[value["oid"]]
-        repository.files |= brought
-        repository.commits.append(sorted(brought))
-        place = f"{self.hub.url}/{'datasets/' if kind == 'dataset' else ''}{name}"
+                changes[value["path"]] = self.hub.objects[value["oid"]]
+        repository.files |= changes
+        repository.commits.append(sorted(changes))
+        url = f"{self.hub.url}/{'datasets/' if kind == 'dataset' else ''}{name}"
         head = self._head(repository)
-        self._send(200, {"commitUrl": f"{place}/commit/{head}", "commitOid": head})
+        self._send(200, {"commitUrl": f"{url}/commit/{head}", "commitOid": head})
 
     def resolve(self, body: bytes, kind: str | None, name: str, path: str) -> None:
         if not (repository := self._repository("dataset" if kind else "model", name)):
@@ -220,7 +214,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(200, data, {"ETag": f'"{git_hash(data)}"', "X-Repo-Commit": self._head(repository)})
 
     def _repository(self, kind: str, name: str) -> Repository | None:
-        """A repository; where there is none the request is answered."""
+        """A repository; if it does not exist, the response is 404."""
         if (kind, name) not in self.hub.repositories:
             self._send(404, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
         return self.hub.repositories.get((kind, name))
@@ -236,12 +230,12 @@ class _Handler(BaseHTTPRequestHandler):
     def _body(self) -> bytes:
         if self.headers.get("Transfer-Encoding") != "chunked":
             return self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        found = b""
+        body = b""
         while size := int(self.rfile.readline(), 16):
-            found += self.rfile.read(size)
+            body += self.rfile.read(size)
             self.rfile.readline()
         self.rfile.readline()
-        return found
+        return body
 
     def _send(self, status: int, value: object, headers: dict[str, str] | None = None) -> None:
         data = value if isinstance(value, bytes) else json.dumps(value).encode()

@@ -1,8 +1,8 @@
-"""Runs the numeric tests as other machines would: with other vector instructions, threads and precisions.
+"""Runs the numeric tests with the vector instructions, threads and precisions of other machines.
 
-`python -m tests.portable` runs all combinations, `python -m tests.portable NAME …` those named. A few combinations are
-chosen in which each value of each setting occurs; bfloat16 where oneDNN may only use AVX2 is none of them: it takes
-hundreds of times as long there, and `auto` never chooses it.
+`python -m tests.portable` runs all combinations, `python -m tests.portable NAME …` the named ones. Each value of each
+setting occurs in a combination. No combination has bfloat16 with oneDNN limited to AVX2: that is hundreds of times
+slower, and `auto` never chooses it.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# Every test file in which floats of an encoder or of a probe are compared, or answers that follow from them.
+# The test files that compare floats of an encoder or of a probe, or answers that depend on them.
 NUMERIC = (
     *(
         f"tests/model/test_{name}.py"
@@ -31,11 +31,11 @@ _LIMITS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA")
 
 @dataclass(frozen=True)
 class Machine:
-    """How a machine computes; without limits as this one does."""
+    """The settings of a simulated machine; `limits` are environment variables that limit vector instructions."""
 
     threads: int
     precision: str
-    """Of the trainings that don't need another; encoders that come with Numerate take `auto`."""
+    """The precision of trainings that need no other one; the encoders that come with Numerate use `auto`."""
     limits: dict[str, str] = field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -56,23 +56,23 @@ MACHINES = {
 def main() -> None:
     """Entry point of `make test-portable`."""
     parser = argparse.ArgumentParser(prog="python -m tests.portable", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(MACHINES)}; all by default")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(MACHINES)}; default: all")
     names = parser.parse_args().names or [*MACHINES]
     if unknown := [name for name in names if name not in MACHINES]:
-        parser.error(f"combination {unknown[0]!r} is unknown: take of {', '.join(MACHINES)}")
+        parser.error(f"combination {unknown[0]!r} is unknown: choose from {', '.join(MACHINES)}")
     failed = [name for name in names if not _passes(name, MACHINES[name])]
     if failed:
-        sys.exit(f"failed: {', '.join(failed)}; python -m tests.portable {' '.join(failed)} runs them again")
+        sys.exit(f"failed: {', '.join(failed)}; python -m tests.portable {' '.join(failed)} repeats them")
 
 
 def _passes(name: str, machine: Machine) -> bool:
-    """Run the tests and print a line, and the failures behind it."""
+    """Run the tests and print a line, followed by the failures."""
     threads = str(machine.threads)
     environment = {key: value for key, value in os.environ.items() if key not in _LIMITS} | machine.limits
     environment |= {"OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
     environment |= {"NUMERATE_TEST_THREADS": threads, "NUMERATE_TEST_PRECISION": machine.precision}
     command = [sys.executable, "-m", "pytest", "-m", "not slow", "-rf", "--tb=short", "--durations=0", *NUMERIC]
-    # As many processes as leave each of two cores one thread.
+    # With one thread per process, two processes use two cores.
     command += ["-n", "2", "--dist", "loadfile"] if machine.threads == 1 else []
     began = time.monotonic()
     result = subprocess.run(
@@ -83,21 +83,21 @@ def _passes(name: str, machine: Machine) -> bool:
         stderr=subprocess.STDOUT,
         text=True,
     )
-    said = "passed" if not result.returncode else "FAILED"
-    print(f"{name} ({machine}): {said}, {_counts(result.stdout)}, {time.monotonic() - began:.0f} s", flush=True)
+    outcome = "passed" if not result.returncode else "FAILED"
+    print(f"{name} ({machine}): {outcome}, {_counts(result.stdout)}, {time.monotonic() - began:.0f} s", flush=True)
     if result.returncode:
         print("\n".join(_failures(result.stdout)), flush=True)
     return not result.returncode
 
 
 def _counts(output: str) -> str:
-    """The last line of pytest's, without its time."""
+    """pytest's summary line, without its time."""
     lines = [line for line in output.splitlines() if " passed" in line or " failed" in line or " error" in line]
-    return lines[-1].strip("= ").rpartition(" in ")[0] if lines else "no test was run"
+    return lines[-1].strip("= ").rpartition(" in ")[0] if lines else "no tests ran"
 
 
 def _failures(output: str) -> Iterator[str]:
-    """What pytest printed from its first failure on; all of it where there is none."""
+    """pytest's output from the first failure on; the whole output if it has none."""
     lines = output.splitlines()
     first = next((n for n, line in enumerate(lines) if "= FAILURES =" in line or "= ERRORS =" in line), 0)
     yield from lines[first:]

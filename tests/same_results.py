@@ -1,8 +1,8 @@
-"""`python -m tests.same_results COMMIT`: this tree generates, encodes and answers exactly as COMMIT does.
+"""`python -m tests.same_results COMMIT [PRESET...]` checks that this tree gives exactly the results of COMMIT.
 
-For a rebuild that must not change results. Both trees run the same commands: for every preset a corpus of 10,000 rows,
-its tokenizer and its token rows, and 10,000 problems for each encoder that comes with Numerate. The tool compares the
-content hashes in the manifests and the answers. It takes some minutes, and exits with 1 if anything differs.
+It is a check for a rebuild that must not change results. Both trees run the same commands: for every preset a corpus of
+10,000 rows, its tokenizer and its token rows, and 10,000 problems for each encoder that comes with Numerate. The tool
+compares the content hashes in the manifests and the answers. It takes some minutes, and exits with 1 on a difference.
 """
 
 import json
@@ -20,7 +20,7 @@ _ROWS, _PROBLEMS = 10_000, 10_000
 
 def results(tree: Path, workspace: Path, presets: list[str]) -> dict[str, str]:
     """Content hashes of corpora and token rows, and the answers, by name; `tree` is a checkout."""
-    found = {}
+    contents = {}
     for preset in presets:
         name = ["--name", preset, "--workspace", str(workspace)]
         _numerate(tree, ["corpus", "generate", preset, "--rows", str(_ROWS), *name])
@@ -29,16 +29,16 @@ def results(tree: Path, workspace: Path, presets: list[str]) -> dict[str, str]:
         folder = workspace / "corpora" / preset
         (tokens,) = (folder / "tokens").glob("*/manifest.json")
         for what, manifest in (("rows", folder / "manifest.json"), ("tokens", tokens)):
-            found[f"{what} of {preset}"] = json.loads(manifest.read_text())["contents"]
+            contents[f"{what} of {preset}"] = json.loads(manifest.read_text())["contents"]
     for run, problems in problems_of().items():
         answers = _numerate(tree, ["solve", "--run", run, "--workspace", str(workspace)], "\n".join(problems))
         assert len(answers.splitlines()) == _PROBLEMS
-        found[f"answers of {run}"] = answers
-    return found
+        contents[f"answers of {run}"] = answers
+    return contents
 
 
 def problems_of() -> dict[str, list[str]]:
-    """Problems for each encoder that comes with Numerate, the same ones every time."""
+    """Problems for each encoder that comes with Numerate, from a fixed seed."""
     draw = random.Random(0)
 
     def number(digits: int) -> int:
@@ -55,14 +55,14 @@ def problems_of() -> dict[str, list[str]]:
 def _numerate(tree: Path, arguments: list[str], text: str = "") -> str:
     environment = {**os.environ, "PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "flows", *arguments]
-    done = subprocess.run(command, cwd=tree, env=environment, input=text, capture_output=True, text=True)
-    if done.returncode:
-        raise SystemExit(f"{tree}: numerate {' '.join(arguments)} failed: {done.stderr.strip()}")
-    return done.stdout
+    result = subprocess.run(command, cwd=tree, env=environment, input=text, capture_output=True, text=True)
+    if result.returncode:
+        raise SystemExit(f"{tree}: numerate {' '.join(arguments)} failed: {result.stderr.strip()}")
+    return result.stdout
 
 
 def main() -> int:
-    """Compare, and print one line for each result."""
+    """Compare the trees and print one line for each result."""
     if len(sys.argv) < 2:
         print("usage: python -m tests.same_results COMMIT [PRESET...]", file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""CONTRIBUTING's table of what may import what, and who knows the engines, kept by the sources' imports."""
+"""The imports of the source follow the tables of CONTRIBUTING.md: the folders, and the engines."""
 
 import ast
 import re
@@ -12,12 +12,12 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text()
-ENDS = (".py", "/__init__.py")
+SUFFIXES = (".py", "/__init__.py")
 FOLDERS = ("storage", "pipelines", "model", "flows")
 
 
 def imports_of(source: str) -> Iterator[str]:
-    """The modules that a source imports, wherever in it; of `from a import b` it may be `a` or `a.b`."""
+    """The names that a source imports anywhere; `from a import b` gives `a.b`, which is a module or a name in `a`."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -33,87 +33,88 @@ IMPORTS = {path: sorted(set(imports_of(source))) for path, source in SOURCES.ite
 
 
 def within(name: str, allowed: list[str]) -> bool:
-    """Whether a module is one of those allowed, or in one."""
+    """Whether a module is one of the allowed modules or in one of them."""
     return any(f"{name}.".startswith(f"{module}.") for module in allowed)
 
 
 def allowed_by_folder() -> dict[str, list[str]]:
-    """The table: of ours, what each folder may import besides itself."""
+    """What each folder may import of this project besides itself, from the table of folders."""
     table = re.findall(r"^\| `(\w+)/` \|.*\| ([^|]+) \|$", TEXT, re.MULTILINE)
     return {name: list(FOLDERS) if last == "all" else re.findall(r"`([\w.]+)`", last) for name, last in table}
 
 
-def known_to(engine: str) -> list[str]:
-    """The files and folders to which CONTRIBUTING says that an engine is known."""
-    found = re.search(rf"\b{engine}\s+(?:is known )?to\s((?:[^;.(]|\.py|\.\w+`)+)", " ".join(TEXT.split()))
-    assert found, engine
-    return re.findall(r"`([\w./]+)`", found[1])
+def users_of(engine: str) -> list[str]:
+    """The files and folders that may import an engine, from the table of engines."""
+    row = re.search(rf"^\| {engine} \| ([^|]+) \|", TEXT, re.MULTILINE)
+    assert row, engine
+    return re.findall(r"`([\w./]+)`", row[1])
 
 
-def test_the_table_and_the_lists_are_read() -> None:
+def test_tables_are_parsed() -> None:
     assert set(FOLDERS) < set(allowed_by_folder())
     assert allowed_by_folder()["storage"] == []
     assert allowed_by_folder()["pipelines"] == ["storage", "model.tokenizer"]
     assert {"pipelines/generation/fanout.py", "model/training/ray_launcher.py", "flows/cluster/"} <= set(
-        known_to("Ray")
+        users_of("Ray")
     )
-    assert (known_to("Prefect"), known_to("DuckDB"), known_to("torch")) == (["flows/"], ["storage/"], ["model/"])
+    assert (users_of("Prefect"), users_of("DuckDB"), users_of("torch")) == (["flows/"], ["storage/"], ["model/"])
     assert len(SOURCES) > 100
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_a_folder_imports_of_ours_only_what_the_table_says(folder: str) -> None:
+def test_folder_imports_only_the_folders_in_the_table(folder: str) -> None:
     allowed = [folder, *allowed_by_folder()[folder]]
-    strangers = [
+    forbidden = [
         f"{path} imports {name}"
         for path, names in IMPORTS.items()
         for name in names
         if path.startswith(f"{folder}/") and name.split(".")[0] in (*FOLDERS, "tests") and not within(name, allowed)
     ]
-    assert not strangers
+    assert not forbidden
 
 
 @pytest.mark.parametrize("engine", ["Ray", "Prefect", "torch"])
-def test_an_engine_is_imported_only_where_it_is_known(engine: str) -> None:
-    places = known_to(engine)
-    users = {path for path, names in IMPORTS.items() if any(within(name, [engine.lower()]) for name in names)}
-    assert sorted(path for path in users if not path.startswith(tuple(places))) == []
-    assert all(any(path.startswith(place) for path in users) for place in places), "one that is named doesn't use it"
+def test_engine_is_imported_only_by_the_modules_in_the_table(engine: str) -> None:
+    allowed = users_of(engine)
+    importers = {path for path, names in IMPORTS.items() if any(within(name, [engine.lower()]) for name in names)}
+    assert sorted(path for path in importers if not path.startswith(tuple(allowed))) == []
+    assert [prefix for prefix in allowed if not any(path.startswith(prefix) for path in importers)] == []
 
 
-def test_no_module_imports_itself_through_others() -> None:
+def test_imports_have_no_cycle() -> None:
     def files_of(name: str) -> set[str]:
-        """The files that an import of this name reads."""
-        paths = (f"{module.replace('.', '/')}{end}" for module in (name, name.rpartition(".")[0]) for end in ENDS)
+        """The source files that an import of this name executes."""
+        modules = [module.replace(".", "/") for module in (name, name.rpartition(".")[0])]
+        paths = (f"{module}{suffix}" for module in modules for suffix in SUFFIXES)
         return {path for path in paths if path in SOURCES}
 
     TopologicalSorter({path: set().union(*map(files_of, names)) - {path} for path, names in IMPORTS.items()}).prepare()
 
 
-def test_a_folder_has_about_a_dozen_modules_at_most() -> None:
+def test_folder_has_at_most_about_twelve_modules() -> None:
     counts = Counter(path.rpartition("/")[0] for path in SOURCES if not path.endswith("__init__.py"))
     assert max(counts.values()) <= 14, counts.most_common(3)
 
 
-def test_what_contributing_names_is_there() -> None:
-    named = re.findall(r"`((?:storage|pipelines|model|flows|tests)/[\w./]*)`", TEXT)
-    assert len(named) > 40
-    assert [path for path in named if not (ROOT / path).exists()] == []
+def test_paths_in_contributing_exist() -> None:
+    paths = re.findall(r"`((?:storage|pipelines|model|flows|tests)/[\w./]*)`", TEXT)
+    assert len(paths) > 40
+    assert [path for path in paths if not (ROOT / path).exists()] == []
 
 
-def test_outside_of_storage_duckdb_is_a_type_and_no_engine() -> None:
+def test_code_outside_of_storage_uses_only_types_and_errors_of_duckdb() -> None:
     used = {
         f"{path}: duckdb.{node.attr}"
         for path, source in SOURCES.items()
-        if not path.startswith(tuple(known_to("DuckDB")))
+        if not path.startswith(tuple(users_of("DuckDB")))
         for node in ast.walk(ast.parse(source))
         if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "duckdb"
     }
-    assert not [each for each in used if not re.search(r"duckdb\.(DuckDBPy\w+|\w*(Error|Exception))$", each)]
+    assert not [use for use in used if not re.search(r"duckdb\.(DuckDBPy\w+|\w*(Error|Exception))$", use)]
 
 
 @pytest.mark.parametrize("path", ["storage/order.py", "storage/reading/lanes.py", "pipelines/split/canonical.py"])
-def test_what_decides_which_data_goes_where_needs_numpy_alone(path: str) -> None:
+def test_modules_that_place_data_import_only_numpy(path: str) -> None:
     assert f"`{path}`" in TEXT
     waiting, seen = [path], set[str]()
     while waiting:

@@ -6,7 +6,7 @@ pytest_plugins = "pytester"
 _OPTIONS = ("-p", "no:timeout", "-p", "no:xdist", "-p", "no:hypothesispytest")
 
 
-def test_a_run_fails_for_skips_that_nobody_expects_and_for_no_others(pytester: pytest.Pytester) -> None:
+def test_run_fails_for_unexpected_skips_only(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(
         test_module="import pytest\npytest.importorskip('no_such_module')",
         test_known=f"import pytest\ndef test_passes(): pass\ndef test_skips(): pytest.skip('{EXPECTED[0]}')\n"
@@ -15,6 +15,6 @@ def test_a_run_fails_for_skips_that_nobody_expects_and_for_no_others(pytester: p
     )
     for files, skips in ((("test_known.py",), []), ((), ["test_module.py", "test_other.py::test_skips"])):
         plugin = UnexpectedSkips()
-        found = pytester.inline_run(*_OPTIONS, *files, plugins=[plugin])
+        result = pytester.inline_run(*_OPTIONS, *files, plugins=[plugin])
         assert sorted(line.partition(": ")[0] for line in plugin.lines) == skips
-        assert found.ret == (1 if skips else 0)
+        assert result.ret == (1 if skips else 0)
