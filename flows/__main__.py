@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import warnings
 
 from flows.cli import interruption
 from flows.cli.terminal import PrintableFormatter, open_missing_streams
@@ -14,6 +15,8 @@ def main() -> None:
     # Formats warnings of libraries if logging is not configured.
     if logging.lastResort:
         logging.lastResort.setFormatter(PrintableFormatter())
+    # A signal during the imports can interrupt the start of a Cython module, which warns and works nevertheless.
+    warnings.filterwarnings("ignore", "Cython module failed to patch")
     from flows.cli.app import run
 
     sys.exit(interruption.guarded(lambda: run(sys.argv[1:])))

@@ -6,16 +6,16 @@ from typing import Any
 from prefect.artifacts import create_markdown_artifact
 
 from flows.common.engines import ray_session
-from flows.common.flow import stage
+from flows.common.flow import flow
 from flows.common.parameters import LeakageRequest
-from flows.common.progress import metered
+from flows.common.progress import counted, metered
 from flows.generate_corpus import ensure_corpus
 from pipelines.split.leakage import HELD_OUT, LeakFound, differences, find_leaks
 from storage.datasets.corpus import Corpus
 from storage.workspace import Workspace
 
 
-@stage("corpus-leakage", "leakage of {request.held_out} into {request.train}")
+@flow(name="corpus-leakage", flow_run_name="leakage of {request.held_out} into {request.train}")
 def corpus_leakage(request: LeakageRequest) -> dict[str, Any]:
     """Check that no train problem of one corpus is held out by another; raises `LeakFound` if one is."""
     if request.make_missing:
@@ -26,22 +26,22 @@ def corpus_leakage(request: LeakageRequest) -> dict[str, Any]:
     title = f"leakage {request.train} {request.held_out}"
     root = Workspace.open(request.workspace).root
     with ray_session(request.ray, root) as cpus, metered("corpus-leakage", title, rows) as meter:
-        found = find_leaks(train, held_out, in_flight=cpus, progress=meter.add)
+        leakage = find_leaks(train, held_out, in_flight=cpus, progress=meter.add)
     result = {
         "train": request.train,
         "held_out": request.held_out,
-        **asdict(found),
+        **asdict(leakage),
         "differences": differences(train.manifest, held_out.manifest),
     }
     create_markdown_artifact(f"```\n{leakage_text(result)}\n```", key="corpus-leakage-result", description=title)
-    if found.leaks:
+    if leakage.leaks:
         raise LeakFound(_error(result), result)
     return result
 
 
 def leakage_text(result: dict[str, Any]) -> str:
     """The result as text: a summary line, example leaks, and notes on possible causes."""
-    leaks = "no leak" if not result["leaks"] else f"{result['leaks']:,} leak{'s' * (result['leaks'] > 1)}"
+    leaks = counted(result["leaks"], "leak") if result["leaks"] else "no leak"
     lines = [
         f"compared {result['train_rows']:,} train problems of {result['train']} with "
         f"{result['held_out_rows']:,} held-out problems of {result['held_out']}: {leaks}"

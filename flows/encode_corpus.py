@@ -4,7 +4,7 @@ import time
 from typing import Any
 
 from flows.common.engines import ray_session
-from flows.common.flow import stage
+from flows.common.flow import flow
 from flows.common.parameters import EncodeRequest, InWorkspace
 from flows.common.progress import human, metered, say
 from flows.common.timing import note_seconds
@@ -16,7 +16,7 @@ from storage.datasets.manifest import committed, load
 from storage.workspace import Workspace
 
 
-@stage("encode-corpus", "encode {request.corpus} with {request.tokenizer_name}")
+@flow(name="encode-corpus", flow_run_name="encode {request.corpus} with {request.tokenizer_name}")
 def encode_corpus(request: EncodeRequest) -> dict[str, Any]:
     """Encode a corpus as fixed-width rows of token ids; does nothing if the tokens are up to date."""
     workspace, name = Workspace.create(request.workspace), request.tokenizer_name
@@ -28,7 +28,9 @@ def encode_corpus(request: EncodeRequest) -> dict[str, Any]:
     began = time.monotonic()
     session = ray_session(request.ray, workspace.root)
     with session as cpus, metered("encode-corpus", f"encode {request.corpus}", corpus.manifest.rows) as meter:
-        tokens, made = build_tokens(corpus, tokenizer, folder, in_flight=cpus, progress=meter.add, found=meter.found)
+        tokens, made = build_tokens(
+            corpus, tokenizer, folder, in_flight=cpus, progress=meter.add, found=meter.add_finished
+        )
     seconds = time.monotonic() - began
     rows = tokens.manifest.rows
     headline = f"encode {request.corpus}: up to date, {rows:,} rows"
@@ -40,7 +42,7 @@ def encode_corpus(request: EncodeRequest) -> dict[str, Any]:
     return {"corpus": request.corpus, "location": str(folder), "identity": tokens.manifest.identity, "rows": rows}
 
 
-def ensure_tokens(asked: InWorkspace, corpus: str, tokenizer: str) -> None:
+def ensure_tokens(request: InWorkspace, corpus: str, tokenizer: str) -> None:
     """Encode a corpus if it has no tokens yet; first makes a missing corpus or tokenizer as `ensure_tokenizer` does."""
-    if not committed(Workspace.open(asked.workspace).tokens(corpus, tokenizer)):
-        encode_corpus(EncodeRequest(**asked.place, corpus=corpus, tokenizer=tokenizer, make_missing=True))
+    if not committed(Workspace.open(request.workspace).tokens(corpus, tokenizer)):
+        encode_corpus(EncodeRequest(**request.workspace_and_ray, corpus=corpus, tokenizer=tokenizer, make_missing=True))

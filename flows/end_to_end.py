@@ -4,14 +4,14 @@ from statistics import median
 from typing import Any
 
 from flows.common.engines import ray_session
-from flows.common.flow import stage
+from flows.common.flow import flow
 from flows.common.parameters import EndToEndRequest
 from flows.common.progress import say
 from flows.common.suites import corners_of
 from flows.encode_corpus import encode_corpus
 from flows.evaluate_encoder import evaluate_encoder, headline
 from flows.generate_corpus import generate_corpus
-from flows.reports.artifacts import show_whole
+from flows.reports.artifacts import show_end_to_end
 from flows.train_encoder import train_encoder
 from flows.train_tokenizer import train_tokenizer
 from model.config.training import seed_runs
@@ -46,26 +46,18 @@ def check_request(request: EndToEndRequest) -> None:
     for name, spec in seed_runs(request.run_name, training, request.seeds):
         run = workspace.run(name)
         if (run / "run.json").exists():
-            found = load_run(run)
-            made = {name: value for name, value in found.corpus_spec.items() if name != "generator_version"}
+            existing = load_run(run)
+            existing_spec = {key: value for key, value in existing.corpus_spec.items() if key != "generator_version"}
+            known = {"corpus": existing.corpus, "corpus_spec": existing_spec, "tokenizer": existing.tokenizer}
+            requested = {"corpus": corpus.name, "corpus_spec": corpus.identity(), "tokenizer": tokenizer}
             refuse_other(
                 run,
-                {
-                    "corpus": found.corpus,
-                    "corpus_spec": made,
-                    "tokenizer": found.tokenizer,
-                    "training": found.training.identity(),
-                },
-                {
-                    "corpus": corpus.name,
-                    "corpus_spec": corpus.identity(),
-                    "tokenizer": tokenizer,
-                    "training": spec.identity(),
-                },
+                {**known, "training": existing.training.identity()},
+                {**requested, "training": spec.identity()},
             )
 
 
-@stage("end-to-end", "end to end {request.run_name}")
+@flow(name="end-to-end", flow_run_name="end to end {request.run_name}")
 def end_to_end(request: EndToEndRequest) -> dict[str, Any]:
     """Run all stages; returns report.json's values, for several seeds with their median and minimum."""
     check_request(request)
@@ -75,23 +67,20 @@ def end_to_end(request: EndToEndRequest) -> dict[str, Any]:
         train_tokenizer(request.tokenizer_request())
         encode_corpus(request.encode_request())
         train_encoder(request.train_request())
-    reports = [evaluate_encoder(asked) for asked in request.evaluate_requests()]
-    for asked in request.evaluate_requests():
-        if corners_of(load_run(Workspace.open(request.workspace).run(asked.name))):
-            evaluate_encoder(asked.model_copy(update={"suite": "edge"}))
-    whole = reports[0] if request.seeds == 1 else _over_seeds(request.run_name, reports)
-    runs = [asked.name for asked in request.evaluate_requests()]
+    workspace, evaluations = Workspace.open(request.workspace), request.evaluate_requests()
+    reports = [evaluate_encoder(evaluation) for evaluation in evaluations]
+    for evaluation in evaluations:
+        if corners_of(load_run(workspace.run(evaluation.name))):
+            evaluate_encoder(evaluation.model_copy(update={"suite": "edge"}))
+    runs = [evaluation.name for evaluation in evaluations]
     lines = [headline(run, report) for run, report in zip(runs, reports, strict=True)]
-    show_whole(Workspace.open(request.workspace), runs[0], lines, reports[0]["seconds"])
-    return whole
+    show_end_to_end(workspace, runs[0], lines, reports[0]["seconds"])
+    return reports[0] if request.seeds == 1 else _over_seeds(request.run_name, reports)
 
 
 def _over_seeds(name: str, reports: list[dict[str, Any]]) -> dict[str, Any]:
     """Combine the reports of all seeds: median and minimum of exact match, never only the best seed."""
     matches = [report["exact_match"] for report in reports]
-    together = {"median": median(matches), "minimum": min(matches)}
-    say(
-        f"run {name}: {len(reports)} seeds, exact match median {together['median']:.3%}, "
-        f"minimum {together['minimum']:.3%}"
-    )
-    return {"run": name, "exact_match": together, "reports": reports}
+    low, middle = min(matches), median(matches)
+    say(f"run {name}: {len(reports)} seeds, exact match median {middle:.3%}, minimum {low:.3%}")
+    return {"run": name, "exact_match": {"median": middle, "minimum": low}, "reports": reports}

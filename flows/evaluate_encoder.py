@@ -10,15 +10,16 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from flows.common.engines import ray_session
-from flows.common.flow import stage
+from flows.common.flow import flow
 from flows.common.parameters import EvaluateRequest
 from flows.common.progress import metered, say
 from flows.common.suites import Suite, fair_to, prepare, suite_of
 from flows.common.timing import note_seconds, seconds_of
 from flows.encode_corpus import ensure_tokens
 from flows.reports.artifacts import show_evaluation
-from flows.reports.evaluation.comparison import compare, comparison_text, write_comparison
+from flows.reports.evaluation.comparison import compare, comparison_text
 from flows.reports.evaluation.section import SECTION, passes_text, write_report
+from flows.reports.pages import write_page
 from flows.reports.run_page import page_of, write_run_page
 from model.config.evaluation import ONE_PASS, EvaluationSpec
 from model.evaluation.evaluate import Evaluation, Fair, check_corpus, evaluate
@@ -29,14 +30,14 @@ from model.runs.run_config import RunConfig, load_run
 from pipelines.generation.build import spec_of
 from pipelines.generation.fanout import alone
 from pipelines.generation.generate import canonical_hashes
-from pipelines.split.counterparts import has_no_trained_twin
+from pipelines.split.counterparts import has_no_trained_counterpart
 from storage.datasets.manifest import Dataset, hash_of, load
 from storage.places.place import Location
 from storage.sql.catalog import refresh_catalog
 from storage.workspace import Workspace
 
 
-@stage("evaluate-encoder", "evaluate {request.name} on {request.asked}")
+@flow(name="evaluate-encoder", flow_run_name="evaluate {request.name} on {request.problems}")
 def evaluate_encoder(request: EvaluateRequest) -> dict[str, Any]:
     """Evaluate a trained encoder on held-out problems and return the values of its report.json.
 
@@ -46,7 +47,7 @@ def evaluate_encoder(request: EvaluateRequest) -> dict[str, Any]:
 
 
 def _evaluated(request: EvaluateRequest) -> dict[str, Any]:
-    workspace, spec = Workspace.create(request.workspace), request.evaluation_spec()
+    workspace, spec = Workspace.create(request.workspace), request.spec(EvaluationSpec)
     request = request.model_copy(update={"name": own_or_shipped(workspace, request.name)})
     run = workspace.run(request.name)
     model = TrainedEncoder.open(run, spec.checkpoint)
@@ -56,52 +57,58 @@ def _evaluated(request: EvaluateRequest) -> dict[str, Any]:
         spec = spec.model_copy(update={"split": suite.split})
     name = suite.corpus.name if suite else request.corpus or config.corpus
     label = f"suite.{name}" if suite else name
-    place, predictions = places_of(run, config, label, spec)
+    folder, predictions = paths_of(run, config, label, spec)
     if request.make_missing and not suite:
         ensure_tokens(request, name, config.tokenizer)
-    corpus, tokens = prepare(workspace, config, model.tokenizer, suite) if suite else _held(workspace, config, name)
+    corpus, tokens = prepare(workspace, config, model.tokenizer, suite) if suite else _loaded(workspace, config, name)
     check_corpus(model, corpus, tokens)
-    asked = {
+    inputs = {
         "evaluation": spec.model_dump(),
         "step": model.checkpoint.step,
         "weights": model.checkpoint.sha256,
         "corpus": name,
         "corpus_identity": corpus.manifest.identity,
         "suite": request.suite if suite or spec.split == "test" else "",
-        "remarks": list(suite.remarks) if suite else [],
     }
-    found = _found(place, asked) if predictions.exists() else None
-    if found:
-        say(headline(request.name, found) + " (up to date)")
-        show_evaluation(workspace, headline(request.name, found), [], page_of(workspace, request.name))
-        return found
+    cached = _up_to_date(folder, inputs) if predictions.exists() else None
+    if cached:
+        say(headline(request.name, cached) + " (up to date)")
+        show_evaluation(workspace, headline(request.name, cached), [], page_of(workspace, request.name))
+        return cached
     rows = corpus.manifest.split_rows
-    held = sum(rows.values()) if spec.split == "all" else rows[spec.split]
+    problems = sum(rows.values()) if spec.split == "all" else rows[spec.split]
     began = time.monotonic()
-    ask = partial(
+    evaluate_model = partial(
         evaluate,
         corpus=corpus,
         tokens=tokens,
         spec=spec,
         target=predictions,
         canonical=partial(canonical_hashes, spec_of(corpus)),
-        suite=str(asked["suite"]),
+        suite=str(inputs["suite"]),
         fair=_fair(config, corpus),
     )
-    with metered("evaluate-encoder", f"evaluate {request.name}", min(spec.limit or held, held), "problems") as meter:
+    total = min(spec.limit or problems, problems)
+    with metered("evaluate-encoder", f"evaluate {request.name}", total, "problems") as meter:
         if request.ray:
             with ray_session(request.ray, workspace.root):
-                outcome = alone(lambda: ask(TrainedEncoder.open(run, spec.checkpoint)), gpu=True)
+                outcome = alone(lambda: evaluate_model(TrainedEncoder.open(run, spec.checkpoint)), gpu=True)
         else:
-            outcome = ask(model, progress=meter.add)
-    note_seconds(place / "report", time.monotonic() - began)
-    report = {**outcome.model_dump(), **asked, "seconds": stage_seconds(workspace, config, place)}
+            outcome = evaluate_model(model, progress=meter.add)
+    note_seconds(folder / "report", time.monotonic() - began)
+    report = {
+        **outcome.model_dump(),
+        **inputs,
+        "remarks": list(suite.remarks) if suite else [],
+        "seconds": _stage_seconds(workspace, config, folder),
+    }
+    remarks = _remarks(outcome, suite)
     refresh_catalog(workspace)
-    figures = write_report(place, workspace, config, outcome, report["seconds"], _remarks(outcome, suite))
-    (place / "report.json").write(json.dumps(report, indent=2).encode() + b"\n")
+    figures = write_report(folder, workspace, config, outcome, report["seconds"], remarks)
+    (folder / "report.json").write(json.dumps(report, indent=2).encode() + b"\n")
     page = write_run_page(workspace, request.name)
     say(headline(request.name, report))
-    for remark in _remarks(outcome, suite):
+    for remark in remarks:
         say(f"  {remark}")
     say(f"report: {page}")
     show_evaluation(workspace, headline(request.name, report), figures, page)
@@ -114,19 +121,20 @@ def _compared(request: EvaluateRequest) -> dict[str, Any]:
     names = [own_or_shipped(workspace, name) for name in request.compare]
     for name in names:
         load_run(workspace.run(name))
-    what = request.corpus or (f"{request.suite}-{request.suite_digits}" if request.suite_digits else request.suite)
-    place = workspace.comparison(request.name) / _label(what, request.evaluation_spec())
+    problems = request.corpus or (f"{request.suite}-{request.suite_digits}" if request.suite_digits else request.suite)
+    folder = workspace.comparison(request.name) / _label(problems, request.spec(EvaluationSpec))
     reports = {
         name: _best_and_last(workspace, request.model_copy(update={"name": name, "compare": ()})) for name in names
     }
     comparison = compare(reports)
-    (place / "report.json").write(comparison.model_dump_json(indent=2).encode() + b"\n")
-    write_comparison(place / "index.html", request.name, comparison)
+    (folder / "report.json").write(comparison.model_dump_json(indent=2).encode() + b"\n")
+    page = folder / "index.html"
+    write_page(page, "comparison.html", name=request.name, comparison=comparison)
     for name in names:
         write_run_page(workspace, name)
     say(comparison_text(comparison))
-    say(f"comparison: {place / 'index.html'}")
-    show_evaluation(workspace, f"Comparison of {', '.join(names)}", [], place / "index.html")
+    say(f"comparison: {page}")
+    show_evaluation(workspace, f"Comparison of {', '.join(names)}", [], page)
     return comparison.model_dump()
 
 
@@ -138,30 +146,31 @@ def _best_and_last(workspace: Workspace, request: EvaluateRequest) -> dict[str, 
     return {"best": best, "last": best if same else _evaluated(request.model_copy(update={"checkpoint": "last"}))}
 
 
-def places_of(run: Location, config: RunConfig, label: str, spec: EvaluationSpec) -> tuple[Location, Location]:
-    """Locations of the report and of the predictions of an evaluation.
+def paths_of(run: Location, config: RunConfig, label: str, spec: EvaluationSpec) -> tuple[Location, Location]:
+    """Folder of the report, and file of the predictions, of an evaluation.
 
     The run's own folder holds the report on its corpus's test split by the best checkpoint in one pass. Every other
     combination of corpus, split, checkpoint and decoding has its own folder in `evaluations`.
     """
     label = _label(label, spec)
-    mark = "" if spec.checkpoint == "best" else f".{spec.checkpoint}"
-    own = label + mark == config.corpus and spec.split == "test"
-    place = run if own else run / "evaluations" / f"{label}{mark}{'' if spec.split == 'test' else f'.{spec.split}'}"
-    return place, run / "predictions" / f"{label}.{spec.split}{mark}.parquet"
+    checkpoint = "" if spec.checkpoint == "best" else f".{spec.checkpoint}"
+    split = "" if spec.split == "test" else f".{spec.split}"
+    is_own = label == config.corpus and not checkpoint and not split
+    folder = run if is_own else run / "evaluations" / f"{label}{checkpoint}{split}"
+    return folder, run / "predictions" / f"{label}.{spec.split}{checkpoint}.parquet"
 
 
-def _label(what: str, spec: EvaluationSpec) -> str:
+def _label(problems: str, spec: EvaluationSpec) -> str:
     """Label of an evaluation; settings other than the defaults are appended."""
-    what += "" if spec.missing == "answer" else f"-missing-{spec.missing}"
+    label = problems + ("" if spec.missing == "answer" else f"-missing-{spec.missing}")
     if spec.decoding == ONE_PASS:
-        return what
+        return label
     # Evaluations from before symbolic units existed keep their labels.
     values = spec.decoding.model_dump(mode="json", exclude={"unit"} if spec.decoding.unit == "on" else None)
-    return f"{what}-{hash_of(values)[:8]}"
+    return f"{label}-{hash_of(values)[:8]}"
 
 
-def _held(workspace: Workspace, config: RunConfig, name: str) -> tuple[Dataset, Dataset]:
+def _loaded(workspace: Workspace, config: RunConfig, name: str) -> tuple[Dataset, Dataset]:
     """A corpus and its tokens in the workspace; raises `UserError` if one of them is missing."""
     tokens = workspace.tokens(name, config.tokenizer)
     return (
@@ -189,14 +198,14 @@ def _remarks(outcome: Evaluation, suite: Suite | None) -> tuple[str, ...]:
 
 def _fair(config: RunConfig, corpus: Dataset) -> Fair | None:
     """Filter for the problems on which a run may be scored; None if it may be scored on all."""
-    checks = [None if corpus.manifest.identity == config.corpus_identity else fair_to(config), _twins(config)]
-    found = [check for check in checks if check]
-    if not found:
+    reserved_later = None if corpus.manifest.identity == config.corpus_identity else fair_to(config)
+    checks = [check for check in (reserved_later, _no_trained_counterpart(config)) if check]
+    if not checks:
         return None
-    return lambda facts, canonical: np.logical_and.reduce([check(facts, canonical) for check in found])
+    return lambda facts, canonical: np.logical_and.reduce([check(facts, canonical) for check in checks])
 
 
-def _twins(config: RunConfig) -> Fair | None:
+def _no_trained_counterpart(config: RunConfig) -> Fair | None:
     """Filter for problems of which no counterpart is in the train split; None if no masked operands were trained.
 
     Counterparts are sums and differences of the same numbers.
@@ -208,12 +217,12 @@ def _twins(config: RunConfig) -> Fair | None:
     def fair(facts: pa.Table, canonical: NDArray[np.uint64]) -> NDArray[np.bool_]:
         """Boolean mask [n], computed from the texts of the problems."""
         problems, answers = (facts[name].combine_chunks() for name in ("problem", "answer"))
-        return has_no_trained_twin(key, validation, test, config.operators, problems, answers)
+        return has_no_trained_counterpart(key, validation, test, config.operators, problems, answers)
 
     return fair
 
 
-def stage_seconds(workspace: Workspace, config: RunConfig, evaluation: Location) -> dict[str, float | None]:
+def _stage_seconds(workspace: Workspace, config: RunConfig, evaluation: Location) -> dict[str, float | None]:
     """Seconds of each stage of a run, and of one evaluation; None if unknown."""
     return {
         "generate": seconds_of(workspace.corpus(config.corpus)),
@@ -224,24 +233,25 @@ def stage_seconds(workspace: Workspace, config: RunConfig, evaluation: Location)
     }
 
 
-def _found(place: Location, asked: dict[str, Any]) -> dict[str, Any] | None:
-    if not (place / "report.json").exists() or not (place / SECTION).exists():
+def _up_to_date(folder: Location, inputs: dict[str, Any]) -> dict[str, Any] | None:
+    """The report in a folder if it was computed from these inputs."""
+    if not (folder / "report.json").exists() or not (folder / SECTION).exists():
         return None
     try:
-        report: dict[str, Any] = json.loads((place / "report.json").read())
+        report: dict[str, Any] = json.loads((folder / "report.json").read())
     except ValueError:
         return None
-    return report if all(report.get(key) == value for key, value in asked.items()) else None
+    return report if all(report.get(key) == value for key, value in inputs.items()) else None
 
 
 def headline(name: str, report: dict[str, Any]) -> str:
     """The result of an evaluation in one line."""
     low, high = report["interval"]
-    what = "missing operands" if report.get("missing") == "operand" else "problems"
+    scored = "missing operands" if report.get("missing") == "operand" else "problems"
     split = "" if report["split"] == "all" else f"{report['split']} "
     left_out = f", {report['left_out']:,} left out" if report.get("left_out") else ""
     return (
-        f"run {name}: {report['correct']:,} of {report['problems']:,} {split}{what} of "
+        f"run {name}: {report['correct']:,} of {report['problems']:,} {split}{scored} of "
         f"{report['corpus']} right{left_out}, exact match {report['exact_match']:.3%} "
         f"(95 % interval {low:.3%} to {high:.3%}), {passes_text(report['passes'])}, "
         f"{report['evaluation']['checkpoint']} checkpoint"

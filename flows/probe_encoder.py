@@ -3,7 +3,7 @@
 import time
 from typing import Any
 
-from flows.common.flow import stage
+from flows.common.flow import flow
 from flows.common.parameters import ProbeRequest
 from flows.common.progress import metered, say
 from flows.reports.artifacts import show_probing
@@ -19,10 +19,10 @@ from storage.sql.catalog import refresh_catalog
 from storage.workspace import Workspace
 
 
-@stage("probe-encoder", "probe {request.name}")
+@flow(name="probe-encoder", flow_run_name="probe {request.name}")
 def probe_encoder(request: ProbeRequest) -> dict[str, Any]:
     """Probe runs and write the report; returns the findings. Results that are up to date are not recomputed."""
-    workspace, spec = Workspace.create(request.workspace), request.probing_spec()
+    workspace, spec = Workspace.create(request.workspace), request.spec(ProbingSpec)
     names = [own_or_shipped(workspace, name) for name in request.compare or (request.name,)]
     # Fail before any work starts.
     refuse_unlike([load_run(workspace.run(name)) for name in names])
@@ -33,11 +33,11 @@ def probe_encoder(request: ProbeRequest) -> dict[str, Any]:
     folder = workspace.comparison(request.name) if request.compare else workspace.run(names[0])
     page = folder / "probes" / "index.html"
     title = request.name if request.compare else names[0]
-    asked = problems_asked(spec) if spec.series else 0
-    found, figures = write_probing(page, workspace, title, names, spec.checkpoint, asked)
+    series_problems = problems_asked(spec) if spec.series else 0
+    findings, figures = write_probing(page, workspace, title, names, spec.checkpoint, series_problems)
     if not request.compare:
         write_run_page(workspace, names[0])
-    for finding in found:
+    for finding in findings:
         say(f"  {finding.text}")
     say(f"report: {page}")
     show_probing(workspace, f"probing of {title}", figures, page)
@@ -45,7 +45,7 @@ def probe_encoder(request: ProbeRequest) -> dict[str, Any]:
         "runs": names,
         "checkpoint": spec.checkpoint,
         "steps": steps,
-        "findings": [finding._asdict() for finding in found],
+        "findings": [finding._asdict() for finding in findings],
         "page": str(page),
     }
 
@@ -54,11 +54,11 @@ def _probed(workspace: Workspace, name: str, spec: ProbingSpec) -> int:
     """Compute the missing tables of one run; returns the step of its checkpoint."""
     folder, began = workspace.run(name), time.monotonic()
     with metered("probe-encoder", f"probe {name}", len(PARTS), "parts") as meter:
-        model, lay_there = probe(folder, spec, lambda part: meter.add(1))
+        model, up_to_date = probe(folder, spec, lambda part: meter.add(1))
     if spec.series and not all_known(folder, spec):
-        lay_there = False
+        up_to_date = False
         series(folder, model, spec)
     step = model.checkpoint.step
-    took = "up to date" if lay_there else f"{time.monotonic() - began:.1f} s"
+    took = "up to date" if up_to_date else f"{time.monotonic() - began:.1f} s"
     say(f"run {name}: probed at step {step:,}, {spec.checkpoint} checkpoint ({took})")
     return step

@@ -6,7 +6,7 @@ from statistics import median
 from typing import Any
 
 from flows.common.engines import ray_session
-from flows.common.flow import stage
+from flows.common.flow import flow
 from flows.common.parameters import TrainRequest
 from flows.common.progress import human, metered, say
 from flows.common.timing import note_seconds
@@ -23,36 +23,36 @@ from storage.sql.catalog import refresh_catalog
 from storage.workspace import Workspace
 
 
-@stage("train-encoder", "train {request.run_name} for {request.steps} steps")
+@flow(name="train-encoder", flow_run_name="train {request.run_name} for {request.steps} steps")
 def train_encoder(request: TrainRequest) -> dict[str, Any]:
     """Train an encoder with DDP on Ray Train; resumes an interrupted run and returns a finished one as it is.
 
     Several seeds are trained in parallel if there are enough resources. Each seed is a separate run.
     """
-    workspace, name, spec = Workspace.create(request.workspace), request.run_name, request.training_spec()
+    workspace, name, spec = Workspace.create(request.workspace), request.run_name, request.spec(TrainingSpec)
     if request.make_missing:
         ensure_tokens(request, request.corpus, request.tokenizer_name)
     jobs = prepare(workspace, name, request.corpus, request.tokenizer_name, spec, request.seeds)
     for line in (*spec.ignored, *jobs[0].left_out):
         say(f"warning: {line}")
-    if missing := sum(not _say_found(job) for job in jobs):
+    if untrained := sum(not _is_trained(job) for job in jobs):
         try:
             with ray_session(request.ray, workspace.root):
-                _train(jobs, missing, f"train {name}", spec)
+                _train(jobs, untrained, f"train {name}", spec)
         finally:
             refresh_catalog(workspace)
-    found = [_found(job) for job in jobs]
+    results = [_result_of(job) for job in jobs]
     names = [job.config.name for job in jobs]
-    matches = ", ".join(f"{each['run']} {each['exact_match']:.2%}" for each in found)
+    matches = ", ".join(f"{result['run']} {result['exact_match']:.2%}" for result in results)
     show_training(workspace, names, f"{spec.steps:,} steps; exact match on validation: {matches}")
-    return found[0] if request.seeds == 1 else {"runs": found}
+    return results[0] if request.seeds == 1 else {"runs": results}
 
 
-def _train(jobs: list[TrainingJob], missing: int, title: str, spec: TrainingSpec) -> None:
+def _train(jobs: list[TrainingJob], untrained: int, title: str, spec: TrainingSpec) -> None:
     """Train the unfinished jobs; raises `RunFailure` if one of them stops early."""
-    with metered("train-encoder", title, missing * spec.steps, "steps") as meter:
-        room = choose_room(spec, missing)
-        begun: dict[str, int] = {}
+    with metered("train-encoder", title, untrained * spec.steps, "steps") as meter:
+        room = choose_room(spec, untrained)
+        first_steps: dict[str, int] = {}
 
         def train_one(job: TrainingJob, seat: Seat) -> TrainingResult:
             """Train one job and record its duration."""
@@ -61,27 +61,28 @@ def _train(jobs: list[TrainingJob], missing: int, title: str, spec: TrainingSpec
                 result = launch(job, room, seat.report, seat.stop)
             finally:
                 note_seconds(job.run, time.monotonic() - began, add=True)
-            _conclude(job, result, time.monotonic() - began, room)
+            _say_result(job, result, time.monotonic() - began, room)
             return result
 
         def report(progress: Mapping[str, Progress]) -> None:
             """Show the combined progress of all jobs."""
-            if latest := list(progress.values()):
-                rate = human(sum(one.problems_per_second for one in latest))
-                loss, match = (median(getattr(one, name) for one in latest) for name in ("loss", "exact_match"))
-                for run, one in progress.items():
-                    if run not in begun:
-                        # Steps of an earlier call do not count for the rate.
-                        begun[run] = one.step
-                        meter.found(one.step)
-                meter.set(
-                    sum(one.step for one in latest), f"{rate} problems/s, loss {loss:.4f}, exact match {match:.2%}"
-                )
+            if not progress:
+                return
+            for run, latest in progress.items():
+                if run not in first_steps:
+                    # Steps of an earlier call do not count for the rate.
+                    first_steps[run] = latest.step
+                    meter.add_finished(latest.step)
+            rate = human(sum(latest.problems_per_second for latest in progress.values()))
+            loss = median(latest.loss for latest in progress.values())
+            match = median(latest.exact_match for latest in progress.values())
+            step = sum(latest.step for latest in progress.values())
+            meter.set(step, f"{rate} problems/s, loss {loss:.4f}, exact match {match:.2%}")
 
         train_side_by_side(jobs, train_one, room.at_once, report=report)
 
 
-def _say_found(job: TrainingJob) -> bool:
+def _is_trained(job: TrainingJob) -> bool:
     """Return whether a run is already trained; prints its result, and warnings about damaged checkpoints."""
     for line in Checkpoints(job.run / "checkpoints").warnings():
         say(f"warning: {line}")
@@ -91,9 +92,9 @@ def _say_found(job: TrainingJob) -> bool:
     return result is not None
 
 
-def _found(job: TrainingJob) -> dict[str, Any]:
+def _result_of(job: TrainingJob) -> dict[str, Any]:
     result = found_result(job)
-    assert result, "a training that isn't finished is raised as a failure"
+    assert result, "an unfinished training is raised as a failure"
     return {
         "run": job.config.name,
         "location": str(job.run),
@@ -102,7 +103,8 @@ def _found(job: TrainingJob) -> dict[str, Any]:
     }
 
 
-def _conclude(job: TrainingJob, result: TrainingResult, seconds: float, room: Room) -> None:
+def _say_result(job: TrainingJob, result: TrainingResult, seconds: float, room: Room) -> None:
+    """Print the result of a finished training; raises `RunFailure` for one that was stopped."""
     name, steps = job.config.name, job.config.training.steps
     if not result.finished:
         raise RunFailure(

@@ -25,11 +25,11 @@ def run_plainly(work: Callable[[Stop], int], source: str) -> int:
     `work` receives a function that returns True after SIGINT or SIGTERM. `UserError`, `RunFailure` and invalid
     parameters print a one-line error to standard error; `source` names the parameter file in it.
     """
-    asked: list[int] = []
+    received_signals: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda received, frame: asked.append(received))
+        signal.signal(number, lambda received, frame: received_signals.append(received))
     try:
-        return work(lambda: bool(asked))
+        return work(lambda: bool(received_signals))
     except (UserError, RunFailure) as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code

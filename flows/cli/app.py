@@ -18,15 +18,15 @@ from typing import Annotated, Literal, NoReturn
 from cyclopts import App, CycloptsError, Parameter
 from pydantic import ValidationError
 
-from flows.cli.command_factory import Json, Place, flow_verbs
-from flows.cli.help import FIRST, MANUAL, arrange
-from flows.cli.interruption import CODE, GOES_ON, heard
+from flows.cli.command_factory import Json, WorkspaceUri, flow_commands
+from flows.cli.help import INTRODUCTION, MANUAL, arrange
+from flows.cli.interruption import CODE, CONTINUES, interrupted
 from flows.cli.terminal import printable
 from flows.cli.verbs.corpus import corpus_app
-from flows.cli.verbs.overview import register
-from flows.cli.verbs.probe import register_probe
+from flows.cli.verbs.overview import add_completion, doctor, report, status
+from flows.cli.verbs.probe import probe
 from flows.cli.verbs.publish import publish_app
-from flows.cli.verbs.serve import register_serve
+from flows.cli.verbs.serve import serve
 from flows.cli.verbs.submit import submit_app
 from flows.common.parameters import WORKSPACE, request_text
 from storage.errors import QueryAbandoned, RunFailure, UserError
@@ -39,18 +39,13 @@ app = App(
 )
 tokenizer_app = App(name="tokenizer", help="Tokenizers.")
 model_app = App(name="model", help="Encoders.")
-app.command(corpus_app)
-register(app)
-register_probe(app)
-register_serve(app)
-app.command(model_app)
-app.command(publish_app)
-app.command(submit_app)
-app.command(tokenizer_app)
-
-
-flow_verbs(app, "run", "encode", "train", "evaluate")
-flow_verbs(tokenizer_app, "tokenizer train")
+for command in (report, status, doctor, probe, serve):
+    app.command(command)
+for group in (corpus_app, tokenizer_app, model_app, publish_app, submit_app):
+    app.command(group)
+add_completion(app)
+flow_commands(app, "run", "encode", "train", "evaluate")
+flow_commands(tokenizer_app, "tokenizer train")
 
 
 @model_app.command(name="describe")
@@ -66,8 +61,8 @@ def describe_model(preset: str = "tiny", *, as_json: Json = False) -> None:
     """
     from flows.cli.description import encoder_json, encoder_text
 
-    found = encoder_json(preset)
-    print(json.dumps(found, indent=2) if as_json else encoder_text(found))
+    description = encoder_json(preset)
+    print(json.dumps(description, indent=2) if as_json else encoder_text(description))
 
 
 @model_app.command(name="export")
@@ -77,7 +72,7 @@ def export_model(
     /,
     *,
     checkpoint: Literal["best", "last"] = "best",
-    workspace: Place = WORKSPACE,
+    workspace: WorkspaceUri = WORKSPACE,
     as_json: Json = False,
 ) -> None:
     """Export a trained encoder to a new folder, without the data that only training needs.
@@ -98,12 +93,12 @@ def export_model(
     from model.runs.pretrained import export
     from model.runs.run_config import load_run
 
-    place, folder = open_place(target), Workspace.open(workspace).run(run)
-    entry = export(folder, place, checkpoint)
-    if text := request_text(load_run(place)):
-        (place / "request.yaml").write(text)
-    made = {"run": run, "location": target, "step": entry.step, "exact_match": entry.exact_match}
-    print(json.dumps(made, indent=2) if as_json else f"run {run}, step {entry.step:,}: {target}")
+    folder = open_place(target)
+    exported = export(Workspace.open(workspace).run(run), folder, checkpoint)
+    if text := request_text(load_run(folder)):
+        (folder / "request.yaml").write(text)
+    result = {"run": run, "location": target, "step": exported.step, "exact_match": exported.exact_match}
+    print(json.dumps(result, indent=2) if as_json else f"run {run}, step {exported.step:,}: {target}")
 
 
 @app.command
@@ -121,7 +116,7 @@ def solve(
     abstain_below: Annotated[
         float, Parameter(help="Print '?' (null in JSON) if the encoder's confidence, 0 to 1, is lower.")
     ] = 0.0,
-    workspace: Place = WORKSPACE,
+    workspace: WorkspaceUri = WORKSPACE,
     as_json: Json = False,
 ) -> None:
     """Solve problems with a trained encoder, in one pass over its logits.
@@ -139,10 +134,10 @@ def solve(
     from flows.cli.verbs.solve import Solver, Style, answer_one, answer_stream
 
     style = Style(as_json, abstain_below)
-    place = Workspace.open(workspace)
-    if workspace != WORKSPACE and not place.root.exists():
-        raise UserError(f"workspace {place.root} has no run: train one with 'numerate run'")
-    solver = Solver(place, run)
+    opened = Workspace.open(workspace)
+    if workspace != WORKSPACE and not opened.root.exists():
+        raise UserError(f"workspace {opened.root} has no run: train one with 'numerate run'")
+    solver = Solver(opened, run)
     if problem is not None:
         answer_one(solver, problem, style)
     else:
@@ -157,7 +152,7 @@ def clean(
     dry_run: Annotated[
         bool, Parameter(negative="", help="Print what would be removed and its size; remove nothing.")
     ] = False,
-    workspace: Place = WORKSPACE,
+    workspace: WorkspaceUri = WORKSPACE,
     as_json: Json = False,
 ) -> None:
     """Remove files that are no longer needed: older checkpoints, and leftovers of killed processes.
@@ -172,16 +167,16 @@ def clean(
         Name of a run; without it, the whole workspace is cleaned.
     """
     from flows.diagnostics.cleaning import clean as clean_workspace
-    from flows.diagnostics.cleaning import show
+    from flows.diagnostics.cleaning import print_cleaning
 
-    place = Workspace.open(workspace)
-    if not place.root.exists():
-        raise UserError(f"workspace {place.root} does not exist: choose another with --workspace")
-    result = clean_workspace(place, run, dry_run=dry_run)
+    opened = Workspace.open(workspace)
+    if not opened.root.exists():
+        raise UserError(f"workspace {opened.root} does not exist: choose another with --workspace")
+    result = clean_workspace(opened, run, dry_run=dry_run)
     if as_json:
         print(result.json())
     else:
-        show(result)
+        print_cleaning(result)
 
 
 @app.command
@@ -194,7 +189,7 @@ def sql(
         Parameter(name="--format", help="Output format of the rows; default: table."),
     ] = None,
     output: Annotated[str, Parameter(help="Output file, replaced atomically; empty means standard output.")] = "",
-    workspace: Place = WORKSPACE,
+    workspace: WorkspaceUri = WORKSPACE,
     as_json: Annotated[bool, Parameter(name="--json", negative="", help="Same as --format json.")] = False,
 ) -> None:
     """Query the workspace with one SELECT, on views such as `corpus_NAME`, `shards`, `runs`, `metrics`, `predictions`.
@@ -207,11 +202,11 @@ def sql(
 
     if as_json and form not in (None, "json"):
         raise UserError(f"--json and --format {form} contradict each other: omit one of them")
-    place = Workspace.open(workspace)
+    opened = Workspace.open(workspace)
     text = query or _standard_input()
     if any("\ud800" <= character <= "\udfff" for character in text):
         raise UserError("the SQL is not UTF-8: encode it as UTF-8")
-    answer(place, text, form or ("json" if as_json else "table"), output)
+    answer(opened, text, form or ("json" if as_json else "table"), output)
 
 
 arrange(app)
@@ -222,24 +217,24 @@ def run(arguments: list[str]) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A character that the terminal cannot show is not an error.
         sys.stdout.reconfigure(errors="replace")
-    if _is_without_folder():
+    if _working_directory_is_missing():
         # Libraries end the process in that case.
-        return _complain("the working directory was deleted: change to another first", UserError.exit_code)
+        return _print_error("the working directory was deleted: change to another first", UserError.exit_code)
     ending = False
     try:
         if arguments:
             app(arguments, exit_on_error=False, print_error=False)
         else:
-            print(FIRST, end="")
+            print(INTRODUCTION, end="")
         ending = True
         sys.stdout.flush()
-    except SystemExit as wanted:
-        return int(wanted.code or 0)
+    except SystemExit as exit:
+        return int(exit.code or 0)
     except Exception as error:
         # A library may turn an interruption into another exception.
-        return _complain(GOES_ON, CODE) if heard() else _failed(error, "--verbose" in arguments, ending)
+        return _print_error(CONTINUES, CODE) if interrupted() else _failed(error, "--verbose" in arguments, ending)
     except BaseException as interruption:
-        code = _complain(str(interruption) or GOES_ON, CODE)
+        code = _print_error(str(interruption) or CONTINUES, CODE)
         if isinstance(interruption, QueryAbandoned):
             _end_at_once(code)
         return code
@@ -250,30 +245,30 @@ def _failed(error: Exception, verbose: bool, ending: bool) -> int:
     """Print the error, and return the exit code; `ending` means that only the output was left to write."""
     output_failed = _output_failed() or ending
     if isinstance(error, UserError | RunFailure):
-        return _complain(str(error), error.exit_code)
+        return _print_error(str(error), error.exit_code)
     if isinstance(error, ValidationError):
-        return _complain(one_line(error), UserError.exit_code)
+        return _print_error(one_line(error), UserError.exit_code)
     if isinstance(error, CycloptsError):
         cause = error.__cause__
         text = one_line(cause) if isinstance(cause, ValidationError) else " ".join(str(error).split())
-        return _complain(text, UserError.exit_code)
+        return _print_error(text, UserError.exit_code)
     if isinstance(error, BrokenPipeError):
         _drop_output()
         return RunFailure.exit_code
     if output_failed:
         _drop_output()
-        return _complain(f"standard output cannot be written ({_why(error)}): redirect it", RunFailure.exit_code)
+        return _print_error(f"standard output cannot be written ({_reason(error)}): redirect it", RunFailure.exit_code)
     if verbose:
         raise error
     if isinstance(error, OSError):
         code = UserError.exit_code if error.errno == errno.ELOOP else RunFailure.exit_code
-        return _complain(f"{error.filename or 'the system'}: {_why(error)}", code)
+        return _print_error(f"{error.filename or 'the system'}: {_reason(error)}", code)
     text = " ".join(str(error).split()) or "no message"
-    where = _noted("".join(traceback.format_exception(error)))
-    return _complain(f"{type(error).__name__}: {text} (a bug; the traceback is in {where})", RunFailure.exit_code)
+    where = _written_to_file("".join(traceback.format_exception(error)))
+    return _print_error(f"{type(error).__name__}: {text} (a bug; the traceback is in {where})", RunFailure.exit_code)
 
 
-def _why(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error)
 
 
@@ -292,7 +287,7 @@ def _drop_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _is_without_folder() -> bool:
+def _working_directory_is_missing() -> bool:
     try:
         os.getcwd()
     except FileNotFoundError:
@@ -300,7 +295,7 @@ def _is_without_folder() -> bool:
     return False
 
 
-def _noted(text: str) -> str:
+def _written_to_file(text: str) -> str:
     """Write a text to a new file; returns its path."""
     with tempfile.NamedTemporaryFile("w", prefix="numerate-", suffix=".txt", delete=False) as file:
         file.write(text)
@@ -318,7 +313,7 @@ def _standard_input() -> str:
         raise UserError(f"the SQL on standard input is not UTF-8 ({error.reason} at byte {error.start})") from error
 
 
-def _complain(text: str, code: int) -> int:
+def _print_error(text: str, code: int) -> int:
     try:
         print(f"error: {printable(text)}", file=sys.stderr)
     except OSError:

@@ -2,10 +2,10 @@
 
 import json
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
-from pydantic import BaseModel
 
 from flows.cli.options import AnyModel, options_of, resolve
 from flows.common.parameters import InWorkspace
@@ -13,7 +13,7 @@ from flows.registry import COMMANDS, RegisteredFlow, flow_at
 from storage.workspace import Workspace
 
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print the result as JSON.")]
-Place = Annotated[
+WorkspaceUri = Annotated[
     str,
     Parameter(name="--workspace", help="Folder that holds corpora, tokenizers and runs, or s3://, gs:// or az:// URI."),
 ]
@@ -21,46 +21,47 @@ Cluster = Annotated[str, Parameter(name="--ray", help=InWorkspace.model_fields["
 Verbose = Annotated[bool, Parameter(name="--verbose", negative="", help="Show Prefect's own log.")]
 
 
-def flow_verbs(parent: App, *commands: str) -> None:
+def flow_commands(parent: App, *commands: str) -> None:
     """Add the commands of these registered flows, named by their words; the last word is the command's own."""
     for command in commands:
-        _flow_verb(parent, COMMANDS[command])
+        registered = COMMANDS[command]
+        text = f"{registered.description}\n\nExample: `{registered.example}`"
+        request_command(parent, command.split()[-1], registered.presets, text, partial(_run_and_print, registered))
 
 
-def _flow_verb(parent: App, registered: RegisteredFlow) -> None:
-    def action(spec: str, options: Any, as_json: bool, verbose: bool) -> None:
-        """Run the flow, and print its result with --json."""
-        result = run_flow(registered.entrypoint, requested(registered.presets, spec, options), verbose)
-        if as_json:
-            print(json.dumps(result, indent=2))
-
-    text = f"{registered.description}\n\nExample: `{registered.example}`"
-    spec_verb(parent, registered.command.split()[-1], registered.presets, text, action)
-
-
-def spec_verb(
-    parent: App, verb: str, presets: Mapping[str, BaseModel], text: str, action: Callable[[str, Any, bool, bool], None]
+def request_command(
+    parent: App,
+    name: str,
+    presets: Mapping[str, AnyModel],
+    text: str,
+    action: Callable[[AnyModel, bool, Any], None],
+    extra: Any = Verbose,
 ) -> None:
-    """Add a command that takes a preset or a spec file, and each of its fields as an option."""
+    """Add a command that takes a preset or a spec file, and each of its fields as an option.
 
-    def command(spec: str = "notebook", /, *, options: Any = None, as_json: Any = False, verbose: Any = False) -> None:
+    `action` gets the request, whether JSON is requested, and the value of the option with the annotation `extra`.
+    """
+    model = type(next(iter(presets.values())))
+
+    def command(spec: str = "notebook", /, *, options: Any = None, as_json: Any = False, extra: Any = False) -> None:
         """The command; its help text is set below."""
-        action(spec, options, as_json, verbose)
+        action(resolve(model, spec, presets, options), as_json, extra)
 
     command.__doc__ = (
         f"{text}\n\nParameters\n----------\nspec\n    A preset ({', '.join(presets)}) "
         "or a YAML or JSON file with these parameters; options change single ones."
     )
-    model = type(next(iter(presets.values())))
     command.__annotations__.update(
-        options=Annotated[options_of(model) | None, Parameter(name="*")], as_json=Json, verbose=Verbose
+        options=Annotated[options_of(model) | None, Parameter(name="*")], as_json=Json, extra=extra
     )
-    parent.command(command, name=verb)
+    parent.command(command, name=name)
 
 
-def requested(presets: Mapping[str, AnyModel], spec: str, options: Any) -> AnyModel:
-    """The request from a preset or file and the options; raises `UserError` if it is invalid."""
-    return resolve(type(next(iter(presets.values()))), spec, presets, options)
+def _run_and_print(registered: RegisteredFlow, request: InWorkspace, as_json: bool, verbose: Any) -> None:
+    """Run the flow, and print its result with --json."""
+    result = run_flow(registered.entrypoint, request, bool(verbose))
+    if as_json:
+        print(json.dumps(result, indent=2))
 
 
 def run_flow(entrypoint: str, request: InWorkspace, verbose: bool) -> Any:

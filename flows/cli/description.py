@@ -3,7 +3,7 @@
 from dataclasses import asdict
 from typing import Any
 
-from flows.common.progress import human
+from flows.common.progress import counted, human
 from model.config.presets import ENCODERS
 from model.tokenizer import Tokenizer
 from pipelines.generation.describe import Description, describe
@@ -13,40 +13,40 @@ from storage.errors import UserError
 from storage.sql.meanings import column_comment, in_order
 
 
-def described_json(spec: CorpusSpec) -> dict[str, Any]:
+def corpus_json(spec: CorpusSpec) -> dict[str, Any]:
     """Description of a corpus as JSON values; `spec` has the values of a spec file."""
-    found = describe(spec)
+    description = describe(spec)
     return {
         "name": spec.name,
-        "rows": found.rows,
-        **{name: value for name, value in asdict(found).items() if name != "spec"},
-        "split_rows": found.split_rows,
+        "rows": description.rows,
+        **{name: value for name, value in asdict(description).items() if name != "spec"},
+        "split_rows": description.split_rows,
         "spec": spec.identity(),
     }
 
 
-def described_text(spec: CorpusSpec) -> str:
+def corpus_text(spec: CorpusSpec) -> str:
     """Description of a corpus as text."""
-    found = describe(spec)
+    description = describe(spec)
     view = f"corpus_{spec.name}"
-    columns = in_order(view, list(found.columns))
-    widest = max(map(len, columns))
+    columns = {name: description.columns[name] for name in in_order(view, list(description.columns))}
+    width = max(map(len, columns))
     return "\n".join(
         [
-            f"corpus {spec.name}: {found.rows:,} rows, about {human(found.bytes)}B "
-            f"({found.bytes / found.rows:.1f} bytes a row), in {_ranges(found)}",
-            "about " + ", ".join(f"{rows:,} {split}" for split, rows in found.split_rows.items()),
+            f"corpus {spec.name}: {description.rows:,} rows, about {human(description.bytes)}B "
+            f"({description.bytes / description.rows:.1f} bytes a row), in {_ranges(description)}",
+            "about " + ", ".join(f"{rows:,} {split}" for split, rows in description.split_rows.items()),
             "",
-            *(f"  {name:{widest}}  {found.columns[name]:7} {column_comment(view, name) or ''}" for name in columns),
+            *(f"  {name:{width}}  {kind:7} {column_comment(view, name) or ''}" for name, kind in columns.items()),
             "",
-            *_examples(found),
+            *(f"  {row['split']:11} {row['problem']} = {row['answer']}" for row in description.examples),
         ]
     )
 
 
-def _ranges(found: Description) -> str:
-    step = found.spec.rows_per_shard
-    return f"{found.tasks:,} ranges of at most {step:,} rows" if found.tasks > 1 else "one range"
+def _ranges(description: Description) -> str:
+    step = description.spec.rows_per_shard
+    return f"{description.tasks:,} ranges of at most {step:,} rows" if description.tasks > 1 else "one range"
 
 
 def encoder_json(preset: str) -> dict[str, Any]:
@@ -65,24 +65,24 @@ def encoder_json(preset: str) -> dict[str, Any]:
     }
 
 
-def encoder_text(found: dict[str, Any]) -> str:
+def encoder_text(description: dict[str, Any]) -> str:
     """The values of `encoder_json` as text."""
-    encoder, total = found["encoder"], found["parameters"]
+    encoder, total = description["encoder"], description["parameters"]
     lines = [
-        f"encoder {found['preset']}: {total:,} parameters",
-        f"layers: {encoder['layers']}, of width {encoder['width']} with {encoder['heads']} heads and a feed-forward "
-        f"layer of {encoder['feedforward']}, run {_times(encoder)}; norm {encoder['norm']}; "
+        f"encoder {description['preset']}: {total:,} parameters",
+        f"layers: {encoder['layers']}, of width {encoder['width']} with {counted(encoder['heads'], 'head')} and a "
+        f"feed-forward layer of {encoder['feedforward']}, run {_times(encoder)}; norm {encoder['norm']}; "
         f"positions {', '.join(encoder['positions'])}",
         "",
-        *(f"  {part:16} {count:>12,}  {count / total:6.1%}" for part, count in found["parts"].items()),
+        *(f"  {part:16} {count:>12,}  {count / total:6.1%}" for part, count in description["parts"].items()),
     ]
-    if found["preset"] == "paper":
-        layers = sum(found["parts"][part] for part in ("attention", "feed-forward", "norms"))
+    if description["preset"] == "paper":
+        layers = sum(description["parts"][part] for part in ("attention", "feed-forward", "norms"))
         lines += [
             "",
             f'The encoder of "Attention Is All You Need" has {layers / 1e6:.1f} million parameters in its six layers, '
             "not billions. The whole model of the paper, with a decoder and 37,000 word pieces, has 65 million; "
-            f"with {found['parts']['token embedding'] // encoder['width']} pieces for arithmetic the embeddings "
+            f"with {description['parts']['token embedding'] // encoder['width']} pieces for arithmetic the embeddings "
             "weigh nothing.",
         ]
     return "\n".join(lines)
@@ -93,7 +93,3 @@ def _times(encoder: dict[str, Any]) -> str:
     times = "once" if most == 1 else f"{most} times" if least == most else f"{least} to {most} times"
     # These are the training loops; in answering, the number of loops depends on the number of slots.
     return f"{times} in training and once a slot in answering" if encoder["carry_loops"] else times
-
-
-def _examples(found: Description) -> list[str]:
-    return [f"  {row['split']:11} {row['problem']} = {row['answer']}" for row in found.examples]

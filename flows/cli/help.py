@@ -11,7 +11,7 @@ from cyclopts.help.specs import ColumnSpec, CommandNameRenderer
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-FIRST = """Numerate: how well can an encoder, trained on nothing but tokens, learn integer arithmetic?
+INTRODUCTION = """Numerate: how well can an encoder, trained on nothing but tokens, learn integer arithmetic?
 
 Three commands to start with:
 
@@ -34,7 +34,7 @@ interrupted.
 Three commands to start with: `numerate solve "12+34+5+99"`, `numerate run quick`, `numerate status`.
 """
 
-_GROUPS = {
+_COMMAND_GROUPS = {
     "Generate, train, evaluate": ("run", "corpus", "tokenizer", "encode", "train", "evaluate", "probe"),
     "Query": ("solve", "sql", "report", "model"),
     "Serve and share": ("serve", "submit", "publish"),
@@ -45,43 +45,43 @@ _EXAMPLE = re.compile(r"^ *Example: `(.+)`$", re.MULTILINE)
 
 def arrange(app: App) -> None:
     """Sort the commands into groups and show their examples; commands without a group come last."""
-    for number, (title, verbs) in enumerate(_GROUPS.items()):
+    for number, (title, verbs) in enumerate(_COMMAND_GROUPS.items()):
         group = _group(app, title, number)
-        for place, verb in enumerate(verbs):
+        for position, verb in enumerate(verbs):
             if verb in app:
-                app[verb].group, app[verb].sort_key = group, place
-    app.group_commands = _group(app, "More", len(_GROUPS))
-    for below in {words[0] for words, _ in verbs_of(app) if len(words) > 1}:
-        app[below].group_commands = _group(app[below], "Commands", 0)
+                app[verb].group, app[verb].sort_key = group, position
+    app.group_commands = _group(app, "More", len(_COMMAND_GROUPS))
+    for subcommand in {words[0] for words, _ in verbs_of(app) if len(words) > 1}:
+        app[subcommand].group_commands = _group(app[subcommand], "Commands", 0)
 
 
-def verbs_of(app: App, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], App]]:
+def verbs_of(app: App, parents: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], App]]:
     """Every command that does something, with the words that call it."""
     for name in app:
         if name.startswith("-") or not app[name].show:
             continue
         if app[name].default_command:
-            yield (*above, name), app[name]
+            yield (*parents, name), app[name]
         else:
-            yield from verbs_of(app[name], (*above, name))
+            yield from verbs_of(app[name], (*parents, name))
 
 
 def example_of(app: App) -> str:
     """The example in a command's help text, or in that of its first subcommand; empty if there is none."""
-    if found := _EXAMPLE.search(app.help):
-        return found[1]
-    return next((example for _, below in verbs_of(app) if (example := example_of(below))), "")
+    if match := _EXAMPLE.search(app.help):
+        return match[1]
+    return next((example for _, subcommand in verbs_of(app) if (example := example_of(subcommand))), "")
 
 
 def _group(app: App, title: str, number: int) -> Group:
     columns = (
         ColumnSpec(renderer=CommandNameRenderer(), style="cyclopts.name", no_wrap=True),
-        ColumnSpec(renderer=lambda entry: _described(app, entry), overflow="fold"),
+        ColumnSpec(renderer=lambda entry: _description(app, entry), overflow="fold"),
     )
     return Group(title, sort_key=number, help_formatter=DefaultFormatter(column_specs=columns))
 
 
-def _described(app: App, entry: HelpEntry) -> "RenderableType":
+def _description(app: App, entry: HelpEntry) -> "RenderableType":
     """The description of a command, and its example on a separate line."""
     from rich.console import Group as Lines
     from rich.text import Text

@@ -14,23 +14,23 @@ from collections.abc import Callable
 from types import FrameType
 
 CODE = 130
-GOES_ON = "interrupted: run the same command again to continue"
+CONTINUES = "interrupted: run the same command again to continue"
 _AGAIN_SECONDS = 0.01
 
-_heard = False
-_interrupted = False
+_work_interrupted = False
+_exit_interrupted = False
 
 
-def heard() -> bool:
+def interrupted() -> bool:
     """Whether a signal arrived during the work."""
-    return _heard
+    return _work_interrupted
 
 
 def end_at_once() -> None:
     """Let signals end the process from now on; must be called before other imports."""
     # The exit function that is registered first runs last.
-    atexit.register(_last)
-    _on_signals(_end)
+    atexit.register(_silence_exit)
+    _on_signals(_end_process)
 
 
 def guarded(work: Callable[[], int]) -> int:
@@ -42,7 +42,7 @@ def guarded(work: Callable[[], int]) -> int:
         _on_signals(_note)
     except KeyboardInterrupt:
         _on_signals(_note)
-        _say(GOES_ON)
+        _say(CONTINUES)
         code = CODE
     return code
 
@@ -54,31 +54,31 @@ def _on_signals(handler: Callable[[int, FrameType | None], None]) -> None:
         signal.signal(signal.SIGINT, handler)
 
 
-def _end(number: int, frame: FrameType | None) -> None:
+def _end_process(number: int, frame: FrameType | None) -> None:
     _say("interrupted")
     os._exit(CODE)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    global _heard
-    _heard = True
+    global _work_interrupted
+    _work_interrupted = True
     raise KeyboardInterrupt
 
 
 def _note(number: int, frame: FrameType | None) -> None:
-    global _interrupted
-    if not (_heard or _interrupted):
+    global _exit_interrupted
+    if not (_work_interrupted or _exit_interrupted):
         _say("interrupted")
-    _interrupted = True
+    _exit_interrupted = True
 
 
-def _raise_again(lost: "sys.UnraisableHookArgs") -> None:
+def _raise_again(dropped: "sys.UnraisableHookArgs") -> None:
     """Raise an interruption again that Python dropped, for example in a destructor."""
-    if _heard and lost.exc_type and not issubclass(lost.exc_type, Exception):
+    if _work_interrupted and dropped.exc_type and not issubclass(dropped.exc_type, Exception):
         # In another thread, because an exception raised here would be dropped too.
         _thread.start_new_thread(_interrupt_again, ())
     else:
-        sys.__unraisablehook__(lost)
+        sys.__unraisablehook__(dropped)
 
 
 def _interrupt_again() -> None:
@@ -93,8 +93,8 @@ def _say(text: str) -> None:
         return
 
 
-def _last() -> None:
+def _silence_exit() -> None:
     """Silence the rest of the process: DuckDB's bindings complain about objects that Prefect still holds."""
-    if _interrupted:
+    if _exit_interrupted:
         os._exit(CODE)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)

@@ -17,10 +17,10 @@ from storage.datasets.manifest import SPLITS
 _EMPTY = (
     "empty workspace: 'numerate run quick' generates a corpus, trains an encoder on it and reports, in a minute or two"
 )
-_GOOD = ("whole", "trained", "trained elsewhere")
+_GOOD_STATES = ("whole", "trained", "trained elsewhere")
 
 
-def status_text(status: Status) -> None:
+def print_status(status: Status) -> None:
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     free = "" if status.free_bytes is None else f": {human(status.free_bytes)}B free"
     console.print(f"workspace {status.workspace}{free}")
@@ -54,26 +54,26 @@ def _tables(status: Status) -> Iterable[Table]:
             ("corpus", "rows", "bytes", *SPLITS, "state"),
             [
                 (
-                    one.name,
-                    _count(one.rows),
-                    _size(one.bytes),
-                    *(_count(one.splits.get(split, 0)) for split in SPLITS),
-                    _looked(one.state, one.looked_at, one.shards),
+                    item.name,
+                    _count(item.rows),
+                    _size(item.bytes),
+                    *(_count(item.splits.get(split, 0)) for split in SPLITS),
+                    _with_checked_shards(item.state, item.looked_at, item.shards),
                 )
-                for one in status.corpora
+                for item in status.corpora
             ],
             numbers=range(1, 6),
         )
     if status.tokenizers:
         yield _table(
             ("tokenizer", "kind", "pieces", "trained on", "state"),
-            [(one.name, one.kind, _count(one.pieces), one.corpus, one.state) for one in status.tokenizers],
+            [(item.name, item.kind, _count(item.pieces), item.corpus, item.state) for item in status.tokenizers],
             numbers=(2,),
         )
     if status.tokens:
         yield _table(
             ("tokens of", "by", "rows", "bytes", "state"),
-            [(one.corpus, one.tokenizer, _count(one.rows), _size(one.bytes), one.state) for one in status.tokens],
+            [(item.corpus, item.tokenizer, _count(item.rows), _size(item.bytes), item.state) for item in status.tokens],
             numbers=(2, 3),
         )
     if status.runs:
@@ -81,15 +81,15 @@ def _tables(status: Status) -> Iterable[Table]:
             ("run", "corpus", "step", "of", "validation", "test", "state"),
             [
                 (
-                    one.name,
-                    one.corpus,
-                    f"{one.step:,}",
-                    f"{one.steps:,}",
-                    _share(one.validation),
-                    _share(one.test),
-                    one.state,
+                    item.name,
+                    item.corpus,
+                    f"{item.step:,}",
+                    f"{item.steps:,}",
+                    _share(item.validation),
+                    _share(item.test),
+                    item.state,
                 )
-                for one in status.runs
+                for item in status.runs
             ],
             numbers=range(2, 6),
         )
@@ -98,10 +98,12 @@ def _tables(status: Status) -> Iterable[Table]:
 def _table(names: Sequence[str], rows: list[tuple[str, ...]], numbers: Iterable[int]) -> Table:
     lines = box.SIMPLE_HEAD if (sys.stdout.encoding or "").lower().startswith("utf") else box.ASCII
     table = Table(box=lines, show_edge=False, pad_edge=False)
-    for place, name in enumerate(names):
-        table.add_column(name, justify="right" if place in set(numbers) else "left", no_wrap=True)
+    for column, name in enumerate(names):
+        table.add_column(name, justify="right" if column in set(numbers) else "left", no_wrap=True)
     for *values, state in rows:
-        table.add_row(*map(printable, values), Text(state, style="green" if state.startswith(_GOOD) else "yellow"))
+        table.add_row(
+            *map(printable, values), Text(state, style="green" if state.startswith(_GOOD_STATES) else "yellow")
+        )
     return table
 
 
@@ -115,7 +117,7 @@ def _print_table(console: Console, table: Table) -> None:
     sys.stdout.write("".join(f"{line.rstrip()}\n" for line in text.getvalue().splitlines()))
 
 
-def _looked(state: str, looked_at: int, shards: int) -> str:
+def _with_checked_shards(state: str, looked_at: int, shards: int) -> str:
     return state if looked_at == shards else f"{state} ({looked_at:,} of {shards:,} shards checked)"
 
 

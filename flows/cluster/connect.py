@@ -22,7 +22,7 @@ from ray.core.generated.gcs_service_pb2_grpc import NodeInfoGcsServiceStub
 from ray.exceptions import AuthenticationError, GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from flows.cluster.local import owned
+from flows.cluster.local import ray_in_thread
 from storage.errors import RunFailure, UserError
 from storage.places.place import Location
 
@@ -32,18 +32,13 @@ _NODE_SECONDS = 90.0
 TOKEN = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH to a file with the cluster's token"
 _PACKAGES = ("flows", "model", "pipelines", "storage")
 # Set in a driver that runs as a Ray job, which already has the job's code.
-_IN_A_JOB = "RAY_JOB_CONFIG_JSON_ENV_VAR"
-
-
-def our_code() -> list[str]:
-    """Folders of this project's packages, for the `py_modules` of a runtime environment."""
-    top = Path(__file__).parents[2]
-    return [str(top / name) for name in _PACKAGES]
+_JOB_CONFIG = "RAY_JOB_CONFIG_JSON_ENV_VAR"
 
 
 def code_environment() -> dict[str, Any]:
-    """A runtime environment that provides this code on every node."""
-    return {"py_modules": our_code(), "excludes": ["__pycache__", "*.pyc"]}
+    """A runtime environment that provides this project's packages on every node."""
+    repository = Path(__file__).parents[2]
+    return {"py_modules": [str(repository / name) for name in _PACKAGES], "excludes": ["__pycache__", "*.pyc"]}
 
 
 @contextmanager
@@ -54,11 +49,11 @@ def joined(address: str) -> Iterator[None]:
     not respond.
     """
     head = check_address(address)
-    environment = {} if _IN_A_JOB in os.environ else code_environment()
+    environment = {} if _JOB_CONFIG in os.environ else code_environment()
     start = partial(ray.init, address=head, runtime_env=environment, logging_level="ERROR", log_to_driver=False)
     with ExitStack() as stack:
         try:
-            stack.enter_context(owned(start))
+            stack.enter_context(ray_in_thread(start))
         except (RayError, RuntimeError, ConnectionError, ValueError) as error:
             raise RunFailure(
                 f"this machine cannot join the Ray cluster at {address} ({_first_line(error)}): run the command on one "
@@ -69,12 +64,12 @@ def joined(address: str) -> Iterator[None]:
 
 def check_address(address: str) -> str:
     """Check within seconds that the head responds; returns its host:port. Raises the same errors as `joined`."""
-    head = _head_of(address)
-    _ask_head(address, head)
+    head = _host_and_port(address)
+    _check_head(address, head)
     return head
 
 
-def _head_of(address: str) -> str:
+def _host_and_port(address: str) -> str:
     """The address as host:port; `auto` means the cluster of this machine's own node."""
     scheme, separator, rest = address.partition("://")
     if separator:
@@ -95,11 +90,11 @@ def _head_of(address: str) -> str:
     return str(head)
 
 
-def _ask_head(address: str, head: str) -> None:
+def _check_head(address: str, head: str) -> None:
     """Check within seconds that the head responds, accepts the token, and has the same Ray version."""
     try:
         with init_grpc_channel(head) as channel:
-            found = NodeInfoGcsServiceStub(channel).CheckAlive(CheckAliveRequest(), timeout=_HEAD_SECONDS)
+            reply = NodeInfoGcsServiceStub(channel).CheckAlive(CheckAliveRequest(), timeout=_HEAD_SECONDS)
     except AuthenticationError as error:
         raise UserError(f"ray {address!r} requires a token, but none is set: {TOKEN}") from error
     except grpc.RpcError as error:
@@ -109,9 +104,9 @@ def _ask_head(address: str, head: str) -> None:
             f"no Ray head node responds at {address} ({error.code().name.lower().replace('_', ' ')}): check host and "
             "port ('ray start --head' prints them), and that this machine can reach the port"
         ) from error
-    if found.ray_version != ray.__version__:
+    if reply.ray_version != ray.__version__:
         raise UserError(
-            f"ray {address!r} runs Ray {found.ray_version}, this machine has {ray.__version__}: install the same "
+            f"ray {address!r} runs Ray {reply.ray_version}, this machine has {ray.__version__}: install the same "
             "version on both"
         )
 
@@ -122,9 +117,11 @@ def check_workspace(workspace: Location) -> None:
     marker.write(b"")
     try:
         nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
-        probes = {_probe_on(node["NodeID"], marker): f"{node['NodeManagerHostname']} ({_ip(node)})" for node in nodes}
-        for probe, name in probes.items():
+        # All probes start before the first result is awaited.
+        probes = [(node, _probe_on(node["NodeID"], marker)) for node in nodes]
+        for node, probe in probes:
             if problem := _problem(probe):
+                name = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})"
                 raise UserError(
                     f"workspace {workspace} cannot be used on node {name}: {problem}; choose a --workspace that all "
                     "nodes share"
@@ -141,8 +138,8 @@ def _probe_on(node: str, marker: Location) -> ray.ObjectRef:
         return "" if sys.version_info[:2] == version else f"it has Python {sys.version.split()[0]}"
 
     version = sys.version_info[:2]
-    here = NodeAffinitySchedulingStrategy(node, soft=False)
-    return ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=here)(probe).remote()
+    on_node = NodeAffinitySchedulingStrategy(node, soft=False)
+    return ray.remote(num_cpus=0, max_retries=0, scheduling_strategy=on_node)(probe).remote()
 
 
 def _problem(probe: ray.ObjectRef) -> str:
@@ -154,12 +151,8 @@ def _problem(probe: ray.ObjectRef) -> str:
         return f"a worker failed ({_first_line(error)})"
 
 
-def _ip(node: dict[str, Any]) -> str:
-    return str(node["NodeManagerAddress"])
-
-
 def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
     # The last line describes a worker's exception, the first line any other.
-    found = lines[-1 if str(error).startswith("\x1b") or "Traceback" in str(error) else 0] if lines else ""
-    return f"{type(error).__name__}: {found[:200]}"
+    is_of_worker = str(error).startswith("\x1b") or "Traceback" in str(error)
+    return f"{type(error).__name__}: {lines[-1 if is_of_worker else 0][:200]}"

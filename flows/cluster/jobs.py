@@ -30,10 +30,10 @@ from storage.errors import RunFailure, UserError
 _SERVER, _CLUSTER = "RAY_API_SERVER_ADDRESS", "RAY_ADDRESS"
 _PORT = 8265
 # Values of RAY_ADDRESS that are not addresses.
-_HERE = ("auto", "local")
+_NOT_ADDRESSES = ("auto", "local")
 _CONNECT_SECONDS = 10.0
 # How long to wait for a server that does not respond, and the interval of retries.
-_AWAY_SECONDS, _POLL_SECONDS = 300.0, 2.0
+_LOST_SECONDS, _POLL_SECONDS = 300.0, 2.0
 # Ray kills a stopped job after 3 s by default; a training needs time to write a checkpoint.
 _STOP_ENVIRONMENT = {"RAY_JOB_STOP_WAIT_TIME_S": f"{STOP_SECONDS + 15:.0f}"}
 # A job cannot be stopped while it waits for its environment.
@@ -73,18 +73,18 @@ def job_server(address: str) -> str:
     Raises `UserError` if it is not a valid URL.
     """
     given = address or os.environ.get(_SERVER) or os.environ.get(_CLUSTER) or f"http://127.0.0.1:{_PORT}"
-    if not address and given in _HERE:
+    if not address and given in _NOT_ADDRESSES:
         return f"http://127.0.0.1:{_PORT}"
-    wrong = UserError(f"address {given!r} is not the URL of a job server: use one such as http://HEAD:{_PORT}")
+    invalid = UserError(f"address {given!r} is not the URL of a job server: use one such as http://HEAD:{_PORT}")
     try:
         parts = urlsplit(given if "://" in given else f"//{given}")
         host, _ = parts.hostname, parts.port
     except ValueError as error:
-        raise wrong from error
+        raise invalid from error
     if parts.scheme in ("http", "https") and host:
         return given.rstrip("/")
     if address or not host:
-        raise wrong
+        raise invalid
     # RAY_ADDRESS names the head, which uses another port.
     return f"http://{f'[{host}]' if ':' in host else host}:{_PORT}"
 
@@ -96,21 +96,22 @@ class Jobs:
         os.environ[_SERVER] = self.address
         logging.getLogger("ray.dashboard").setLevel(logging.ERROR)
         parts = urlsplit(self.address)
-        with self._asked():
+        with self._one_line_errors():
             # Ray's client would wait for minutes.
             port = parts.port or (443 if parts.scheme == "https" else 80)
             socket.create_connection((str(parts.hostname), port), timeout=_CONNECT_SECONDS).close()
             self._client = JobSubmissionClient(self.address)
 
     def attempts(self, name: str) -> list[Job]:
-        """All attempts of a job name, oldest first."""
-        with self._asked():
-            found = [job for job in self._client.list_jobs() if str(job.submission_id).rpartition("-")[0] == name]
-        return sorted((Job.of(job, self.address) for job in found), key=lambda job: int(job.id.rpartition("-")[2]))
+        """All attempts with a common job name, oldest first."""
+        with self._one_line_errors():
+            jobs = [Job.of(job, self.address) for job in self._client.list_jobs()]
+        attempts = [job for job in jobs if job.id.rpartition("-")[0] == name]
+        return sorted(attempts, key=lambda job: int(job.id.rpartition("-")[2]))
 
-    def look(self, job: str) -> Job:
+    def current(self, job: str) -> Job:
         """The current state of a job."""
-        with self._asked():
+        with self._one_line_errors():
             return Job.of(self._client.get_job_info(job), self.address)
 
     def start(self, name: str, entrypoint: str, gpus: float) -> tuple[Job, bool]:
@@ -120,7 +121,7 @@ class Jobs:
             return attempts[-1], False
         job = f"{name}-{len(attempts) + 1}"
         try:
-            with self._asked():
+            with self._one_line_errors():
                 self._client.submit_job(
                     entrypoint=entrypoint,
                     submission_id=job,
@@ -129,54 +130,55 @@ class Jobs:
                 )
         except RunFailure:
             # Another process was faster. The cluster accepts each id only once.
-            if not (found := [one for one in self.attempts(name) if one.id == job]):
+            existing = next((attempt for attempt in self.attempts(name) if attempt.id == job), None)
+            if existing is None:
                 raise
-            return found[0], False
-        return self.look(job), True
+            return existing, False
+        return self.current(job), True
 
     def stop(self, job: str) -> Job:
         """Stop a job, as soon as it has begun if it is pending. Raises `RunFailure` if it does not end in time."""
         until = time.monotonic() + _STOP_SECONDS
-        while not (found := self.look(job)).ended:
+        while not (state := self.current(job)).ended:
             if time.monotonic() > until:
-                raise RunFailure(f"job {job} is still {found.status} after {_STOP_SECONDS:.0f} s: stop it again")
-            with self._asked():
+                raise RunFailure(f"job {job} is still {state.status} after {_STOP_SECONDS:.0f} s: stop it again")
+            with self._one_line_errors():
                 self._client.stop_job(job)
             time.sleep(_POLL_SECONDS)
-        return found
+        return state
 
     def follow(self, job: str, write: Say, warn: Say) -> Job:
         """Write a job's log from its beginning until it ends; after a lost connection, writing continues."""
-        log, away = _Log(write), 0.0
+        log, lost_since = _Log(write), 0.0
         while True:
             try:
                 asyncio.run(self._tail(job, log))
-                found = self.look(job)
-                if found.ended:
-                    with self._asked():
-                        log.take(self._client.get_job_logs(job), 0)
-                    return found
-                away = 0.0
+                state = self.current(job)
+                if state.ended:
+                    with self._one_line_errors():
+                        log.add(self._client.get_job_logs(job), 0)
+                    return state
+                lost_since = 0.0
             except (RunFailure, RuntimeError, OSError, aiohttp.ClientError) as error:
-                away = away or time.monotonic()
-                if log.fresh:
+                lost_since = lost_since or time.monotonic()
+                if log.has_grown:
                     warn(f"the connection to {self.address} was lost, job {job} continues: reconnecting")
-                log.fresh = False
-                if time.monotonic() - away > _AWAY_SECONDS:
+                log.has_grown = False
+                if time.monotonic() - lost_since > _LOST_SECONDS:
                     raise RunFailure(
-                        f"{self.address} has not responded for {_AWAY_SECONDS / 60:.0f} minutes: run the same command "
+                        f"{self.address} has not responded for {_LOST_SECONDS / 60:.0f} minutes: run the same command "
                         f"again to follow job {job}"
                     ) from error
             time.sleep(_POLL_SECONDS)
 
     async def _tail(self, job: str, log: "_Log") -> None:
-        place = 0
+        position = 0
         async for text in self._client.tail_job_logs(job):
-            log.take(text, place)
-            place += len(text)
+            log.add(text, position)
+            position += len(text)
 
     @contextmanager
-    def _asked(self) -> Iterator[None]:
+    def _one_line_errors(self) -> Iterator[None]:
         """Convert errors of the server to one-line errors."""
         try:
             yield
@@ -196,14 +198,14 @@ class _Log:
     """A log that is read from the beginning several times but written only once."""
 
     def __init__(self, write: Say) -> None:
-        self._write, self._written, self.fresh = write, 0, True
+        self._write, self._written, self.has_grown = write, 0, True
 
-    def take(self, text: str, place: int) -> None:
-        """Write the new part of `text`, which begins at position `place` of the log."""
-        if new := text[max(0, self._written - place) :]:
+    def add(self, text: str, position: int) -> None:
+        """Write the new part of `text`, which begins at a position of the log."""
+        if new := text[max(0, self._written - position) :]:
             self._write(new)
-            self._written = place + len(text)
-            self.fresh = True
+            self._written = position + len(text)
+            self.has_grown = True
 
 
 def job_name(stage: str, request: dict[str, Any]) -> str:

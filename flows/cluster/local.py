@@ -12,63 +12,63 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-# Time limit for a thread to start, and the longest time that Ray's own handler may stay.
-_BIRTH_SECONDS, _HANDLER_SECONDS = 5.0, 0.005
+# Time limit for the start of the thread, and the longest time that Ray's own handler may stay.
+_START_SECONDS, _HANDLER_SECONDS = 5.0, 0.005
 
 
 @contextmanager
-def owned(start: Callable[[], object]) -> Iterator[None]:
+def ray_in_thread(start: Callable[[], object]) -> Iterator[None]:
     """Run Ray for the block, started by `start`; raises its exceptions."""
-    owner = _Owner(start)
-    atexit.register(owner.end)
+    thread = _RayThread(start)
+    atexit.register(thread.stop_and_wait)
     try:
-        owner.begin()
+        thread.start_and_wait()
         yield
     finally:
-        owner.end()
-        atexit.unregister(owner.end)
+        thread.stop_and_wait()
+        atexit.unregister(thread.stop_and_wait)
 
 
-class _Owner:
+class _RayThread:
     def __init__(self, start: Callable[[], object]) -> None:
         self._start = start
-        self._begun, self._over, self._ended = threading.Event(), threading.Event(), threading.Event()
+        self._started, self._stopping, self._stopped = threading.Event(), threading.Event(), threading.Event()
         self._failures: list[BaseException] = []
         # The thread lives as long as Ray: when it ends, the kernel kills the Ray processes that it started.
-        self._thread = threading.Thread(target=self._own, daemon=True)
+        self._thread = threading.Thread(target=self._run, daemon=True)
 
-    def begin(self) -> None:
+    def start_and_wait(self) -> None:
         """Wait until Ray has started; raises exceptions of `start`."""
         self._thread.start()
-        while not self._begun.wait(_HANDLER_SECONDS):
-            _put_handler_back()
-        _put_handler_back()
+        while not self._started.wait(_HANDLER_SECONDS):
+            _restore_handler()
+        _restore_handler()
         if self._failures:
             raise self._failures[0]
 
-    def end(self) -> None:
+    def stop_and_wait(self) -> None:
         """Wait until Ray has stopped. If a signal interrupts this, the exit handler calls it again."""
-        self._over.set()
+        self._stopping.set()
         # Events instead of Thread.join: in Python 3.11, a signal during join makes the thread look finished.
-        born = time.monotonic() + _BIRTH_SECONDS
-        while not self._ended.wait(_HANDLER_SECONDS) and (self._thread.is_alive() or time.monotonic() < born):
-            _put_handler_back()
+        latest_start = time.monotonic() + _START_SECONDS
+        while not self._stopped.wait(_HANDLER_SECONDS) and (self._thread.is_alive() or time.monotonic() < latest_start):
+            _restore_handler()
 
-    def _own(self) -> None:
+    def _run(self) -> None:
         import ray
 
         try:
             self._start()
-            self._begun.set()
-            self._over.wait()
+            self._started.set()
+            self._stopping.wait()
         except BaseException as error:
             self._failures.append(error)
         finally:
             ray.shutdown()
-            self._begun.set()
-            self._ended.set()
+            self._started.set()
+            self._stopped.set()
 
 
-def _put_handler_back() -> None:
+def _restore_handler() -> None:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGTERM))

@@ -6,12 +6,12 @@ import os
 import secrets
 import socket
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from flows.cluster.local import owned
+from flows.cluster.local import ray_in_thread
 from flows.server.app import PrefectServer, answers
 from flows.server.settings import authorization, configured_api, setting
 from storage.errors import RunFailure
@@ -37,11 +37,10 @@ def serving_folder(workspace: Workspace) -> LocalLocation:
     It is never inside the workspace, which several machines may share. The SQLite database, the port and the
     process belong to one machine.
     """
-    root = workspace.root
-    whole = str(root) if root.remote else str(Path(str(root)).resolve())
-    place = cached(f"serving-{whole.rpartition('/')[2]}", f"{socket.gethostname()} {whole}")
-    place.path.chmod(0o700)
-    return place
+    root = str(workspace.root) if workspace.root.remote else str(Path(str(workspace.root)).resolve())
+    folder = cached(f"serving-{root.rpartition('/')[2]}", f"{socket.gethostname()} {root}")
+    folder.path.chmod(0o700)
+    return folder
 
 
 def prefect_home(workspace: Workspace) -> Path:
@@ -59,13 +58,14 @@ def connect_prefect(workspace: Workspace, *, verbose: bool = False) -> None:
     configure_prefect(prefect_home(workspace), verbose=verbose)
     if configured_api():
         return
-    found = serving(workspace)
-    if not found.url:
-        # The port is open to other users of this machine.
-        server = PrefectServer(prefect_home(workspace), auth=f"numerate:{secrets.token_hex(32)}")
-        atexit.register(server.stop)
-        found = Served(server.url, auth=server.auth)
-    use_api(found.api, found.auth)
+    recorded = serving(workspace)
+    if recorded.url:
+        use_api(recorded.api, recorded.auth)
+        return
+    # The port is open to other users of this machine.
+    server = PrefectServer(prefect_home(workspace), auth=f"numerate:{secrets.token_hex(32)}")
+    atexit.register(server.stop)
+    use_api(server.api_url, server.auth)
 
 
 def use_api(url: str, auth: str) -> None:
@@ -104,9 +104,9 @@ class Served(NamedTuple):
         return f"{self.url}/api"
 
 
-def note_served(workspace: Workspace, found: Served) -> None:
+def note_served(workspace: Workspace, server: Served) -> None:
     """Record the server of the workspace."""
-    (serving_folder(workspace) / _SERVED).write(json.dumps(found._asdict()).encode())
+    (serving_folder(workspace) / _SERVED).write(json.dumps(server._asdict()).encode())
 
 
 def forget_served(workspace: Workspace) -> None:
@@ -124,22 +124,25 @@ def served(workspace: Workspace) -> Served:
 
 def serving(workspace: Workspace) -> Served:
     """The server of the workspace if it is running and responds; otherwise an empty `Served`."""
-    found = served(workspace)
-    return found if found.url and serving_folder(workspace).is_held() and answers(found.api) else Served()
+    server = served(workspace)
+    return server if server.url and serving_folder(workspace).is_held() and answers(server.api) else Served()
 
 
-def reached_api(workspace: Workspace) -> tuple[str, dict[str, str]]:
+def reachable_api(workspace: Workspace) -> tuple[str, dict[str, str]]:
     """URL and authorization headers of the configured API, or else of the server of the workspace.
 
     The URL is empty if neither exists.
     """
-    found = Served() if (url := configured_api()) else serving(workspace)
-    if not url and not found.url:
-        return "", {}
-    if auth := found.auth or setting("PREFECT_API_AUTH_STRING"):
-        return url or found.api, {"Authorization": authorization(auth)}
+    url, auth = configured_api(), ""
+    if not url:
+        server = serving(workspace)
+        if not server.url:
+            return "", {}
+        url, auth = server.api, server.auth
+    if auth := auth or setting("PREFECT_API_AUTH_STRING"):
+        return url, {"Authorization": authorization(auth)}
     key = setting("PREFECT_API_KEY")
-    return url or found.api, {"Authorization": f"Bearer {key}"} if key else {}
+    return url, {"Authorization": f"Bearer {key}"} if key else {}
 
 
 @contextmanager
@@ -155,33 +158,26 @@ def ray_session(address: str = "", workspace: Location | None = None, *, cpus: i
 
     if ray.is_initialized():
         yield _cpus()
-        return
-    with _joined(address) if address else _private(cpus):
-        if address and workspace:
-            _check(workspace)
-        yield _cpus()
+    elif address:
+        # Imported late: it imports parts of Ray that a private instance does not need.
+        from flows.cluster import connect
 
-
-def _joined(address: str) -> AbstractContextManager[None]:
-    # Imported late: it imports parts of Ray that a private instance does not need.
-    from flows.cluster.connect import joined
-
-    return joined(address)
-
-
-def _check(workspace: Location) -> None:
-    from flows.cluster.connect import check_workspace
-
-    check_workspace(workspace)
+        with connect.joined(address):
+            if workspace:
+                connect.check_workspace(workspace)
+            yield _cpus()
+    else:
+        with _private(cpus):
+            yield _cpus()
 
 
 @contextmanager
 def _private(cpus: int) -> Iterator[None]:
     import ray
 
-    _guard_ray()
+    _require_token()
     # For workers on this machine only. On a cluster, Ray's own interval is right.
-    own = _HEALTH not in os.environ
+    is_unset = _HEALTH not in os.environ
     os.environ.setdefault(_HEALTH, "0.1")
     start = partial(
         ray.init,
@@ -196,7 +192,7 @@ def _private(cpus: int) -> Iterator[None]:
     try:
         with ExitStack() as stack:
             try:
-                stack.enter_context(owned(start))
+                stack.enter_context(ray_in_thread(start))
             except Exception as error:
                 # Ray raises plain exceptions if one of its processes does not start in time.
                 text = " ".join(str(error).split())
@@ -205,11 +201,11 @@ def _private(cpus: int) -> Iterator[None]:
                 ) from error
             yield
     finally:
-        if own:
+        if is_unset:
             del os.environ[_HEALTH]
 
 
-def _guard_ray() -> None:
+def _require_token() -> None:
     """Enforce Ray's token authentication, with a token file that only the user can read.
 
     Ray listens on all interfaces, and the token file that it writes is readable by everyone.
@@ -220,17 +216,17 @@ def _guard_ray() -> None:
     if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
         return
     token = Path.home() / ".ray" / "auth_token"
-    made = token.with_name(f".auth_token-{os.getpid()}")
+    temporary = token.with_name(f".auth_token-{os.getpid()}")
     # Ray itself reports a home folder that is not writable.
     with suppress(OSError):
         token.parent.mkdir(exist_ok=True)
         if not token.exists():
-            made.touch(mode=0o600)
-            made.write_text(secrets.token_hex(32))
+            temporary.touch(mode=0o600)
+            temporary.write_text(secrets.token_hex(32))
             with suppress(FileExistsError):
                 # Create the file atomically: another process may start at the same time.
-                os.link(made, token)
-            made.unlink()
+                os.link(temporary, token)
+            temporary.unlink()
         token.chmod(0o600)
 
 

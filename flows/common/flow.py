@@ -10,10 +10,9 @@ from contextlib import contextmanager
 from functools import wraps
 from typing import Any, TypeVar, get_type_hints
 
-from prefect import Flow, flow, task
+import prefect
 from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext
 from prefect.runtime import flow_run
 from pydantic import ValidationError
@@ -22,7 +21,7 @@ from flows.common.engines import end_quietly, served
 from flows.common.parameters import InWorkspace
 from flows.common.progress import say
 from flows.server.app import end_with
-from flows.server.run_tags import mark_of, process_mark
+from flows.server.run_tags import process_tag, workspace_tag
 from storage.errors import RunFailure, TransientFailure, UserError
 from storage.parameters import one_line
 from storage.workspace import Workspace
@@ -33,43 +32,43 @@ Request = TypeVar("Request", bound=InWorkspace)
 Result = dict[str, Any]
 
 
-def stage(name: str, run_name: str) -> Callable[[Callable[[Request], Result]], Flow[[Request], Result]]:
-    """Turn a function of a request into a flow; `run_name` may refer to its fields, as in '{request.name}'."""
+def flow(*, name: str, flow_run_name: str) -> Callable[[Callable[[Request], Result]], prefect.Flow[[Request], Result]]:
+    """Prefect's `@flow` for a function of a request; `flow_run_name` may use its fields, as in '{request.name}'."""
 
-    def decorate(work: Callable[[Request], Result]) -> Flow[[Request], Result]:
+    def decorate(work: Callable[[Request], Result]) -> prefect.Flow[[Request], Result]:
         kind: type[Request] = get_type_hints(work)["request"]
-        tried = task(
+        with_retries = prefect.task(
             name=name,
-            task_run_name=run_name,
+            task_run_name=flow_run_name,
             retries=_RETRIES,
             retry_delay_seconds=_RETRY_SECONDS,
-            retry_condition_fn=_may_pass,
+            retry_condition_fn=_is_transient,
             cache_policy=NO_CACHE,
             persist_result=False,
         )(work)
 
-        @wraps(work)
-        def attended(request: Request) -> Result:
-            """Run the work; its tags show other processes that it is running."""
-            with _reported():
-                asked = _checked(kind, request)
-                _attend(Workspace.open(asked.workspace))
-                try:
-                    return tried(asked)
-                except TransientFailure as failure:
-                    # The task has no retries left, so a surrounding flow must not retry it either.
-                    raise RunFailure(str(failure)) from failure
-
-        def named() -> str:
+        def run_name() -> str:
             """Name of the run; the name of the flow if the request is invalid."""
             try:
-                return run_name.format(request=_checked(kind, flow_run.parameters["request"]))
+                return flow_run_name.format(request=_checked(kind, flow_run.parameters["request"]))
             except (UserError, KeyError):
                 return name
 
         # Prefect's validation error would have many lines.
-        made = flow(name=name, flow_run_name=named, persist_result=False, validate_parameters=False)
-        return made(attended)
+        @prefect.flow(name=name, flow_run_name=run_name, persist_result=False, validate_parameters=False)
+        @wraps(work)
+        def run(request: Request) -> Result:
+            """Run the work; its tags show other processes that it is running."""
+            with _one_line_errors():
+                request = _checked(kind, request)
+                _tag_and_watch(Workspace.open(request.workspace))
+                try:
+                    return with_retries(request)
+                except TransientFailure as failure:
+                    # The task has no retries left, so a surrounding flow must not retry it either.
+                    raise RunFailure(str(failure)) from failure
+
+        return run
 
     return decorate
 
@@ -83,9 +82,10 @@ def _checked(kind: type[Request], request: Any) -> Request:
 
 
 @contextmanager
-def _reported() -> Iterator[None]:
+def _one_line_errors() -> Iterator[None]:
     """In runs of deployments, print a one-line error for the runner or worker; the API keeps the traceback."""
-    if not _is_of_deployment():
+    context = FlowRunContext.get()
+    if not (context and context.flow_run and context.flow_run.deployment_id):
         yield
         return
     end_quietly()
@@ -97,31 +97,21 @@ def _reported() -> Iterator[None]:
         raise
 
 
-def _attend(workspace: Workspace) -> None:
+def _tag_and_watch(workspace: Workspace) -> None:
     """Tag the flow run with its workspace and process, and end it when the runner that started it ends."""
-    run = FlowRunContext.get()
-    if run is None or run.flow_run is None:
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
         return
-    if mark_of(workspace) not in run.flow_run.tags:
-        _mark(run.flow_run, workspace)
+    run = context.flow_run
+    if workspace_tag(workspace) not in run.tags:
+        with get_client(sync_client=True) as client:
+            client.update_flow_run(run.id, tags=[*run.tags, workspace_tag(workspace), process_tag()])
     runner = served(workspace).runner
-    if runner and runner == os.getppid() and run.flow_run.parent_task_run_id is None:
+    if runner and runner == os.getppid() and run.parent_task_run_id is None:
         threading.Thread(target=end_with, args=(runner,), daemon=True).start()
 
 
-def _mark(run: FlowRun, workspace: Workspace) -> None:
-    """Add the tags of the workspace and of this process to a run."""
-    with get_client(sync_client=True) as client:
-        client.update_flow_run(run.id, tags=[*run.tags, mark_of(workspace), process_mark()])
-
-
-def _is_of_deployment() -> bool:
-    """Whether a runner or a worker started this process for a deployment."""
-    run = FlowRunContext.get()
-    return bool(run and run.flow_run and run.flow_run.deployment_id)
-
-
-def _may_pass(task: Any, run: Any, state: Any) -> bool:
+def _is_transient(task: Any, run: Any, state: Any) -> bool:
     """Whether a retry may help: true if a worker was lost, false for a mistake in the request."""
     try:
         state.result()

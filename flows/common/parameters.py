@@ -1,12 +1,14 @@
 """One pydantic model of parameters for each flow. Forms, command-line options and spec files are derived from it."""
 
 import shlex
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
+from pydantic.config import JsonDict
 
 from model.config.evaluation import EvaluationSpec
+from model.config.form import Form
 from model.config.probing import ProbingSpec
 from model.config.training import Seeds, TrainingSpec, seed_runs
 from pipelines.spec.corpus import CorpusSpec, TokenizerSpec
@@ -20,27 +22,28 @@ if TYPE_CHECKING:
 WORKSPACE = "./workspace"
 
 # Forms also reject URIs with credentials, before anything records them.
-_NO_CREDENTIALS = {"pattern": r"^(?!\w+://.*[@?#])"}
+_NO_CREDENTIALS: JsonDict = {"pattern": r"^(?!\w+://.*[@?#])"}
 
 SuiteName = Literal["test", "grid", "edge", "adderboard", "nested"]
 
+Spec = TypeVar("Spec", bound=BaseModel)
 
-class InWorkspace(BaseModel):
+
+class InWorkspace(Form):
     """Base of all requests that use a workspace."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    shown_last = ("seeds", "make_missing", "workspace", "ray")
 
     workspace: str = Field(
         WORKSPACE,
         description="Folder that holds corpora, tokenizers and runs, or an s3://, gs:// or az:// URI.",
-        json_schema_extra={"position": 90, **_NO_CREDENTIALS},
+        json_schema_extra=_NO_CREDENTIALS,
     )
     ray: str = Field(
         "",
         max_length=300,
         description="Ray cluster to use: host:port of its head node, or 'auto' on one of its nodes; empty starts a "
         "private Ray instance on this machine.",
-        json_schema_extra={"position": 91},
     )
 
     @property
@@ -49,9 +52,13 @@ class InWorkspace(BaseModel):
         return True
 
     @property
-    def place(self) -> dict[str, str]:
-        """Workspace and Ray address, for another request with the same ones."""
+    def workspace_and_ray(self) -> dict[str, str]:
+        """These two fields, for another request with the same values."""
         return {name: getattr(self, name) for name in InWorkspace.model_fields}
+
+    def spec(self, kind: type[Spec]) -> Spec:
+        """The part of the request that is a `kind`, such as its `CorpusSpec`, without workspace and names."""
+        return kind(**self.model_dump(include=set(kind.model_fields)))
 
 
 def _check_names(request: BaseModel, **kinds: str) -> None:
@@ -72,10 +79,6 @@ def _check_compared(names: tuple[str, ...]) -> None:
 class GenerateRequest(InWorkspace, CorpusSpec):
     """Generate a corpus."""
 
-    def corpus_spec(self) -> CorpusSpec:
-        """The corpus without workspace and Ray address."""
-        return CorpusSpec(**self.model_dump(include=set(CorpusSpec.model_fields)))
-
 
 class MakesMissing(InWorkspace):
     """Base of requests that depend on the output of other flows."""
@@ -84,7 +87,6 @@ class MakesMissing(InWorkspace):
         False,
         description="First create missing inputs: the corpus, if it has the name of a preset, its tokenizer and its "
         "tokens.",
-        json_schema_extra={"position": 89},
     )
 
 
@@ -94,13 +96,13 @@ class LeakageRequest(MakesMissing):
     train: str = Field(
         "notebook",
         description="Training corpus: its name, or a path or URI that contains a slash.",
-        json_schema_extra={"position": 1, **_NO_CREDENTIALS},
+        json_schema_extra=_NO_CREDENTIALS,
     )
     held_out: str = Field(
         "notebook",
         description="Corpus whose validation and test problems must not be in the train split of the training corpus; "
         "may be the same corpus.",
-        json_schema_extra={"position": 2, **_NO_CREDENTIALS},
+        json_schema_extra=_NO_CREDENTIALS,
     )
 
 
@@ -108,9 +110,7 @@ class OneCorpus(InWorkspace):
     """Base of requests for one existing corpus."""
 
     corpus: str = Field(
-        "notebook",
-        description="Name of the corpus, or a path or URI of its folder.",
-        json_schema_extra={"position": 0, **_NO_CREDENTIALS},
+        "notebook", description="Name of the corpus, or a path or URI of its folder.", json_schema_extra=_NO_CREDENTIALS
     )
 
     def folder(self) -> Location:
@@ -125,13 +125,8 @@ class VerifyRequest(MakesMissing, OneCorpus):
         False,
         description="Also recompute every row from the spec. This detects shards that were changed together with "
         "their manifest.",
-        json_schema_extra={"position": 1},
     )
-    repair: bool = Field(
-        False,
-        description="Generate damaged shards again; intact shards stay unchanged.",
-        json_schema_extra={"position": 2},
-    )
+    repair: bool = Field(False, description="Generate damaged shards again; intact shards stay unchanged.")
 
     @property
     def writes(self) -> bool:
@@ -155,11 +150,9 @@ class MigrateRequest(OneCorpus):
 class OfCorpus(MakesMissing):
     """Base of requests for one corpus and one tokenizer."""
 
-    corpus: str = Field("notebook", description="Name of the corpus.", json_schema_extra={"position": 80})
+    corpus: str = Field("notebook", description="Name of the corpus.")
     tokenizer: str = Field(
-        "",
-        description="Name of the tokenizer; empty means <corpus>-digit, or <corpus>-<kind> in tokenizer training.",
-        json_schema_extra={"position": 81},
+        "", description="Name of the tokenizer; empty means <corpus>-digit, or <corpus>-<kind> in tokenizer training."
     )
 
     @model_validator(mode="after")
@@ -181,10 +174,6 @@ class TokenizerRequest(OfCorpus, TokenizerSpec):
         """Name of the tokenizer, with the default resolved."""
         return self.tokenizer or f"{self.corpus}-{self.kind}"
 
-    def tokenizer_spec(self) -> TokenizerSpec:
-        """The tokenizer without workspace and names."""
-        return TokenizerSpec(**self.model_dump(include=set(TokenizerSpec.model_fields)))
-
 
 class EncodeRequest(OfCorpus):
     """Encode a corpus."""
@@ -193,9 +182,7 @@ class EncodeRequest(OfCorpus):
 class TrainRequest(OfCorpus, Seeds, TrainingSpec):
     """Train an encoder."""
 
-    name: str = Field(
-        "", description="Name of the run; empty means the name of the corpus.", json_schema_extra={"position": 82}
-    )
+    name: str = Field("", description="Name of the run; empty means the name of the corpus.")
 
     @model_validator(mode="after")
     def _usable_name(self) -> "TrainRequest":
@@ -207,27 +194,18 @@ class TrainRequest(OfCorpus, Seeds, TrainingSpec):
         """Name of the run, with the default resolved."""
         return self.name or self.corpus
 
-    def training_spec(self) -> TrainingSpec:
-        """The training without workspace and names."""
-        return TrainingSpec(**self.model_dump(include=set(TrainingSpec.model_fields)))
-
 
 class EvaluateRequest(MakesMissing, EvaluationSpec):
     """Evaluate an encoder."""
 
-    name: str = Field("notebook", description="Name of the run.", json_schema_extra={"position": 80})
-    corpus: str = Field(
-        "",
-        description="Name of the corpus to evaluate on; empty means the corpus of the run.",
-        json_schema_extra={"position": 81},
-    )
+    name: str = Field("notebook", description="Name of the run.")
+    corpus: str = Field("", description="Name of the corpus to evaluate on; empty means the corpus of the run.")
     suite: SuiteName = Field(
         "test",
         description="Problems to evaluate on: 'test' is a split of a corpus, the others are generated suites. 'grid': "
         "two operands of all combinations of lengths; 'edge': carry and borrow chains, zeros, nines and negative "
         "results, or the corners of the number ranges if the run has no problems of two operands; 'adderboard': the "
         "public test of AdderBoard; 'nested': brackets nested deeper than in training.",
-        json_schema_extra={"position": 82},
     )
     suite_digits: int = Field(
         0,
@@ -235,14 +213,12 @@ class EvaluateRequest(MakesMissing, EvaluationSpec):
         le=500,
         description="Suites grid and edge: digits of the longest operands; 0 means two to four times the trained "
         "length.",
-        json_schema_extra={"position": 83},
     )
     compare: tuple[str, ...] = Field(
         (),
         max_length=100,
         description="Runs to compare, for example one per seed: the best and last checkpoints are evaluated and "
         "compared by median, minimum and maximum; 'name' is then the name of the comparison.",
-        json_schema_extra={"position": 84},
     )
 
     @model_validator(mode="after")
@@ -252,7 +228,7 @@ class EvaluateRequest(MakesMissing, EvaluationSpec):
         return self
 
     @model_validator(mode="after")
-    def _one_way_to_ask(self) -> "EvaluateRequest":
+    def _consistent_problems(self) -> "EvaluateRequest":
         if self.suite != "test":
             if self.corpus:
                 raise ValueError(f"suite {self.suite!r} has its own corpus: omit corpus {self.corpus!r}")
@@ -263,29 +239,20 @@ class EvaluateRequest(MakesMissing, EvaluationSpec):
         return self
 
     @property
-    def asked(self) -> str:
+    def problems(self) -> str:
         """Short description of the problems, for the name of the flow run."""
         return self.suite if self.suite != "test" else f"{self.corpus or 'its corpus'}, {self.split}"
-
-    def evaluation_spec(self) -> EvaluationSpec:
-        """The evaluation without workspace and names."""
-        return EvaluationSpec(**self.model_dump(include=set(EvaluationSpec.model_fields)))
 
 
 class ProbeRequest(InWorkspace, ProbingSpec):
     """Probe an encoder."""
 
-    name: str = Field(
-        "notebook",
-        description="Name of the run, or of an encoder that comes with Numerate.",
-        json_schema_extra={"position": 80},
-    )
+    name: str = Field("notebook", description="Name of the run, or of an encoder that comes with Numerate.")
     compare: tuple[str, ...] = Field(
         (),
         max_length=100,
         description="Runs to probe and report together, one per seed, with intervals over the seeds: three or more. "
         "'name' is then the name of the comparison.",
-        json_schema_extra={"position": 81},
     )
 
     @model_validator(mode="after")
@@ -299,21 +266,15 @@ class ProbeRequest(InWorkspace, ProbingSpec):
             )
         return self
 
-    def probing_spec(self) -> ProbingSpec:
-        """The probing without workspace and names."""
-        return ProbingSpec(**self.model_dump(include=set(ProbingSpec.model_fields)))
-
 
 class EndToEndRequest(InWorkspace, Seeds):
     """Run all stages: corpus, tokenizer, encoding, training, evaluation."""
 
-    name: str = Field(
-        "", description="Name of the run; empty means the name of the corpus.", json_schema_extra={"position": 0}
-    )
-    corpus: CorpusSpec = Field(CorpusSpec(), description="Corpus.", json_schema_extra={"position": 1})
-    tokenizer: TokenizerSpec = Field(TokenizerSpec(), description="Tokenizer.", json_schema_extra={"position": 2})
-    training: TrainingSpec = Field(TrainingSpec(), description="Training.", json_schema_extra={"position": 3})
-    evaluation: EvaluationSpec = Field(EvaluationSpec(), description="Evaluation.", json_schema_extra={"position": 4})
+    name: str = Field("", description="Name of the run; empty means the name of the corpus.")
+    corpus: CorpusSpec = Field(CorpusSpec(), description="Corpus.")
+    tokenizer: TokenizerSpec = Field(TokenizerSpec(), description="Tokenizer.")
+    training: TrainingSpec = Field(TrainingSpec(), description="Training.")
+    evaluation: EvaluationSpec = Field(EvaluationSpec(), description="Evaluation.")
 
     @model_validator(mode="after")
     def _usable_name(self) -> "EndToEndRequest":
@@ -327,7 +288,7 @@ class EndToEndRequest(InWorkspace, Seeds):
 
     def generate_request(self) -> GenerateRequest:
         """Request for the first stage."""
-        return GenerateRequest(**self.place, **self.corpus.model_dump())
+        return GenerateRequest(**self.workspace_and_ray, **self.corpus.model_dump())
 
     @property
     def tokenizer_name(self) -> str:
@@ -336,16 +297,16 @@ class EndToEndRequest(InWorkspace, Seeds):
 
     def tokenizer_request(self) -> TokenizerRequest:
         """Request for the second stage."""
-        return TokenizerRequest(**self.place, corpus=self.corpus.name, **self.tokenizer.model_dump())
+        return TokenizerRequest(**self.workspace_and_ray, corpus=self.corpus.name, **self.tokenizer.model_dump())
 
     def encode_request(self) -> EncodeRequest:
         """Request for the third stage."""
-        return EncodeRequest(**self.place, corpus=self.corpus.name, tokenizer=self.tokenizer_name)
+        return EncodeRequest(**self.workspace_and_ray, corpus=self.corpus.name, tokenizer=self.tokenizer_name)
 
     def train_request(self) -> TrainRequest:
         """Request for the fourth stage."""
         return TrainRequest(
-            **self.place,
+            **self.workspace_and_ray,
             corpus=self.corpus.name,
             tokenizer=self.tokenizer_name,
             name=self.run_name,
@@ -355,7 +316,7 @@ class EndToEndRequest(InWorkspace, Seeds):
 
     def evaluate_request(self) -> EvaluateRequest:
         """Request for the fifth stage."""
-        return EvaluateRequest(**self.place, name=self.run_name, **self.evaluation.model_dump())
+        return EvaluateRequest(**self.workspace_and_ray, name=self.run_name, **self.evaluation.model_dump())
 
     def evaluate_requests(self) -> list[EvaluateRequest]:
         """Request for the fifth stage, for the run of each seed."""

@@ -1,10 +1,19 @@
 """Named requests for `numerate run NAME` and `numerate corpus generate NAME`."""
 
+from typing import Any
+
 from flows.common.parameters import EndToEndRequest, GenerateRequest
 from model.config.encoder import EncoderConfig
 from model.config.presets import ENCODERS
 from model.config.training import CurriculumStage, TrainingSpec
 from pipelines.spec.presets import CORPORA
+
+_SMALL_BATCHES: dict[str, Any] = {
+    "batch_size": 256,
+    "learning_rate": 5e-3,
+    "matrix_learning_rate": 0.02,
+    "checkpoint_every": 1_000,
+}
 
 PRESETS: dict[str, EndToEndRequest] = {
     "notebook": EndToEndRequest(),
@@ -41,14 +50,7 @@ PRESETS: dict[str, EndToEndRequest] = {
     "length": EndToEndRequest(
         name="length",
         corpus=CORPORA["addition-10"],
-        training=TrainingSpec(
-            encoder=ENCODERS["local"],
-            steps=2_500,
-            batch_size=256,
-            learning_rate=5e-3,
-            matrix_learning_rate=0.02,
-            checkpoint_every=1_000,
-        ),
+        training=TrainingSpec(encoder=ENCODERS["local"], steps=2_500, **_SMALL_BATCHES),
     ),
     # Products of two numbers of up to three digits.
     "products": EndToEndRequest(
@@ -57,38 +59,21 @@ PRESETS: dict[str, EndToEndRequest] = {
         training=TrainingSpec(
             encoder=ENCODERS["mixing"],
             steps=9_000,
-            batch_size=256,
-            learning_rate=5e-3,
-            matrix_learning_rate=0.02,
             running_sum=1.0,
-            checkpoint_every=1_000,
+            **_SMALL_BATCHES,
         ),
     ),
     # Brackets, signs and all operators, up to four numbers of one digit.
     "expressions": EndToEndRequest(
         name="expressions",
         corpus=CORPORA["expressions-4"],
-        training=TrainingSpec(
-            encoder=ENCODERS["mixing"],
-            steps=9_000,
-            batch_size=256,
-            learning_rate=5e-3,
-            matrix_learning_rate=0.02,
-            checkpoint_every=1_000,
-        ),
+        training=TrainingSpec(encoder=ENCODERS["mixing"], steps=9_000, **_SMALL_BATCHES),
     ),
     # + and − of two numbers of up to five digits, negative results included.
     "signed": EndToEndRequest(
         name="signed",
         corpus=CORPORA["signed-5"],
-        training=TrainingSpec(
-            encoder=ENCODERS["signed"],
-            steps=6_000,
-            batch_size=256,
-            learning_rate=5e-3,
-            matrix_learning_rate=0.02,
-            checkpoint_every=1_000,
-        ),
+        training=TrainingSpec(encoder=ENCODERS["signed"], steps=6_000, **_SMALL_BATCHES),
     ),
     # The same up to twelve digits. The last steps train mostly on differences of numbers with equal leading digits,
     # which are rare by chance.
@@ -98,12 +83,9 @@ PRESETS: dict[str, EndToEndRequest] = {
         training=TrainingSpec(
             encoder=ENCODERS["signed"].model_copy(update={"loops": 4}),
             steps=7_000,
-            batch_size=256,
-            learning_rate=5e-3,
-            matrix_learning_rate=0.02,
-            checkpoint_every=1_000,
             curriculum=(CurriculumStage(steps=4_500),),
             where="operators = '-' AND answer_digits < digits OR id % 50 = 0",
+            **_SMALL_BATCHES,
         ),
     ),
 }

@@ -18,23 +18,23 @@ class Meter:
 
     def __init__(self, title: str, total: int, unit: str, bar: Progress | None, artifact: UUID | None) -> None:
         self.title, self.total, self.unit = title, total, unit
-        self.done, self._found, self._began, self._shown = 0, 0, time.monotonic(), 0.0
+        self.done, self._finished_before, self._began, self._shown = 0, 0, time.monotonic(), 0.0
         self._bar, self._artifact = bar, artifact
         self._task: Any = bar.add_task(title, total=total, rate="") if bar else None
 
     def add(self, amount: int) -> None:
         self.set(self.done + amount)
 
-    def found(self, amount: int) -> None:
+    def add_finished(self, amount: int) -> None:
         """Count `amount` units that an earlier call finished; they do not affect the rate."""
-        self._found, self.done = self._found + amount, self.done + amount
+        self._finished_before, self.done = self._finished_before + amount, self.done + amount
         if self._bar:
             self._bar.reset(self._task, completed=self.done, rate="")
 
     def set(self, done: int, note: str = "") -> None:
         """Set the count; `note` is shown after the rate."""
         self.done = done
-        rate = (done - self._found) / max(1e-9, time.monotonic() - self._began)
+        rate = (done - self._finished_before) / max(1e-9, time.monotonic() - self._began)
         text = f"{human(rate)} {self.unit}/s {note}".strip()
         if self._bar:
             self._bar.update(self._task, completed=done, rate=text)
@@ -95,3 +95,8 @@ def human(value: float) -> str:
 
 def _three_figures(value: float) -> str:
     return f"{value:.3g}" if value < 999.5 else f"{value:.0f}"
+
+
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: 1 layer, 2,000 layers."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

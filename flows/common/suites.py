@@ -6,12 +6,13 @@ process, and stored in the workspace under its name and a part of its hash.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 
 from flows.common.parameters import SuiteName
+from flows.common.progress import counted
 from model.config.encoder import Extent
 from model.evaluation.evaluate import Fair
 from model.runs.run_config import RunConfig
@@ -87,7 +88,7 @@ def prepare(workspace: Workspace, config: RunConfig, tokenizer: Tokenizer, suite
     return corpus, tokens
 
 
-def learnt_digits(config: RunConfig, operator: str) -> int:
+def trained_digits(config: RunConfig, operator: str) -> int:
     """Digits of the longest operand of an operator in the run's corpus."""
     parts = [part for part in config.parts if operator in part["operators"]]
     return max(len(str(part["high"])) if part["family"] == "grid" else part["digits"] for part in parts)
@@ -106,31 +107,33 @@ def fair_to(config: RunConfig) -> Fair | None:
 
     def fair(facts: pa.Table, canonical: np.ndarray) -> np.ndarray:
         """Boolean mask [n], from the digits of the longest operands and the hashes of the canonical forms."""
-        listed = np.zeros(len(canonical), np.bool_)
-        listed[later.find(canonical)[0]] = True
+        reserved_later = np.zeros(len(canonical), np.bool_)
+        reserved_later[later.find(canonical)[0]] = True
         held_out = split_numbers(canonical, spec["validation"], spec["test"]) == SPLITS.index("test")
-        return ~listed | held_out | (facts["digits"].to_numpy() > config.extent.digits)
+        return ~reserved_later | held_out | (facts["digits"].to_numpy() > config.extent.digits)
 
     return fair
 
 
 def _grid(config: RunConfig, digits: int) -> Suite:
-    held, remarks = _held(config, config.operators, digits)
+    limits, remarks = _most_digits(config, config.operators, digits)
     shape = {"family": "digits", "terms": 2}
-    parts = [MixturePart.model_validate({**shape, "operators": [name], "digits": most}) for name, most in held.items()]
-    wanted = round(_GRID_PROBLEMS / config.corpus_spec["test"])
-    return Suite(_corpus("grid", config, parts, sum(min(part.size, wanted) for part in parts)), remarks)
+    parts = [
+        MixturePart.model_validate({**shape, "operators": [operator], "digits": most})
+        for operator, most in limits.items()
+    ]
+    rows_per_part = round(_GRID_PROBLEMS / config.corpus_spec["test"])
+    return Suite(_corpus("grid", config, parts, sum(min(part.size, rows_per_part) for part in parts)), remarks)
 
 
 def _edge(config: RunConfig, digits: int) -> Suite:
-    held, remarks = _held(config, config.operators, min(digits, _LONGEST_LISTED))
-    held = {operator: min(most, _LONGEST_LISTED) for operator, most in held.items()}
-    parts = [_listed("edge", operator, most) for operator, most in held.items()]
-    asked, known = sum(part.size for part in parts), len(listing("edge"))
-    limits = ", ".join(f"{operator} up to {most} digits" for operator, most in held.items())
-    return Suite(
-        _corpus("edge", config, parts), (f"{asked:,} of the {known:,} edge cases are asked: {limits}", *remarks)
-    )
+    limits, remarks = _most_digits(config, config.operators, min(digits, _LONGEST_LISTED))
+    limits = {operator: min(most, _LONGEST_LISTED) for operator, most in limits.items()}
+    parts = [_listed("edge", operator, most) for operator, most in limits.items()]
+    evaluated, total = sum(part.size for part in parts), len(listing("edge"))
+    lengths = ", ".join(f"{operator} up to {counted(most, 'digit')}" for operator, most in limits.items())
+    summary = f"{evaluated:,} of the {total:,} edge cases are evaluated: {lengths}"
+    return Suite(_corpus("edge", config, parts), (summary, *remarks))
 
 
 def corners_of(config: RunConfig) -> Suite | None:
@@ -142,15 +145,13 @@ def corners_of(config: RunConfig) -> Suite | None:
         return None
     parts = []
     for part in config.parts:
-        known = {name: part.get(name) for name in ("family", "terms", "operators")}
-        parts += [MixturePart.model_validate({**known, "low": low, "high": high}) for low, high in corner_ranges(part)]
+        same = {name: part.get(name) for name in ("family", "terms", "operators")}
+        parts += [MixturePart.model_validate({**same, "low": low, "high": high}) for low, high in corner_ranges(part)]
     if any(part["family"] != "grid" for part in config.parts) or not 0 < sum(part.size for part in parts) <= _CORNERS:
         return None
     ranges = " or ".join(f"{part.low} to {part.high}" for part in parts)
     remark = f"all problems whose numbers are all {ranges} are evaluated, those of the train split included"
-    shares = {name: config.corpus_spec[name] for name in ("split_key", "validation", "test")}
-    spec = CorpusSpec(name="edge", mixture=tuple(parts), **shares)
-    return Suite(spec.model_copy(update={"name": f"edge-{hash_of(corpus_identity(spec))[:8]}"}), (remark,), "all")
+    return Suite(_corpus("edge", config, parts, only_test=False), (remark,), "all")
 
 
 def _adderboard(config: RunConfig) -> Suite:
@@ -159,16 +160,17 @@ def _adderboard(config: RunConfig) -> Suite:
             f"suite 'adderboard' has sums, run {config.name!r} was trained on {' '.join(config.operators)}: "
             "use another suite"
         )
-    held, remarks = _held(config, ["+"], _ADDERBOARD_DIGITS)
-    part = _listed("adderboard", "+", held["+"])
-    known = len(listing("adderboard"))
-    if part.size < known:
-        remarks = (f"{part.size:,} of the {known:,} problems are asked", *remarks)
+    limits, remarks = _most_digits(config, ["+"], _ADDERBOARD_DIGITS)
+    part = _listed("adderboard", "+", limits["+"])
+    total = len(listing("adderboard"))
+    if part.size < total:
+        remarks = (f"{part.size:,} of the {total:,} problems are evaluated", *remarks)
     return Suite(_corpus("adderboard", config, [part]), remarks)
 
 
 def _nested(config: RunConfig) -> Suite:
-    part = max((part for part in config.parts if part["family"] == "expression"), key=_depth, default=None)
+    nested = [part for part in config.parts if part["family"] == "expression"]
+    part = max(nested, key=lambda part: int(part["depth"]), default=None)
     if part is None or not part["depth"]:
         raise UserError(
             f"suite 'nested' has nested brackets, the corpus of run {config.name!r} has none: "
@@ -193,37 +195,37 @@ def _nested(config: RunConfig) -> Suite:
         raise UserError(f"suite 'nested' does not fit run {config.name!r}: {remarks[0]}")
     most = parts[-1].terms
     if most > config.extent.operands:
-        remarks.append(f"there are up to {most} operands, as deep brackets need, {config.extent.operands} were learnt")
+        remarks.append(
+            f"problems have up to {most} operands, because deep brackets need them; the run was trained on up to "
+            f"{config.extent.operands}"
+        )
     rows = round(_NESTED_PROBLEMS * len(parts) / config.corpus_spec["test"])
     return Suite(_corpus("nested", config, parts, rows), tuple(remarks))
-
-
-def _depth(part: dict[str, Any]) -> int:
-    return int(part["depth"])
 
 
 def _listed(name: str, operator: str, digits: int) -> MixturePart:
     return MixturePart.model_validate({"family": "listed", "listing": name, "operators": (operator,), "digits": digits})
 
 
-def _held(config: RunConfig, operators: Iterable[str], digits: int) -> tuple[dict[str, int], tuple[str, ...]]:
+def _most_digits(config: RunConfig, operators: Iterable[str], digits: int) -> tuple[dict[str, int], tuple[str, ...]]:
     """Largest number of digits per operator that the encoder can hold, and remarks on what was left out.
 
     Raises `UserError` if the encoder can hold no problem of two operands.
     """
-    held, remarks = dict[str, int](), list[str]()
+    limits, remarks = dict[str, int](), list[str]()
     for operator in operators:
-        wanted = digits or _beyond(learnt_digits(config, operator))
-        reasons = {most: _refusal(config, operator, most) for most in range(wanted, 0, -1)}
-        fits = [most for most, reason in reasons.items() if not reason]
-        if fits:
-            held[operator] = fits[0]
-        if not fits or fits[0] < wanted:
-            text = f"up to {fits[0]} digits" if fits else "not asked"
-            remarks.append(f"{operator} {text} instead of {wanted}: {reasons[wanted]}")
-    if not held:
+        most = digits or _beyond(trained_digits(config, operator))
+        reason = _refusal(config, operator, most)
+        fitting = next((fewer for fewer in range(most, 0, -1) if not _refusal(config, operator, fewer)), 0)
+        if fitting:
+            limits[operator] = fitting
+        if not fitting:
+            remarks.append(f"problems with {operator} are left out: {reason}")
+        elif fitting < most:
+            remarks.append(f"{operator} up to {counted(fitting, 'digit')} instead of {most}: {reason}")
+    if not limits:
         raise UserError(f"run {config.name!r} cannot hold a problem of two operands ({remarks[0]}): use suite 'test'")
-    return held, tuple(remarks)
+    return limits, tuple(remarks)
 
 
 def _refusal(config: RunConfig, operator: str, digits: int) -> str:
@@ -235,13 +237,15 @@ def _refusal(config: RunConfig, operator: str, digits: int) -> str:
     return config.training.encoder.refusal(extent, config.group)
 
 
-def _beyond(learnt: int) -> int:
+def _beyond(trained: int) -> int:
     """Four times the trained number of digits, limited to 60 or to twice the trained number, whichever is larger."""
-    return min(4 * learnt, max(2 * learnt, 60))
+    return min(4 * trained, max(2 * trained, 60))
 
 
-def _corpus(suite: str, config: RunConfig, parts: list[MixturePart], rows: int = 0) -> CorpusSpec:
+def _corpus(
+    suite: str, config: RunConfig, parts: list[MixturePart], rows: int = 0, *, only_test: bool = True
+) -> CorpusSpec:
     """The corpus of a suite, with the split of the run's corpus."""
     shares = {name: config.corpus_spec[name] for name in ("split_key", "validation", "test")}
-    spec = CorpusSpec(name=suite, mixture=tuple(parts), rows=rows, only_test=True, **shares)
+    spec = CorpusSpec(name=suite, mixture=tuple(parts), rows=rows, only_test=only_test, **shares)
     return spec.model_copy(update={"name": f"{suite}-{hash_of(corpus_identity(spec))[:8]}"})

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 
 from flows.cli.terminal import printable
+from flows.common.progress import counted
 from model.runs.checkpoints import Checkpoints
 from model.runs.run_config import load_run
 from storage.datasets.manifest import committed, needless_lists
@@ -37,7 +38,7 @@ class Removed:
 
 @dataclass
 class Cleaning:
-    """Result of a cleaning; `left` has one message per folder that was skipped."""
+    """Result of a cleaning, as `--json` prints it; `left` has one message per folder that was skipped."""
 
     dry_run: bool
     removed: list[Removed] = field(default_factory=list)
@@ -46,7 +47,7 @@ class Cleaning:
     @property
     def bytes(self) -> int:
         """Total size of the removed files."""
-        return sum(each.bytes for each in self.removed)
+        return sum(file.bytes for file in self.removed)
 
     def json(self) -> str:
         """The result as JSON text."""
@@ -62,85 +63,85 @@ def clean(workspace: Workspace, run: str = "", *, dry_run: bool = False) -> Clea
     if run:
         folder = workspace.run(run)
         load_run(folder)
-        _clean_held(workspace.root, folder, f"run {run!r}", _of_run, result)
+        _clean_folder(workspace.root, folder, f"run {run!r}", _waste_of_run, result)
         return result
-    for folder, what, find in _folders(workspace):
+    for folder, subject, find in _folders(workspace):
         try:
-            _clean_held(workspace.root, folder, what, find, result)
+            _clean_folder(workspace.root, folder, subject, find, result)
         except (UserError, RunFailure) as error:
             result.left.append(str(error))
-    _remove(workspace.root, _half_written(workspace.root), result)
+    _remove(workspace.root, _incomplete_files(workspace.root), result)
     return result
 
 
-def show(result: Cleaning) -> None:
+def print_cleaning(result: Cleaning) -> None:
     """Print one line per removed file and a total; skipped folders are printed to standard error."""
     verb = "would remove" if result.dry_run else "removed"
-    for each in result.removed:
-        print(f"{verb} {printable(str(each.path))}: {each.bytes:,} bytes, {each.reason}")
+    for file in result.removed:
+        print(f"{verb} {printable(str(file.path))}: {file.bytes:,} bytes, {file.reason}")
     for text in result.left:
         print(f"skipped: {printable(text)}", file=sys.stderr)
-    print(f"{verb} {len(result.removed):,} items, {result.bytes:,} bytes in total")
+    print(f"{verb} {counted(len(result.removed), 'item')}, {result.bytes:,} bytes in total")
 
 
 def _folders(workspace: Workspace) -> Iterator[tuple[Location, str, Callable[[Location], Iterator[Waste]]]]:
     runs, corpora = workspace.root / "runs", workspace.root / "corpora"
     for name in runs.children():
-        yield runs / name, f"run {name!r}", _of_run
+        yield runs / name, f"run {name!r}", _waste_of_run
     for name in corpora.children():
-        yield corpora / name, f"corpus {name!r}", _of_dataset
+        yield corpora / name, f"corpus {name!r}", _waste_of_dataset
         tokens = corpora / name / "tokens"
         for tokenizer in tokens.children():
-            yield tokens / tokenizer, f"the tokens of corpus {name!r}", _of_dataset
+            yield tokens / tokenizer, f"the tokens of corpus {name!r}", _waste_of_dataset
 
 
-def _clean_held(
-    root: Location, folder: Location, what: str, find: Callable[[Location], Iterator[Waste]], result: Cleaning
+def _clean_folder(
+    root: Location, folder: Location, subject: str, find: Callable[[Location], Iterator[Waste]], result: Cleaning
 ) -> None:
     """Clean one folder while no other process writes to it."""
     # `.launch` is held from before the first worker starts until the last one has ended.
     places = [folder, launch] if (launch := folder / ".launch").exists() else [folder]
-    with ExitStack() as held:
-        for place in places:
+    with ExitStack() as locks:
+        for path in places:
             if not result.dry_run:
-                held.enter_context(place.exclusive(what))
-            elif place.is_held():
-                raise being_written(what)
+                locks.enter_context(path.exclusive(subject))
+            elif path.is_held():
+                raise being_written(subject)
         _remove(root, find(folder), result)
 
 
-def _remove(root: Location, found: Iterator[Waste], result: Cleaning) -> None:
-    waste = list(found)
-    result.removed += [Removed(place.below(root), place.total_bytes(), reason) for place, reason, _ in waste]
-    for _, _, remove in waste:
+def _remove(root: Location, waste: Iterator[Waste], result: Cleaning) -> None:
+    files = list(waste)
+    result.removed += [Removed(path.below(root), path.total_bytes(), reason) for path, reason, _ in files]
+    for _, _, remove in files:
         if not result.dry_run:
             remove()
 
 
-def _of_run(folder: Location) -> Iterator[Waste]:
+def _waste_of_run(folder: Location) -> Iterator[Waste]:
     checkpoints = Checkpoints(folder / "checkpoints")
-    for place in checkpoints.needless():
-        yield place, "a checkpoint that is neither best nor last", checkpoints.prune
+    for path in checkpoints.needless():
+        yield path, "a checkpoint that is neither best nor last", checkpoints.prune
     if (launch := folder / ".launch").exists():
         yield launch, "left over from a training that was killed", launch.remove
-    yield from _half_written(folder)
+    yield from _incomplete_files(folder)
 
 
-def _of_dataset(folder: Location) -> Iterator[Waste]:
+def _waste_of_dataset(folder: Location) -> Iterator[Waste]:
     if committed(folder):
-        made = (folder / "manifest.json").changed()
+        committed_at = (folder / "manifest.json").changed()
         if (notes := folder / ".progress").exists():
             yield notes, "progress notes of a dataset that is complete", notes.remove
         for listed in (folder / name for name in sorted(needless_lists(folder))):
             yield listed, "a list of shards that the manifest does not use", listed.remove
         subsets = folder / ".subsets"
-        for place in (subsets / name for name in subsets.children()):
-            if place.changed() < made:
-                yield place, "row counts of an older version of the dataset", place.remove
-    yield from _half_written(folder)
+        for path in (subsets / name for name in subsets.children()):
+            if path.changed() < committed_at:
+                yield path, "row counts of an older version of the dataset", path.remove
+    yield from _incomplete_files(folder)
 
 
-def _half_written(folder: Location) -> Iterator[Waste]:
-    for place in folder.partials():
-        if time.time() - place.changed() > _KILLED_SECONDS:
-            yield place, "an incomplete file of a process that was killed", place.remove
+def _incomplete_files(folder: Location) -> Iterator[Waste]:
+    for path in folder.partials():
+        if time.time() - path.changed() > _KILLED_SECONDS:
+            yield path, "an incomplete file of a process that was killed", path.remove

@@ -26,22 +26,22 @@ def findings(workspace: Workspace, *, deep: bool = False) -> Iterator[Finding]:
     """Yield the findings in the order of the checks; `deep` also starts Ray and a Prefect server."""
     checks = [*MACHINE_CHECKS, *ENGINE_CHECKS, *(DEEP_CHECKS if deep else ())]
     with ThreadPoolExecutor(4) as pool:
-        yield from pool.map(lambda check: _found(check, workspace), checks)
+        yield from pool.map(lambda check: _result(check, workspace), checks)
 
 
-def report(found: Iterator[Finding], *, as_json: bool) -> None:
+def print_findings(results: Iterator[Finding], *, as_json: bool) -> None:
     """Print the findings; raises `RunFailure` if one of them is a problem."""
     if as_json:
-        every = list(found)
-        print(json.dumps({"findings": [asdict(one) for one in every]}, indent=2))
+        shown = list(results)
+        print(json.dumps({"findings": [asdict(finding) for finding in shown]}, indent=2))
     else:
-        every = list(map(_shown, found))
-    problems = sum(one.level == "problem" for one in every)
+        shown = list(map(_printed, results))
+    problems = sum(finding.level == "problem" for finding in shown)
     if problems:
         raise RunFailure(f"{problems} problem{'s' if problems > 1 else ''} on this machine: apply the remedies above")
 
 
-def _found(check: Check, workspace: Workspace) -> Finding:
+def _result(check: Check, workspace: Workspace) -> Finding:
     try:
         return check(workspace)
     except Exception as error:
@@ -49,7 +49,7 @@ def _found(check: Check, workspace: Workspace) -> Finding:
         return Finding(name, "warning", f"check failed ({type(error).__name__}: {' '.join(str(error).split())})")
 
 
-def _shown(finding: Finding) -> Finding:
+def _printed(finding: Finding) -> Finding:
     console = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
     level = Text(f"{finding.level:8}", style=_STYLES[finding.level])
     console.print(level.append(f"{finding.name:12} {finding.text}", style="default"))

@@ -39,7 +39,7 @@ with ray_session() as cpus:
 print(cpus)
 """
 # A head that rejects the token is also a running head.
-_ASK_HEAD = """
+_CHECK_HEAD = """
 from flows.cluster.connect import check_address
 from storage.errors import UserError
 try:
@@ -66,26 +66,26 @@ server.stop()
 
 def check_gpu(workspace: Workspace) -> Finding:
     """Whether torch can be imported and sees the GPUs of this machine."""
-    done, line = _python(_TORCH, _IMPORT_SECONDS)
-    if not done:
+    succeeded, line = _python(_TORCH, _IMPORT_SECONDS)
+    if not succeeded:
         return Finding(
             "gpu", "problem", f"torch cannot be imported ({line})", "run: pip install --force-reinstall torch"
         )
-    found = json.loads(line)
-    if found["gpus"]:
-        named = ", ".join(f"{name} with {human(size)}B" for name, size in found["gpus"])
-        return Finding("gpu", "ok", f"{named}; torch {found['version']}")
+    torch = json.loads(line)
+    if torch["gpus"]:
+        gpus = ", ".join(f"{name} with {human(size)}B" for name, size in torch["gpus"])
+        return Finding("gpu", "ok", f"{gpus}; torch {torch['version']}")
     if has_nvidia():
-        built = f"built for CUDA {found['cuda']}" if found["cuda"] else "built for CPUs only"
+        built = f"built for CUDA {torch['cuda']}" if torch["cuda"] else "built for CPUs only"
         remedy = "install a build of torch that matches the driver, see https://pytorch.org/get-started/locally"
-        return Finding("gpu", "warning", f"a GPU exists, but torch {found['version']} ({built}) cannot use it", remedy)
-    return Finding("gpu", "ok", f"none, training uses the CPU; torch {found['version']}")
+        return Finding("gpu", "warning", f"a GPU exists, but torch {torch['version']} ({built}) cannot use it", remedy)
+    return Finding("gpu", "ok", f"none, training uses the CPU; torch {torch['version']}")
 
 
 def check_ray(workspace: Workspace) -> Finding:
     """Whether Ray can be imported and has enough shared memory."""
-    done, line = _python("import ray; print(ray.__version__)", _IMPORT_SECONDS)
-    if not done:
+    succeeded, line = _python("import ray; print(ray.__version__)", _IMPORT_SECONDS)
+    if not succeeded:
         return Finding("ray", "problem", f"cannot be imported ({line})", "run: pip install 'ray[default,train]'")
     if _SHARED_MEMORY.exists() and (size := shutil.disk_usage(_SHARED_MEMORY).free) < _STORE_BYTES:
         text = f"{line}, {_SHARED_MEMORY} has {human(size)}B free, Ray needs {human(_STORE_BYTES)}B and uses the disk"
@@ -96,8 +96,8 @@ def check_ray(workspace: Workspace) -> Finding:
 
 def check_prefect(workspace: Workspace) -> Finding:
     """Whether Prefect and its server can be imported, and whether the configured server responds."""
-    done, line = _python("import prefect, prefect.server.api.server; print(prefect.__version__)", _IMPORT_SECONDS)
-    if not done:
+    succeeded, line = _python("import prefect, prefect.server.api.server; print(prefect.__version__)", _IMPORT_SECONDS)
+    if not succeeded:
         remedy = "run: pip install 'prefect>=3.8.8,<3.9' 'fastapi>=0.139,<0.151'"
         return Finding("prefect", "problem", f"cannot be imported ({line})", remedy)
     if not (url := configured_api()):
@@ -124,18 +124,18 @@ def check_port_8265(workspace: Workspace) -> Finding:
 
 def check_port_6379(workspace: Workspace) -> Finding:
     """Whether the port of a Ray cluster's head is free or has a head."""
-    found = _port(HEAD_PORT, "the head node of a Ray cluster needs it")
-    if found.level == "ok":
-        return found
-    is_head, line = _python(_ASK_HEAD.format(port=HEAD_PORT), _IMPORT_SECONDS)
-    return Finding(found.name, "ok", line) if is_head else found
+    torch = _port(HEAD_PORT, "the head node of a Ray cluster needs it")
+    if torch.level == "ok":
+        return torch
+    is_head, line = _python(_CHECK_HEAD.format(port=HEAD_PORT), _IMPORT_SECONDS)
+    return Finding(torch.name, "ok", line) if is_head else torch
 
 
 def _dashboard_answers() -> bool:
     """Whether the dashboard of a healthy Ray head responds; this query needs no token."""
     try:
-        with urlopen(f"http://127.0.0.1:{DASHBOARD_PORT}/api/gcs_healthz", timeout=_ANSWER_SECONDS) as answer:
-            return bool(answer.read(100) == b"success")
+        with urlopen(f"http://127.0.0.1:{DASHBOARD_PORT}/api/gcs_healthz", timeout=_ANSWER_SECONDS) as response:
+            return bool(response.read(100) == b"success")
     except (URLError, OSError, ValueError, HTTPException):
         return False
 
@@ -153,18 +153,18 @@ def check_start_of_prefect(workspace: Workspace) -> Finding:
 def _started(name: str, code: str, text: str, remedy: str) -> Finding:
     with tempfile.TemporaryDirectory() as home:
         began = time.monotonic()
-        done, line = _python(code, _START_SECONDS, PREFECT_HOME=home, RAY_LOG_TO_STDERR="0")
-    if not done:
+        succeeded, line = _python(code, _START_SECONDS, PREFECT_HOME=home, RAY_LOG_TO_STDERR="0")
+    if not succeeded:
         return Finding(name, "problem", line, remedy)
     return Finding(name, "ok", f"in {time.monotonic() - began:.0f} s, {text.format(line=line)}")
 
 
 def _python(code: str, seconds: float, **environment: str) -> tuple[bool, str]:
     """Run code in a Python process; returns whether it succeeds, and the last line of its output."""
-    known = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **environment}
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), **environment}
     try:
         ended = subprocess.run(
-            [sys.executable, "-c", code], env=known, capture_output=True, text=True, timeout=seconds, check=False
+            [sys.executable, "-c", code], env=variables, capture_output=True, text=True, timeout=seconds, check=False
         )
     except subprocess.TimeoutExpired:
         return False, f"no response within {seconds:.0f} s"
@@ -178,7 +178,7 @@ def _port(port: int, use: str) -> Finding:
 
     name = f"port {port}"
     listening = [
-        one for one in psutil.net_connections("tcp") if one.status == psutil.CONN_LISTEN and one.laddr.port == port
+        tcp for tcp in psutil.net_connections("tcp") if tcp.status == psutil.CONN_LISTEN and tcp.laddr.port == port
     ]
     if not listening:
         return Finding(name, "ok", "free")

@@ -1,4 +1,4 @@
-"""State of each dataset and tokenizer in a workspace, and its faults.
+"""States of the datasets and tokenizers in a workspace, and their faults.
 
 Interrupted work counts as broken: its command finishes it. A folder that a process holds is at work, and not checked.
 """
@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from flows.diagnostics import remedies as mending
+from flows.diagnostics import remedies
 from model.tokenizer import load_tokenizer
 from pipelines.generation.generate import GENERATOR_VERSION
 from pipelines.problems.components import components
@@ -66,10 +66,10 @@ class TokensState:
 
 
 @dataclass
-class Findings:
-    """Everything found so far in the workspace, which the user names `uri`."""
+class Inventory:
+    """Everything found so far in the workspace, a path or URI as the user gave it."""
 
-    uri: str
+    workspace: str
     faults: list[Fault] = field(default_factory=list)
     at_work: list[str] = field(default_factory=list)
     corpora: dict[str, Manifest] = field(default_factory=dict)
@@ -80,119 +80,122 @@ class Findings:
     tokens: dict[tuple[str, str], str] = field(default_factory=dict)
     """Identities by corpus and tokenizer."""
 
-    def fault(self, what: str, text: str, mend: str = "") -> None:
+    def fault(self, subject: str, text: str, remedy: str = "") -> None:
         """Add a fault. If there is a command, the remedy at the end of the text is cut off."""
-        self.faults.append(Fault(what, (text.rpartition(": ")[0] or text) if mend else text, mend))
+        self.faults.append(Fault(subject, (text.rpartition(": ")[0] or text) if remedy else text, remedy))
 
 
-def look_at_corpus(found: Findings, folder: Location, until: float) -> CorpusState | None:
-    """State of a corpus; None for an empty folder. Sizes of shards are checked until the time `until`."""
-    what = f"corpus {folder.name}"
-    seen = glance(folder, what, until)
-    if seen.manifest:
-        found.corpora[folder.name], found.shards[folder.name] = seen.manifest, seen.shards
-        mend = _mend_corpus(folder.name, seen.manifest.spec, found.uri)
-        state = _judged(found, folder, what, seen, mend)
-        lies = seen.manifest
-        return CorpusState(folder.name, state, lies.rows, lies.bytes, lies.split_rows, seen.shards, seen.looked_at)
-    if seen.outdated and not folder.remote:
-        state = _judged(found, folder, what, seen, mending.migrate_command(folder.name, found.uri))
-    elif seen.trouble:
+def corpus_state(inventory: Inventory, folder: Location, deadline: float) -> CorpusState | None:
+    """State of a corpus; None for an empty folder. Sizes of shards are checked until the time `deadline`."""
+    name, subject = folder.name, f"corpus {folder.name}"
+    overview = glance(folder, subject, deadline)
+    if manifest := overview.manifest:
+        inventory.corpora[name], inventory.shards[name] = manifest, overview.shards
+        remedy = _corpus_remedy(name, manifest.spec, inventory.workspace)
+        state = _dataset_state(inventory, folder, subject, overview, remedy)
+        sizes = (manifest.rows, manifest.bytes, manifest.split_rows)
+        return CorpusState(name, state, *sizes, overview.shards, overview.looked_at)
+    if overview.outdated and not folder.remote:
+        remedy = remedies.migrate_command(name, inventory.workspace)
+        state = _dataset_state(inventory, folder, subject, overview, remedy)
+    elif overview.trouble:
         spec = known_spec(head_of((folder / "manifest.json").read()))
-        state = _judged(found, folder, what, seen, _mend_corpus(folder.name, spec, found.uri) if spec else "")
+        remedy = _corpus_remedy(name, spec, inventory.workspace) if spec else ""
+        state = _dataset_state(inventory, folder, subject, overview, remedy)
     else:
-        noted = _noted_spec(folder)
-        mend, ranges = _generate(noted, folder, found.uri), _ranges(noted) if noted else 0
-        state = _unfinished(found, folder, what, ranges, mend)
-    return CorpusState(folder.name, state) if state else None
+        recorded = _recorded_spec(folder)
+        remedy = _generation_remedy(recorded, folder, inventory.workspace) if recorded else ""
+        state = _unfinished_state(inventory, folder, subject, _ranges(recorded) if recorded else 0, remedy)
+    return CorpusState(name, state) if state else None
 
 
-def look_at_tokenizer(found: Findings, folder: Location) -> TokenizerState | None:
+def tokenizer_state(inventory: Inventory, folder: Location) -> TokenizerState | None:
     """State of a tokenizer; None for an empty folder."""
     if not folder.children():
         return None
     corpus, _, kind = folder.name.rpartition("-")
-    again = mending.tokenizer_command(folder.name, corpus, kind, found.uri) if kind in KINDS and corpus else ""
-    what = f"tokenizer {folder.name}"
+    remedy = (
+        remedies.tokenizer_command(folder.name, corpus, kind, inventory.workspace) if kind in KINDS and corpus else ""
+    )
+    subject = f"tokenizer {folder.name}"
     if not (folder / "card.json").exists():
-        found.fault(what, "its training was interrupted", again)
+        inventory.fault(subject, "its training was interrupted", remedy)
         return TokenizerState(folder.name, "unfinished")
     try:
         tokenizer, card = load_tokenizer(folder)
     except (UserError, RunFailure) as error:
-        _fault_anew(found, what, str(error), folder, again)
+        _fault_to_delete(inventory, subject, str(error), folder, remedy)
         return TokenizerState(folder.name, "damaged")
-    found.tokenizers[folder.name] = tokenizer.identity
+    inventory.tokenizers[folder.name] = tokenizer.identity
     return TokenizerState(folder.name, "whole", card.kind, card.pieces, card.corpus)
 
 
-def look_at_tokens(found: Findings, corpus: str, folder: Location, until: float) -> TokensState | None:
+def tokens_state(inventory: Inventory, corpus: str, folder: Location, deadline: float) -> TokensState | None:
     """State of a corpus's tokens; None for an empty folder. Look at corpora and tokenizers first."""
-    what, source = f"tokens of {corpus} by {folder.name}", found.corpora.get(corpus)
-    again = mending.encode_command(corpus, folder.name, found.uri)
-    seen = glance(folder, what, until)
-    if seen.manifest is None:
-        if seen.version or seen.trouble:
-            state = _judged(found, folder, what, seen, mending.removal(folder, again))
+    subject, source = f"tokens of {corpus} by {folder.name}", inventory.corpora.get(corpus)
+    remedy = remedies.encode_command(corpus, folder.name, inventory.workspace)
+    overview = glance(folder, subject, deadline)
+    if overview.manifest is None:
+        if overview.version or overview.trouble:
+            state = _dataset_state(inventory, folder, subject, overview, remedies.removal(folder, remedy))
         else:
-            state = _unfinished(found, folder, what, found.shards.get(corpus, 0), again if source else "")
+            state = _unfinished_state(
+                inventory, folder, subject, inventory.shards.get(corpus, 0), remedy if source else ""
+            )
         return TokensState(corpus, folder.name, state) if state else None
-    lies = seen.manifest
+    manifest = overview.manifest
     if source is None:
         state = "without its corpus"
-    elif lies.spec.get("corpus") != source.identity:
-        _fault_anew(found, what, f"corpus {corpus} has changed", folder, again)
+    elif manifest.spec.get("corpus") != source.identity:
+        _fault_to_delete(inventory, subject, f"corpus {corpus} has changed", folder, remedy)
         state = "of another corpus"
-    elif found.tokenizers.get(folder.name, lies.spec.get("tokenizer")) != lies.spec.get("tokenizer"):
-        _fault_anew(found, what, f"tokenizer {folder.name} has changed", folder, again)
+    elif inventory.tokenizers.get(folder.name, manifest.spec.get("tokenizer")) != manifest.spec.get("tokenizer"):
+        _fault_to_delete(inventory, subject, f"tokenizer {folder.name} has changed", folder, remedy)
         state = "by another tokenizer"
     else:
-        found.tokens[corpus, folder.name] = lies.identity
-        state = _judged(found, folder, what, seen, again)
-    return TokensState(corpus, folder.name, state, lies.rows, lies.bytes)
+        inventory.tokens[corpus, folder.name] = manifest.identity
+        state = _dataset_state(inventory, folder, subject, overview, remedy)
+    return TokensState(corpus, folder.name, state, manifest.rows, manifest.bytes)
 
 
-def _fault_anew(found: Findings, what: str, text: str, folder: Location, again: str) -> None:
+def _fault_to_delete(inventory: Inventory, subject: str, text: str, folder: Location, remedy: str) -> None:
     """Add a fault of data that must be deleted and made again. In an object store, no command can delete it."""
     if folder.remote:
-        text = f"{text.rpartition(': ')[0] or text}: delete all objects below {folder}, then run {again!r}"
-    found.fault(what, text, mending.removal(folder, again))
+        text = f"{text.rpartition(': ')[0] or text}: delete all objects below {folder}, then run {remedy!r}"
+    inventory.fault(subject, text, remedies.removal(folder, remedy))
 
 
-def _judged(found: Findings, folder: Location, what: str, seen: Glance, mend: str) -> str:
+def _dataset_state(inventory: Inventory, folder: Location, subject: str, overview: Glance, remedy: str) -> str:
     """State of a dataset that has a manifest; adds its fault."""
     if folder.is_held():
-        found.at_work.append(f"{what} is being checked or written")
+        inventory.at_work.append(f"{subject} is being checked or written")
         return "at work"
-    if seen.outdated:
-        found.fault(what, seen.trouble, mend)
-        return f"schema version {seen.version}"
-    if seen.trouble:
-        found.fault(what, seen.trouble, mend)
-        return "damaged"
-    if seen.broken:
-        checked = "" if seen.looked_at == seen.shards else f" ({seen.looked_at:,} were checked)"
-        text = f"{seen.broken:,} of {seen.shards:,} shards are missing or truncated{checked}: repair them"
-        found.fault(what, text, mend)
+    if overview.trouble:
+        inventory.fault(subject, overview.trouble, remedy)
+        return f"schema version {overview.version}" if overview.outdated else "damaged"
+    if overview.broken:
+        checked = "" if overview.looked_at == overview.shards else f" ({overview.looked_at:,} were checked)"
+        text = f"{overview.broken:,} of {overview.shards:,} shards are missing or truncated{checked}: repair them"
+        inventory.fault(subject, text, remedy)
         return "damaged"
     return "whole"
 
 
-def _unfinished(found: Findings, folder: Location, what: str, ranges: int, mend: str) -> str:
+def _unfinished_state(inventory: Inventory, folder: Location, subject: str, ranges: int, remedy: str) -> str:
     """State of a dataset without a manifest; adds its fault. Empty if the folder contains nothing of it."""
     done = sum(name.endswith(".json") for name in (folder / ".progress").children())
     progress = f"{min(1.0, done / ranges):.0%} done" if ranges else f"{done:,} parts done"
     if folder.is_held():
-        found.at_work.append(f"{what} is being made, {progress}")
+        inventory.at_work.append(f"{subject} is being made, {progress}")
         return f"being made, {progress}"
     if not done and not set(folder.children()) - {"tokens", "made.json"}:
         return ""
-    remedy = "run the command that created it again"
-    found.fault(what, f"its creation was interrupted, {progress}: {remedy}", mend)
+    text = f"its creation was interrupted, {progress}: run the command that created it again"
+    inventory.fault(subject, text, remedy)
     return f"unfinished, {progress}"
 
 
-def _noted_spec(folder: Location) -> CorpusSpec | None:
+def _recorded_spec(folder: Location) -> CorpusSpec | None:
     """The recorded spec of an unfinished corpus; None if there is no valid one."""
     if not (folder / UNFINISHED).exists():
         return None
@@ -206,23 +209,22 @@ def _ranges(spec: CorpusSpec) -> int:
     return sum(-(-part.rows // spec.rows_per_shard) for part in components(spec))
 
 
-def _generate(spec: CorpusSpec | None, folder: Location, uri: str) -> str:
-    if spec is None:
-        return ""
-    command = mending.generate_command(spec, uri)
+def _generation_remedy(spec: CorpusSpec, folder: Location, workspace: str) -> str:
+    """Command that finishes an unfinished corpus."""
+    command = remedies.generate_command(spec, workspace)
     # The command line reads spec files only from the local machine.
-    return command if command or folder.remote else mending.generate_from(str(folder / UNFINISHED), uri)
+    return command if command or folder.remote else remedies.generate_from(str(folder / UNFINISHED), workspace)
 
 
-def _mend_corpus(name: str, identity: dict[str, Any], uri: str) -> str:
+def _corpus_remedy(name: str, identity: dict[str, Any], workspace: str) -> str:
     """Command that repairs a committed corpus.
 
     A corpus of another generator version cannot be repaired, so it is generated again under another name.
     """
     if identity.get("generator_version") == GENERATOR_VERSION:
-        return mending.repair_command(name, uri)
-    spec = spec_of(f"{name}-anew"[:64], identity)
-    return mending.generate_command(spec, uri) if spec else ""
+        return remedies.repair_command(name, workspace)
+    spec = spec_of(f"{name}-new"[:64], identity)
+    return remedies.generate_command(spec, workspace) if spec else ""
 
 
 def spec_of(name: str, identity: dict[str, Any]) -> CorpusSpec | None:
@@ -235,10 +237,10 @@ def spec_of(name: str, identity: dict[str, Any]) -> CorpusSpec | None:
         return None
 
 
-def read_json(place: Location) -> dict[str, Any]:
+def read_json(file: Location) -> dict[str, Any]:
     """The values of a JSON file; empty if it is missing or invalid."""
     try:
-        values = json.loads(place.read())
+        values = json.loads(file.read())
     except (RunFailure, ValueError, RecursionError):
         return {}
     return values if isinstance(values, dict) else {}

@@ -36,32 +36,31 @@ def check_packages(workspace: Workspace) -> Finding:
     from packaging.requirements import Requirement
 
     try:
-        asked = [Requirement(text) for text in metadata.requires("numerate") or ()]
+        declared = [Requirement(text) for text in metadata.requires("numerate") or ()]
     except metadata.PackageNotFoundError:
         return Finding("packages", "warning", "Numerate is not installed as a package", "run: pip install -e .")
-    asked = [one for one in asked if not one.marker or one.marker.evaluate({"extra": ""})]
-    installed = {one.name: _version(one.name) for one in asked}
-    wrong = [one for one in asked if not one.specifier.contains(installed[one.name] or "0", prereleases=True)]
-    if wrong:
-        named = ", ".join(f"{one.name} {installed[one.name] or 'is missing'}" for one in wrong)
+    required = {item.name: item for item in declared if not item.marker or item.marker.evaluate({"extra": ""})}
+    installed = {name: _version(name) for name in required}
+    unsupported = [
+        name for name, item in required.items() if not item.specifier.contains(installed[name] or "0", prereleases=True)
+    ]
+    if unsupported:
+        versions = ", ".join(f"{name} {installed[name] or 'is missing'}" for name in unsupported)
         # Prefect allows newer versions, with which its server fails.
-        trap = (
-            " (Prefect's server fails with newer versions of fastapi)"
-            if any(one.name == "fastapi" for one in wrong)
-            else ""
-        )
-        needed = " ".join(f"'{one.name}{one.specifier}'" for one in wrong)
-        return Finding("packages", "problem", f"unsupported versions: {named}{trap}", f"run: pip install {needed}")
+        if "fastapi" in unsupported:
+            versions += " (Prefect's server fails with newer versions of fastapi)"
+        remedy = "run: pip install " + " ".join(f"'{name}{required[name].specifier}'" for name in unsupported)
+        return Finding("packages", "problem", f"unsupported versions: {versions}", remedy)
     pinned = _pins()
-    other = [
+    untested = [
         f"{name} {version} (tested: {pinned[_plain(name)]})"
         for name, version in installed.items()
         if _differs(name, version, pinned)
     ]
-    if other:
+    if untested:
         remedy = "run: pip install -c constraints.txt -e .  if something fails, or to write identical Parquet files"
-        return Finding("packages", "warning", f"untested versions: {', '.join(other)}", remedy)
-    return Finding("packages", "ok", f"{len(asked)} in supported versions{', all as tested' if pinned else ''}")
+        return Finding("packages", "warning", f"untested versions: {', '.join(untested)}", remedy)
+    return Finding("packages", "ok", f"{len(required)} in supported versions{', all as tested' if pinned else ''}")
 
 
 def check_workspace(workspace: Workspace) -> Finding:
@@ -76,9 +75,9 @@ def check_workspace(workspace: Workspace) -> Finding:
         return Finding("workspace", "ok", f"{root} is writable")
     if root.remote:
         return Finding("workspace", "ok", f"{root} can be reached and is empty")
-    above = next(path for path in workspace.on_disk.path.parents if path.exists())
-    if not os.access(above, os.W_OK):
-        return Finding("workspace", "problem", f"{root} cannot be created in {above}", "choose another --workspace")
+    parent = next(path for path in workspace.on_disk.path.parents if path.exists())
+    if not os.access(parent, os.W_OK):
+        return Finding("workspace", "problem", f"{root} cannot be created in {parent}", "choose another --workspace")
     return Finding("workspace", "ok", f"{root} does not exist yet, and can be created")
 
 
@@ -116,8 +115,8 @@ def check_memory(workspace: Workspace) -> Finding:
 
 def check_cores(workspace: Workspace) -> Finding:
     """Number of usable cores, and the CPU time that a control group grants."""
-    usable, granted, there = cores(), granted_cores(), os.cpu_count() or 1
-    text = f"{usable} usable" + (f" of {there}" if usable < there else "")
+    usable, granted, total = cores(), granted_cores(), os.cpu_count() or 1
+    text = f"{usable} usable" + (f" of {total}" if usable < total else "")
     text += f", CPU time limited to {granted:g} cores by the control group" if granted else ""
     if usable < 2:
         return Finding(

@@ -89,18 +89,18 @@ def _joined(words: list[str], workspace: str) -> str:
 
 def _command(verb: str, request: InWorkspace, presets: Mapping[str, InWorkspace]) -> str:
     """The shortest command for `request`; empty if options on top of a preset cannot express it."""
-    found = list[list[str]]()
+    commands = list[list[str]]()
     for name, preset in presets.items():
         options = list(_options(request.model_dump(exclude={"workspace"}), preset.model_dump()))
         if None not in options:
-            found.append(["numerate", *verb.split(), *([name] if name != _DEFAULT else []), *filter(None, options)])
-    shortest: list[str] = min(found, key=len, default=[])
+            commands.append(["numerate", *verb.split(), *([name] if name != _DEFAULT else []), *filter(None, options)])
+    shortest: list[str] = min(commands, key=len, default=[])
     return _joined(shortest, request.workspace) if shortest else ""
 
 
-def _options(asked: dict[str, Any], given: dict[str, Any], prefix: str = "--") -> Iterator[str | None]:
-    """Yield the options that change the values `given` to `asked`; None for a value that options cannot express."""
-    for name, value in asked.items():
+def _options(wanted: dict[str, Any], given: dict[str, Any], prefix: str = "--") -> Iterator[str | None]:
+    """Yield the options that change the values `given` to `wanted`; None for a value that options cannot express."""
+    for name, value in wanted.items():
         option = prefix + name.replace("_", "-")
         if value == given[name]:
             continue
@@ -110,8 +110,8 @@ def _options(asked: dict[str, Any], given: dict[str, Any], prefix: str = "--") -
             yield option if value else f"{prefix}no-{name.replace('_', '-')}"
         elif isinstance(value, tuple | list):
             # Options cannot express an empty list or a list of tables.
-            plain = value and all(isinstance(part, str | int | float) for part in value)
-            yield from (word for part in value for word in (option, str(part))) if plain else (None,)
+            is_plain = value and all(isinstance(part, str | int | float) for part in value)
+            yield from (word for part in value for word in (option, str(part))) if is_plain else (None,)
         else:
             # The command line treats an empty word as not given.
             yield from (option, str(value)) if value != "" else (None,)

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from flows.diagnostics import remedies as mending
-from flows.diagnostics.inventory import KINDS, Findings, read_json, spec_of
+from flows.diagnostics import remedies
+from flows.diagnostics.inventory import KINDS, Inventory, read_json, spec_of
 from model.runs.checkpoint_index import CheckpointIndex
 from model.runs.file_length import is_cut_off
 from model.runs.run_config import RunConfig, load_run
@@ -29,31 +29,32 @@ class RunState:
     test: float | None = None
 
 
-def look_at_run(found: Findings, folder: Location) -> RunState | None:
+def run_state(inventory: Inventory, folder: Location) -> RunState | None:
     """State of a run; None if the folder has no run. Look at corpora, tokenizers and tokens first."""
     if not (folder / "run.json").exists():
         return None
-    what = f"run {folder.name}"
+    subject = f"run {folder.name}"
     try:
         config = load_run(folder)
     except UserError as error:
-        found.fault(what, str(error))
+        inventory.fault(subject, str(error))
         return RunState(folder.name, "of another version")
     except RunFailure as error:
-        found.fault(what, str(error))
+        inventory.fault(subject, str(error))
         return RunState(folder.name, "damaged")
     steps, checkpoints = config.training.steps, _checkpoints(folder / "checkpoints")
+    train = remedies.train_command(config, inventory.workspace)
     if checkpoints is None:
-        place = folder / "checkpoints"
-        anew = f"{place / 'index.json'} is damaged: delete {place} and train again"
-        found.fault(what, anew, mending.removal(place, mending.train_command(config, found.uri)))
+        damaged_folder = folder / "checkpoints"
+        text = f"{damaged_folder / 'index.json'} is damaged: delete {damaged_folder} and train again"
+        inventory.fault(subject, text, remedies.removal(damaged_folder, train))
         return RunState(folder.name, "damaged", config.corpus, config.tokenizer, 0, steps)
     saved, validation, damaged = checkpoints
-    begun = _last_metrics(folder / "metrics")
+    last_metrics = _last_metrics(folder / "metrics")
     if folder.is_held() or (folder / ".launch").is_held():
-        found.at_work.append(f"{what} is being trained, step {max(begun, saved):,} of {steps:,}")
-        state, saved = "training", max(begun, saved)
-    elif saved and not begun:
+        inventory.at_work.append(f"{subject} is being trained, step {max(last_metrics, saved):,} of {steps:,}")
+        state, saved = "training", max(last_metrics, saved)
+    elif saved and not last_metrics:
         # An exported run, without the files that only training needs.
         state = "trained elsewhere"
     else:
@@ -62,8 +63,8 @@ def look_at_run(found: Findings, folder: Location) -> RunState | None:
             lost = f"its checkpoint of step {damaged:,} is damaged, training resumes at step {saved:,} of {steps:,}"
         else:
             lost = f"its training was interrupted at step {saved:,} of {steps:,}"
-        if not _sources_are_gone(found, what, config) and saved < steps:
-            found.fault(what, f"{lost}: resume the training", mending.train_command(config, found.uri))
+        if not _sources_are_gone(inventory, subject, config) and saved < steps:
+            inventory.fault(subject, f"{lost}: resume the training", train)
     return RunState(
         folder.name,
         state,
@@ -76,31 +77,34 @@ def look_at_run(found: Findings, folder: Location) -> RunState | None:
     )
 
 
-def _sources_are_gone(found: Findings, what: str, config: RunConfig) -> bool:
+def _sources_are_gone(inventory: Inventory, subject: str, config: RunConfig) -> bool:
     """Whether a run's corpus, tokenizer or tokens are missing or have changed; the first such fault is added."""
-    corpus, tokenizer = found.corpora.get(config.corpus), found.tokenizers.get(config.tokenizer)
-    tokens = found.tokens.get((config.corpus, config.tokenizer))
-    other = mending.train_command(config.model_copy(update={"name": f"{config.name}-anew"[:64]}), found.uri)
+    name, workspace = config.corpus, inventory.workspace
+    corpus, tokenizer = inventory.corpora.get(name), inventory.tokenizers.get(config.tokenizer)
+    under_other_name = config.model_copy(update={"name": f"{config.name}-new"[:64]})
+    # A damaged or unfinished source is already reported.
+    reported = {fault.what for fault in inventory.faults}
     if corpus is None:
-        spec = spec_of(config.corpus, config.corpus_spec)
-        again = mending.generate_command(spec, found.uri) if spec else ""
-        # A damaged or unfinished corpus is already reported.
-        if not any(fault.what == f"corpus {config.corpus}" for fault in found.faults):
-            found.fault(what, f"its corpus {config.corpus} is missing: generate it again", again)
+        spec = spec_of(name, config.corpus_spec)
+        if f"corpus {name}" not in reported:
+            remedy = remedies.generate_command(spec, workspace) if spec else ""
+            inventory.fault(subject, f"its corpus {name} is missing: generate it again", remedy)
     elif corpus.identity != config.corpus_identity:
-        found.fault(what, f"corpus {config.corpus} has changed: train on it under another name", other)
+        remedy = remedies.train_command(under_other_name, workspace)
+        inventory.fault(subject, f"corpus {name} has changed: train on it under another name", remedy)
     elif tokenizer is None:
         kind = _KIND_OF_GROUP.get(config.group, config.tokenizer.rpartition("-")[2])
-        again = mending.tokenizer_command(config.tokenizer, config.corpus, kind, found.uri) if kind in KINDS else ""
-        if not any(fault.what == f"tokenizer {config.tokenizer}" for fault in found.faults):
+        if f"tokenizer {config.tokenizer}" not in reported:
             text = f"its tokenizer {config.tokenizer} is missing, the command uses the default options"
-            found.fault(what, text, again)
+            remedy = remedies.tokenizer_command(config.tokenizer, name, kind, workspace) if kind in KINDS else ""
+            inventory.fault(subject, text, remedy)
     elif tokenizer != config.tokenizer_identity:
-        found.fault(what, f"tokenizer {config.tokenizer} has changed: train under another name", other)
-    elif tokens is None:
-        again = mending.encode_command(config.corpus, config.tokenizer, found.uri)
-        if not any(fault.what == f"tokens of {config.corpus} by {config.tokenizer}" for fault in found.faults):
-            found.fault(what, f"the tokens of {config.corpus} are missing: encode it again", again)
+        remedy = remedies.train_command(under_other_name, workspace)
+        inventory.fault(subject, f"tokenizer {config.tokenizer} has changed: train under another name", remedy)
+    elif (name, config.tokenizer) not in inventory.tokens:
+        if f"tokens of {name} by {config.tokenizer}" not in reported:
+            remedy = remedies.encode_command(name, config.tokenizer, workspace)
+            inventory.fault(subject, f"the tokens of {name} are missing: encode it again", remedy)
     else:
         return False
     return True
@@ -111,23 +115,23 @@ def _checkpoints(folder: Location) -> tuple[int, float | None, int] | None:
 
     These are 0, None and 0 without an index; the result is None if the index is damaged.
     """
-    place = folder / "index.json"
-    if not place.exists():
+    file = folder / "index.json"
+    if not file.exists():
         return 0, None, 0
     try:
-        entries = CheckpointIndex.model_validate_json(place.read()).entries
+        entries = CheckpointIndex.model_validate_json(file.read()).entries
     except (ValidationError, RunFailure):
         return None
-    lying = [
+    existing = [
         (entry.step, entry.exact_match, is_cut_off(folder / entry.file))
         for entry in entries
         if (folder / entry.file).exists()
     ]
-    whole = [(step, match) for step, match, damaged in lying if not damaged]
+    whole = [(step, match) for step, match, damaged in existing if not damaged]
     return (
         max((step for step, _ in whole), default=0),
         max((match for _, match in whole), default=None),
-        max((step for step, _, damaged in lying if damaged), default=0),
+        max((step for step, _, damaged in existing if damaged), default=0),
     )
 
 

@@ -7,26 +7,26 @@ import json
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 from urllib.error import URLError
 from urllib.request import Request, urlopen
 
-from flows.common.engines import reached_api
+from flows.common.engines import reachable_api
 from flows.common.parameters import WORKSPACE
 from flows.diagnostics.inventory import (
     CorpusState,
     Fault,
-    Findings,
+    Inventory,
     TokenizerState,
     TokensState,
-    look_at_corpus,
-    look_at_tokenizer,
-    look_at_tokens,
+    corpus_state,
+    tokenizer_state,
+    tokens_state,
 )
-from flows.diagnostics.run_inventory import RunState, look_at_run
-from flows.server.run_tags import is_of
+from flows.diagnostics.run_inventory import RunState, run_state
+from flows.server.run_tags import belongs_to
 from storage.errors import UserError
-from storage.places.place import Location
 from storage.workspace import Workspace
 
 # Time limit for checking sizes of shards in the whole workspace.
@@ -72,43 +72,37 @@ class Status:
 
 def status_of(workspace: str = WORKSPACE) -> Status:
     """Read the state of a workspace within a few seconds; raises `UserError` if a named workspace does not exist."""
-    place = Workspace.open(workspace)
-    status = Status(str(place.root), place.root.exists(), place.root.free_bytes())
+    opened = Workspace.open(workspace)
+    status = Status(str(opened.root), opened.root.exists(), opened.root.free_bytes())
     if not status.exists:
         if workspace != WORKSPACE:
-            raise UserError(f"workspace {place.root} does not exist: choose another with --workspace")
+            raise UserError(f"workspace {opened.root} does not exist: choose another with --workspace")
         return status
-    found, root = Findings(workspace), place.root
+    inventory, root = Inventory(workspace), opened.root
+    inspect = partial(_inspected, inventory)
     corpora = [root / "corpora" / name for name in (root / "corpora").children()]
+    tokenizers = [root / "tokenizers" / name for name in (root / "tokenizers").children()]
     tokens = [(folder.name, folder / "tokens" / name) for folder in corpora for name in (folder / "tokens").children()]
-    until = _deadlines(len(corpora) + len(tokens))
-    status.corpora = _there(
-        _looked(found, f"corpus {folder.name}", CorpusState(folder.name, _DAMAGED), look_at_corpus, folder, until())
+    runs = [root / "runs" / name for name in (root / "runs").children()]
+    deadline = _deadlines(len(corpora) + len(tokens))
+    status.corpora = _without_none(
+        inspect(f"corpus {folder.name}", CorpusState(folder.name, _DAMAGED), corpus_state, folder, deadline())
         for folder in corpora
     )
-    folders = [root / "tokenizers" / name for name in (root / "tokenizers").children()]
-    status.tokenizers = _there(
-        _looked(found, f"tokenizer {folder.name}", TokenizerState(folder.name, _DAMAGED), look_at_tokenizer, folder)
-        for folder in folders
+    status.tokenizers = _without_none(
+        inspect(f"tokenizer {folder.name}", TokenizerState(folder.name, _DAMAGED), tokenizer_state, folder)
+        for folder in tokenizers
     )
-    status.tokens = _there(
-        _looked(
-            found,
-            f"tokens of {corpus} by {folder.name}",
-            TokensState(corpus, folder.name, _DAMAGED),
-            look_at_tokens,
-            corpus,
-            folder,
-            until(),
-        )
-        for corpus, folder in tokens
+    for corpus, folder in tokens:
+        subject, damaged = f"tokens of {corpus} by {folder.name}", TokensState(corpus, folder.name, _DAMAGED)
+        status.tokens += _without_none([inspect(subject, damaged, tokens_state, corpus, folder, deadline())])
+    status.runs = _without_none(
+        inspect(f"run {folder.name}", RunState(folder.name, _DAMAGED), run_state, folder) for folder in runs
     )
-    status.runs = _there(
-        _looked(found, f"run {name}", RunState(name, _DAMAGED), look_at_run, root / "runs" / name)
-        for name in (root / "runs").children()
-    )
-    status.at_work, status.broken = [*found.at_work, *_queries(root / ".spill")], found.faults
-    status.flows = running_flows(place)
+    spill = root / ".spill"
+    queries = ["a SQL query" for name in spill.children() if (spill / name).is_held()]
+    status.at_work, status.broken = [*inventory.at_work, *queries], inventory.faults
+    status.flows = running_flows(opened)
     return status
 
 
@@ -117,52 +111,48 @@ def running_flows(workspace: Workspace) -> list[FlowRun]:
 
     The server is the configured one, or that of a `numerate serve` of the workspace.
     """
-    url, headers = reached_api(workspace)
+    url, headers = reachable_api(workspace)
     if not url:
         return []
-    asked = {"flow_runs": {"state": {"type": {"any_": ["RUNNING", "CANCELLING", "PENDING"]}}}, "limit": _RUNS}
+    filters = {"flow_runs": {"state": {"type": {"any_": ["RUNNING", "CANCELLING", "PENDING"]}}}, "limit": _RUNS}
+    headers |= {"Content-Type": "application/json"}
     try:
-        request = Request(
-            f"{url}/flow_runs/filter", json.dumps(asked).encode(), {"Content-Type": "application/json", **headers}
-        )
-        with urlopen(request, timeout=_API_SECONDS) as answer:
-            found: list[dict[str, Any]] = json.load(answer)
+        request = Request(f"{url}/flow_runs/filter", json.dumps(filters).encode(), headers)
+        with urlopen(request, timeout=_API_SECONDS) as response:
+            runs: list[dict[str, Any]] = json.load(response)
         return [
             FlowRun(run["name"], run["state_name"], run.get("start_time") or "")
-            for run in found
-            if is_of(workspace, run["tags"])
+            for run in runs
+            if belongs_to(workspace, run["tags"])
         ]
     except (URLError, OSError, ValueError, LookupError, TypeError):
         return []
 
 
-def _looked(
-    found: Findings, what: str, damaged: State, look: Callable[..., State | None], *arguments: Any
+def _inspected(
+    inventory: Inventory, subject: str, damaged: State, inspect: Callable[..., State | None], *arguments: Any
 ) -> State | None:
-    """Call `look`; an unexpected error becomes a fault of this one item and does not hide others."""
+    """Call `inspect`; an unexpected error becomes a fault of this one item and does not hide others."""
     try:
-        return look(found, *arguments)
+        return inspect(inventory, *arguments)
     except Exception as error:
-        found.fault(what, f"cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:_LONGEST]})")
+        text = " ".join(str(error).split())[:_LONGEST]
+        inventory.fault(subject, f"cannot be read ({type(error).__name__}: {text})")
         return damaged
 
 
-def _there(found: Iterable[State | None]) -> list[State]:
-    return [one for one in found if one is not None]
+def _without_none(states: Iterable[State | None]) -> list[State]:
+    return [state for state in states if state is not None]
 
 
 def _deadlines(datasets: int) -> Callable[[], float]:
     """Return a function that gives each dataset's deadline: the remaining time is divided evenly."""
     end, left = time.monotonic() + _SECONDS, datasets
 
-    def next_one() -> float:
+    def next_deadline() -> float:
         """Deadline of the next dataset."""
         nonlocal left
         now, left = time.monotonic(), left - 1
         return now + max(0.0, end - now) / (left + 1)
 
-    return next_one
-
-
-def _queries(spill: Location) -> list[str]:
-    return ["a SQL query" for name in spill.children() if (spill / name).is_held()]
+    return next_deadline

@@ -15,15 +15,17 @@ _TEMPLATES = jinja2.Environment(
 
 def rendered(template: str, head: dict[str, Any], licence: str, **values: Any) -> str:
     """Render the card of a template in this folder with its metadata and values."""
-    text = "No licence is stated." if licence == UNKNOWN_LICENCE else f"`{licence}`"
+    licence_text = "No licence is stated." if licence == UNKNOWN_LICENCE else f"`{licence}`"
     head = {"license": licence, **head}
-    return _TEMPLATES.get_template(template).render(head=_yaml(head), licence_text=text, **values).rstrip() + "\n"
+    return (
+        _TEMPLATES.get_template(template).render(head=_yaml(head), licence_text=licence_text, **values).rstrip() + "\n"
+    )
 
 
-def unfinished_card(what: str) -> str:
+def unfinished_card(content: str) -> str:
     """The card of a repository during an upload; nothing can be loaded with it."""
-    head = {"viewer": False, "configs": [{"config_name": "unfinished", "data_files": "nothing-is-whole-yet.parquet"}]}
-    return f"---\n{_yaml(head)}---\n\nThis repository is incomplete: the upload of {what} has not finished.\n"
+    head = {"viewer": False, "configs": [{"config_name": "unfinished", "data_files": "upload-unfinished.parquet"}]}
+    return f"---\n{_yaml(head)}---\n\nThis repository is incomplete: the upload of {content} has not finished.\n"
 
 
 def _yaml(values: dict[str, Any]) -> str:

@@ -12,15 +12,15 @@ from storage.errors import RunFailure, UserError
 _TOKEN = re.compile(r"[!-~]+")
 
 
-def checked_repository(name: str) -> str:
-    """Return `name` if it is ORG/REPO as the hub allows it; raises `UserError` otherwise."""
+def check_repository(name: str) -> None:
+    """Raise `UserError` unless `name` is ORG/REPO as the hub allows it."""
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
     try:
         validate_repo_id(name)
         if name.count("/") == 1:
-            return name
+            return
     except HFValidationError:
         pass
     raise UserError(
@@ -47,31 +47,31 @@ def explained(error: Exception, endpoint: str, repository: str, token: str) -> U
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     host = urlsplit(endpoint).hostname or "the hub"
-    again = "run the same command again, it sends only missing files"
+    retry = "run the same command again, it sends only missing files"
     for cause in _causes(error):
         if isinstance(cause, OfflineModeIsEnabled):
             return UserError("HF_HUB_OFFLINE is set, so nothing can be sent: unset it")
         if isinstance(cause, HfHubHTTPError):
-            status, said = cause.response.status_code, _one_line(cause.server_message or "", token)
+            status, message = cause.response.status_code, _one_line(cause.server_message or "", token)
             if status == 401:
                 return UserError(f"{host} rejects the token: set HF_TOKEN to a valid token, or run 'hf auth login'")
             if status == 403:
                 return UserError(
                     f"{host} does not let this token write to {repository}: use a token with write access to it"
                 )
-            text = f"{host} responds with status {status}{f' ({said})' if said else ''} for {repository}"
+            summary = f"{host} responds with status {status}{f' ({message})' if message else ''} for {repository}"
             return (
-                UserError(f"{text}: correct this first")
+                UserError(f"{summary}: correct this first")
                 if status in (400, 402, 409)
-                else RunFailure(f"{text}: {again}")
+                else RunFailure(f"{summary}: {retry}")
             )
         if isinstance(cause, httpx2.TransportError):
             return RunFailure(
                 f"{host} cannot be reached, or the connection was lost ({type(cause).__name__}): check the network, "
-                f"then {again}"
+                f"then {retry}"
             )
     return RunFailure(
-        f"the upload to {repository} failed ({type(error).__name__}: {_one_line(str(error), token)}): {again}"
+        f"the upload to {repository} failed ({type(error).__name__}: {_one_line(str(error), token)}): {retry}"
     )
 
 
@@ -82,5 +82,5 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _one_line(text: str, token: str) -> str:
-    return " ".join(text.replace(token, "…").split())[:300]
+def _one_line(summary: str, token: str) -> str:
+    return " ".join(summary.replace(token, "…").split())[:300]

@@ -15,7 +15,6 @@ from flows.hub.cards import UNKNOWN_LICENCE
 from storage.datasets.manifest import Dataset, ShardRecord, load
 from storage.errors import UserError
 from storage.places.disk import LocalLocation
-from storage.places.place import Location
 from storage.workspace import Workspace
 
 CARD = "README.md"
@@ -61,13 +60,12 @@ class Publication:
         return sum(file.size for file in self.files)
 
 
-def checked_licence(licence: str) -> str:
-    """Return `licence` if it can be a name of a licence at Hugging Face; raises `UserError` otherwise."""
+def check_licence(licence: str) -> None:
+    """Raise `UserError` unless `licence` can be a name of a licence at Hugging Face."""
     if not _LICENCE.fullmatch(licence):
         raise UserError(
             f"--license {licence!r} is not a licence name of the hub: use one such as cc0-1.0, mit or apache-2.0"
         )
-    return licence
 
 
 def corpus_publication(workspace: Workspace, name: str, repository: str, licence: str = UNKNOWN_LICENCE) -> Publication:
@@ -122,8 +120,10 @@ def model_publication(
     card = model_card(config, parameters, entry.step, files, repository, licence)
     weights, index = f"checkpoints/{entry.file}", "checkpoints/index.json"
     others = [PublishedFile.of(path, data) for path, data in sorted(files.items()) if path != weights]
-    measured = any(path.endswith("report.json") for path in files)
-    unmeasured = f"the card has no results: run 'numerate evaluate --name {name}' first to include them"
+    remarks = _licence_remarks(licence)
+    if not any(path.endswith("report.json") for path in files):
+        no_results = f"the card has no results: run 'numerate evaluate --name {name}' first to include them"
+        remarks = (no_results, *remarks)
     return Publication(
         kind="model",
         what=f"run {name!r}",
@@ -131,7 +131,7 @@ def model_publication(
         last=(*others, PublishedFile.of(CARD, card.encode())),
         marker=index,
         card=card,
-        remarks=(*(() if measured else (unmeasured,)), *_licence_remarks(licence)),
+        remarks=remarks,
     )
 
 
@@ -141,11 +141,8 @@ def _shard(corpus: Dataset, shard: ShardRecord) -> PublishedFile:
 
 def _verified(corpus: Dataset, shard: ShardRecord) -> bytes | Path:
     """Local path or bytes of a shard; raises `RunFailure` if its hash differs from the manifest."""
-    return _on_this_machine(corpus.verified(shard))
-
-
-def _on_this_machine(place: Location) -> bytes | Path:
-    return place.path if isinstance(place, LocalLocation) else place.read()
+    location = corpus.verified(shard)
+    return location.path if isinstance(location, LocalLocation) else location.read()
 
 
 def _licence_remarks(licence: str) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """The card of a corpus, which Hugging Face's `datasets` uses to load it; it depends only on the manifest."""
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,8 @@ from storage.errors import UserError
 from storage.sql.meanings import column_comment, in_order
 
 _EXAMPLES = 12
-_FEWEST_OF_SIZE = ((1_000, "1K"), (10_000, "10K"), (100_000, "100K"), (1_000_000, "1M"), (10_000_000, "10M"),
-                   (100_000_000, "100M"), (10**9, "1B"), (10**10, "10B"), (10**11, "100B"), (10**12, "1T"))  # fmt: skip
+# Hugging Face's names of 10³ to 10¹² rows.
+_SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")
 
 
 @dataclass(frozen=True)
@@ -54,23 +55,23 @@ def corpus_card(corpus: Dataset, repository: str = "", licence: str = UNKNOWN_LI
             f"corpus {manifest.name!r} is of generator version {manifest.generator_version}, this release has "
             f"{GENERATOR_VERSION}: publish it with the release that made it, or generate it again under another name"
         )
-    found = configurations(corpus, spec)
+    configurations = configurations_of(corpus, spec)
     return rendered(
         "dataset_card.jinja",
-        _head(corpus, found),
+        _head(corpus, configurations),
         licence,
         manifest=manifest,
         spec=spec,
         repository=repository,
-        configurations=found,
-        splits=[split for split in SPLITS if found[0].rows[split]],
-        columns=_columns(f"corpus_{manifest.name}", found),
+        configurations=configurations,
+        splits=[split for split in SPLITS if configurations[0].rows[split]],
+        columns=_columns(f"corpus_{manifest.name}", configurations),
         examples=first_problems(spec, _EXAMPLES),
         specification=yaml.safe_dump({"name": manifest.name, **spec.identity()}, sort_keys=False),
     )
 
 
-def configurations(corpus: Dataset, spec: CorpusSpec) -> list[Configuration]:
+def configurations_of(corpus: Dataset, spec: CorpusSpec) -> list[Configuration]:
     """Group the corpus by family and columns, in its own order; configurations are named after the families."""
     families = {part.number: part.problems.family for part in components(spec)}
     types = {part.number: column_types(part.family(spec).layout.schema) for part in components(spec)}
@@ -80,7 +81,7 @@ def configurations(corpus: Dataset, spec: CorpusSpec) -> list[Configuration]:
         number = component_of[int(Path(shard.path).stem)]
         by_columns.setdefault((families[number], tuple(types[number].items())), []).append(shard)
     kinds = [family for family, _ in by_columns]
-    found = []
+    configurations = []
     for position, ((family, columns), shards) in enumerate(by_columns.items()):
         alone = kinds.count(family) == 1
         name = family if alone else f"{family}-{kinds[: position + 1].count(family)}"
@@ -89,56 +90,55 @@ def configurations(corpus: Dataset, spec: CorpusSpec) -> list[Configuration]:
             for split in SPLITS
             if (paths := [shard.path for shard in shards if shard.split == split])
         }
-        found.append(Configuration(name, dict(columns), tuple(shards), patterns))
-    return found
+        configurations.append(Configuration(name, dict(columns), tuple(shards), patterns))
+    return configurations
 
 
-def _head(corpus: Dataset, found: Sequence[Configuration]) -> dict[str, Any]:
+def _head(corpus: Dataset, configurations: Sequence[Configuration]) -> dict[str, Any]:
     return {
         "pretty_name": f"Numerate: {corpus.manifest.name}",
         "tags": ["arithmetic", "mathematics", "synthetic"],
         "size_categories": [_size_category(corpus.manifest.rows)],
         "configs": [
             {
-                "config_name": each.name,
+                "config_name": config.name,
                 **({"default": True} if number == 0 else {}),
-                "data_files": [{"split": split, "path": paths} for split, paths in each.patterns.items()],
+                "data_files": [{"split": split, "path": paths} for split, paths in config.patterns.items()],
             }
-            for number, each in enumerate(found)
+            for number, config in enumerate(configurations)
         ],
         "dataset_info": [
             {
-                "config_name": each.name,
-                "features": [{"name": name, "dtype": kind} for name, kind in each.columns.items()],
-                "splits": [{"name": split, "num_examples": each.rows[split]} for split in each.patterns],
-                "download_size": each.bytes,
+                "config_name": config.name,
+                "features": [{"name": name, "dtype": kind} for name, kind in config.columns.items()],
+                "splits": [{"name": split, "num_examples": config.rows[split]} for split in config.patterns],
+                "download_size": config.bytes,
             }
-            for each in found
+            for config in configurations
         ],
     }
 
 
 def _size_category(rows: int) -> str:
     """Hugging Face's size category for a number of rows."""
-    below = "n<1K"
-    for (least, name), after in zip(_FEWEST_OF_SIZE, (*_FEWEST_OF_SIZE[1:], None), strict=True):
-        if rows >= least:
-            below = f"{name}<n<{after[1]}" if after else f"n>{name}"
-    return below
+    position = bisect_right([10 ** (3 + power) for power in range(len(_SIZES))], rows)
+    if position == 0:
+        return f"n<{_SIZES[0]}"
+    return f"{_SIZES[position - 1]}<n<{_SIZES[position]}" if position < len(_SIZES) else f"n>{_SIZES[-1]}"
 
 
-def _columns(view: str, found: Sequence[Configuration]) -> list[dict[str, str]]:
-    types = {name: kind for each in found for name, kind in each.columns.items()}
-    return [
-        {
-            "name": name,
-            "type": types[name],
-            "configurations": _all_or_some([each.name for each in found if name in each.columns], len(found)),
-            "meaning": (column_comment(view, name) or "").replace("|", "\\|"),
-        }
-        for name in in_order(view, list(types))
-    ]
-
-
-def _all_or_some(names: list[str], total: int) -> str:
-    return "all" if len(names) == total else ", ".join(f"`{name}`" for name in names)
+def _columns(view: str, configurations: Sequence[Configuration]) -> list[dict[str, str]]:
+    types = {name: kind for config in configurations for name, kind in config.columns.items()}
+    columns = []
+    for name in in_order(view, list(types)):
+        names = [config.name for config in configurations if name in config.columns]
+        is_in_all = len(names) == len(configurations)
+        columns.append(
+            {
+                "name": name,
+                "type": types[name],
+                "configurations": "all" if is_in_all else ", ".join(f"`{config}`" for config in names),
+                "meaning": (column_comment(view, name) or "").replace("|", "\\|"),
+            }
+        )
+    return columns

@@ -80,23 +80,23 @@ class _Push:
         """Send the missing files."""
         publication = self.publication
         self._check_card()
-        url = self._opened()
-        there = self._there()
-        self._check_content(there)
-        first = [file for file in publication.first if not _same(there.get(file.path), file)]
-        last = [file for file in publication.last if not _same(there.get(file.path), file)]
-        *before, final = list(_batches(first, self.commit_files)) or [[]]
+        url = self._url_of_repository()
+        existing = self._existing_files()
+        self._check_content(existing)
+        first = [file for file in publication.first if not _same(existing.get(file.path), file)]
+        last = [file for file in publication.last if not _same(existing.get(file.path), file)]
+        *earlier, final = list(_batches(first, self.commit_files)) or [[]]
         done = 0
-        for number, batch in enumerate(before):
-            notice = [] if number or publication.marker in there else [self._notice()]
+        for number, batch in enumerate(earlier):
+            notice = [] if number or publication.marker in existing else [self._notice()]
             self._commit([*batch, *notice], f"Add {len(batch)} files, upload not finished")
             done += len(batch)
             say(f"sent {done:,} of {len(first):,} files, {human(sum(file.size for file in first[:done]))}B")
         if first or last:
             # Always send the card: the notice may have replaced it.
-            others = [file for file in last if file.path != CARD]
+            other_files = [file for file in last if file.path != CARD]
             card = next(file for file in publication.last if file.path == CARD)
-            self._commit([*final, *others, card], f"Add {publication.what}")
+            self._commit([*final, *other_files, card], f"Add {publication.what}")
         sent = [*first, *last]
         return Sent(url, len(sent), sum(file.size for file in sent), len(publication.files) - len(sent))
 
@@ -113,45 +113,45 @@ class _Push:
                 text = " ".join(str(error).split())
             raise UserError(f"the hub rejects the card ({text}): use a licence that it knows with --license") from error
 
-    def _opened(self) -> str:
+    def _url_of_repository(self) -> str:
         """URL of the repository, which is created if it is missing."""
         from huggingface_hub.errors import RepositoryNotFoundError
 
         kind = self.publication.kind
         try:
-            found = self.api.repo_info(self.repository, repo_type=kind)
+            info = self.api.repo_info(self.repository, repo_type=kind)
         except RepositoryNotFoundError:
             return str(self.api.create_repo(self.repository, repo_type=kind, private=self.private or None))
-        if self.private and not found.private:
+        if self.private and not info.private:
             raise UserError(
                 f"{self.repository} already exists and is public, --private does not change this: make it private in "
                 "its settings, or choose another repository"
             )
         return f"{self.api.endpoint}/{'datasets/' if kind == 'dataset' else ''}{self.repository}"
 
-    def _there(self) -> "dict[str, RepoFile]":
+    def _existing_files(self) -> "dict[str, RepoFile]":
         """Files in the repository, by path."""
         from huggingface_hub.hf_api import RepoFile
 
         tree = self.api.list_repo_tree(self.repository, recursive=True, repo_type=self.publication.kind)
         return {entry.path: entry for entry in tree if isinstance(entry, RepoFile)}
 
-    def _check_content(self, there: "dict[str, RepoFile]") -> None:
+    def _check_content(self, existing: "dict[str, RepoFile]") -> None:
         """Raise `UserError` if the repository contains, or is being filled with, other content."""
         ours = {file.path: file for file in self.publication.files}
         marker = ours[self.publication.marker]
-        if marker.path in there:
-            other = [] if _same(there[marker.path], marker) else [marker.path]
+        if marker.path in existing:
+            conflicts = [] if _same(existing[marker.path], marker) else [marker.path]
         else:
             replaced = {file.path for file in self.publication.last} | set(_HUBS_OWN)
-            other = [
+            conflicts = [
                 path
-                for path, entry in there.items()
+                for path, entry in existing.items()
                 if path not in replaced and not (path in ours and _same(entry, ours[path]))
             ]
-        if other:
+        if conflicts:
             raise UserError(
-                f"{self.repository} contains something other than {self.publication.what} ({other[0]} differs): "
+                f"{self.repository} contains something other than {self.publication.what} ({conflicts[0]} differs): "
                 "choose another repository, or delete this one"
             )
 
@@ -171,11 +171,11 @@ class _Push:
         self.api.create_commit(self.repository, operations, commit_message=message, repo_type=self.publication.kind)
 
 
-def _batches(files: Sequence[PublishedFile], most: int) -> Iterator[list[PublishedFile]]:
+def _batches(files: Sequence[PublishedFile], most_files: int) -> Iterator[list[PublishedFile]]:
     """Group files into batches of at most `most` files and `_COMMIT_BYTES` bytes; a larger file is its own batch."""
     batch: list[PublishedFile] = []
     for file in files:
-        if batch and (len(batch) == most or sum(each.size for each in batch) + file.size > _COMMIT_BYTES):
+        if batch and (len(batch) == most_files or sum(each.size for each in batch) + file.size > _COMMIT_BYTES):
             yield batch
             batch = []
         batch.append(file)

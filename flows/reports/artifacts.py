@@ -5,13 +5,15 @@ Only runs of deployments have them; the command line prints its results and writ
 
 import base64
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from typing import Any, ParamSpec
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact, create_table_artifact
 from prefect.context import FlowRunContext
 
 from flows.common.engines import served
+from flows.common.progress import counted
 from flows.server.report_pages import REPORTS
 from flows.server.settings import configured_api
 from model.tokenizer import Tokenizer
@@ -20,6 +22,7 @@ from storage.places.place import Location
 from storage.sql.query import open_catalog
 from storage.workspace import Workspace
 
+P = ParamSpec("P")
 Figures = Sequence[tuple[str, str]]
 """Titles, and figures as SVG text."""
 
@@ -27,15 +30,20 @@ _SHOWN_PIECES = 300
 _SHOWN_FAULTS = 1_000
 
 
-def wanted() -> bool:
-    """Whether this process is a flow run that Prefect started, whose page somebody may open."""
-    return "PREFECT__FLOW_RUN_ID" in os.environ and FlowRunContext.get() is not None
+def for_run_page(show: Callable[P, None]) -> Callable[P, None]:
+    """Make artifacts only in a flow run that Prefect started, whose page somebody may open."""
+
+    @wraps(show)
+    def show_if_started_by_prefect(*arguments: P.args, **options: P.kwargs) -> None:
+        if "PREFECT__FLOW_RUN_ID" in os.environ and FlowRunContext.get() is not None:
+            show(*arguments, **options)
+
+    return show_if_started_by_prefect
 
 
+@for_run_page
 def show_corpus(workspace: Workspace, dataset: Dataset, headline: str) -> None:
     """A corpus: its shards by split and stratum, sample problems, and their difficulty."""
-    if not wanted():
-        return
     from flows.reports.corpus import sample_of
 
     name, sample = dataset.manifest.name, sample_of(workspace, dataset, "problem", "answer", "carries")
@@ -48,35 +56,33 @@ def show_corpus(workspace: Workspace, dataset: Dataset, headline: str) -> None:
     _show_report("corpus-report", f"Corpus {name}", headline, sections)
 
 
+@for_run_page
 def show_faults(corpus: str, faults: Sequence[Mapping[str, str]]) -> None:
     """A damaged corpus: each faulty file and its fault."""
-    if not wanted():
-        return
-    count = f"{len(faults):,} fault{'s' * (len(faults) > 1)} of corpus {corpus}"
+    description = f"{counted(len(faults), 'fault')} of corpus {corpus}"
     if len(faults) > _SHOWN_FAULTS:
-        count += f", the first {_SHOWN_FAULTS:,} are shown"
+        description += f", the first {_SHOWN_FAULTS:,} are shown"
     table = [{"file": fault["path"], "fault": fault["text"]} for fault in faults[:_SHOWN_FAULTS]]
-    create_table_artifact(table, key="corpus-faults", description=count)
+    create_table_artifact(table, key="corpus-faults", description=description)
 
 
+@for_run_page
 def show_tokenizer(name: str, tokenizer: Tokenizer, headline: str) -> None:
     """A tokenizer and its pieces."""
-    if wanted():
-        pieces = ", ".join(f"`{piece}`" for piece in tokenizer.pieces()[:_SHOWN_PIECES])
-        _show_report("tokenizer-report", f"Tokenizer {name}", headline, [("Pieces", pieces)])
+    pieces = ", ".join(f"`{piece}`" for piece in tokenizer.pieces()[:_SHOWN_PIECES])
+    _show_report("tokenizer-report", f"Tokenizer {name}", headline, [("Pieces", pieces)])
 
 
+@for_run_page
 def show_tokens(dataset: Dataset, headline: str) -> None:
     """The tokens of a corpus and their shards."""
-    if wanted():
-        _show_shards("tokens-shards", dataset, f"Shards of the tokens of {dataset.manifest.name}")
-        _show_report("tokens-report", f"Tokens of {dataset.manifest.name}", headline, [])
+    _show_shards("tokens-shards", dataset, f"Shards of the tokens of {dataset.manifest.name}")
+    _show_report("tokens-report", f"Tokens of {dataset.manifest.name}", headline, [])
 
 
+@for_run_page
 def show_training(workspace: Workspace, runs: Sequence[str], headline: str) -> None:
     """Trained runs: validation metrics and learning curves."""
-    if not wanted():
-        return
     from flows.reports.evaluation.section import learning_curve
 
     with open_catalog(workspace) as connection:
@@ -93,42 +99,33 @@ def show_training(workspace: Workspace, runs: Sequence[str], headline: str) -> N
     _show_report("training-report", f"Training of {', '.join(runs)}", headline, curves)
 
 
+@for_run_page
 def show_evaluation(workspace: Workspace, headline: str, figures: Figures, page: Location) -> None:
     """An evaluation: its figures, and a link to its HTML report."""
-    if not wanted():
-        return
-    where = link(workspace, page)
-    sections = [(title, picture(figure, title)) for title, figure in figures]
-    _show_report("evaluation-report", "Evaluation", headline, [*sections, ("Full report", _page(page, where))])
-    if where:
-        create_link_artifact(where, link_text="Full report", key="evaluation-page", description=headline)
+    _show_figures("evaluation-report", "Evaluation", headline, figures, workspace, page)
+    if url := link(workspace, page):
+        create_link_artifact(url, link_text="Full report", key="evaluation-page", description=headline)
 
 
+@for_run_page
 def show_probing(workspace: Workspace, headline: str, figures: Figures, page: Location) -> None:
     """A probing: its figures, and a link to its HTML report."""
-    if wanted():
-        sections = [(title, picture(figure, title)) for title, figure in figures]
-        _show_report(
-            "probing-report", "Probing", headline, [*sections, ("Full report", _page(page, link(workspace, page)))]
-        )
+    _show_figures("probing-report", "Probing", headline, figures, workspace, page)
 
 
-def show_whole(workspace: Workspace, run: str, lines: Sequence[str], seconds: Mapping[str, float | None]) -> None:
+@for_run_page
+def show_end_to_end(workspace: Workspace, run: str, lines: Sequence[str], seconds: Mapping[str, float | None]) -> None:
     """An end-to-end run: results, seconds of each stage, learning curve, and a link to the HTML report."""
-    if not wanted():
-        return
     from flows.reports.evaluation.section import learning_curve
 
     with open_catalog(workspace) as connection:
         curve = picture(learning_curve(connection, run), run)
     page = workspace.run(run) / "report" / "index.html"
+    rounded = [value and round(value, 1) for value in seconds.values()]
     sections = [
         ("Learning curve", curve),
-        (
-            "Seconds per stage",
-            markdown_table(list(seconds), [[value and round(value, 1) for value in seconds.values()]]),
-        ),
-        ("Full report", _page(page, link(workspace, page))),
+        ("Seconds per stage", markdown_table(list(seconds), [rounded])),
+        ("Full report", _link_or_path(workspace, page)),
     ]
     _show_report("end-to-end-report", f"End to end: {run}", "\n\n".join(lines), sections)
 
@@ -138,13 +135,14 @@ def link(workspace: Workspace, page: Location) -> str:
 
     It contains no host name, because the pages may be reached through a tunnel or a proxy.
     """
-    found, root = served(workspace), f"{workspace.root}/"
-    shown = found.own and found.api == configured_api() and str(page).startswith(root)
-    return f"{REPORTS}/{str(page).removeprefix(root)}" if shown else ""
+    server, root = served(workspace), f"{workspace.root}/"
+    is_shown = server.own and server.api == configured_api() and str(page).startswith(root)
+    return f"{REPORTS}/{str(page).removeprefix(root)}" if is_shown else ""
 
 
-def _page(page: Location, where: str) -> str:
-    return f"[{page}]({where})" if where else f"`{page}`"
+def _link_or_path(workspace: Workspace, page: Location) -> str:
+    url = link(workspace, page)
+    return f"[{page}]({url})" if url else f"`{page}`"
 
 
 def picture(figure: str, label: str) -> str:
@@ -163,9 +161,9 @@ def _show_shards(key: str, dataset: Dataset, description: str) -> None:
     """Show one row per split and stratum, because a corpus may have a million shards."""
     sums: dict[tuple[str, str], list[int]] = {}
     for shard in dataset.shards:
-        found = sums.setdefault((shard.split, shard.stratum), [0, 0, 0])
-        for place, amount in enumerate((1, shard.rows, shard.bytes)):
-            found[place] += amount
+        totals = sums.setdefault((shard.split, shard.stratum), [0, 0, 0])
+        for position, amount in enumerate((1, shard.rows, shard.bytes)):
+            totals[position] += amount
     table = [
         {
             "split": split,
@@ -178,6 +176,12 @@ def _show_shards(key: str, dataset: Dataset, description: str) -> None:
         for (split, stratum), (count, rows, size) in sums.items()
     ]
     create_table_artifact(table, key=key, description=description)
+
+
+def _show_figures(key: str, title: str, headline: str, figures: Figures, workspace: Workspace, page: Location) -> None:
+    """Show a report with figures, and a link to its HTML page."""
+    sections = [(name, picture(figure, name)) for name, figure in figures]
+    _show_report(key, title, headline, [*sections, ("Full report", _link_or_path(workspace, page))])
 
 
 def _show_report(key: str, title: str, headline: str, sections: Sequence[tuple[str, str]]) -> None:

@@ -23,10 +23,10 @@ class Sample(NamedTuple):
     """Difficulty of the problems, as SVG."""
 
 
-def sample_of(workspace: Workspace, dataset: Dataset, *wanted: str) -> Sample:
+def sample_of(workspace: Workspace, dataset: Dataset, *requested: str) -> Sample:
     """A sample of the train split, or of the test split if there is no train split; `wanted` columns that exist."""
     relation = Corpus(workspace, dataset).relation("train" if dataset.manifest.split_rows["train"] else "test")
-    columns = [column for column in wanted if column in relation.columns]
+    columns = [column for column in requested if column in relation.columns]
     rows = relation.limit(_SAMPLES).select(", ".join(columns)).fetchall()
     return Sample(columns, rows, difficulty_figure(relation.limit(_DRAWN_ROWS)))
 
@@ -47,9 +47,9 @@ def difficulty_figure(problems: duckdb.DuckDBPyRelation) -> str:
         for name, _, _ in columns
     ]
 
-    def draw(*found: Axes) -> None:
+    def draw(*panels: Axes) -> None:
         """Bars for each column."""
-        for axes, (_, label, color), rows in zip(found, columns, counts, strict=True):
+        for axes, (_, label, color), rows in zip(panels, columns, counts, strict=True):
             axes.bar([row[0] for row in rows], [row[1] for row in rows], color=color)
             axes.set(xlabel=label, ylabel="problems")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))

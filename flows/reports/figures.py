@@ -23,11 +23,11 @@ _LABELLED_BARS, _MOST_BARS = 5, 20
 def svg(draw: Callable[..., None], label: str, *, axes: int = 1, rows: int = 1, height: float = 3.0) -> str:
     """Draw with `draw` on a grid of `rows` by `axes` axes; returns the figure as SVG text."""
     figure = Figure(figsize=(7.2, height), layout="constrained")
-    found = figure.subplots(rows, axes, squeeze=False).ravel()
-    for each in found:
+    panels = figure.subplots(rows, axes, squeeze=False).ravel()
+    for panel in panels:
         for side in ("top", "right"):
-            each.spines[side].set_visible(False)
-    draw(*found)
+            panel.spines[side].set_visible(False)
+    draw(*panels)
     sink = io.StringIO()
     figure.savefig(sink, format="svg", transparent=True, metadata={"Date": None})
     text = sink.getvalue()

@@ -49,10 +49,10 @@ def rendered(template: str, **values: Any) -> Markup:
     return Markup(_TEMPLATES.get_template(template).render(**values))
 
 
-def stored(kind: type[Data], place: Location) -> Data | None:
+def stored(kind: type[Data], file: Location) -> Data | None:
     """The stored data of a page's section; None if it is missing or invalid."""
     try:
-        return kind.model_validate_json(place.read()) if place.exists() else None
+        return kind.model_validate_json(file.read()) if file.exists() else None
     except (ValidationError, RunFailure):
         return None
 

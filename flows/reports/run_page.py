@@ -29,7 +29,7 @@ _SHOWN_PIECES = 200
 class Section(NamedTuple):
     """A section of the page; `folded` sections are collapsed."""
 
-    mark: str
+    anchor: str
     """Anchor for the list at the top of the page."""
     title: str
     body: Markup
@@ -60,12 +60,12 @@ def write_run_page(workspace: Workspace, name: str) -> Location:
 
 def _evaluations(run: Location, config: RunConfig) -> list[Section]:
     """Evaluations: the test split of the run's own corpus first, the others collapsed."""
-    found, others = [], run / "evaluations"
+    found, folder = [], run / "evaluations"
     if own := stored(EvaluationSection, run / SECTION):
         found.append(Section("test", f"Evaluation: test split of {config.corpus}", own.html(config)))
-    for label in sorted(others.children()):
-        if other := stored(EvaluationSection, others / label / SECTION):
-            found.append(Section(f"asked-{label}", f"Evaluation: {label}", other.html(config), folded=True))
+    for label in sorted(folder.children()):
+        if evaluation := stored(EvaluationSection, folder / label / SECTION):
+            found.append(Section(f"evaluation-{label}", f"Evaluation: {label}", evaluation.html(config), folded=True))
     return found
 
 
@@ -74,14 +74,14 @@ def _training(connection: duckdb.DuckDBPyConnection, config: RunConfig) -> list[
     facts = connection.execute(
         "SELECT max(step) AS steps, max(problems) AS problems, arg_max(loss, step) AS loss, "
         "max(validation_exact_match) AS best, avg(problems_per_second) AS rate, "
-        "100 * sum(data_seconds) / max(seconds) AS waited, "
-        "min(problems) FILTER (validation_exact_match >= 0.99) AS learnt "
+        "100 * sum(data_seconds) / max(seconds) AS waiting, "
+        "min(problems) FILTER (validation_exact_match >= 0.99) AS problems_to_99 "
         "FROM metrics WHERE run = ?",
         [config.name],
     ).fetchone()
     if not facts or facts[0] is None:
         return []
-    names = ("steps", "problems", "loss", "best", "rate", "waited", "learnt")
+    names = ("steps", "problems", "loss", "best", "rate", "waiting", "problems_to_99")
     body = rendered(
         "training.html",
         config=config,
@@ -143,11 +143,11 @@ def _corpus(workspace: Workspace, config: RunConfig) -> list[Section]:
 
 def _dataset(workspace: Workspace, config: RunConfig) -> Dataset | None:
     """The corpus of the run; None if it is missing, incomplete or has changed."""
-    place = workspace.corpus(config.corpus)
-    if not committed(place):
+    folder = workspace.corpus(config.corpus)
+    if not committed(folder):
         return None
     try:
-        dataset = load(place, f"corpus {config.corpus!r}")
+        dataset = load(folder, f"corpus {config.corpus!r}")
         return dataset if dataset.manifest.identity == config.corpus_identity and dataset.whole() else None
     except (UserError, RunFailure):
         return None

@@ -26,11 +26,11 @@ from storage.workspace import Workspace
 
 LOOPBACK = "127.0.0.1"
 PORT = 4200
-_OWNER = "/numerate/process"
+_PROCESS = "/numerate/process"
 _START_SECONDS, _STOP_SECONDS, _POLL_SECONDS, _WATCH_SECONDS = 120.0, 10.0, 0.1, 0.5
 _LINGER_SECONDS = 20.0
 # With less free space the server would not start, or would fail to write its records.
-_LEAST_ROOM = 4 << 20
+_LEAST_FREE_BYTES = 4 << 20
 
 
 class PrefectServer:
@@ -58,7 +58,7 @@ class PrefectServer:
         environment.pop("PREFECT_API_URL", None)
         if workspace is None:
             environment |= {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
-        wanted = {
+        options = {
             "parent": os.getpid(),
             "host": host,
             "port": self.port,
@@ -67,15 +67,17 @@ class PrefectServer:
             # After all other processes are killed, running flow runs have this long to report their final state.
             "linger": _LINGER_SECONDS if workspace else 0.0,
         }
-        if (LocalLocation(home).free_bytes() or 0) < _LEAST_ROOM:
+        if (LocalLocation(home).free_bytes() or 0) < _LEAST_FREE_BYTES:
             raise RunFailure(f"the disk of {home} is full: free some space and run the same command again")
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._log = home / "server.log"
         with open(os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as log:
-            _keep_to_owner(home)
+            # Records of an earlier server were perhaps readable by others.
+            for path in (self._log, *home.glob("prefect.db*")):
+                path.chmod(0o600)
             # A separate session, so that Ctrl-C does not reach the server: it still has to record how the flow ended.
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "flows.server.app", json.dumps(wanted)],
+                [sys.executable, "-m", "flows.server.app", json.dumps(options)],
                 env=environment,
                 stdout=log,
                 stderr=log,
@@ -104,33 +106,32 @@ class PrefectServer:
 
     def stop(self) -> None:
         """Stop the server and wait until it has ended."""
-        self._process.terminate()
-        try:
-            self._process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        stop_process(self._process, _STOP_SECONDS)
 
     def _wait(self) -> None:
         until = time.monotonic() + _START_SECONDS
         # Another server may respond on a port that was taken in the meantime.
-        while not (_owner(self.url) == self._process.pid and answers(self.api_url)):
+        while not (_process_id(self.url) == self._process.pid and answers(self.api_url)):
             if self._process.poll() is not None or time.monotonic() > until:
                 raise RunFailure(f"Prefect's server did not start: see {self._log}, or run 'numerate doctor'")
             time.sleep(_POLL_SECONDS)
 
 
-def _keep_to_owner(home: Path) -> None:
-    """Make records and log private to their owner, including those of an earlier server that were readable."""
-    for path in (home / "server.log", *home.glob("prefect.db*")):
-        path.chmod(0o600)
+def stop_process(process: "subprocess.Popen[bytes]", seconds: float) -> None:
+    """Send SIGTERM and wait until the process has ended; kill it if this takes longer than `seconds`."""
+    process.terminate()
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
-def _owner(url: str) -> int:
+def _process_id(url: str) -> int:
     """Process id of the server at the URL if it is a server of this module; otherwise 0."""
     try:
-        with urlopen(f"{url}{_OWNER}", timeout=5) as answer:
-            return int(answer.read())
+        with urlopen(f"{url}{_PROCESS}", timeout=5) as response:
+            return int(response.read())
     except (URLError, OSError, ValueError):
         return 0
 
@@ -138,29 +139,29 @@ def _owner(url: str) -> int:
 def answers(api_url: str) -> bool:
     """Whether a Prefect server responds at this URL."""
     try:
-        with urlopen(f"{api_url}/health", timeout=5) as answer:
-            return bool(answer.status == 200)
+        with urlopen(f"{api_url}/health", timeout=5) as response:
+            return bool(response.status == 200)
     except (URLError, OSError, ValueError):
         return False
 
 
-def free_port(host: str = LOOPBACK, wanted: int = 0) -> int:
-    """A free port; raises `UserError` if the requested port is taken."""
+def free_port(host: str = LOOPBACK, port: int = 0) -> int:
+    """The requested port, or any free port for 0; raises `UserError` if the requested port is taken."""
     try:
-        family, kind, _, _, address = socket.getaddrinfo(host, wanted, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind) as tried:
-            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            tried.bind((address[0], wanted, *address[2:]))
-            return int(tried.getsockname()[1])
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as listener:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((address[0], port, *address[2:]))
+            return int(listener.getsockname()[1])
     except (OSError, OverflowError) as error:
-        why = getattr(error, "strerror", None) or "ports are 0 to 65535"
-        raise UserError(f"port {wanted} of {host} cannot be used ({why}): choose another with --port") from error
+        reason = getattr(error, "strerror", None) or "ports are 0 to 65535"
+        raise UserError(f"port {port} of {host} cannot be used ({reason}): choose another with --port") from error
 
 
 def _reachable(host: str) -> str:
     """The host for a URL, for an address to listen on; the loopback address if it means all interfaces."""
-    named = {"0.0.0.0": LOOPBACK, "::": "::1"}.get(host, host)
-    return f"[{named}]" if ":" in named else named
+    address = {"0.0.0.0": LOOPBACK, "::": "::1"}.get(host, host)
+    return f"[{address}]" if ":" in address else address
 
 
 def end_with(parent: int, linger: float = 0.0) -> None:
@@ -175,10 +176,10 @@ def main() -> None:
     """Run the server; it ends when its parent has ended."""
     import uvicorn
 
-    wanted = json.loads(sys.argv[1])
-    threading.Thread(target=end_with, args=(wanted["parent"], wanted["linger"]), daemon=True).start()
-    application = Guard(RetryWhenBusy(_application(wanted["workspace"])), wanted["host"], wanted["allowed"])
-    uvicorn.run(application, host=wanted["host"], port=wanted["port"], log_level="error", lifespan="on")
+    options = json.loads(sys.argv[1])
+    threading.Thread(target=end_with, args=(options["parent"], options["linger"]), daemon=True).start()
+    application = Guard(RetryWhenBusy(_application(options["workspace"])), options["host"], options["allowed"])
+    uvicorn.run(application, host=options["host"], port=options["port"], log_level="error", lifespan="on")
 
 
 def _application(workspace: str) -> Any:
@@ -192,15 +193,15 @@ def _application(workspace: str) -> Any:
 
     application = create_app()
 
-    def owner(request: Request) -> Response:
+    def process_id(request: Request) -> Response:
         """Process id of this server."""
         return PlainTextResponse(str(os.getpid()))
 
-    application.router.routes.insert(0, Route(_OWNER, owner))
+    routes = [Route(_PROCESS, process_id)]
     if workspace:
-        application.router.routes.insert(
-            0, report_route(Workspace.open(workspace), os.environ.get("PREFECT_SERVER_API_AUTH_STRING", ""))
-        )
+        auth = os.environ.get("PREFECT_SERVER_API_AUTH_STRING", "")
+        routes.append(report_route(Workspace.open(workspace), auth))
+    application.router.routes[:0] = routes
     return application
 
 

@@ -52,21 +52,21 @@ class Guard:
         """Status and reason if a request with these headers is rejected; 0 and an empty text if it is accepted."""
         headers = [(name, value.decode("latin-1").lower()) for name, value in scope["headers"]]
         hosts = [value for name, value in headers if name == b"host"]
-        if len(hosts) != 1 or not self._is_ours(hosts[0]):
+        if len(hosts) != 1 or not self._is_allowed(hosts[0]):
             return 403, (
                 "the host name is not allowed: open this server by its IP address or localhost, or start it with "
                 "--allow-host NAME"
             )
         given = dict(headers)
         # A link on another site may open a page here. Frames and images of other sites are rejected.
-        elsewhere = given.get(b"sec-fetch-site") in ("cross-site", "same-site")
-        embedded = elsewhere and given.get(b"sec-fetch-dest") != "document"
+        from_other_site = given.get(b"sec-fetch-site") in ("cross-site", "same-site")
+        embedded = from_other_site and given.get(b"sec-fetch-dest") != "document"
         origins = {value for name, value in headers if name == b"origin"}
         if embedded or origins - {f"http://{hosts[0]}", f"https://{hosts[0]}"} - self._origins:
             return 403, "requests from pages of other sites are not allowed"
         return _refusal_of_body(given)
 
-    def _is_ours(self, host: str) -> bool:
+    def _is_allowed(self, host: str) -> bool:
         """Whether a `Host` header names this machine. Any IP address is accepted: only names can be rebound."""
         name = _name_of(host)
         return name in self._names or _is_address(name)

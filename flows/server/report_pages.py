@@ -39,10 +39,11 @@ def report_route(workspace: Workspace, auth: str = "") -> Route:
         given = request.headers.get("authorization", "").encode()
         if auth and not hmac.compare_digest(given, expected):
             return PlainTextResponse("name and password required", 401, headers={**HEADERS, **_CHALLENGE})
-        found = shown(workspace, request.path_params["path"])
-        if found is None:
+        page = shown(workspace, request.path_params["path"])
+        if page is None:
             return PlainTextResponse("no such report", 404, headers=HEADERS)
-        return Response(found[0], media_type=found[1], headers=HEADERS)
+        content, media_type = page
+        return Response(content, media_type=media_type, headers=HEADERS)
 
     return Route(REPORTS + "/{path:path}", report)
 
@@ -54,12 +55,12 @@ def shown(workspace: Workspace, path: str) -> tuple[bytes, str] | None:
     """
     if not _SHOWN.fullmatch(path):
         return None
-    place = workspace.root
+    file = workspace.root
     for part in path.split("/"):
-        place = place / part
-    if not 0 <= place.size() <= _MOST_BYTES:
+        file = file / part
+    if not 0 <= file.size() <= _MOST_BYTES:
         return None
     try:
-        return place.read(), _TYPES[Path(path).suffix]
+        return file.read(), _TYPES[Path(path).suffix]
     except RunFailure:
         return None

@@ -32,12 +32,12 @@ class RetryWhenBusy:
             body.append(await receive())
         for pause in _PAUSES:
             # A copy, because the application may modify the scope.
-            if await self._is_answered(dict(scope), _replay(body, receive), send):
+            if await self._sends_response(dict(scope), _replay(body, receive), send):
                 return
             await asyncio.sleep(pause * (1 + random.random()))
         await self._application(scope, _replay(body, receive), send)
 
-    async def _is_answered(self, scope: Scope, receive: Channel, send: Channel) -> bool:
+    async def _sends_response(self, scope: Scope, receive: Channel, send: Channel) -> bool:
         """Send the response unless it is 503; returns whether it was sent."""
         busy = False
 

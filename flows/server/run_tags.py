@@ -18,27 +18,27 @@ _PROCESS = "process"
 _CLOCK_SECONDS = 10
 
 
-def workspace_mark(workspace: Workspace) -> str:
+def workspace_prefix(workspace: Workspace) -> str:
     """Prefix of the tags of a workspace's runs, up to an '@'."""
     return f"workspace-{workspace.root.name}-{hash_of(str(workspace.root))[:8]}"
 
 
-def mark_of(workspace: Workspace) -> str:
+def workspace_tag(workspace: Workspace) -> str:
     """Tag of this machine's runs in a workspace."""
-    return f"{workspace_mark(workspace)}@{socket.gethostname()}"
+    return f"{workspace_prefix(workspace)}@{socket.gethostname()}"
 
 
-def is_of(workspace: Workspace, tags: Iterable[str]) -> bool:
+def belongs_to(workspace: Workspace, tags: Iterable[str]) -> bool:
     """Whether a run with these tags belongs to a workspace, on any machine."""
-    return any(tag.startswith(f"{workspace_mark(workspace)}@") for tag in tags)
+    return any(tag.startswith(f"{workspace_prefix(workspace)}@") for tag in tags)
 
 
-def process_mark() -> str:
+def process_tag() -> str:
     """Tag that identifies this process as the one that works on a run."""
     return ":".join([_PROCESS, *_here(), str(os.getpid()), f"{psutil.Process().create_time():.0f}"])
 
 
-def is_gone(tags: Iterable[str]) -> bool:
+def process_has_ended(tags: Iterable[str]) -> bool:
     """Whether the process of a run has certainly ended; False if this cannot be determined from here.
 
     After a reboot, all earlier processes of the machine have ended. Nothing is known about processes of other machines
@@ -53,7 +53,7 @@ def is_gone(tags: Iterable[str]) -> bool:
             return False
         if parts[1] != boot:
             return True
-        return parts[2] == namespace and not _runs(int(parts[3]), int(parts[4]))
+        return parts[2] == namespace and not _is_running(int(parts[3]), int(parts[4]))
     return False
 
 
@@ -75,8 +75,8 @@ def _text(path: str) -> str:
         return ""
 
 
-def _runs(process: int, began: int) -> bool:
+def _is_running(process: int, start: int) -> bool:
     try:
-        return abs(psutil.Process(process).create_time() - began) <= _CLOCK_SECONDS
+        return abs(psutil.Process(process).create_time() - start) <= _CLOCK_SECONDS
     except psutil.NoSuchProcess:
         return False

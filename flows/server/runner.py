@@ -26,8 +26,8 @@ from flows.common.engines import Served, end_quietly, note_served
 from flows.common.progress import say
 from flows.registry import FLOWS, TAG, RegisteredFlow
 from flows.server.app import end_with
-from flows.server.orphaned_runs import end_left_runs
-from flows.server.run_tags import mark_of
+from flows.server.orphaned_runs import end_orphaned_runs
+from flows.server.run_tags import workspace_tag
 from flows.server.settings import configured_api
 from model.config.training import STOP_SECONDS
 from storage.errors import UserError
@@ -59,9 +59,9 @@ class PatientProcesses(ProcessManager):
 class _Runner(Runner):
     async def cancel_all(self) -> None:
         """Cancel all runs in parallel: Prefect's implementation waits for one run after the other."""
-        under_way = self._process_manager.flow_run_ids()
+        active = self._process_manager.flow_run_ids()
         await asyncio.gather(
-            *(self._cancel_run(run, "the runner is shutting down") for run in under_way), return_exceptions=True
+            *(self._cancel_run(run, "the runner is shutting down") for run in active), return_exceptions=True
         )
 
 
@@ -70,25 +70,25 @@ async def run_deployments(workspace: Workspace, own_server: bool, at_once: int) 
 
     Raises `UserError` if another workspace or a work pool serves deployments of the same names.
     """
-    mark = mark_of(workspace)
+    tag = workspace_tag(workspace)
     async with get_client() as client:
         if not own_server:
-            await refuse_others(client, mark)
-        await end_left_runs(client, mark, own_server=own_server)
+            await refuse_others(client, tag)
+        await end_orphaned_runs(client, tag, own_server=own_server)
     # Prefect has no setting for this.
     runner_module.ProcessManager = PatientProcesses  # type: ignore[misc]
     # Runs above the limit stay Scheduled, without a process.
     runner = _Runner(name=f"numerate {workspace.root.name}", pause_on_shutdown=False, limit=at_once)
     for registered in FLOWS:
-        made = await registered.flow().ato_deployment(
+        deployment = await registered.flow().ato_deployment(
             registered.name,
             parameters=parameters_of(registered, workspace),
             description=registered.description,
             # Runs inherit the tags.
-            tags=[TAG, *registered.tags, mark],
+            tags=[TAG, *registered.tags, tag],
             entrypoint_type=EntrypointType.MODULE_PATH,
         )
-        await runner.aadd_deployment(made)
+        await runner.aadd_deployment(deployment)
     stop = asyncio.Event()
     running = asyncio.create_task(runner.start())
     while not runner.started and not running.done():
@@ -105,7 +105,7 @@ async def run_deployments(workspace: Workspace, own_server: bool, at_once: int) 
         await running
     finally:
         async with get_client() as client:
-            await end_left_runs(client, mark, own_server=own_server)
+            await end_orphaned_runs(client, tag, own_server=own_server)
 
 
 def parameters_of(registered: RegisteredFlow, workspace: Workspace) -> dict[str, Any]:
@@ -114,21 +114,21 @@ def parameters_of(registered: RegisteredFlow, workspace: Workspace) -> dict[str,
     return {"request": request.model_dump(mode="json")}
 
 
-async def refuse_others(client: PrefectClient, mark: str) -> None:
+async def refuse_others(client: PrefectClient, tag: str) -> None:
     """Raise `UserError` if one of the deployments would replace one that somebody else serves."""
-    for deployment in FLOWS:
+    for registered in FLOWS:
         with suppress(ObjectNotFound):
-            found = await client.read_deployment_by_name(f"{deployment.name}/{deployment.name}")
-            place = f"'{deployment.name}' at {configured_api()}"
-            if found.work_pool_name:
+            existing = await client.read_deployment_by_name(f"{registered.name}/{registered.name}")
+            name = f"'{registered.name}' at {configured_api()}"
+            if existing.work_pool_name:
                 raise UserError(
-                    f"{place} is deployed to the work pool '{found.work_pool_name}': start a worker of that pool, or "
-                    "unset PREFECT_API_URL to use a server of your own"
+                    f"{name} is deployed to the work pool '{existing.work_pool_name}': start a worker of that pool, "
+                    "or unset PREFECT_API_URL to use a server of your own"
                 )
-            if found.status == DeploymentStatus.READY and mark not in found.tags:
-                whose = next((tag for tag in found.tags if "@" in tag), "another user")
+            if existing.status == DeploymentStatus.READY and tag not in existing.tags:
+                user = next((other for other in existing.tags if "@" in other), "another user")
                 raise UserError(
-                    f"{place} is served by {whose}: end that 'numerate serve' and wait one minute, or unset "
+                    f"{name} is served by {user}: end that 'numerate serve' and wait one minute, or unset "
                     "PREFECT_API_URL to use a server of your own"
                 )
 
@@ -136,10 +136,10 @@ async def refuse_others(client: PrefectClient, mark: str) -> None:
 def main() -> None:
     """Run the runner's process, with the arguments from `flows.server.serve`."""
     end_quietly()
-    wanted = json.loads(sys.argv[1])
-    threading.Thread(target=end_with, args=(wanted["parent"],), daemon=True).start()
+    options = json.loads(sys.argv[1])
+    threading.Thread(target=end_with, args=(options["parent"],), daemon=True).start()
     try:
-        asyncio.run(run_deployments(Workspace.open(wanted["workspace"]), wanted["own_server"], wanted["at_once"]))
+        asyncio.run(run_deployments(Workspace.open(options["workspace"]), options["own_server"], options["at_once"]))
     except UserError as error:
         say(f"error: {error}")
         sys.exit(error.exit_code)

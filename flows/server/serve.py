@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
-from types import FrameType
 
 from flows.common.engines import (
     configure_prefect,
@@ -24,7 +23,7 @@ from flows.common.engines import (
     use_api,
 )
 from flows.common.progress import say
-from flows.server.app import LOOPBACK, PORT, PrefectServer, free_port
+from flows.server.app import LOOPBACK, PORT, PrefectServer, free_port, stop_process
 from flows.server.middleware import checked_name, is_loopback
 from flows.server.settings import configured_api, setting
 from model.config.training import STOP_SECONDS
@@ -64,14 +63,14 @@ def serve(
 def _checked_auth(host: str, allowed: Sequence[str]) -> str:
     """Password for the server that is started; raises `UserError` if it is invalid, or missing but required."""
     auth = setting("PREFECT_SERVER_API_AUTH_STRING")
-    how = "set PREFECT_SERVER_API_AUTH_STRING=NAME:PASSWORD (or server.api.auth_string in a prefect.toml)"
+    remedy = "set PREFECT_SERVER_API_AUTH_STRING=NAME:PASSWORD (or server.api.auth_string in a prefect.toml)"
     # Prefect compares ASCII only; a browser asks for a name and a password.
     if auth and not (all(auth.partition(":")) and auth.isascii() and auth.isprintable()):
-        raise UserError(f"Prefect's password is not valid: {how}, in printable ASCII characters")
+        raise UserError(f"Prefect's password is not valid: {remedy}, in printable ASCII characters")
     if not auth and not is_loopback(host):
         raise UserError(
             f"host {host} can be reached by other users, who could run commands as you, and the server has no "
-            f"password: {how}, or listen on {LOOPBACK}"
+            f"password: {remedy}, or listen on {LOOPBACK}"
         )
     if not auth and allowed:
         say("warning: the server has no password: everyone who reaches it through your proxy can run commands as you")
@@ -103,44 +102,34 @@ def _serve(
         say("shutting down: running flows are cancelled; each resumes where it stopped when it is started again")
     finally:
         if runner:
-            _end(runner)
+            stop_process(runner, _STOP_SECONDS)
         if server:
             server.stop()
         forget_served(workspace)
 
 
 def _start_server(workspace: Workspace, host: str, port: int, allowed: Sequence[str], auth: str) -> PrefectServer:
-    def started(port: int) -> PrefectServer:
-        """Start the server at this port."""
-        return PrefectServer(
-            prefect_home(workspace), host=host, port=port, workspace=workspace, allowed=allowed, auth=auth
-        )
-
+    start = partial(PrefectServer, prefect_home(workspace), host=host, workspace=workspace, allowed=allowed, auth=auth)
     if port:
-        return started(free_port(host, port))
+        return start(port=free_port(host, port))
     try:
-        return started(free_port(host, PORT))
+        return start(port=free_port(host, PORT))
     except (UserError, RunFailure):
         # The port is taken, or another process took it in the meantime.
-        return started(free_port(host))
+        return start(port=free_port(host))
 
 
 def _on_signals() -> Callable[[], bool]:
     """Install signal handlers; returns a function that tells whether SIGINT or SIGTERM has arrived."""
-    came: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        """Record the signal."""
-        came.append(number)
-
-    signal.signal(signal.SIGINT, note)
-    signal.signal(signal.SIGTERM, note)
-    return lambda: bool(came)
+    arrived: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: arrived.append(number))
+    return lambda: bool(arrived)
 
 
 def _start_runner(workspace: Workspace, own: bool, at_once: int) -> "subprocess.Popen[bytes]":
-    wanted = {"parent": os.getpid(), "workspace": str(workspace.root), "own_server": own, "at_once": at_once}
-    return subprocess.Popen([sys.executable, "-m", "flows.server.runner", json.dumps(wanted)], start_new_session=True)
+    options = {"parent": os.getpid(), "workspace": str(workspace.root), "own_server": own, "at_once": at_once}
+    return subprocess.Popen([sys.executable, "-m", "flows.server.runner", json.dumps(options)], start_new_session=True)
 
 
 def _check(runner: "subprocess.Popen[bytes]", server: PrefectServer | None) -> None:
@@ -151,12 +140,3 @@ def _check(runner: "subprocess.Popen[bytes]", server: PrefectServer | None) -> N
         raise RunFailure("the runner of the flows ended unexpectedly: start 'numerate serve' again")
     if server and not server.runs():
         raise RunFailure("Prefect's server ended unexpectedly: start 'numerate serve' again")
-
-
-def _end(runner: "subprocess.Popen[bytes]") -> None:
-    runner.terminate()
-    try:
-        runner.wait(_STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        runner.kill()
-        runner.wait()

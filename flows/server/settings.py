@@ -58,12 +58,12 @@ def _of_dotenv(name: str) -> str:
     from dotenv import dotenv_values
 
     try:
-        found = {key.upper(): value or "" for key, value in dotenv_values(".env").items()}
+        values = {key.upper(): value or "" for key, value in dotenv_values(".env").items()}
     except (OSError, ValueError) as error:
         raise UserError(
             f"{Path('.env').absolute()} cannot be read ({error}): correct it, Prefect also reads it"
         ) from error
-    return found.get(name, "")
+    return values.get(name, "")
 
 
 def _of_profile(name: str) -> str:

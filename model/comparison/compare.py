@@ -16,7 +16,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import cycle
 
-from model.comparison.evaluate_run import ask_run
+from model.comparison.evaluate_run import evaluate_run
 from model.comparison.tables import write_tables
 from model.config.comparison import ComparingSpec, Variant
 from model.config.training import TrainingSpec, seed_runs
@@ -54,7 +54,7 @@ def compare(spec: ComparingSpec, stop: Callable[[], bool] = lambda: False) -> Lo
             return None
     except RunFailure as error:
         failure = error
-    _ask(workspace, folder, spec, [job for job in jobs if found_result(job)], at_once)
+    _evaluate(workspace, folder, spec, [job for job in jobs if found_result(job)], at_once)
     names = {job.config.name: encoder for job, (encoder, _) in zip(jobs, cycle(variants), strict=False)}
     write_tables(workspace, folder, names, spec.corpus, spec.goal)
     if failure:
@@ -93,13 +93,13 @@ def _train(
     jobs: Sequence[TrainingJob], train_one: TrainOne, at_once: int, stop: Callable[[], bool]
 ) -> list[TrainingResult]:
     """Train jobs in parallel, each with one CPU thread, and print their progress."""
-    began, told = time.monotonic(), dict[str, int]()
+    began, reported = time.monotonic(), dict[str, int]()
 
     def report(progress: Mapping[str, Progress]) -> None:
         """Print a run after each tenth of its steps."""
         for name, now in progress.items():
-            if (tenth := 10 * now.step // now.steps) > told.get(name, 0):
-                told[name] = tenth
+            if (tenth := 10 * now.step // now.steps) > reported.get(name, 0):
+                reported[name] = tenth
                 print(f"{time.monotonic() - began:.0f} s {name}: step {now.step} {now.exact_match:.2%}", flush=True)
 
     return train_side_by_side([replace(job, threads=1) for job in jobs], train_one, at_once, stop=stop, report=report)
@@ -156,7 +156,7 @@ def _train_a_while(seconds: float, job: TrainingJob, seat: Seat) -> TrainingResu
     return in_a_process(job, replace(seat, stop=stop, report=report))
 
 
-def _ask(
+def _evaluate(
     workspace: Workspace, folder: Location, spec: ComparingSpec, jobs: Sequence[TrainingJob], at_once: int
 ) -> None:
     """Evaluate the runs without results, in parallel processes; each writes its rows as JSON."""
@@ -168,7 +168,7 @@ def _ask(
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(at_once, max(1, len(left))), mp_context=context) as pool:
         try:
-            for future in [pool.submit(ask_run, *asked) for asked in left]:
+            for future in [pool.submit(evaluate_run, *arguments) for arguments in left]:
                 print(f"evaluated {future.result()}", flush=True)
         except BrokenProcessPool as error:
             raise RunFailure("an evaluation process was killed: run the same command again to continue") from error

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from model.config.evaluation import ONE_PASS, Decoding, EvaluationSpec
 from model.evaluation.decoding import spell
-from model.evaluation.evaluate import Asked, check_corpus, right_answers, stream
+from model.evaluation.evaluate import ProblemBatch, check_corpus, right_answers, stream
 from model.evaluation.predictor import TrainedEncoder
 from model.evaluation.unit_readout import read_rightly, readings_of, together
 from model.network.symbolic.unit import Reading
@@ -22,7 +22,7 @@ from storage.workspace import Workspace
 _SEVERAL = "brackets"
 
 
-def ask_run(
+def evaluate_run(
     run: Location, target: Location, workspace: Workspace, corpora: tuple[str, ...], limit: int, curve_limit: int
 ) -> str:
     """Evaluate a run and write the results to `target` as JSON; returns the run's name.
@@ -36,9 +36,9 @@ def ask_run(
     config, encoder = model.config, model.encoder
     rows: list[dict[str, Any]] = []
     for name in corpora:
-        asked = _problems(model, workspace, name, limit)
+        batches = _problems(model, workspace, name, limit)
         for unit in ("on", "off") if encoder.unit else ("on",):
-            found = _by_operator(model, asked, Decoding(unit=unit))
+            found = _by_operator(model, batches, Decoding(unit=unit))
             place = {"asked": name, "applied": unit}
             rows += [{**place, "operator": operator, **counts} for operator, counts in found.items()]
     about = {
@@ -56,7 +56,7 @@ def ask_run(
     return config.name
 
 
-def _problems(model: TrainedEncoder, workspace: Workspace, name: str, limit: int) -> list[Asked]:
+def _problems(model: TrainedEncoder, workspace: Workspace, name: str, limit: int) -> list[ProblemBatch]:
     """The first problems of a corpus's test split."""
     tokenizer = model.config.tokenizer
     corpus = load(workspace.corpus(name), f"corpus {name!r}")
@@ -66,20 +66,20 @@ def _problems(model: TrainedEncoder, workspace: Workspace, name: str, limit: int
     return list(stream(corpus, encoded, EvaluationSpec(limit=limit), lambda ids: ids))
 
 
-def _curve(model: TrainedEncoder, checkpoints: Checkpoints, asked: list[Asked]) -> list[dict[str, Any]]:
+def _curve(model: TrainedEncoder, checkpoints: Checkpoints, batches: list[ProblemBatch]) -> list[dict[str, Any]]:
     """Exact match of each checkpoint by kind of problem; afterwards the model has the last checkpoint's weights."""
     found = []
     for entry in checkpoints.index().entries:
         restore(checkpoints.load(entry, model.config), model.encoder)
-        for operator, counts in _by_operator(model, asked, ONE_PASS).items():
+        for operator, counts in _by_operator(model, batches, ONE_PASS).items():
             found.append({"step": entry.step, "operator": operator, "exact_match": counts["exact_match"]})
     return found
 
 
-def _by_operator(model: TrainedEncoder, asked: list[Asked], decoding: Decoding) -> dict[str, dict[str, Any]]:
+def _by_operator(model: TrainedEncoder, batches: list[ProblemBatch], decoding: Decoding) -> dict[str, dict[str, Any]]:
     """Results by operator, with one group for problems of several operators; see `_counts`."""
     found: dict[str, list[NDArray[np.float64]]] = defaultdict(list)
-    for batch in asked:
+    for batch in batches:
         with readings_of(model.encoder) as readings:
             filled = model.fill(batch.rows, batch.slots, decoding)
         right = right_answers(spell(filled.ids, model.tokenizer), batch)
@@ -102,13 +102,13 @@ def _counts(values: NDArray[np.float64], operator: str, decoding: Decoding) -> d
     return {"problems": len(values), "correct": correct, "exact_match": correct / len(values), **read}
 
 
-def _read(model: TrainedEncoder, readings: list[Reading], asked: Asked) -> NDArray[np.float64]:
+def _read(model: TrainedEncoder, readings: list[Reading], batch: ProblemBatch) -> NDArray[np.float64]:
     """Whether the operation and both operands of each problem were read correctly in the last loop, [n, 2].
 
     NaN if there is no unit or it is off.
     """
     if not readings:
-        return np.full((len(asked.rows), 2), np.nan)
-    loops = model.encoder.config.loops_of(asked.slots)
+        return np.full((len(batch.rows), 2), np.nan)
+    loops = model.encoder.config.loops_of(batch.slots)
     last = together(readings[loops - 1 :: loops])
-    return np.stack(read_rightly(last, asked.facts.column("problem").to_pylist()), 1).astype(np.float64)
+    return np.stack(read_rightly(last, batch.facts.column("problem").to_pylist()), 1).astype(np.float64)

@@ -65,9 +65,9 @@ def _schema(view: str) -> pa.Schema:
 
 def page(rows: list[Row], corpus: str, goal: float) -> str:
     """All tables in Markdown: summary over seeds, results per seed, unit readings; `corpus` is the training corpus."""
-    asked = list(dict.fromkeys(row["asked"] for row in rows))
+    corpora = list(dict.fromkeys(row["asked"] for row in rows))
     found = {(row["asked"], row["operator"]) for row in rows}
-    columns = sorted(found, key=lambda column: (asked.index(column[0]), order_of(column[1])))
+    columns = sorted(found, key=lambda column: (corpora.index(column[0]), order_of(column[1])))
     own = [column for column in columns if column[0] == corpus]
     kinds: dict[Kind, dict[int, Figures]] = {}
     for row in rows:
@@ -153,8 +153,8 @@ def _spread(values: list[float]) -> str:
 
 def _reached(counts: list[int | None]) -> str:
     reached = [count for count in counts if count is not None]
-    told = f"{median(reached):,.0f}" if reached else "never"
-    return told if len(reached) in (0, len(counts)) else f"{told} ({len(reached)} of {len(counts)})"
+    text = f"{median(reached):,.0f}" if reached else "never"
+    return text if len(reached) in (0, len(counts)) else f"{text} ({len(reached)} of {len(counts)})"
 
 
 def _count(value: int | None) -> str:

@@ -2,9 +2,9 @@
 
 from typing import Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import Field, model_validator
 
-from model.config.fields import field
+from model.config.form import Form
 from storage.errors import UserError
 
 Unit = Literal["none", "residue", "primes", "nalu"]
@@ -26,66 +26,69 @@ class Extent(NamedTuple):
     """Depth of nested brackets."""
 
 
-class EncoderConfig(BaseModel):
+class EncoderConfig(Form):
     """Architecture of the encoder."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    width: int = field(0, 128, "Size of a hidden state.", ge=8, le=4096)
-    heads: int = field(1, 4, "Attention heads.", ge=1, le=64)
-    layers: int = field(2, 2, "Layers in the block.", ge=1, le=48)
-    loops: int = field(3, 1, "Loops: runs of the block of layers; each loop adds the block's input again.", ge=1, le=64)
-    min_loops: int = field(
-        4,
+    width: int = Field(128, description="Size of a hidden state.", ge=8, le=4096)
+    heads: int = Field(4, description="Attention heads.", ge=1, le=64)
+    layers: int = Field(2, description="Layers in the block.", ge=1, le=48)
+    loops: int = Field(
+        1, description="Loops: runs of the block of layers; each loop adds the block's input again.", ge=1, le=64
+    )
+    min_loops: int = Field(
         0,
-        "Minimum number of loops in training, drawn at random up to loops for each step; 0 always uses loops.",
+        description="Minimum number of loops in training, drawn at random up to loops for each step; 0 always uses "
+        "loops.",
         ge=0,
         le=64,
     )
-    feedforward: int = field(5, 512, "Size of the feed-forward layer.", ge=8, le=16384)
-    norm: Literal["pre", "post"] = field(
-        6, "pre", "Layer norm before each sublayer (pre), or after it as in 'Attention Is All You Need' (post)."
+    feedforward: int = Field(512, description="Size of the feed-forward layer.", ge=8, le=16384)
+    norm: Literal["pre", "post"] = Field(
+        "pre",
+        description="Layer norm before each sublayer (pre), or after it as in 'Attention Is All You Need' (post).",
     )
-    positions: tuple[Position, ...] = field(
-        7, ("place-value",), "Position encodings; several can be combined.", min_length=1
+    positions: tuple[Position, ...] = Field(
+        ("place-value",), description="Position encodings; several can be combined.", min_length=1
     )
-    places: int = field(
-        8, 32, "Largest place value of place-value positions, in tokens from the right of a number.", ge=2, le=1024
+    places: int = Field(
+        32,
+        description="Largest place value of place-value positions, in tokens from the right of a number.",
+        ge=2,
+        le=1024,
     )
-    random_offset: bool = field(9, False, "Shift place values at random in training, as far as places allows.")
-    operands: int = field(10, 16, "Maximum number of operands.", ge=2, le=256)
-    depth: int = field(11, 8, "Maximum depth of nested brackets.", ge=0, le=64)
-    longest: int = field(
-        12, 64, "Maximum number of tokens of a problem or an answer, for learned positions.", ge=4, le=4096
+    random_offset: bool = Field(False, description="Shift place values at random in training, as far as places allows.")
+    operands: int = Field(16, description="Maximum number of operands.", ge=2, le=256)
+    depth: int = Field(8, description="Maximum depth of nested brackets.", ge=0, le=64)
+    longest: int = Field(
+        64, description="Maximum number of tokens of a problem or an answer, for learned positions.", ge=4, le=4096
     )
-    reach: int = field(13, 4, "Largest difference of place values that relative positions distinguish.", ge=1, le=64)
-    far: Literal["shared", "hidden"] = field(
-        14,
+    reach: int = Field(
+        4, description="Largest difference of place values that relative positions distinguish.", ge=1, le=64
+    )
+    far: Literal["shared", "hidden"] = Field(
         "shared",
-        "Digits further apart than reach: shared gives them one attention score per direction, hidden masks them.",
+        description="Digits further apart than reach: shared gives them one attention score per direction, hidden "
+        "masks them.",
     )
-    warm_loops: int = field(
-        15,
+    warm_loops: int = Field(
         0,
-        "Maximum number of loops without gradient before the others. Training draws their number at random in half of "
-        "the steps; 0 disables them.",
+        description="Maximum number of loops without gradient before the others. Training draws their number at random "
+        "in half of the steps; 0 disables them.",
         ge=0,
         le=256,
     )
-    carry_loops: int = field(
-        16,
+    carry_loops: int = Field(
         0,
-        "Loops before carries start to move, by one digit position per loop. Training scores a slot of a sum only "
-        "after its carry can arrive. An answer uses one loop per slot plus these, but at least loops. "
-        "0 scores every slot and always uses loops.",
+        description="Loops before carries start to move, by one digit position per loop. Training scores a slot of a "
+        "sum only after its carry can arrive. An answer uses one loop per slot plus these, but at least loops. 0 "
+        "scores every slot and always uses loops.",
         ge=0,
         le=64,
     )
-    unit: Unit = field(
-        17,
+    unit: Unit = Field(
         "none",
-        "Symbolic unit before the block's final layer. residue computes + - * exactly, modulo powers of ten; primes "
-        "computes modulo small primes; nalu is the published baseline.",
+        description="Symbolic unit before the block's final layer. residue computes + - * exactly, modulo powers of "
+        "ten; primes computes modulo small primes; nalu is the published baseline.",
     )
 
     @model_validator(mode="after")

@@ -2,10 +2,10 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
 from model.config.encoder import EncoderConfig, Position
-from model.config.fields import field
+from model.config.form import Form
 from storage.reading.lanes import LANES
 
 # Seconds that a stopped training has for its last steps and its checkpoint before it is killed.
@@ -15,148 +15,90 @@ STOP_SECONDS = 90.0
 Objective = Literal["answer", "anywhere", "all"]
 
 
-class CurriculumStage(BaseModel):
+class CurriculumStage(Form):
     """Training steps on a subset of the corpus."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    where: str = field(0, "", "SQL predicate that selects the problems; empty selects all.", max_length=10_000)
-    steps: int = field(1, 100, "Steps of the stage.", ge=1, le=10**8)
+    where: str = Field("", description="SQL predicate that selects the problems; empty selects all.", max_length=10_000)
+    steps: int = Field(100, description="Steps of the stage.", ge=1, le=10**8)
 
 
-class TrainingSpec(BaseModel):
+class TrainingSpec(Form):
     """Parameters of a training."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    encoder: EncoderConfig = Field(
-        EncoderConfig(), description="Encoder architecture.", json_schema_extra={"position": 0}
-    )
-    steps: int = Field(2_500, ge=1, le=10**8, description="Optimizer steps.", json_schema_extra={"position": 1})
+    encoder: EncoderConfig = Field(EncoderConfig(), description="Encoder architecture.")
+    steps: int = Field(2_500, ge=1, le=10**8, description="Optimizer steps.")
     batch_size: int = Field(
-        512,
-        ge=LANES,
-        le=1 << 20,
-        multiple_of=LANES,
-        description="Problems per step, over all workers.",
-        json_schema_extra={"position": 2},
+        512, ge=LANES, le=1 << 20, multiple_of=LANES, description="Problems per step, over all workers."
     )
     optimizer: Literal["muon", "adamw"] = Field(
-        "muon",
-        description="Optimizer for the matrices of the layers; AdamW trains all other parameters.",
-        json_schema_extra={"position": 3},
+        "muon", description="Optimizer for the matrices of the layers; AdamW trains all other parameters."
     )
     matrix_learning_rate: float = Field(
-        0.01,
-        gt=0,
-        le=1,
-        description="Learning rate of Muon, for the matrices of the layers.",
-        json_schema_extra={"position": 4},
+        0.01, gt=0, le=1, description="Learning rate of Muon, for the matrices of the layers."
     )
-    learning_rate: float = Field(
-        8e-3,
-        gt=0,
-        le=1,
-        description="Learning rate of AdamW, for all other parameters.",
-        json_schema_extra={"position": 5},
-    )
-    warmup: float = Field(
-        0.05,
-        ge=0,
-        lt=1,
-        description="Share of the steps for the warmup of the learning rates.",
-        json_schema_extra={"position": 6},
-    )
+    learning_rate: float = Field(8e-3, gt=0, le=1, description="Learning rate of AdamW, for all other parameters.")
+    warmup: float = Field(0.05, ge=0, lt=1, description="Share of the steps for the warmup of the learning rates.")
     full_mask_share: float = Field(
         0.5,
         ge=0,
         le=1,
         description="Share of problems whose whole answer is masked; the other problems mask random slots.",
-        json_schema_extra={"position": 7},
     )
     precision: Literal["auto", "bfloat16", "float32"] = Field(
-        "auto",
-        description="Arithmetic precision; auto uses bfloat16 if the machine supports it.",
-        json_schema_extra={"position": 8},
+        "auto", description="Arithmetic precision; auto uses bfloat16 if the machine supports it."
     )
-    workers: int = Field(
-        0,
-        ge=0,
-        le=LANES,
-        description="DDP workers; 0 uses one per GPU, or two without GPUs.",
-        json_schema_extra={"position": 9},
-    )
-    validate_every: int = Field(200, ge=1, description="Steps between validations.", json_schema_extra={"position": 10})
-    validation_rows: int = Field(
-        2_048,
-        ge=LANES,
-        le=1 << 20,
-        multiple_of=LANES,
-        description="Problems per validation.",
-        json_schema_extra={"position": 11},
-    )
-    checkpoint_every: int = Field(
-        500, ge=1, description="Steps between checkpoints.", json_schema_extra={"position": 12}
-    )
-    keep: int = Field(
-        2,
-        ge=0,
-        le=1_000,
-        description="Older checkpoints to keep besides the best and the last one.",
-        json_schema_extra={"position": 13},
-    )
-    seed: int = Field(
-        0,
-        ge=0,
-        lt=2**63,
-        description="Random seed for weights, data order and masks.",
-        json_schema_extra={"position": 14},
-    )
-    where: str = field(
-        15,
+    workers: int = Field(0, ge=0, le=LANES, description="DDP workers; 0 uses one per GPU, or two without GPUs.")
+    validate_every: int = Field(200, ge=1, description="Steps between validations.")
+    validation_rows: int = Field(2_048, ge=LANES, le=1 << 20, multiple_of=LANES, description="Problems per validation.")
+    checkpoint_every: int = Field(500, ge=1, description="Steps between checkpoints.")
+    keep: int = Field(2, ge=0, le=1_000, description="Older checkpoints to keep besides the best and the last one.")
+    seed: int = Field(0, ge=0, lt=2**63, description="Random seed for weights, data order and masks.")
+    where: str = Field(
         "",
-        "SQL predicate over the corpus's columns that selects the problems, such as digits <= 5; empty selects all.",
+        description="SQL predicate over the corpus's columns that selects the problems, such as digits <= 5; empty "
+        "selects all.",
         max_length=10_000,
     )
-    curriculum: tuple[CurriculumStage, ...] = field(
-        16, (), "Stages before the remaining steps, each with its own predicate.", max_length=100
+    curriculum: tuple[CurriculumStage, ...] = Field(
+        (), description="Stages before the remaining steps, each with its own predicate.", max_length=100
     )
 
-    min_workers: int = field(
-        17,
+    min_workers: int = Field(
         0,
-        "Minimum number of workers to continue with if the cluster loses some; 0 keeps the number of workers fixed.",
+        description="Minimum number of workers to continue with if the cluster loses some; 0 keeps the number of "
+        "workers fixed.",
         ge=0,
         le=LANES,
     )
 
-    objective: Objective = field(
-        18,
+    objective: Objective = Field(
         "answer",
-        "Tokens to mask: answer masks slots of the answer; anywhere masks an operand instead in some problems, if "
-        "exactly one number solves them; all masks any digits and slots.",
+        description="Tokens to mask: answer masks slots of the answer; anywhere masks an operand instead in some "
+        "problems, if exactly one number solves them; all masks any digits and slots.",
     )
-    operand_share: float = field(
-        19, 0.3, "Objective anywhere: share of problems that mask an operand and show the answer.", ge=0, le=1
+    operand_share: float = Field(
+        0.3, description="Objective anywhere: share of problems that mask an operand and show the answer.", ge=0, le=1
     )
-    running_sum: float = field(
-        20, 0.0, "Weight of the loss on the running sums of products; 0 disables it.", ge=0, le=100
+    running_sum: float = Field(
+        0.0, description="Weight of the loss on the running sums of products; 0 disables it.", ge=0, le=100
     )
-    compile: Literal["auto", "on", "off"] = field(
-        21,
+    compile: Literal["auto", "on", "off"] = Field(
         "auto",
-        "Whether torch.compile compiles the layers; auto does so on a GPU if a compiler is installed.",
+        description="Whether torch.compile compiles the layers; auto does so on a GPU if a compiler is installed.",
     )
 
-    oversample: str = field(
-        22,
+    oversample: str = Field(
         "rare",
-        "SQL predicate for problems that fill a fixed share of every batch. rare selects the sparse corners of a grid "
-        "of sums (only small or only large numbers) and some sums that end in 99 or 00. Empty selects none.",
+        description="SQL predicate for problems that fill a fixed share of every batch. rare selects the sparse "
+        "corners of a grid of sums (only small or only large numbers) and some sums that end in 99 or 00. Empty "
+        "selects none.",
         max_length=10_000,
     )
-    oversample_share: float = field(
-        23, 0.25, "Share of every batch for the oversampled problems, rounded to a multiple of 64 problems.", gt=0, lt=1
+    oversample_share: float = Field(
+        0.25,
+        description="Share of every batch for the oversampled problems, rounded to a multiple of 64 problems.",
+        gt=0,
+        lt=1,
     )
 
     @model_validator(mode="after")
@@ -211,14 +153,13 @@ class TrainingSpec(BaseModel):
         return self.model_dump(mode="json", exclude={"workers", "min_workers", "keep"})
 
 
-class Seeds(BaseModel):
+class Seeds(Form):
     """Number of seeds of a training."""
 
-    seeds: int = field(
-        83,
+    seeds: int = Field(
         1,
-        "Number of seeds to train, from seed upwards. Several seeds train as runs <name>-seed<number>, in parallel if "
-        "resources allow.",
+        description="Number of seeds to train, from seed upwards. Several seeds train as runs <name>-seed<number>, in "
+        "parallel if resources allow.",
         ge=1,
         le=1_000,
     )
@@ -227,13 +168,11 @@ class Seeds(BaseModel):
 class TrainingFile(Seeds):
     """Parameters in the file for `python -m model.training`."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    workspace: str = field(0, "./workspace", "Folder that holds corpora, tokenizers and runs.")
-    corpus: str = field(1, ..., "Name of the corpus, which must already be encoded.")
-    tokenizer: str = field(2, "", "Name of the tokenizer; empty means <corpus>-digit.")
-    name: str = field(3, "", "Name of the run; empty means the name of the corpus.")
-    training: TrainingSpec = field(4, TrainingSpec(), "Training parameters.")
+    workspace: str = Field("./workspace", description="Folder that holds corpora, tokenizers and runs.")
+    corpus: str = Field(..., description="Name of the corpus, which must already be encoded.")
+    tokenizer: str = Field("", description="Name of the tokenizer; empty means <corpus>-digit.")
+    name: str = Field("", description="Name of the run; empty means the name of the corpus.")
+    training: TrainingSpec = Field(TrainingSpec(), description="Training parameters.")
 
 
 def seed_runs(name: str, spec: TrainingSpec, seeds: int) -> list[tuple[str, TrainingSpec]]:

@@ -66,7 +66,7 @@ _SCHEMA = pa.schema(
 )
 
 
-class Asked(NamedTuple):
+class ProblemBatch(NamedTuple):
     """Problems of one stratum."""
 
     family: str
@@ -84,7 +84,7 @@ class Asked(NamedTuple):
         """Indices of the rows in the corpus's order, [n]."""
         return self.facts.column("id").to_numpy().view(np.uint64)
 
-    def where(self, kept: NDArray[np.bool_]) -> "Asked":
+    def where(self, kept: NDArray[np.bool_]) -> "ProblemBatch":
         """The problems for which `kept` [n] is True."""
         return self._replace(
             facts=self.facts.filter(pa.array(kept)), rows=self.rows[kept], canonical=self.canonical[kept]
@@ -94,7 +94,7 @@ class Asked(NamedTuple):
 class _Verdicts(NamedTuple):
     """The model's answers to n problems."""
 
-    asked: Asked
+    batch: ProblemBatch
     facts: dict[str, pa.Array | pa.ChunkedArray]
     """Replaces the columns problem and answer, if an operand is masked."""
     prediction: pa.Array
@@ -170,40 +170,40 @@ def evaluate(
     model.check_decoding(spec.decoding)
     if spec.missing == "operand":
         model.tokenizer.character_ids()
-    answered = _Answered()
+    results = _Results()
     with target.staged() as path, pq.ParquetWriter(path, _SCHEMA, compression="zstd") as writer:
-        for asked in stream(corpus, tokens, spec, canonical):
-            answered.streamed += len(asked.rows)
-            progress(len(asked.rows))
-            verdicts = _ask(model, asked if fair is None else asked.where(fair(asked.facts, asked.canonical)), spec)
+        for batch in stream(corpus, tokens, spec, canonical):
+            results.streamed += len(batch.rows)
+            progress(len(batch.rows))
+            verdicts = _answer(model, batch if fair is None else batch.where(fair(batch.facts, batch.canonical)), spec)
             if verdicts is not None:
                 writer.write_table(_predictions(verdicts, corpus.manifest.name, spec, suite))
-                answered.add(verdicts)
-        if not answered.found:
+                results.add(verdicts)
+        if not results.found:
             raise RunFailure(
-                f"none of the {answered.streamed:,} problems of the {spec.split} split can be scored: the run may have "
+                f"none of the {results.streamed:,} problems of the {spec.split} split can be scored: the run may have "
                 "been trained on them or on sums and differences of the same numbers, or no operand has a unique "
                 "solution; " + ("use another split" if spec.split == "train" else "raise limit or use another corpus")
             )
-    return _outcome(model, corpus, spec, suite, answered, breakdown(target))
+    return _outcome(model, corpus, spec, suite, results, breakdown(target))
 
 
 @dataclass
-class _Answered:
+class _Results:
     """The results of every batch that are kept in memory; the rest is in the predictions."""
 
     found: list[tuple[NDArray[np.uint64], NDArray[np.bool_], NDArray[np.float32]]] = field(default_factory=list)
     """Hashes of canonical forms, correctness and confidence of the answers, each [n]."""
-    first: dict[tuple[str, int], Asked] = field(default_factory=dict)
+    first: dict[tuple[str, int], ProblemBatch] = field(default_factory=dict)
     """The first evaluated problems of each stratum."""
     streamed: int = 0
     """Number of problems read, including those left out."""
 
     def add(self, verdicts: _Verdicts) -> None:
         """Add the results of a batch."""
-        asked = verdicts.asked
-        self.found.append((asked.canonical, verdicts.correct, verdicts.confidence))
-        self.first.setdefault((asked.family, asked.width), asked)
+        batch = verdicts.batch
+        self.found.append((batch.canonical, verdicts.correct, verdicts.confidence))
+        self.first.setdefault((batch.family, batch.width), batch)
 
 
 def _outcome(
@@ -211,11 +211,11 @@ def _outcome(
     corpus: Dataset,
     spec: EvaluationSpec,
     suite: str,
-    answered: _Answered,
+    results: _Results,
     groups: dict[str, tuple[Group, ...]],
 ) -> Evaluation:
     """The evaluation from all collected answers."""
-    classes, correct, confidence = (np.concatenate(parts) for parts in zip(*answered.found, strict=True))
+    classes, correct, confidence = (np.concatenate(parts) for parts in zip(*results.found, strict=True))
     interval, method, count = exact_match_interval(correct, classes)
     # In a small suite, the comparison of passes costs more than the suite and is unrelated to its purpose.
     compares_passes = suite in ("", "test") and spec.missing == "answer"
@@ -231,7 +231,7 @@ def _outcome(
         classes=count,
         exact_match_by_class=exact_match_by_class(correct, classes),
         passes=spec.decoding.passes,
-        by_passes=by_passes(model, list(answered.first.values()), spec.decoding) if compares_passes else (),
+        by_passes=by_passes(model, list(results.first.values()), spec.decoding) if compares_passes else (),
         breakdown=groups,
         calibration=calibration(confidence, correct),
         checkpoint=f"{spec.checkpoint} ({model.checkpoint.file})",
@@ -240,44 +240,44 @@ def _outcome(
         precision=precision_name(model.precision),
         missing=spec.missing,
         decoding=decoding_text(spec),
-        left_out=answered.streamed - len(correct),
+        left_out=results.streamed - len(correct),
     )
 
 
-def _ask(model: TrainedEncoder, asked: Asked, spec: EvaluationSpec) -> _Verdicts | None:
+def _answer(model: TrainedEncoder, batch: ProblemBatch, spec: EvaluationSpec) -> _Verdicts | None:
     """The model's answers to the problems that can be scored; None if there are none."""
-    if not len(asked.rows):
+    if not len(batch.rows):
         return None
     if spec.missing == "answer":
-        filled = model.fill(asked.rows, asked.slots, spec.decoding)
+        filled = model.fill(batch.rows, batch.slots, spec.decoding)
         prediction = spell(filled.ids, model.tokenizer)
-        return _Verdicts(asked, {}, prediction, right_answers(prediction, asked), filled.confidence)
-    share = uniforms(derive_key("missing operand"), asked.ids)
-    can, answers = fill_operands(model.encoder, model.tokenizer, asked.rows, asked.slots, model.precision, share)
+        return _Verdicts(batch, {}, prediction, right_answers(prediction, batch), filled.confidence)
+    share = uniforms(derive_key("missing operand"), batch.ids)
+    can, answers = fill_operands(model.encoder, model.tokenizer, batch.rows, batch.slots, model.precision, share)
     facts = {"problem": answers.problems, "answer": answers.operands}
-    verdicts = _Verdicts(asked.where(can), facts, answers.predictions, answers.correct, answers.confidence)
+    verdicts = _Verdicts(batch.where(can), facts, answers.predictions, answers.correct, answers.confidence)
     return verdicts if can.any() else None
 
 
 def _predictions(verdicts: _Verdicts, corpus: str, spec: EvaluationSpec, suite: str) -> pa.Table:
     """The rows of the predictions file."""
-    asked, rows = verdicts.asked, len(verdicts.correct)
+    batch, rows = verdicts.batch, len(verdicts.correct)
     values = {
         "suite": pa.array([suite] * rows, pa.string()),
         "checkpoint": pa.array([spec.checkpoint] * rows),
         "corpus": pa.array([corpus] * rows),
         "split": pa.array([spec.split] * rows),
-        "family": pa.array([asked.family] * rows),
-        "width": pa.array([asked.width] * rows),
-        "id": asked.facts.column("id"),
-        **{name: asked.facts.column(name) for name in _FACTS},
+        "family": pa.array([batch.family] * rows),
+        "width": pa.array([batch.width] * rows),
+        "id": batch.facts.column("id"),
+        **{name: batch.facts.column(name) for name in _FACTS},
         **verdicts.facts,
         "missing": pa.array([spec.missing] * rows),
         "decoding": pa.array([decoding_text(spec)] * rows, pa.string()),
         "prediction": verdicts.prediction,
         "correct": pa.array(verdicts.correct),
         "confidence": pa.array(verdicts.confidence),
-        "canonical": pa.array(asked.canonical),
+        "canonical": pa.array(batch.canonical),
     }
     return pa.Table.from_arrays(list(values.values()), schema=_SCHEMA)
 
@@ -316,33 +316,35 @@ def check_corpus(model: TrainedEncoder, corpus: Dataset, tokens: Dataset) -> Non
             )
 
 
-def by_passes(model: TrainedEncoder, asked: list[Asked], decoding: Decoding) -> tuple[PassesResult, ...]:
-    """Exact match by number of passes and their order, on the first of the problems in `asked`."""
-    slots = max(batch.slots for batch in asked)
+def by_passes(model: TrainedEncoder, batches: list[ProblemBatch], decoding: Decoding) -> tuple[PassesResult, ...]:
+    """Exact match by number of passes and their order, on the first of the problems in `batches`."""
+    slots = max(batch.slots for batch in batches)
     counts = [passes for passes in _PASSES if passes // 2 < slots]
-    size = max(1, _PASSES_TOKENS // (1 + 2 * sum(counts)) // sum(batch.rows.shape[1] for batch in asked))
-    asks = [Decoding(passes=1)] + [
+    size = max(1, _PASSES_TOKENS // (1 + 2 * sum(counts)) // sum(batch.rows.shape[1] for batch in batches))
+    variants = [Decoding(passes=1)] + [
         Decoding(passes=passes, order=order) for order in ("confidence", "units-first") for passes in counts
     ]
     found = []
-    for ask in asks:
-        ask = decoding.model_copy(update={"passes": ask.passes, "order": ask.order})
+    for variant in variants:
+        variant = decoding.model_copy(update={"passes": variant.passes, "order": variant.order})
         right = [
-            right_answers(spell(model.fill(batch.rows[:size], batch.slots, ask).ids, model.tokenizer), batch)
-            for batch in asked
+            right_answers(spell(model.fill(batch.rows[:size], batch.slots, variant).ids, model.tokenizer), batch)
+            for batch in batches
         ]
         exact_match = float(np.concatenate(right).mean())
-        found.append(PassesResult(order=ask.order, passes=min(ask.passes, slots), exact_match=exact_match))
+        found.append(PassesResult(order=variant.order, passes=min(variant.passes, slots), exact_match=exact_match))
     return tuple(found)
 
 
-def right_answers(predictions: pa.Array, asked: Asked) -> NDArray[np.bool_]:
+def right_answers(predictions: pa.Array, batch: ProblemBatch) -> NDArray[np.bool_]:
     """Which of the first n problems are answered exactly; compares text, so that all tokenizers are scored alike."""
-    answers = asked.facts.column("answer").slice(0, len(predictions)).combine_chunks()
+    answers = batch.facts.column("answer").slice(0, len(predictions)).combine_chunks()
     return np.asarray(pc.equal(predictions, answers))
 
 
-def stream(corpus: Dataset, tokens: Dataset, spec: EvaluationSpec, canonical: CanonicalHashes) -> Iterator[Asked]:
+def stream(
+    corpus: Dataset, tokens: Dataset, spec: EvaluationSpec, canonical: CanonicalHashes
+) -> Iterator[ProblemBatch]:
     """Batches of problems from a corpus and its tokens.
 
     Raises `RunFailure` if the two datasets do not hold the same rows in the same order.
@@ -368,7 +370,7 @@ def stream(corpus: Dataset, tokens: Dataset, spec: EvaluationSpec, canonical: Ca
         for first in range(0, take, _BATCH_ROWS):
             batch = facts.slice(first, _BATCH_ROWS)
             hashes = canonical(batch.column("id").to_numpy().view(np.uint64))
-            yield Asked(family, int(width), batch, rows[first : first + _BATCH_ROWS], slots, hashes)
+            yield ProblemBatch(family, int(width), batch, rows[first : first + _BATCH_ROWS], slots, hashes)
 
 
 def _shards(dataset: Dataset, split: str) -> list[ShardRecord]:
@@ -384,11 +386,11 @@ def _limits(corpus: Dataset, spec: EvaluationSpec) -> dict[str, int]:
     total = sum(rows.values())
     if not spec.limit or spec.limit >= total:
         return rows
-    shares, before, asked = {}, 0, 0
+    shares, before, given = {}, 0, 0
     for stratum, count in rows.items():
         before += count
-        shares[stratum] = spec.limit * before // total - asked
-        asked += shares[stratum]
+        shares[stratum] = spec.limit * before // total - given
+        given += shares[stratum]
     return shares
 
 

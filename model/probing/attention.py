@@ -38,19 +38,19 @@ def attended(encoder: Encoder, problems: Sequence[Problem], batches: Sequence[Ba
     counted = 0
     even: NDArray[np.float64] = np.zeros(len(ROLES))
     for batch in batches:
-        parts, asked = _parts(problems, batch)
-        spread = parts[asked]
+        parts, scored = _parts(problems, batch)
+        spread = parts[scored]
         counts = np.stack([(spread == role).sum(1) for role in range(len(ROLES))], 1)
         counts[:, ROLES.index("padding")] = 0
         even += (counts / counts.sum(1, keepdims=True)).sum(0)
         counted += len(spread)
-        offsets = _offsets(problems, batch)[asked]
+        offsets = _offsets(problems, batch)[scored]
         with attention_recorded(encoder) as seen:
             logits_of(encoder, ids_of(encoder, batch.rows), batch.layout.answer)
         for state, weights in seen:
             for head in range(weights.shape[1]):
                 # Selects the slots' rows, because all tokens are queries here.
-                own = weights[:, head].float().cpu().numpy()[:, -batch.layout.answer :][asked]
+                own = weights[:, head].float().cpu().numpy()[:, -batch.layout.answer :][scored]
                 both = [np.where(spread == role, own, 0).sum() for role in range(len(ROLES))]
                 both += [np.where(offsets == offset, own, 0).sum() for offset in range(-REACH, REACH + 1)]
                 sums[state, head] = sums.get((state, head), 0.0) + np.array(both)
@@ -63,7 +63,7 @@ def _parts(problems: Sequence[Problem], batch: Batch) -> tuple[NDArray[np.int8],
     """The role of each token for each slot, [n, slots, width], and which slots hold a digit, [n, slots]."""
     slots, width = batch.layout.answer, batch.layout.width
     parts = np.full((len(batch.rows), slots, width), ROLES.index("padding"), np.int8)
-    asked = np.zeros((len(batch.rows), slots), np.bool_)
+    scored = np.zeros((len(batch.rows), slots), np.bool_)
     own = np.arange(slots - 1, -1, -1)
     for row, number in enumerate(batch.problems.tolist()):
         tokens = problems[number].tokens
@@ -74,14 +74,14 @@ def _parts(problems: Sequence[Problem], batch: Batch) -> tuple[NDArray[np.int8],
                 parts[row, own == token.place, column] = ROLES.index("same column")
                 parts[row, own - 1 == token.place, column] = ROLES.index("next lower column")
         digits = -(-len(str(abs(problems[number].value))) // problems[number].group)
-        asked[row, slots - digits :] = True
+        scored[row, slots - digits :] = True
     parts[:, :, batch.layout.problem] = ROLES.index("equals")
     parts[:, :, -slots:] = ROLES.index("other slots")
     for slot in range(slots):
         parts[:, slot, batch.layout.problem + 1 + slot] = ROLES.index("its own slot")
         if slot + 1 < slots:
             parts[:, slot, batch.layout.problem + 2 + slot] = ROLES.index("next lower slot")
-    return parts, asked
+    return parts, scored
 
 
 def _offsets(problems: Sequence[Problem], batch: Batch) -> NDArray[np.int64]:

@@ -21,13 +21,13 @@ from storage.order import derive_key
 
 
 @dataclass(frozen=True)
-class Twins:
+class Pairs:
     """Counterfactual pairs of one layout; the model answers all their problems correctly."""
 
     layout: TokenLayout
     rows: NDArray[np.integer]
     """Token rows of the problem that is edited, [n, width]."""
-    twin: NDArray[np.integer]
+    counterfactual: NDArray[np.integer]
     """Token rows of its counterfactual, [n, width]."""
     before: NDArray[np.integer]
     """Answer of the edited problem, [n, slots]."""
@@ -52,7 +52,7 @@ class Twins:
 
 
 @dataclass(frozen=True)
-class CarryTwins(Twins):
+class CarryPairs(Pairs):
     """Pairs that differ in one carry, with the source problems for patching into the first problem."""
 
     lower: NDArray[np.intp]
@@ -66,7 +66,7 @@ class CarryTwins(Twins):
     """Answer digit of `donor` and of `same` in the slot that receives the carry, [n, 2]."""
 
 
-def digit_twins(model: TrainedEncoder, problems: Sequence[Problem], layout: TokenLayout) -> Twins:
+def digit_pairs(model: TrainedEncoder, problems: Sequence[Problem], layout: TokenLayout) -> Pairs:
     """Pairs in which one digit is shifted by +1 … +9 modulo 10, in equal proportions before filtering."""
     found: list[_Pair] = []
     chance = random.Random(derive_key("moved digits"))
@@ -79,10 +79,10 @@ def digit_twins(model: TrainedEncoder, problems: Sequence[Problem], layout: Toke
         if _as_long(problem.text, text):
             column = layout.problem - len(tokens) + at
             found.append(_Pair((problem.text, text), column, old, new))
-    return Twins(layout, **_common(*_answered(model, layout, found, 2)))
+    return Pairs(layout, **_common(*_answered(model, layout, found, 2)))
 
 
-def carry_twins(model: TrainedEncoder, problems: Sequence[Problem], layout: TokenLayout) -> CarryTwins:
+def carry_pairs(model: TrainedEncoder, problems: Sequence[Problem], layout: TokenLayout) -> CarryPairs:
     """Pairs of sums or differences: two changed digits of a column give one more carry; one answer digit changes.
 
     The patched states come from donors that also have another digit in the next higher column. This distinguishes a
@@ -121,7 +121,7 @@ def carry_twins(model: TrainedEncoder, problems: Sequence[Problem], layout: Toke
     kept, rows, answers = _answered(model, layout, found, 4)
     common = _common(kept, rows, answers)
     slots = common["column"] - (layout.width - layout.answer)
-    return CarryTwins(
+    return CarryPairs(
         layout,
         **common,
         lower=np.array([pair.lower for pair in kept], np.intp).reshape(-1, 2),
@@ -210,9 +210,9 @@ def _answered(
     ]
     right = np.ones(len(pairs), np.bool_)
     if pairs:
-        for asked, answer in zip(rows, answers, strict=True):
-            said = logits_of(model.encoder, ids_of(model.encoder, asked), layout.answer).argmax(-1).cpu().numpy()
-            right &= (said == answer).all(1)
+        for side, answer in zip(rows, answers, strict=True):
+            predicted = logits_of(model.encoder, ids_of(model.encoder, side), layout.answer).argmax(-1).cpu().numpy()
+            right &= (predicted == answer).all(1)
     kept = [pair for pair, fine in zip(pairs, right.tolist(), strict=True) if fine]
     return kept, [each[right] for each in rows], [each[right] for each in answers]
 
@@ -222,5 +222,5 @@ def _common(
 ) -> dict[str, NDArray[np.int64]]:
     """The arrays that all kinds of pairs share."""
     column, old, new = (np.array([getattr(pair, name) for pair in kept], np.intp) for name in ("column", "old", "new"))
-    sides = {"rows": rows[0], "twin": rows[1], "before": answers[0], "after": answers[1]}
+    sides = {"rows": rows[0], "counterfactual": rows[1], "before": answers[0], "after": answers[1]}
     return {**sides, "column": column, "old": old, "new": new}

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from model.evaluation.intervals import exact_match_interval
 from model.evaluation.predictor import TrainedEncoder
-from model.probing.counterfactuals import CarryTwins, Twins
+from model.probing.counterfactuals import CarryPairs, Pairs
 from model.probing.geometry import Table, fitted
 from model.probing.hooks import EMBEDDED, Edit, State, attentions_of, edited, logits_of, recorded, replayed
 from model.probing.token_dataset import ids_of, orders_of
@@ -48,7 +48,7 @@ class Outcome(NamedTuple):
     """For carries: share of the problems whose slot has the source problem's digit."""
 
 
-def move_digits(model: TrainedEncoder, twins: Twins, tables: dict[State, Table], seed: int = 0) -> Iterator[Outcome]:
+def move_digits(model: TrainedEncoder, pairs: Pairs, tables: dict[State, Table], seed: int = 0) -> Iterator[Outcome]:
     """Change digits in each state that has a table of digits [10, d] in `tables`.
 
     The edits add the whole difference of two digits' rows (`digit`), or its part on the circles of periods 10 and 5
@@ -56,30 +56,30 @@ def move_digits(model: TrainedEncoder, twins: Twins, tables: dict[State, Table],
     (`rest`), the same scaled to the length of `circle` (`rest as far`), and a random direction in the span of the
     digits with this length (`random`).
     """
-    chance, passes = np.random.default_rng(seed), _Passes(model, twins)
+    chance, passes = np.random.default_rng(seed), _Passes(model, pairs)
     for state, table in tables.items():
         circles = {"circles": ["circle 10", "circle 5"], "circle": ["circle 10"]}
         ways = {"digit": table, **{way: fitted(table, names) for way, names in circles.items()}}
-        moves = {way: values[twins.new] - values[twins.old] for way, values in ways.items()}
+        moves = {way: values[pairs.new] - values[pairs.old] for way, values in ways.items()}
         moves["rest"] = moves["digit"] - moves["circle"]
         # Random directions in the span of the digits, which the encoder reads.
         span = np.linalg.svd(table - table.mean(0), full_matrices=False)[2][:9]
-        drawn = chance.standard_normal((twins.count, len(span))) @ span
+        drawn = chance.standard_normal((pairs.count, len(span))) @ span
         for way, move in (("rest as far", moves["rest"]), ("random", drawn)):
             length = np.linalg.norm(move, axis=1, keepdims=True)
             moves[way] = move * np.linalg.norm(moves["circle"], axis=1, keepdims=True) / np.maximum(length, 1e-12)
         for way in DIGIT_WAYS:
-            added = torch.zeros(*twins.rows.shape, table.shape[1])
-            added[torch.arange(twins.count), torch.from_numpy(twins.column)] = torch.from_numpy(moves[way]).float()
-            said = passes.edited(state, _adding(added))
-            shifts = (twins.new - twins.old) % 10
+            added = torch.zeros(*pairs.rows.shape, table.shape[1])
+            added[torch.arange(pairs.count), torch.from_numpy(pairs.column)] = torch.from_numpy(moves[way]).float()
+            predicted = passes.edited(state, _adding(added))
+            shifts = (pairs.new - pairs.old) % 10
             for shift in range(10):
-                chosen = shifts == shift if shift else np.ones(twins.count, np.bool_)
+                chosen = shifts == shift if shift else np.ones(pairs.count, np.bool_)
                 if chosen.any():
-                    yield _outcome("digit", state, "operand", way, shift, twins, said, chosen)
+                    yield _outcome("digit", state, "operand", way, shift, pairs, predicted, chosen)
 
 
-def patch_carries(model: TrainedEncoder, twins: CarryTwins, states: Sequence[State]) -> Iterator[Outcome]:
+def patch_carries(model: TrainedEncoder, pairs: CarryPairs, states: Sequence[State]) -> Iterator[Outcome]:
     """Patch states of a problem with one more carry into the run of a problem without it, at single sites.
 
     The source also has another digit in the next higher column. The control source, `same carry`, has the same digits
@@ -89,37 +89,37 @@ def patch_carries(model: TrainedEncoder, twins: CarryTwins, states: Sequence[Sta
     For several loops, the states are also patched in all loops together (except the slot itself in the last loop),
     because a looped encoder recomputes what a single edit changed.
     """
-    last, passes = model.encoder.config.loops_of(twins.layout.answer), _Passes(model, twins)
+    last, passes = model.encoder.config.loops_of(pairs.layout.answer), _Passes(model, pairs)
     layers = sorted({state.layer for state in states if state != EMBEDDED})
     every = [State(loop, layer) for loop in range(1, last + 1) for layer in layers]
     kept = [*states, *(every if last > 1 else [])]
     sources = {
-        way: _states(model, rows, twins.layout, kept)
-        for way, rows in (("carry", twins.donor), ("same carry", twins.same))
+        way: _states(model, rows, pairs.layout, kept)
+        for way, rows in (("carry", pairs.donor), ("same carry", pairs.same))
     }
-    slot = twins.column - (twins.layout.width - twins.layout.answer)
-    own = twins.column[:, None]
-    sites = {"lower digits": twins.lower, "lower slot": own + 1, "own slot": own}
+    slot = pairs.column - (pairs.layout.width - pairs.layout.answer)
+    own = pairs.column[:, None]
+    sites = {"lower digits": pairs.lower, "lower slot": own + 1, "own slot": own}
     for state in [*states, *(State(0, layer) for layer in layers if last > 1)]:
         for site, columns in sites.items():
             if state == EMBEDDED and site != "lower digits":
                 # All masked slots have the same embedding.
                 continue
             until = last - 1 if site == "own slot" and not state.loop else last
-            for (way, source), copied in zip(sources.items(), twins.copied.T, strict=True):
-                said = passes.edited(state, _putting(source, state.layer, columns, until))
-                found = _outcome("carry", state, site, way, 0, twins, said, np.ones(twins.count, np.bool_))
-                yield found._replace(copied=float((said[np.arange(twins.count), slot] == copied).mean()))
+            for (way, source), copied in zip(sources.items(), pairs.copied.T, strict=True):
+                predicted = passes.edited(state, _putting(source, state.layer, columns, until))
+                found = _outcome("carry", state, site, way, 0, pairs, predicted, np.ones(pairs.count, np.bool_))
+                yield found._replace(copied=float((predicted[np.arange(pairs.count), slot] == copied).mean()))
 
 
-def ablate_heads(model: TrainedEncoder, twins: Twins, layers: Sequence[int] = (), seed: int = 0) -> Iterator[Outcome]:
+def ablate_heads(model: TrainedEncoder, pairs: Pairs, layers: Sequence[int] = (), seed: int = 0) -> Iterator[Outcome]:
     """Replace each head's output, in every loop, with its mean over problems and tokens, without padding.
 
     The control replaces a random subspace of the same size. The predicted outcome is an unchanged answer. Empty
     `layers` selects all layers.
     """
-    shown = ids_of(model.encoder, twins.rows) != model.tokenizer.id_of(PAD)
-    chance, passes = torch.Generator().manual_seed(seed), _Passes(model, twins)
+    shown = ids_of(model.encoder, pairs.rows) != model.tokenizer.id_of(PAD)
+    chance, passes = torch.Generator().manual_seed(seed), _Passes(model, pairs)
     for number, attention in enumerate(attentions_of(model.encoder), 1):
         if layers and number not in layers:
             continue
@@ -131,23 +131,23 @@ def ablate_heads(model: TrainedEncoder, twins: Twins, layers: Sequence[int] = ()
         }
         for site, subspace in {**subspaces, "random subspace": basis}.items():
             with without(attention.output, subspace.to(model.encoder.tokens.weight.device), shown):
-                said = passes.behind(State(1, number - 1))
-            right = (said == twins.before).all(1)
-            (low, high), _, _ = exact_match_interval(right, orders_of(twins.rows))
+                predicted = passes.behind(State(1, number - 1))
+            right = (predicted == pairs.before).all(1)
+            (low, high), _, _ = exact_match_interval(right, orders_of(pairs.rows))
             way = "random" if site == "random subspace" else "ablated"
             share = float(right.mean())
-            spilt = float((said != twins.before).mean())
+            spilt = float((predicted != pairs.before).mean())
             yield Outcome(
-                "head", State(0, number), site, way, 0, twins.count, share, low, high, share, 1 - share, spilt
+                "head", State(0, number), site, way, 0, pairs.count, share, low, high, share, 1 - share, spilt
             )
 
 
 class _Passes:
     """Predicts the slots [n, slots] of the pairs' first problems with an edit; states before it are computed once."""
 
-    def __init__(self, model: TrainedEncoder, twins: Twins) -> None:
-        self.encoder, self.slots = model.encoder, twins.layout.answer
-        self.ids = ids_of(model.encoder, twins.rows)
+    def __init__(self, model: TrainedEncoder, pairs: Pairs) -> None:
+        self.encoder, self.slots = model.encoder, pairs.layout.answer
+        self.ids = ids_of(model.encoder, pairs.rows)
         loops, layers = model.encoder.config.loops_of(self.slots), len(model.encoder.layers)
         every = [State(loop, layer) for loop in range(1, loops + 1) for layer in range(1, layers + 1)]
         with recorded(model.encoder, every) as self.seen:
@@ -215,16 +215,16 @@ class _Hooked:
 
 
 def _outcome(
-    experiment: Literal["digit", "carry"], state: State, site: str, way: str, shift: int, twins: Twins,
-    said: NDArray[np.int64], chosen: NDArray[np.bool_],
+    experiment: Literal["digit", "carry"], state: State, site: str, way: str, shift: int, pairs: Pairs,
+    predicted: NDArray[np.int64], chosen: NDArray[np.bool_],
 ) -> Outcome:  # fmt: skip
-    """Compares the predictions `said` with the answers before the edit and the expected answers."""
-    before, after, said = twins.before[chosen], twins.after[chosen], said[chosen]
-    predicted, unchanged = (said == after).all(1), (said == before).all(1)
-    (low, high), _, _ = exact_match_interval(predicted, orders_of(twins.rows[chosen]))
+    """Compares the predictions `predicted` with the answers before the edit and the expected answers."""
+    before, after, predicted = pairs.before[chosen], pairs.after[chosen], predicted[chosen]
+    as_expected, unchanged = (predicted == after).all(1), (predicted == before).all(1)
+    (low, high), _, _ = exact_match_interval(as_expected, orders_of(pairs.rows[chosen]))
     alike = before == after
-    spilt = float((said != before)[alike].mean()) if alike.any() else 0.0
+    spilt = float((predicted != before)[alike].mean()) if alike.any() else 0.0
     return Outcome(
-        experiment, state, site, way, shift, len(said), float(predicted.mean()), low, high,
-        float(unchanged.mean()), float((~predicted & ~unchanged).mean()), spilt,
+        experiment, state, site, way, shift, len(as_expected), float(as_expected.mean()), low, high,
+        float(unchanged.mean()), float((~as_expected & ~unchanged).mean()), spilt,
     )  # fmt: skip

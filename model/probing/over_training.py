@@ -17,7 +17,7 @@ from model.config.probing import PROBING_VERSION, ProbingSpec
 from model.evaluation.predictor import TrainedEncoder
 from model.network.encoder import Encoder
 from model.probing.attention import ROLES, attended
-from model.probing.counterfactuals import carry_twins, digit_twins
+from model.probing.counterfactuals import carry_pairs, digit_pairs
 from model.probing.geometry import measures
 from model.probing.hooks import EMBEDDED, spread
 from model.probing.interventions import Outcome, ablate_heads, move_digits, patch_carries
@@ -60,7 +60,7 @@ def series(
     The result includes cached rows of deleted checkpoints. Rows for other numbers of problems stay in the file.
     """
     checkpoints, place = Checkpoints(folder / "checkpoints"), folder / "probes" / _FILE
-    known, asked = _known(place), problems_asked(spec)
+    known, problems = _known(place), problems_asked(spec)
 
     @cache
     def untrained() -> dict[str, float]:
@@ -69,18 +69,20 @@ def series(
         return {**_kappas(study, "untrained"), **_read(study, untrained_like(model))}
 
     for entry in _chosen(checkpoints, spec):
-        if (entry.sha256, asked) in known:
+        if (entry.sha256, problems) in known:
             continue
         encoder = Encoder(model.config.training.encoder, model.tokenizer)
         restore(checkpoints.load(entry, model.config), encoder)
         encoder.to(model.encoder.tokens.weight.device)
         then = TrainedEncoder(model.config, entry, model.tokenizer, encoder, model.precision)
-        head = {"step": entry.step, "exact_match": entry.exact_match, "sha256": entry.sha256, "problems": asked}
-        known[entry.sha256, asked] = [{**head, **each._asdict()} for each in _measured(_study(then, spec), untrained)]
+        head = {"step": entry.step, "exact_match": entry.exact_match, "sha256": entry.sha256, "problems": problems}
+        known[entry.sha256, problems] = [
+            {**head, **each._asdict()} for each in _measured(_study(then, spec), untrained)
+        ]
         # Written after every checkpoint, so that an interruption loses no finished measures.
         _write(place, known)
         progress(f"step {entry.step}")
-    return [row for row in _rows(known) if row["problems"] == asked]
+    return [row for row in _rows(known) if row["problems"] == problems]
 
 
 def all_known(folder: Location, spec: ProbingSpec) -> bool:
@@ -167,7 +169,7 @@ def _kappas(study: Study, control: Control) -> dict[str, float]:
 
 def _edits(study: Study) -> Iterator[Measured]:
     model, layout = study.model, study.layout
-    digits = digit_twins(model, study.problems, layout).first(_EDITED)
+    digits = digit_pairs(model, study.problems, layout).first(_EDITED)
     if digits.count >= _LEAST:
         table = symbol_tables(model.encoder, model.tokenizer)["digits"][1]
         moved = {each.way: each.predicted for each in move_digits(model, digits, {EMBEDDED: table}) if not each.shift}
@@ -175,7 +177,7 @@ def _edits(study: Study) -> Iterator[Measured]:
         layers = sorted({state.layer for state in study.states if state != EMBEDDED})
         without = [*ablate_heads(model, digits, layers)]
         yield Measured("ablated: head", *(_mean(without, way) for way in ("ablated", "random")))
-    carries = carry_twins(model, study.problems, layout).first(_EDITED)
+    carries = carry_pairs(model, study.problems, layout).first(_EDITED)
     if carries.count >= _LEAST:
         patched = {
             (each.way, each.site, each.state): each.predicted

@@ -38,7 +38,7 @@ class Split(NamedTuple):
 
     name: Literal["numbers", "lengths", "columns"]
     train: NDArray[np.bool_]
-    asked: NDArray[np.bool_]
+    test: NDArray[np.bool_]
     labels: frozenset[str] = frozenset()
     """The labels that use this split; all if empty."""
 
@@ -77,21 +77,21 @@ def readings(
     """
     for label in labels or examples.labels:
         for split in splits:
-            if label not in (split.labels or examples.labels) or not (asked := _question(examples, label, split)):
+            if label not in (split.labels or examples.labels) or not (task := _task(examples, label, split)):
                 continue
-            found = [*asked.readings("trained", trained)]
+            found = [*task.readings("trained", trained)]
             yield from found
             best = max((each for each in found if each.probe == "linear"), key=lambda each: each.kappa.value)
             if split.name != "lengths":
-                yield from asked.readings("untrained", untrained)
+                yield from task.readings("untrained", untrained)
             elif best.state in untrained:
-                yield from asked.readings("untrained", {best.state: untrained[best.state]})
-            if draws and (control := asked.control_task(best, trained[best.state], draws)):
+                yield from task.readings("untrained", {best.state: untrained[best.state]})
+            if draws and (control := task.control_task(best, trained[best.state], draws)):
                 yield control
 
 
 @dataclass(frozen=True)
-class _Question:
+class _Task:
     """Training and test data for the probes of one label."""
 
     examples: Examples
@@ -100,21 +100,23 @@ class _Question:
     truth: NDArray[np.int64]
     """Labels of all examples, [m]."""
     train: NDArray[np.intp]
-    asked: NDArray[np.intp]
+    test: NDArray[np.intp]
 
     @cached_property
     def samples(self) -> Samples:
         """Bootstrap samples for intervals."""
-        return resamples(self.examples.problem[self.asked], self.examples.numbers[self.asked])
+        return resamples(self.examples.problem[self.test], self.examples.numbers[self.test])
 
     def readings(self, control: Control, seen: Mapping[State, NDArray[np.float32]]) -> Iterator[Reading]:
         """Results of the probes on each state."""
-        problems, numbers = self.examples.problem[self.asked], self.examples.numbers[self.asked]
-        counts = len(np.unique(self.truth[self.train])), len(self.asked), len(np.unique(problems))
+        problems, numbers = self.examples.problem[self.test], self.examples.numbers[self.test]
+        counts = len(np.unique(self.truth[self.train])), len(self.test), len(np.unique(problems))
         of_numbers = int((np.unique(numbers) >= 0).sum())
         for state, values in seen.items():
-            for probe, said in _said(values, self.truth, self.train, self.asked, _period(self.label, self.truth)):
-                found = kappa_of(self.truth[self.asked], said, self.samples)
+            for probe, predicted in _predictions(
+                values, self.truth, self.train, self.test, _period(self.label, self.truth)
+            ):
+                found = kappa_of(self.truth[self.test], predicted, self.samples)
                 yield Reading(self.label, state, self.split, probe, control, found, *counts, of_numbers)
 
     def control_task(self, best: Reading, values: NDArray[np.float32], draws: int) -> Reading | None:
@@ -127,30 +129,30 @@ class _Question:
         for seed in range(_TRIES * draws):
             # Drawn with the frequencies of the true labels.
             target = np.random.default_rng(seed).choice(self.truth[self.train], len(types))[member]
-            if len(np.unique(target[self.train])) > 1 < len(np.unique(target[self.asked])):
-                _, said = next(_said(values, target, self.train, self.asked, 0))
-                found.append(kappa_of(target[self.asked], said, self.samples).value)
+            if len(np.unique(target[self.train])) > 1 < len(np.unique(target[self.test])):
+                _, predicted = next(_predictions(values, target, self.train, self.test, 0))
+                found.append(kappa_of(target[self.test], predicted, self.samples).value)
             if len(found) == draws:
                 return best._replace(control="random", kappa=Kappa(float(np.mean(found)), min(found), max(found)))
         return None
 
 
-def _question(examples: Examples, label: str, split: Split) -> _Question | None:
+def _task(examples: Examples, label: str, split: Split) -> _Task | None:
     """Training and test data of a label; None if it has too few examples or classes."""
     known = examples.labels[label] != UNKNOWN
-    train, asked = np.flatnonzero(known & split.train), np.flatnonzero(known & split.asked)
-    if min(len(train), len(asked)) < _LEAST:
+    train, test = np.flatnonzero(known & split.train), np.flatnonzero(known & split.test)
+    if min(len(train), len(test)) < _LEAST:
         return None
     truth = _in_parts(examples.labels[label], train)
     open_ = _undecided(truth, examples.group, train)
-    train, asked = train[open_[train]], asked[open_[asked]]
-    if min(len(train), len(asked)) < _LEAST:
+    train, test = train[open_[train]], test[open_[test]]
+    if min(len(train), len(test)) < _LEAST:
         return None
     # Classes without training examples cannot be predicted, so they are not tested.
-    asked = asked[np.isin(truth[asked], truth[train])]
-    if len(asked) < _LEAST or len(np.unique(truth[train])) < 2 or len(np.unique(truth[asked])) < 2:
+    test = test[np.isin(truth[test], truth[train])]
+    if len(test) < _LEAST or len(np.unique(truth[train])) < 2 or len(np.unique(truth[test])) < 2:
         return None
-    return _Question(examples, label, split.name, truth, train, asked)
+    return _Task(examples, label, split.name, truth, train, test)
 
 
 def _period(label: str, truth: NDArray[np.int64]) -> int:
@@ -178,14 +180,14 @@ def _in_parts(values: NDArray[np.int64], train: NDArray[np.intp]) -> NDArray[np.
     return np.searchsorted(np.unique(edges), values, side="right").astype(np.int64)
 
 
-def _said(
+def _predictions(
     states: NDArray[np.float32],
     target: NDArray[np.int64],
     train: NDArray[np.intp],
-    asked: NDArray[np.intp],
+    test: NDArray[np.intp],
     period: int,
 ) -> Iterator[tuple[Probe, NDArray[np.int64]]]:
-    """Predictions for the examples `asked` by probes trained on `train`: linear and, with a period, circular."""
+    """Predictions for the examples `test` by probes trained on `train`: linear and, with a period, circular."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from threadpoolctl import threadpool_limits
@@ -195,7 +197,7 @@ def _said(
     alive = spread > 1e-6 * max(float(spread.max()), 1e-30)
     if not alive.any():
         values, counts = np.unique(target[train], return_counts=True)
-        yield "linear", np.full(len(asked), values[counts.argmax()])
+        yield "linear", np.full(len(test), values[counts.argmax()])
         return
     scaled = (states[:, alive] - states[train][:, alive].mean(0)) / spread[alive]
     # One thread: for such small products, synchronisation made two threads up to 80 times slower than one.
@@ -203,12 +205,12 @@ def _said(
         # More iterations change κ by at most 0.03.
         warnings.simplefilter("ignore", ConvergenceWarning)
         found = LogisticRegression(C=1.0, max_iter=_ITERATIONS).fit(scaled[train], target[train])
-    yield "linear", found.predict(scaled[asked])
+    yield "linear", found.predict(scaled[test])
     if period:
         inputs = scaled[train].astype(np.float64)
         weights = np.linalg.solve(
             inputs.T @ inputs + _RIDGE * len(train) * np.eye(inputs.shape[1]), inputs.T @ circle(target[train], period)
         )
-        points = scaled[asked] @ weights
+        points = scaled[test] @ weights
         angle = np.arctan2(points[:, 1], points[:, 0]) * period / (2 * np.pi)
         yield "circular", np.round(angle).astype(np.int64) % period

@@ -16,7 +16,7 @@ from model.config.probing import PROBING_VERSION, ProbingSpec
 from model.evaluation.predictor import TrainedEncoder
 from model.network.encoder import Encoder
 from model.probing.attention import attended
-from model.probing.counterfactuals import carry_twins, digit_twins
+from model.probing.counterfactuals import carry_pairs, digit_pairs
 from model.probing.geometry import Table, means_by
 from model.probing.hooks import EMBEDDED, MOST_LOOPS, State, spread, states_of
 from model.probing.interventions import ablate_heads, move_digits, patch_carries
@@ -161,8 +161,8 @@ class Study:
         lengths = np.array([longest_operand(problem.text) for problem in self.problems])
         cut = (lengths.min() + lengths.max()) // 2
         longest = lengths[examples.problem]
-        asked = examples.number_lengths(self.problems) if examples.kind == "operand" else longest
-        found = [Split("numbers", ~held, held), Split("lengths", ~held & (longest <= cut), ~held & (asked > cut))]
+        lengths = examples.number_lengths(self.problems) if examples.kind == "operand" else longest
+        found = [Split("numbers", ~held, held), Split("lengths", ~held & (longest <= cut), ~held & (lengths > cut))]
         for columns, labels in zip(examples.columns.T, (_OWN_COLUMN, _LOWER_COLUMN), strict=True):
             new = columns % _NEW_COLUMNS_ONE_IN == 0
             # An operand's digit does not depend on the other digits of its column.
@@ -209,7 +209,7 @@ class Study:
         """Table interventions."""
         if self.model.config.group != 1:
             return {"interventions": []}
-        digits = digit_twins(self.model, self.problems, self.layout).first(self.spec.edited)
+        digits = digit_pairs(self.model, self.problems, self.layout).first(self.spec.edited)
         operand = next(each for each in self.examples if each.kind == "operand")
         tables = self.digit_means(operand, self.seen[self.examples.index(operand)])
         found = []
@@ -217,7 +217,7 @@ class Study:
             _, table = symbol_tables(self.model.encoder, self.model.tokenizer)["digits"]
             found += [*move_digits(self.model, digits, {**tables, EMBEDDED: table})]
             found += [*ablate_heads(self.model, digits)]
-        carries = carry_twins(self.model, self.problems, self.layout).first(self.spec.edited)
+        carries = carry_pairs(self.model, self.problems, self.layout).first(self.spec.edited)
         if carries.count:
             found += [*patch_carries(self.model, carries, self.states)]
         return {"interventions": outcome_rows(found)}
@@ -227,7 +227,7 @@ class Part(NamedTuple):
     """Tables that are computed together."""
 
     make: Callable[[Study], dict[str, Rows]]
-    asked: set[str]
+    options: set[str]
     """Fields of `ProbingSpec` that the tables depend on."""
 
 
@@ -250,15 +250,15 @@ def untrained_like(model: TrainedEncoder, seed: int = 1) -> Encoder:
 
 def key_of(model: TrainedEncoder, spec: ProbingSpec, part: Part) -> str:
     """Cache key of a part's tables: a hash of the weights, the relevant parameters and the probing version."""
-    asked = spec.model_dump(mode="json", include=part.asked)
+    options = spec.model_dump(mode="json", include=part.options)
     encoder = model.config.training.encoder
     for name, there in (("layers", encoder.layers), ("loops", encoder.loops_of(model.config.extent.answer))):
-        if name in asked:
+        if name in options:
             # Naming all layers or loops equals naming none, unless there are more loops than are studied by default.
-            named = sorted(set(asked[name]))
+            named = sorted(set(options[name]))
             every = named == [*range(1, there + 1)] and (name == "layers" or there <= MOST_LOOPS)
-            asked[name] = [] if every else named
-    return hash_of([PROBING_VERSION, model.checkpoint.sha256, asked])
+            options[name] = [] if every else named
+    return hash_of([PROBING_VERSION, model.checkpoint.sha256, options])
 
 
 def probe(

@@ -61,8 +61,8 @@ def unit_measures(
         found["answered without", 0] = (_predicted(model, batch, unit=False) == answers).all(1)
         other = others([problems[n].value for n in batch.problems], kinds[batch.problems] != SEVERAL)
         with handed_on(unit.result, other):
-            handed = (_predicted(model, batch) == answers[other]).all(1)
-        found["answered as another", 0] = np.where((answers[other] != answers).any(1), handed, np.nan)
+            as_other = (_predicted(model, batch) == answers[other]).all(1)
+        found["answered as another", 0] = np.where((answers[other] != answers).any(1), as_other, np.nan)
         for loop, (reading, size) in enumerate(zip(readings, written, strict=True), 1):
             operation, operands = read_rightly(reading, texts)
             of_loop = {"operation read": operation, "operands read": operands, "written": size}
@@ -98,15 +98,15 @@ def _predicted(model: TrainedEncoder, batch: Batch, *, unit: bool = True) -> NDA
     return logits.argmax(-1).cpu().numpy()
 
 
-def others(values: Sequence[int], told: NDArray[np.bool_]) -> NDArray[np.intp]:
+def others(values: Sequence[int], usable: NDArray[np.bool_]) -> NDArray[np.intp]:
     """Index of another problem whose answer has as many digits, [n]; the unit does not predict leading blanks.
 
-    It is the problem's own index if there is no other one, or if `told` is False.
+    It is the problem's own index if there is no other one, or if `usable` is False.
     """
     lengths = np.array([len(str(abs(value))) for value in values])
     found = np.arange(len(values))
     for length in set(lengths.tolist()):
-        mine = np.flatnonzero((lengths == length) & told)
+        mine = np.flatnonzero((lengths == length) & usable)
         found[mine] = np.roll(mine, -1)
     return found
 

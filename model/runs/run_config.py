@@ -178,9 +178,9 @@ def check_claim(folder: Location, config: RunConfig) -> None:
         refuse_other(folder, load_run(folder).decides(), config.decides())
 
 
-def refuse_other(folder: Location, found: dict[str, Any], asked: dict[str, Any]) -> None:
+def refuse_other(folder: Location, found: dict[str, Any], requested: dict[str, Any]) -> None:
     """Raise `UserError`, naming the differences, if an existing run has other values than the requested ones."""
-    if differing := _differences(found, asked):
+    if differing := _differences(found, requested):
         raise UserError(
             f"run {folder.name!r} exists with another configuration ({', '.join(differing)}): "
             f"choose another name with --name, or delete {folder}"
@@ -254,10 +254,10 @@ def _span(least: int, most: int) -> str:
     return str(least) if least == most else f"{least} to {most}"
 
 
-def _differences(found: dict[str, Any], asked: dict[str, Any], prefix: str = "") -> list[str]:
+def _differences(found: dict[str, Any], requested: dict[str, Any], prefix: str = "") -> list[str]:
     names = []
-    for key in sorted(found.keys() | asked.keys()):
-        one, other = found.get(key), asked.get(key)
+    for key in sorted(found.keys() | requested.keys()):
+        one, other = found.get(key), requested.get(key)
         if isinstance(one, dict) and isinstance(other, dict):
             names += _differences(one, other, f"{prefix}{key}.")
         elif one != other:

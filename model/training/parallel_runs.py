@@ -42,10 +42,10 @@ class Room(NamedTuple):
     """GPUs per worker: 1 or a fraction; 0 on CPUs."""
 
 
-def room_for(seeds: int, workers: int, *, asked: int, cpus: int, gpus: int, gpu_bytes: int = 0) -> Room:
+def room_for(seeds: int, workers: int, *, required: int, cpus: int, gpus: int, gpu_bytes: int = 0) -> Room:
     """How `seeds` share a machine or cluster on which a single seed would use `workers` workers.
 
-    `asked` is the required number of workers per seed, or 0 for any number; `gpu_bytes` is the memory of one GPU.
+    `required` is the required number of workers per seed, or 0 for any number; `gpu_bytes` is the memory of one GPU.
     On CPUs and on several GPUs, each worker has its own device. A single GPU is shared by several seeds, because
     small encoders leave most of it idle.
     """
@@ -55,8 +55,8 @@ def room_for(seeds: int, workers: int, *, asked: int, cpus: int, gpus: int, gpu_
     if gpus == 1:
         at_once = max(1, min(seeds, _SEEDS_A_GPU, gpu_bytes // _GPU_BYTES, cpus))
         return Room(at_once, 1, 1 / at_once)
-    at_once = max(1, min(seeds, units // max(1, asked)))
-    return Room(at_once, asked or max(1, min(workers, units // at_once)), 1.0 if gpus else 0.0)
+    at_once = max(1, min(seeds, units // max(1, required)))
+    return Room(at_once, required or max(1, min(workers, units // at_once)), 1.0 if gpus else 0.0)
 
 
 def gpu_memory() -> int:
@@ -67,7 +67,7 @@ def gpu_memory() -> int:
 def room_here(jobs: int) -> Room:
     """The resources for `jobs` jobs of one worker each, in processes of this machine."""
     gpus = torch.cuda.device_count()
-    return room_for(jobs, 1, asked=1, cpus=cores(), gpus=gpus, gpu_bytes=gpu_memory())
+    return room_for(jobs, 1, required=1, cpus=cores(), gpus=gpus, gpu_bytes=gpu_memory())
 
 
 @dataclass(frozen=True)
@@ -160,13 +160,13 @@ def in_a_process(job: TrainingJob, seat: Seat) -> TrainingResult:
         process.start()
     theirs.close()
     outcome: TrainingResult | Exception | None = None
-    told = 0.0
+    stop_sent = 0.0
     while outcome is None:
-        if not told and seat.stop():
-            told = time.monotonic()
+        if not stop_sent and seat.stop():
+            stop_sent = time.monotonic()
             with suppress(OSError):
                 ours.send(None)
-        if told and time.monotonic() - told > STOP_SECONDS:
+        if stop_sent and time.monotonic() - stop_sent > STOP_SECONDS:
             process.kill()
         if not ours.poll(_POLL_SECONDS):
             continue
@@ -186,8 +186,8 @@ def in_a_process(job: TrainingJob, seat: Seat) -> TrainingResult:
 
 def _child(pipe: Connection, job: TrainingJob, seat: int) -> None:
     """Entry point of a seed's process: sends progress, then the result or the exception."""
-    asked: list[int] = []
-    signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
+    received: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
     if torch.cuda.is_available():
         torch.cuda.set_device(seat % torch.cuda.device_count())
 
@@ -198,7 +198,7 @@ def _child(pipe: Connection, job: TrainingJob, seat: int) -> None:
 
     try:
         # The pipe becomes readable when the parent sends the stop message or exits.
-        send(train(job, stop=lambda: bool(asked) or pipe.poll(), report=send))
+        send(train(job, stop=lambda: bool(received) or pipe.poll(), report=send))
     except (UserError, RunFailure) as error:
         send(error)
     except Exception as error:

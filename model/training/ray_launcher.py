@@ -114,12 +114,14 @@ def choose_room(spec: TrainingSpec, seeds: int = 1) -> Room:
     resources = ray.cluster_resources()
     gpus, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 1))
     units = gpus or cpus
-    for name, asked in (("min_workers", spec.min_workers), ("workers", 0 if spec.min_workers else spec.workers)):
-        if asked > units:
-            raise UserError(f"{name} is {asked}, but the Ray cluster has room for {units}: lower {name} or add nodes")
+    for name, required in (("min_workers", spec.min_workers), ("workers", 0 if spec.min_workers else spec.workers)):
+        if required > units:
+            raise UserError(
+                f"{name} is {required}, but the Ray cluster has room for {units}: lower {name} or add nodes"
+            )
     alone = spec.workers or max(spec.min_workers, gpus if gpus else min(2, cpus))
-    asked = max(spec.workers, spec.min_workers)
-    return room_for(seeds, alone, asked=asked, cpus=cpus, gpus=gpus, gpu_bytes=gpu_memory())
+    required = max(spec.workers, spec.min_workers)
+    return room_for(seeds, alone, required=required, cpus=cpus, gpus=gpus, gpu_bytes=gpu_memory())
 
 
 def launch(

@@ -19,7 +19,7 @@ _LINEAR = re.compile(r"[0-9]+(?:[+-][0-9]+)+")
 _TERM = re.compile(r"([+-]?)([0-9]+)")
 
 
-def twins(problem: str, answer: str) -> set[str]:
+def counterparts(problem: str, answer: str) -> set[str]:
     """The sums and differences that state the same equation, the problem itself included; empty for other problems.
 
     Each number of the equation, the answer included, can be alone on one side, with either sign.
@@ -42,7 +42,7 @@ def _forms(terms: list[tuple[bool, str]]) -> Iterator[str]:
                 yield "-".join(["+".join(added), *taken])
 
 
-def has_no_trained_twin(
+def has_no_trained_counterpart(
     split_key: str, validation: float, test: float, operators: Collection[str], problems: pa.Array, answers: pa.Array
 ) -> NDArray[np.bool_]:
     """Whether each problem [n] can be scored: no corpus of this split trains on it or on a counterpart.
@@ -53,7 +53,7 @@ def has_no_trained_twin(
     numbers, texts = list[int](), list[str]()
     foreign = {"+", "-"} - {*operators}
     for number, (problem, answer) in enumerate(zip(problems.to_pylist(), answers.to_pylist(), strict=True)):
-        found = [text for text in twins(problem, answer) if not foreign & {*text}]
+        found = [text for text in counterparts(problem, answer) if not foreign & {*text}]
         texts += found
         numbers += [number] * len(found)
     judged = np.ones(len(problems), np.bool_)

@@ -143,13 +143,15 @@ def _leaks(
             texts += problems.take(pa.array(matching)).to_pylist()
             places.append(rows.take(where))
     others, number = np.unique(np.concatenate(places), return_inverse=True)
-    twins = _at(held_out, held, others)
-    forms = [canonical_form(twin) for twin, _ in twins]
+    matches = _at(held_out, held, others)
+    forms = [canonical_form(match) for match, _ in matches]
     leaks = [
-        (text, twins[twin]) for text, twin in zip(texts, number, strict=True) if canonical_form(text) == forms[twin]
+        (text, matches[match])
+        for text, match in zip(texts, number, strict=True)
+        if canonical_form(text) == forms[match]
     ]
     examples = tuple(
-        Leak(text, shard.path, twin, other.split, other.path) for text, (twin, other) in leaks[:_MOST_EXAMPLES]
+        Leak(text, shard.path, match, other.split, other.path) for text, (match, other) in leaks[:_MOST_EXAMPLES]
     )
     return _Found(count, len(leaks), len(texts) - len(leaks), examples)
 

@@ -24,7 +24,7 @@ from storage.places.lease import is_leased, leased, refuse_lost
 from storage.places.links import lock_below
 from storage.places.object import RangedFile, StoredObject, version_of
 from storage.places.place import Location, Version, checked_part
-from storage.places.stores import credentials_of, insisted, told
+from storage.places.stores import credentials_of, translated_errors, with_retries
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -103,7 +103,7 @@ class ObjectLocation(StoredObject, Location):
 
         if whole:
             return pa.BufferReader(self.content())
-        with told(str(self)):
+        with translated_errors(str(self)):
             return pa.PythonFile(RangedFile(self, obstore.head(self.store, self.key)), mode="r")
 
     def write(self, data: bytes) -> None:
@@ -119,7 +119,7 @@ class ObjectLocation(StoredObject, Location):
         refuse_lost(self)
         digest = {_DIGEST: xxhash.xxh3_128_hexdigest(data)}
         try:
-            insisted(
+            with_retries(
                 str(self), lambda: obstore.put(self.store, self.key, data, mode=seen or "create", attributes=digest)
             )
         except (AlreadyExistsError, PreconditionError):
@@ -138,19 +138,19 @@ class ObjectLocation(StoredObject, Location):
         # Check after listing: a process that was suspended must not delete files of its successor.
         refuse_lost(self)
         try:
-            insisted(str(self), lambda: obstore.delete(self.store, keys))
+            with_retries(str(self), lambda: obstore.delete(self.store, keys))
         except FileNotFoundError:
             # An object is already deleted: by another process, or by a request of ours whose response was lost.
             for key in keys:
                 with suppress(FileNotFoundError):
-                    insisted(str(self), partial(obstore.delete, self.store, [key]))
+                    with_retries(str(self), partial(obstore.delete, self.store, [key]))
 
     def exchange(self, other: Location) -> None:
         """Always raises `RunFailure`: object stores cannot swap folders."""
         raise RunFailure(f"{self} and {other} can't be swapped in one step in an object store: use a local disk")
 
     def children(self) -> list[str]:
-        with told(str(self)):
+        with translated_errors(str(self)):
             found = obstore.list_with_delimiter(self.store, self.key or None)
         paths = [*found["common_prefixes"], *(meta["path"] for meta in found["objects"])]
         names = (path.rpartition("/")[2] for path in paths)
@@ -235,7 +235,7 @@ class ObjectLocation(StoredObject, Location):
         if self._is(size, digest):
             return
         try:
-            insisted(
+            with_retries(
                 str(self),
                 lambda: obstore.put(
                     self.store,
@@ -254,7 +254,7 @@ class ObjectLocation(StoredObject, Location):
     def _is(self, size: int, digest: str) -> bool:
         """Whether the object exists with this size and hash."""
         try:
-            with told(str(self)):
+            with translated_errors(str(self)):
                 found = obstore.get(self.store, self.key, options={"head": True})
         except FileNotFoundError:
             return False
@@ -262,7 +262,7 @@ class ObjectLocation(StoredObject, Location):
 
     def _all(self) -> Iterator["ObjectMeta"]:
         """Metadata of all objects below."""
-        with told(str(self)):
+        with translated_errors(str(self)):
             for metas in obstore.list(self.store, self.key or None):
                 yield from metas
 

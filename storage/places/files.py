@@ -14,7 +14,7 @@ from storage.errors import UserError
 from storage.places.bucket import ObjectLocation
 from storage.places.object import RangedFile
 from storage.places.place import Location
-from storage.places.stores import told
+from storage.places.stores import translated_errors
 
 if TYPE_CHECKING:
     from obstore import ObjectMeta
@@ -71,7 +71,7 @@ class ObjectFiles(AbstractFileSystem):
     def ls(self, path: str, detail: bool = True, **options: Any) -> list[Any]:
         """Lists the entries of a folder."""
         place = self._place(path)
-        with told(str(place)):
+        with translated_errors(str(place)):
             found = obstore.list_with_delimiter(place.store, place.key or None)
         self._known.update({f"{place.bucket}/{meta['path']}": meta for meta in found["objects"]})
         entries = [

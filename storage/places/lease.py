@@ -20,7 +20,7 @@ from storage.errors import RunFailure, UserError
 from storage.places.disk import LocalLocation, being_written, cache_folder, this_machine
 from storage.places.object import StoredObject, version_of
 from storage.places.place import Version
-from storage.places.stores import insisted, store_of, told
+from storage.places.stores import store_of, translated_errors, with_retries
 
 if TYPE_CHECKING:
     from obstore.store import ObjectStore
@@ -132,7 +132,7 @@ class Lease:
         value = {"owner": self._owner, "machine": this_machine(), "count": self._count}
         data = json.dumps(value).encode()
         try:
-            made = insisted(
+            made = with_retries(
                 str(self._place),
                 lambda: obstore.put(self._store, self._place.key, data, mode=seen or "create"),
             )
@@ -149,7 +149,7 @@ class Lease:
     def found(self) -> tuple[dict[str, Any], Version, float] | None:
         """Content, version and time of the lease object; None if it does not exist."""
         try:
-            with told(str(self._place)):
+            with translated_errors(str(self._place)):
                 got = obstore.get(self._store, self._place.key)
                 meta, data = got.meta, got.bytes().to_bytes()
         except FileNotFoundError:
@@ -163,9 +163,9 @@ class Lease:
     def is_old(self, written: float) -> bool:
         """Whether the lease has expired by the store's clock."""
         now = _below(self.folder, f"{_LOCK}-{self._owner}")
-        insisted(str(now), lambda: obstore.put(self._store, now.key, b""))
+        with_retries(str(now), lambda: obstore.put(self._store, now.key, b""))
         meta = now.meta()
-        insisted(str(now), lambda: obstore.delete(self._store, now.key))
+        with_retries(str(now), lambda: obstore.delete(self._store, now.key))
         return meta is not None and meta["last_modified"].timestamp() - written > _EXPIRE_SECONDS
 
     @property

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import obstore
 
 from storage.places.place import Version
-from storage.places.stores import store_of, told
+from storage.places.stores import store_of, translated_errors
 
 if TYPE_CHECKING:
     from obstore import GetOptions, ObjectMeta, PutResult
@@ -42,14 +42,14 @@ class StoredObject:
         if not self.key:
             return None
         try:
-            with told(str(self)):
+            with translated_errors(str(self)):
                 return obstore.head(self.store, self.key)
         except FileNotFoundError:
             return None
 
     def content(self) -> bytes:
         """Reads the whole object; raises `FileNotFoundError` if it does not exist."""
-        with told(str(self)):
+        with translated_errors(str(self)):
             found = obstore.get(self.store, self.key)
             size = found.meta["size"]
             if size <= 2 * _PART_BYTES:
@@ -87,10 +87,10 @@ class RangedFile(io.RawIOBase):
         end = self._meta["size"] if size is None or size < 0 else min(self._at + size, self._meta["size"])
         if end <= self._at:
             return b""
-        asked: GetOptions = {"range": (self._at, end), "if_match": self._meta["e_tag"]}
+        options: GetOptions = {"range": (self._at, end), "if_match": self._meta["e_tag"]}
         try:
-            with told(str(self._place)):
-                data = obstore.get(self._place.store, self._place.key, options=asked).bytes().to_bytes()
+            with translated_errors(str(self._place)):
+                data = obstore.get(self._place.store, self._place.key, options=options).bytes().to_bytes()
         except obstore.exceptions.PreconditionError:
             raise OSError(errno.ESTALE, "was replaced while it was read", str(self._place)) from None
         self._at += len(data)

@@ -70,7 +70,7 @@ def _opened(scheme: str, bucket: str, quick: bool, process: int) -> "ObjectStore
     if not quick:
         _opened(scheme, bucket, True, process)
         return store
-    with told(f"{scheme}://{bucket}"):
+    with translated_errors(f"{scheme}://{bucket}"):
         try:
             obstore.get(store, _PROBE).bytes()
         except FileNotFoundError as error:
@@ -101,7 +101,7 @@ def built(scheme: str, bucket: str, *, quick: bool = False) -> "ObjectStore":
         "allow_http": os.environ.get(_CLOUDS[scheme].plain, "").lower() in ("true", "1", "yes"),
     }
     uri = f"{scheme}://{bucket}"
-    with told(uri):
+    with translated_errors(uri):
         options: dict[str, Any] = {"client_options": client, "retry_config": retries, **_profile(uri)}
         return from_url(uri, **options)
 
@@ -110,16 +110,16 @@ class UnreachableError(RunFailure):
     """The store did not respond."""
 
 
-def insisted(uri: str, ask: Callable[[], Answer]) -> Answer:
-    """Sends an idempotent request with retries, also after a lost connection; errors are converted as in `told`.
+def with_retries(uri: str, send: Callable[[], Answer]) -> Answer:
+    """Sends an idempotent request with retries, also after a lost connection; errors are those of `translated_errors`.
 
     The library itself retries only unconditional requests.
     """
     until, pauses = time.monotonic() + _PATIENCE_SECONDS, [0.2, 1.0, 3.0]
     while True:
         try:
-            with told(uri):
-                return ask()
+            with translated_errors(uri):
+                return send()
         except UnreachableError:
             if not pauses or time.monotonic() > until:
                 raise
@@ -127,7 +127,7 @@ def insisted(uri: str, ask: Callable[[], Answer]) -> Answer:
 
 
 @contextmanager
-def told(uri: str) -> Iterator[None]:
+def translated_errors(uri: str) -> Iterator[None]:
     """Converts errors of the library into a one-line `UserError` or `RunFailure`, or `FileNotFoundError` for an object.
 
     Failed write conditions pass through unchanged.

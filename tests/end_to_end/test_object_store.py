@@ -74,8 +74,8 @@ def test_all_stages_succeed_over_a_bad_connection_and_write_no_secret_anywhere(
     flipped[100] ^= 1
     shard.write(bytes(flipped))
     assert corpus.shards[0].path in numerate("corpus", "verify", "pairs", code=1)
-    assert "mended" in numerate("corpus", "verify", "pairs", "--repair")
-    assert "whole" in numerate("corpus", "verify", "pairs", "--deep")
+    assert "repaired" in numerate("corpus", "verify", "pairs", "--repair")
+    assert "no faults" in numerate("corpus", "verify", "pairs", "--deep")
     assert "no leak" in numerate("corpus", "leakage", "pairs", f"{uri}/corpora/pairs")
     assert "checkpoint" in numerate("clean") or "0 things" in printed
     assert all(proxy.faults[fault] > 5 for fault in ("500", "503", "slow", "cut")), proxy.faults

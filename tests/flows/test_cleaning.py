@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from flows.cli.verbs.solve import Solver
-from flows.diagnostics.cleaning import clean, show
+from flows.diagnostics.cleaning import clean, print_cleaning
 from model.runs.checkpoints import Checkpoints
 from model.runs.pretrained import export
 from model.training.preflight import prepare
@@ -161,7 +161,7 @@ def test_notes_of_a_corpus_that_is_not_committed_yet_stay(place: Workspace) -> N
 def test_a_line_is_shown_for_each_thing(place: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
     litter(place)
     result = clean(place, dry_run=True)
-    show(result)
+    print_cleaning(result)
     *lines, total = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("would remove runs/one/checkpoints/step-")
     assert len(lines) == len(result.removed)

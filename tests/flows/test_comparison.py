@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from flows.reports.evaluation.comparison import compare, comparison_text, write_comparison
+from flows.reports.evaluation.comparison import compare, comparison_text
+from flows.reports.pages import write_page
 from storage.errors import UserError
 from storage.places.disk import LocalLocation
 
@@ -35,7 +36,7 @@ def test_a_comparison_has_the_median_and_both_ends_of_best_and_last() -> None:
 
 def test_the_headline_is_the_median_and_never_the_best_run(tmp_path: Path) -> None:
     comparison = compare(REPORTS)
-    write_comparison(LocalLocation(tmp_path / "index.html"), "mine", comparison)
+    write_page(LocalLocation(tmp_path / "index.html"), "comparison.html", name="mine", comparison=comparison)
     page = (tmp_path / "index.html").read_text()
     assert '<p class="headline">70.000 % exact match</p>' in page
     (line,) = [line for line in comparison_text(comparison).splitlines() if line.startswith("all problems")]

@@ -14,7 +14,7 @@ import pytest
 
 from flows.cli.app import app
 from flows.diagnostics import doctor, engine_checks, machine_checks
-from flows.diagnostics.doctor import findings, report
+from flows.diagnostics.doctor import findings, print_findings
 from flows.diagnostics.engine_checks import DEEP_CHECKS, ENGINE_CHECKS, check_gpu, check_prefect, check_ray
 from flows.diagnostics.findings import Finding
 from flows.diagnostics.machine_checks import MACHINE_CHECKS
@@ -228,14 +228,14 @@ def test_a_process_that_hangs_or_dies_is_a_finding() -> None:
 
 def test_a_problem_is_exit_code_one_and_a_warning_is_not(capsys: pytest.CaptureFixture[str]) -> None:
     well, warned = Finding("disk", "ok", "much"), Finding("cores", "warning", "few", "get more")
-    report(iter([well, warned]), as_json=False)
+    print_findings(iter([well, warned]), as_json=False)
     assert capsys.readouterr().out.splitlines() == [
         "ok      disk         much",
         "warning cores        few",
         " " * 21 + "get more",
     ]
     with pytest.raises(RunFailure, match="1 problem on this machine") as failure:
-        report(iter([well, Finding("clock", "problem", "past", "set it")]), as_json=True)
+        print_findings(iter([well, Finding("clock", "problem", "past", "set it")]), as_json=True)
     assert failure.value.exit_code == 1
     values = json.loads(capsys.readouterr().out)
     assert values["findings"][1] == {"name": "clock", "level": "problem", "text": "past", "remedy": "set it"}

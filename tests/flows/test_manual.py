@@ -6,7 +6,7 @@ import pytest
 from cyclopts import App
 
 from flows.cli.app import app
-from flows.cli.help import FIRST, example_of, verbs_of
+from flows.cli.help import INTRODUCTION, example_of, verbs_of
 
 VERBS = {" ".join(words): verb for words, verb in verbs_of(app)}
 
@@ -58,9 +58,9 @@ def test_no_placeholder_is_lost_in_the_help(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_a_first_time_user_is_told_three_things_that_work() -> None:
-    commands = [line.strip().split("  ")[0] for line in FIRST.splitlines() if line.startswith("  numerate")]
+    commands = [line.strip().split("  ")[0] for line in INTRODUCTION.splitlines() if line.startswith("  numerate")]
     assert len(commands) == 3
-    assert len(FIRST.splitlines()) <= 10
+    assert len(INTRODUCTION.splitlines()) <= 10
     for command in commands:
         app.parse_args(shlex.split(command)[1:], exit_on_error=False, print_error=False)
 

@@ -49,7 +49,7 @@ def read_back(command: str, model: type[BaseModel], presets: Any) -> Any:
 def test_a_corpus_is_generated_again_by_its_command(spec: CorpusSpec) -> None:
     command = mending.generate_command(spec, "/tmp/my place")
     asked = read_back(command, GenerateRequest, CORPUS_PRESETS)
-    assert (asked.corpus_spec(), asked.workspace) == (spec, "/tmp/my place")
+    assert (asked.spec(CorpusSpec), asked.workspace) == (spec, "/tmp/my place")
 
 
 def test_a_preset_is_named_rather_than_spelt_out() -> None:
@@ -82,12 +82,12 @@ def config(small: Built) -> Iterator[RunConfig]:
     small.workspace.run("mended").remove()
 
 
-@pytest.mark.parametrize("training", [*(request.training_spec() for request in TRAININGS.values())])
+@pytest.mark.parametrize("training", [*(request.spec(TrainingSpec) for request in TRAININGS.values())])
 def test_a_run_goes_on_by_its_command(config: RunConfig, training: TrainingSpec) -> None:
     training = training.model_copy(update={"seed": 7, "min_workers": 1, "where": "a < 'x' -- \"\n AND true"})
     run = config.model_copy(update={"training": training})
     asked = read_back(mending.train_command(run, "w"), TrainRequest, TRAININGS)
-    assert asked.training_spec() == training
+    assert asked.spec(TrainingSpec) == training
     assert (asked.run_name, asked.corpus, asked.tokenizer_name) == ("mended", "small", "small-digit")
     assert asked.workspace == "w"
 

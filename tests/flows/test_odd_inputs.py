@@ -116,7 +116,7 @@ from flows.cli.terminal import open_missing_streams
 interruption.end_at_once()
 open_missing_streams()
 from flows.cli import app as command
-command.FIRST = {shown!r} * {times}
+command.INTRODUCTION = {shown!r} * {times}
 sys.exit(interruption.guarded(lambda: command.run([])))
 """
     buffered = {name: value for name, value in ENVIRONMENT.items() if name != "PYTHONUNBUFFERED"}

@@ -9,6 +9,8 @@ from flows.cli.options import options_of, resolve
 from flows.common.parameters import EndToEndRequest
 from flows.common.presets import PRESETS
 from flows.end_to_end import check_request
+from model.config.training import TrainingSpec
+from pipelines.spec.corpus import CorpusSpec
 from storage.errors import UserError
 
 Options = options_of(EndToEndRequest)
@@ -89,8 +91,8 @@ def test_a_missing_file_is_named() -> None:
 
 def test_the_parts_of_a_preset_agree_on_their_names() -> None:
     request = PRESETS["quick"].model_copy(update={"workspace": "/w", "name": "mine"})
-    assert request.generate_request().corpus_spec() == request.corpus
-    assert request.train_request().training_spec() == request.training
+    assert request.generate_request().spec(CorpusSpec) == request.corpus
+    assert request.train_request().spec(TrainingSpec) == request.training
     assert request.train_request().tokenizer_name == request.tokenizer_request().tokenizer_name == "quick-digit"
     assert request.train_request().run_name == request.evaluate_request().name == "mine"
     assert {part.workspace for part in (request.encode_request(), request.evaluate_request())} == {"/w"}

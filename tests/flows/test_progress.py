@@ -28,7 +28,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
 def test_the_rate_counts_what_is_made_now_alone(clock: list[float]) -> None:
     bar = Progress()
     meter = Meter("corpus long", 1_000, "rows", bar, None)
-    meter.found(600)
+    meter.add_finished(600)
     clock[0] = 10.0
     meter.add(100)
     assert (meter.done, bar.tasks[0].completed, bar.tasks[0].fields["rate"]) == (700, 700, "10 rows/s")
@@ -65,4 +65,4 @@ def test_what_is_made_first_is_made_on_the_same_cluster(
     train_tokenizer.ensure_tokenizer(request, "notebook", "digit")
     assert [type(each) for each in begun[3:]] == [GenerateRequest]
     begun.pop()
-    assert {tuple(each.place.items()) for each in begun} == {tuple(request.place.items())}
+    assert {tuple(each.workspace_and_ray.items()) for each in begun} == {tuple(request.workspace_and_ray.items())}

@@ -10,7 +10,7 @@ import huggingface_hub.constants
 import pytest
 import yaml
 
-from flows.cli.verbs.publish import publish_corpus, publish_model
+from flows.cli.verbs.publish import Target, publish_corpus, publish_model
 from flows.hub.contents import corpus_publication
 from flows.hub.upload import Sent, publish
 from pipelines.generation.verify import check_bytes, examine
@@ -155,9 +155,9 @@ def test_a_dry_run_lists_everything_and_sends_nothing(
 ) -> None:
     monkeypatch.delenv("HF_TOKEN")
     before = sorted(mixed.location.path.rglob("*"))
-    publish_corpus(str(mixed.location), to="ada/mixed", dry_run=True)
+    publish_corpus(str(mixed.location), target=Target(to="ada/mixed", dry_run=True))
     shown = capsys.readouterr()
-    publish_corpus(str(mixed.location), to="ada/mixed", dry_run=True, as_json=True)
+    publish_corpus(str(mixed.location), target=Target(to="ada/mixed", dry_run=True, as_json=True))
     found = json.loads(capsys.readouterr().out)
     own = sum((mixed.location / name).size() for name in ("manifest.json", mixed.manifest.list_name))
     assert found["bytes"] == mixed.manifest.bytes + own + len(found["card"].encode())
@@ -277,7 +277,7 @@ def test_a_mistake_is_one_line_before_anything_is_sent(
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError) as error:
-        publish_corpus(str(mixed.location), **{"to": "ada/mixed", **more})
+        publish_corpus(str(mixed.location), target=Target(**{"to": "ada/mixed", **more}))
     assert words in str(error.value)
     assert "\n" not in str(error.value)
     assert "hf_" not in str(error.value)
@@ -321,7 +321,7 @@ def test_where_the_hub_is_not_to_be_asked_the_command_says_so(mixed: Dataset, hu
 
 def test_what_is_not_there_is_refused(hub: Hub, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="corpus 'none' does not exist"):
-        publish_corpus("none", to="ada/none", workspace=str(tmp_path))
+        publish_corpus("none", target=Target(to="ada/none", workspace=str(tmp_path)))
     with pytest.raises(UserError, match="run 'none' does not exist"):
-        publish_model("none", to="ada/none", workspace=str(tmp_path))
+        publish_model("none", target=Target(to="ada/none", workspace=str(tmp_path)))
     assert hub.counts.total() == 0

@@ -5,7 +5,7 @@ import pytest
 import yaml
 from huggingface_hub import snapshot_download
 
-from flows.cli.verbs.publish import publish_model
+from flows.cli.verbs.publish import Target, publish_model
 from flows.cli.verbs.solve import Solver
 from flows.hub.contents import model_publication
 from flows.hub.model_card import model_card
@@ -35,7 +35,7 @@ def test_a_published_encoder_answers_where_it_was_downloaded(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    publish_model("sums", to="ada/sums", licence="mit", workspace=str(workspace.root), as_json=True)
+    publish_model("sums", target=Target(to="ada/sums", licence="mit", workspace=str(workspace.root), as_json=True))
     sent = json.loads(capsys.readouterr().out)
     assert (sent["kind"], sent["found"], sent["url"]) == ("model", 0, f"{hub.url}/ada/sums")
     snapshot = snapshot_download("ada/sums", local_dir=tmp_path / "downloaded" / "sums", endpoint=hub.url)
@@ -50,7 +50,7 @@ def test_a_published_encoder_answers_where_it_was_downloaded(
     assert model.solve([text]) == original.solve([text])
     solved = typed("solve", "--run", snapshot, "12-345", "--workspace", str(workspace.root))
     assert solved.stdout == "-333\n"
-    publish_model("sums", to="ada/sums", licence="mit", workspace=str(workspace.root))
+    publish_model("sums", target=Target(to="ada/sums", licence="mit", workspace=str(workspace.root)))
     assert "up to date" in capsys.readouterr().out
 
 
@@ -86,12 +86,12 @@ def test_a_repository_of_another_encoder_is_left_alone(
     hub: Hub,
     tmp_path: Path,
 ) -> None:
-    publish_model("sums", to="ada/sums", workspace=str(workspace.root))
+    publish_model("sums", target=Target(to="ada/sums", workspace=str(workspace.root)))
     other = Workspace.create(str(tmp_path))
     export(shipped_runs()["addition"], other.run("sums"))
     before = dict(hub["model:ada/sums"].files)
     with pytest.raises(UserError, match="contains something other than run 'sums'"):
-        publish_model("sums", to="ada/sums", workspace=str(other.root))
+        publish_model("sums", target=Target(to="ada/sums", workspace=str(other.root)))
     assert hub["model:ada/sums"].files == before
 
 
@@ -100,4 +100,4 @@ def test_a_run_without_a_checkpoint_is_refused(workspace: Workspace, tmp_path: P
     (other.run("begun") / "run.json").write((workspace.run("sums") / "run.json").read())
     (other.run("begun") / "tokenizer.model").write((workspace.run("sums") / "tokenizer.model").read())
     with pytest.raises(UserError, match="run 'begun' has no checkpoint yet"):
-        publish_model("begun", to="ada/begun", workspace=str(other.root))
+        publish_model("begun", target=Target(to="ada/begun", workspace=str(other.root)))

@@ -201,7 +201,7 @@ def test_a_terminal_gets_neither_a_silent_wait_nor_parquet(small: Built) -> None
     [
         (["SELECT 1", "--format", "xml"], ["xml", "parquet"]),
         (["SELECT 1", "--format", "csv", "--json"], ["--json", "csv"]),
-        (["SELECT 1", "--output", "/nowhere/x"], ["/nowhere/x", "no folder"]),
+        (["SELECT 1", "--output", "/nowhere/x"], ["/nowhere/x", "is missing, create it"]),
         (["SELECT 1", "--output", "/tmp"], ["/tmp", "folder"]),
         (["SELECT 1", "--output", "/proc/x"], ["/proc/x", "cannot be written"]),
         (["SELECT [1] AS x", "--format", "csv"], ["'x'", "INTEGER[]", "CSV", "x::VARCHAR"]),

@@ -12,7 +12,7 @@ import pytest
 from prefect.runner._process_manager import ProcessHandle, ProcessManager
 
 from flows.server import run_tags as marks
-from flows.server.run_tags import is_gone, process_mark
+from flows.server.run_tags import process_has_ended, process_tag
 from flows.server.runner import PatientProcesses
 
 # It says when it is ready, and takes longer to end than Prefect lets it.
@@ -47,7 +47,7 @@ def test_a_cancelled_run_may_take_longer_than_prefect_lets_it(processes: type[Pr
 def tag(**changed: str) -> str:
     """The mark of this process, changed."""
     parts = dict(
-        zip(("process", "machine", "boot", "namespace", "pid", "began"), process_mark().split(":"), strict=True)
+        zip(("process", "machine", "boot", "namespace", "pid", "began"), process_tag().split(":"), strict=True)
     )
     return ":".join({**parts, **changed}.values())
 
@@ -71,16 +71,16 @@ def a_dead_process() -> dict[str, str]:
         pytest.param({"pid": "x"}, False, id="no number"),
     ],
 )
-def test_a_run_is_gone_where_its_process_certainly_is(changed: dict[str, str], gone: bool) -> None:
-    assert is_gone(["numerate", tag(**changed)]) is gone
+def test_a_run_process_has_ended_where_its_process_certainly_is(changed: dict[str, str], gone: bool) -> None:
+    assert process_has_ended(["numerate", tag(**changed)]) is gone
 
 
 def test_machines_of_one_name_or_one_image_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    mine = process_mark()
+    mine = process_tag()
     texts: dict[str, Any] = {"/etc/machine-id": "another", "/proc/sys/kernel/random/boot_id": "one"}
     monkeypatch.setattr(marks, "_text", lambda path: texts[path])
-    same_name = process_mark()
+    same_name = process_tag()
     monkeypatch.setattr(socket, "gethostname", lambda: "another")
-    same_image = process_mark()
+    same_image = process_tag()
     assert len({each.split(":")[1] for each in (mine, same_name, same_image)}) == 3
-    assert not any(is_gone([each]) for each in (mine, same_name))
+    assert not any(process_has_ended([each]) for each in (mine, same_name))

@@ -22,11 +22,11 @@ from websockets.typing import Subprotocol
 
 from flows.common.engines import Served, note_served, prefect_home, served, serving_folder
 from flows.registry import FLOWS
-from flows.server import orphaned_runs as left_runs
+from flows.server import orphaned_runs
 from flows.server.app import PrefectServer, free_port
 from flows.server.middleware import Guard, checked_name
 from flows.server.report_pages import shown
-from flows.server.run_tags import process_mark
+from flows.server.run_tags import process_tag
 from flows.server.runner import refuse_others
 from storage.errors import UserError
 from storage.workspace import Workspace
@@ -233,10 +233,10 @@ def configured(server: PrefectServer, monkeypatch: pytest.MonkeyPatch) -> Iterat
 
 @pytest.mark.usefixtures("configured")
 def test_runs_that_nothing_works_on_any_more_are_ended_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(left_runs, "_PAGE", 2)
+    monkeypatch.setattr(orphaned_runs, "_PAGE", 2)
     killed = subprocess.Popen(["true"])
     killed.wait()
-    alive = process_mark()
+    alive = process_tag()
     here = alive.rsplit(":", 2)[0]
 
     @flow
@@ -269,7 +269,7 @@ def test_runs_that_nothing_works_on_any_more_are_ended_and_no_others(monkeypatch
                 runs[f"within {outer}"] = await client.create_flow_run(
                     stage, parent_task_run_id=task.id, state=Running()
                 )
-            ended = await left_runs.end_left_runs(client, MARK, own_server=own_server)
+            ended = await orphaned_runs.end_orphaned_runs(client, MARK, own_server=own_server)
             assert len(ended) == len(set(ended))
             assert {run.id for run in runs.values()} >= set(ended)
             found = {}
@@ -324,9 +324,9 @@ def test_a_port_that_is_taken_is_one_line() -> None:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
         with pytest.raises(UserError, match=r"port \d+ of 127.0.0.1 cannot be used .*: choose another with --port"):
-            free_port(wanted=holder.getsockname()[1])
+            free_port(port=holder.getsockname()[1])
     with pytest.raises(UserError, match=r"port 65536 of 127.0.0.1 cannot be used \(ports are 0 to 65535\)"):
-        free_port(wanted=65_536)
+        free_port(port=65_536)
     with pytest.raises(UserError, match=r"port 0 of nowhere.invalid cannot be used \(.+\): choose another"):
         free_port("nowhere.invalid")
 

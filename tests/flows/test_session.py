@@ -12,6 +12,7 @@ import psutil
 import pytest
 import ray
 
+from flows.cluster import connect
 from flows.common import engines as session
 from flows.common.engines import ray_session
 
@@ -88,7 +89,7 @@ def test_a_private_ray_takes_the_cores_that_are_granted_and_it_alone_looks_after
     monkeypatch.setattr(ray, "init", lambda **options: started.append(options["num_cpus"]))
     monkeypatch.setattr(ray, "shutdown", lambda: None)
     monkeypatch.setattr(session, "_cpus", lambda: 1)
-    monkeypatch.setattr(session, "_joined", lambda address: nullcontext())
+    monkeypatch.setattr(connect, "joined", lambda address: nullcontext())
     with ray_session("head:6379"):
         assert name not in os.environ
     with ray_session():

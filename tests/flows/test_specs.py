@@ -121,7 +121,7 @@ SPECS = st.one_of(
 def spec_or_line(source: str, options: dict[str, Any]) -> CorpusSpec | None:
     """The corpus that was asked for, or None where one line refused it, as the command would print it."""
     try:
-        return resolve(GenerateRequest, source, CORPUS_PRESETS, Options(**options)).corpus_spec()
+        return resolve(GenerateRequest, source, CORPUS_PRESETS, Options(**options)).spec(CorpusSpec)
     except UserError as refusal:
         line = str(refusal)
     except ValidationError as refusal:

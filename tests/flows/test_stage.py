@@ -8,8 +8,8 @@ from prefect import Flow
 from prefect.client.orchestration import get_client
 from prefect.flow_engine import run_flow
 
-from flows.common import flow as stages
-from flows.common.flow import stage
+from flows.common import flow as flow_module
+from flows.common.flow import flow
 from flows.common.parameters import InWorkspace
 from flows.diagnostics import status
 from flows.diagnostics.status import running_flows
@@ -29,10 +29,10 @@ pytestmark = pytest.mark.usefixtures("recorded")
 def test_only_what_a_lost_worker_failed_is_tried_again(
     failure: Exception, tries: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
-    monkeypatch.setattr(stages, "_RETRY_SECONDS", [0.1])
+    monkeypatch.setattr(flow_module, "_RETRY_SECONDS", [0.1])
     tried = []
 
-    @stage(name="fragile", run_name="fragile")
+    @flow(name="fragile", flow_run_name="fragile")
     def fragile(request: InWorkspace) -> dict[str, Any]:
         """Works the third time, if it is asked so often."""
         tried.append(request)
@@ -52,22 +52,22 @@ def test_only_what_a_lost_worker_failed_is_tried_again(
 def test_a_flow_around_another_one_does_not_try_again_what_that_one_tried_often_enough(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(stages, "_RETRY_SECONDS", [0.1])
+    monkeypatch.setattr(flow_module, "_RETRY_SECONDS", [0.1])
     tried: list[str] = []
 
-    @stage(name="inner", run_name="inner")
+    @flow(name="inner", flow_run_name="inner")
     def inner(request: InWorkspace) -> dict[str, Any]:
         """Loses its worker whenever it is tried."""
         tried.append("inner")
         raise TransientFailure("a worker was lost")
 
-    @stage(name="middle", run_name="middle")
+    @flow(name="middle", flow_run_name="middle")
     def middle(request: InWorkspace) -> dict[str, Any]:
         """Needs what the inner flow makes."""
         tried.append("middle")
         return inner(request)
 
-    @stage(name="outer", run_name="outer")
+    @flow(name="outer", flow_run_name="outer")
     def outer(request: InWorkspace) -> dict[str, Any]:
         """Needs what the middle flow makes."""
         tried.append("outer")
@@ -78,12 +78,12 @@ def test_a_flow_around_another_one_does_not_try_again_what_that_one_tried_often_
     assert tried == ["outer", "middle", "inner", "inner", "inner"]
 
 
-def run_of_deployment(flow: Flow[..., Any], request: dict[str, Any]) -> Any:
+def run_of_deployment(deployed: Flow[..., Any], request: dict[str, Any]) -> Any:
     """What a process does that a runner or a worker starts for a run of a deployment."""
     with get_client(sync_client=True) as client:
-        deployment = client.create_deployment(client.create_flow(flow), flow.name)
+        deployment = client.create_deployment(client.create_flow(deployed), deployed.name)
         run = client.create_flow_run_from_deployment(deployment, parameters={"request": request})
-    return run_flow(flow, flow_run=run, parameters=run.parameters)
+    return run_flow(deployed, flow_run=run, parameters=run.parameters)
 
 
 def test_whoever_looks_later_can_tell_where_a_run_works_and_what_it_contains(
@@ -93,13 +93,13 @@ def test_whoever_looks_later_can_tell_where_a_run_works_and_what_it_contains(
     place = Workspace.create(str(tmp_path / "workspace"))
     seen: list[str] = []
 
-    @stage(name="within", run_name="within")
+    @flow(name="within", flow_run_name="within")
     def within(request: InWorkspace) -> dict[str, Any]:
         """Looks while it runs."""
         seen.extend(sorted(run.name for run in running_flows(place)))
         return {}
 
-    @stage(name="around", run_name="around")
+    @flow(name="around", flow_run_name="around")
     def around(request: InWorkspace) -> dict[str, Any]:
         """Has a flow in it."""
         return within(request)
@@ -124,7 +124,7 @@ def test_why_a_run_of_a_deployment_failed_is_one_line_in_the_terminal(
     tmp_path: Path,
 ) -> None:
 
-    @stage(name="named", run_name="named")
+    @flow(name="named", flow_run_name="named")
     def named(request: InWorkspace) -> dict[str, Any]:
         """Fails."""
         raise RunFailure("the disk is full: free some")

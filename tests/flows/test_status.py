@@ -15,10 +15,10 @@ import pytest
 import yaml
 
 from flows.cli.app import app
-from flows.cli.status_text import status_text
+from flows.cli.status_text import print_status
 from flows.diagnostics import status as status_module
 from flows.diagnostics.status import Status, running_flows, status_of
-from flows.server.run_tags import workspace_mark
+from flows.server.run_tags import workspace_prefix
 from model.training.preflight import prepare
 from model.training.trainer import train
 from pipelines.generation.fanout import Notes
@@ -149,7 +149,7 @@ def test_a_folders_name_steers_no_terminal(place: Path, capsys: pytest.CaptureFi
     folder = place / "corpora" / "red\x1b[31m"
     folder.mkdir()
     (folder / "manifest.json").write_text("{}")
-    status_text(status_of(str(place)))
+    print_status(status_of(str(place)))
     shown = capsys.readouterr().out
     assert "\x1b" not in shown
     assert "red\\x1b[31m" in shown
@@ -221,7 +221,7 @@ def test_what_a_run_was_fed_and_is_gone_or_another_by_now_is_named(place: Path, 
     assert mend.startswith("numerate encode --corpus small")
     text, mend = with_change("""sed -i 's/"contents": "[^"]*"/"contents": "another"/' corpora/small/manifest.json""")
     assert text == "corpus small has changed"
-    assert "--name one-anew" in mend
+    assert "--name one-new" in mend
 
 
 def test_a_held_folder_is_at_work_and_a_left_lock_is_nothing(place: Path) -> None:
@@ -294,7 +294,7 @@ class _Api(BaseHTTPRequestHandler):
         self.send_response(200)
         self.end_headers()
         run = {"name": "corpus x", "state_name": "Running", "start_time": "2026-11-27T00:00:00Z", "id": "1"}
-        here, there = [f"{workspace_mark(Workspace.open(place))}@host" for place in (self.place, f"{self.place}-2")]
+        here, there = [f"{workspace_prefix(Workspace.open(place))}@host" for place in (self.place, f"{self.place}-2")]
         runs = [{**run, "tags": ["numerate", here]}, {**run, "tags": ["numerate", there]}, {**run, "tags": []}]
         self.wfile.write(json.dumps(runs if self.path == "/api/flow_runs/filter" else {}).encode())
 
@@ -370,7 +370,7 @@ def test_in_an_object_store_no_remedy_is_a_command_that_works_on_disks_alone(pla
     assert not [fault for fault in found.values() if "rm -r" in fault.mend or "migrate" in fault.mend]
     assert not [word for fault in found.values() for word in fault.mend.split() if word.endswith(".yaml")]
     assert found["corpus old"].mend.startswith("numerate corpus generate ")
-    assert "--name old-anew" in found["corpus old"].mend
+    assert "--name old-new" in found["corpus old"].mend
     text = f"delete all objects below {uri}/tokenizers/small-digit, then run 'numerate tokenizer train --corpus small"
     assert text in found["tokenizer small-digit"].text
     assert f"{uri}/corpora/small/tokens/small-digit" in found["tokens of small by small-digit"].text

@@ -3,14 +3,14 @@
 import pytest
 
 from flows.cli.app import app
-from flows.cli.verbs.submit import _spelt_out
+from flows.cli.verbs.submit import _with_resolved_names
 from flows.cluster.jobs import job_name, job_server
 from flows.common.parameters import EncodeRequest, EndToEndRequest, InWorkspace, TrainRequest
 from storage.errors import UserError
 
 
 def name_of(request: InWorkspace) -> str:
-    return job_name("stage", _spelt_out(request).model_dump(mode="json"))
+    return job_name("stage", _with_resolved_names(request).model_dump(mode="json"))
 
 
 @pytest.mark.parametrize(

@@ -125,7 +125,7 @@ def test_what_an_encoder_cannot_hold_is_left_out_and_said(tmp_path: Path) -> Non
         "- up to 8 digits instead of 12: encoder.places is 8, 12 is needed",
     )
     (remark,) = suite_of(config_of("addition-10"), "edge", 3).remarks
-    assert re.fullmatch(rf"\d+ of the {len(edge_cases()):,} edge cases are asked: \+ up to 3 digits", remark)
+    assert re.fullmatch(rf"\d+ of the {len(edge_cases()):,} edge cases are evaluated: \+ up to 3 digits", remark)
 
 
 def test_what_an_encoder_holds_counts_in_groups_of_digits() -> None:
@@ -182,7 +182,7 @@ def test_predictions_say_suite_split_and_checkpoint(asked: dict[str, tuple[Evalu
 def test_the_cells_of_both_figures_are_those_of_the_predictions(asked: dict[str, tuple[Evaluation, Path]]) -> None:
     with duckdb.connect() as connection:
         for name in ("grid", "edge"):
-            connection.register("asked", pq.read_table(asked[name][1]))
+            connection.register("scored", pq.read_table(asked[name][1]))
             rows = pq.read_table(asked[name][1]).to_pylist()
             kinds = sorted({row["kind"] for row in rows if row["kind"]})
             expected: dict[tuple[int, int], list[bool]] = {}
@@ -212,7 +212,7 @@ def test_a_grid_of_missing_operands_has_the_cells_of_the_whole_problems(tmp_path
         first, second = (len(number) - 1 for number in problem.split("+"))
         expected[second // 3, first // 3] += 1
     with duckdb.connect() as connection:
-        connection.register("asked", pq.read_table(target.path))
+        connection.register("scored", pq.read_table(target.path))
         assert {cell[:2]: cell.problems for cell in grid_cells(connection, "+", 3)} == expected
         assert "<svg" in grid_figure(connection, {"+": 10})
 

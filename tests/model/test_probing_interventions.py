@@ -9,7 +9,7 @@ from model.config.encoder import EncoderConfig
 from model.evaluation.predictor import TrainedEncoder
 from model.network.encoder import Encoder
 from model.probing.attention import ROLES, attended
-from model.probing.counterfactuals import carry_twins, digit_twins
+from model.probing.counterfactuals import carry_pairs, digit_pairs
 from model.probing.geometry import circle
 from model.probing.hooks import EMBEDDED, State, attentions_of
 from model.probing.interventions import Outcome, ablate_heads, move_digits, patch_carries, without
@@ -63,9 +63,9 @@ def copying(digits: Tensor) -> TrainedEncoder:
 
 def moved(digits: Tensor) -> dict[str, Outcome]:
     model = copying(digits)
-    twins = digit_twins(model, PROBLEMS, model.layout_of(PROBLEMS[0].text))
-    assert twins.count > 100
-    found = move_digits(model, twins, {EMBEDDED: digits.double().numpy()})
+    pairs = digit_pairs(model, PROBLEMS, model.layout_of(PROBLEMS[0].text))
+    assert pairs.count > 100
+    found = move_digits(model, pairs, {EMBEDDED: digits.double().numpy()})
     return {each.way: each for each in found if not each.shift}
 
 
@@ -85,11 +85,11 @@ def test_a_model_that_does_not_use_the_circle_is_not_moved_along_it() -> None:
 
 def test_without_its_only_head_a_model_knows_nothing_and_a_part_of_it_is_not_all() -> None:
     model = copying(one_hot())
-    twins = digit_twins(model, PROBLEMS, model.layout_of(PROBLEMS[0].text))
-    (found, _) = ablate_heads(model, twins)
+    pairs = digit_pairs(model, PROBLEMS, model.layout_of(PROBLEMS[0].text))
+    (found, _) = ablate_heads(model, pairs)
     assert (found.site, found.predicted, found.other) == ("head 0", 0, 1)
     # What it took away is there again.
-    assert digit_twins(model, PROBLEMS, model.layout_of(PROBLEMS[0].text)).count == twins.count
+    assert digit_pairs(model, PROBLEMS, model.layout_of(PROBLEMS[0].text)).count == pairs.count
 
 
 def test_what_a_head_says_at_padding_is_no_part_of_its_mean() -> None:
@@ -129,16 +129,16 @@ def test_twins_differ_by_what_python_says(adder: TrainedEncoder) -> None:
     def text_of(row: np.ndarray) -> str:
         return "".join(pieces[number] for number in row if not pieces[number].startswith("[")).rstrip("=")
 
-    moves = digit_twins(adder, problems, layout)
-    for row, twin, old, new in zip(moves.rows, moves.twin, moves.old, moves.new, strict=True):
+    moves = digit_pairs(adder, problems, layout)
+    for row, twin, old, new in zip(moves.rows, moves.counterfactual, moves.old, moves.new, strict=True):
         before, after = text_of(row), text_of(twin)
         (place,) = [at for at in range(len(before)) if before[at] != after[at]]
         assert (int(before[place]), int(after[place])) == (old, new)
         assert "+0" not in after[:-2]
-    carries = carry_twins(adder, problems, layout)
+    carries = carry_pairs(adder, problems, layout)
     assert carries.count > 30
     for number in range(carries.count):
-        sides = (carries.rows, carries.twin, carries.donor, carries.same)
+        sides = (carries.rows, carries.counterfactual, carries.donor, carries.same)
         before, after, donor, same = (value_of(text_of(rows[number])) for rows in sides)
         place = layout.width - 1 - int(carries.column[number])
         assert after - before == 10**place
@@ -154,9 +154,9 @@ def test_twins_differ_by_what_python_says(adder: TrainedEncoder) -> None:
 def test_a_carry_put_into_the_input_arrives_and_the_output_is_copied(adder: TrainedEncoder) -> None:
     texts = [f"{one}+{other}" for one in range(111, 190, 2) for other in (123, 345, 524, 700)]
     problems = [Problem(text) for text in texts]
-    twins = carry_twins(adder, problems, adder.layout_of(texts[0])).first(40)
-    last = State(adder.encoder.config.loops_of(twins.layout.answer), 1)
-    found = {(each.state, each.site, each.way): each for each in patch_carries(adder, twins, [EMBEDDED, last])}
+    pairs = carry_pairs(adder, problems, adder.layout_of(texts[0])).first(40)
+    last = State(adder.encoder.config.loops_of(pairs.layout.answer), 1)
+    found = {(each.state, each.site, each.way): each for each in patch_carries(adder, pairs, [EMBEDDED, last])}
     assert found[EMBEDDED, "lower digits", "carry"].predicted == 1
     assert found[EMBEDDED, "lower digits", "same carry"].unchanged == 1
     # A finished digit that is copied is no carry that arrives.

@@ -60,15 +60,15 @@ def test_a_seed_that_fails_is_named_and_the_others_are_trained(small: Built, tmp
 
 
 def test_trained_seeds_are_found(small: Built, tmp_path: Path) -> None:
-    jobs, asked = jobs_of(small, tmp_path, 2), []
+    jobs, required = jobs_of(small, tmp_path, 2), []
 
     def noted(job: TrainingJob, seat: Seat) -> TrainingResult:
-        asked.append(job.config.name)
+        required.append(job.config.name)
         return here(job, seat)
 
     first = train(jobs[0])
     results = train_side_by_side(jobs, noted, 2)
-    assert asked == ["run-seed1"]
+    assert required == ["run-seed1"]
     assert results[0] == first
     assert train_side_by_side(jobs, noted, 1) == results
 
@@ -161,17 +161,17 @@ def test_a_plain_process_trains_seeds_and_an_interruption_leaves_all_resumable(s
 
 
 @given(st.integers(1, 70), st.integers(0, 8), st.integers(1, 64), st.integers(0, 8), st.integers(0, 200))
-def test_no_more_is_given_away_than_there_is(seeds: int, asked: int, cpus: int, gpus: int, gigabytes: int) -> None:
+def test_no_more_is_given_away_than_there_is(seeds: int, required: int, cpus: int, gpus: int, gigabytes: int) -> None:
     units = gpus or cpus
-    asked = min(asked, units)
-    alone = asked or gpus or min(2, cpus)
-    room = room_for(seeds, alone, asked=asked, cpus=cpus, gpus=gpus, gpu_bytes=gigabytes << 30)
+    required = min(required, units)
+    alone = required or gpus or min(2, cpus)
+    room = room_for(seeds, alone, required=required, cpus=cpus, gpus=gpus, gpu_bytes=gigabytes << 30)
     assert 1 <= room.at_once <= seeds
     assert room.workers >= 1
     assert room.at_once * room.workers * (room.gpus if gpus else 1) <= units + 1e-9
     assert (room.gpus > 0) == (gpus > 0)
-    if asked and gpus != 1:
-        assert room.workers == asked
+    if required and gpus != 1:
+        assert room.workers == required
     if seeds == 1:
         assert (room.at_once, room.workers) == (1, alone)
 
@@ -191,4 +191,4 @@ def test_seeds_run_side_by_side_where_there_is_room(
     machine: dict[str, int], seeds: int, expected: tuple[int, int, float]
 ) -> None:
     alone = machine["gpus"] or 2
-    assert room_for(seeds, alone, asked=0, **machine) == expected
+    assert room_for(seeds, alone, required=0, **machine) == expected

@@ -149,7 +149,7 @@ def test_a_newcomer_is_answered_by_the_first_encoder_that_holds_the_problem(tmp_
         model, text = solver.model_for(problem)
         assert model.config.name == name
         assert model.solve([text])[0].answer == str(eval(problem))
-    with pytest.raises(UserError, match=r"learnt \+ alone"):
+    with pytest.raises(UserError, match=r"was trained only on \+"):
         solver.model_for("3*4")
     with pytest.raises(
         UserError,

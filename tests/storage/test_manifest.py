@@ -1,3 +1,4 @@
+import hashlib
 import io
 import json
 from pathlib import Path
@@ -13,10 +14,12 @@ from storage.datasets.manifest import (
     Dataset,
     check_version,
     commit,
+    counted,
     decoded,
     hash_of,
     head_of,
     known_spec,
+    list_name,
     listed,
     lists,
     load,
@@ -62,18 +65,52 @@ def test_nothing_is_there_before_the_manifest(own_small: Built) -> None:
         load(own_small.corpus.location, "corpus 'small'")
 
 
-@pytest.mark.parametrize(("size", "words"), [(None, "is missing"), (100, "has 100 bytes instead of")])
-def test_a_missing_or_truncated_shard_is_named(own_small: Built, size: int | None, words: str) -> None:
-    place = own_small.corpus.location / own_small.corpus.of_split("test")[0].path
+@pytest.mark.parametrize("kind", ["corpus", "tokens"])
+@pytest.mark.parametrize(("size", "words"), [(None, "is missing"), (0, "has 0 bytes"), (100, "has 100 bytes")])
+def test_a_missing_or_truncated_shard_is_named_with_the_command_that_repairs_it(
+    own_small: Built, kind: str, size: int | None, words: str
+) -> None:
+    dataset, verb = {"corpus": (own_small.corpus, "corpus generate"), "tokens": (own_small.tokens, "encode")}[kind]
+    shard = dataset.of_split("test")[0]
+    place = dataset.location / shard.path
     if size is None:
         place.remove()
     else:
         with open(place.path, "r+b") as file:
             file.truncate(size)
-    with pytest.raises(RunFailure, match=words) as failure:
-        own_small.corpus.paths("test")
-    assert str(place) in str(failure.value)
-    assert "\n" not in str(failure.value)
+    state = words if size is None else f"{words} instead of {shard.bytes:,}"
+    with pytest.raises(RunFailure) as failure:
+        dataset.paths("test")
+    assert str(failure.value) == f"shard {place} {state}: run the same 'numerate {verb}' command again to repair it"
+
+
+def test_the_list_of_shards_is_named_by_its_hash_and_in_version_2_by_a_fixed_name() -> None:
+    assert list_name(SCHEMA_VERSION, "0123456789abcdef0123") == "shards-0123456789abcdef.parquet"
+    assert list_name(2, "0123456789abcdef0123") == "shards.parquet"
+
+
+def test_a_corpus_without_shards_counts_zero_rows_in_every_split() -> None:
+    nothing = {"rows": 0, "bytes": 0, "split_rows": {"train": 0, "validation": 0, "test": 0}}
+    assert counted(()) == {**nothing, "contents": hashlib.sha256().hexdigest()}
+
+
+def test_a_repaired_dataset_of_version_2_keeps_its_identity(own_small: Built) -> None:
+    manifest, former = own_small.corpus.manifest, "a" * 64
+    dataset = commit(
+        own_small.corpus.location,
+        kind=manifest.kind,
+        name=manifest.name,
+        generator_version=manifest.generator_version,
+        spec=manifest.spec,
+        shards=list(own_small.corpus.shards),
+        former=former,
+    )
+    assert load(dataset.location, "it").manifest.identity == former
+
+
+def test_a_list_of_shards_is_compressed(small: Built) -> None:
+    columns = pq.ParquetFile(small.corpus.list_place.path).metadata.row_group(0)
+    assert {columns.column(number).compression for number in range(columns.num_columns)} == {"ZSTD"}
 
 
 def test_a_changed_list_of_shards_is_noticed(own_small: Built) -> None:
@@ -330,7 +367,7 @@ def test_a_manifest_whose_specification_was_changed_is_damaged(own_small: Built)
 
 
 def test_an_unknown_split_is_refused(small: Built) -> None:
-    with pytest.raises(UserError, match="split 'exam' is unknown"):
+    with pytest.raises(UserError, match=r"^split 'exam' is unknown: use one of train, validation, test$"):
         small.corpus.of_split("exam")
 
 

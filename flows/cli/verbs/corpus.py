@@ -7,13 +7,15 @@ from typing import Annotated, Any
 from cyclopts import App, Parameter
 from pydantic import BaseModel
 
-from flows.cli.command_factory import Cluster, Json, Place, Verbose, flow_verbs, requested, run_flow, spec_verb
-from flows.common.parameters import WORKSPACE, LeakageRequest, MigrateRequest, VerifyRequest
+from flows.cli.command_factory import Cluster, Json, Verbose, WorkspaceUri, flow_commands, request_command, run_flow
+from flows.common.parameters import WORKSPACE, GenerateRequest, LeakageRequest, MigrateRequest, VerifyRequest
 from flows.common.presets import CORPUS_PRESETS
+from flows.common.progress import counted
+from pipelines.spec.corpus import CorpusSpec
 
 corpus_app = App(name="corpus", help="Corpora of arithmetic problems.")
 
-flow_verbs(corpus_app, "corpus generate")
+flow_commands(corpus_app, "corpus generate")
 
 
 def _flag(model: type[BaseModel], name: str) -> Parameter:
@@ -25,14 +27,14 @@ def _fault_lines(faults: list[dict[str, str]]) -> str:
     return "\n".join(f"{fault['path']}: {fault['text']}" for fault in faults)
 
 
-def _describe(spec: str, options: Any, as_json: bool, verbose: bool) -> None:
-    from flows.cli.description import described_json, described_text
+def _describe(request: GenerateRequest, as_json: bool, verbose: bool) -> None:
+    from flows.cli.description import corpus_json, corpus_text
 
-    wanted = requested(CORPUS_PRESETS, spec, options).corpus_spec()
-    print(json.dumps(described_json(wanted), indent=2) if as_json else described_text(wanted))
+    corpus = request.spec(CorpusSpec)
+    print(json.dumps(corpus_json(corpus), indent=2) if as_json else corpus_text(corpus))
 
 
-spec_verb(
+request_command(
     corpus_app,
     "describe",
     CORPUS_PRESETS,
@@ -48,7 +50,7 @@ def leakage(
     held_out: str,
     /,
     *,
-    workspace: Place = WORKSPACE,
+    workspace: WorkspaceUri = WORKSPACE,
     ray: Cluster = "",
     as_json: Json = False,
     verbose: Verbose = False,
@@ -77,13 +79,13 @@ def leakage(
             LeakageRequest(train=train, held_out=held_out, workspace=workspace, ray=ray),
             verbose,
         )
-    except LeakFound as found:
-        _show_leakage(found.result, as_json)
+    except LeakFound as leaks:
+        _print_leakage(leaks.result, as_json)
         raise
-    _show_leakage(result, as_json)
+    _print_leakage(result, as_json)
 
 
-def _show_leakage(result: dict[str, Any], as_json: bool) -> None:
+def _print_leakage(result: dict[str, Any], as_json: bool) -> None:
     from flows.corpus_leakage import leakage_text
 
     print(json.dumps(result, indent=2) if as_json else leakage_text(result))
@@ -96,7 +98,7 @@ def verify(
     *,
     deep: Annotated[bool, _flag(VerifyRequest, "deep")] = False,
     repair: Annotated[bool, _flag(VerifyRequest, "repair")] = False,
-    workspace: Place = WORKSPACE,
+    workspace: WorkspaceUri = WORKSPACE,
     ray: Cluster = "",
     as_json: Json = False,
     verbose: Verbose = False,
@@ -127,8 +129,9 @@ def verify(
         return
     if result["mended"]:
         print(_fault_lines(result["mended"]))
+    shards, rows = counted(result["shards"], "shard"), counted(result["rows"], "row")
     print(
-        f"corpus {result['corpus']}: {result['shards']:,} shards, {result['rows']:,} rows, {result['bytes']:,} bytes: "
+        f"corpus {result['corpus']}: {shards}, {rows}, {result['bytes']:,} bytes: "
         f"{'repaired' if result['mended'] else 'no faults'}{', recomputed' if result['recomputed'] else ''}"
     )
 
@@ -138,7 +141,7 @@ def migrate(
     corpus: str = "notebook",
     /,
     *,
-    workspace: Place = WORKSPACE,
+    workspace: WorkspaceUri = WORKSPACE,
     ray: Cluster = "",
     as_json: Json = False,
     verbose: Verbose = False,

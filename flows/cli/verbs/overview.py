@@ -10,7 +10,7 @@ from typing import Annotated, Literal, get_args
 import docstring_parser
 from cyclopts import App, Parameter
 
-from flows.cli.command_factory import Json, Place
+from flows.cli.command_factory import Json, WorkspaceUri
 from flows.common.parameters import WORKSPACE
 from storage.errors import UserError
 from storage.workspace import Workspace
@@ -18,7 +18,7 @@ from storage.workspace import Workspace
 Shell = Literal["bash", "zsh", "fish"]
 
 
-def status(*, workspace: Place = WORKSPACE, as_json: Json = False) -> None:
+def status(*, workspace: WorkspaceUri = WORKSPACE, as_json: Json = False) -> None:
     """Show the workspace: its contents, running work, and what is broken with the command that repairs it.
 
     Takes a few seconds at most: it compares the sizes of shards and opens none. It is a report and not a test, so the
@@ -26,18 +26,17 @@ def status(*, workspace: Place = WORKSPACE, as_json: Json = False) -> None:
 
     Example: `numerate status`
     """
+    from flows.cli.status_text import print_status
     from flows.diagnostics.status import status_of
 
-    found = status_of(workspace)
+    state = status_of(workspace)
     if as_json:
-        print(found.json())
-        return
-    from flows.cli.status_text import status_text
-
-    status_text(found)
+        print(state.json())
+    else:
+        print_status(state)
 
 
-def report(run: str, /, *, workspace: Place = WORKSPACE, as_json: Json = False) -> None:
+def report(run: str, /, *, workspace: WorkspaceUri = WORKSPACE, as_json: Json = False) -> None:
     """Write the page of a run from existing results: corpus, tokenizer, training, evaluations, comparisons.
 
     The page is one file that needs no network. Evaluations also write it. Nothing is recomputed.
@@ -52,15 +51,15 @@ def report(run: str, /, *, workspace: Place = WORKSPACE, as_json: Json = False) 
     from flows.reports.run_page import write_run_page
     from model.runs.pretrained import own_or_shipped
 
-    place = Workspace.open(workspace)
-    page = write_run_page(place, own_or_shipped(place, run))
+    opened = Workspace.open(workspace)
+    page = write_run_page(opened, own_or_shipped(opened, run))
     print(json.dumps({"page": str(page)}) if as_json else f"report: {page}")
 
 
 def doctor(
     *,
     deep: Annotated[bool, Parameter(negative="", help="Also start and stop a Ray and a Prefect server.")] = False,
-    workspace: Place = WORKSPACE,
+    workspace: WorkspaceUri = WORKSPACE,
     as_json: Json = False,
 ) -> None:
     """Check this machine and suggest remedies: Python, packages, disk, memory, cores, GPU, Ray, Prefect, ports.
@@ -69,21 +68,17 @@ def doctor(
 
     Example: `numerate doctor --deep`
     """
-    from flows.diagnostics.doctor import findings
-    from flows.diagnostics.doctor import report as tell
+    from flows.diagnostics.doctor import findings, print_findings
 
-    tell(findings(Workspace.open(workspace), deep=deep), as_json=as_json)
+    print_findings(findings(Workspace.open(workspace), deep=deep), as_json=as_json)
 
 
-def register(app: App) -> None:
-    """Add the commands of this module to the app."""
-    app.command(report)
-    app.command(status)
-    app.command(doctor)
+def add_completion(app: App) -> None:
+    """Add the commands of `numerate completion`."""
     completion = App(name="completion", help="Shell completion of commands and options.")
     app.command(completion)
     for shell in get_args(Shell):
-        _print_verb(app, completion, shell)
+        _add_print_command(app, completion, shell)
 
     @completion.command
     def install(shell: Shell | None = None, /, *, as_json: Json = False) -> None:
@@ -102,13 +97,14 @@ def register(app: App) -> None:
 
         try:
             with _docstrings_parsed_once():
-                place = app.install_completion(shell=shell)
+                file = app.install_completion(shell=shell)
         except ShellDetectionError as error:
             raise UserError("the current shell is not bash, zsh or fish: name your shell") from error
-        print(json.dumps({"file": str(place)}) if as_json else f"completion: {_in_home(place)}, open a new shell")
+        shown = str(file).replace(str(Path.home()), "~", 1)
+        print(json.dumps({"file": str(file)}) if as_json else f"completion: {shown}, open a new shell")
 
 
-def _print_verb(app: App, completion: App, shell: Shell) -> None:
+def _add_print_command(app: App, completion: App, shell: Shell) -> None:
     """Add the command that prints one shell's completion."""
 
     def print_script(*, as_json: Json = False) -> None:
@@ -131,7 +127,3 @@ def _docstrings_parsed_once() -> Iterator[None]:
         yield
     finally:
         docstring_parser.parse_from_object = parse
-
-
-def _in_home(place: Path) -> str:
-    return str(place).replace(str(Path.home()), "~", 1)

@@ -3,19 +3,21 @@
 import json
 from typing import Annotated, Any
 
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 
 from flows.cli.command_factory import Json, Verbose, run_flow
 from flows.cli.options import options_of, resolve
 from flows.common.parameters import ProbeRequest
 
 
-def register_probe(app: App) -> None:
-    probe.__annotations__["options"] = Annotated[options_of(ProbeRequest) | None, Parameter(name="*")]
-    app.command(probe)
-
-
-def probe(run: str = "notebook", /, *, options: Any = None, as_json: Json = False, verbose: Verbose = False) -> None:
+def probe(
+    run: str = "notebook",
+    /,
+    *,
+    options: Any = None,
+    as_json: Json = False,
+    verbose: Verbose = False,
+) -> None:
     """Probe a trained encoder: digit geometry, probes, attention and edits of its states; writes an HTML report.
 
     Results that are already in the run's folder probes/ are not recomputed. Query them with SQL: `probes`,
@@ -33,3 +35,6 @@ def probe(run: str = "notebook", /, *, options: Any = None, as_json: Json = Fals
     result = run_flow("flows.probe_encoder.probe_encoder", request, verbose)
     if as_json:
         print(json.dumps(result, indent=2))
+
+
+probe.__annotations__["options"] = Annotated[options_of(ProbeRequest) | None, Parameter(name="*")]

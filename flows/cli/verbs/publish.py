@@ -2,13 +2,14 @@
 
 import json
 import sys
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Literal
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
-from flows.cli.command_factory import Json, Place
+from flows.cli.command_factory import Json, WorkspaceUri
 from flows.common.parameters import WORKSPACE
+from flows.common.progress import counted
 from storage.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -20,26 +21,32 @@ publish_app = App(
     "The token comes from HF_TOKEN, or from 'hf auth login'. An interrupted push continues with the same command.",
 )
 
-To = Annotated[str, Parameter(name="--to", help="Repository as ORG/REPO; it is created if it does not exist.")]
-DryRun = Annotated[
-    bool, Parameter(negative="", help="List the files with their sizes and show the card; send nothing.")
-]
-Licence = Annotated[str, Parameter(name="--license", help="Licence identifier of the hub, such as cc0-1.0.")]
-Private = Annotated[bool, Parameter(negative="", help="Make a newly created repository private.")]
+
+@Parameter(name="*", negative="")
+@dataclass(frozen=True)
+class Target:
+    """Where to push, and what to do there."""
+
+    to: Annotated[str, Parameter(help="Repository as ORG/REPO; it is created if it does not exist.")]
+    dry_run: Annotated[bool, Parameter(help="List the files with their sizes and show the card; send nothing.")] = False
+    licence: Annotated[str, Parameter(name="--license", help="Licence identifier of the hub, such as cc0-1.0.")] = (
+        "unknown"
+    )
+    private: Annotated[bool, Parameter(help="Make a newly created repository private.")] = False
+    workspace: WorkspaceUri = WORKSPACE
+    as_json: Json = False
+
+    def check(self) -> None:
+        """Raise `UserError` for an invalid repository or licence."""
+        from flows.hub.client import check_repository
+        from flows.hub.contents import check_licence
+
+        check_repository(self.to)
+        check_licence(self.licence)
 
 
 @publish_app.command(name="corpus")
-def publish_corpus(
-    name: str,
-    /,
-    *,
-    to: To,
-    dry_run: DryRun = False,
-    licence: Licence = "unknown",
-    private: Private = False,
-    workspace: Place = WORKSPACE,
-    as_json: Json = False,
-) -> None:
+def publish_corpus(name: str, /, *, target: Target) -> None:
     """Push a corpus as a dataset: its Parquet files unchanged, its manifest, and a card generated from the manifest.
 
     Each file is compared with the manifest's hash before it is sent. Manifest and card are sent last.
@@ -51,27 +58,14 @@ def publish_corpus(
     name
         Name of the corpus, or a path or file:// URI of its folder.
     """
-    from flows.hub.client import checked_repository
-    from flows.hub.contents import checked_licence, corpus_publication
+    from flows.hub.contents import corpus_publication
 
-    repository, licence = checked_repository(to), checked_licence(licence)
-    publication = corpus_publication(Workspace.open(workspace), name, repository, licence)
-    _pushed(publication, repository, dry_run, private, as_json)
+    target.check()
+    _push(corpus_publication(Workspace.open(target.workspace), name, target.to, target.licence), target)
 
 
 @publish_app.command(name="model")
-def publish_model(
-    name: str,
-    /,
-    *,
-    to: To,
-    checkpoint: Literal["best", "last"] = "best",
-    dry_run: DryRun = False,
-    licence: Licence = "unknown",
-    private: Private = False,
-    workspace: Place = WORKSPACE,
-    as_json: Json = False,
-) -> None:
+def publish_model(name: str, /, *, checkpoint: Literal["best", "last"] = "best", target: Target) -> None:
     """Push a trained encoder as a model: weights, configuration, tokenizer, and a card with the measured results.
 
     A downloaded copy can solve problems: `numerate solve --run ./FOLDER "12+34"`.
@@ -85,44 +79,39 @@ def publish_model(
     checkpoint
         Checkpoint to publish.
     """
-    from flows.hub.client import checked_repository
-    from flows.hub.contents import checked_licence, model_publication
+    from flows.hub.contents import model_publication
 
-    repository, licence = checked_repository(to), checked_licence(licence)
-    publication = model_publication(Workspace.open(workspace), name, repository, licence, checkpoint)
-    _pushed(publication, repository, dry_run, private, as_json)
+    target.check()
+    _push(model_publication(Workspace.open(target.workspace), name, target.to, target.licence, checkpoint), target)
 
 
-def _pushed(publication: "Publication", repository: str, dry_run: bool, private: bool, as_json: bool) -> None:
+def _push(publication: "Publication", target: Target) -> None:
     """Push the publication, or list it with --dry-run. Results go to standard output, remarks to standard error."""
     from flows.hub.upload import publish
 
-    found = {"what": publication.what, "repository": repository, "kind": publication.kind, "dry_run": dry_run}
-    if dry_run:
-        files = [{"path": file.path, "bytes": file.size} for file in publication.files]
-        if as_json:
-            totals = {"files": files, "bytes": publication.size}
-            print(json.dumps({**found, **totals, "card": publication.card, "remarks": publication.remarks}, indent=2))
-        else:
-            print(_listing(publication, repository))
-            _remark(publication)
+    result: dict[str, Any] = {
+        "what": publication.what,
+        "repository": target.to,
+        "kind": publication.kind,
+        "dry_run": target.dry_run,
+    }
+    if target.dry_run:
+        result["files"] = [{"path": file.path, "bytes": file.size} for file in publication.files]
+        result |= {"bytes": publication.size, "card": publication.card}
+        text = _listing(publication, target.to)
+    else:
+        sent = publish(publication, target.to, private=target.private)
+        result |= asdict(sent)
+        text = f"{publication.what}: up to date: {sent.url}"
+        if sent.files:
+            files = counted(sent.files, "file")
+            text = f"{publication.what}: {files} of {sent.bytes:,} bytes sent, {sent.found:,} already there: {sent.url}"
+    if target.as_json:
+        print(json.dumps({**result, "remarks": publication.remarks}, indent=2))
         return
-    sent = publish(publication, repository, private=private)
-    if as_json:
-        print(json.dumps({**found, **asdict(sent), "remarks": publication.remarks}, indent=2))
-        return
-    what = (
-        f"{sent.files:,} files of {sent.bytes:,} bytes sent, {sent.found:,} already there"
-        if sent.files
-        else "up to date"
-    )
-    print(f"{publication.what}: {what}: {sent.url}")
-    _remark(publication)
-
-
-def _remark(publication: "Publication") -> None:
-    for text in publication.remarks:
-        print(f"remark: {text}", file=sys.stderr)
+    print(text)
+    for remark in publication.remarks:
+        print(f"remark: {remark}", file=sys.stderr)
 
 
 def _listing(publication: "Publication", repository: str) -> str:
@@ -131,5 +120,5 @@ def _listing(publication: "Publication", repository: str) -> str:
     total = f"{publication.size:,}"
     widest = max(map(len, (*sizes, total)))
     lines = [f"{size:>{widest}}  {file.path}" for size, file in zip(sizes, publication.files, strict=True)]
-    lines.append(f"{total:>{widest}}  bytes in {len(sizes):,} files for the {publication.kind} {repository}")
+    lines.append(f"{total:>{widest}}  bytes in {counted(len(sizes), 'file')} for the {publication.kind} {repository}")
     return "\n".join([*lines, "", publication.card.rstrip()])

@@ -3,16 +3,12 @@
 import json
 from typing import Annotated
 
-from cyclopts import App, Parameter
+from cyclopts import Parameter
 
-from flows.cli.command_factory import Json, Place
+from flows.cli.command_factory import Json, WorkspaceUri
 from flows.common.parameters import WORKSPACE
 from storage.errors import UserError
 from storage.workspace import Workspace
-
-
-def register_serve(app: App) -> None:
-    app.command(serve)
 
 
 def serve(
@@ -29,7 +25,7 @@ def serve(
         ),
     ] = (),
     at_once: Annotated[int, Parameter(help="Maximum number of concurrent flow runs; further runs stay scheduled.")] = 1,
-    workspace: Place = WORKSPACE,
+    workspace: WorkspaceUri = WORKSPACE,
     as_json: Json = False,
 ) -> None:
     """Serve every flow in the Prefect UI, each with a form, until Ctrl-C.

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from flows.cli.grammar import read, shown
+from flows.common.progress import counted
 from model.evaluation.predictor import Solution, TrainedEncoder
 from model.runs.pretrained import shipped_runs
 from storage.errors import UserError
@@ -20,7 +21,7 @@ _LONGEST_LINE = 1 << 20
 _WITHHELD = "?"
 
 
-class NotLearntError(UserError):
+class NotTrainedError(UserError):
     """A problem contains something that the encoder was not trained on."""
 
 
@@ -45,7 +46,7 @@ class Solver:
         # The workspace's copies of shipped runs exist only for their evaluations, and give the same answers.
         own = [run for run in runs if not run.startswith("shipped-")]
         self._folders = {run: known[run] for run in sorted(own, key=lambda run: (run != "notebook", run))}
-        self._folders |= {run: place for run, place in shipped.items() if run not in runs}
+        self._folders |= {run: folder for run, folder in shipped.items() if run not in runs}
 
     def model_for(self, text: str) -> tuple[TrainedEncoder, str]:
         """The first encoder that can solve the problem, and the problem as the encoder reads it.
@@ -60,7 +61,7 @@ class Solver:
             except UserError as error:
                 # Skip runs of the workspace that have no checkpoint yet or another version.
                 refused.append(error)
-        raise next((error for error in refused if not isinstance(error, NotLearntError)), refused[0])
+        raise next((error for error in refused if not isinstance(error, NotTrainedError)), refused[0])
 
     def _open(self, name: str) -> TrainedEncoder:
         if name not in self._opened:
@@ -93,10 +94,10 @@ def answer_one(solver: Solver, problem: str, style: Style) -> None:
     """
     model, text = solver.model_for(problem)
     (solution,) = model.solve([text])
-    print(_shown(model, text, solution, style))
+    print(_answer_text(model, text, solution, style))
     if not style.as_json:
-        sure = f", only {solution.confidence:.1%} sure" if style.withholds(solution) else ""
-        print(f"(run {model.config.name}, step {model.checkpoint.step:,}{sure})", file=sys.stderr)
+        confidence = f", only {solution.confidence:.1%} sure" if style.withholds(solution) else ""
+        print(f"(run {model.config.name}, step {model.checkpoint.step:,}{confidence})", file=sys.stderr)
 
 
 def answer_stream(solver: Solver, style: Style) -> None:
@@ -104,11 +105,10 @@ def answer_stream(solver: Solver, style: Style) -> None:
 
     Raises `UserError` at the end if there was such a line, and at once for a line that is too long.
     """
-    unread = 0
-    for lines in _conversation() if sys.stdin.isatty() else _piped():
-        unread += _answer_lines(solver, lines, style)
-    if unread:
-        raise UserError(f"{unread} lines could not be parsed: their answers are empty lines")
+    invalid = sum(_answer_lines(solver, lines, style) for lines in (_typed() if sys.stdin.isatty() else _piped()))
+    if invalid:
+        verb = "its answer is an empty line" if invalid == 1 else "their answers are empty lines"
+        raise UserError(f"{counted(invalid, 'line')} could not be parsed: {verb}")
 
 
 def read_problem(model: TrainedEncoder, text: str) -> str:
@@ -120,13 +120,13 @@ def read_problem(model: TrainedEncoder, text: str) -> str:
     config, known = model.config, model.config.operators
     problem = read(text)
     if unknown := problem.operators - set(known):
-        raise NotLearntError(
-            f"problem {shown(text)} holds {' '.join(sorted(unknown))}, run {config.name!r} learnt "
-            f"{' '.join(known)} alone: train one on a corpus with these operators"
+        raise NotTrainedError(
+            f"problem {shown(text)} has {' '.join(sorted(unknown))}, run {config.name!r} was trained only on "
+            f"{' '.join(known)}: train one on a corpus with these operators"
         )
     if problem.signed and not config.signed_operands:
-        raise NotLearntError(
-            f"problem {shown(text)} holds a minus before an operand, run {config.name!r} never saw one: "
+        raise NotTrainedError(
+            f"problem {shown(text)} has a minus before an operand, run {config.name!r} was trained without: "
             "train one on a corpus of expressions with -"
         )
     model.tokenizer.row(problem.text, model.layout_of(problem.text))
@@ -134,27 +134,29 @@ def read_problem(model: TrainedEncoder, text: str) -> str:
 
 
 def _answer_lines(solver: Solver, lines: list[str], style: Style) -> int:
-    asked: dict[str, dict[int, str]] = {}
+    """Print one answer per line, in batches per encoder; returns the number of lines that could not be parsed."""
+    problems_of: dict[str, dict[int, str]] = {}
     models: dict[str, TrainedEncoder] = {}
-    answers, unread = [""] * len(lines), 0
+    answers, invalid = [""] * len(lines), 0
     for number, line in enumerate(lines):
         try:
             if line.strip():
                 model, problem = solver.model_for(line)
                 models[model.config.name] = model
-                asked.setdefault(model.config.name, {})[number] = problem
+                problems_of.setdefault(model.config.name, {})[number] = problem
         except UserError as error:
-            unread += 1
+            invalid += 1
             print(f"error: {error}", file=sys.stderr)
-    for name, problems in asked.items():
+    for name, problems in problems_of.items():
         solutions = models[name].solve(list(problems.values()))
         for (number, problem), solution in zip(problems.items(), solutions, strict=True):
-            answers[number] = _shown(models[name], problem, solution, style)
+            answers[number] = _answer_text(models[name], problem, solution, style)
     print("\n".join(answers), flush=True)
-    return unread
+    return invalid
 
 
-def _conversation() -> Iterator[list[str]]:
+def _typed() -> Iterator[list[str]]:
+    """The lines of an interactive session."""
     import readline  # noqa: F401  (gives input() a history)
 
     while True:
@@ -180,16 +182,16 @@ def _piped() -> Iterator[list[str]]:
         yield [rest.decode(errors="replace")]
 
 
-def _shown(model: TrainedEncoder, problem: str, solution: Solution, style: Style) -> str:
-    abstained = style.withholds(solution)
+def _answer_text(model: TrainedEncoder, problem: str, solution: Solution, style: Style) -> str:
+    withheld = style.withholds(solution)
     if not style.as_json:
-        return _WITHHELD if abstained else solution.answer
+        return _WITHHELD if withheld else solution.answer
     return json.dumps(
         {
             "problem": problem,
-            "answer": None if abstained else solution.answer,
+            "answer": None if withheld else solution.answer,
             "confidence": solution.confidence if math.isfinite(solution.confidence) else None,
-            "abstained": abstained,
+            "abstained": withheld,
             "run": model.config.name,
             "checkpoint": model.checkpoint.file,
             "step": model.checkpoint.step,

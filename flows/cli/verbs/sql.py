@@ -45,8 +45,8 @@ def answer(workspace: Workspace, query: str, form: Format = "table", output: str
         )
     if form == "parquet" and not output and sys.stdout.isatty():
         raise UserError("Parquet cannot be printed to a terminal: use --output, or redirect standard output")
-    place, root = _resolved(output), workspace.on_disk.path.resolve()
-    if output and any(place.is_relative_to(root / folder) for folder in (*_DATA, workspace.catalog.name)):
+    target, root = _resolved(output), workspace.on_disk.path.resolve()
+    if output and any(target.is_relative_to(root / folder) for folder in (*_DATA, workspace.catalog.name)):
         raise UserError(f"output {output!r} is inside the workspace's own data: choose a file elsewhere")
     with open_catalog(workspace) as connection, bounded_memory():
         _WRITERS[form](connection, select(connection, query), output)
@@ -54,13 +54,13 @@ def answer(workspace: Workspace, query: str, form: Format = "table", output: str
 
 def _write_table(connection: duckdb.DuckDBPyConnection, relation: duckdb.DuckDBPyRelation, output: str) -> None:
     rows = fetched(connection, relation, _MOST_ROWS + 1)
-    for_people = not output and sys.stdout.isatty()
+    on_terminal = not output and sys.stdout.isatty()
     text = io.StringIO()
     # Values are shown literally: brackets and colons in them are not markup.
     console = Console(
         file=text,
-        width=None if for_people else 10_000,
-        force_terminal=for_people,
+        width=None if on_terminal else 10_000,
+        force_terminal=on_terminal,
         highlight=False,
         markup=False,
         emoji=False,
@@ -87,7 +87,7 @@ def _table(names: list[str], rows: list[tuple[Any, ...]]) -> Table:
 
 def _write_csv(connection: duckdb.DuckDBPyConnection, relation: duckdb.DuckDBPyRelation, output: str) -> None:
     schema, batches = stream(connection, relation)
-    _check_types(relation, schema, "CSV", _no_csv)
+    _check_types(relation, schema, "CSV", _not_in_csv)
     with _sink(output) as sink, csv.CSVWriter(sink, schema) as writer:
         for batch in batches:
             writer.write_batch(batch)
@@ -95,7 +95,7 @@ def _write_csv(connection: duckdb.DuckDBPyConnection, relation: duckdb.DuckDBPyR
 
 def _write_parquet(connection: duckdb.DuckDBPyConnection, relation: duckdb.DuckDBPyRelation, output: str) -> None:
     schema, batches = stream(connection, relation)
-    _check_types(relation, schema, "Parquet", _no_parquet)
+    _check_types(relation, schema, "Parquet", _not_in_parquet)
     with _sink(output) as sink, pq.ParquetWriter(sink, schema, compression="zstd") as writer:
         for batch in batches:
             writer.write_batch(batch)
@@ -138,13 +138,13 @@ def _check_types(
             raise UserError(f"column {column!r} is {kind}, which {form} cannot store: cast it, as in {column}::VARCHAR")
 
 
-def _no_csv(kind: pa.DataType) -> bool:
+def _not_in_csv(kind: pa.DataType) -> bool:
     return pa.types.is_nested(kind) or pa.types.is_interval(kind) or pa.types.is_binary(kind)
 
 
-def _no_parquet(kind: pa.DataType) -> bool:
-    inside = [kind.field(number).type for number in range(kind.num_fields)]
-    return pa.types.is_union(kind) or pa.types.is_interval(kind) or any(map(_no_parquet, inside))
+def _not_in_parquet(kind: pa.DataType) -> bool:
+    nested = [kind.field(number).type for number in range(kind.num_fields)]
+    return pa.types.is_union(kind) or pa.types.is_interval(kind) or any(map(_not_in_parquet, nested))
 
 
 @contextmanager
@@ -162,8 +162,7 @@ def _sink(output: str) -> Iterator[BinaryIO]:
             with path.open("wb") as file:
                 yield file
             return
-        place = _writable(path)
-        with place.staged() as beside, beside.open("wb") as file:
+        with _writable(path).staged() as temporary, temporary.open("wb") as file:
             yield file
     except OSError as error:
         raise UserError(f"output {output!r} cannot be written ({error.strerror}): choose another file") from error
@@ -183,9 +182,9 @@ def _writable(path: Path) -> LocalLocation:
     """The output file with links resolved; raises `UserError` for a folder, a missing parent, or a protected file."""
     if path.is_dir():
         raise UserError(f"output {str(path)!r} is a folder: choose a file in it")
-    place = path.resolve()
-    if not place.parent.is_dir():
-        raise UserError(f"output {str(path)!r} can't be written: there is no folder {str(place.parent)!r}, make it")
-    if place.exists() and not os.access(place, os.W_OK):
-        raise UserError(f"output {str(path)!r} can't be written (it is write-protected): name another file")
-    return LocalLocation(place)
+    target = path.resolve()
+    if not target.parent.is_dir():
+        raise UserError(f"output {str(path)!r} cannot be written: folder {str(target.parent)!r} is missing, create it")
+    if target.exists() and not os.access(target, os.W_OK):
+        raise UserError(f"output {str(path)!r} cannot be written (it is write-protected): choose another file")
+    return LocalLocation(target)

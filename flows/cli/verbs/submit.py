@@ -4,16 +4,16 @@ import json
 import shlex
 import sys
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Annotated, Any
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 from pydantic import BaseModel, Field
 
-from flows.cli.command_factory import Json, requested, run_flow
-from flows.cli.options import options_of
+from flows.cli.command_factory import request_command, run_flow
 from flows.common.parameters import EndToEndRequest, InWorkspace, OfCorpus, TrainRequest
 from flows.common.progress import say
-from flows.registry import COMMANDS, RegisteredFlow
+from flows.registry import COMMANDS
 from storage.errors import UserError
 from storage.workspace import Workspace
 
@@ -31,7 +31,7 @@ submit_app = App(
 )
 
 
-class _How(BaseModel):
+class _Submission(BaseModel):
     """Options of the submission."""
 
     address: str = Field(
@@ -49,37 +49,24 @@ class _How(BaseModel):
     status: bool = Field(False, description="Print the status of the job only.")
 
 
-_How_options = Annotated[_How | None, Parameter(name="*", negative="")]
-
-
-def _submits(parent: App, registered: RegisteredFlow) -> None:
-    """Add the command that submits one flow."""
-    name, presets = registered.command, registered.presets
-
-    def command(
-        spec: str = "notebook", /, *, options: Any = None, how: _How_options = None, as_json: Json = False
-    ) -> None:
-        """The command; its help text is set below."""
-        _submit(name, requested(presets, spec, options), how or _How(), as_json)
-
-    command.__doc__ = (
-        f"Submit 'numerate {name}' to a Ray cluster, and follow the job.\n\n"
-        f"Example: `numerate submit {name} --workspace /shared/numerate`\n\n"
-        f"Parameters\n----------\nspec\n    A preset ({', '.join(presets)}) "
-        "or a YAML or JSON file with these parameters; options change single ones."
-    )
-    model = type(next(iter(presets.values())))
-    command.__annotations__["options"] = Annotated[options_of(model) | None, Parameter(name="*")]
-    parent.command(command, name=name.split()[-1])
-
-
 _corpus = App(name="corpus", help="Corpora of arithmetic problems.")
 _tokenizer = App(name="tokenizer", help="Tokenizers.")
 submit_app.command(_corpus)
 submit_app.command(_tokenizer)
 _PARENTS = {"corpus": _corpus, "tokenizer": _tokenizer}
-for _registered in COMMANDS.values():
-    _submits(_PARENTS.get(_registered.command.split()[0], submit_app), _registered)
+
+
+def _add_commands() -> None:
+    """Add a command for each flow that has one."""
+    for stage, registered in COMMANDS.items():
+        group, name = stage.split()[0], stage.split()[-1]
+        text = (
+            f"Submit 'numerate {stage}' to a Ray cluster, and follow the job.\n\n"
+            f"Example: `numerate submit {stage} --workspace /shared/numerate`"
+        )
+        submission = Annotated[_Submission | None, Parameter(name="*", negative="")]
+        parent = _PARENTS.get(group, submit_app)
+        request_command(parent, name, registered.presets, text, partial(_submit, stage), submission)
 
 
 @submit_app.command(show=False)
@@ -87,41 +74,42 @@ def execute(stage: str, request: str, /) -> None:
     """Run a stage inside a job, on the job's own cluster."""
     try:
         registered, values = COMMANDS[stage], json.loads(request)
-        asked = type(registered.form).model_validate({**values, "ray": "auto"})
+        in_job = type(registered.form).model_validate({**values, "ray": "auto"})
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise UserError("execute runs inside a job only, with a stage and its request as JSON: use 'submit'") from error
-    result = run_flow(registered.entrypoint, asked, False)
+    result = run_flow(registered.entrypoint, in_job, False)
     print(json.dumps(result, indent=2))
 
 
-def _submit(stage: str, request: InWorkspace, how: _How, as_json: bool) -> None:
+def _submit(stage: str, request: InWorkspace, as_json: bool, options: _Submission | None) -> None:
     """Start, follow, show or stop the job, and exit with the job's exit code if it has failed."""
-    _check(request, how)
+    options = options or _Submission()
+    _check(request, options)
     from flows.cluster.jobs import Jobs, entrypoint_of, job_name
 
-    request = _spelt_out(request)
+    request = _with_resolved_names(request)
     values = request.model_dump(mode="json", exclude_defaults=True, exclude={"ray"})
-    name, jobs = job_name(stage, {**values, "workspace": request.workspace}), Jobs(how.address)
-    if how.status or how.stop:
+    name, jobs = job_name(stage, {**values, "workspace": request.workspace}), Jobs(options.address)
+    if options.status or options.stop:
         attempts = jobs.attempts(name)
         if not attempts:
-            option = "--stop" if how.stop else "--status"
+            option = "--stop" if options.stop else "--status"
             raise UserError(f"{jobs.address} has no job for this stage and request: submit it without {option}")
-        job = jobs.stop(attempts[-1].id) if how.stop and not attempts[-1].ended else attempts[-1]
+        job = jobs.stop(attempts[-1].id) if options.stop and not attempts[-1].ended else attempts[-1]
         _show(job, as_json)
         return
-    job, new = jobs.start(name, entrypoint_of(how.python, stage, values), how.gpus)
+    job, new = jobs.start(name, entrypoint_of(options.python, stage, values), options.gpus)
     say(f"job {job.id}: {'submitted' if new else 'exists, ' + job.status.lower()}, {jobs.address}")
-    if not how.detach:
+    if not options.detach:
         job = _follow(jobs, job, as_json)
     _show(job, as_json)
     if job.exit_code == _NOT_FOUND:
-        say(f"the cluster's head node has no interpreter {how.python!r}: set the right one with --python")
+        say(f"the cluster's head node has no interpreter {options.python!r}: set the right one with --python")
     if job.exit_code:
         sys.exit(job.exit_code)
 
 
-def _spelt_out(request: InWorkspace) -> InWorkspace:
+def _with_resolved_names(request: InWorkspace) -> InWorkspace:
     """The same request with names and workspace in canonical form, so that equivalent requests are the same job."""
     changes = {"workspace": str(Workspace.open(request.workspace).root)}
     if isinstance(request, TrainRequest | EndToEndRequest):
@@ -131,7 +119,7 @@ def _spelt_out(request: InWorkspace) -> InWorkspace:
     return request.model_copy(update=changes)
 
 
-def _check(request: InWorkspace, how: _How) -> None:
+def _check(request: InWorkspace, options: _Submission) -> None:
     if request.ray:
         raise UserError(f"ray is {request.ray!r}: omit it, because a job runs on the cluster that it is submitted to")
     if "://" not in request.workspace and not request.workspace.startswith("/"):
@@ -139,7 +127,7 @@ def _check(request: InWorkspace, how: _How) -> None:
             f"workspace {request.workspace!r} is relative: give the absolute path on the cluster's nodes, "
             "such as --workspace /shared/numerate"
         )
-    if how.detach + how.stop + how.status > 1:
+    if options.detach + options.stop + options.status > 1:
         raise UserError("--detach, --stop and --status contradict each other: use one of them")
 
 
@@ -165,3 +153,6 @@ def _show(job: "Job", as_json: bool) -> None:
         print(json.dumps(asdict(job), indent=2))
     else:
         say(f"job {job.id}: {job.status.lower()}{f' ({job.message})' if job.status == 'FAILED' else ''}")
+
+
+_add_commands()

@@ -6,9 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from flows.reports.pages import write_page
 from storage.errors import UserError
-from storage.places.place import Location
 
 Reports = Mapping[str, Mapping[str, Mapping[str, Any]]]
 
@@ -104,10 +102,6 @@ def comparison_text(comparison: Comparison) -> str:
     ]
     title = f"{len(comparison.runs)} runs evaluated on {comparison.corpus}, exact match over the runs"
     return "\n".join([title, head, names, *lines, *runs])
-
-
-def write_comparison(page: Location, name: str, comparison: Comparison) -> None:
-    write_page(page, "comparison.html", name=name, comparison=comparison)
 
 
 def _by_value(report: Mapping[str, Any]) -> dict[tuple[str, int | str], tuple[int, float]]:

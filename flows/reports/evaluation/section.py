@@ -1,6 +1,6 @@
 """The results of one evaluation: a section of the run's page, and for some a separate page. Data comes from SQL."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import duckdb
@@ -8,7 +8,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from pydantic import BaseModel, ConfigDict
 
-from flows.common.suites import learnt_digits
+from flows.common.suites import trained_digits
 from flows.reports.evaluation.suite_figures import edge_figure, grid_figure
 from flows.reports.figures import INK, PALE, SECOND, by_group, svg
 from flows.reports.pages import rendered, write_page
@@ -23,7 +23,7 @@ SECTION = "report/section.json"
 _WRONG_ANSWERS = 20
 # Longer answers do not fit DuckDB's integers.
 _NUMBER_DIGITS = 15
-_LABELS = {
+_COLUMN_LABELS = {
     "operators": "operators",
     "terms": "number of operands",
     "digits": "digits of the longest operand",
@@ -32,7 +32,7 @@ _LABELS = {
     "kind": "kind",
 }
 # Operator patterns can be too many for a figure.
-_MOST_TEXTS = 20
+_MOST_GROUPS = 20
 
 
 class EvaluationSection(BaseModel):
@@ -57,12 +57,12 @@ class EvaluationSection(BaseModel):
             **dict(self),
             config=config,
             passes=passes_text(self.outcome.passes),
-            labels=_LABELS,
+            labels=_COLUMN_LABELS,
         )
 
 
 def write_report(
-    place: Location,
+    folder: Location,
     workspace: Workspace,
     config: RunConfig,
     outcome: Evaluation,
@@ -74,7 +74,7 @@ def write_report(
     `remarks` say what was left out. Returns the figures.
     """
     with open_catalog(workspace) as connection:
-        asked = connection.sql(
+        scored = connection.sql(
             "SELECT * FROM predictions WHERE run = ? AND corpus = ? AND split = ? AND checkpoint = ? "
             "AND coalesce(missing, 'answer') = ? AND coalesce(decoding, '') = ?",
             params=[
@@ -82,13 +82,13 @@ def write_report(
                 *(outcome.missing, outcome.decoding),
             ],
         ).to_arrow_table()
-        connection.register("asked", asked)
+        connection.register("scored", scored)
         figures = [*_suite_figures(connection, config, outcome), *_figures(connection, outcome)]
         if len(outcome.by_passes) > 1:
             figures.append(("Exact match by passes", _by_passes(outcome)))
         figures.append(("Calibration of the confidence", _calibration(connection)))
         wrong = connection.sql(
-            "SELECT problem, answer, prediction, confidence FROM asked WHERE NOT correct "
+            "SELECT problem, answer, prediction, confidence FROM scored WHERE NOT correct "
             f"ORDER BY id LIMIT {_WRONG_ANSWERS}"
         ).fetchall()
         rows = connection.execute(
@@ -103,10 +103,10 @@ def write_report(
         wrong=tuple(wrong),
         splits=tuple(rows),
     )
-    (place / SECTION).write(section.model_dump_json().encode())
-    if place != workspace.run(config.name):
-        page = place / "report" / "index.html"
-        write_page(page, "report.html", run=config.name, label=place.name, section=section.html(config))
+    (folder / SECTION).write(section.model_dump_json().encode())
+    if folder != workspace.run(config.name):
+        page = folder / "report" / "index.html"
+        write_page(page, "report.html", run=config.name, label=folder.name, section=section.html(config))
     return figures
 
 
@@ -120,12 +120,12 @@ def _suite_figures(
 ) -> list[tuple[str, str]]:
     """Figures that only a suite has."""
     if outcome.suite == "grid":
-        operators = [row[0] for row in _rows(connection, "SELECT DISTINCT operators FROM asked ORDER BY 1")]
-        learnt = {operator: learnt_digits(config, operator) for operator in operators}
-        return [("Exact match by the lengths of both operands", grid_figure(connection, learnt))]
+        operators = [row[0] for row in _rows(connection, "SELECT DISTINCT operators FROM scored ORDER BY 1")]
+        trained_lengths = {operator: trained_digits(config, operator) for operator in operators}
+        return [("Exact match by the lengths of both operands", grid_figure(connection, trained_lengths))]
     if outcome.suite == "edge":
         kinds = [
-            row[0] for row in _rows(connection, "SELECT DISTINCT kind FROM asked WHERE kind <> '' ORDER BY 1 DESC")
+            row[0] for row in _rows(connection, "SELECT DISTINCT kind FROM scored WHERE kind <> '' ORDER BY 1 DESC")
         ]
         return [("Exact match by kind and length", edge_figure(connection, kinds))] if kinds else []
     return []
@@ -133,13 +133,13 @@ def _suite_figures(
 
 def _figures(connection: duckdb.DuckDBPyConnection, outcome: Evaluation) -> list[tuple[str, str]]:
     """Exact match by answer and by every column of the breakdown."""
-    found = []
-    if _rows(connection, "SELECT max(length(answer)) FROM asked")[0][0] <= _NUMBER_DIGITS:
-        found.append(("Exact match by answer", _by_answer(connection)))
+    figures = []
+    if _rows(connection, "SELECT max(length(answer)) FROM scored")[0][0] <= _NUMBER_DIGITS:
+        figures.append(("Exact match by answer", _by_answer(connection)))
     for column, groups in outcome.breakdown.items():
-        if len(groups) <= _MOST_TEXTS or isinstance(groups[0].value, int):
-            found.append((f"Exact match by {_LABELS[column]}", by_group(groups, _LABELS[column])))
-    return found
+        if len(groups) <= _MOST_GROUPS or isinstance(groups[0].value, int):
+            figures.append((f"Exact match by {_COLUMN_LABELS[column]}", by_group(groups, _COLUMN_LABELS[column])))
+    return figures
 
 
 def _rows(connection: duckdb.DuckDBPyConnection, query: str, values: list[Any] | None = None) -> list[tuple[Any, ...]]:
@@ -157,7 +157,7 @@ def learning_curve(connection: duckdb.DuckDBPyConnection, run: str) -> str:
     )
     matches = _rows(
         connection,
-        "SELECT step, validation_exact_match FROM metrics "
+        "SELECT step, 100 * validation_exact_match FROM metrics "
         "WHERE run = ? AND validation_exact_match IS NOT NULL ORDER BY 1",
         [run],
     )
@@ -167,33 +167,35 @@ def learning_curve(connection: duckdb.DuckDBPyConnection, run: str) -> str:
         axes.plot(*zip(*losses, strict=True), color=INK)
         axes.set(xlabel="step", ylabel="loss on masked slots", yscale="log")
         axes.yaxis.label.set_color(INK)
-        other = axes.twinx()
-        other.spines["top"].set_visible(False)
-        other.plot([s for s, _ in matches], [100 * m for _, m in matches], color=SECOND, marker="o", markersize=3)
-        other.set_ylabel("exact match on validation, %", color=SECOND)
-        other.set_ylim(-2, 102)
+        _right_axis(axes, matches, "exact match on validation, %", (-2, 102))
 
     return svg(draw, "Loss and exact match against training steps")
+
+
+def _right_axis(axes: Axes, matches: Sequence[tuple[float, ...]], label: str, limits: tuple[float, float]) -> None:
+    """Draw points (x, exact match in percent) on a second axis."""
+    right = axes.twinx()
+    right.spines["top"].set_visible(False)
+    right.plot(*zip(*matches, strict=True), color=SECOND, marker="o", markersize=3)
+    right.set_ylabel(label, color=SECOND)
+    right.set_ylim(*limits)
 
 
 def _by_answer(connection: duckdb.DuckDBPyConnection) -> str:
     rows = _rows(
         connection,
-        "WITH ends AS (SELECT min(answer::BIGINT) AS low, max(answer::BIGINT) AS high FROM asked), "
+        "WITH ends AS (SELECT min(answer::BIGINT) AS low, max(answer::BIGINT) AS high FROM scored), "
         "span AS (SELECT low, greatest(1, (high - low) // 40) AS bin FROM ends) "
         "SELECT low + bin * ((answer::BIGINT - low) // bin) + bin / 2 AS middle, "
-        "100 * avg(correct::INT), count(*), any_value(bin) FROM asked, span GROUP BY 1 ORDER BY 1",
+        "100 * avg(correct::INT), count(*), any_value(bin) FROM scored, span GROUP BY 1 ORDER BY 1",
     )
 
     def draw(axes: Axes) -> None:
         """Draw the number of problems, and the exact match on a second axis."""
         axes.bar([r[0] for r in rows], [r[2] for r in rows], width=rows[0][3] * 0.95, color=PALE, label="problems")
         axes.set(xlabel="answer", ylabel="problems")
-        other = axes.twinx()
-        other.spines["top"].set_visible(False)
-        other.plot([r[0] for r in rows], [r[1] for r in rows], color=SECOND, marker="o", markersize=3)
-        other.set_ylabel("exact match, %", color=SECOND)
-        other.set_ylim(*_range_below_100(r[1] for r in rows))
+        matches = [(middle, match) for middle, match, *_ in rows]
+        _right_axis(axes, matches, "exact match, %", _range_below_100(match for _, match in matches))
 
     return svg(draw, "Exact match and number of problems by the answer's size")
 
@@ -201,11 +203,13 @@ def _by_answer(connection: duckdb.DuckDBPyConnection) -> str:
 def _by_passes(outcome: Evaluation) -> str:
     def draw(axes: Axes) -> None:
         """Draw a line for each order of filling."""
-        one = next(result for result in outcome.by_passes if result.passes == 1)
+        one_pass = next(result for result in outcome.by_passes if result.passes == 1)
         for order, color in (("confidence", INK), ("units-first", SECOND)):
-            found = [one, *(r for r in outcome.by_passes if r.order == order and r.passes > 1)]
-            matches = [100 * r.exact_match for r in found]
-            axes.plot([r.passes for r in found], matches, color=color, marker="o", markersize=3, label=order)
+            results = [one_pass, *(r for r in outcome.by_passes if r.order == order and r.passes > 1)]
+            matches = [100 * result.exact_match for result in results]
+            axes.plot(
+                [result.passes for result in results], matches, color=color, marker="o", markersize=3, label=order
+            )
         axes.set_xscale("log", base=2)
         axes.set(xlabel="passes of the encoder", ylabel="exact match, %")
         axes.set_ylim(*_range_below_100(100 * r.exact_match for r in outcome.by_passes))
@@ -218,7 +222,7 @@ def _by_passes(outcome: Evaluation) -> str:
 def _calibration(connection: duckdb.DuckDBPyConnection) -> str:
     rows = _rows(
         connection,
-        "SELECT avg(confidence), avg(correct::INT), count(*) FROM asked "
+        "SELECT avg(confidence), avg(correct::INT), count(*) FROM scored "
         "GROUP BY least(9, floor(confidence * 10)) ORDER BY 1",
     )
 

@@ -30,13 +30,13 @@ def step_of(longest: int) -> int:
 
 
 def grid_cells(connection: duckdb.DuckDBPyConnection, operator: str, step: int) -> list[Cell]:
-    """Problems of an operator in the table `asked`, by the lengths of the second (row) and the first (column) operand.
+    """Problems of an operator in the table `scored`, by the lengths of the second (row) and the first (column) operand.
 
     A cell covers `step` lengths of each operand; rows and columns are numbered from 0.
     """
     rows = connection.execute(
         # If an operand is masked, as in 12+?=30, the problem contains its result, and `answer` is the operand.
-        "WITH whole AS (SELECT correct, replace(split_part(problem, '=', 1), '?', answer) AS problem FROM asked "
+        "WITH whole AS (SELECT correct, replace(split_part(problem, '=', 1), '?', answer) AS problem FROM scored "
         "WHERE operators = $operator) "
         "SELECT (length(regexp_extract(problem, '[0-9]+$')) - 1) // $step AS second, "
         "(length(regexp_extract(problem, '^[0-9]+')) - 1) // $step AS first, count(*), sum(correct::INT)::BIGINT "
@@ -47,30 +47,30 @@ def grid_cells(connection: duckdb.DuckDBPyConnection, operator: str, step: int) 
 
 
 def kind_cells(connection: duckdb.DuckDBPyConnection, kinds: list[str], step: int) -> list[Cell]:
-    """Problems in the table `asked` by kind (row, as in `kinds`) and by the longest operand's length (column)."""
+    """Problems in the table `scored` by kind (row, as in `kinds`) and by the longest operand's length (column)."""
     rows = connection.execute(
         "SELECT list_position($kinds, kind) - 1 AS kind, (digits - 1) // $step AS length, count(*), "
-        "sum(correct::INT)::BIGINT FROM asked GROUP BY ALL ORDER BY ALL",
+        "sum(correct::INT)::BIGINT FROM scored GROUP BY ALL ORDER BY ALL",
         {"kinds": kinds, "step": step},
     ).fetchall()
     return [Cell(*row) for row in rows]
 
 
-def grid_figure(connection: duckdb.DuckDBPyConnection, learnt: dict[str, int]) -> str:
-    """A heat map per operator over the lengths of both operands; a frame marks the trained lengths `learnt`."""
+def grid_figure(connection: duckdb.DuckDBPyConnection, trained: dict[str, int]) -> str:
+    """A heat map per operator over the lengths of both operands; a frame marks the lengths `trained`."""
     longest = _longest(connection)
     step = step_of(longest)
 
     def draw(*axes: Axes) -> None:
         """Draw one map per operator."""
-        for each, (operator, most) in zip(axes, learnt.items(), strict=True):
+        for panel, (operator, most) in zip(axes, trained.items(), strict=True):
             cells = _matrix(grid_cells(connection, operator, step), -(-longest // step), -(-longest // step))
-            heat(each, cells, step, square=True)
-            each.add_patch(Rectangle((0.5, 0.5), most, most, fill=False, edgecolor=SECOND, linewidth=1.5))
-            each.set(xlabel=f"digits before the {operator}", ylabel="digits after it", aspect="equal")
+            heat(panel, cells, step, square=True)
+            panel.add_patch(Rectangle((0.5, 0.5), most, most, fill=False, edgecolor=SECOND, linewidth=1.5))
+            panel.set(xlabel=f"digits before the {operator}", ylabel="digits after it", aspect="equal")
 
-    height = 5.0 if len(learnt) == 1 else 3.2
-    return svg(draw, "Exact match by the lengths of both operands", axes=len(learnt), height=height)
+    height = 5.0 if len(trained) == 1 else 3.2
+    return svg(draw, "Exact match by the lengths of both operands", axes=len(trained), height=height)
 
 
 def edge_figure(connection: duckdb.DuckDBPyConnection, kinds: list[str]) -> str:
@@ -89,9 +89,9 @@ def edge_figure(connection: duckdb.DuckDBPyConnection, kinds: list[str]) -> str:
 
 
 def _longest(connection: duckdb.DuckDBPyConnection) -> int:
-    found = connection.execute("SELECT max(digits) FROM asked").fetchone()
-    assert found is not None
-    return int(found[0])
+    row = connection.execute("SELECT max(digits) FROM scored").fetchone()
+    assert row is not None
+    return int(row[0])
 
 
 def _matrix(cells: list[Cell], rows: int, columns: int) -> NDArray[np.float64]:

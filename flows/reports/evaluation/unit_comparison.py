@@ -30,21 +30,21 @@ class Kind(NamedTuple):
 
 def comparisons_of(connection: duckdb.DuckDBPyConnection, run: str) -> list[str]:
     """Names of the comparisons that include a run."""
-    found = connection.execute("SELECT DISTINCT comparison FROM comparisons WHERE run = ? ORDER BY 1", [run])
-    return [name for (name,) in found.fetchall()]
+    rows = connection.execute("SELECT DISTINCT comparison FROM comparisons WHERE run = ? ORDER BY 1", [run])
+    return [name for (name,) in rows.fetchall()]
 
 
 def compared(connection: duckdb.DuckDBPyConnection, comparison: str, run: str) -> Markup:
     """A comparison as HTML, for the page of one of its runs."""
-    found = connection.execute(
+    rows = connection.execute(
         "SELECT encoder, unit, applied, asked, operator, count(*), median(exact_match), min(exact_match), "
         "max(exact_match) FROM comparisons WHERE comparison = ? GROUP BY encoder, unit, applied, asked, operator "
         "ORDER BY encoder, unit != 'none', unit, applied DESC",
         [comparison],
     ).fetchall()
     lines: dict[Kind, dict[tuple[str, str], tuple[float, ...]]] = {}
-    for encoder, unit, applied, asked, operator, runs, *spread in found:
-        lines.setdefault(Kind(encoder, unit, applied, runs), {})[asked, operator] = tuple(spread)
+    for encoder, unit, applied, evaluated, operator, runs, *spread in rows:
+        lines.setdefault(Kind(encoder, unit, applied, runs), {})[evaluated, operator] = tuple(spread)
     columns = sorted({column for cells in lines.values() for column in cells}, key=lambda c: (c[0], order_of(c[1])))
     return rendered("units.html", own=run, columns=columns, lines=lines, curves=_curves(connection, comparison))
 
@@ -60,27 +60,27 @@ def _curves(connection: duckdb.DuckDBPyConnection, comparison: str) -> str:
         return ""
     operators = sorted({operator for operator, *_ in points}, key=order_of)
     encoders = sorted({encoder for _, encoder, *_ in points})
-    kinds = sorted({(encoder, unit) for _, encoder, unit, *_ in points}, key=lambda kind: (kind[1] != "none", kind))
+    pairs = sorted({(encoder, unit) for _, encoder, unit, *_ in points}, key=lambda kind: (kind[1] != "none", kind))
 
     def draw(*axes: Axes) -> None:
         """Draw one panel per operator, with a line per encoder and unit."""
-        for each, operator in zip(axes, operators, strict=True):
-            for encoder, unit in kinds:
-                mine = [point[3:] for point in points if point[:3] == (operator, encoder, unit)]
-                if mine:
-                    each.plot(
-                        *zip(*mine, strict=True),
+        for panel, operator in zip(axes, operators, strict=True):
+            for encoder, unit in pairs:
+                points_of_kind = [point[3:] for point in points if point[:3] == (operator, encoder, unit)]
+                if points_of_kind:
+                    panel.plot(
+                        *zip(*points_of_kind, strict=True),
                         color=_COLORS.get(unit, INK),
                         linestyle=_LINES[encoders.index(encoder) % len(_LINES)],
                         label=f"{encoder}, {named(unit, 'on')}",
                     )
-            each.set(xscale="log", ylim=(-3, 103), title=operator.replace("*", "×"), xlabel="problems seen")
-            if each is not axes[0]:
-                each.set_yticklabels([])
+            panel.set(xscale="log", ylim=(-3, 103), title=operator.replace("*", "×"), xlabel="problems seen")
+            if panel is not axes[0]:
+                panel.set_yticklabels([])
         axes[0].set_ylabel("exact match, %")
         figure = axes[0].get_figure()
         assert figure is not None
-        handles, labels = max((each.get_legend_handles_labels() for each in axes), key=lambda found: len(found[1]))
+        handles, labels = max((panel.get_legend_handles_labels() for panel in axes), key=lambda rows: len(rows[1]))
         figure.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False, fontsize=7)
 
     return svg(draw, "Exact match against problems seen, by kind of problem", axes=len(operators), height=3.2)

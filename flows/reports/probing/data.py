@@ -32,12 +32,12 @@ class Value(NamedTuple):
     runs: int
 
     @property
-    def least(self) -> float:
+    def lower(self) -> float:
         """The interval's lower end, or the mean without an interval."""
         return self.mean if self.low is None else self.low
 
     @property
-    def most(self) -> float:
+    def upper(self) -> float:
         """The interval's upper end, or the mean without an interval."""
         return self.mean if self.high is None else self.high
 
@@ -59,20 +59,20 @@ class ProbeData:
     """Number of problems for probes along training (`problems_asked`); 0 without measures along training."""
 
     @property
-    def one(self) -> bool:
+    def is_single_run(self) -> bool:
         """Whether there is only one run, so that intervals do not describe variation over seeds."""
         return len(self.runs) == 1
 
     @property
     def spread(self) -> str:
         """What the intervals describe, in words."""
-        if self.one:
+        if self.is_single_run:
             return "one seed: intervals are over problems (for κ, over the numbers that they share), not over seeds"
         return f"means and 95 % intervals over {len(self.runs)} seeds"
 
     def rows(self, view: str, columns: str, where: str = "true", *, first: bool = False) -> list[tuple[Any, ...]]:
         """Rows of a view, ordered by all columns; `first` restricts them to the first run."""
-        return self._asked(view, f"SELECT {columns} FROM mine WHERE {where} ORDER BY ALL", first=first)
+        return self._query(view, f"SELECT {columns} FROM mine WHERE {where} ORDER BY ALL", first=first)
 
     def values(
         self, view: str, keys: Sequence[str], where: str = "true", value: str = "value"
@@ -81,23 +81,23 @@ class ProbeData:
         bounds = {"kappa", "predicted"} & {value} or view == "probe_unit"
         low, high = ("min(low)", "max(high)") if bounds else ("NULL", "NULL")
         names = ", ".join(map(identifier, keys))
-        found = self._asked(
+        rows = self._query(
             view,
             f"SELECT {names}, avg({value}), stddev_samp({value}), count(DISTINCT run), {low}, {high} "
             f"FROM mine WHERE {where} AND NOT isnan({value}) GROUP BY {names} ORDER BY {names}",
         )
-        least = -1.0 if value == "kappa" else 0.0
-        return {tuple(row[: len(keys)]): _value(least, *row[len(keys) :]) for row in found}
+        low_limit = -1.0 if value == "kappa" else 0.0
+        return {tuple(row[: len(keys)]): _value(low_limit, *row[len(keys) :]) for row in rows}
 
     def single(self, view: str, where: str, value: str = "value") -> Value | None:
         """The measure of all rows that match, over the runs; None if there are none."""
-        found = self.values(view, ["run"], where, value)
-        if len(found) <= 1:
-            return next(iter(found.values()), None)
-        means = [each.mean for each in found.values()]
+        rows = self.values(view, ["run"], where, value)
+        if len(rows) <= 1:
+            return next(iter(rows.values()), None)
+        means = [of_run.mean for of_run in rows.values()]
         return _value(-1.0 if value == "kappa" else 0.0, mean(means), stdev(means), len(means), None, None)
 
-    def _asked(self, view: str, query: str, *, first: bool = False) -> list[tuple[Any, ...]]:
+    def _query(self, view: str, query: str, *, first: bool = False) -> list[tuple[Any, ...]]:
         which, what = ("problems", self.series) if view == "probe_series" else ("checkpoint", self.checkpoint)
         values: list[Any] = [list(self.runs[:1] if first else self.runs), what]
         return self.connection.execute(
@@ -131,16 +131,16 @@ def mark_states(axes: Axes, states: Sequence[tuple[int, ...]], kinds: Sequence[s
     names = ["e" if not layer else f"{loop or 'all'}·{layer}" if looped else str(layer) for loop, layer in states]
     if kinds:
         names = [f"{kind} {name}" for kind, name in zip(kinds, names, strict=True)]
-    steep = 90 if kinds or len(names) > 10 else 0
-    axes.set_xticks(range(len(names)), names, fontsize=7 if len(names) < 10 else 6, rotation=steep)
+    rotation = 90 if kinds or len(names) > 10 else 0
+    axes.set_xticks(range(len(names)), names, fontsize=7 if len(names) < 10 else 6, rotation=rotation)
     axes.set_xlabel("loop·layer" if looped else "layer", fontsize=7)
 
 
 def _value(
-    least: float, middle: float, spread: float | None, runs: int, low: float | None, high: float | None
+    low_limit: float, middle: float, spread: float | None, runs: int, low: float | None, high: float | None
 ) -> Value:
     if runs == 1:
         return Value(middle, low, high, 1)
     half = float(student.ppf(0.975, runs - 1)) * (spread or 0.0) / runs**0.5
     # Shares and κ are at most one, and shares are at least zero.
-    return Value(middle, max(least, middle - half), min(1.0, middle + half), runs)
+    return Value(middle, max(low_limit, middle - half), min(1.0, middle + half), runs)

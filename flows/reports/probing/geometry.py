@@ -22,15 +22,15 @@ _MOST_STATES = 14
 
 def symbols_figure(data: ProbeData) -> Figure:
     """Cosines of digits and signs, and their first two principal components."""
-    trained, plain = (_EMBEDDED.format(control=control, symbols="tokens") for control in ("trained", "untrained"))
+    trained, untrained = (_EMBEDDED.format(control=control, symbols="tokens") for control in ("trained", "untrained"))
     cosines = data.rows("probe_similarity", "symbol, other, cosine", trained, first=True)
     names = _in_order({row[0] for row in cosines})
     matrix = np.zeros((len(names), len(names)))
-    for one, other, cosine in cosines:
-        matrix[names.index(one), names.index(other)] = cosine
+    for symbol_a, symbol_b, cosine in cosines:
+        matrix[names.index(symbol_a), names.index(symbol_b)] = cosine
     points = [
         data.rows("probe_coordinates", "symbol, x, y, x_share, y_share", where, first=True)
-        for where in (trained, plain)
+        for where in (trained, untrained)
     ]
 
     def draw(left: Axes, middle: Axes, right: Axes) -> None:
@@ -45,11 +45,13 @@ def symbols_figure(data: ProbeData) -> Figure:
     circle = data.single(
         "probe_geometry", _EMBEDDED.format(control="trained", symbols="digits") + " AND measure = 'circle 10'"
     )
-    beats = circle and _beats_chance(data, "digits", "circle 10")
+    exceeds_chance = circle and _exceeds_chance(data, "digits", "circle 10")
     digits = "not clearly on a circle"
-    if beats:
+    if exceeds_chance:
         digits = (
-            "in order around a circle" if _in_turn(points[0]) else "closer to a circle than by chance, but not in order"
+            "in order around a circle"
+            if _in_cyclic_order(points[0])
+            else "closer to a circle than by chance, but not in order"
         )
     return Figure(
         "Digits and signs in the embedding",
@@ -68,11 +70,11 @@ def fits_figure(data: ProbeData) -> Figure:
     values = data.values("probe_geometry", keys, where)
     bounds = data.values("probe_geometry", keys, where, "shuffled_high")
     helix = data.values("probe_geometry", keys, where.replace("circle 10", "helix"))
-    every = sorted(
-        (key[:3] for key in values if key[3] == "trained"), key=lambda place: (_KINDS.index(place[0]), place[1:])
+    all_states = sorted(
+        (key[:3] for key in values if key[3] == "trained"), key=lambda state: (_KINDS.index(state[0]), state[1:])
     )
-    places = spread(every, _MOST_STATES)
-    left_out = f" {len(places)} of {len(every)} states are shown." if len(places) < len(every) else ""
+    states = spread(all_states, _MOST_STATES)
+    left_out = f" {len(states)} of {len(all_states)} states are shown." if len(states) < len(all_states) else ""
     spectrum = data.values(
         "probe_geometry",
         ["control", "measure"],
@@ -81,21 +83,21 @@ def fits_figure(data: ProbeData) -> Figure:
 
     def draw(left: Axes, right: Axes) -> None:
         """Draw bars of the fits, and the spectrum of the embedding."""
-        across = np.arange(len(places))
-        for shift, found, color, name in ((-0.2, values, INK, "circle"), (0.2, helix, SECOND, "helix")):
-            means = [found[*place, "trained"] for place in places]
-            left.bar(across + shift, [value.mean for value in means], 0.38, color=color, label=name)
-            whiskers(left, across + shift, means)
-        for found, control, marker, label in (
+        x_positions = np.arange(len(states))
+        for shift, by_state, color, name in ((-0.2, values, INK, "circle"), (0.2, helix, SECOND, "helix")):
+            means = [by_state[*state, "trained"] for state in states]
+            left.bar(x_positions + shift, [value.mean for value in means], 0.38, color=color, label=name)
+            whiskers(left, x_positions + shift, means)
+        for by_state, control, marker, label in (
             (bounds, "trained", "_", "95 % of shuffles (circle)"),
             (values, "untrained", "o", "untrained (circle)"),
         ):
-            marks = [found.get((*place, control)) for place in places]
+            marks = [by_state.get((*state, control)) for state in states]
             heights = [mark.mean if mark else np.nan for mark in marks]
             size = 12 if marker == "_" else 4
-            left.plot(across - 0.2, heights, marker, color="black", fillstyle="none", markersize=size, label=label)
+            left.plot(x_positions - 0.2, heights, marker, color="black", fillstyle="none", markersize=size, label=label)
         left.set(ylim=(0, 1.25), yticks=np.linspace(0, 1, 5), ylabel="share of variance explained")
-        mark_states(left, [place[1:] for place in places], [str(place[0]) for place in places])
+        mark_states(left, [state[1:] for state in states], [str(state[0]) for state in states])
         left.legend(frameon=False, fontsize=6.5, ncols=2, loc="upper left")
         _spectrum(right, spectrum)
 
@@ -160,17 +162,17 @@ def numbers_figure(data: ProbeData) -> Figure | None:
     )
 
 
-def _in_turn(points: list[tuple[Any, ...]]) -> bool:
+def _in_cyclic_order(points: list[tuple[Any, ...]]) -> bool:
     """Whether the digits are in cyclic order around their mean in the plane."""
-    places = {int(symbol): (x, y) for symbol, x, y, *_ in points if symbol.isdigit()}
-    turned = np.array([places[digit] for digit in range(10)])
+    states = {int(symbol): (x, y) for symbol, x, y, *_ in points if symbol.isdigit()}
+    turned = np.array([states[digit] for digit in range(10)])
     x, y = (turned - turned.mean(0)).T
     order = np.argsort(np.arctan2(y, x))
     steps = np.diff(order, append=order[:1]) % 10
     return bool((steps == 1).all() or (steps == 9).all())
 
 
-def _beats_chance(data: ProbeData, symbols: str, measure: str) -> bool:
+def _exceeds_chance(data: ProbeData, symbols: str, measure: str) -> bool:
     where = _EMBEDDED.format(control="trained", symbols=symbols) + f" AND measure = '{measure}'"
     return all(chance < 0.05 for (chance,) in data.rows("probe_geometry", "chance", where))
 
@@ -189,10 +191,10 @@ def _plane(axes: Axes, rows: list[tuple[Any, ...]], title: str) -> None:
 
 
 def _fit_bars(axes: Axes, values: dict[tuple[Any, ...], Value], bounds: dict[tuple[Any, ...], Value]) -> None:
-    across = np.arange(len(_MEASURES))
-    axes.bar(across, [values["trained", name].mean for name in _MEASURES], 0.6, color=INK, label="trained")
+    x_positions = np.arange(len(_MEASURES))
+    axes.bar(x_positions, [values["trained", name].mean for name in _MEASURES], 0.6, color=INK, label="trained")
     axes.plot(
-        across,
+        x_positions,
         [values["untrained", name].mean for name in _MEASURES],
         "o",
         color="black",
@@ -200,14 +202,14 @@ def _fit_bars(axes: Axes, values: dict[tuple[Any, ...], Value], bounds: dict[tup
         label="untrained",
     )
     axes.plot(
-        across,
+        x_positions,
         [bounds["trained", name].mean for name in _MEASURES],
         "_",
         color="black",
         markersize=14,
         label="95 % of shuffles",
     )
-    axes.set_xticks(across, list(_MEASURES.values()), rotation=25, ha="right", fontsize=7)
+    axes.set_xticks(x_positions, list(_MEASURES.values()), rotation=25, ha="right", fontsize=7)
     axes.set(ylabel="share of variance explained")
     axes.legend(frameon=False, fontsize=7)
 

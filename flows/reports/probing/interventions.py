@@ -75,7 +75,7 @@ def digits_figure(data: ProbeData) -> Figure | None:
         f"{far.text('.0%')}), and along random directions of the digits, with that length, in {chance.text('.0%')}.",
         "A whole digit moved in the embedding is another input, so 100 % there is not a finding. The circle and the "
         "rest have different shares of the variance. After the layer that reads a digit, a move can have no effect."
-        f"{_past_unit(data)}",
+        f"{_note_on_unit(data)}",
         first=True,
     )
 
@@ -128,7 +128,7 @@ def carries_figure(data: ProbeData) -> Figure | None:
         "States of a problem with one more carry and another digit above it replace those of a problem without this "
         f"carry. {text}.",
         "The states of the lower digits contain the input, so their effect is not a carry. The late states of a slot "
-        f"contain its finished digit, which is copied whatever the carry is.{_past_unit(data)}",
+        f"contain its finished digit, which is copied whatever the carry is.{_note_on_unit(data)}",
         first=True,
     )
 
@@ -174,8 +174,8 @@ def heads_figure(data: ProbeData) -> Figure | None:
         whiskers(axes, range(len(values)), values.values(), 100)
         axes.set_xticks(range(len(names)), names, fontsize=7 if len(names) < 40 else 5)
         for layer in layers:
-            mine = [x for x, key in enumerate(values) if key[0] == layer]
-            axes.text((mine[0] + mine[-1]) / 2, 112, f"layer {layer}", ha="center", fontsize=7)
+            heads_of_layer = [x for x, key in enumerate(values) if key[0] == layer]
+            axes.text((heads_of_layer[0] + heads_of_layer[-1]) / 2, 112, f"layer {layer}", ha="center", fontsize=7)
         axes.set(ylabel="still correct, %", ylim=(0, 122), yticks=range(0, 101, 25), xlabel="head; r: random")
 
     of_runs = data.values(
@@ -185,23 +185,27 @@ def heads_figure(data: ProbeData) -> Figure | None:
     for (run, layer, site), value in of_runs.items():
         if run not in least or value.mean < least[run][0].mean:
             least[run] = value, f"{site} of layer {layer}"
-    if data.one:
+    if data.is_single_run:
         ((value, name),) = least.values()
-        needed = f"{value.text('.0%')} stay correct without {name}"
+        effect = f"{value.text('.0%')} stay correct without {name}"
     else:
         means = [100 * value.mean for value, _ in least.values()]
-        needed = f"{min(means):.0f} to {max(means):.0f}% stay correct without the head that each run needs most"
+        effect = f"{min(means):.0f} to {max(means):.0f}% stay correct without the head that each run needs most"
     return Figure(
         "Ablate a head",
         svg(draw, "Share of answers that stay correct without a head", height=2.5),
-        f"Of problems answered correctly, {needed}. "
+        f"Of problems answered correctly, {effect}. "
         "The head's output is replaced by its mean in every loop. Orange: a random subspace of the same size.",
         "Heads with the same function can replace each other: a head that is not needed alone is not necessarily idle."
-        + ("" if data.one else " Bars are means over the runs, whose heads of the same number can differ in function."),
+        + (
+            ""
+            if data.is_single_run
+            else " Bars are means over the runs, whose heads of the same number can differ in function."
+        ),
     )
 
 
-def _past_unit(data: ProbeData) -> str:
+def _note_on_unit(data: ProbeData) -> str:
     """A note that edits do not change what a symbolic unit reads; empty without a unit."""
     if not data.values("probe_unit", ["measure"]):
         return ""

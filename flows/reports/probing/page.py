@@ -16,8 +16,8 @@ from storage.workspace import Workspace
 
 # Thresholds, far from both controls: κ of a decoded label; share of explained variance, and of answers that an edit
 # changes as predicted.
-_TOLD = 0.95
-_HELD = _USED = 0.5
+_DECODED = 0.95
+_ON_CIRCLE = _USED = 0.5
 _TEXTS = {
     "carry in": "carry into a slot",
     "running sum": "sum of a slot's column including its carry",
@@ -81,79 +81,80 @@ def write_probing(
 
 def findings(data: ProbeData) -> list[Finding]:
     """All findings for which there is data."""
-    return [found for ask in (_unit, _circle, _carry, _sum, _residue, _moved, _patched) if (found := ask(data))]
+    measures = (_unit, _circle, _carry, _sum, _residue, _moved, _patched)
+    return [finding for measure in measures if (finding := measure(data))]
 
 
 def _circle(data: ProbeData) -> Finding | None:
     where = "kind = 'embedding' AND symbols = 'digits' AND measure = 'circle 10' AND control = '{}'"
-    trained, plain = (data.single("probe_geometry", where.format(kind)) for kind in ("trained", "untrained"))
+    trained, untrained = (data.single("probe_geometry", where.format(kind)) for kind in ("trained", "untrained"))
     bound = data.single("probe_geometry", where.format("trained"), "shuffled_high")
-    if not trained or not plain or not bound:
+    if not trained or not untrained or not bound:
         return None
-    found = trained.mean >= _HELD and trained.least > bound.mean
+    found = trained.mean >= _ON_CIRCLE and trained.lower > bound.mean
     return Finding(
         "digits on a circle",
         found,
-        f"circle of digits in the embeddings: {_found(found)}, {trained.text('.0%')} of the variance (95 % of shuffles "
-        f"below {bound.mean:.0%}, untrained {plain.mean:.0%})",
+        f"circle of digits in the embeddings: {_found_or_not(found)}, {trained.text('.0%')} of the variance (95 % of "
+        f"shuffles below {bound.mean:.0%}, untrained {untrained.mean:.0%})",
     )
 
 
 def _carry(data: ProbeData) -> Finding | None:
-    return _told(data, "carry in")
+    return _label_decoded(data, "carry in")
 
 
 def _sum(data: ProbeData) -> Finding | None:
-    return _told(data, "running sum")
+    return _label_decoded(data, "running sum")
 
 
 def _residue(data: ProbeData) -> Finding | None:
-    return _told(data, "mod 10")
+    return _label_decoded(data, "mod 10")
 
 
-def _told(data: ProbeData, label: str) -> Finding | None:
-    asked = f"position = 'answer' AND label = '{label}'"
-    where = f"{asked} AND split = 'numbers' AND probe = 'linear' AND control = '{{}}'"
+def _label_decoded(data: ProbeData, label: str) -> Finding | None:
+    condition = f"position = 'answer' AND label = '{label}'"
+    where = f"{condition} AND split = 'numbers' AND probe = 'linear' AND control = '{{}}'"
     keys = ["loop", "layer"]
     trained = data.values("probes", keys, where.format("trained"), "kappa")
     if not trained:
         return None
     best = max(trained, key=lambda state: trained[state].mean)
     untrained = data.values("probes", keys, where.format("untrained"), "kappa")
-    plain = max(value.most for value in untrained.values())
-    by_heart = data.single("probes", where.format("random"), "kappa")
+    untrained_value = max(value.upper for value in untrained.values())
+    random_label = data.single("probes", where.format("random"), "kappa")
     # A probe that does as well with a random label for each type of token knows the types by heart.
-    least = max(plain, by_heart.mean if by_heart else -1.0)
-    found = trained[best].mean >= _TOLD and trained[best].least > least
-    selective = f", selectivity {trained[best].mean - by_heart.mean:.2f}" if by_heart else ""
+    bound = max(untrained_value, random_label.mean if random_label else -1.0)
+    found = trained[best].mean >= _DECODED and trained[best].lower > bound
+    selective = f", selectivity {trained[best].mean - random_label.mean:.2f}" if random_label else ""
     loops = max(loop for loop, _ in trained)
     (count,) = data.rows("probes", "min(numbers)", where.format("trained"))[0]
-    more = "".join(
+    further = "".join(
         f", {name} {value.mean:.2f}{f' (untrained {control.mean:.2f})' if control else ''}"
         for name, split, probe in (
             ("on digit combinations that the probe never saw", "columns", "linear"),
             ("on operands longer than the probe was fitted on", "lengths", "linear"),
             ("with a circular probe", "numbers", "circular"),
         )
-        for value, control in [_beside(data, f"{asked} AND split = '{split}' AND probe = '{probe}'", best)]
+        for value, control in [_kappas_at(data, f"{condition} AND split = '{split}' AND probe = '{probe}'", best)]
         if value
     )
     return Finding(
-        f"{label} told",
+        f"{label} decoded",
         found,
-        f"{_TEXTS[label]}: {_found(found)}, κ {trained[best].text()} at {state_text(best, loops)}, the best of "
+        f"{_TEXTS[label]}: {_found_or_not(found)}, κ {trained[best].text()} at {state_text(best, loops)}, the best of "
         f"{len(trained)} states{f', tested on {count:,} numbers' if count else ''} (untrained, upper ends, at most "
-        f"{plain:.2f}, random label for each type of token {_mean(by_heart)}{selective}){more}",
+        f"{untrained_value:.2f}, random label for each type of token {_mean_text(random_label)}{selective}){further}",
     )
 
 
-def _beside(data: ProbeData, where: str, state: tuple[Any, ...]) -> tuple[Value | None, Value | None]:
+def _kappas_at(data: ProbeData, where: str, state: tuple[Any, ...]) -> tuple[Value | None, Value | None]:
     """κ at a state, and the best κ of all untrained states."""
-    trained, plain = (
+    trained, untrained_value = (
         data.values("probes", ["loop", "layer"], f"{where} AND control = '{control}'", "kappa")
         for control in ("trained", "untrained")
     )
-    return trained.get(state), max(plain.values(), key=lambda value: value.mean, default=None)
+    return trained.get(state), max(untrained_value.values(), key=lambda value: value.mean, default=None)
 
 
 def _unit(data: ProbeData) -> Finding | None:
@@ -189,11 +190,11 @@ def _moved(data: ProbeData) -> Finding | None:
     other = data.single("probe_interventions", where.format("circle"), "other")
     if not circle or not circles or not rest or not far or not chance or not other:
         return None
-    found = circle.mean >= _USED and circle.least > max(rest.mean, chance.mean)
+    found = circle.mean >= _USED and circle.lower > max(rest.mean, chance.mean)
     return Finding(
         "circle used",
         found,
-        f"digit moved only along its circle: {_found(found)}, {circle.text('.0%')} of answers follow, "
+        f"digit moved only along its circle: {_found_or_not(found)}, {circle.text('.0%')} of answers follow, "
         f"{other.mean:.0%} change in another way (also along the circle of period 5: {circles.text('.0%')} follow; "
         f"along all other directions: {rest.text('.0%')}; the same, scaled to the length of the circle's move: "
         f"{far.text('.0%')}; random moves within the digits' directions: {chance.text('.0%')})",
@@ -207,21 +208,21 @@ def _patched(data: ProbeData) -> Finding | None:
     loops = max(loop for (loop,) in data.values("probe_interventions", ["loop"], "experiment = 'carry'", "predicted"))
     if not best.carried.mean:
         return Finding("carry patched", False, "carry patched: not found, it arrives from no inner state")
-    found = best.carried.least >= _USED > max(best.control, best.copied)
+    found = best.carried.lower >= _USED > max(best.control, best.copied)
     return Finding(
         "carry patched",
         found,
-        f"carry patched, best result at the {best.site}, {state_text(best.state, loops)}: {_found(found)}, "
+        f"carry patched, best result at the {best.site}, {state_text(best.state, loops)}: {_found_or_not(found)}, "
         f"{best.carried.text('.0%')} of answers follow, {best.copied:.0%} copy the other problem's digit (control, "
         f"states with the same carry: {best.control:.0%})",
     )
 
 
-def _found(found: bool) -> str:
+def _found_or_not(found: bool) -> str:
     return "found" if found else "not found"
 
 
-def _mean(value: Value | None) -> str:
+def _mean_text(value: Value | None) -> str:
     return f"{value.mean:.2f}" if value else "–"
 
 

@@ -17,8 +17,10 @@ _MOST_HEADS = 32
 def kappas_figure(data: ProbeData) -> Figure | None:
     """κ of every label at every state, trained and untrained."""
     keys = ["position", "label", "loop", "layer"]
-    asked = "split = 'numbers' AND probe = 'linear' AND control = '{}'"
-    trained, plain = (data.values("probes", keys, asked.format(kind), "kappa") for kind in ("trained", "untrained"))
+    condition = "split = 'numbers' AND probe = 'linear' AND control = '{}'"
+    trained, untrained = (
+        data.values("probes", keys, condition.format(kind), "kappa") for kind in ("trained", "untrained")
+    )
     if not trained:
         return None
     rows = sorted(dict.fromkeys(key[:2] for key in trained), key=lambda row: (_POSITIONS.index(row[0]), row[1]))
@@ -28,7 +30,7 @@ def kappas_figure(data: ProbeData) -> Figure | None:
         np.array(
             [[found[*row, *state].mean if (*row, *state) in found else np.nan for state in states] for row in rows]
         )
-        for found in (trained, plain)
+        for found in (trained, untrained)
     ]
 
     def draw(left: Axes, right: Axes) -> None:
@@ -41,15 +43,17 @@ def kappas_figure(data: ProbeData) -> Figure | None:
         right.set_yticks([])
 
     carries = {key: value for key, value in trained.items() if key[0] == "answer" and key[1].startswith("carry")}
-    told = ""
+    carry_text = ""
     if carries:
         best = max(carries, key=lambda key: carries[key].mean)
         where = state_text(best[2:], loops)
-        told = f"; for a slot's {best[1]} it is {carries[best].text()} at {where}, untrained {plain[best].text()}"
+        carry_text = (
+            f"; for a slot's {best[1]} it is {carries[best].text()} at {where}, untrained {untrained[best].text()}"
+        )
     return Figure(
         "What probes decode from the states",
         svg(draw, "Cohen's kappa of every label at every state", axes=2, height=1.2 + 0.19 * len(rows)),
-        f"Cohen's κ on held-out numbers, for tokens whose position does not determine the label{told}.",
+        f"Cohen's κ on held-out numbers, for tokens whose position does not determine the label{carry_text}.",
         "The encoder does not necessarily use a label that can be decoded. An untrained encoder passes its input on, "
         "so some labels can also be decoded from it. Held-out numbers share combinations of digits with other "
         "numbers: the view probes has the results for combinations that the probe never saw (split columns).",
@@ -67,11 +71,11 @@ def attention_figure(data: ProbeData) -> Figure | None:
     own, lower = (
         max((values[*head, role].mean, head) for head in heads) for role in ("same column", "next lower column")
     )
-    every, left_out = len(heads), ""
-    if every > _MOST_HEADS:
-        kept = {1, (loops + 1) // 2, loops}
-        heads = spread([head for head in heads if head[0] in kept], _MOST_HEADS)
-        left_out = f" {len(heads)} of {every} heads are shown."
+    total, left_out = len(heads), ""
+    if total > _MOST_HEADS:
+        shown_loops = {1, (loops + 1) // 2, loops}
+        heads = spread([head for head in heads if head[0] in shown_loops], _MOST_HEADS)
+        left_out = f" {len(heads)} of {total} heads are shown."
     roles = [
         role
         for role in ROLES
@@ -147,13 +151,13 @@ def series_figure(data: ProbeData) -> Figure | None:
 
     def draw(*panels: Axes) -> None:
         """Draw a panel per kind of measure, with a line per measure and a dotted line for its control."""
-        for axes, (title, wanted) in zip(panels, _SERIES.items(), strict=True):
+        for axes, (title, measures) in zip(panels, _SERIES.items(), strict=True):
             axes.plot(steps, [value.mean for value in matches.values()], color=PALE, linewidth=4, label="exact match")
-            shown = {name: label for name, label in wanted.items() if any(key[0] == name for key in values)}
-            for color, (name, label) in zip(_LINES, shown.items(), strict=False):
+            labels = {name: label for name, label in measures.items() if any(key[0] == name for key in values)}
+            for color, (name, label) in zip(_LINES, labels.items(), strict=False):
                 for found, style, named in ((values, ".-", label), (controls, ":", None)):
-                    mine = [(step, value.mean) for (measure, step), value in found.items() if measure == name]
-                    axes.plot(*zip(*mine, strict=True), style, color=color, label=named)
+                    line = [(step, value.mean) for (measure, step), value in found.items() if measure == name]
+                    axes.plot(*zip(*line, strict=True), style, color=color, label=named)
             axes.set(ylim=(-0.02, 1.4), yticks=np.linspace(0, 1, 5), xlabel="step")
             axes.set_title(title, fontsize=8)
             axes.legend(frameon=False, fontsize=6.5, ncols=2, loc="upper center")
@@ -170,13 +174,13 @@ def series_figure(data: ProbeData) -> Figure | None:
 def unit_figure(data: ProbeData) -> Figure | None:
     """What a symbolic unit reads, how much it writes, and how many problems are answered without it."""
     keys = ["measure", "loop", "operator"]
-    values, plain = (data.values("probe_unit", keys, f"control = '{name}'") for name in ("trained", "untrained"))
+    values, untrained = (data.values("probe_unit", keys, f"control = '{name}'") for name in ("trained", "untrained"))
     if not values:
         return None
     gate = values.pop(("gate", 0, "all"))
     loops = max(loop for _, loop, _ in values)
     operators = sorted({operator for *_, operator in values}, key=lambda name: ("+-*".find(name) % 4, name))
-    shown = {
+    labels = {
         "operation read": "operation read",
         "both numbers read": "operands read",
         "answered": "answered",
@@ -191,8 +195,8 @@ def unit_figure(data: ProbeData) -> Figure | None:
     def draw(left: Axes, right: Axes | None = None) -> None:
         """Draw shares by operator and, if the block has several loops, the size of the written values by loop."""
         across = np.arange(len(operators))
-        for number, ((label, measure), color) in enumerate(zip(shown.items(), (PALE, *_LINES), strict=True)):
-            found, before = ([of.get((measure, 0, name)) for name in operators] for of in (values, plain))
+        for number, ((label, measure), color) in enumerate(zip(labels.items(), (PALE, *_LINES), strict=True)):
+            found, before = ([of.get((measure, 0, name)) for name in operators] for of in (values, untrained))
             x = across + 0.16 * (number - 2)
             left.bar(x, [100 * value.mean if value else np.nan for value in found], 0.15, color=color, label=label)
             whiskers(left, x, found, 100)

@@ -1,4 +1,4 @@
-"""Twins against every sum and difference of the same numbers, and against the train split itself."""
+"""Counterparts, compared with every sum and difference of the same numbers and with the train split itself."""
 
 import random
 from itertools import permutations, product
@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from pipelines.split.canonical import Canonical
-from pipelines.split.counterparts import has_no_trained_twin, twins
+from pipelines.split.counterparts import counterparts, has_no_trained_counterpart
 from pipelines.split.parse import canonical_form, text_hashes
 from pipelines.split.reserved import splits_of
 
@@ -34,13 +34,13 @@ def oracle(problem: str) -> set[str]:
 
 @pytest.mark.parametrize("problem", ["30-12", "12+18", "12-30", "7-3-2", "3+4-2", "1-3-2", "5+6+7"])
 def test_twins_are_all_sums_and_differences_of_the_same_numbers(problem: str) -> None:
-    found = twins(problem, str(eval(problem)))
+    found = counterparts(problem, str(eval(problem)))
     assert {repr(canonical_form(text)) for text in found} == oracle(problem)
 
 
 @pytest.mark.parametrize("problem", ["3*4", "(3-1)-1", "10-2*3", "-3-4", "7"])
 def test_what_is_no_plain_sum_has_none(problem: str) -> None:
-    assert not twins(problem, str(eval(problem)))
+    assert not counterparts(problem, str(eval(problem)))
 
 
 @pytest.mark.parametrize("operators", ["+", "-", "+-"])
@@ -50,6 +50,6 @@ def test_a_problem_is_judged_only_if_no_twin_is_trained_on(operators: str) -> No
     train = {repr(canonical_form(text)) for text, split in zip(everything, splits, strict=True) if not split}
     problems = drawn(300)
     answers = [str(eval(problem)) for problem in problems]
-    judged = has_no_trained_twin(KEY, VALIDATION, TEST, operators, pa.array(problems), pa.array(answers))
+    judged = has_no_trained_counterpart(KEY, VALIDATION, TEST, operators, pa.array(problems), pa.array(answers))
     assert judged.tolist() == [not oracle(problem) & train for problem in problems]
     assert 10 < judged.sum() < 290
