@@ -8,10 +8,10 @@ from pydantic import BaseModel, Field, model_validator
 from pydantic.config import JsonDict
 
 from model.config.evaluation import EvaluationSpec
-from model.config.form import Form
 from model.config.probing import ProbingSpec
 from model.config.training import Seeds, TrainingSpec, seed_runs
 from pipelines.spec.corpus import CorpusSpec, TokenizerSpec
+from storage.form import Form
 from storage.places.place import Location
 from storage.workspace import Workspace, checked_name
 

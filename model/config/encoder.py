@@ -4,8 +4,8 @@ from typing import Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
-from model.config.form import Form
 from storage.errors import UserError
+from storage.form import Form
 
 Unit = Literal["none", "residue", "primes", "nalu"]
 Position = Literal["sinusoidal", "learned", "place-value", "relative"]

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from model.config.form import Form
+from storage.form import Form
 
 
 class Decoding(Form):

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from model.config.form import Form
+from storage.form import Form
 
 # Increased with every change of the measurements; results of other versions are recomputed.
 PROBING_VERSION = 6

@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from model.config.encoder import EncoderConfig, Position
-from model.config.form import Form
+from storage.form import Form
 from storage.reading.lanes import LANES
 
 # Seconds that a stopped training has for its last steps and its checkpoint before it is killed.

@@ -3,11 +3,12 @@
 from fractions import Fraction
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from pipelines.split.reserved import ListingName, listing
 from storage.datasets.manifest import SPLITS, hash_of
 from storage.errors import UserError
+from storage.form import Form
 from storage.order import LARGEST_SIZE
 from storage.workspace import checked_name
 
@@ -34,49 +35,28 @@ _MOST_RANGES = 1 << 20
 _LONGEST_PRODUCT = 7_180
 
 
-class ProblemSpec(BaseModel):
+class ProblemSpec(Form):
     """One family of problems with its parameters."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     family: FamilyName = Field(
         "grid",
         description="Problem family: 'grid' has every combination of operands from one range, 'digits' has operands of "
         "any length, 'expression' has nested brackets, 'listed' has fixed problems, all in the test split.",
-        json_schema_extra={"position": 1},
     )
     terms: int = Field(
-        4,
-        ge=2,
-        le=32,
-        description="Number of operands per problem; the maximum for 'digits' and 'expression'.",
-        json_schema_extra={"position": 2},
+        4, ge=2, le=32, description="Number of operands per problem; the maximum for 'digits' and 'expression'."
     )
     operators: tuple[Operator, ...] = Field(
-        ("+",), min_length=1, max_length=3, description="Operators between operands.", json_schema_extra={"position": 3}
+        ("+",), min_length=1, max_length=3, description="Operators between operands."
     )
-    low: int = Field(
-        0, ge=0, le=_LARGEST_GRID, description="Grid: smallest operand.", json_schema_extra={"position": 4}
-    )
-    high: int = Field(
-        99, ge=0, le=_LARGEST_GRID, description="Grid: largest operand.", json_schema_extra={"position": 5}
-    )
-    min_terms: int = Field(
-        2, ge=2, le=32, description="Digits, expression: minimum number of operands.", json_schema_extra={"position": 6}
-    )
+    low: int = Field(0, ge=0, le=_LARGEST_GRID, description="Grid: smallest operand.")
+    high: int = Field(99, ge=0, le=_LARGEST_GRID, description="Grid: largest operand.")
+    min_terms: int = Field(2, ge=2, le=32, description="Digits, expression: minimum number of operands.")
     digits: int = Field(
-        2,
-        ge=1,
-        le=1_000,
-        description="Digits, expression, listed: maximum number of digits of an operand.",
-        json_schema_extra={"position": 7},
+        2, ge=1, le=1_000, description="Digits, expression, listed: maximum number of digits of an operand."
     )
     min_digits: int = Field(
-        1,
-        ge=1,
-        le=1_000,
-        description="Digits, expression: minimum number of digits of an operand.",
-        json_schema_extra={"position": 8},
+        1, ge=1, le=1_000, description="Digits, expression: minimum number of digits of an operand."
     )
     hard: float = Field(
         0.0,
@@ -84,25 +64,12 @@ class ProblemSpec(BaseModel):
         le=1,
         description="Digits: share of rows with long chains of columns that propagate a carry or borrow, or with nines "
         "in a product.",
-        json_schema_extra={"position": 9},
     )
-    depth: int = Field(
-        2,
-        ge=0,
-        le=15,
-        description="Expression: maximum nesting depth of brackets.",
-        json_schema_extra={"position": 10},
-    )
+    depth: int = Field(2, ge=0, le=15, description="Expression: maximum nesting depth of brackets.")
     min_depth: int = Field(
-        0,
-        ge=0,
-        le=15,
-        description="Expression: minimum nesting depth of brackets in every problem.",
-        json_schema_extra={"position": 11},
+        0, ge=0, le=15, description="Expression: minimum nesting depth of brackets in every problem."
     )
-    listing: Literal["", ListingName] = Field(
-        "", description="Listed: name of the list of problems.", json_schema_extra={"position": 12}
-    )
+    listing: Literal["", ListingName] = Field("", description="Listed: name of the list of problems.")
 
     @model_validator(mode="after")
     def _family(self) -> "ProblemSpec":
@@ -210,22 +177,24 @@ _ALL_FAMILY_FIELDS = {name for names in _FAMILY_FIELDS.values() for name in name
 class MixturePart(ProblemSpec):
     """One family of a mixture."""
 
+    shown_first = ("weight",)
+
     weight: float = Field(
-        1.0, gt=0, le=1e6, description="Weight of this part; the rows are divided in proportion to the weights.",
-        json_schema_extra={"position": 0},
-    )  # fmt: skip
+        1.0, gt=0, le=1e6, description="Weight of this part; the rows are divided in proportion to the weights."
+    )
 
 
 class CorpusSpec(ProblemSpec):
     """A corpus: one family of problems or a mixture of several, the number of rows, and how they are split."""
 
-    name: str = Field("notebook", description="Name of the corpus in the workspace.", json_schema_extra={"position": 0})
+    shown_first = ("name",)
+
+    name: str = Field("notebook", description="Name of the corpus in the workspace.")
     mixture: tuple[MixturePart, ...] = Field(
         (),
         max_length=64,
         description="Several families in one corpus, each with its weight; then leave the family parameters above "
         "unset.",
-        json_schema_extra={"position": 20},
     )
     rows: int = Field(
         0,
@@ -233,33 +202,24 @@ class CorpusSpec(ProblemSpec):
         le=LARGEST_SIZE,
         description="Number of rows to take from the permuted order; 0 takes all, which 'expression' and very large "
         "families do not allow.",
-        json_schema_extra={"position": 21},
     )
-    seed: int = Field(0, ge=0, lt=2**63, description="Seed of the row order.", json_schema_extra={"position": 22})
+    seed: int = Field(0, ge=0, lt=2**63, description="Seed of the row order.")
     split_key: str = Field(
         "numerate",
         min_length=1,
         max_length=100,
         description="Key of the split; corpora with the same key and shares have the same split.",
-        json_schema_extra={"position": 23},
     )
-    validation: float = Field(
-        0.01, gt=0, lt=0.5, description="Share of problems in the validation split.", json_schema_extra={"position": 24}
-    )
-    test: float = Field(
-        0.01, gt=0, lt=0.5, description="Share of problems in the test split.", json_schema_extra={"position": 25}
-    )
+    validation: float = Field(0.01, gt=0, lt=0.5, description="Share of problems in the validation split.")
+    test: float = Field(0.01, gt=0, lt=0.5, description="Share of problems in the test split.")
     rows_per_shard: int = Field(
         1 << 21,
         ge=1_000,
         le=1 << 26,
         description="Number of rows per task; each task writes one shard per split and width.",
-        json_schema_extra={"position": 26},
     )
     only_test: bool = Field(
-        False,
-        description="Keep only the rows of the test split, for a corpus that is used only for evaluation.",
-        json_schema_extra={"position": 27},
+        False, description="Keep only the rows of the test split, for a corpus that is used only for evaluation."
     )
 
     @model_validator(mode="after")
@@ -342,37 +302,28 @@ class CorpusSpec(ProblemSpec):
 TokenizerKind = Literal["digit", "pairs", "triples", "bpe", "unigram"]
 
 
-class TokenizerSpec(BaseModel):
+class TokenizerSpec(Form):
     """Parameters for training a tokenizer."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: TokenizerKind = Field(
         "digit",
         description="Kind of tokens: 'digit' has one token per character, 'pairs' and 'triples' have groups of two or "
         "three digits from the right of each number, 'bpe' and 'unigram' have pieces learned by SentencePiece.",
-        json_schema_extra={"position": 0},
     )
     sample_rows: int = Field(
         200_000,
         ge=1_000,
         le=2_000_000,
         description="Number of problems of the train split on which the tokenizer is trained.",
-        json_schema_extra={"position": 1},
     )
     proof_rows: int = Field(
-        20_000,
-        ge=100,
-        le=1_000_000,
-        description="Number of problems whose exact round trip is checked.",
-        json_schema_extra={"position": 2},
+        20_000, ge=100, le=1_000_000, description="Number of problems whose exact round trip is checked."
     )
     vocabulary: int = Field(
         256,
         ge=32,
         le=32_000,
         description="Bpe, unigram: maximum number of pieces; up to 256 need one byte per token, more need two.",
-        json_schema_extra={"position": 3},
     )
 
     @model_validator(mode="after")

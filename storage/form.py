@@ -1,6 +1,5 @@
 """The base of parameters that Prefect shows in a form, in the order in which a class declares its fields."""
 
-import math
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler
@@ -12,19 +11,17 @@ class Form(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    shown_first: ClassVar[tuple[str, ...]] = ()
+    """Fields that come before all others."""
     shown_last: ClassVar[tuple[str, ...]] = ()
     """Fields that come after all others."""
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler, /) -> dict[str, Any]:
-        found = handler(schema)
-        fields = handler.resolve_ref_schema(found).get("properties", {})
-
-        def rank(name: str) -> tuple[int, float]:
-            """Sort key of a field: the fields of a corpus and of a tokenizer come first, by their own positions."""
-            end = cls.shown_last.index(name) + 1 if name in cls.shown_last else 0
-            return end, fields[name].get("position", math.inf)
-
-        for position, name in enumerate(sorted(fields, key=rank)):
+        form = handler(schema)
+        fields = handler.resolve_ref_schema(form).get("properties", {})
+        declared = [name for name in fields if name not in (*cls.shown_first, *cls.shown_last)]
+        order = [*cls.shown_first, *declared, *cls.shown_last]
+        for position, name in enumerate(name for name in order if name in fields):
             fields[name]["position"] = position
-        return found
+        return form

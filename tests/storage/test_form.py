@@ -5,9 +5,9 @@ from pydantic import BaseModel, Field
 
 from flows.common.parameters import EndToEndRequest, GenerateRequest, ProbeRequest, TokenizerRequest, TrainRequest
 from model.config.encoder import EncoderConfig
-from model.config.form import Form
 from model.config.probing import ProbingSpec
 from model.config.training import TrainingSpec
+from storage.form import Form
 
 END = ["make_missing", "workspace", "ray"]
 
