@@ -17,7 +17,7 @@ from flows.train_tokenizer import train_tokenizer
 from model.config.training import seed_runs
 from model.runs.run_config import load_run, refuse_other
 from model.tokenizer import check_tokens
-from model.training.ray_launcher import choose_room
+from model.training.launchers.ray_launcher import choose_room
 from pipelines.generation.build import predicate_columns_of
 from storage.errors import UserError
 from storage.reading.subset import check_predicate

@@ -22,8 +22,9 @@ from flows.reports.evaluation.section import SECTION, passes_text, write_report
 from flows.reports.pages import write_page
 from flows.reports.run_page import page_of, write_run_page
 from model.config.evaluation import ONE_PASS, EvaluationSpec
-from model.evaluation.evaluate import Evaluation, Fair, check_corpus, evaluate
+from model.evaluation.evaluate import Evaluation, check_corpus, evaluate
 from model.evaluation.predictor import TrainedEncoder
+from model.evaluation.problem_batches import Fair, ProblemSet
 from model.runs.checkpoints import Checkpoints
 from model.runs.pretrained import own_or_shipped
 from model.runs.run_config import RunConfig, load_run
@@ -75,26 +76,11 @@ def _evaluated(request: EvaluateRequest) -> dict[str, Any]:
         say(headline(request.name, cached) + " (up to date)")
         show_evaluation(workspace, headline(request.name, cached), [], page_of(workspace, request.name))
         return cached
-    rows = corpus.manifest.split_rows
-    problems = sum(rows.values()) if spec.split == "all" else rows[spec.split]
-    began = time.monotonic()
-    evaluate_model = partial(
-        evaluate,
-        corpus=corpus,
-        tokens=tokens,
-        spec=spec,
-        target=predictions,
-        canonical=partial(canonical_hashes, spec_of(corpus)),
-        suite=str(inputs["suite"]),
-        fair=_fair(config, corpus),
+    problems = ProblemSet(
+        corpus, tokens, partial(canonical_hashes, spec_of(corpus)), str(inputs["suite"]), _fair(config, corpus)
     )
-    total = min(spec.limit or problems, problems)
-    with metered("evaluate-encoder", f"evaluate {request.name}", total, "problems") as meter:
-        if request.ray:
-            with ray_session(request.ray, workspace.root):
-                outcome = alone(lambda: evaluate_model(TrainedEncoder.open(run, spec.checkpoint)), gpu=True)
-        else:
-            outcome = evaluate_model(model, progress=meter.add)
+    began = time.monotonic()
+    outcome = _outcome(request, model, problems, spec, predictions)
     note_seconds(folder / "report", time.monotonic() - began)
     report = {
         **outcome.model_dump(),
@@ -113,6 +99,24 @@ def _evaluated(request: EvaluateRequest) -> dict[str, Any]:
     say(f"report: {page}")
     show_evaluation(workspace, headline(request.name, report), figures, page)
     return report
+
+
+def _outcome(
+    request: EvaluateRequest, model: TrainedEncoder, problems: ProblemSet, spec: EvaluationSpec, predictions: Location
+) -> Evaluation:
+    """Evaluate the model and write the predictions, in this process or on a GPU of the request's Ray cluster."""
+    workspace = Workspace.open(request.workspace)
+    rows = problems.corpus.manifest.split_rows
+    available = sum(rows.values()) if spec.split == "all" else rows[spec.split]
+    total = min(spec.limit or available, available)
+    with metered("evaluate-encoder", f"evaluate {request.name}", total, "problems") as meter:
+        if not request.ray:
+            return evaluate(model, problems, spec, predictions, meter.add)
+        run = workspace.run(request.name)
+        with ray_session(request.ray, workspace.root):
+            return alone(
+                lambda: evaluate(TrainedEncoder.open(run, spec.checkpoint), problems, spec, predictions), gpu=True
+            )
 
 
 def _compared(request: EvaluateRequest) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from flows.reports.artifacts import show_training
 from model.config.training import TrainingSpec
 from model.runs.checkpoints import Checkpoints
 from model.training.job import Progress, TrainingJob, TrainingResult
-from model.training.parallel_runs import Room, Seat, train_side_by_side
+from model.training.launchers.parallel_runs import Room, Seat, train_side_by_side
+from model.training.launchers.ray_launcher import choose_room, launch
 from model.training.preflight import found_result, prepare
-from model.training.ray_launcher import choose_room, launch
 from storage.errors import RunFailure
 from storage.sql.catalog import refresh_catalog
 from storage.workspace import Workspace

@@ -10,7 +10,6 @@ def rank() -> int:
 
 
 def ranks() -> int:
-    """Number of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 

@@ -93,7 +93,6 @@ class Tokenizer:
 
     @property
     def size(self) -> int:
-        """Number of pieces."""
         return int(self.processor.get_piece_size())
 
     def id_of(self, piece: str) -> int:

@@ -53,7 +53,6 @@ class Workspace:
         return workspace
 
     def corpus(self, name: str) -> Location:
-        """Folder of a corpus."""
         return self.root / "corpora" / checked_name(name, "corpus")
 
     def corpus_at(self, name: str) -> Location:
@@ -61,7 +60,6 @@ class Workspace:
         return open_place(name, "corpus") if "/" in name else self.corpus(name)
 
     def tokenizer(self, name: str) -> Location:
-        """Folder of a tokenizer."""
         return self.root / "tokenizers" / checked_name(name, "tokenizer")
 
     def tokens(self, corpus: str, tokenizer: str) -> Location:

@@ -54,7 +54,7 @@ def test_tables_are_parsed() -> None:
     assert set(FOLDERS) < set(allowed_by_folder())
     assert allowed_by_folder()["storage"] == []
     assert allowed_by_folder()["pipelines"] == ["storage", "model.tokenizer"]
-    assert {"pipelines/generation/fanout.py", "model/training/ray_launcher.py", "flows/cluster/"} <= set(
+    assert {"pipelines/generation/fanout.py", "model/training/launchers/ray_launcher.py", "flows/cluster/"} <= set(
         users_of("Ray")
     )
     assert (users_of("Prefect"), users_of("DuckDB"), users_of("torch")) == (["flows/"], ["storage/"], ["model/"])

@@ -38,7 +38,6 @@ class PrintableSink(io.RawIOBase):
         self._target, self._decoder = target, codecs.getincrementaldecoder("utf-8")("replace")
 
     def writable(self) -> bool:
-        """Always True."""
         return True
 
     def write(self, data: Any) -> int:

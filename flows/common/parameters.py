@@ -135,7 +135,6 @@ class VerifyRequest(MakesMissing, OneCorpus):
 
     @property
     def command(self) -> str:
-        """The equivalent command."""
         words = ["numerate", "corpus", "verify", self.corpus]
         words += ["--workspace", self.workspace] if self.workspace != WORKSPACE else []
         words += ["--ray", self.ray] if self.ray else []

@@ -14,7 +14,7 @@ import pyarrow as pa
 from flows.common.parameters import SuiteName
 from flows.common.progress import counted
 from model.config.encoder import Extent
-from model.evaluation.evaluate import Fair
+from model.evaluation.problem_batches import Fair
 from model.runs.run_config import RunConfig
 from model.tokenizer import Tokenizer
 from model.training.rare_problems import corner_ranges

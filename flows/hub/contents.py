@@ -56,7 +56,6 @@ class Publication:
 
     @property
     def size(self) -> int:
-        """Total size in bytes."""
         return sum(file.size for file in self.files)
 
 

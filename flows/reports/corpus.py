@@ -48,7 +48,6 @@ def difficulty_figure(problems: duckdb.DuckDBPyRelation) -> str:
     ]
 
     def draw(*panels: Axes) -> None:
-        """Bars for each column."""
         for axes, (_, label, color), rows in zip(panels, columns, counts, strict=True):
             axes.bar([row[0] for row in rows], [row[1] for row in rows], color=color)
             axes.set(xlabel=label, ylabel="problems")

@@ -154,7 +154,6 @@ def _dataset(workspace: Workspace, config: RunConfig) -> Dataset | None:
 
 
 def _tokenizer(workspace: Workspace, config: RunConfig) -> list[Section]:
-    """Tokenizer of the run."""
     try:
         tokenizer, card = load_tokenizer(workspace.tokenizer(config.tokenizer))
     except (UserError, RunFailure):

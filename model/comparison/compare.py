@@ -22,7 +22,7 @@ from model.config.comparison import ComparingSpec, Variant
 from model.config.training import TrainingSpec, seed_runs
 from model.runs.metrics import step_seconds
 from model.training.job import Progress, TrainingJob, TrainingResult
-from model.training.parallel_runs import Seat, TrainOne, in_a_process, room_here, train_side_by_side
+from model.training.launchers.parallel_runs import Seat, TrainOne, in_a_process, room_here, train_side_by_side
 from model.training.preflight import found_result, prepare
 from storage.errors import RunFailure, UserError
 from storage.places.place import Location

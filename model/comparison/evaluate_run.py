@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from model.config.evaluation import ONE_PASS, Decoding, EvaluationSpec
 from model.evaluation.decoding import spell
-from model.evaluation.evaluate import ProblemBatch, check_corpus, right_answers, stream
+from model.evaluation.evaluate import check_corpus, right_answers
 from model.evaluation.predictor import TrainedEncoder
+from model.evaluation.problem_batches import ProblemBatch, ProblemSet, stream
 from model.evaluation.unit_readout import read_rightly, readings_of, together
 from model.network.symbolic.unit import Reading
 from model.runs.checkpoints import Checkpoints, restore
@@ -63,7 +64,7 @@ def _problems(model: TrainedEncoder, workspace: Workspace, name: str, limit: int
     encoded = load(workspace.tokens(name, tokenizer), f"corpus {name!r} encoded with {tokenizer!r}")
     check_corpus(model, corpus, encoded)
     # Canonical hashes serve intervals within one run; here the spread over seeds shows the uncertainty.
-    return list(stream(corpus, encoded, EvaluationSpec(limit=limit), lambda ids: ids))
+    return list(stream(ProblemSet(corpus, encoded, lambda ids: ids), EvaluationSpec(limit=limit)))
 
 
 def _curve(model: TrainedEncoder, checkpoints: Checkpoints, batches: list[ProblemBatch]) -> list[dict[str, Any]]:

@@ -64,7 +64,6 @@ class ComparingSpec(BaseModel):
 
     @property
     def tokenizer_name(self) -> str:
-        """Name of the tokenizer."""
         return self.tokenizer or f"{self.corpus}-digit"
 
     @property

@@ -1,7 +1,7 @@
 """Evaluates exact match on a split, and writes every problem with the model's answer and its correctness."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -18,34 +18,17 @@ from model.evaluation.decoding import spell
 from model.evaluation.intervals import Group, breakdown, exact_match_by_class, exact_match_interval
 from model.evaluation.operand_recovery import fill_operands
 from model.evaluation.predictor import TrainedEncoder
-from model.training.batches import id_type
+from model.evaluation.problem_batches import FACTS, ProblemBatch, ProblemSet, stream
 from model.training.optimizer import precision_name
-from storage.datasets.columns import string_buffers
-from storage.datasets.manifest import SPLITS, Dataset, ShardRecord
+from storage.datasets.manifest import Dataset
 from storage.errors import RunFailure, UserError
 from storage.order import derive_key, uniforms
 from storage.places.place import Location
-from storage.sql.database import connect, parquet_source
-
-_BATCH_ROWS = 1 << 15
 
 _PASSES = (2, 4, 8, 16)
 # Budget for the comparison of passes, in tokens times passes.
 _PASSES_TOKENS = 1 << 21
 
-CanonicalHashes = Callable[[NDArray[np.uint64]], NDArray[np.uint64]]
-# Selects the problems that are fair to score, from their facts and the hashes of their canonical forms, uint64 [n].
-Fair = Callable[[pa.Table, NDArray[np.uint64]], NDArray[np.bool_]]
-
-# Columns of a prediction that describe its problem; null if the problem's family does not have the column.
-_FACTS = {
-    "problem": pa.string(),
-    "answer": pa.string(),
-    "operators": pa.string(),
-    **dict.fromkeys(("terms", "digits", "answer_digits", "carries", "depth"), pa.int32()),
-    "negative": pa.bool_(),
-    "kind": pa.string(),
-}
 _SCHEMA = pa.schema(
     [
         ("suite", pa.string()),
@@ -55,7 +38,7 @@ _SCHEMA = pa.schema(
         ("family", pa.string()),
         ("width", pa.int64()),
         ("id", pa.int64()),
-        *_FACTS.items(),
+        *FACTS.items(),
         ("missing", pa.string()),
         ("decoding", pa.string()),
         ("prediction", pa.string()),
@@ -64,31 +47,6 @@ _SCHEMA = pa.schema(
         ("canonical", pa.uint64()),
     ]
 )
-
-
-class ProblemBatch(NamedTuple):
-    """Problems of one stratum."""
-
-    family: str
-    width: int
-    facts: pa.Table
-    """Columns id and those of `_FACTS`, [n]."""
-    rows: NDArray[np.integer]
-    """Token rows, [n, width]."""
-    slots: int
-    canonical: NDArray[np.uint64]
-    """Hashes of the canonical forms, [n]."""
-
-    @property
-    def ids(self) -> NDArray[np.uint64]:
-        """Indices of the rows in the corpus's order, [n]."""
-        return self.facts.column("id").to_numpy().view(np.uint64)
-
-    def where(self, kept: NDArray[np.bool_]) -> "ProblemBatch":
-        """The problems for which `kept` [n] is True."""
-        return self._replace(
-            facts=self.facts.filter(pa.array(kept)), rows=self.rows[kept], canonical=self.canonical[kept]
-        )
 
 
 class _Verdicts(NamedTuple):
@@ -150,34 +108,30 @@ class Evaluation(BaseModel):
 
 def evaluate(
     model: TrainedEncoder,
-    corpus: Dataset,
-    tokens: Dataset,
+    problems: ProblemSet,
     spec: EvaluationSpec,
     target: Location,
-    canonical: CanonicalHashes,
     progress: Callable[[int], None] = lambda rows: None,
-    *,
-    suite: str = "",
-    fair: Fair | None = None,
 ) -> Evaluation:
     """Evaluate a split's problems and write the predictions to `target` as Parquet, shard by shard.
 
-    `canonical` maps ids, uint64 [n], to hashes of canonical forms. Problems that are not `fair` are left out. Raises
-    `UserError` if the model may have been trained on problems of the corpus or cannot read it, and `RunFailure` if no
-    problem can be scored.
+    Raises `UserError` if the model may have been trained on problems of the corpus or cannot read it, and `RunFailure`
+    if no problem can be scored.
     """
-    check_corpus(model, corpus, tokens)
+    check_corpus(model, problems.corpus, problems.tokens)
     model.check_decoding(spec.decoding)
     if spec.missing == "operand":
         model.tokenizer.character_ids()
     results = _Results()
     with target.staged() as path, pq.ParquetWriter(path, _SCHEMA, compression="zstd") as writer:
-        for batch in stream(corpus, tokens, spec, canonical):
+        for batch in stream(problems, spec):
             results.streamed += len(batch.rows)
             progress(len(batch.rows))
-            verdicts = _answer(model, batch if fair is None else batch.where(fair(batch.facts, batch.canonical)), spec)
+            if problems.fair:
+                batch = batch.where(problems.fair(batch.facts, batch.canonical))
+            verdicts = _answer(model, batch, spec)
             if verdicts is not None:
-                writer.write_table(_predictions(verdicts, corpus.manifest.name, spec, suite))
+                writer.write_table(_predictions(verdicts, problems, spec))
                 results.add(verdicts)
         if not results.found:
             raise RunFailure(
@@ -185,7 +139,7 @@ def evaluate(
                 "been trained on them or on sums and differences of the same numbers, or no operand has a unique "
                 "solution; " + ("use another split" if spec.split == "train" else "raise limit or use another corpus")
             )
-    return _outcome(model, corpus, spec, suite, results, breakdown(target))
+    return _outcome(model, problems, spec, results, breakdown(target))
 
 
 @dataclass
@@ -208,9 +162,8 @@ class _Results:
 
 def _outcome(
     model: TrainedEncoder,
-    corpus: Dataset,
+    problems: ProblemSet,
     spec: EvaluationSpec,
-    suite: str,
     results: _Results,
     groups: dict[str, tuple[Group, ...]],
 ) -> Evaluation:
@@ -218,10 +171,10 @@ def _outcome(
     classes, correct, confidence = (np.concatenate(parts) for parts in zip(*results.found, strict=True))
     interval, method, count = exact_match_interval(correct, classes)
     # In a small suite, the comparison of passes costs more than the suite and is unrelated to its purpose.
-    compares_passes = suite in ("", "test") and spec.missing == "answer"
+    compares_passes = problems.suite in ("", "test") and spec.missing == "answer"
     return Evaluation(
-        suite=suite,
-        corpus=corpus.manifest.name,
+        suite=problems.suite,
+        corpus=problems.corpus.manifest.name,
         split=spec.split,
         problems=len(correct),
         correct=int(correct.sum()),
@@ -259,18 +212,18 @@ def _answer(model: TrainedEncoder, batch: ProblemBatch, spec: EvaluationSpec) ->
     return verdicts if can.any() else None
 
 
-def _predictions(verdicts: _Verdicts, corpus: str, spec: EvaluationSpec, suite: str) -> pa.Table:
+def _predictions(verdicts: _Verdicts, problems: ProblemSet, spec: EvaluationSpec) -> pa.Table:
     """The rows of the predictions file."""
     batch, rows = verdicts.batch, len(verdicts.correct)
     values = {
-        "suite": pa.array([suite] * rows, pa.string()),
+        "suite": pa.array([problems.suite] * rows, pa.string()),
         "checkpoint": pa.array([spec.checkpoint] * rows),
-        "corpus": pa.array([corpus] * rows),
+        "corpus": pa.array([problems.corpus.manifest.name] * rows),
         "split": pa.array([spec.split] * rows),
         "family": pa.array([batch.family] * rows),
         "width": pa.array([batch.width] * rows),
         "id": batch.facts.column("id"),
-        **{name: batch.facts.column(name) for name in _FACTS},
+        **{name: batch.facts.column(name) for name in FACTS},
         **verdicts.facts,
         "missing": pa.array([spec.missing] * rows),
         "decoding": pa.array([decoding_text(spec)] * rows, pa.string()),
@@ -340,67 +293,3 @@ def right_answers(predictions: pa.Array, batch: ProblemBatch) -> NDArray[np.bool
     """Which of the first n problems are answered exactly; compares text, so that all tokenizers are scored alike."""
     answers = batch.facts.column("answer").slice(0, len(predictions)).combine_chunks()
     return np.asarray(pc.equal(predictions, answers))
-
-
-def stream(
-    corpus: Dataset, tokens: Dataset, spec: EvaluationSpec, canonical: CanonicalHashes
-) -> Iterator[ProblemBatch]:
-    """Batches of problems from a corpus and its tokens.
-
-    Raises `RunFailure` if the two datasets do not hold the same rows in the same order.
-    """
-    left = _limits(corpus, spec)
-    shards = zip(_shards(corpus, spec.split), _shards(tokens, spec.split), strict=True)
-    for text_shard, token_shard in shards:
-        take = min(left[text_shard.stratum], text_shard.rows)
-        if not take:
-            continue
-        left[text_shard.stratum] -= take
-        text = _read(corpus, text_shard, take)
-        coded = _read(tokens, token_shard, take)
-        if not text.column("id").equals(coded.column("id")):
-            raise RunFailure(
-                f"shard {token_shard.path} does not contain the rows of its corpus: encode the corpus again"
-            )
-        facts = pa.table({"id": text.column("id"), **{name: _fact(text, name) for name in _FACTS}})
-        data, _ = string_buffers(coded.column("tokens").combine_chunks())
-        rows = data.reshape(take, -1).view(id_type(tokens))
-        slots = tokens.manifest.spec["layouts"][token_shard.stratum]["answer"]
-        family, _, width = text_shard.stratum.rpartition("-")
-        for first in range(0, take, _BATCH_ROWS):
-            batch = facts.slice(first, _BATCH_ROWS)
-            hashes = canonical(batch.column("id").to_numpy().view(np.uint64))
-            yield ProblemBatch(family, int(width), batch, rows[first : first + _BATCH_ROWS], slots, hashes)
-
-
-def _shards(dataset: Dataset, split: str) -> list[ShardRecord]:
-    """The shards of a split, or of all splits."""
-    return [shard for name in (SPLITS if split == "all" else (split,)) for shard in dataset.of_split(name)]
-
-
-def _limits(corpus: Dataset, spec: EvaluationSpec) -> dict[str, int]:
-    """Number of evaluated problems per stratum: all, or the limit divided in proportion to the rows."""
-    rows: dict[str, int] = {}
-    for shard in _shards(corpus, spec.split):
-        rows[shard.stratum] = rows.get(shard.stratum, 0) + shard.rows
-    total = sum(rows.values())
-    if not spec.limit or spec.limit >= total:
-        return rows
-    shares, before, given = {}, 0, 0
-    for stratum, count in rows.items():
-        before += count
-        shares[stratum] = spec.limit * before // total - given
-        given += shares[stratum]
-    return shares
-
-
-def _fact(text: pa.Table, name: str) -> pa.ChunkedArray:
-    if name not in text.column_names:
-        return pa.chunked_array([pa.nulls(text.num_rows, _FACTS[name])])
-    return text.column(name).cast(_FACTS[name])
-
-
-def _read(dataset: Dataset, shard: ShardRecord, rows: int) -> pa.Table:
-    source = parquet_source([str(dataset.verified(shard))], options=", hive_partitioning = false")
-    with connect(dataset.location) as connection:
-        return connection.sql(f"SELECT * FROM {source} LIMIT {rows}").to_arrow_table()

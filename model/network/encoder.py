@@ -181,5 +181,4 @@ class Encoder(nn.Module):
         return self.norm(self.layers[-1](hidden, inputs.bias[:, :, -last:], last, inputs.sharpness))
 
     def parameter_count(self) -> int:
-        """Number of weights."""
         return sum(weight.numel() for weight in self.parameters())

@@ -20,6 +20,7 @@ from model.network.positions import Positions
 from model.objectives.carry_propagation import CarryArrival
 from model.objectives.column_sums import OUTPUTS, RunningSum, running_sum_loss
 from model.objectives.step_randomness import draws, loops_of, place_offsets, slot_masks, some_of, warm_loops_of
+from model.objectives.training_pass import Loops
 from model.ranks import add_up, ranks
 from model.tokenizer import MASK, Tokenizer
 from storage.order import derive_key
@@ -61,11 +62,11 @@ class Objective(nn.Module):
         """Number of last tokens of a row that may be masked."""
         return batch.slots if self.spec.objective == "answer" else batch.ids.shape[1]
 
-    def loops(self, step: int) -> tuple[int, int]:
-        """Runs of the block with gradient in a step, and the runs without gradient before them."""
+    def loops(self, step: int) -> Loops:
+        """Runs of the block in a step."""
         seed, encoder = self.spec.seed, self.spec.encoder
-        loops = loops_of(seed, step, encoder.min_loops, encoder.loops)
-        return loops, warm_loops_of(seed, step, encoder.warm_loops)
+        trained = loops_of(seed, step, encoder.min_loops, encoder.loops)
+        return Loops(trained, warm_loops_of(seed, step, encoder.warm_loops))
 
     def loss(self, forward: nn.Module, batch: Batch) -> Tensor:
         """This process's share of the mean loss over all masked tokens of the batch, times the number of processes.
@@ -76,14 +77,14 @@ class Objective(nn.Module):
         ids, masked = self.masks(batch)
         shown = ids.masked_fill(masked, self.mask_id)
         positions = self.positions(shown, slots)
-        loops, warm = self.loops(batch.step)
+        loops = self.loops(batch.step)
         offset = place_offsets(spec.seed, batch.step, batch.rows).float() if spec.encoder.random_offset else None
-        logits = forward(shown, slots, positions, last=last, loops=loops, warm=warm, offset=offset)
+        logits = forward(shown, slots, positions, last, loops, offset)
 
         scored = masked[:, -last:]
         if self.arrival:
-            under_way = self.arrival(ids, slots, positions) + spec.encoder.carry_loops > warm + loops
-            scored = scored & ~pad(under_way, (last - slots, 0))
+            undetermined = self.arrival(ids, slots, positions) + spec.encoder.carry_loops > sum(loops)
+            scored = scored & ~pad(undetermined, (last - slots, 0))
         # Ignored by the loss instead of removed: their number would force a wait for the device.
         targets = ids[:, -last:].masked_fill(~scored, _IGNORED)
         pieces = logits[..., : self.pieces].float().flatten(0, 1)

@@ -1,6 +1,6 @@
 """Interpretability of a trained encoder: the content of embeddings and hidden states, attention, and causal edits.
 
 Modules, from the lowest layer upwards: `labels` (exact labels of tokens), `sampling` (problems), `hooks` (hidden
-states), `token_dataset`, `geometry`, `kappa`, `probes`, `attention`, `counterfactuals`, `interventions`,
-`unit_ablation`, `tables`, `study` (all tables of one run), `over_training` (measures over checkpoints).
+states), `token_dataset`, `geometry`, `kappa`, `probes`, `attention`, `causal` (edits of the running encoder),
+`tables`, `study` (all tables of one run), `over_training` (measures over checkpoints).
 """

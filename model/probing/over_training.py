@@ -17,10 +17,10 @@ from model.config.probing import PROBING_VERSION, ProbingSpec
 from model.evaluation.predictor import TrainedEncoder
 from model.network.encoder import Encoder
 from model.probing.attention import ROLES, attended
-from model.probing.counterfactuals import carry_pairs, digit_pairs
+from model.probing.causal.counterfactuals import carry_pairs, digit_pairs
+from model.probing.causal.interventions import Outcome, ablate_heads, move_digits, patch_carries
 from model.probing.geometry import measures
 from model.probing.hooks import EMBEDDED, spread
-from model.probing.interventions import Outcome, ablate_heads, move_digits, patch_carries
 from model.probing.probes import Control, readings
 from model.probing.study import Study, untrained_like
 from model.probing.tables import symbol_tables

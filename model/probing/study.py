@@ -16,10 +16,11 @@ from model.config.probing import PROBING_VERSION, ProbingSpec
 from model.evaluation.predictor import TrainedEncoder
 from model.network.encoder import Encoder
 from model.probing.attention import attended
-from model.probing.counterfactuals import carry_pairs, digit_pairs
+from model.probing.causal.counterfactuals import carry_pairs, digit_pairs
+from model.probing.causal.interventions import ablate_heads, move_digits, patch_carries
+from model.probing.causal.unit_ablation import UnitMeasure, unit_measures
 from model.probing.geometry import Table, means_by
 from model.probing.hooks import EMBEDDED, MOST_LOOPS, State, spread, states_of
-from model.probing.interventions import ablate_heads, move_digits, patch_carries
 from model.probing.labels import Problem
 from model.probing.probes import Split, readings
 from model.probing.sampling import Drawn, draw, longest_operand
@@ -36,7 +37,6 @@ from model.probing.tables import (
     unit_rows,
 )
 from model.probing.token_dataset import KINDS, Batch, Examples, batches_of, examples_of, states_at
-from model.probing.unit_ablation import UnitMeasure, unit_measures
 from model.tokenizer import TokenLayout
 from storage.datasets.manifest import hash_of
 from storage.datasets.shard import file_hash
@@ -179,7 +179,6 @@ class Study:
         return counts.most_common(1)[0][0]
 
     def probes(self) -> dict[str, Rows]:
-        """Table probes."""
         rows: Rows = []
         if self.has_columns:
             for each, seen, plain in zip(self.examples, self.seen, self.untrained_seen, strict=True):
@@ -187,14 +186,12 @@ class Study:
         return {"probes": rows}
 
     def attention(self) -> dict[str, Rows]:
-        """Table attention."""
         if not self.has_columns:
             return {"attention": []}
         problems = self.problems[:_ATTENDED]
         return {"attention": attention_rows(attended(self.model.encoder, problems, batches_of(self.model, problems)))}
 
     def unit(self) -> dict[str, Rows]:
-        """Table unit."""
         problems = self.problems[:_ATTENDED]
         batches, rows = batches_of(self.model, problems), Rows()
         if self.model.encoder.unit:
@@ -206,7 +203,6 @@ class Study:
         return {"unit": rows}
 
     def interventions(self) -> dict[str, Rows]:
-        """Table interventions."""
         if self.model.config.group != 1:
             return {"interventions": []}
         digits = digit_pairs(self.model, self.problems, self.layout).first(self.spec.edited)

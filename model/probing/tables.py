@@ -7,11 +7,11 @@ import numpy as np
 
 from model.network.encoder import Encoder
 from model.probing.attention import REACH, ROLES, Attended
+from model.probing.causal.interventions import Outcome
+from model.probing.causal.unit_ablation import UnitMeasure
 from model.probing.geometry import Table, components, cosines, measures, spectrum
 from model.probing.hooks import State
-from model.probing.interventions import Outcome
 from model.probing.probes import Reading
-from model.probing.unit_ablation import UnitMeasure
 from model.tokenizer import DIGITS, Tokenizer
 from storage.errors import UserError
 

@@ -6,7 +6,7 @@ from model.config.training import TrainingFile
 from model.plain_process import Stop, run_plainly
 from model.runs.checkpoints import Checkpoints
 from model.training.job import TrainingJob, TrainingResult
-from model.training.parallel_runs import train_in_processes
+from model.training.launchers.parallel_runs import train_in_processes
 from model.training.preflight import prepare
 from model.training.trainer import train
 from storage.parameters import read_parameters

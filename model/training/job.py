@@ -21,8 +21,6 @@ class TrainingJob:
 
 @dataclass(frozen=True)
 class Progress:
-    """Progress of a training."""
-
     step: int
     steps: int
     loss: float

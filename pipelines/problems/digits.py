@@ -63,7 +63,6 @@ class Operands:
 
     @cached_property
     def layout(self) -> Layout:
-        """Schema and Parquet options."""
         schema = schema_of({})
         if self._choices ** (self.spec.terms - 1) > _MOST_PATTERNS:
             schema = schema.set(schema.names.index("operators"), pa.field("operators", pa.string(), nullable=False))

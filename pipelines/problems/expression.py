@@ -60,7 +60,6 @@ class Expressions:
 
     @cached_property
     def layout(self) -> Layout:
-        """Schema and Parquet options."""
         schema = schema_of({}).remove(schema_of({}).names.index("carries"))
         return layout_for(
             schema.set(schema.names.index("operators"), pa.field("operators", pa.string(), nullable=False))

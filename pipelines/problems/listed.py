@@ -32,7 +32,6 @@ class Listed:
 
     @cached_property
     def layout(self) -> Layout:
-        """Schema and Parquet options."""
         schema = schema_of({})
         return layout_for(schema.append(pa.field("kind", pa.string(), nullable=False)))
 

@@ -285,7 +285,6 @@ class CorpusSpec(ProblemSpec):
 
     @property
     def spec_hash(self) -> str:
-        """Hash of `identity`."""
         return hash_of(self.identity())
 
     @classmethod

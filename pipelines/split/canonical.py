@@ -43,7 +43,6 @@ class Terms:
         )
 
     def take(self, rows: NDArray[np.integer]) -> "Terms":
-        """The subexpressions at `rows`."""
         return Terms(*(getattr(self, name).take(rows) for name in self.__dataclass_fields__))
 
 

@@ -49,7 +49,6 @@ class Case(NamedTuple):
 
     @property
     def text(self) -> str:
-        """The problem as text."""
         return f"{self.left}{self.operator}{self.right}"
 
     @property

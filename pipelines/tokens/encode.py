@@ -50,7 +50,6 @@ class EncodeTask:
 
     @property
     def rows(self) -> int:
-        """Rows of the shard."""
         return self.shard.rows
 
 

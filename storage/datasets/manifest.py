@@ -198,7 +198,6 @@ class Seen:
 
     @classmethod
     def at(cls, location: Location) -> "Seen":
-        """Returns the current version."""
         return cls((location / "manifest.json").version())
 
 

@@ -105,7 +105,6 @@ def open_shard(
 
 
 def file_hash(location: Location) -> str:
-    """SHA-256 of a file."""
     with location.opened(whole=True) as file:
         return open_file_hash(file)
 

@@ -118,8 +118,6 @@ class ObjectFiles(AbstractFileSystem):
 
 
 class S3Files(ObjectFiles):
-    """Files of S3."""
-
     protocol = "s3"
 
 
@@ -130,8 +128,6 @@ class GoogleFiles(ObjectFiles):
 
 
 class AzureFiles(ObjectFiles):
-    """Files of Azure."""
-
     protocol = "az"
 
 

@@ -24,6 +24,7 @@ from flows.common.presets import CORPUS_PRESETS, PRESETS
 from model.config.evaluation import EvaluationSpec
 from model.evaluation.evaluate import evaluate
 from model.evaluation.predictor import TrainedEncoder
+from model.evaluation.problem_batches import ProblemSet
 from model.training.preflight import prepare
 from model.training.trainer import train
 from pipelines.generation.generate import canonical_hashes
@@ -273,12 +274,9 @@ def test_every_question_is_understood_and_has_the_columns_shown(tmp_path: Path) 
     hashes = partial(canonical_hashes, spec)
     evaluate(
         TrainedEncoder.open(run),
-        built.corpus,
-        built.tokens,
+        ProblemSet(built.corpus, built.tokens, hashes, suite="test"),
         EvaluationSpec(),
         run / "predictions" / "notebook.test.parquet",
-        hashes,
-        suite="test",
     )
     with open_catalog(built.workspace) as connection:
         for query, (header, *_) in questions().items():

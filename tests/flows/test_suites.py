@@ -19,6 +19,7 @@ from model.config.encoder import EncoderConfig
 from model.config.evaluation import EvaluationSpec
 from model.evaluation.evaluate import Evaluation, evaluate
 from model.evaluation.predictor import TrainedEncoder
+from model.evaluation.problem_batches import ProblemSet
 from model.runs.pretrained import shipped_runs
 from model.runs.run_config import RunConfig, load_run
 from model.tokenizer import Tokenizer
@@ -156,7 +157,9 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Evaluatio
         target = workspace.root / f"{name}.parquet"
         canonical = partial(canonical_hashes, spec_of(corpus))
         spec = EvaluationSpec(limit=limit)
-        outcome = evaluate(model, corpus, tokens, spec, target, canonical, suite=name, fair=fair_to(model.config))
+        outcome = evaluate(
+            model, ProblemSet(corpus, tokens, canonical, suite=name, fair=fair_to(model.config)), spec, target
+        )
         found[name] = outcome, target.path
     return found
 
@@ -203,7 +206,7 @@ def test_a_grid_of_missing_operands_has_the_cells_of_the_whole_problems(tmp_path
     workspace, model = Workspace.create(str(tmp_path)), TrainedEncoder.open(shipped_runs()["addition"])
     corpus, tokens = prepare(workspace, model.config, model.tokenizer, suite_of(model.config, "grid", 12))
     target, spec = workspace.root / "missing.parquet", EvaluationSpec(limit=100, missing="operand")
-    evaluate(model, corpus, tokens, spec, target, partial(canonical_hashes, spec_of(corpus)), suite="grid")
+    evaluate(model, ProblemSet(corpus, tokens, partial(canonical_hashes, spec_of(corpus)), suite="grid"), spec, target)
     rows = pq.read_table(target.path).to_pylist()
     assert all(row["problem"].count("?") == row["problem"].count("=") == 1 for row in rows)
     expected = Counter[tuple[int, int]]()

@@ -7,8 +7,8 @@ from pydantic import ValidationError
 
 from model.config.training import TrainingSpec
 from model.training.batches import held_rows
-from model.training.parallel_runs import Room
-from model.training.ray_launcher import choose_room, launch
+from model.training.launchers.parallel_runs import Room
+from model.training.launchers.ray_launcher import choose_room, launch
 from storage.errors import UserError
 from storage.parameters import one_line
 from storage.reading.lanes import LANES

@@ -7,7 +7,7 @@ from model.config.presets import ENCODERS
 from model.network.encoder import Encoder, SelfAttention
 from model.network.parameter_counts import parameter_table
 from model.network.positions import TokenPositions
-from model.objectives.training_pass import TrainingPass
+from model.objectives.training_pass import Loops, TrainingPass
 from model.tokenizer import TokenLayout
 from tests.builders import Built
 
@@ -160,7 +160,7 @@ def test_more_loops_use_the_same_weights_and_compute_something_else(small: Built
 def test_warm_loops_compute_the_same_and_only_the_loops_behind_them_learn(small: Built) -> None:
     model, ids = encoder(small, layers=2, loops=2), rows_of(small, "12+3")
     forward = TrainingPass(model, torch.bfloat16)
-    warm = forward(ids, 4, model.token_positions(ids, 4), last=4, loops=2, warm=3, offset=None)
+    warm = forward(ids, 4, model.token_positions(ids, 4), 4, Loops(2, warm=3))
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(warm, model(ids, 4, loops=5))
     warm.sum().backward()

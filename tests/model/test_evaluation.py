@@ -17,6 +17,7 @@ from model.evaluation.evaluate import evaluate
 from model.evaluation.intervals import exact_match_by_class, exact_match_interval
 from model.evaluation.operand_recovery import fill_operands
 from model.evaluation.predictor import TrainedEncoder
+from model.evaluation.problem_batches import ProblemSet
 from model.network.encoder import Encoder
 from model.runs.checkpoints import CheckpointEntry, Checkpoints
 from model.tokenizer import MASK
@@ -43,11 +44,9 @@ def untrained(small: Built, folder: Path) -> TrainedEncoder:
 def test_a_model_with_random_weights_scores_zero(small: Built, tmp_path: Path) -> None:
     outcome = evaluate(
         untrained(small, tmp_path),
-        small.corpus,
-        small.tokens,
+        ProblemSet(small.corpus, small.tokens, partial(canonical_hashes, small.spec)),
         EvaluationSpec(limit=0),
         LocalLocation(tmp_path / "predictions.parquet"),
-        partial(canonical_hashes, small.spec),
     )
     held = small.corpus.manifest.split_rows["test"]
     assert (outcome.problems, outcome.passes) == (held, 1)
@@ -73,11 +72,9 @@ def test_an_answer_that_stands_in_the_row_is_not_seen(small: Built, tmp_path: Pa
 def test_a_limit_takes_the_first_problems(small: Built, tmp_path: Path) -> None:
     outcome = evaluate(
         untrained(small, tmp_path),
-        small.corpus,
-        small.tokens,
+        ProblemSet(small.corpus, small.tokens, partial(canonical_hashes, small.spec)),
         EvaluationSpec(limit=700),
         LocalLocation(tmp_path / "p.parquet"),
-        partial(canonical_hashes, small.spec),
     )
     assert outcome.problems == 700
     text = pq.read_table(small.corpus.paths("test"))
@@ -101,7 +98,7 @@ def test_a_corpus_whose_test_problems_may_have_been_trained_on_is_refused(
     other = replace(small.corpus, manifest=manifest.model_copy(update={"spec": {**manifest.spec, **spec}}))
     target = LocalLocation(tmp_path / "p.parquet")
     with pytest.raises(UserError, match=message):
-        evaluate(asked, other, small.tokens, EvaluationSpec(), target, lambda ids: ids)
+        evaluate(asked, ProblemSet(other, small.tokens, lambda ids: ids), EvaluationSpec(), target)
     assert not target.exists()
 
 
@@ -110,7 +107,9 @@ def test_another_corpus_of_the_same_split_is_asked_with_its_facts(small: Built, 
     target = LocalLocation(tmp_path / "p.parquet")
     asked = replace(own, config=own.config.model_copy(update={"corpus_identity": "0" * 64}))
     spec = EvaluationSpec(limit=101, decoding=Decoding(passes=2, loops=2))
-    outcome = evaluate(asked, longer.corpus, longer.tokens, spec, target, partial(canonical_hashes, longer.spec))
+    outcome = evaluate(
+        asked, ProblemSet(longer.corpus, longer.tokens, partial(canonical_hashes, longer.spec)), spec, target
+    )
     assert (outcome.problems, outcome.passes) == (101, 2)
     assert {result.order for result in outcome.by_passes} == {"confidence", "units-first"}
     rows = pq.read_table(target.path).to_pylist()
@@ -202,11 +201,9 @@ def test_confidence_is_a_probability(small: Built, tmp_path: Path) -> None:
 def test_missing_operands_are_asked_with_the_answer_shown(small: Built, tmp_path: Path) -> None:
     outcome = evaluate(
         untrained(small, tmp_path),
-        small.corpus,
-        small.tokens,
+        ProblemSet(small.corpus, small.tokens, partial(canonical_hashes, small.spec)),
         EvaluationSpec(limit=300, missing="operand"),
         LocalLocation(tmp_path / "predictions.parquet"),
-        partial(canonical_hashes, small.spec),
     )
     assert (outcome.missing, outcome.problems, outcome.left_out, outcome.by_passes) == ("operand", 300, 0, ())
     assert outcome.exact_match < 0.05
@@ -241,20 +238,17 @@ def test_problems_that_may_not_be_judged_are_left_out(small: Built, tmp_path: Pa
         assert len(facts) == len(canonical)
         return np.array([int(answer) % 3 == 0 for answer in facts["answer"].to_pylist()])
 
-    values = (small.corpus, small.tokens, EvaluationSpec(limit=0), LocalLocation(tmp_path / "predictions.parquet"))
-    outcome = evaluate(untrained(small, tmp_path), *values, partial(canonical_hashes, small.spec), fair=fair)
+    problems = ProblemSet(small.corpus, small.tokens, partial(canonical_hashes, small.spec), fair=fair)
+    values = EvaluationSpec(limit=0), LocalLocation(tmp_path / "predictions.parquet")
+    outcome = evaluate(untrained(small, tmp_path), problems, *values)
     answers = [int(answer) for answer in pq.read_table(small.corpus.paths("test")).column("answer").to_pylist()]
     assert outcome.problems == sum(answer % 3 == 0 for answer in answers)
     assert outcome.problems + outcome.left_out == len(answers)
     asked = pq.read_table(tmp_path / "predictions.parquet").column("answer").to_pylist()
     assert all(int(answer) % 3 == 0 for answer in asked)
+    unfair = replace(problems, fair=lambda facts, canonical: np.zeros(len(facts), np.bool_))
     with pytest.raises(RunFailure, match=r"none of the .* problems of the test split can be scored"):
-        evaluate(
-            untrained(small, tmp_path / "none"),
-            *values,
-            partial(canonical_hashes, small.spec),
-            fair=lambda facts, canonical: np.zeros(len(facts), np.bool_),
-        )
+        evaluate(untrained(small, tmp_path / "none"), unfair, *values)
 
 
 def test_a_missing_operand_is_filled_in_one_pass_alone() -> None:

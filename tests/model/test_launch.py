@@ -13,8 +13,8 @@ import torch.distributed as dist
 
 from flows.server.app import free_port
 from model.training.job import Progress
-from model.training.parallel_runs import Room
-from model.training.ray_launcher import join_on_this_machine, launch
+from model.training.launchers.parallel_runs import Room
+from model.training.launchers.ray_launcher import join_on_this_machine, launch
 from tests.builders import TINY_TRAINING, Built
 from tests.model.runs import job_of
 

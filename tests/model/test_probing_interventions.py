@@ -9,10 +9,10 @@ from model.config.encoder import EncoderConfig
 from model.evaluation.predictor import TrainedEncoder
 from model.network.encoder import Encoder
 from model.probing.attention import ROLES, attended
-from model.probing.counterfactuals import carry_pairs, digit_pairs
+from model.probing.causal.counterfactuals import carry_pairs, digit_pairs
+from model.probing.causal.interventions import Outcome, ablate_heads, move_digits, patch_carries, without
 from model.probing.geometry import circle
 from model.probing.hooks import EMBEDDED, State, attentions_of
-from model.probing.interventions import Outcome, ablate_heads, move_digits, patch_carries, without
 from model.probing.labels import Problem, value_of
 from model.probing.token_dataset import batches_of
 from model.runs.pretrained import shipped_runs

@@ -10,10 +10,10 @@ from model.config.probing import ProbingSpec
 from model.evaluation.predictor import TrainedEncoder
 from model.evaluation.unit_readout import together
 from model.network.symbolic.unit import ResidueResult
+from model.probing.causal.unit_ablation import handed_on, others, unit_measures
 from model.probing.labels import Problem
 from model.probing.study import Study
 from model.probing.token_dataset import Batch
-from model.probing.unit_ablation import handed_on, others, unit_measures
 from model.tokenizer import TokenLayout
 from model.training.job import TrainingJob
 from model.training.trainer import train

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from model.config.training import seed_runs
 from model.runs.checkpoints import Checkpoints
 from model.training.job import TrainingJob, TrainingResult
-from model.training.parallel_runs import Seat, in_a_process, room_for, train_in_processes, train_side_by_side
+from model.training.launchers.parallel_runs import Seat, in_a_process, room_for, train_in_processes, train_side_by_side
 from model.training.preflight import found_result
 from model.training.trainer import train
 from storage.errors import RunFailure

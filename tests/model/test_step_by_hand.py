@@ -12,6 +12,7 @@ import torch
 from model.config.evaluation import EvaluationSpec
 from model.evaluation.evaluate import evaluate
 from model.evaluation.predictor import TrainedEncoder
+from model.evaluation.problem_batches import ProblemSet
 from model.network.encoder import Encoder
 from model.runs.checkpoints import Checkpoints
 from model.tokenizer import Tokenizer, TokenLayout
@@ -88,11 +89,9 @@ def test_a_validation_is_an_evaluation_of_the_same_problems(small: Built, tmp_pa
     result = train(job)
     outcome = evaluate(
         TrainedEncoder.open(job.run, "last"),
-        small.corpus,
-        small.tokens,
+        ProblemSet(small.corpus, small.tokens, partial(canonical_hashes, small.spec)),
         EvaluationSpec(split="validation", limit=0, checkpoint="last"),
         LocalLocation(tmp_path / "predictions.parquet"),
-        partial(canonical_hashes, small.spec),
     )
     table = pq.read_table(tmp_path / "predictions.parquet")
     right = dict(zip(table.column("problem").to_pylist(), table.column("correct").to_pylist(), strict=True))

@@ -6,7 +6,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from model.config.encoder import EncoderConfig
 from model.network.encoder import Encoder
-from model.objectives.training_pass import TrainingPass
+from model.objectives.training_pass import Loops, TrainingPass
 from model.training.throughput import Pace, peak_flops, training_flops
 from tests.benchmarks.tokenizers import digit_tokenizer
 from tests.model.test_objectives import complete
@@ -23,7 +23,7 @@ def test_flops_are_those_that_torch_counts(values: dict[str, object], last: int,
     forward = TrainingPass(encoder, torch.float32)
     with FlopCounterMode(display=False) as counter:
         positions = encoder.token_positions(rows, 5)
-        forward(rows, 5, positions, last=last, loops=config.loops, warm=warm, offset=None).sum().backward()
+        forward(rows, 5, positions, last, Loops(config.loops, warm)).sum().backward()
     counted = counter.get_total_flops()
     assert training_flops(config, tokenizer.size, rows.shape[1], last, config.loops, warm) * len(rows) == counted
 

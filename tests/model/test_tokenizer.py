@@ -16,6 +16,7 @@ from model.config.training import TrainingSpec
 from model.evaluation.decoding import spell
 from model.evaluation.evaluate import evaluate
 from model.evaluation.predictor import TrainedEncoder
+from model.evaluation.problem_batches import ProblemSet
 from model.network.positions import Positions
 from model.tokenizer import BLANK, EQUALS, MASK, PAD, Tokenizer, right_groups
 from model.training.batches import held_rows
@@ -154,7 +155,7 @@ def test_the_rows_that_training_reads_are_the_corpuss_equations(of_kind: Built) 
 def test_predictions_are_judged_by_comparing_text(of_kind: Built, tmp_path: Path) -> None:
     model, target = trained(of_kind), LocalLocation(tmp_path / "p.parquet")
     hashes = partial(canonical_hashes, of_kind.spec)
-    outcome = evaluate(model, of_kind.corpus, of_kind.tokens, EvaluationSpec(limit=90), target, hashes)
+    outcome = evaluate(model, ProblemSet(of_kind.corpus, of_kind.tokens, hashes), EvaluationSpec(limit=90), target)
     found = pq.read_table(target.path).to_pylist()
     problems, rows = token_rows(of_kind, "test")
     assert [row["correct"] for row in found] == [row["prediction"] == row["answer"] for row in found]
@@ -190,7 +191,9 @@ def test_the_same_training_learns_with_every_tokenizer(kind: str, tmp_path: Path
     )
     model, target = trained(built, steps), LocalLocation(tmp_path / "p.parquet")
     hashes = partial(canonical_hashes, corpus)
-    outcome = evaluate(model, built.corpus, built.tokens, EvaluationSpec(split="train", limit=0), target, hashes)
+    outcome = evaluate(
+        model, ProblemSet(built.corpus, built.tokens, hashes), EvaluationSpec(split="train", limit=0), target
+    )
     rows = pq.read_table(target.path).to_pylist()
     right = sum(row["prediction"] == str(eval(row["problem"])) for row in rows)
     assert outcome.correct == right > len(rows) // 2

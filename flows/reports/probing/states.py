@@ -34,7 +34,6 @@ def kappas_figure(data: ProbeData) -> Figure | None:
     ]
 
     def draw(left: Axes, right: Axes) -> None:
-        """Draw both maps."""
         for axes, matrix, title in ((left, matrices[0], "trained"), (right, matrices[1], "untrained")):
             numbered(axes, matrix, 1.0, ".2f", 6)
             mark_states(axes, states)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from model.evaluation.intervals import exact_match_interval
 from model.evaluation.predictor import TrainedEncoder
-from model.probing.counterfactuals import CarryPairs, Pairs
+from model.probing.causal.counterfactuals import CarryPairs, Pairs
 from model.probing.geometry import Table, fitted
 from model.probing.hooks import EMBEDDED, Edit, State, attentions_of, edited, logits_of, recorded, replayed
 from model.probing.token_dataset import ids_of, orders_of
@@ -76,7 +76,7 @@ def move_digits(model: TrainedEncoder, pairs: Pairs, tables: dict[State, Table],
             for shift in range(10):
                 chosen = shifts == shift if shift else np.ones(pairs.count, np.bool_)
                 if chosen.any():
-                    yield _outcome("digit", state, "operand", way, shift, pairs, predicted, chosen)
+                    yield Outcome("digit", state, "operand", way, shift, *_scores(pairs, predicted, chosen))
 
 
 def patch_carries(model: TrainedEncoder, pairs: CarryPairs, states: Sequence[State]) -> Iterator[Outcome]:
@@ -108,8 +108,9 @@ def patch_carries(model: TrainedEncoder, pairs: CarryPairs, states: Sequence[Sta
             until = last - 1 if site == "own slot" and not state.loop else last
             for (way, source), copied in zip(sources.items(), pairs.copied.T, strict=True):
                 predicted = passes.edited(state, _putting(source, state.layer, columns, until))
-                found = _outcome("carry", state, site, way, 0, pairs, predicted, np.ones(pairs.count, np.bool_))
-                yield found._replace(copied=float((predicted[np.arange(pairs.count), slot] == copied).mean()))
+                scores = _scores(pairs, predicted, np.ones(pairs.count, np.bool_))
+                share = float((predicted[np.arange(pairs.count), slot] == copied).mean())
+                yield Outcome("carry", state, site, way, 0, *scores, copied=share)
 
 
 def ablate_heads(model: TrainedEncoder, pairs: Pairs, layers: Sequence[int] = (), seed: int = 0) -> Iterator[Outcome]:
@@ -214,17 +215,15 @@ class _Hooked:
         self._handle.remove()
 
 
-def _outcome(
-    experiment: Literal["digit", "carry"], state: State, site: str, way: str, shift: int, pairs: Pairs,
-    predicted: NDArray[np.int64], chosen: NDArray[np.bool_],
-) -> Outcome:  # fmt: skip
-    """Compares the predictions `predicted` with the answers before the edit and the expected answers."""
+def _scores(
+    pairs: Pairs, predicted: NDArray[np.int64], chosen: NDArray[np.bool_]
+) -> tuple[int, float, float, float, float, float, float]:
+    """The fields of `Outcome` from `problems` to `spilt`: chosen pairs, with their predicted slots [n, slots]."""
     before, after, predicted = pairs.before[chosen], pairs.after[chosen], predicted[chosen]
     as_expected, unchanged = (predicted == after).all(1), (predicted == before).all(1)
     (low, high), _, _ = exact_match_interval(as_expected, orders_of(pairs.rows[chosen]))
     alike = before == after
     spilt = float((predicted != before)[alike].mean()) if alike.any() else 0.0
-    return Outcome(
-        experiment, state, site, way, shift, len(as_expected), float(as_expected.mean()), low, high,
-        float(unchanged.mean()), float((~as_expected & ~unchanged).mean()), spilt,
-    )  # fmt: skip
+    other = ~as_expected & ~unchanged
+    shares = float(as_expected.mean()), low, high, float(unchanged.mean()), float(other.mean())
+    return len(as_expected), *shares, spilt

@@ -42,7 +42,6 @@ class Pairs:
 
     @property
     def count(self) -> int:
-        """Number of pairs."""
         return len(self.rows)
 
     def first(self, count: int) -> Self:

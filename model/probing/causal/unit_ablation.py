@@ -127,7 +127,6 @@ def _written(unit: SymbolicUnit) -> Iterator[list[NDArray[np.float64]]]:
     found: list[NDArray[np.float64]] = []
 
     def keep(module: nn.Module, inputs: tuple[Tensor, ...], named: Mapping[str, Any], output: Tensor) -> None:
-        """Called once per loop."""
         before, after = (states[:, -named["slots"] :].float() for states in (inputs[0], output))
         sizes = (after - before).norm(dim=(1, 2)) / before.norm(dim=(1, 2)).clamp(min=1e-12)
         found.append(sizes.double().cpu().numpy())

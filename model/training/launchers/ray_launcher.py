@@ -21,7 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from model.config.training import STOP_SECONDS, TrainingSpec
 from model.training.job import Progress, TrainingJob, TrainingResult
-from model.training.parallel_runs import Room, gpu_memory, room_for
+from model.training.launchers.parallel_runs import Room, gpu_memory, room_for
 from storage.errors import RunFailure, TransientFailure, UserError
 from storage.machine import PRIVATE
 from storage.places.files import arrow_files
@@ -47,7 +47,6 @@ class Board:
         return self._stop
 
     def finish(self, result: TrainingResult) -> None:
-        """Store the result."""
         self._result = result
 
     def fail(self, failure: Exception) -> None:

@@ -1,0 +1,1 @@
+"""Causal questions: what changes in the answer if a state, a head or the symbolic unit is edited."""
