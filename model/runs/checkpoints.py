@@ -52,9 +52,8 @@ class Checkpoints:
             for weight, state in optimizer.state.items():
                 for key, value in state.items():
                     tensors[_state_name(kind, key, names[id(weight)])] = torch.as_tensor(value)
-        metadata = {"step": str(entry.step), "run": config.model_dump_json()}
         flat = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-        data = save(flat, metadata)
+        data = file_of(flat, entry.step, config)
         (self.folder / entry.file).write(data)
         entry = entry.model_copy(update={"sha256": hash_of_bytes(data)})
         seen = (self.folder / "index.json").version()
@@ -142,6 +141,19 @@ class Checkpoints:
         named = {entry.file for entry in entries}
         files = [name for name in self.folder.children() if name.endswith(".safetensors")]
         return [self.folder / name for name in files if name not in named]
+
+
+def file_of(tensors: dict[str, Tensor], step: int, config: RunConfig) -> bytes:
+    """The safetensors file of a checkpoint; equal checkpoints have equal bytes."""
+    data = save(tensors, {"step": str(step), "run": config.model_dump_json()})
+    # The library writes the metadata in varying order.
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    # Tensors are aligned to eight bytes.
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[8 + length :]
 
 
 def hash_of_bytes(data: bytes) -> str:

@@ -3,13 +3,11 @@
 An export is a run folder with one checkpoint in bfloat16, without optimizer states, and with the evaluation reports.
 """
 
-import json
 from pathlib import Path
 
 import torch
-from safetensors.torch import save
 
-from model.runs.checkpoints import CheckpointEntry, CheckpointIndex, Checkpoints, hash_of_bytes
+from model.runs.checkpoints import CheckpointEntry, CheckpointIndex, Checkpoints, file_of, hash_of_bytes
 from model.runs.run_config import load_run, run_tokenizer
 from storage.errors import RunFailure, UserError
 from storage.places.disk import LocalLocation
@@ -89,7 +87,7 @@ def handed_on(run: Location, name: str, which: str = "best") -> tuple[Checkpoint
         if tensor.startswith("model.")
     }
     config = config.model_copy(update={"name": checked_name(name, "run")})
-    data = _ordered(save(weights, {"step": str(entry.step), "run": config.model_dump_json()}))
+    data = file_of(weights, entry.step, config)
     entry = entry.model_copy(update={"sha256": hash_of_bytes(data)})
     index = CheckpointIndex(entries=(entry,))
     files = {
@@ -101,14 +99,3 @@ def handed_on(run: Location, name: str, which: str = "best") -> tuple[Checkpoint
         if (run / report).exists():
             files[report] = (run / report).read()
     return entry, {**files, "run.json": config.model_dump_json(indent=2).encode() + b"\n"}
-
-
-def _ordered(data: bytes) -> bytes:
-    """The same safetensors file with sorted metadata, because the library writes metadata in varying order."""
-    length = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + length])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, separators=(",", ":")).encode()
-    # Tensors are aligned to eight bytes.
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + data[8 + length :]

@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load
 
 from model.evaluation.predictor import TrainedEncoder
 from model.network.encoder import Encoder
-from model.runs.checkpoints import CheckpointEntry, CheckpointIndex, Checkpoints, hash_of_bytes, restore
+from model.runs.checkpoints import CheckpointEntry, CheckpointIndex, Checkpoints, file_of, hash_of_bytes, restore
 from model.runs.run_config import load_run
 from model.training.job import TrainingJob
 from model.training.optimizer import build_optimizers
@@ -256,3 +257,13 @@ def test_a_trainer_that_slept_deletes_no_checkpoint_of_the_one_that_went_on(
     with pytest.raises(RunFailure, match="was written by another process in the meantime"):
         checkpoints.prune()
     assert checkpoints.index().entries == entries
+
+
+def test_equal_checkpoints_are_equal_files(small: Built, tmp_path: Path) -> None:
+    config = job_of(small, tmp_path, TINY_TRAINING).config
+    tensors = {"model.weight": torch.arange(3.0), "optimizer.adamw.step.weight": torch.tensor(2.0)}
+    files = {file_of(tensors, 7, config) for _ in range(32)}
+    assert len(files) == 1
+    loaded = load(files.pop())
+    assert loaded.keys() == tensors.keys()
+    assert all(torch.equal(loaded[name], value) for name, value in tensors.items())
