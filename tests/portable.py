@@ -19,9 +19,9 @@ NUMERIC = (
     *(
         f"tests/model/test_{name}.py"
         for name in (
-            "decoding", "encoder", "evaluation", "optimizer", "probing_decoders", "probing_geometry",
+            "decoding", "encoder", "evaluation", "exhaustive", "optimizer", "probing_decoders", "probing_geometry",
             "probing_interventions", "probing_states", "probing_study", "probing_unit", "resume", "running_sum",
-            "shipped", "training", "units",
+            "seeds", "shipped", "step_by_hand", "tokenizer", "training", "units",
         )
     ),
     *(f"tests/flows/test_{name}.py" for name in ("evaluation", "probing", "solving", "suites")),

@@ -10,6 +10,7 @@ from model.network.positions import TokenPositions
 from model.objectives.training_pass import Loops, TrainingPass
 from model.tokenizer import TokenLayout
 from tests.builders import Built
+from tests.tolerances import ROUNDING
 
 LAYOUT = TokenLayout(problem=11, answer=4)
 KINDS = [("sinusoidal",), ("learned",), ("place-value",), ("relative",), ("place-value", "relative")]
@@ -37,11 +38,11 @@ def test_attention_is_torchs_own() -> None:
     queries, keys, values = attention.queries_keys_values(hidden).unflatten(-1, (3, 4, 8)).permute(2, 0, 3, 1, 4)
     mixed = scaled_dot_product_attention(queries, keys, values, attn_mask=bias)
     expected = attention.output(mixed.transpose(1, 2).flatten(2))
-    assert torch.allclose(attention(hidden, bias, 9, 1.0), expected, atol=1e-5)
-    assert torch.allclose(attention(hidden, bias, 4, 1.0), expected[:, -4:], atol=1e-5)
+    assert torch.allclose(attention(hidden, bias, 9, 1.0), expected, atol=ROUNDING)
+    assert torch.allclose(attention(hidden, bias, 4, 1.0), expected[:, -4:], atol=ROUNDING)
     sharper = scaled_dot_product_attention(queries, keys, values, attn_mask=bias, scale=2.5 / 8**0.5)
     assert torch.allclose(
-        attention(hidden, bias, 9, 2.5), attention.output(sharper.transpose(1, 2).flatten(2)), atol=1e-5
+        attention(hidden, bias, 9, 2.5), attention.output(sharper.transpose(1, 2).flatten(2)), atol=ROUNDING
     )
 
 
@@ -63,7 +64,7 @@ def test_a_layer_with_the_norm_behind_is_torchs_own(small: Built) -> None:
         state[name.replace(ours, names[ours])] = value
     theirs.load_state_dict(state)
     hidden = torch.randn(3, 7, 32)
-    assert torch.allclose(layer(hidden, torch.zeros(3, 1, 1, 7), 7, 1.0), theirs(hidden), atol=1e-5)
+    assert torch.allclose(layer(hidden, torch.zeros(3, 1, 1, 7), 7, 1.0), theirs(hidden), atol=ROUNDING)
 
 
 @pytest.mark.parametrize("positions", KINDS)
@@ -86,14 +87,16 @@ def test_computing_the_slots_alone_in_the_final_layer_changes_nothing(small: Bui
     full = model(ids, 4)
     final.forward = short
     assert seen[-1].shape[1] == LAYOUT.width
-    assert torch.allclose(model(ids, 4), full, atol=1e-5)
+    assert torch.allclose(model(ids, 4), full, atol=ROUNDING)
 
 
 @pytest.mark.parametrize("positions", KINDS)
 def test_padding_is_never_read(small: Built, positions: tuple[str, ...]) -> None:
     model = encoder(small, positions=positions)
     wide = TokenLayout(problem=16, answer=4)
-    assert torch.allclose(model(rows_of(small, "12+3"), 4), model(rows_of(small, "12+3", layout=wide), 4), atol=1e-5)
+    assert torch.allclose(
+        model(rows_of(small, "12+3"), 4), model(rows_of(small, "12+3", layout=wide), 4), atol=ROUNDING
+    )
 
 
 @pytest.mark.parametrize("positions", KINDS)
@@ -115,7 +118,7 @@ def test_places_alone_count_and_not_the_order_in_which_digits_are_written(
     positions_written = TokenPositions(*(kind[:, written] for kind in model.token_positions(ids, 4)))
     expected = model(ids, 4)
     monkeypatch.setattr(model.token_positions, "forward", lambda *_: positions_written)
-    assert torch.allclose(model(ids[:, written], 4), expected, atol=1e-5)
+    assert torch.allclose(model(ids[:, written], 4), expected, atol=ROUNDING)
 
 
 def test_hidden_digits_far_away_change_nothing_until_loops_pass_it_on(small: Built) -> None:
@@ -125,8 +128,8 @@ def test_hidden_digits_far_away_change_nothing_until_loops_pass_it_on(small: Bui
     near, far = (model(torch.stack([one, other]), 5, loops=loops).detach() for loops in (1, 4))
     # The slots from the right: units, tens, … ; the changed digit stands at place 4.
     # The two rows of one product may be rounded otherwise, by some units in the last place of logits of about 1.
-    assert torch.allclose(near[0, -1], near[1, -1], atol=1e-5)
-    assert torch.allclose(near[0, -2], near[1, -2], atol=1e-5)
+    assert torch.allclose(near[0, -1], near[1, -1], atol=ROUNDING)
+    assert torch.allclose(near[0, -2], near[1, -2], atol=ROUNDING)
     assert not torch.allclose(near[0, -3], near[1, -3], atol=1e-3)
     assert not torch.allclose(far[0, -1], far[1, -1], atol=1e-3)
 

@@ -21,6 +21,7 @@ from model.probing.hooks import (
 from model.runs.pretrained import shipped_runs
 from model.runs.run_config import load_run, run_tokenizer
 from model.tokenizer import Tokenizer, TokenLayout
+from tests.tolerances import ROUNDING
 
 FOLDER = shipped_runs()["addition"]
 LAYOUT = TokenLayout(problem=9, answer=5)
@@ -57,7 +58,7 @@ def test_the_recorded_pass_is_the_encoders_to_the_bit(encoder: Encoder, tokenize
         logits = logits_of(encoder, ids, slots)
     with torch.inference_mode():
         assert torch.equal(logits, encoder(ids, slots, last=ids.shape[1])[:, -slots:])
-        assert torch.allclose(logits, encoder(ids, slots), atol=1e-5)
+        assert torch.allclose(logits, encoder(ids, slots), atol=ROUNDING)
         last = seen[states[-1]]
         assert torch.equal(encoder.head(encoder.norm(last))[:, -slots:], logits)
     assert list(seen) == sorted(states)
@@ -84,7 +85,7 @@ def test_the_recorded_attention_is_what_the_values_are_weighed_by(encoder: Encod
     for (_, weights), mixed, output in zip(seen, inputs[1::2], given, strict=True):
         values = mixed.unflatten(-1, (3, weights.shape[1], -1)).permute(2, 0, 3, 1, 4)[2]
         assert torch.equal((weights @ values).transpose(1, 2).flatten(2), output)
-        assert torch.allclose(weights.sum(-1), torch.ones(()), atol=1e-5)
+        assert torch.allclose(weights.sum(-1), torch.ones(()), atol=ROUNDING)
     assert [state for state, _ in seen] == [state for state in states_of(encoder, LAYOUT.answer) if state.layer]
 
 
@@ -130,7 +131,7 @@ def check_replayed(encoder: Encoder, tokenizer: Tokenizer) -> None:
     with replayed(encoder, zeros, states[-1]):
         known = logits_of(encoder, ids, slots)
     # Rows of one product may be rounded otherwise where a kernel ends.
-    assert torch.allclose(known[0], known[1], atol=1e-5)
+    assert torch.allclose(known[0], known[1], atol=ROUNDING)
     assert not torch.allclose(known, logits_of(encoder, ids, slots), atol=1e-3)
 
 

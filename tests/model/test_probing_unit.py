@@ -21,6 +21,7 @@ from tests.builders import TINY_TRAINING, build_small
 from tests.model.conftest import OPERATIONS
 from tests.model.runs import job_of
 from tests.model.test_units import read_as
+from tests.tolerances import ROUNDING
 
 SPEC = ProbingSpec(problems=200)
 
@@ -106,8 +107,8 @@ def test_each_problem_is_given_the_result_of_another_one() -> None:
     with handed_on(result, np.array([1, 0])):
         given = result(together(two), 3)
     # Other batch shapes take other kernels, which round otherwise; these are probabilities.
-    assert torch.allclose(given, torch.cat(said[::-1]), atol=1e-5)
-    assert torch.allclose(result(together(two), 3), torch.cat(said), atol=1e-5)
+    assert torch.allclose(given, torch.cat(said[::-1]), atol=ROUNDING)
+    assert torch.allclose(result(together(two), 3), torch.cat(said), atol=ROUNDING)
     assert not torch.allclose(*said, atol=0.5)
 
 

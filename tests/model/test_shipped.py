@@ -1,5 +1,6 @@
 import json
 import random
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -130,6 +131,15 @@ def test_what_comes_with_numerate_answers_as_python_does(name: str) -> None:
     assert len(wrong) <= 2, wrong
     if "-" in config.operators:
         assert any(eval(problem) < 0 for problem in problems)
+
+
+def test_the_shipped_notebook_makes_no_error_in_the_corners() -> None:
+    corners = (range(10), range(90, 100))
+    problems = ["+".join(map(str, numbers)) for corner in corners for numbers in product(corner, repeat=4)]
+    assert len(problems) == 20_000
+    assert {"0+0+0+1", "99+99+99+99"} < set(problems)
+    answers = [solution.answer for solution in TrainedEncoder.open(shipped_runs()["notebook"]).solve(problems)]
+    assert [text for text, answer in zip(problems, answers, strict=True) if answer != str(eval(text))] == []
 
 
 @pytest.mark.parametrize("name", list(shipped_runs()))

@@ -25,6 +25,7 @@ from storage.errors import UserError
 from tests.builders import TINY_TRAINING, TOKENIZERS, Built, build_small
 from tests.model.runs import job_of, losses, same_bits
 from tests.model.workers import train_with
+from tests.tolerances import ROUNDING
 
 LAYOUT = TokenLayout(problem=11, answer=4)
 UNITS = ("residue", "primes", "nalu")
@@ -117,7 +118,7 @@ def test_an_uncertain_digit_leaves_the_residues_as_uncertain() -> None:
             expected = torch.zeros(prime)
             for result, share in zip(results, (0.75, 0.25), strict=True):
                 expected[result % prime] += share
-            assert torch.allclose(told, expected, atol=1e-5)
+            assert torch.allclose(told, expected, atol=ROUNDING)
 
 
 @given(st.integers(0, 10**5), st.integers(0, 10**5))
@@ -163,7 +164,7 @@ def test_padding_is_never_read(small: Built) -> None:
     with torch.no_grad():
         model.unit.gate.fill_(0.5)
     row = torch.tensor([small.tokenizer.row("12+3", wide)])
-    assert torch.allclose(model(rows_of(small, "12+3"), 4), model(row, 4), atol=1e-5)
+    assert torch.allclose(model(rows_of(small, "12+3"), 4), model(row, 4), atol=ROUNDING)
 
 
 @pytest.mark.parametrize("unit", UNITS)
