@@ -71,7 +71,7 @@ def _passes(name: str, machine: Machine) -> bool:
     environment = {key: value for key, value in os.environ.items() if key not in _LIMITS} | machine.limits
     environment |= {"OMP_NUM_THREADS": threads, "OPENBLAS_NUM_THREADS": threads}
     environment |= {"NUMERATE_TEST_THREADS": threads, "NUMERATE_TEST_PRECISION": machine.precision}
-    command = [sys.executable, "-m", "pytest", "-m", "not slow", "-rf", "--tb=short", "--durations=0", *NUMERIC]
+    command = [sys.executable, "-m", "pytest", "-m", "not slow", "-rf", "--tb=short", "--durations=1", *NUMERIC]
     # With one thread per process, two processes use two cores.
     command += ["-n", "2", "--dist", "loadfile"] if machine.threads == 1 else []
     began = time.monotonic()

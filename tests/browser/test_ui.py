@@ -143,7 +143,7 @@ def test_cancelled_run_stops_its_processes_and_the_next_run_reuses_its_shards(vi
     assert served.state(run)[0] == "RUNNING"
     visitor.cancel(run)
     assert final_state(served, run)[0] == "CANCELLED"
-    wait_for(lambda: not processes_of(run), 10)
+    wait_for(lambda: not processes_of(run), 60)
     corpus = Workspace.open(str(served.workspace)).corpus("long")
     assert not committed(corpus)
     written = {path: path.stat().st_mtime_ns for path in Path(str(corpus)).rglob("*.parquet")}

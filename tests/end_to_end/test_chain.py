@@ -247,6 +247,21 @@ def test_suite_is_generated_evaluated_compared_and_queried(home: Home) -> None:
 
 
 @pytest.mark.slow
+def test_run_on_a_grid_of_three_numbers_reports_its_corners(home: Home) -> None:
+    grid = {"name": "triples", "terms": 3, "high": 39, "rows_per_shard": 30_000, "validation": 0.1, "test": 0.1}
+    (home.folder / "triples.json").write_text(json.dumps({**SPEC, "name": "corners", "corpus": grid}))
+    home.numerate("run", "triples.json")
+    run = home.workspace / "runs/corners"
+    (folder,) = (run / "evaluations").glob("suite.edge*")
+    report = json.loads((folder / "report.json").read_text())
+    # All sums of three numbers from 0 to 3, and of three from 36 to 39.
+    assert report["problems"] == 2 * 4**3
+    page = (run / "index.html").read_text()
+    assert "Suite <code>edge</code>" in page
+    assert f"{report['correct']} of {report['problems']}" in page
+
+
+@pytest.mark.slow
 def test_tokenizer_of_another_corpus_encodes_a_corpus(home: Home) -> None:
     home.numerate("corpus", "generate", "--name", "others", "--terms", "2", "--high", "120", "--rows-per-shard", "9000")
     home.numerate("encode", "--corpus", "others", "--tokenizer", "pairs-digit")

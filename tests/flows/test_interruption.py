@@ -61,8 +61,13 @@ def test_ctrl_c_ends_a_query_with_exit_code_130(small: Built, tmp_path: Path, qu
         start_new_session=True,
         preexec_fn=restore_sigint,
     )
-    seen = psutil.Process(process.pid)
-    while process.poll() is None and seen.memory_info().rss < 800e6 and seen.cpu_times().user < 5:
+    seen, deadline = psutil.Process(process.pid), time.monotonic() + 60
+    while (
+        process.poll() is None
+        and time.monotonic() < deadline
+        and seen.memory_info().rss < 800e6
+        and seen.cpu_times().user < 5
+    ):
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)
     _, errors = process.communicate(timeout=60)

@@ -21,6 +21,19 @@ from storage.workspace import Workspace
 from tests.builders import SMALL, TINY_TRAINING, Built
 
 _SECRET = b"secret"
+_REPLACED = (
+    "runs/one/index.html",
+    "runs/one/report.json",
+    "runs/one/report/index.html",
+    "runs/one/evaluations/suite.grid/report.json",
+    "runs/one/predictions/small.test.parquet",
+    "runs/one/probes/probes.best.parquet",
+    "runs/one/evaluations/exhaustive-0/000000.json",
+    "comparisons/both/table.parquet",
+    "comparisons/both/probes/index.html",
+    ".prefect/served.json",
+    "corpora/small/made.json",
+)
 
 
 def _query(workspace: Workspace) -> None:
@@ -30,7 +43,7 @@ def _query(workspace: Workspace) -> None:
 
 def _write_all(workspace: Workspace) -> None:
     """Replace every file that a flow replaces: pages, pictures, notes."""
-    for path in ("runs/one/index.html", "runs/one/report.json", ".prefect/served.json", "corpora/small/made.json"):
+    for path in _REPLACED:
         place = workspace.root
         for part in path.split("/"):
             place = place / part
@@ -73,7 +86,7 @@ def used(tmp_path_factory: pytest.TempPathFactory, small: Built) -> Path:
     for path in (
         ".spill/" + "0" * 32 + "/x",
         ".prefect/served.json",
-        "runs/one/index.html",
+        *_REPLACED,
         "runs/one/loss.png",
         "runs/one/.launch/x",
         "runs/one/.x.0.partial",

@@ -93,6 +93,14 @@ def test_an_encoder_that_comes_with_numerate_is_looked_into_and_all_views_answer
             "SELECT max(kappa) FROM probes WHERE position = 'operand' AND label = 'digit' AND layer = 0 "
             "AND control = 'trained'",
         ).fetchall()[0]
+        trained, at_random = (
+            select(
+                connection,
+                "SELECT max(kappa), avg(kappa) FROM probes WHERE position = 'answer' AND label = 'carry in' AND "
+                f"split = 'numbers' AND probe = 'linear' AND control = '{control}'",
+            ).fetchall()[0]
+            for control in ("trained", "random")
+        )
         edits = select(
             connection,
             "SELECT measure, value, control FROM probe_series WHERE measure IN ('moved: circle', 'patched: carry', "
@@ -100,6 +108,9 @@ def test_an_encoder_that_comes_with_numerate_is_looked_into_and_all_views_answer
         ).fetchall()
     assert len(edits) == 3
     assert all(0 <= value <= 1 and 0 <= control <= 1 for _, value, control in edits)
+    selectivity = f"selectivity {trained[0] - at_random[1]:.2f}"
+    assert selectivity in found["carry in decoded"]["text"]
+    assert any(selectivity in line for line in captions.lines)
     # An operand's embedding is its digit.
     assert kappa == 1
 

@@ -17,6 +17,7 @@ from flows.reports.probing.page import SECTION, ProbingSection
 from flows.reports.run_page import write_run_page
 from model.comparison.tables import write_tables
 from model.config.evaluation import Decoding
+from model.runs.run_config import load_run
 from model.training.trainer import train
 from storage.errors import UserError
 from storage.sql.query import open_catalog, select
@@ -71,10 +72,15 @@ def test_it_grows_with_what_is_known(trained: Built) -> None:
     assert read(page)[0].titles == ["Training", "Corpus small", "Tokenizer small-digit"]
     request = EvaluateRequest(workspace=str(trained.workspace.root), name="run")
     told = evaluate_encoder.fn(request)
+    precision = load_run(trained.workspace.run("run")).precision
+    assert precision in ("float32", "bfloat16")
+    assert told["precision"] == precision
     evaluate_encoder.fn(request.model_copy(update={"decoding": Decoding(passes=2)}))
     evaluate_encoder.fn(request.model_copy(update={"name": "both", "compare": ("run",)}))
     reader, text = read(page)
     asked = [title for title in reader.titles if title.startswith(("Evaluation", "Comparison"))]
+    assert f"computed in {precision}" in text
+    assert f'precision</td><td class="n">{precision}</td>' in text
     assert asked[0] == "Evaluation: test split of small"
     assert asked[1].startswith("Evaluation: small-")
     assert asked[2:] == ["Comparison: both, test"]

@@ -22,6 +22,7 @@ from websockets.typing import Subprotocol
 
 from flows.common.engines import Served, note_served, prefect_home, served, serving_folder
 from flows.registry import FLOWS
+from flows.reports.artifacts import link
 from flows.server import orphaned_runs
 from flows.server.app import PrefectServer, free_port
 from flows.server.middleware import Guard, checked_name
@@ -339,3 +340,23 @@ def test_ports_of_both_versions_are_looked_at() -> None:
         holder.listen()
         with pytest.raises(UserError, match=r"port \d+ of ::1 cannot be used"):
             free_port("::1", holder.getsockname()[1])
+
+
+def test_reports_are_linked_only_from_the_server_that_shows_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace, own = Workspace.create(str(tmp_path / "w")), "http://127.0.0.1:4200"
+    page = workspace.root / PAGE
+
+    def linked(api: str) -> str:
+        monkeypatch.setenv("PREFECT_API_URL", api)
+        return link(workspace, page)
+
+    # Nothing is served yet.
+    assert linked(f"{own}/api") == ""
+    note_served(workspace, Served(own))
+    assert linked(f"{own}/api") == f"/reports/{PAGE}"
+    assert linked("http://elsewhere:4200/api") == ""
+    # The workspace has a runner of flows, but the server is somebody's own.
+    note_served(workspace, Served(own, own=False))
+    assert linked(f"{own}/api") == ""

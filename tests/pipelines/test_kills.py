@@ -18,6 +18,7 @@ from pipelines.generation.verify import check_bytes, examine
 from pipelines.spec.corpus import CorpusSpec
 from storage.datasets.manifest import load
 from storage.places.disk import LocalLocation
+from tests.processes import wait_for
 
 _POLL_SECONDS = 0.02
 _DRIVER = """
@@ -125,8 +126,7 @@ def kill_while_writing(writer: int, victim: int, folder: Path) -> bool:
     """SIGKILL for `victim`, if `writer` is in the midst of a shard; stopped meanwhile, so that this is certain."""
     try:
         os.kill(writer, signal.SIGSTOP)
-        while not re.search(r"\) [TtZX]", Path(f"/proc/{writer}/stat").read_text()):
-            time.sleep(_POLL_SECONDS)
+        wait_for(lambda: re.search(r"\) [TtZX]", Path(f"/proc/{writer}/stat").read_text()), 60, poll=_POLL_SECONDS)
         certain = bool(half_written(writer, folder))
         if certain:
             os.kill(victim, signal.SIGKILL)
