@@ -256,7 +256,7 @@ def test_run_on_a_grid_of_three_numbers_reports_its_corners(home: Home) -> None:
     report = json.loads((folder / "report.json").read_text())
     # All sums of three numbers from 0 to 3, and of three from 36 to 39.
     assert report["problems"] == 2 * 4**3
-    page = (run / "index.html").read_text()
+    page = (run / "report/index.html").read_text()
     assert "Suite <code>edge</code>" in page
     assert f"{report['correct']} of {report['problems']}" in page
 

@@ -49,7 +49,7 @@ def masked_slots(seed: int, step: int, row: int, slots: int, full_share: float) 
 
 
 def says_the_same_everywhere(encoder: Encoder, seed: int) -> None:
-    """Weights of zero, so that every slot's logits are the bias of the output layer: 0, 1/8, 2/8, …, exact in bfloat16."""
+    """Weights of zero, so that every slot's logits are the output layer's bias: 0, 1/8, …, exact in bfloat16."""
     with torch.no_grad():
         for weight in encoder.parameters():
             weight.zero_()
