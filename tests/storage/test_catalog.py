@@ -16,10 +16,8 @@ from storage.datasets.corpus import Corpus
 from storage.datasets.manifest import SPLITS, ShardRecord, commit
 from storage.errors import UserError
 from storage.sql.catalog import refresh_catalog
-from storage.sql.comparison_views import COMPARISON_TABLES
-from storage.sql.meanings import column_comment
-from storage.sql.probe_views import PROBE_TABLES
 from storage.sql.query import open_catalog, select
+from storage.sql.views import VIEWS
 from storage.workspace import Workspace
 from tests.builders import Built, build_corpus_plainly
 
@@ -98,7 +96,7 @@ def test_shards_name_the_family_and_width_that_their_paths_do(opened_catalog: du
 
 def test_empty_views_answer_with_no_rows(small: Built) -> None:
     with open_catalog(small.workspace) as connection:
-        for view in ("runs", "metrics", "predictions", *PROBE_TABLES, *COMPARISON_TABLES):
+        for view in VIEWS.keys() - {"shards"}:
             assert select(connection, f"SELECT * FROM {view}").fetchall() == []
 
 
@@ -108,15 +106,7 @@ def test_a_plain_client_reads_what_every_view_and_column_means(small: Built) -> 
         columns = connection.sql(
             "SELECT table_name, column_name FROM duckdb_columns() WHERE NOT internal AND comment IS NULL"
         ).fetchall()
-    assert views.keys() == {
-        "corpus_small",
-        "shards",
-        "runs",
-        "metrics",
-        "predictions",
-        *PROBE_TABLES,
-        *COMPARISON_TABLES,
-    }
+    assert views.keys() == {"corpus_small", *VIEWS}
     assert all(views.values())
     assert columns == []
 
@@ -145,7 +135,7 @@ def test_a_damaged_table_leaves_those_of_other_runs_in_sql(
 
 
 def test_metrics_of_any_run_are_explained() -> None:
-    assert all(column_comment("metrics", name) for name in SCHEMA.names)
+    assert all(VIEWS["metrics"].column_comment(name) for name in SCHEMA.names)
 
 
 def test_columns_have_one_order(small: Built, opened_catalog: duckdb.DuckDBPyConnection) -> None:
