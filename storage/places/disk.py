@@ -59,25 +59,17 @@ class LocalLocation(Location):
     def parent(self) -> "LocalLocation":
         return LocalLocation(self.path.parent, None if self.path == self._root else self._root)
 
-    def below(self, folder: Location) -> str:
-        return self.path.relative_to(str(folder)).as_posix()
-
     def exists(self) -> bool:
         return self._stat() is not None
 
     def size(self) -> int:
         """Size in bytes; -1 if the file does not exist."""
-        found = self._stat()
-        return found.st_size if found else -1
+        status = self._stat()
+        return status.st_size if status and stat.S_ISREG(status.st_mode) else -1
 
-    def read(self) -> bytes:
-        try:
-            with open(open_below(self._root, self.path), "rb") as file:
-                return file.read()
-        except OSError as error:
-            raise RunFailure(
-                f"{self} can't be read ({error.strerror}): run the command that created it again"
-            ) from error
+    def content(self) -> bytes:
+        with open(open_below(self._root, self.path), "rb") as file:
+            return file.read()
 
     def opened(self, *, whole: bool = False) -> "pa.NativeFile":
         """Opens the file for random access; raises `OSError` if it does not exist or is a link."""
@@ -125,8 +117,8 @@ class LocalLocation(Location):
         with os.scandir(self.path) as entries:
             return sorted(entry.name for entry in entries if not entry.name.startswith(".") and _is_plain(entry))
 
-    def files(self, suffix: str) -> list[str]:
-        return sorted(path.relative_to(self.path).as_posix() for path in self._walk() if path.name.endswith(suffix))
+    def sizes(self) -> dict[str, int]:
+        return {path.relative_to(self.path).as_posix(): size for path, size in self._walk().items()}
 
     def holds(self, sizes: Mapping[str, int]) -> bool:
         sizes_of: dict[str, dict[str, int]] = {}
@@ -182,17 +174,10 @@ class LocalLocation(Location):
             os.close(handle)
         return False
 
-    def sweep(self) -> None:
-        for place in self.partials():
-            place.remove()
-
     def partials(self) -> Iterator[Location]:
         for path in self._walk(into_held=False):
             if path.name.startswith(".") and path.name.endswith(".partial"):
                 yield LocalLocation(path, self._root)
-
-    def total_bytes(self) -> int:
-        return self.size() if self._is_file() else sum(self._walk().values())
 
     def changed(self) -> float:
         found = self._stat()
@@ -282,15 +267,6 @@ def local_path(text: str, what: str) -> Path:
         ) from error
     except FileNotFoundError as error:
         raise UserError(f"{what} {text!r}: the working directory was deleted: change to another first") from error
-
-
-def try_lock(file: int) -> bool:
-    """Locks an open file until it is closed; returns False if another process holds the lock."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def being_written(what: str) -> UserError:

@@ -10,7 +10,7 @@ import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.datasets.columns import string_buffers
+from storage.datasets.arrow_buffers import string_buffers
 from storage.errors import RunFailure
 from storage.places.place import Location
 from storage.reading.lanes import BucketOrder, LanePlan, lanes_of

@@ -4,11 +4,9 @@ A block is a run of rows of one shard. From the counts, a reader computes which 
 reads only these.
 """
 
-import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import duckdb
 import numpy as np
@@ -19,7 +17,16 @@ from numpy.typing import NDArray
 from storage.datasets.manifest import Dataset, ShardRecord, hash_of
 from storage.errors import UserError
 from storage.places.place import Location
-from storage.sql.database import closing, connect, identifier, interruptible, literal, parquet_source, reason
+from storage.sql.database import (
+    closing,
+    connect,
+    identifier,
+    interruptible,
+    literal,
+    parquet_source,
+    parse_sql,
+    reason,
+)
 from storage.sql.scan import PARTITIONS, partition_of
 
 BLOCK_ROWS = 1 << 16
@@ -149,11 +156,10 @@ def _refuse_changing(
     connection: duckdb.DuckDBPyConnection, predicate: str, query: str, columns: dict[str, str]
 ) -> None:
     """Raises `UserError` if `predicate` depends on more than a row's columns; `query` selects it."""
-    (parsed,) = connection.execute("SELECT json_serialize_sql(?)", [query]).fetchall()[0]
     varying = _varying(connection)
     # A column reference that is not a column is a session value, such as current_timestamp.
     known_names = {name.lower() for name in columns}
-    for node in _nodes(json.loads(parsed)):
+    for node in parse_sql(connection, query):
         if node.get("class") == "SUBQUERY":
             raise UserError(f"where {predicate!r} contains a subquery: use only the columns of the row")
         called = node["function_name"].lower() if node.get("class") == "FUNCTION" else None
@@ -194,14 +200,6 @@ def sql_types(schema: pa.Schema) -> dict[str, str]:
     with closing(connect()) as connection:
         relation = connection.from_arrow(schema.empty_table())
         return dict(zip(relation.columns, map(str, relation.types), strict=True))
-
-
-def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
-    """Yields all mappings in a JSON value."""
-    if isinstance(tree, dict):
-        yield tree
-    for child in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
-        yield from _nodes(child)
 
 
 def _counted(dataset: Dataset, source: str, shard: ShardRecord, predicate: str) -> list[int]:

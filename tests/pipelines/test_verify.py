@@ -211,7 +211,7 @@ def falsified(corpus: Dataset, number: int) -> None:
     place = table.schema.get_field_index("id")
     table = table.set_column(place, table.schema.field(place), pa.array(table["id"].to_numpy()[::-1].copy()))
     with open_shard(corpus.location, shard.path, split=shard.split, stratum=shard.stratum, layout=layout) as other:
-        other.writer.write(table.cast(layout.schema))
+        other.write(table.cast(layout.schema))
     lengths = {name: getattr(shard, name) for name in ("problem_length", "answer_digits")}
     committed_anew(corpus, {shard.path: other.record._replace(**lengths)})
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.training.batches import Batches
-from storage.datasets.columns import fixed_width_values
+from storage.datasets.arrow_buffers import fixed_width_values
 from storage.errors import RunFailure
 from storage.order import Permutation, derive_key
 from storage.reading.lanes import LANES, LanePlan

@@ -34,8 +34,8 @@ def content(tables: list[pa.Table]) -> str:
 def test_a_shard_holds_what_was_written_and_its_record_says_so(tmp_path: Path) -> None:
     rows = table(1_000)
     with open_shard(LocalLocation(tmp_path), "a/x.parquet", split="train", stratum="s", layout=LAYOUT) as shard:
-        shard.writer.write(rows.slice(0, 600))
-        shard.writer.write(rows.slice(600))
+        shard.write(rows.slice(0, 600))
+        shard.write(rows.slice(600))
     path = tmp_path / "a" / "x.parquet"
     assert pq.read_table(path).equals(rows)
     record = shard.record
@@ -71,7 +71,7 @@ def test_the_content_hash_tells_where_a_text_ends() -> None:
 def test_a_writer_that_fails_leaves_nothing(tmp_path: Path) -> None:
     def write_half() -> None:
         with open_shard(LocalLocation(tmp_path), "x.parquet", split="train", stratum="s", layout=LAYOUT) as shard:
-            shard.writer.write(table(10))
+            shard.write(table(10))
             raise RuntimeError("in mid-shard")
 
     with pytest.raises(RuntimeError, match="in mid-shard"):
