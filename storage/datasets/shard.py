@@ -42,7 +42,6 @@ class Layout:
             "column_encoding": dict(self.encodings) or None,
             "write_statistics": list(self.statistics) or False,
             "data_page_size": self.page_bytes,
-            "store_schema": True,
         }
 
 

@@ -79,7 +79,6 @@ class ObjectLocation(StoredObject, Location):
         return self.meta() is not None or next(self._all(), None) is not None
 
     def size(self) -> int:
-        """Size in bytes; -1 if the file does not exist."""
         meta = self.meta()
         return meta["size"] if meta else -1
 
@@ -100,13 +99,13 @@ class ObjectLocation(StoredObject, Location):
         meta = self.meta()
         return version_of(meta) if meta else None
 
-    def write_over(self, data: bytes, seen: Version) -> None:
+    def write_if_unchanged(self, data: bytes, version: Version) -> None:
         """Replaces the file by a conditional write; raises `RunFailure` if another process has written it."""
         refuse_lost(self)
         digest = {_DIGEST: xxhash.xxh3_128_hexdigest(data)}
         try:
             with_retries(
-                str(self), lambda: obstore.put(self.store, self.key, data, mode=seen or "create", attributes=digest)
+                str(self), lambda: obstore.put(self.store, self.key, data, mode=version or "create", attributes=digest)
             )
         except (AlreadyExistsError, PreconditionError):
             # This also happens if a response was lost and the library retried.
@@ -133,8 +132,8 @@ class ObjectLocation(StoredObject, Location):
 
     def children(self) -> list[str]:
         with translated_errors(str(self)):
-            found = obstore.list_with_delimiter(self.store, self.key or None)
-        paths = [*found["common_prefixes"], *(meta["path"] for meta in found["objects"])]
+            listed = obstore.list_with_delimiter(self.store, self.key or None)
+        paths = [*listed["common_prefixes"], *(meta["path"] for meta in listed["objects"])]
         names = (path.rpartition("/")[2] for path in paths)
         return sorted(name for name in names if not name.startswith("."))
 
@@ -145,8 +144,8 @@ class ObjectLocation(StoredObject, Location):
     def holds(self, sizes: Mapping[str, int]) -> bool:
         if len(sizes) <= _MOST_REQUESTS:
             return all((self / path).size() == size for path, size in sizes.items())
-        found = self.sizes()
-        return all(found.get(path) == size for path, size in sizes.items())
+        existing = self.sizes()
+        return all(existing.get(path) == size for path, size in sizes.items())
 
     @contextmanager
     def staged(self) -> Iterator[Path]:
@@ -177,7 +176,7 @@ class ObjectLocation(StoredObject, Location):
         """Holds this folder by a lease; after a crash, other machines wait until the lease expires."""
         return leased(self, what, wait_seconds)
 
-    def is_held(self) -> bool:
+    def is_locked(self) -> bool:
         """Whether a lease on this folder is valid; a lease that was not released counts until it expires."""
         return is_leased(self)
 
@@ -221,10 +220,10 @@ class ObjectLocation(StoredObject, Location):
         """Whether the object exists with this size and hash."""
         try:
             with translated_errors(str(self)):
-                found = obstore.get(self.store, self.key, options={"head": True})
+                result = obstore.get(self.store, self.key, options={"head": True})
         except FileNotFoundError:
             return False
-        return found.meta["size"] == size and found.attributes.get(_DIGEST) == digest
+        return result.meta["size"] == size and result.attributes.get(_DIGEST) == digest
 
     def _all(self) -> Iterator["ObjectMeta"]:
         """Metadata of all objects below."""

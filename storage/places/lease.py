@@ -124,8 +124,8 @@ class Lease:
         with self._one_at_a_time, suppress(UserError, RunFailure):
             self._taken_over = self._taken_over or not self._write(self._version)
 
-    def _write(self, seen: Version) -> bool:
-        """Writes the lease if the object still has version `seen`; returns whether this process holds it now."""
+    def _write(self, expected: Version) -> bool:
+        """Writes the lease if the object still has version `expected`; returns whether this process holds it now."""
         began = _now()
         self._count += 1
         value = {"owner": self._owner, "machine": this_machine(), "count": self._count}
@@ -133,7 +133,7 @@ class Lease:
         try:
             made = with_retries(
                 str(self._object),
-                lambda: obstore.put(self._store, self._object.key, data, mode=seen or "create"),
+                lambda: obstore.put(self._store, self._object.key, data, mode=expected or "create"),
             )
             self._version = version_of(made)
         except (AlreadyExistsError, PreconditionError):

@@ -53,10 +53,10 @@ class StoredObject:
     def content(self) -> bytes:
         """Reads the whole object; raises `FileNotFoundError` if it does not exist."""
         with translated_errors(str(self)):
-            found = obstore.get(self.store, self.key)
-            size = found.meta["size"]
+            result = obstore.get(self.store, self.key)
+            size = result.meta["size"]
             if size <= 2 * _PART_BYTES:
-                return found.bytes().to_bytes()
+                return result.bytes().to_bytes()
             # Read in parts: each part has its own request timeout and retries.
             starts = list(range(0, size, _PART_BYTES))
             ends = [min(start + _PART_BYTES, size) for start in starts]

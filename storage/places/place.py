@@ -90,8 +90,8 @@ class Location(ABC):
         """Returns the current version of the file; None if it does not exist."""
 
     @abstractmethod
-    def write_over(self, data: bytes, seen: Version) -> None:
-        """Replaces the file by `data` atomically if its version is still `seen` or it already contains `data`.
+    def write_if_unchanged(self, data: bytes, version: Version) -> None:
+        """Replaces the file by `data` atomically if its version is still `version` or it already contains `data`.
 
         Raises `RunFailure` if another process has written the file. On a disk, the caller must hold the folder.
         """
@@ -138,7 +138,7 @@ class Location(ABC):
         """
 
     @abstractmethod
-    def is_held(self) -> bool:
+    def is_locked(self) -> bool:
         """Whether a running process holds this folder; the lock file of an ended process does not count."""
 
     def sweep(self) -> None:

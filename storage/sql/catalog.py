@@ -103,15 +103,15 @@ def _empty(types: dict[str, str]) -> _Part:
 
 
 def _corpora(workspace: Workspace) -> list[Dataset]:
-    folder, found = workspace.root / "corpora", []
+    folder, corpora = workspace.root / "corpora", []
     for name in folder.children():
         try:
             if committed(folder / name):
-                found.append(load(folder / name, f"corpus {name!r}"))
+                corpora.append(load(folder / name, f"corpus {name!r}"))
         except Exception as error:
             # A damaged corpus must not hide the others.
             _LOG.warning("corpus %s is left out of SQL: %s", name, reason(error))
-    return found
+    return corpora
 
 
 def _corpus_views(connection: duckdb.DuckDBPyConnection, corpora: list[Dataset]) -> dict[str, list[_Part]]:
@@ -133,7 +133,7 @@ def _shard_lists(corpora: list[Dataset]) -> Iterator[tuple[str, _Part]]:
         query = (
             f"SELECT {literal(name)} AS corpus, *, regexp_extract(path, '/family=([^/]+)/', 1) AS family, "
             "try_cast(regexp_extract(path, '/width=([^/]+)/', 1) AS BIGINT) AS width "
-            f"FROM {parquet_source([str(corpus.list_place)], options=', hive_partitioning = false')}"
+            f"FROM {parquet_source([str(corpus.list_location)], options=', hive_partitioning = false')}"
         )
         yield "shards", _Part(f"corpus {name}", query)
 

@@ -41,10 +41,10 @@ _TABLE_FUNCTIONS = re.compile(
 @contextmanager
 def open_catalog(workspace: Workspace) -> Iterator[duckdb.DuckDBPyConnection]:
     """A read-only connection to a new catalog; it reads no file outside the workspace and installs no extension."""
-    place = refresh_catalog(workspace)
+    catalog = refresh_catalog(workspace)
     with _spill_folder(workspace) as spill:
         limits = {"memory_limit": _MEMORY, "temp_directory": str(spill)}
-        with closing(duckdb.connect(str(place), read_only=True, config=limits)) as connection:
+        with closing(duckdb.connect(str(catalog), read_only=True, config=limits)) as connection:
             connection.execute("SET autoinstall_known_extensions = false")
             connection.execute("SET autoload_known_extensions = false")
             # Otherwise DuckDB resolves table names to variables of this program.
@@ -193,13 +193,13 @@ def _spill_folder(workspace: Workspace) -> Iterator[LocalLocation]:
     """A temporary folder for this process, deleted afterwards; first deletes the folders of killed processes."""
     folder = workspace.on_disk / ".spill"
     own = folder / uuid.uuid4().hex
-    with ExitStack() as held:
+    with ExitStack() as stack:
         with folder.exclusive(f"{folder}", wait_seconds=10):
             for name in filter(_SPILL.fullmatch, folder.children()):
                 # Another process may still use it.
                 with suppress(UserError), (folder / name).exclusive(name):
                     (folder / name).remove()
-            held.enter_context(own.exclusive(f"{own}"))
+            stack.enter_context(own.exclusive(f"{own}"))
         try:
             yield own
         except QueryAbandoned:

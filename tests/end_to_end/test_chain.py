@@ -250,7 +250,7 @@ def test_suite_is_generated_evaluated_compared_and_queried(home: Home) -> None:
 def test_tokenizer_of_another_corpus_encodes_a_corpus(home: Home) -> None:
     home.numerate("corpus", "generate", "--name", "others", "--terms", "2", "--high", "120", "--rows-per-shard", "9000")
     home.numerate("encode", "--corpus", "others", "--tokenizer", "pairs-digit")
-    assert load(LocalLocation(home.workspace / "corpora/others/tokens/pairs-digit"), "tokens").whole()
+    assert load(LocalLocation(home.workspace / "corpora/others/tokens/pairs-digit"), "tokens").is_complete()
 
 
 @pytest.mark.slow

@@ -143,14 +143,14 @@ def test_a_shard_too_many_is_found_and_deleted(corpus: Dataset) -> None:
 
 
 def test_a_list_of_shards_that_is_lost_is_made_again(corpus: Dataset) -> None:
-    assert_mends(corpus, {corpus.manifest.list_name}, corpus.list_place.remove)
+    assert_mends(corpus, {corpus.manifest.list_name}, corpus.list_location.remove)
 
 
 def test_a_list_of_shards_that_is_lost_together_with_a_shard_is_made_again(corpus: Dataset) -> None:
     folder, victim = corpus.location, corpus.shards[3].path
     before, when = files(folder), times(folder)
     flip((folder / victim).path, 0.9)
-    flip(corpus.list_place.path, 0.4)
+    flip(corpus.list_location.path, 0.4)
     assert "doesn't match manifest.json" in faults(folder)[corpus.manifest.list_name]
     assert mended(folder).manifest == corpus.manifest
     assert files(folder) == before
