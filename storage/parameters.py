@@ -39,9 +39,9 @@ def read_parameters(source: str) -> dict[str, Any]:
     Raises `UserError` with a one-line message if the file is missing, too large, not YAML or JSON, not a mapping, or
     contains a name twice (YAML itself would use the last value).
     """
-    place = local_path(source, "file")
+    path = local_path(source, "file")
     try:
-        with place.open("rb") as file:
+        with path.open("rb") as file:
             data = file.read(_MOST_BYTES + 1)
     except OSError as error:
         raise UserError(f"{source} can't be read ({error.strerror}): name a YAML or JSON file") from error
@@ -61,15 +61,15 @@ def read_parameters(source: str) -> dict[str, Any]:
 def one_line(error: ValidationError) -> str:
     """The first error of a validation in one line: field, value and limit."""
     first = error.errors()[0]
-    place = ".".join(_shown(part) for part in first["loc"])
+    name = ".".join(_shown(part) for part in first["loc"])
     text = first["msg"].removeprefix("Value error, ")
     if first["type"] == "extra_forbidden":
-        return f"{place} is not a parameter: remove it, or see --help for all parameters"
+        return f"{name} is not a parameter: remove it, or see --help for all parameters"
     if first["type"] == "missing":
-        return f"{place} is missing: add it"
+        return f"{name} is missing: add it"
     value = "" if first["type"] == "value_error" else f" is {_SHORT.repr(first['input'])}"
-    text = text[0].lower() + text[1:] if place or value else text
-    return f"{place}{value}: {text}".removeprefix(" ") if place or value else text
+    text = text[0].lower() + text[1:] if name or value else text
+    return f"{name}{value}: {text}".removeprefix(" ") if name or value else text
 
 
 def _shown(part: int | str) -> str:
@@ -83,12 +83,12 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         """Returns a node's mapping; raises `YAMLError` for a duplicate name."""
-        seen = set[str]()
+        names = set[str]()
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
-                if key.value in seen:
+                if key.value in names:
                     raise yaml.constructor.ConstructorError(
                         None, None, f"{key.value!r} is given twice: remove one", key.start_mark
                     )
-                seen.add(key.value)
+                names.add(key.value)
         return super().construct_mapping(node, deep)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from storage.errors import UserError
 from storage.places.disk import LocalLocation, cached
-from storage.places.opening import open_place
+from storage.places.opening import open_location
 from storage.places.place import Location
 
 _LONGEST_SHOWN = 60
@@ -37,7 +37,7 @@ class Workspace:
     @classmethod
     def open(cls, uri: str = "./workspace") -> "Workspace":
         """Returns the workspace without accessing it."""
-        return cls(open_place(uri))
+        return cls(open_location(uri))
 
     @classmethod
     def create(cls, uri: str = "./workspace") -> "Workspace":
@@ -57,7 +57,7 @@ class Workspace:
 
     def corpus_at(self, name: str) -> Location:
         """Folder of a corpus: a path or URI if `name` contains a slash, otherwise a name in this workspace."""
-        return open_place(name, "corpus") if "/" in name else self.corpus(name)
+        return open_location(name, "corpus") if "/" in name else self.corpus(name)
 
     def tokenizer(self, name: str) -> Location:
         return self.root / "tokenizers" / checked_name(name, "tokenizer")

@@ -19,7 +19,7 @@ from urllib.parse import unquote
 import obstore
 
 from storage.places.bucket import ObjectLocation
-from storage.places.opening import open_place
+from storage.places.opening import open_location
 from storage.places.place import Location
 from tests.processes import free_port, wait_for
 
@@ -62,7 +62,7 @@ def objects_below(location: Location) -> dict[str, bytes]:
 
 def upload(folder: Location, uri: str) -> Location:
     """Copy all files of a folder to an object store; returns their new location."""
-    target = open_place(uri)
+    target = open_location(uri)
     for path in folder.files(""):
         (target / path).write((folder / path).read())
     return target

@@ -31,7 +31,7 @@ from flows.cli.verbs.submit import submit_app
 from flows.common.parameters import WORKSPACE, request_text
 from storage.errors import QueryAbandoned, RunFailure, UserError
 from storage.parameters import one_line
-from storage.places.opening import open_place
+from storage.places.opening import open_location
 from storage.workspace import Workspace
 
 app = App(
@@ -93,7 +93,7 @@ def export_model(
     from model.runs.pretrained import export
     from model.runs.run_config import load_run
 
-    folder = open_place(target)
+    folder = open_location(target)
     exported = export(Workspace.open(workspace).run(run), folder, checkpoint)
     if text := request_text(load_run(folder)):
         (folder / "request.yaml").write(text)

@@ -10,7 +10,7 @@ from pipelines.generation.describe import Description, describe
 from pipelines.spec.corpus import CorpusSpec
 from pipelines.tokens.vocabulary import train_pieces
 from storage.errors import UserError
-from storage.sql.meanings import column_comment, in_order
+from storage.sql.views import CORPUS_VIEW
 
 
 def corpus_json(spec: CorpusSpec) -> dict[str, Any]:
@@ -28,8 +28,7 @@ def corpus_json(spec: CorpusSpec) -> dict[str, Any]:
 def corpus_text(spec: CorpusSpec) -> str:
     """Description of a corpus as text."""
     description = describe(spec)
-    view = f"corpus_{spec.name}"
-    columns = {name: description.columns[name] for name in in_order(view, list(description.columns))}
+    columns = {name: description.columns[name] for name in CORPUS_VIEW.in_order(description.columns)}
     width = max(map(len, columns))
     return "\n".join(
         [
@@ -37,7 +36,7 @@ def corpus_text(spec: CorpusSpec) -> str:
             f"({description.bytes / description.rows:.1f} bytes a row), in {_ranges(description)}",
             "about " + ", ".join(f"{rows:,} {split}" for split, rows in description.split_rows.items()),
             "",
-            *(f"  {name:{width}}  {kind:7} {column_comment(view, name) or ''}" for name, kind in columns.items()),
+            *(f"  {name:{width}}  {kind:7} {CORPUS_VIEW.column_comment(name)}" for name, kind in columns.items()),
             "",
             *(f"  {row['split']:11} {row['problem']} = {row['answer']}" for row in description.examples),
         ]

@@ -125,7 +125,7 @@ def served(workspace: Workspace) -> Served:
 def serving(workspace: Workspace) -> Served:
     """The server of the workspace if it is running and responds; otherwise an empty `Served`."""
     server = served(workspace)
-    return server if server.url and serving_folder(workspace).is_held() and answers(server.api) else Served()
+    return server if server.url and serving_folder(workspace).is_locked() and answers(server.api) else Served()
 
 
 def reachable_api(workspace: Workspace) -> tuple[str, dict[str, str]]:

@@ -14,7 +14,7 @@ from flows.cli.terminal import printable
 from flows.common.progress import counted
 from model.runs.checkpoints import Checkpoints
 from model.runs.run_config import load_run
-from storage.datasets.manifest import committed, needless_lists
+from storage.datasets.manifest import committed, unused_lists
 from storage.errors import RunFailure, UserError
 from storage.places.disk import being_written
 from storage.places.place import Location
@@ -105,7 +105,7 @@ def _clean_folder(
         for path in places:
             if not result.dry_run:
                 locks.enter_context(path.exclusive(subject))
-            elif path.is_held():
+            elif path.is_locked():
                 raise being_written(subject)
         _remove(root, find(folder), result)
 
@@ -132,7 +132,7 @@ def _waste_of_dataset(folder: Location) -> Iterator[Waste]:
         committed_at = (folder / "manifest.json").changed()
         if (notes := folder / ".progress").exists():
             yield notes, "progress notes of a dataset that is complete", notes.remove
-        for listed in (folder / name for name in sorted(needless_lists(folder))):
+        for listed in (folder / name for name in sorted(unused_lists(folder))):
             yield listed, "a list of shards that the manifest does not use", listed.remove
         subsets = folder / ".subsets"
         for path in (subsets / name for name in subsets.children()):

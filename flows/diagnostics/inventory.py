@@ -15,8 +15,8 @@ from model.tokenizer import load_tokenizer
 from pipelines.generation.generate import GENERATOR_VERSION
 from pipelines.problems.components import components
 from pipelines.spec.corpus import UNFINISHED, CorpusSpec
-from storage.datasets.glance import Glance, glance
 from storage.datasets.manifest import Manifest, head_of, known_spec
+from storage.datasets.quick_check import QuickCheck, quick_check
 from storage.errors import RunFailure, UserError
 from storage.places.place import Location
 
@@ -88,17 +88,17 @@ class Inventory:
 def corpus_state(inventory: Inventory, folder: Location, deadline: float) -> CorpusState | None:
     """State of a corpus; None for an empty folder. Sizes of shards are checked until the time `deadline`."""
     name, subject = folder.name, f"corpus {folder.name}"
-    overview = glance(folder, subject, deadline)
+    overview = quick_check(folder, subject, deadline)
     if manifest := overview.manifest:
         inventory.corpora[name], inventory.shards[name] = manifest, overview.shards
         remedy = _corpus_remedy(name, manifest.spec, inventory.workspace)
         state = _dataset_state(inventory, folder, subject, overview, remedy)
         sizes = (manifest.rows, manifest.bytes, manifest.split_rows)
-        return CorpusState(name, state, *sizes, overview.shards, overview.looked_at)
+        return CorpusState(name, state, *sizes, overview.shards, overview.compared)
     if overview.outdated and not folder.remote:
         remedy = remedies.migrate_command(name, inventory.workspace)
         state = _dataset_state(inventory, folder, subject, overview, remedy)
-    elif overview.trouble:
+    elif overview.fault:
         spec = known_spec(head_of((folder / "manifest.json").read()))
         remedy = _corpus_remedy(name, spec, inventory.workspace) if spec else ""
         state = _dataset_state(inventory, folder, subject, overview, remedy)
@@ -134,9 +134,9 @@ def tokens_state(inventory: Inventory, corpus: str, folder: Location, deadline: 
     """State of a corpus's tokens; None for an empty folder. Look at corpora and tokenizers first."""
     subject, source = f"tokens of {corpus} by {folder.name}", inventory.corpora.get(corpus)
     remedy = remedies.encode_command(corpus, folder.name, inventory.workspace)
-    overview = glance(folder, subject, deadline)
+    overview = quick_check(folder, subject, deadline)
     if overview.manifest is None:
-        if overview.version or overview.trouble:
+        if overview.version or overview.fault:
             state = _dataset_state(inventory, folder, subject, overview, remedies.removal(folder, remedy))
         else:
             state = _unfinished_state(
@@ -165,16 +165,16 @@ def _fault_to_delete(inventory: Inventory, subject: str, text: str, folder: Loca
     inventory.fault(subject, text, remedies.removal(folder, remedy))
 
 
-def _dataset_state(inventory: Inventory, folder: Location, subject: str, overview: Glance, remedy: str) -> str:
+def _dataset_state(inventory: Inventory, folder: Location, subject: str, overview: QuickCheck, remedy: str) -> str:
     """State of a dataset that has a manifest; adds its fault."""
-    if folder.is_held():
+    if folder.is_locked():
         inventory.at_work.append(f"{subject} is being checked or written")
         return "at work"
-    if overview.trouble:
-        inventory.fault(subject, overview.trouble, remedy)
+    if overview.fault:
+        inventory.fault(subject, overview.fault, remedy)
         return f"schema version {overview.version}" if overview.outdated else "damaged"
     if overview.broken:
-        checked = "" if overview.looked_at == overview.shards else f" ({overview.looked_at:,} were checked)"
+        checked = "" if overview.compared == overview.shards else f" ({overview.compared:,} were checked)"
         text = f"{overview.broken:,} of {overview.shards:,} shards are missing or truncated{checked}: repair them"
         inventory.fault(subject, text, remedy)
         return "damaged"
@@ -185,7 +185,7 @@ def _unfinished_state(inventory: Inventory, folder: Location, subject: str, rang
     """State of a dataset without a manifest; adds its fault. Empty if the folder contains nothing of it."""
     done = sum(name.endswith(".json") for name in (folder / ".progress").children())
     progress = f"{min(1.0, done / ranges):.0%} done" if ranges else f"{done:,} parts done"
-    if folder.is_held():
+    if folder.is_locked():
         inventory.at_work.append(f"{subject} is being made, {progress}")
         return f"being made, {progress}"
     if not done and not set(folder.children()) - {"tokens", "made.json"}:

@@ -51,7 +51,7 @@ def run_state(inventory: Inventory, folder: Location) -> RunState | None:
         return RunState(folder.name, "damaged", config.corpus, config.tokenizer, 0, steps)
     saved, validation, damaged = checkpoints
     last_metrics = _last_metrics(folder / "metrics")
-    if folder.is_held() or (folder / ".launch").is_held():
+    if folder.is_locked() or (folder / ".launch").is_locked():
         inventory.at_work.append(f"{subject} is being trained, step {max(last_metrics, saved):,} of {steps:,}")
         state, saved = "training", max(last_metrics, saved)
     elif saved and not last_metrics:

@@ -100,7 +100,7 @@ def status_of(workspace: str = WORKSPACE) -> Status:
         inspect(f"run {folder.name}", RunState(folder.name, _DAMAGED), run_state, folder) for folder in runs
     )
     spill = root / ".spill"
-    queries = ["a SQL query" for name in spill.children() if (spill / name).is_held()]
+    queries = ["a SQL query" for name in spill.children() if (spill / name).is_locked()]
     status.at_work, status.broken = [*inventory.at_work, *queries], inventory.faults
     status.flows = running_flows(opened)
     return status

@@ -86,7 +86,7 @@ def corpus_publication(workspace: Workspace, name: str, repository: str, licence
         what=f"corpus {corpus.manifest.name!r}",
         first=tuple(_shard(corpus, shard) for shard in corpus.shards),
         last=(
-            PublishedFile.of(corpus.manifest.list_name, corpus.list_place.read()),
+            PublishedFile.of(corpus.manifest.list_name, corpus.list_location.read()),
             PublishedFile.of("manifest.json", (folder / "manifest.json").read()),
             PublishedFile.of(CARD, card.encode()),
         ),

@@ -16,7 +16,7 @@ from pipelines.problems.components import components
 from pipelines.spec.corpus import CorpusSpec
 from storage.datasets.manifest import SPLITS, Dataset, ShardRecord
 from storage.errors import UserError
-from storage.sql.meanings import column_comment, in_order
+from storage.sql.views import CORPUS_VIEW
 
 _EXAMPLES = 12
 # Hugging Face's names of 10³ to 10¹² rows.
@@ -65,7 +65,7 @@ def corpus_card(corpus: Dataset, repository: str = "", licence: str = UNKNOWN_LI
         repository=repository,
         configurations=configurations,
         splits=[split for split in SPLITS if configurations[0].rows[split]],
-        columns=_columns(f"corpus_{manifest.name}", configurations),
+        columns=_columns(configurations),
         examples=first_problems(spec, _EXAMPLES),
         specification=yaml.safe_dump({"name": manifest.name, **spec.identity()}, sort_keys=False),
     )
@@ -127,10 +127,10 @@ def _size_category(rows: int) -> str:
     return f"{_SIZES[position - 1]}<n<{_SIZES[position]}" if position < len(_SIZES) else f"n>{_SIZES[-1]}"
 
 
-def _columns(view: str, configurations: Sequence[Configuration]) -> list[dict[str, str]]:
+def _columns(configurations: Sequence[Configuration]) -> list[dict[str, str]]:
     types = {name: kind for config in configurations for name, kind in config.columns.items()}
     columns = []
-    for name in in_order(view, list(types)):
+    for name in CORPUS_VIEW.in_order(types):
         names = [config.name for config in configurations if name in config.columns]
         is_in_all = len(names) == len(configurations)
         columns.append(
@@ -138,7 +138,7 @@ def _columns(view: str, configurations: Sequence[Configuration]) -> list[dict[st
                 "name": name,
                 "type": types[name],
                 "configurations": "all" if is_in_all else ", ".join(f"`{config}`" for config in names),
-                "meaning": (column_comment(view, name) or "").replace("|", "\\|"),
+                "meaning": CORPUS_VIEW.column_comment(name).replace("|", "\\|"),
             }
         )
     return columns

@@ -148,7 +148,7 @@ def _dataset(workspace: Workspace, config: RunConfig) -> Dataset | None:
         return None
     try:
         dataset = load(folder, f"corpus {config.corpus!r}")
-        return dataset if dataset.manifest.identity == config.corpus_identity and dataset.whole() else None
+        return dataset if dataset.manifest.identity == config.corpus_identity and dataset.is_complete() else None
     except (UserError, RunFailure):
         return None
 

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 
 from model.runs.metrics import read_metrics
 from storage.places.place import Location
-from storage.sql.comparison_views import COMPARISON_COLUMNS, COMPARISON_TABLES
+from storage.sql.views import VIEWS
 from storage.workspace import Workspace
 
 Row = dict[str, Any]
@@ -51,15 +51,18 @@ def write_tables(workspace: Workspace, folder: Location, names: dict[str, str], 
             own = row["asked"] == corpus and row["applied"] == "on"
             until = reached.get(row["operator"]) if own else None
             rows.append({**about, **seen, **row, "goal": goal, "problems_until_goal": until})
-    for view, found in (("comparisons", rows), ("comparison_curves", curves)):
-        with (folder / COMPARISON_TABLES[view]).staged() as path:
+    for view, file, found in (
+        ("comparisons", "table.parquet", rows),
+        ("comparison_curves", "curves.parquet", curves),
+    ):
+        with (folder / file).staged() as path:
             pq.write_table(pa.Table.from_pylist(found, _schema(view)), path, compression="zstd")
     (folder / "table.md").write(page(rows, corpus, goal).encode())
 
 
 def _schema(view: str) -> pa.Schema:
     """Schema of a table: the columns of its view, except for the comparison's name, which is the folder's name."""
-    columns = {name: kind for name, kind in COMPARISON_COLUMNS[view].items() if name != "comparison"}
+    columns = {name: kind for name, kind in VIEWS[view].types.items() if name != "comparison"}
     return pa.schema([(name, _TYPES[kind]) for name, kind in columns.items()])
 
 

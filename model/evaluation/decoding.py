@@ -13,7 +13,7 @@ from torch import Tensor
 from model.config.evaluation import ONE_PASS, Decoding
 from model.network.encoder import Encoder
 from model.tokenizer import BLANK, MASK, Tokenizer
-from storage.datasets.columns import to_strings
+from storage.datasets.arrow_buffers import to_strings
 
 _CHUNK_TOKENS = 1 << 15
 

@@ -26,7 +26,7 @@ from model.runs.pretrained import own_or_shipped
 from model.runs.run_config import load_run
 from model.tokenizer import BLANK, PAD
 from model.training.batches import id_type
-from storage.datasets.columns import string_buffers
+from storage.datasets.arrow_buffers import string_buffers
 from storage.datasets.manifest import ShardRecord, hash_of, load
 from storage.errors import UserError
 from storage.machine import cores

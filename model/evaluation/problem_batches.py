@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from model.config.evaluation import EvaluationSpec
 from model.training.batches import id_type
-from storage.datasets.columns import string_buffers
+from storage.datasets.arrow_buffers import string_buffers
 from storage.datasets.manifest import SPLITS, Dataset, ShardRecord
 from storage.errors import RunFailure
 from storage.sql.database import connect, parquet_source

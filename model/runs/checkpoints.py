@@ -133,7 +133,7 @@ class Checkpoints:
         """
         others = self._others(entries)
         index = CheckpointIndex(entries=entries)
-        (self.folder / "index.json").write_over(index.model_dump_json(indent=2).encode() + b"\n", seen)
+        (self.folder / "index.json").write_if_unchanged(index.model_dump_json(indent=2).encode() + b"\n", seen)
         for place in others:
             place.remove()
 

@@ -31,7 +31,7 @@ from storage.datasets.manifest import (
     SCHEMA_VERSION,
     SPLITS,
     Dataset,
-    Seen,
+    Revision,
     ShardRecord,
     commit,
     committed,
@@ -67,13 +67,13 @@ def build_corpus(
     """
     what, spec_hash = f"corpus {spec.name!r}", hash_of(corpus_identity(spec))
     lying = _found(folder, what, spec_hash)
-    if lying and lying.whole():
+    if lying and lying.is_complete():
         return lying, False
     _check_splits(spec)
     with held(folder, what):
         # The previous holder of the folder may have built it.
         lying = _found(folder, what, spec_hash)
-        if lying and lying.whole():
+        if lying and lying.is_complete():
             return lying, False
         known, former = (lying.shards, lying.manifest.former_identity) if lying else ((), "")
         corpus = make_corpus(spec, folder, known, former=former, in_flight=in_flight, progress=progress, found=found)
@@ -95,7 +95,7 @@ def make_corpus(
     The caller holds the folder. `former` is the identity of a corpus of schema version 2, which is kept. Raises
     `RunFailure` if the disk is too small, or if a known shard is generated with other rows.
     """
-    what, identity, seen = f"corpus {spec.name!r}", corpus_identity(spec), Seen.at(folder)
+    what, identity, seen = f"corpus {spec.name!r}", corpus_identity(spec), Revision.at(folder)
     tasks, notes = range_tasks(spec), _notes(folder, identity, former)
     _check_disk(folder, what, tasks, lambda: corpus_bytes(spec))
     notes.adopt(known, tasks)
@@ -115,7 +115,7 @@ def make_corpus(
         generator_version=GENERATOR_VERSION,
         spec=identity,
         shards=shards,
-        seen=seen,
+        base=seen,
         former=former,
     )
     notes.clear()
@@ -148,7 +148,7 @@ def undisturbed(folder: Location, what: str, *, write: bool) -> Iterator[None]:
         with held(folder, what):
             yield
         return
-    if folder.is_held():
+    if folder.is_locked():
         raise being_written(what)
     yield
 
@@ -169,14 +169,14 @@ def build_tokens(
     """
     what = f"the tokens of corpus {corpus.manifest.name!r}"
     lying = _found_tokens(corpus, tokenizer, folder, what)
-    if lying and lying.whole():
+    if lying and lying.is_complete():
         return lying, False
     with held(folder, what):
         # The previous holder of the folder may have encoded them.
         lying = _found_tokens(corpus, tokenizer, folder, what)
-        if lying and lying.whole():
+        if lying and lying.is_complete():
             return lying, False
-        seen, former = Seen.at(folder), lying.manifest.former_identity if lying else ""
+        seen, former = Revision.at(folder), lying.manifest.former_identity if lying else ""
         layouts = layouts_in(lying) if lying else _layouts(corpus, tokenizer, in_flight)
         spec = tokens_identity(corpus, tokenizer, layouts)
         tasks, notes = encode_tasks(corpus.shards), _notes(folder, spec, former)
@@ -191,7 +191,7 @@ def build_tokens(
             generator_version=ENCODER_VERSION,
             spec=spec,
             shards=shards,
-            seen=seen,
+            base=seen,
             former=former,
         )
         notes.clear()

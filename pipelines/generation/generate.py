@@ -100,7 +100,7 @@ def generate_range(spec: CorpusSpec, folder: Location, task: RangeTask, *, forme
                     former=former,
                 )
                 shards[stratum], lengths[stratum] = stack.enter_context(place), (0, 0)
-            shards[stratum].writer.write(table)
+            shards[stratum].write(table)
             lengths[stratum] = tuple(map(max, lengths[stratum], _longest(table)))  # type: ignore[assignment]
     return [
         shards[stratum].record._replace(problem_length=lengths[stratum][0], answer_digits=lengths[stratum][1])

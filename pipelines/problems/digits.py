@@ -27,7 +27,7 @@ from pipelines.problems.lengths import Cells, Deal, capacity
 from pipelines.problems.text import decimal_text, number_words
 from pipelines.spec.corpus import ProblemSpec
 from pipelines.split.canonical import Canonical
-from storage.datasets.columns import blank_words, to_strings
+from storage.datasets.arrow_buffers import blank_words, to_strings
 from storage.datasets.shard import Layout
 from storage.order import UInt64s, derive_key, halves, keyed_hash, mix64, permuted
 

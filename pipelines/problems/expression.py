@@ -18,7 +18,7 @@ from pipelines.problems.family import Block, layout_for, random_limbs, schema_of
 from pipelines.problems.text import decimal_text, number_words
 from pipelines.spec.corpus import ProblemSpec
 from pipelines.split.canonical import Canonical, Terms
-from storage.datasets.columns import blank_words, to_strings
+from storage.datasets.arrow_buffers import blank_words, to_strings
 from storage.datasets.shard import Layout
 from storage.order import UInt64s, derive_key, mix64
 

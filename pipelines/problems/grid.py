@@ -18,7 +18,7 @@ from pipelines.problems.family import Arrays, Block, layout_for, pattern_column,
 from pipelines.problems.text import character_words, decimal_text
 from pipelines.spec.corpus import ProblemSpec
 from pipelines.split.canonical import Canonical, Flags
-from storage.datasets.columns import to_strings
+from storage.datasets.arrow_buffers import to_strings
 from storage.datasets.shard import Layout
 from storage.order import Permutation, UInt64s
 

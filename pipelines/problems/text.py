@@ -1,7 +1,7 @@
 """Converts blocks of numbers to text through character matrices in which a zero byte means "no character".
 
-`storage.datasets.columns.to_strings` removes the zero bytes in one pass, so problems of any length are written without
-a Python object per row.
+`storage.datasets.arrow_buffers.to_strings` removes the zero bytes in one pass, so problems of any length are written
+without a Python object per row.
 """
 
 import numpy as np
@@ -9,7 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipelines.problems.arithmetic import LIMB_DIGITS, Limbs
-from storage.datasets.columns import blank_words, to_strings
+from storage.datasets.arrow_buffers import blank_words, to_strings
 
 Bytes = NDArray[np.uint8]
 

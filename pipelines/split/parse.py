@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from pipelines.problems.arithmetic import LIMB_DIGITS
 from pipelines.split.canonical import Canonical, Flags, Terms
-from storage.datasets.columns import string_buffers
+from storage.datasets.arrow_buffers import string_buffers
 from storage.errors import RunFailure
 from storage.order import UInt64s
 

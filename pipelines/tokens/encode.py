@@ -4,6 +4,7 @@ With one token per character, one table maps characters to ids; `pipelines.token
 sample of every shard the ids are compared with SentencePiece's own, and a difference stops the run.
 """
 
+import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,9 +17,9 @@ from numpy.typing import NDArray
 
 from model.tokenizer import BLANK, EQUALS, PAD, Tokenizer, TokenLayout
 from pipelines.tokens.pieces import pieces_of
-from storage.datasets.columns import fixed_width_array, string_buffers
+from storage.datasets.arrow_buffers import fixed_width_array, string_buffers
 from storage.datasets.manifest import ShardRecord
-from storage.datasets.shard import Layout, open_file_hash, open_shard
+from storage.datasets.shard import Layout, open_shard
 from storage.errors import RunFailure
 from storage.places.place import Location
 
@@ -88,7 +89,7 @@ def encode_shard(job: EncodeJob, task: EncodeTask) -> list[ShardRecord]:
                 table = parquet.read_row_group(group, use_threads=False)
                 encoded = pa.concat_tables(_encoded_blocks(table, job.tokenizer, tokens_layout, samples))
                 for first in range(0, encoded.num_rows, _ROW_GROUP):
-                    shard.writer.write(encoded.slice(first, _ROW_GROUP))
+                    shard.write(encoded.slice(first, _ROW_GROUP))
     longest = task.shard
     return [shard.record._replace(problem_length=longest.problem_length, answer_digits=longest.answer_digits)]
 
@@ -115,7 +116,7 @@ def _opened(corpus: Location, shard: ShardRecord) -> Iterator[pq.ParquetFile]:
     source = corpus / shard.path
     if source.size() == shard.bytes:
         with source.opened(whole=True) as file:
-            if open_file_hash(file) == shard.sha256:
+            if hashlib.file_digest(file, "sha256").hexdigest() == shard.sha256:
                 file.seek(0)
                 yield pq.ParquetFile(file)
                 return

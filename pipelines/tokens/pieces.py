@@ -11,7 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from model.tokenizer import DIGITS, Tokenizer
-from storage.datasets.columns import string_buffers
+from storage.datasets.arrow_buffers import string_buffers
 
 
 def pieces_of(text: pa.Array, tokenizer: Tokenizer) -> tuple[np.ndarray, NDArray[np.int32]]:

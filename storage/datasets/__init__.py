@@ -1,1 +1,1 @@
-"""Committed datasets: their manifest, shards and columns."""
+"""Committed datasets: their manifest, shards and Arrow buffers."""

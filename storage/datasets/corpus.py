@@ -23,11 +23,11 @@ class Corpus:
     @classmethod
     def open(cls, name: str, workspace: str = "./workspace") -> "Corpus":
         """Opens a corpus by its name, path or `file://` URI; raises `UserError` if there is no such corpus."""
-        place = Workspace.open(workspace)
-        dataset = load(place.corpus_at(name), f"corpus {name!r}")
+        opened = Workspace.open(workspace)
+        dataset = load(opened.corpus_at(name), f"corpus {name!r}")
         if dataset.manifest.kind != "corpus":
             raise UserError(f"{name!r} holds {dataset.manifest.kind}, not problems: name the folder of a corpus")
-        return cls(place, dataset)
+        return cls(opened, dataset)
 
     def relation(self, split: str = "train") -> duckdb.DuckDBPyRelation:
         """A lazy DuckDB relation over one split, on a connection of its own.

@@ -137,7 +137,7 @@ class Dataset:
     shards: tuple[ShardRecord, ...]
 
     @property
-    def list_place(self) -> Location:
+    def list_location(self) -> Location:
         """Location of the list of shards."""
         return self.location / self.manifest.list_name
 
@@ -162,25 +162,25 @@ class Dataset:
 
     def checked(self, shard: ShardRecord) -> Location:
         """Location of a shard after a check of its size; raises `RunFailure` if it is missing or truncated."""
-        place = self.location / shard.path
-        size = place.size()
+        location = self.location / shard.path
+        size = location.size()
         if size != shard.bytes:
             state = "is missing" if size < 0 else f"has {size:,} bytes instead of {shard.bytes:,}"
             verb = "corpus generate" if self.manifest.kind == "corpus" else "encode"
-            raise RunFailure(f"shard {place} {state}: run the same 'numerate {verb}' command again to repair it")
-        return place
+            raise RunFailure(f"shard {location} {state}: run the same 'numerate {verb}' command again to repair it")
+        return location
 
     def verified(self, shard: ShardRecord) -> Location:
         """Location of a shard after a check of its hash; raises `RunFailure` if it is damaged."""
-        place = self.checked(shard)
-        if hashlib.sha256(place.read()).hexdigest() != shard.sha256:
+        location = self.checked(shard)
+        if hashlib.sha256(location.read()).hexdigest() != shard.sha256:
             remedy = "delete it and run the same 'numerate encode' command again"
             if self.manifest.kind == "corpus":
                 remedy = _repair(self.location)
-            raise RunFailure(f"shard {place} is damaged: {remedy}")
-        return place
+            raise RunFailure(f"shard {location} is damaged: {remedy}")
+        return location
 
-    def whole(self) -> bool:
+    def is_complete(self) -> bool:
         """Whether every shard exists with its size."""
         return self.location.holds({shard.path: shard.bytes for shard in self.shards})
 
@@ -191,13 +191,13 @@ def hash_of(value: Any) -> str:
 
 
 @dataclass(frozen=True)
-class Seen:
+class Revision:
     """The version of a dataset before it is rebuilt; a commit succeeds only if this version is unchanged."""
 
     manifest: Version
 
     @classmethod
-    def at(cls, location: Location) -> "Seen":
+    def at(cls, location: Location) -> "Revision":
         return cls((location / "manifest.json").version())
 
 
@@ -209,7 +209,7 @@ def commit(
     generator_version: int,
     spec: dict[str, Any],
     shards: list[ShardRecord],
-    seen: Seen | None = None,
+    base: Revision | None = None,
     former: str = "",
 ) -> Dataset:
     """Writes the list of shards under a new name and then `manifest.json`; this commits the dataset.
@@ -217,9 +217,9 @@ def commit(
     Older lists are removed afterwards. `former` is the identity of a repaired dataset of schema version 2: it keeps
     this identity and the content hashes of that version.
 
-    Raises `RunFailure` if another process has committed other files since `seen`, by default since this call.
+    Raises `RunFailure` if another process has committed other files since `base`, by default since this call.
     """
-    seen = seen or Seen.at(location)
+    base = base or Revision.at(location)
     columns = list(zip(*shards, strict=True)) or [()] * len(_SHARD_SCHEMA)
     table = pa.table([pa.array(*pair) for pair in zip(columns, _SHARD_SCHEMA.types, strict=True)], schema=_SHARD_SCHEMA)
     sink = io.BytesIO()
@@ -239,7 +239,7 @@ def commit(
     # Listed before the commit: a list that appears later belongs to another writer.
     before = lists(location)
     (location / manifest.list_name).write(encoded)
-    (location / "manifest.json").write_over(manifest.text().encode(), seen.manifest)
+    (location / "manifest.json").write_if_unchanged(manifest.text().encode(), base.manifest)
     for other in before - {manifest.list_name}:
         (location / other).remove()
     return Dataset(location, manifest, tuple(shards))
@@ -250,7 +250,7 @@ def lists(location: Location) -> set[str]:
     return {entry for entry in location.children() if _LIST.fullmatch(entry)}
 
 
-def needless_lists(location: Location) -> set[str]:
+def unused_lists(location: Location) -> set[str]:
     """Names of unused lists of shards from interrupted commits; empty if the manifest is missing or damaged."""
     try:
         return lists(location) - {_manifest((location / "manifest.json").read(), location, "it").list_name}
@@ -308,37 +308,32 @@ def committed(location: Location) -> bool:
 
 def load(location: Location, what: str) -> Dataset:
     """Opens a committed dataset; raises `UserError` if it is missing or of another version, `RunFailure` if damaged."""
-    manifest, encoded = load_encoded(location, what)
-    return Dataset(location, manifest, _records(listed_below(location, manifest, encoded)))
+    manifest, table = load_table(location, what)
+    return Dataset(location, manifest, _records(table))
 
 
-def listed_below(location: Location, manifest: Manifest, encoded: bytes) -> pa.Table:
-    """Calls `listed` on a dataset's list; the raised `RunFailure` names the remedy."""
-    try:
-        return listed(encoded)
-    except RunFailure as error:
-        raise _damaged_list(location, manifest, str(error)) from error
-
-
-def load_encoded(location: Location, what: str) -> tuple[Manifest, bytes]:
-    """Returns the manifest and the encoded list of shards; raises the errors of `load`."""
+def load_table(location: Location, what: str) -> tuple[Manifest, pa.Table]:
+    """Returns the manifest and the list of shards as a table; raises the errors of `load`."""
     if not committed(location):
         raise UserError(f"{what} does not exist ({location}): create it first, for example with 'numerate run'")
     text = (location / "manifest.json").read()
     manifest = _manifest(text, location, what)
-    place = location / manifest.list_name
+    list_location = location / manifest.list_name
     try:
-        encoded = place.read()
+        encoded = list_location.read()
     except RunFailure:
         if (location / "manifest.json").read() != text:
             # Another process committed in between and removed the previous list.
-            return load_encoded(location, what)
-        if place.size() < 0:
+            return load_table(location, what)
+        if list_location.size() < 0:
             raise _damaged_list(location, manifest, "is missing") from None
         raise
     if hashlib.sha256(encoded).hexdigest() != manifest.shards_sha256:
         raise _damaged_list(location, manifest, "doesn't match its manifest")
-    return manifest, encoded
+    try:
+        return manifest, listed(encoded)
+    except RunFailure as error:
+        raise _damaged_list(location, manifest, str(error)) from error
 
 
 def _manifest(text: bytes, location: Location, what: str) -> Manifest:

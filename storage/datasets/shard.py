@@ -16,12 +16,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import xxhash
 
-from storage.datasets.columns import fixed_width_values, string_buffers
+from storage.datasets.arrow_buffers import fixed_width_values, string_buffers
 from storage.datasets.manifest import ShardRecord
 from storage.places.disk import LocalLocation
 from storage.places.place import Location
-
-_HASH_CHUNK = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -44,35 +42,22 @@ class Layout:
             "column_encoding": dict(self.encodings) or None,
             "write_statistics": list(self.statistics) or False,
             "data_page_size": self.page_bytes,
-            "store_schema": True,
         }
 
 
-class ShardWriter:
-    """Writes row groups to an open shard; created by `open_shard`."""
+class Shard:
+    """An open shard; created by `open_shard`."""
 
     def __init__(self, writer: pq.ParquetWriter, content: "ContentHash") -> None:
         self.rows = 0
-        self._writer = writer
-        self._content = content
+        self._writer, self._content = writer, content
+        self._record: ShardRecord | None = None
 
     def write(self, table: pa.Table) -> None:
         """Appends `table` as one row group."""
         self._writer.write_table(table, row_group_size=max(1, table.num_rows))
         self._content.update(table)
         self.rows += table.num_rows
-
-    def content(self) -> str:
-        """Hash of all values written so far."""
-        return self._content.hexdigest()
-
-
-class Shard:
-    """The value that `open_shard` yields: a writer, and after the block the shard's record."""
-
-    def __init__(self, writer: ShardWriter) -> None:
-        self.writer = writer
-        self._record: ShardRecord | None = None
 
     @property
     def record(self) -> ShardRecord:
@@ -90,31 +75,18 @@ def open_shard(
     `former` is passed to `ContentHash`.
     """
     with (folder / path).staged() as staged:
+        content = ContentHash(layout.schema, former=former)
         with pq.ParquetWriter(staged, layout.schema, **layout.options()) as parquet:
-            shard = Shard(ShardWriter(parquet, ContentHash(layout.schema, former=former)))
+            shard = Shard(parquet, content)
             yield shard
-        shard._record = ShardRecord(
-            path=path,
-            split=split,
-            stratum=stratum,
-            rows=shard.writer.rows,
-            bytes=staged.stat().st_size,
-            sha256=file_hash(LocalLocation(staged)),
-            content=shard.writer.content(),
-        )
+        size, sha256 = staged.stat().st_size, file_hash(LocalLocation(staged))
+        shard._record = ShardRecord(path, split, stratum, shard.rows, size, sha256, content.hexdigest())
 
 
 def file_hash(location: Location) -> str:
+    """SHA-256 of a file's bytes."""
     with location.opened(whole=True) as file:
-        return open_file_hash(file)
-
-
-def open_file_hash(file: pa.NativeFile) -> str:
-    """SHA-256 of an open file from its current position."""
-    digest = hashlib.sha256()
-    while chunk := file.read(_HASH_CHUNK):
-        digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class ContentHash:

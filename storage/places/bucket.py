@@ -8,7 +8,7 @@ import os
 import re
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -23,7 +23,7 @@ from storage.places.disk import cache_folder, refuse_full_disk
 from storage.places.lease import is_leased, leased, refuse_lost
 from storage.places.links import lock_below
 from storage.places.object import RangedFile, StoredObject, version_of
-from storage.places.place import Location, Version, checked_part
+from storage.places.place import Location, Version
 from storage.places.stores import credentials_of, translated_errors, with_retries
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ _KEY_PART = re.compile(r"[A-Za-z0-9._=+~-]+")
 _PART_BYTES = 8 << 20
 _UPLOADS_AT_ONCE = 4
 # Up to this many files are checked with one request each; for more files, the folder is listed.
-_ASKED_ONE_BY_ONE = 16
+_MOST_REQUESTS = 16
 # Object attribute that stores the content hash, to skip needless uploads.
 _DIGEST = "xxh3"
 
@@ -67,9 +67,6 @@ class ObjectLocation(StoredObject, Location):
             )
         return cls(scheme, bucket, "/".join(parts))
 
-    def __truediv__(self, part: str) -> "ObjectLocation":
-        return replace(self, key="/".join(filter(None, (self.key, checked_part(part)))))
-
     @property
     def name(self) -> str:
         return self.key.rpartition("/")[2] or self.bucket
@@ -78,24 +75,12 @@ class ObjectLocation(StoredObject, Location):
     def parent(self) -> "ObjectLocation":
         return replace(self, key=self.key.rpartition("/")[0])
 
-    def below(self, folder: Location) -> str:
-        return str(self).removeprefix(f"{folder}/")
-
     def exists(self) -> bool:
         return self.meta() is not None or next(self._all(), None) is not None
 
     def size(self) -> int:
-        """Size in bytes; -1 if the file does not exist."""
         meta = self.meta()
         return meta["size"] if meta else -1
-
-    def read(self) -> bytes:
-        try:
-            return self.content()
-        except FileNotFoundError as error:
-            raise RunFailure(
-                f"{self} can't be read ({error.strerror}): run the command that created it again"
-            ) from error
 
     def opened(self, *, whole: bool = False) -> "pa.NativeFile":
         """Opens the file for random access; with `whole`, downloads it at once."""
@@ -114,13 +99,13 @@ class ObjectLocation(StoredObject, Location):
         meta = self.meta()
         return version_of(meta) if meta else None
 
-    def write_over(self, data: bytes, seen: Version) -> None:
+    def write_if_unchanged(self, data: bytes, version: Version) -> None:
         """Replaces the file by a conditional write; raises `RunFailure` if another process has written it."""
         refuse_lost(self)
         digest = {_DIGEST: xxhash.xxh3_128_hexdigest(data)}
         try:
             with_retries(
-                str(self), lambda: obstore.put(self.store, self.key, data, mode=seen or "create", attributes=digest)
+                str(self), lambda: obstore.put(self.store, self.key, data, mode=version or "create", attributes=digest)
             )
         except (AlreadyExistsError, PreconditionError):
             # This also happens if a response was lost and the library retried.
@@ -145,25 +130,22 @@ class ObjectLocation(StoredObject, Location):
                 with suppress(FileNotFoundError):
                     with_retries(str(self), partial(obstore.delete, self.store, [key]))
 
-    def exchange(self, other: Location) -> None:
-        """Always raises `RunFailure`: object stores cannot swap folders."""
-        raise RunFailure(f"{self} and {other} can't be swapped in one step in an object store: use a local disk")
-
     def children(self) -> list[str]:
         with translated_errors(str(self)):
-            found = obstore.list_with_delimiter(self.store, self.key or None)
-        paths = [*found["common_prefixes"], *(meta["path"] for meta in found["objects"])]
+            listed = obstore.list_with_delimiter(self.store, self.key or None)
+        paths = [*listed["common_prefixes"], *(meta["path"] for meta in listed["objects"])]
         names = (path.rpartition("/")[2] for path in paths)
         return sorted(name for name in names if not name.startswith("."))
 
-    def files(self, suffix: str) -> list[str]:
-        return sorted(path for path in self._sizes() if path.endswith(suffix))
+    def sizes(self) -> dict[str, int]:
+        start = len(self.key) + 1 if self.key else 0
+        return {meta["path"][start:]: meta["size"] for meta in self._all()}
 
     def holds(self, sizes: Mapping[str, int]) -> bool:
-        if len(sizes) <= _ASKED_ONE_BY_ONE:
+        if len(sizes) <= _MOST_REQUESTS:
             return all((self / path).size() == size for path, size in sizes.items())
-        found = self._sizes()
-        return all(found.get(path) == size for path, size in sizes.items())
+        existing = self.sizes()
+        return all(existing.get(path) == size for path, size in sizes.items())
 
     @contextmanager
     def staged(self) -> Iterator[Path]:
@@ -190,13 +172,11 @@ class ObjectLocation(StoredObject, Location):
             if handle is not None:
                 os.close(handle)
 
-    @contextmanager
-    def exclusive(self, what: str, *, wait_seconds: float = 0.0) -> Iterator[None]:
+    def exclusive(self, what: str, *, wait_seconds: float = 0.0) -> AbstractContextManager[None]:
         """Holds this folder by a lease; after a crash, other machines wait until the lease expires."""
-        with leased(self, what, wait_seconds):
-            yield
+        return leased(self, what, wait_seconds)
 
-    def is_held(self) -> bool:
+    def is_locked(self) -> bool:
         """Whether a lease on this folder is valid; a lease that was not released counts until it expires."""
         return is_leased(self)
 
@@ -209,25 +189,10 @@ class ObjectLocation(StoredObject, Location):
                     path.unlink(missing_ok=True)
                     os.close(handle)
 
-    def partials(self) -> Iterator[Location]:
-        """Yields nothing: the store contains no partial files."""
-        yield from ()
-
-    def total_bytes(self) -> int:
-        return max(0, self.size()) + sum(self._sizes().values())
-
     def changed(self) -> float:
         meta = self.meta()
         times = [meta["last_modified"]] if meta else [below["last_modified"] for below in self._all()]
         return max((time.timestamp() for time in times), default=0.0)
-
-    def free_bytes(self) -> int | None:
-        """Returns None: object stores have no limit."""
-        return None
-
-    def can_be_written(self) -> bool:
-        """Returns True: only a write shows whether the permission is missing."""
-        return True
 
     def _upload(self, data: bytes | Path, size: int, digest: str) -> None:
         """Uploads a file unless the object already has the same bytes."""
@@ -255,18 +220,13 @@ class ObjectLocation(StoredObject, Location):
         """Whether the object exists with this size and hash."""
         try:
             with translated_errors(str(self)):
-                found = obstore.get(self.store, self.key, options={"head": True})
+                result = obstore.get(self.store, self.key, options={"head": True})
         except FileNotFoundError:
             return False
-        return found.meta["size"] == size and found.attributes.get(_DIGEST) == digest
+        return result.meta["size"] == size and result.attributes.get(_DIGEST) == digest
 
     def _all(self) -> Iterator["ObjectMeta"]:
         """Metadata of all objects below."""
         with translated_errors(str(self)):
             for metas in obstore.list(self.store, self.key or None):
                 yield from metas
-
-    def _sizes(self) -> dict[str, int]:
-        """Sizes of all objects below, by relative path."""
-        skipped = len(self.key) + 1 if self.key else 0
-        return {meta["path"][skipped:]: meta["size"] for meta in self._all()}

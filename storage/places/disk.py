@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 _LOCK = ".lock"
-_GLANCE_SECONDS = 0.1
+_LOCK_TEST_SECONDS = 0.1
 # Flag of Linux's renameat2: swap the two names.
 _RENAME_EXCHANGE = 2
 
@@ -59,25 +59,16 @@ class LocalLocation(Location):
     def parent(self) -> "LocalLocation":
         return LocalLocation(self.path.parent, None if self.path == self._root else self._root)
 
-    def below(self, folder: Location) -> str:
-        return self.path.relative_to(str(folder)).as_posix()
-
     def exists(self) -> bool:
         return self._stat() is not None
 
     def size(self) -> int:
-        """Size in bytes; -1 if the file does not exist."""
-        found = self._stat()
-        return found.st_size if found else -1
+        status = self._stat()
+        return status.st_size if status and stat.S_ISREG(status.st_mode) else -1
 
-    def read(self) -> bytes:
-        try:
-            with open(open_below(self._root, self.path), "rb") as file:
-                return file.read()
-        except OSError as error:
-            raise RunFailure(
-                f"{self} can't be read ({error.strerror}): run the command that created it again"
-            ) from error
+    def content(self) -> bytes:
+        with open(open_below(self._root, self.path), "rb") as file:
+            return file.read()
 
     def opened(self, *, whole: bool = False) -> "pa.NativeFile":
         """Opens the file for random access; raises `OSError` if it does not exist or is a link."""
@@ -97,8 +88,8 @@ class LocalLocation(Location):
         """Returns True if the file exists, otherwise None; a disk does not number versions."""
         return True if self.exists() else None
 
-    def write_over(self, data: bytes, seen: Version) -> None:
-        """Replaces the file by `data` atomically; `seen` is not checked, because the caller holds the folder."""
+    def write_if_unchanged(self, data: bytes, version: Version) -> None:
+        """Replaces the file by `data` atomically; `version` is not checked, because the caller holds the folder."""
         self.write(data)
 
     def remove(self) -> None:
@@ -119,21 +110,21 @@ class LocalLocation(Location):
         _sync(self.path.parent)
 
     def children(self) -> list[str]:
-        found = self._stat()
-        if found is None or not stat.S_ISDIR(found.st_mode):
+        status = self._stat()
+        if status is None or not stat.S_ISDIR(status.st_mode):
             return []
         with os.scandir(self.path) as entries:
             return sorted(entry.name for entry in entries if not entry.name.startswith(".") and _is_plain(entry))
 
-    def files(self, suffix: str) -> list[str]:
-        return sorted(path.relative_to(self.path).as_posix() for path in self._walk() if path.name.endswith(suffix))
+    def sizes(self) -> dict[str, int]:
+        return {path.relative_to(self.path).as_posix(): size for path, size in self._walk().items()}
 
     def holds(self, sizes: Mapping[str, int]) -> bool:
         sizes_of: dict[str, dict[str, int]] = {}
         for path, size in sizes.items():
             folder, _, name = checked_part(path).rpartition("/")
             sizes_of.setdefault(folder, {})[name] = size
-        return all((self / folder if folder else self)._holds_here(found) for folder, found in sizes_of.items())
+        return all((self / folder if folder else self)._has_files(inside) for folder, inside in sizes_of.items())
 
     @contextmanager
     def staged(self) -> Iterator[Path]:
@@ -145,7 +136,7 @@ class LocalLocation(Location):
         try:
             with self.parent._opened_folder(make=True) as folder:
                 yield beside
-                if not (self._is_file() and filecmp.cmp(beside, self.path, shallow=False)):
+                if not (self.size() >= 0 and filecmp.cmp(beside, self.path, shallow=False)):
                     _sync(beside)
                     os.replace(beside.name, self.name, src_dir_fd=folder, dst_dir_fd=folder)
                     _sync(self.path.parent)
@@ -158,18 +149,18 @@ class LocalLocation(Location):
     @contextmanager
     def exclusive(self, what: str, *, wait_seconds: float = 0.0) -> Iterator[None]:
         """Locks this folder for the block; raises `UserError` if it is still locked after `wait_seconds`."""
-        # `is_held` takes the lock for microseconds, so a short retry is always needed.
-        until = time.monotonic() + max(wait_seconds, _GLANCE_SECONDS)
+        # `is_locked` takes the lock for microseconds, so a short retry is always needed.
+        until = time.monotonic() + max(wait_seconds, _LOCK_TEST_SECONDS)
         while (handle := self._lock()) is None:
             if time.monotonic() >= until:
                 raise being_written(what)
-            time.sleep(_GLANCE_SECONDS / 2)
+            time.sleep(_LOCK_TEST_SECONDS / 2)
         try:
             yield
         finally:
             os.close(handle)
 
-    def is_held(self) -> bool:
+    def is_locked(self) -> bool:
         try:
             handle = open_below(self._root, self.path / _LOCK)
         except (OSError, LinkError):
@@ -182,21 +173,14 @@ class LocalLocation(Location):
             os.close(handle)
         return False
 
-    def sweep(self) -> None:
-        for place in self.partials():
-            place.remove()
-
     def partials(self) -> Iterator[Location]:
-        for path in self._walk(into_held=False):
+        for path in self._walk(into_locked=False):
             if path.name.startswith(".") and path.name.endswith(".partial"):
                 yield LocalLocation(path, self._root)
 
-    def total_bytes(self) -> int:
-        return self.size() if self._is_file() else sum(self._walk().values())
-
     def changed(self) -> float:
-        found = self._stat()
-        return found.st_mtime if found else 0.0
+        status = self._stat()
+        return status.st_mtime if status else 0.0
 
     def free_bytes(self) -> int | None:
         """Free bytes of the disk that contains this location, even if it does not exist yet."""
@@ -215,17 +199,13 @@ class LocalLocation(Location):
     def _stat(self) -> os.stat_result | None:
         """Status of the file or folder; None if it is missing, reached through a link, or of another kind."""
         try:
-            found = stat_below(self._root, self.path)
+            status = stat_below(self._root, self.path)
         except (FileNotFoundError, NotADirectoryError):
             return None
         except LinkError as error:
             _warn(str(error))
             return None
-        return found if stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode) else None
-
-    def _is_file(self) -> bool:
-        found = self._stat()
-        return found is not None and stat.S_ISREG(found.st_mode)
+        return status if stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode) else None
 
     def _opened_folder(self, *, make: bool = False) -> AbstractContextManager[int]:
         return folder_below(self._root, self.path, make=make)
@@ -241,26 +221,26 @@ class LocalLocation(Location):
                 f"{error.filename} can't be locked ({error.strerror}): its owner must run 'chmod a+r' on it"
             ) from error
 
-    def _holds_here(self, sizes: Mapping[str, int]) -> bool:
+    def _has_files(self, sizes: Mapping[str, int]) -> bool:
         """Whether files with these names and sizes exist in this folder."""
         try:
             with self._opened_folder() as folder:
-                found = {name: os.stat(name, dir_fd=folder, follow_symlinks=False) for name in sizes}
+                statuses = {name: os.stat(name, dir_fd=folder, follow_symlinks=False) for name in sizes}
         except (OSError, LinkError):
             return False
-        return all(stat.S_ISREG(found[name].st_mode) and found[name].st_size == size for name, size in sizes.items())
+        return all(stat.S_ISREG(status.st_mode) and status.st_size == sizes[name] for name, status in statuses.items())
 
-    def _walk(self, *, into_held: bool = True) -> dict[Path, int]:
-        """Sizes of all regular files below; `into_held=False` skips folders with a lock file."""
-        found: dict[Path, int] = {}
+    def _walk(self, *, into_locked: bool = True) -> dict[Path, int]:
+        """Sizes of all regular files below; `into_locked=False` skips folders with a lock file."""
+        sizes: dict[Path, int] = {}
         for folder, below, names in os.walk(self.path) if self._stat() else ():
-            below[:] = [name for name in below if into_held or not Path(folder, name, _LOCK).exists()]
+            below[:] = [name for name in below if into_locked or not Path(folder, name, _LOCK).exists()]
             for path in (Path(folder, name) for name in names):
                 # The file may have been deleted since.
                 with suppress(FileNotFoundError):
-                    if stat.S_ISREG((seen := path.lstat()).st_mode):
-                        found[path] = seen.st_size
-        return found
+                    if stat.S_ISREG((status := path.lstat()).st_mode):
+                        sizes[path] = status.st_size
+        return sizes
 
 
 def local_path(text: str, what: str) -> Path:
@@ -284,15 +264,6 @@ def local_path(text: str, what: str) -> Path:
         raise UserError(f"{what} {text!r}: the working directory was deleted: change to another first") from error
 
 
-def try_lock(file: int) -> bool:
-    """Locks an open file until it is closed; returns False if another process holds the lock."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
 def being_written(what: str) -> UserError:
     """The error for a process that finds the folder locked by another writer."""
     return UserError(f"{what} is being written by another process: wait for it to end, or choose another name")
@@ -306,31 +277,31 @@ def refuse_full_disk(error: OSError, text: str) -> None:
 
 def cache_folder() -> Path:
     """This user's folder for files that can be rebuilt; raises `UserError` if it cannot be created."""
-    place = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "numerate"
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "numerate"
     try:
-        place.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(
-            f"{place} can't be created ({error.strerror}): set XDG_CACHE_HOME to a folder that you can write"
+            f"{folder} can't be created ({error.strerror}): set XDG_CACHE_HOME to a folder that you can write"
         ) from error
-    return place
+    return folder
 
 
-def cached(name: str, whole: str) -> LocalLocation:
-    """A cache folder for the workspace `whole` (full path or URI), named by `name` and a hash of `whole`."""
-    place = cache_folder() / "workspaces" / f"{name}-{sha256(whole.encode()).hexdigest()[:16]}"
+def cached(name: str, root: str) -> LocalLocation:
+    """A cache folder for the workspace `root` (full path or URI), named by `name` and a hash of `root`."""
+    folder = cache_folder() / "workspaces" / f"{name}-{sha256(root.encode()).hexdigest()[:16]}"
     # Prefect creates its home here, but no parent folders.
-    place.mkdir(parents=True, exist_ok=True)
-    return LocalLocation(place)
+    folder.mkdir(parents=True, exist_ok=True)
+    return LocalLocation(folder)
 
 
 def this_machine() -> str:
     """Identifies this cache folder and the current boot of this machine."""
-    place = LocalLocation(cache_folder()) / "machine"
-    if not place.exists():
-        place.write(uuid.uuid4().hex.encode())
+    file = LocalLocation(cache_folder()) / "machine"
+    if not file.exists():
+        file.write(uuid.uuid4().hex.encode())
     boot = Path("/proc/sys/kernel/random/boot_id")
-    return f"{place.read().decode()}-{boot.read_text().strip() if boot.exists() else uuid.getnode()}"
+    return f"{file.read().decode()}-{boot.read_text().strip() if boot.exists() else uuid.getnode()}"
 
 
 def _is_plain(entry: "os.DirEntry[str]") -> bool:

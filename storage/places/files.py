@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 class _Upload(io.BytesIO):
     """A small file that is uploaded when it is closed."""
 
-    def __init__(self, place: ObjectLocation) -> None:
+    def __init__(self, target: ObjectLocation) -> None:
         super().__init__()
-        self._place = place
+        self._target = target
 
     def close(self) -> None:
         """Uploads the content once."""
         if not self.closed:
-            self._place.write(self.getvalue())
+            self._target.write(self.getvalue())
         super().close()
 
 
@@ -49,12 +49,12 @@ class ObjectFiles(AbstractFileSystem):
 
     def info(self, path: str, **options: Any) -> dict[str, Any]:
         """Size and kind of a path; raises `FileNotFoundError` if it does not exist."""
-        place = self._place(path)
-        if meta := self._meta(place):
-            return {"name": f"{place.bucket}/{place.key}", "size": meta["size"], "type": "file"}
-        if place.exists():
-            return {"name": f"{place.bucket}/{place.key}", "size": 0, "type": "directory"}
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(place))
+        location = self._location(path)
+        if meta := self._meta(location):
+            return _entry(location.bucket, meta["path"], meta["size"])
+        if location.exists():
+            return _entry(location.bucket, location.key)
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(location))
 
     def exists(self, path: str, **options: Any) -> bool:
         """Whether the object or folder exists; unlike in `fsspec`, other errors propagate."""
@@ -65,56 +65,56 @@ class ObjectFiles(AbstractFileSystem):
 
     def modified(self, path: str) -> datetime:
         """Time at which the object was written; 1970 if it does not exist."""
-        meta = self._meta(self._place(path))
+        meta = self._meta(self._location(path))
         return meta["last_modified"] if meta else datetime.fromtimestamp(0, UTC)
 
     def ls(self, path: str, detail: bool = True, **options: Any) -> list[Any]:
         """Lists the entries of a folder."""
-        place = self._place(path)
-        with translated_errors(str(place)):
-            found = obstore.list_with_delimiter(place.store, place.key or None)
-        self._known.update({f"{place.bucket}/{meta['path']}": meta for meta in found["objects"]})
-        entries = [
-            {"name": f"{place.bucket}/{meta['path']}", "size": meta["size"], "type": "file"}
-            for meta in found["objects"]
-        ]
-        entries += [
-            {"name": f"{place.bucket}/{prefix}", "size": 0, "type": "directory"} for prefix in found["common_prefixes"]
-        ]
+        location = self._location(path)
+        with translated_errors(str(location)):
+            listed = obstore.list_with_delimiter(location.store, location.key or None)
+        self._known.update({f"{location.bucket}/{meta['path']}": meta for meta in listed["objects"]})
+        entries = [_entry(location.bucket, meta["path"], meta["size"]) for meta in listed["objects"]]
+        entries += [_entry(location.bucket, prefix) for prefix in listed["common_prefixes"]]
         return entries if detail else [entry["name"] for entry in entries]
 
     def rm_file(self, path: str) -> None:
         """Deletes an object."""
-        self._changing(path).remove()
+        self._writable(path).remove()
 
     def _open(self, path: str, mode: str = "rb", **options: Any) -> RangedFile | _Upload:
         if mode == "wb":
-            return _Upload(self._changing(path))
-        place = self._place(path)
-        if meta := self._meta(place):
-            return RangedFile(place, meta)
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(place))
+            return _Upload(self._writable(path))
+        location = self._location(path)
+        if meta := self._meta(location):
+            return RangedFile(location, meta)
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(location))
 
-    def _meta(self, place: ObjectLocation) -> "ObjectMeta | None":
-        name = f"{place.bucket}/{place.key}"
-        if name not in self._known and (meta := place.meta()):
+    def _meta(self, location: ObjectLocation) -> "ObjectMeta | None":
+        name = f"{location.bucket}/{location.key}"
+        if name not in self._known and (meta := location.meta()):
             self._known[name] = meta
         return self._known.get(name)
 
-    def _place(self, path: str) -> ObjectLocation:
+    def _location(self, path: str) -> ObjectLocation:
         """The location of a path; raises `UserError` for a path outside the folder."""
         bucket, _, key = path.removeprefix(f"{self.protocol}://").partition("/")
-        place = ObjectLocation(str(self.protocol), bucket, key.strip("/"))
-        if ".." in key.split("/") or not place.lies_in(self._folder):
-            raise UserError(f"Permission Error: {place} is outside the readable folder")
-        return place
+        location = ObjectLocation(str(self.protocol), bucket, key.strip("/"))
+        if ".." in key.split("/") or not location.is_in(self._folder):
+            raise UserError(f"Permission Error: {location} is outside the readable folder")
+        return location
 
-    def _changing(self, path: str) -> ObjectLocation:
-        place = self._place(path)
+    def _writable(self, path: str) -> ObjectLocation:
+        location = self._location(path)
         if not self._writes:
-            raise UserError(f"Permission Error: {place} is read-only")
-        self._known.pop(f"{place.bucket}/{place.key}", None)
-        return place
+            raise UserError(f"Permission Error: {location} is read-only")
+        self._known.pop(f"{location.bucket}/{location.key}", None)
+        return location
+
+
+def _entry(bucket: str, key: str, size: int | None = None) -> dict[str, Any]:
+    """The description of an object, or without `size` of a folder."""
+    return {"name": f"{bucket}/{key}", "size": size or 0, "type": "directory" if size is None else "file"}
 
 
 class S3Files(ObjectFiles):
@@ -131,11 +131,11 @@ class AzureFiles(ObjectFiles):
     protocol = "az"
 
 
-def arrow_files(place: Location) -> tuple[FileSystem | None, str]:
+def arrow_files(location: Location) -> tuple[FileSystem | None, str]:
     """Arrow's file system for a folder, readable and writable, and the path in it; None stands for the local disk."""
-    if not isinstance(place, ObjectLocation):
-        return None, str(place)
-    return PyFileSystem(FSSpecHandler(object_files(place, writes=True))), f"{place.bucket}/{place.key}"
+    if not isinstance(location, ObjectLocation):
+        return None, str(location)
+    return PyFileSystem(FSSpecHandler(object_files(location, writes=True))), f"{location.bucket}/{location.key}"
 
 
 def object_files(folder: ObjectLocation, *, writes: bool = False) -> ObjectFiles:

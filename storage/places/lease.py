@@ -55,14 +55,14 @@ def is_leased(folder: StoredObject) -> bool:
 
     Uses this machine's clock, because the store's clock can only be read with write permission.
     """
-    found = Lease(folder, "").found()
-    return found is not None and found[0].get("owner") != "" and time.time() - found[2] <= _EXPIRE_SECONDS
+    current = Lease(folder, "").read()
+    return current is not None and current[0].get("owner") != "" and time.time() - current[2] <= _EXPIRE_SECONDS
 
 
-def refuse_lost(place: StoredObject) -> None:
-    """Raises `RunFailure` if `place` is in a folder whose lease this process has lost."""
+def refuse_lost(target: StoredObject) -> None:
+    """Raises `RunFailure` if `target` is in a folder whose lease this process has lost."""
     for lease in _held:
-        if place.lies_in(lease.folder) and not lease.holds():
+        if target.is_in(lease.folder) and not lease.holds():
             raise RunFailure(
                 f"{lease.what} could not be kept locked ({lease.folder} did not respond for {_GIVE_UP_SECONDS:.0f} s, "
                 "or another process took the lock): run the same command again, it continues where this one ended"
@@ -74,7 +74,7 @@ class Lease:
 
     def __init__(self, folder: StoredObject, what: str) -> None:
         self.folder, self.what = folder, what
-        self._place, self._owner = _below(folder, _LOCK), uuid.uuid4().hex
+        self._object, self._owner = folder / _LOCK, uuid.uuid4().hex
         self._count, self._renewed, self._taken_over = 0, 0.0, False
         self._version: Version = None
         self._ended, self._one_at_a_time = threading.Event(), threading.Lock()
@@ -90,12 +90,11 @@ class Lease:
         """Tries once to take the folder; returns whether it succeeded."""
         if self._write(None):
             return True
-        found = self.found()
-        if found is None:
+        if (current := self.read()) is None:
             return False
-        value, version, written = found
+        value, version, written = current
         free = value.get("owner") in ("", self._owner) or value.get("machine") == this_machine()
-        return (free or self.is_old(written)) and self._write(version)
+        return (free or self.has_expired(written)) and self._write(version)
 
     @contextmanager
     def kept(self) -> Iterator[None]:
@@ -111,10 +110,10 @@ class Lease:
             _held.remove(self)
             # If the folder was deleted or taken over, or the store does not respond, there is nothing to release.
             with suppress(UserError, RunFailure):
-                found = self.found()
-                if found and found[0].get("owner") == self._owner:
+                current = self.read()
+                if current and current[0].get("owner") == self._owner:
                     self._owner = ""
-                    self._write(found[1])
+                    self._write(current[1])
 
     def _renew_on_time(self) -> None:
         while not self._ended.wait(_RENEW_SECONDS):
@@ -125,33 +124,33 @@ class Lease:
         with self._one_at_a_time, suppress(UserError, RunFailure):
             self._taken_over = self._taken_over or not self._write(self._version)
 
-    def _write(self, seen: Version) -> bool:
-        """Writes the lease if the object still has version `seen`; returns whether this process holds it now."""
+    def _write(self, expected: Version) -> bool:
+        """Writes the lease if the object still has version `expected`; returns whether this process holds it now."""
         began = _now()
         self._count += 1
         value = {"owner": self._owner, "machine": this_machine(), "count": self._count}
         data = json.dumps(value).encode()
         try:
             made = with_retries(
-                str(self._place),
-                lambda: obstore.put(self._store, self._place.key, data, mode=seen or "create"),
+                str(self._object),
+                lambda: obstore.put(self._store, self._object.key, data, mode=expected or "create"),
             )
             self._version = version_of(made)
         except (AlreadyExistsError, PreconditionError):
             # The response to our own write may have been lost; no other process writes this owner.
-            found = self.found()
-            if not found or found[0].get("owner") != self._owner:
+            current = self.read()
+            if not current or current[0].get("owner") != self._owner:
                 return False
-            self._version = found[1]
+            self._version = current[1]
         self._renewed = began
         return True
 
-    def found(self) -> tuple[dict[str, Any], Version, float] | None:
+    def read(self) -> tuple[dict[str, Any], Version, float] | None:
         """Content, version and time of the lease object; None if it does not exist."""
         try:
-            with translated_errors(str(self._place)):
-                got = obstore.get(self._store, self._place.key)
-                meta, data = got.meta, got.bytes().to_bytes()
+            with translated_errors(str(self._object)):
+                result = obstore.get(self._store, self._object.key)
+                meta, data = result.meta, result.bytes().to_bytes()
         except FileNotFoundError:
             return None
         try:
@@ -160,21 +159,17 @@ class Lease:
             value = {}
         return value, version_of(meta), meta["last_modified"].timestamp()
 
-    def is_old(self, written: float) -> bool:
+    def has_expired(self, written: float) -> bool:
         """Whether the lease has expired by the store's clock."""
-        now = _below(self.folder, f"{_LOCK}-{self._owner}")
-        with_retries(str(now), lambda: obstore.put(self._store, now.key, b""))
-        meta = now.meta()
-        with_retries(str(now), lambda: obstore.delete(self._store, now.key))
+        clock = self.folder / f"{_LOCK}-{self._owner}"
+        with_retries(str(clock), lambda: obstore.put(self._store, clock.key, b""))
+        meta = clock.meta()
+        with_retries(str(clock), lambda: obstore.delete(self._store, clock.key))
         return meta is not None and meta["last_modified"].timestamp() - written > _EXPIRE_SECONDS
 
     @property
     def _store(self) -> "ObjectStore":
         return store_of(self.folder.scheme, self.folder.bucket, quick=True)
-
-
-def _below(folder: StoredObject, name: str) -> StoredObject:
-    return StoredObject(folder.scheme, folder.bucket, "/".join(filter(None, (folder.key, name))))
 
 
 def _now() -> float:

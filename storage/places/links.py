@@ -78,10 +78,10 @@ def stat_below(root: Path, path: Path) -> os.stat_result:
     if path == root:
         return os.stat(path)
     with folder_below(root, path.parent) as folder, _explained(folder, path):
-        found = os.stat(path.name, dir_fd=folder, follow_symlinks=False)
-        if stat.S_ISLNK(found.st_mode):
+        status = os.stat(path.name, dir_fd=folder, follow_symlinks=False)
+        if stat.S_ISLNK(status.st_mode):
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
-        return found
+        return status
 
 
 def remove_below(root: Path, path: Path) -> None:

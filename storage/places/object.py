@@ -2,12 +2,12 @@
 
 import errno
 import io
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Self
 
 import obstore
 
-from storage.places.place import Version
+from storage.places.place import Version, checked_part
 from storage.places.stores import store_of, translated_errors
 
 if TYPE_CHECKING:
@@ -28,12 +28,15 @@ class StoredObject:
     def __str__(self) -> str:
         return f"{self.scheme}://{self.bucket}" + (f"/{self.key}" if self.key else "")
 
+    def __truediv__(self, part: str) -> Self:
+        return replace(self, key="/".join(filter(None, (self.key, checked_part(part)))))
+
     @property
     def store(self) -> "ObjectStore":
         """This process's client for the bucket."""
         return store_of(self.scheme, self.bucket)
 
-    def lies_in(self, folder: "StoredObject") -> bool:
+    def is_in(self, folder: "StoredObject") -> bool:
         """Whether this location is `folder` or below it."""
         return f"{self}/".startswith(f"{folder}/")
 
@@ -50,10 +53,10 @@ class StoredObject:
     def content(self) -> bytes:
         """Reads the whole object; raises `FileNotFoundError` if it does not exist."""
         with translated_errors(str(self)):
-            found = obstore.get(self.store, self.key)
-            size = found.meta["size"]
+            result = obstore.get(self.store, self.key)
+            size = result.meta["size"]
             if size <= 2 * _PART_BYTES:
-                return found.bytes().to_bytes()
+                return result.bytes().to_bytes()
             # Read in parts: each part has its own request timeout and retries.
             starts = list(range(0, size, _PART_BYTES))
             ends = [min(start + _PART_BYTES, size) for start in starts]
@@ -63,9 +66,9 @@ class StoredObject:
 class RangedFile(io.RawIOBase):
     """A readable file over one object; all reads return the version that existed when the file was opened."""
 
-    def __init__(self, place: StoredObject, meta: "ObjectMeta") -> None:
+    def __init__(self, source: StoredObject, meta: "ObjectMeta") -> None:
         super().__init__()
-        self._place, self._meta, self._at = place, meta, 0
+        self._source, self._meta, self._at = source, meta, 0
 
     def readable(self) -> bool:
         return True
@@ -89,10 +92,10 @@ class RangedFile(io.RawIOBase):
             return b""
         options: GetOptions = {"range": (self._at, end), "if_match": self._meta["e_tag"]}
         try:
-            with translated_errors(str(self._place)):
-                data = obstore.get(self._place.store, self._place.key, options=options).bytes().to_bytes()
+            with translated_errors(str(self._source)):
+                data = obstore.get(self._source.store, self._source.key, options=options).bytes().to_bytes()
         except obstore.exceptions.PreconditionError:
-            raise OSError(errno.ESTALE, "was replaced while it was read", str(self._place)) from None
+            raise OSError(errno.ESTALE, "was replaced while it was read", str(self._source)) from None
         self._at += len(data)
         return data
 

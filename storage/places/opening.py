@@ -7,7 +7,7 @@ from storage.places.place import Location
 OBJECT_STORES = ("s3", "gs", "az")
 
 
-def open_place(uri: str, what: str = "workspace") -> Location:
+def open_location(uri: str, what: str = "workspace") -> Location:
     """Returns the location for a folder's path or URI; `what` names it in error messages.
 
     Raises `UserError` for an unknown scheme, credentials in a URI, an empty path, or the path of a file.

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from storage.errors import UserError
+from storage.errors import RunFailure, UserError
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -48,9 +48,9 @@ class Location(ABC):
     def parent(self) -> "Location":
         """The folder that contains this location."""
 
-    @abstractmethod
     def below(self, folder: "Location") -> str:
         """Returns the path relative to `folder`, which must be a parent."""
+        return str(self).removeprefix(f"{folder}/")
 
     @abstractmethod
     def exists(self) -> bool:
@@ -60,9 +60,18 @@ class Location(ABC):
     def size(self) -> int:
         """Size in bytes; -1 if the file does not exist."""
 
-    @abstractmethod
     def read(self) -> bytes:
         """Reads the whole file; raises `RunFailure` if it cannot be read."""
+        try:
+            return self.content()
+        except OSError as error:
+            raise RunFailure(
+                f"{self} can't be read ({error.strerror}): run the command that created it again"
+            ) from error
+
+    @abstractmethod
+    def content(self) -> bytes:
+        """Reads the whole file; raises `OSError` if it cannot be read."""
 
     @abstractmethod
     def opened(self, *, whole: bool = False) -> "pa.NativeFile":
@@ -81,8 +90,8 @@ class Location(ABC):
         """Returns the current version of the file; None if it does not exist."""
 
     @abstractmethod
-    def write_over(self, data: bytes, seen: Version) -> None:
-        """Replaces the file by `data` atomically if its version is still `seen` or it already contains `data`.
+    def write_if_unchanged(self, data: bytes, version: Version) -> None:
+        """Replaces the file by `data` atomically if its version is still `version` or it already contains `data`.
 
         Raises `RunFailure` if another process has written the file. On a disk, the caller must hold the folder.
         """
@@ -91,20 +100,24 @@ class Location(ABC):
     def remove(self) -> None:
         """Deletes the file or folder if it exists."""
 
-    @abstractmethod
     def exchange(self, other: "Location") -> None:
         """Swaps two folders atomically, so that both names always refer to a complete folder.
 
         Raises `RunFailure` if the storage does not support this.
         """
+        raise RunFailure(f"{self} and {other} can't be swapped in one step in an object store: use a local disk")
 
     @abstractmethod
     def children(self) -> list[str]:
         """Sorted names of the folder's entries without hidden ones; empty if the folder does not exist."""
 
     @abstractmethod
+    def sizes(self) -> dict[str, int]:
+        """Sizes in bytes of all files below this folder, by relative path."""
+
     def files(self, suffix: str) -> list[str]:
         """Sorted relative paths of all files below this folder whose names end with `suffix`."""
+        return sorted(path for path in self.sizes() if path.endswith(suffix))
 
     @abstractmethod
     def holds(self, sizes: Mapping[str, int]) -> bool:
@@ -125,32 +138,33 @@ class Location(ABC):
         """
 
     @abstractmethod
-    def is_held(self) -> bool:
+    def is_locked(self) -> bool:
         """Whether a running process holds this folder; the lock file of an ended process does not count."""
 
-    @abstractmethod
     def sweep(self) -> None:
         """Deletes files that killed writers left; call it only while holding the folder."""
+        for file in self.partials():
+            file.remove()
 
-    @abstractmethod
     def partials(self) -> Iterator["Location"]:
-        """Yields the temporary files of running or killed writers.
+        """Yields the temporary files of running or killed writers; object stores have none.
 
         Sub-folders that have a lock of their own are skipped.
         """
+        yield from ()
 
-    @abstractmethod
     def total_bytes(self) -> int:
         """Size of the file, or of all files in the folder, in bytes."""
+        return max(0, self.size()) + sum(self.sizes().values())
 
     @abstractmethod
     def changed(self) -> float:
         """Time of the last write in seconds since 1970; 0 if the location does not exist."""
 
-    @abstractmethod
     def free_bytes(self) -> int | None:
         """Free bytes on this location's storage; None if the storage has no limit."""
+        return None
 
-    @abstractmethod
     def can_be_written(self) -> bool:
         """Whether the folder seems writable, as far as this is known without a write."""
+        return True

@@ -150,24 +150,24 @@ def _explained(uri: str, error: Exception) -> Exception:
     """The `UserError` or `RunFailure` for an error of the library."""
     scheme, _, rest = uri.partition("://")
     cloud, text = _CLOUDS[scheme], str(error)
-    status = int(found.group(1)) if (found := re.search(r"status code: (\d{3})", text)) else 0
-    word = found.group(1) if (found := re.search(r"<Code>(\w{1,60})</Code>", text)) else ""
-    said = word or (str(status) if status else type(error).__name__)
+    status = int(match.group(1)) if (match := re.search(r"status code: (\d{3})", text)) else 0
+    word = match.group(1) if (match := re.search(r"<Code>(\w{1,60})</Code>", text)) else ""
+    shown = word or (str(status) if status else type(error).__name__)
     if _NO_BUCKET.search(text):
         bucket = rest.partition("/")[0]
         return UserError(f"{uri}: bucket {bucket!r} does not exist: create it, or name another with --workspace")
     if _METADATA_SERVERS.search(text) or "MissingAccount" in text:
         return UserError(f"{uri}: no credentials were found: set {cloud.credentials} in the environment")
     if status in (401, 403) or isinstance(error, PermissionDeniedError | UnauthenticatedError):
-        return UserError(f"{uri}: access is denied ({said}): check {cloud.credentials} and their permissions")
+        return UserError(f"{uri}: access is denied ({shown}): check {cloud.credentials} and their permissions")
     if "builder error" in text or "HTTPS_ONLY" in text or "URL scheme is not allowed" in text:
         return UserError(f"{uri}: its endpoint is not an https:// address: set {cloud.plain}=true to allow http://")
     if status >= 429:
         return RunFailure(
-            f"{uri}: the store keeps failing ({said}): run the same command again, it continues where this one ended"
+            f"{uri}: the store keeps failing ({shown}): run the same command again, it continues where this one ended"
         )
     if status:
-        return UserError(f"{uri}: the store rejects the request ({said}): check {cloud.endpoint}")
+        return UserError(f"{uri}: the store rejects the request ({shown}): check {cloud.endpoint}")
     return UnreachableError(
         f"{uri}: the store can't be reached or responds too slowly: check the network and {cloud.endpoint}"
     )

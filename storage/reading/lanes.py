@@ -68,17 +68,17 @@ class LanePlan:
 
     def segments(self, epoch: int, lane: int, first: int, rows: int) -> list[Segment]:
         """The shard segments that contain rows [first, first + rows) of a lane."""
-        order, starts = self._epoch(epoch)
+        order, starts = _epoch_order(self.counts, self.seed, epoch)
         begin = lane * (self._total // LANES) + first
         end = begin + rows
-        place = int(np.searchsorted(starts, begin, side="right")) - 1
-        found = []
+        index = int(np.searchsorted(starts, begin, side="right")) - 1
+        segments = []
         while begin < end:
-            stop = min(end, int(starts[place + 1]))
+            stop = min(end, int(starts[index + 1]))
             if stop > begin:
-                found.append(Segment(int(order[place]), begin - int(starts[place]), stop - begin))
-            begin, place = max(begin, stop), place + 1
-        return found
+                segments.append(Segment(int(order[index]), begin - int(starts[index]), stop - begin))
+            begin, index = max(begin, stop), index + 1
+        return segments
 
     def shuffle(self, epoch: int, lane: int, window: int, rows: int) -> NDArray[np.int64]:
         """The order of the rows in one window, int64 [rows]."""
@@ -88,9 +88,6 @@ class LanePlan:
     @cached_property
     def _total(self) -> int:
         return sum(self.counts)
-
-    def _epoch(self, epoch: int) -> tuple[UInt64s, NDArray[np.int64]]:
-        return _epoch_order(self.counts, self.seed, epoch)
 
 
 @lru_cache(maxsize=4)
@@ -118,7 +115,7 @@ class BucketOrder:
         """How many of the first `step` batches come from each bucket; after one epoch these are `sizes`."""
         taken, left, rest = [], self.steps_per_epoch, step
         for size in self.sizes:
-            # The bucket's share of what the previous buckets left, spread evenly.
+            # The bucket's share of the remaining batches, spread evenly.
             count = rest * size // left if left else 0
             taken.append(count)
             rest, left = rest - count, left - size
@@ -126,8 +123,8 @@ class BucketOrder:
 
     def bucket(self, step: int) -> int:
         """The bucket of batch `step`."""
-        before, behind = self.counts(step), self.counts(step + 1)
-        return next(number for number, pair in enumerate(zip(before, behind, strict=True)) if pair[0] != pair[1])
+        before, after = self.counts(step), self.counts(step + 1)
+        return next(number for number, pair in enumerate(zip(before, after, strict=True)) if pair[0] != pair[1])
 
 
 def lanes_of(rank: int, ranks: int) -> range:

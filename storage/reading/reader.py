@@ -10,7 +10,7 @@ import duckdb
 import numpy as np
 from numpy.typing import NDArray
 
-from storage.datasets.columns import string_buffers
+from storage.datasets.arrow_buffers import string_buffers
 from storage.errors import RunFailure
 from storage.places.place import Location
 from storage.reading.lanes import BucketOrder, LanePlan, lanes_of
@@ -67,13 +67,13 @@ class ElasticReader:
         first = number * self.plan.window_rows(self.width)
         rows = min(self.plan.window_rows(self.width), epoch_rows - first)
         window = np.empty((len(lanes), rows, self.width), np.uint8)
-        for place, lane in enumerate(lanes):
+        for index, lane in enumerate(lanes):
             filled = 0
             read = np.empty((rows, self.width), np.uint8)
             for segment in self.plan.segments(epoch, lane, first, rows):
                 self._read(connection, segment.shard, segment.first, read[filled : filled + segment.rows])
                 filled += segment.rows
-            window[place] = read[self.plan.shuffle(epoch, lane, number, rows)]
+            window[index] = read[self.plan.shuffle(epoch, lane, number, rows)]
         return window, offset
 
     def _read(self, connection: duckdb.DuckDBPyConnection, shard: int, first: int, target: NDArray[np.uint8]) -> None:
@@ -92,16 +92,13 @@ class ElasticReader:
                 rows = data.reshape(-1, self.width)
                 target[filled : filled + len(rows)] = rows
                 filled += len(rows)
+            if filled != len(target):
+                raise ValueError("it has too few rows")
         except (duckdb.Error, ValueError) as error:
             raise RunFailure(
                 f"shard {self.paths[shard]} can't be read ({reason(error)}): delete it and run the same "
                 "'numerate encode' command again"
             ) from error
-        if filled != len(target):
-            raise RunFailure(
-                f"shard {self.paths[shard]} has too few rows: delete it and run the same "
-                "'numerate encode' command again"
-            )
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,9 @@ A block is a run of rows of one shard. From the counts, a reader computes which 
 reads only these.
 """
 
-import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import duckdb
 import numpy as np
@@ -19,7 +17,16 @@ from numpy.typing import NDArray
 from storage.datasets.manifest import Dataset, ShardRecord, hash_of
 from storage.errors import UserError
 from storage.places.place import Location
-from storage.sql.database import closing, connect, identifier, interruptible, literal, parquet_source, reason
+from storage.sql.database import (
+    closing,
+    connect,
+    identifier,
+    interruptible,
+    literal,
+    parquet_source,
+    parse_sql,
+    reason,
+)
 from storage.sql.scan import PARTITIONS, partition_of
 
 BLOCK_ROWS = 1 << 16
@@ -61,13 +68,13 @@ def kept_rows(dataset: Dataset, shards: Sequence[ShardRecord], predicate: str, f
     columns = predicate_columns(dataset, shards)
     check_predicate(predicate, columns)
     sources = {shard.path: _source(dataset, shard, columns) for shard in shards}
-    place = folder / f"{hash_of([dataset.manifest.identity, predicate, list(sources)])[:16]}.parquet"
-    found = _kept_counts(place, shards)
-    if found is None:
-        found = {shard.path: _counted(dataset, sources[shard.path], shard, predicate) for shard in shards}
-        with place.staged() as path:
-            pq.write_table(pa.table({"path": list(found), "rows": list(found.values())}), path)
-    return {path: KeptRows(sources[path], predicate, np.array(rows, np.int64)) for path, rows in found.items()}
+    cache = folder / f"{hash_of([dataset.manifest.identity, predicate, list(sources)])[:16]}.parquet"
+    counts = _cached_counts(cache, shards)
+    if counts is None:
+        counts = {shard.path: _block_counts(dataset, sources[shard.path], shard, predicate) for shard in shards}
+        with cache.staged() as path:
+            pq.write_table(pa.table({"path": list(counts), "rows": list(counts.values())}), path)
+    return {path: KeptRows(sources[path], predicate, np.array(rows, np.int64)) for path, rows in counts.items()}
 
 
 def gathered_rows(
@@ -82,44 +89,37 @@ def gathered_rows(
     columns = predicate_columns(dataset, shards)
     check_predicate(predicate, columns)
     sources = [_source(dataset, shard, columns) for shard in shards]
-    place = folder / f"{hash_of([dataset.manifest.identity, predicate, column, sources, MOST_GATHERED])[:16]}.parquet"
-    if not place.exists():
+    cache = folder / f"{hash_of([dataset.manifest.identity, predicate, column, sources, MOST_GATHERED])[:16]}.parquet"
+    if not cache.exists():
         union = " UNION ALL ".join(f"SELECT {column} FROM {source} WHERE ({predicate}\n)" for source in sources)
-        try:
-            with closing(connect(dataset.location, threads=2)) as connection:
-                query = f"{union} LIMIT {MOST_GATHERED}"
-                found = interruptible(connection, lambda: connection.sql(query).to_arrow_table())
-        except duckdb.Error as error:
-            raise UserError(f"{predicate!r} can't be evaluated: {reason(error)}") from error
-        with place.staged() as path:
-            pq.write_table(found, path)
-    with place.opened() as file:
-        return place, pq.ParquetFile(file).metadata.num_rows
+        table = _evaluated(dataset, predicate, f"{union} LIMIT {MOST_GATHERED}")
+        with cache.staged() as path:
+            pq.write_table(table, path)
+    with cache.opened() as file:
+        return cache, pq.ParquetFile(file).metadata.num_rows
 
 
-def _kept_counts(place: Location, shards: Sequence[ShardRecord]) -> dict[str, list[int]] | None:
+def _cached_counts(cache: Location, shards: Sequence[ShardRecord]) -> dict[str, list[int]] | None:
     """The cached row counts per block of each shard; None if they are missing or invalid."""
-    if not place.exists():
-        return None
     try:
-        with place.opened() as file:
+        with cache.opened() as file:
             table = pq.ParquetFile(file).read()
-        found = dict(zip(table.column("path").to_pylist(), table.column("rows").to_pylist(), strict=True))
+        counts = dict(zip(table.column("path").to_pylist(), table.column("rows").to_pylist(), strict=True))
     except (pa.ArrowException, OSError, KeyError):
         return None
     blocks = {shard.path: -(-shard.rows // BLOCK_ROWS) for shard in shards}
-    return found if {path: len(rows) for path, rows in found.items()} == blocks else None
+    return counts if {path: len(rows) for path, rows in counts.items()} == blocks else None
 
 
 def predicate_columns(dataset: Dataset, shards: Sequence[ShardRecord]) -> dict[str, str]:
     """Names and SQL types of all columns that a predicate can use; a shard without one of them has nulls there."""
-    found: dict[str, str] = {}
-    firsts = {shard.stratum: shard for shard in reversed(shards)}
+    types: dict[str, str] = {}
+    first_shards = {shard.stratum: shard for shard in reversed(shards)}
     with connect(dataset.location) as connection:
-        for shard in firsts.values():
+        for shard in first_shards.values():
             described = connection.execute(f"DESCRIBE SELECT * FROM {_source(dataset, shard, {})}").fetchall()
-            found = {row[0]: row[1] for row in described} | found
-    return found
+            types = {row[0]: row[1] for row in described} | types
+    return types
 
 
 def check_predicate(predicate: str, columns: dict[str, str]) -> None:
@@ -149,11 +149,10 @@ def _refuse_changing(
     connection: duckdb.DuckDBPyConnection, predicate: str, query: str, columns: dict[str, str]
 ) -> None:
     """Raises `UserError` if `predicate` depends on more than a row's columns; `query` selects it."""
-    (parsed,) = connection.execute("SELECT json_serialize_sql(?)", [query]).fetchall()[0]
     varying = _varying(connection)
     # A column reference that is not a column is a session value, such as current_timestamp.
     known_names = {name.lower() for name in columns}
-    for node in _nodes(json.loads(parsed)):
+    for node in parse_sql(connection, query):
         if node.get("class") == "SUBQUERY":
             raise UserError(f"where {predicate!r} contains a subquery: use only the columns of the row")
         called = node["function_name"].lower() if node.get("class") == "FUNCTION" else None
@@ -196,38 +195,34 @@ def sql_types(schema: pa.Schema) -> dict[str, str]:
         return dict(zip(relation.columns, map(str, relation.types), strict=True))
 
 
-def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
-    """Yields all mappings in a JSON value."""
-    if isinstance(tree, dict):
-        yield tree
-    for child in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
-        yield from _nodes(child)
-
-
-def _counted(dataset: Dataset, source: str, shard: ShardRecord, predicate: str) -> list[int]:
+def _block_counts(dataset: Dataset, source: str, shard: ShardRecord, predicate: str) -> list[int]:
     """Matching rows of each block of a shard."""
-    counts = np.zeros(-(-shard.rows // BLOCK_ROWS), np.int64)
     query = (
-        f"SELECT file_row_number // {BLOCK_ROWS} AS block, count(*) AS kept FROM {source} "
+        f"SELECT file_row_number // {BLOCK_ROWS} AS block, count(*) AS rows FROM {source} "
         f"WHERE ({predicate}\n) GROUP BY ALL"
     )
+    table = _evaluated(dataset, predicate, query)
+    counts = np.zeros(-(-shard.rows // BLOCK_ROWS), np.int64)
+    counts[table["block"].to_numpy()] = table["rows"].to_numpy()
+    return counts.tolist()
+
+
+def _evaluated(dataset: Dataset, predicate: str, query: str) -> pa.Table:
+    """The result of a query with `predicate`; raises `UserError` if the predicate fails for a row."""
     try:
         with closing(connect(dataset.location, threads=2)) as connection:
-            found = interruptible(connection, lambda: connection.execute(query).fetchnumpy())
+            return interruptible(connection, lambda: connection.sql(query).to_arrow_table())
     except duckdb.Error as error:
         raise UserError(f"where {predicate!r} can't be evaluated: {reason(error)}") from error
-    blocks, rows = found.values()
-    counts[np.asarray(blocks, np.intp)] = rows
-    return [int(count) for count in counts]
 
 
 def _source(dataset: Dataset, shard: ShardRecord, columns: dict[str, str]) -> str:
     """SQL for one shard as a table with `file_row_number`, and with nulls for those of `columns` that it lacks."""
-    place = dataset.checked(shard)
+    location = dataset.checked(shard)
     folders = partition_of(shard.path)
-    with place.opened() as file:
+    with location.opened() as file:
         missing = set(columns) - set(pq.read_schema(file).names) - set(folders) - {"file_row_number"}
     more = [f"{literal(value)}::{PARTITIONS[name]} AS {identifier(name)}" for name, value in folders.items()]
     more += [f"NULL::{columns[name]} AS {identifier(name)}" for name in sorted(missing)]
-    source = parquet_source([str(place)], options=", file_row_number = true, hive_partitioning = false")
+    source = parquet_source([str(location)], options=", file_row_number = true, hive_partitioning = false")
     return f"(SELECT {', '.join(['*', *more])} FROM {source})"

@@ -4,7 +4,10 @@ The file contains no data. It is replaced by one rename, any DuckDB client can o
 comments that describe them.
 """
 
+import fnmatch
 import logging
+from collections.abc import Iterator
+from functools import cache
 from typing import NamedTuple
 
 import duckdb
@@ -12,11 +15,9 @@ import duckdb
 from storage.datasets.manifest import Dataset, committed, load
 from storage.errors import RunFailure
 from storage.places.place import Location
-from storage.sql.comparison_views import COMPARISON_COLUMNS, COMPARISON_TABLES
 from storage.sql.database import identifier, let_read, literal, parquet_source, reason
-from storage.sql.meanings import column_comment, in_order, view_comment
-from storage.sql.probe_views import PROBE_COLUMNS, PROBE_TABLES
 from storage.sql.scan import columns_of, corpus_query
+from storage.sql.views import CORPUS_VIEW, VIEWS
 from storage.workspace import Workspace, is_name
 
 _LOG = logging.getLogger(__name__)
@@ -27,45 +28,6 @@ class _Part(NamedTuple):
 
     of: str
     query: str
-
-
-# Columns of empty views, so that a query returns no rows instead of an error.
-_COLUMNS = {
-    "shards": {
-        **dict.fromkeys(("corpus", "path", "split", "stratum", "family"), "VARCHAR"),
-        **dict.fromkeys(("width", "rows", "bytes"), "BIGINT"),
-        **dict.fromkeys(("sha256", "content"), "VARCHAR"),
-    },
-    "runs": {"run": "VARCHAR", "corpus": "VARCHAR", "tokenizer": "VARCHAR", "training": "JSON"},
-    "metrics": {
-        "run": "VARCHAR",
-        "step": "BIGINT",
-        "epoch": "DOUBLE",
-        "problems": "BIGINT",
-        "loss": "DOUBLE",
-        **dict.fromkeys(("learning_rate", "seconds", "data_seconds", "problems_per_second"), "DOUBLE"),
-        **dict.fromkeys(("share_of_peak", "validation_exact_match"), "DOUBLE"),
-    },
-    "predictions": {
-        "run": "VARCHAR",
-        "suite": "VARCHAR",
-        "checkpoint": "VARCHAR",
-        "corpus": "VARCHAR",
-        "id": "BIGINT",
-        **dict.fromkeys(("split", "family"), "VARCHAR"),
-        "width": "BIGINT",
-        **dict.fromkeys(("problem", "answer", "missing", "decoding", "prediction"), "VARCHAR"),
-        "correct": "BOOLEAN",
-        "confidence": "FLOAT",
-        "canonical": "UBIGINT",
-        "operators": "VARCHAR",
-        **dict.fromkeys(("terms", "digits", "answer_digits", "carries", "depth"), "INTEGER"),
-        "negative": "BOOLEAN",
-        "kind": "VARCHAR",
-    },
-    **PROBE_COLUMNS,
-    **COMPARISON_COLUMNS,
-}
 
 
 def refresh_catalog(workspace: Workspace) -> Location:
@@ -87,13 +49,12 @@ def _write(workspace: Workspace) -> None:
     with workspace.catalog.staged() as path, duckdb.connect() as connection:
         let_read(connection, workspace.root)
         corpora = _corpora(workspace)
-        views = {
-            **{name: [_empty(columns)] for name, columns in _COLUMNS.items()},
-            **_corpus_views(connection, corpora),
-            **_shards_view(corpora),
-            **_run_views(workspace),
-            **_comparison_views(workspace),
-        }
+        views = _corpus_views(connection, corpora)
+        for name, view in VIEWS.items():
+            # The empty part has all columns, also those that an earlier version did not write.
+            views[name] = [_empty(view.types)]
+        for name, part in (*_shard_lists(corpora), *_results(workspace)):
+            views[name].append(part)
         # Older DuckDB clients can read this storage version.
         connection.execute(f"ATTACH {literal(str(path))} AS catalog (STORAGE_VERSION 'v1.0.0')")
         for name, parts in views.items():
@@ -101,12 +62,12 @@ def _write(workspace: Workspace) -> None:
                 _create_view(connection, name, parts)
             except duckdb.Error:
                 # A damaged part must not affect the other parts.
-                if whole := [part for part in parts if _can_be_read(connection, name, part)]:
-                    _create_view(connection, name, whole)
+                if readable := [part for part in parts if _is_readable(connection, name, part)]:
+                    _create_view(connection, name, readable)
         connection.execute("DETACH catalog")
 
 
-def _can_be_read(connection: duckdb.DuckDBPyConnection, view: str, part: _Part) -> bool:
+def _is_readable(connection: duckdb.DuckDBPyConnection, view: str, part: _Part) -> bool:
     """Whether a view of this part alone can be created; otherwise logs a warning that names the part."""
     try:
         _create_view(connection, view, [part])
@@ -124,30 +85,33 @@ def view_name(corpus: str) -> str:
 def _create_view(connection: duckdb.DuckDBPyConnection, name: str, parts: list[_Part]) -> None:
     """Creates a view of all parts by column name, with the documented column order and comments."""
     query = " UNION ALL BY NAME ".join(part.query for part in parts)
-    columns = in_order(name, columns_of(connection, query))
-    view = f"catalog.{identifier(name)}"
-    connection.execute(f"CREATE OR REPLACE VIEW {view} AS SELECT {', '.join(map(identifier, columns))} FROM ({query})")
-    connection.execute(f"COMMENT ON VIEW {view} IS {literal(view_comment(name))}")
+    view = VIEWS.get(name, CORPUS_VIEW)
+    columns = view.in_order(columns_of(connection, query))
+    target = f"catalog.{identifier(name)}"
+    connection.execute(
+        f"CREATE OR REPLACE VIEW {target} AS SELECT {', '.join(map(identifier, columns))} FROM ({query})"
+    )
+    connection.execute(f"COMMENT ON VIEW {target} IS {literal(view.comment)}")
     for column in columns:
-        if comment := column_comment(name, column):
-            connection.execute(f"COMMENT ON COLUMN {view}.{identifier(column)} IS {literal(comment)}")
+        if comment := view.column_comment(column):
+            connection.execute(f"COMMENT ON COLUMN {target}.{identifier(column)} IS {literal(comment)}")
 
 
-def _empty(columns: dict[str, str]) -> _Part:
-    nulls = ", ".join(f"NULL::{kind} AS {identifier(name)}" for name, kind in columns.items())
+def _empty(types: dict[str, str]) -> _Part:
+    nulls = ", ".join(f"NULL::{kind} AS {identifier(name)}" for name, kind in types.items())
     return _Part("an empty table", f"SELECT {nulls} WHERE false")
 
 
 def _corpora(workspace: Workspace) -> list[Dataset]:
-    folder, found = workspace.root / "corpora", []
+    folder, corpora = workspace.root / "corpora", []
     for name in folder.children():
         try:
             if committed(folder / name):
-                found.append(load(folder / name, f"corpus {name!r}"))
+                corpora.append(load(folder / name, f"corpus {name!r}"))
         except Exception as error:
             # A damaged corpus must not hide the others.
             _LOG.warning("corpus %s is left out of SQL: %s", name, reason(error))
-    return found
+    return corpora
 
 
 def _corpus_views(connection: duckdb.DuckDBPyConnection, corpora: list[Dataset]) -> dict[str, list[_Part]]:
@@ -162,58 +126,44 @@ def _corpus_views(connection: duckdb.DuckDBPyConnection, corpora: list[Dataset])
     return views
 
 
-def _shards_view(corpora: list[Dataset]) -> dict[str, list[_Part]]:
-    tables = [
-        _Part(
-            f"corpus {corpus.location.name}",
-            f"SELECT {literal(corpus.location.name)} AS corpus, *, "
-            "regexp_extract(path, '/family=([^/]+)/', 1) AS family, "
+def _shard_lists(corpora: list[Dataset]) -> Iterator[tuple[str, _Part]]:
+    """The list of shards of each corpus, with the name of the view."""
+    for corpus in corpora:
+        name = corpus.location.name
+        query = (
+            f"SELECT {literal(name)} AS corpus, *, regexp_extract(path, '/family=([^/]+)/', 1) AS family, "
             "try_cast(regexp_extract(path, '/width=([^/]+)/', 1) AS BIGINT) AS width "
-            f"FROM {parquet_source([str(corpus.list_place)], options=', hive_partitioning = false')}",
+            f"FROM {parquet_source([str(corpus.list_location)], options=', hive_partitioning = false')}"
         )
-        for corpus in corpora
-    ]
-    return {"shards": [_empty(_COLUMNS["shards"]), *tables]}
+        yield "shards", _Part(f"corpus {name}", query)
 
 
-def _run_views(workspace: Workspace) -> dict[str, list[_Part]]:
-    folder = workspace.root / "runs"
-    # Only valid names: SQL would treat a folder such as '[n]otebook' as a glob pattern.
-    names = [name for name in folder.children() if is_name(name) and (folder / name / "run.json").exists()]
-    # Runs of earlier versions lack some columns of the metrics.
-    metrics, predictions = ([_empty(_COLUMNS[view])] for view in ("metrics", "predictions"))
-    probes = {view: [_empty(_COLUMNS[view])] for view in PROBE_TABLES}
-    runs = [_empty(_COLUMNS["runs"])]
-    for name in names:
-        run, of = folder / name, f"run {name}"
-        if parts := _parquet_files(run / "metrics"):
-            source = parquet_source(parts, options=", hive_partitioning = false, union_by_name = true")
-            metrics.append(_Part(of, f"SELECT * FROM {source}"))
-        if answers := _parquet_files(run / "predictions"):
-            source = parquet_source(answers, options=", hive_partitioning = false, union_by_name = true")
-            predictions.append(_Part(of, f"SELECT {literal(name)} AS run, * FROM {source}"))
-        found = _parquet_files(run / "probes")
-        for view, table in PROBE_TABLES.items():
-            if own := [path for path in found if path.rpartition("/")[2].startswith(f"{table}.")]:
-                source = parquet_source(own, options=", hive_partitioning = false, union_by_name = true")
-                probes[view].append(_Part(of, f"SELECT {literal(name)} AS run, * FROM {source}"))
-        source = f"read_json({literal(str(run / 'run.json'))}, hive_partitioning = false)"
-        runs.append(_Part(of, f"SELECT name AS run, corpus, tokenizer, training::JSON AS training FROM {source}"))
-    return {"metrics": metrics, "predictions": predictions, "runs": runs, **probes}
+def _results(workspace: Workspace) -> Iterator[tuple[str, _Part]]:
+    """The parts of all runs and comparisons, with the names of their views."""
+    for kind in ("run", "comparison"):
+        root = workspace.root / f"{kind}s"
+        # Only valid names: SQL would treat a folder such as '[n]otebook' as a glob pattern.
+        for name in filter(is_name, root.children()):
+            folder, of = root / name, f"{kind} {name}"
+            if kind == "run":
+                if not (folder / "run.json").exists():
+                    continue
+                source = f"read_json({literal(str(folder / 'run.json'))}, hive_partitioning = false)"
+                query = f"SELECT name AS run, corpus, tokenizer, training::JSON AS training FROM {source}"
+                yield "runs", _Part(of, query)
+            for view, paths in _parquet_files(folder, f"{kind}s/*/"):
+                # The files of metrics contain the run.
+                owner = "" if view == "metrics" else f"{literal(name)} AS {kind}, "
+                source = parquet_source(paths, options=", hive_partitioning = false, union_by_name = true")
+                yield view, _Part(of, f"SELECT {owner}* FROM {source}")
 
 
-def _comparison_views(workspace: Workspace) -> dict[str, list[_Part]]:
-    folder = workspace.root / "comparisons"
-    views = {view: [_empty(_COLUMNS[view])] for view in COMPARISON_TABLES}
-    for name in folder.children():
-        found = _parquet_files(folder / name)
-        for view, table in COMPARISON_TABLES.items():
-            if own := [path for path in found if path.endswith(f"/{table}")]:
-                source = parquet_source(own, options=", hive_partitioning = false")
-                query = f"SELECT {literal(name)} AS comparison, * FROM {source}"
-                views[view].append(_Part(f"comparison {name}", query))
-    return views
-
-
-def _parquet_files(folder: Location) -> list[str]:
-    return [str(folder / name) for name in folder.children() if name.endswith(".parquet")]
+def _parquet_files(folder: Location, prefix: str) -> Iterator[tuple[str, list[str]]]:
+    """Views with the paths of their files in the folder of one run or comparison; their patterns have this prefix."""
+    names_in = cache(lambda parent: parent.children())
+    for name, view in VIEWS.items():
+        if view.files.startswith(prefix):
+            *below, pattern = view.files.removeprefix(prefix).split("/")
+            parent = folder / below[0] if below else folder
+            if matching := fnmatch.filter(names_in(parent), pattern):
+                yield name, [str(parent / file) for file in matching]

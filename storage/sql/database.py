@@ -1,11 +1,12 @@
 """DuckDB connections, created in one place so that every process stays within its share of the machine."""
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import duckdb
 
@@ -101,6 +102,19 @@ def _stopped(connection: duckdb.DuckDBPyConnection, ended: threading.Event) -> b
         if ended.wait(_HEED_SECONDS / 20):
             return True
     return False
+
+
+def parse_sql(connection: duckdb.DuckDBPyConnection, query: str) -> Iterator[dict[str, Any]]:
+    """Yields the result of parsing a query (`error`, `error_message`), followed by every node of its syntax tree."""
+    [(text,)] = connection.execute("SELECT json_serialize_sql(?::VARCHAR)", [query]).fetchall()
+    values = [json.loads(text)]
+    while values:
+        value = values.pop()
+        if isinstance(value, dict):
+            yield value
+            values.extend(value.values())
+        elif isinstance(value, list):
+            values.extend(value)
 
 
 def literal(text: str) -> str:

@@ -5,12 +5,12 @@ COPY can write to an allowed folder, and since 2.0 a WITH clause can contain a C
 SELECT. The parsed statement is therefore checked too.
 """
 
-import json
 import re
 import resource
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,8 @@ import pyarrow as pa
 
 from storage.errors import QueryAbandoned, RunFailure, UserError
 from storage.places.disk import LocalLocation
-from storage.places.place import Location
 from storage.sql.catalog import refresh_catalog
-from storage.sql.database import closing, interruptible, let_read, literal, reason
+from storage.sql.database import closing, interruptible, let_read, literal, parse_sql, reason
 from storage.workspace import Workspace
 
 _MEMORY = "1GB"
@@ -42,10 +41,10 @@ _TABLE_FUNCTIONS = re.compile(
 @contextmanager
 def open_catalog(workspace: Workspace) -> Iterator[duckdb.DuckDBPyConnection]:
     """A read-only connection to a new catalog; it reads no file outside the workspace and installs no extension."""
-    place = refresh_catalog(workspace)
+    catalog = refresh_catalog(workspace)
     with _spill_folder(workspace) as spill:
         limits = {"memory_limit": _MEMORY, "temp_directory": str(spill)}
-        with closing(duckdb.connect(str(place), read_only=True, config=limits)) as connection:
+        with closing(duckdb.connect(str(catalog), read_only=True, config=limits)) as connection:
             connection.execute("SET autoinstall_known_extensions = false")
             connection.execute("SET autoload_known_extensions = false")
             # Otherwise DuckDB resolves table names to variables of this program.
@@ -121,8 +120,8 @@ def stream(
     except duckdb.Error as error:
         raise sql_error(error) from error
     batches = _batches(connection, reader)
-    first = next(batches, None)
-    return reader.schema, _behind(first, batches)
+    first = list(islice(batches, 1))
+    return reader.schema, chain(first, batches)
 
 
 def sql_error(error: Exception) -> UserError | RunFailure:
@@ -146,11 +145,10 @@ def _too_large() -> UserError:
 
 def _refuse_effects(connection: duckdb.DuckDBPyConnection, query: str) -> None:
     """Raises `UserError` if any part of a SELECT does more than read."""
-    [(text,)] = connection.execute("SELECT json_serialize_sql(?::VARCHAR)", [query]).fetchall()
-    tree = json.loads(text)
-    if tree["error"]:
-        raise UserError(f"SQL must be exactly one SELECT ({tree['error_message']})")
-    for node in _nodes(tree):
+    root, *nodes = parse_sql(connection, query)
+    if root["error"]:
+        raise UserError(f"SQL must be exactly one SELECT ({root['error_message']})")
+    for node in nodes:
         kind = node.get("type")
         if isinstance(kind, str) and kind.endswith("_NODE") and kind not in _READING:
             word = kind.removesuffix("_NODE").removesuffix("_QUERY")
@@ -164,8 +162,8 @@ def _refuse_effects(connection: duckdb.DuckDBPyConnection, query: str) -> None:
 def _without_end(connection: duckdb.DuckDBPyConnection, query: str) -> str:
     """The statement without its ';' and trailing comments, which DuckDB rejects in operations on a relation."""
     for end in re.finditer(";", query):
-        before, behind = query[: end.start()], query[end.start() :]
-        if _statements(connection, behind) == 0 and _statements(connection, before) == 1:
+        before, after = query[: end.start()], query[end.start() :]
+        if _statements(connection, after) == 0 and _statements(connection, before) == 1:
             return before
     return query
 
@@ -176,18 +174,6 @@ def _statements(connection: duckdb.DuckDBPyConnection, text: str) -> int | None:
         return len(connection.extract_statements(text))
     except duckdb.Error:
         return None
-
-
-def _nodes(tree: Any) -> Iterator[dict[str, Any]]:
-    """Yields every object of a JSON value."""
-    waiting = [tree]
-    while waiting:
-        value = waiting.pop()
-        if isinstance(value, dict):
-            yield value
-            waiting.extend(value.values())
-        elif isinstance(value, list):
-            waiting.extend(value)
 
 
 def _batches(connection: duckdb.DuckDBPyConnection, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
@@ -202,22 +188,18 @@ def _batches(connection: duckdb.DuckDBPyConnection, reader: pa.RecordBatchReader
         yield batch
 
 
-def _behind(first: pa.RecordBatch | None, rest: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    if first is not None:
-        yield first
-        yield from rest
-
-
 @contextmanager
 def _spill_folder(workspace: Workspace) -> Iterator[LocalLocation]:
     """A temporary folder for this process, deleted afterwards; first deletes the folders of killed processes."""
     folder = workspace.on_disk / ".spill"
     own = folder / uuid.uuid4().hex
-    with ExitStack() as held:
+    with ExitStack() as stack:
         with folder.exclusive(f"{folder}", wait_seconds=10):
             for name in filter(_SPILL.fullmatch, folder.children()):
-                _remove_unless_held(folder / name)
-            held.enter_context(own.exclusive(f"{own}"))
+                # Another process may still use it.
+                with suppress(UserError), (folder / name).exclusive(name):
+                    (folder / name).remove()
+            stack.enter_context(own.exclusive(f"{own}"))
         try:
             yield own
         except QueryAbandoned:
@@ -227,11 +209,3 @@ def _spill_folder(workspace: Workspace) -> Iterator[LocalLocation]:
             own.remove()
             raise
         own.remove()
-
-
-def _remove_unless_held(folder: Location) -> None:
-    try:
-        with folder.exclusive(f"{folder}"):
-            folder.remove()
-    except UserError:
-        return

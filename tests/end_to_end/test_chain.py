@@ -265,7 +265,7 @@ def test_run_on_a_grid_of_three_numbers_reports_its_corners(home: Home) -> None:
 def test_tokenizer_of_another_corpus_encodes_a_corpus(home: Home) -> None:
     home.numerate("corpus", "generate", "--name", "others", "--terms", "2", "--high", "120", "--rows-per-shard", "9000")
     home.numerate("encode", "--corpus", "others", "--tokenizer", "pairs-digit")
-    assert load(LocalLocation(home.workspace / "corpora/others/tokens/pairs-digit"), "tokens").whole()
+    assert load(LocalLocation(home.workspace / "corpora/others/tokens/pairs-digit"), "tokens").is_complete()
 
 
 @pytest.mark.slow

@@ -156,7 +156,7 @@ def test_second_of_two_concurrent_generations_of_a_corpus_fails_with_one_line(
     )
     code, _, errors = result_of(first)
     assert (code, "4,000,000 rows" in errors) == (0, True), errors
-    assert load(LocalLocation(folder), "corpus").whole()
+    assert load(LocalLocation(folder), "corpus").is_complete()
     build_corpus(CorpusSpec(name="both", **_ROWS), LocalLocation(tmp_path / "expected"), in_flight=ray_instance)
     assert data_files(folder) == data_files(tmp_path / "expected")
 

@@ -10,7 +10,7 @@ import pytest
 from pipelines.generation.build import build_corpus
 from pipelines.spec.corpus import CorpusSpec
 from storage.datasets.manifest import load
-from storage.places.opening import open_place
+from storage.places.opening import open_location
 from storage.places.place import Location
 from storage.workspace import Workspace
 from tests.end_to_end.test_chain import SPEC
@@ -99,7 +99,7 @@ def test_killed_generation_resumes_at_once_and_writes_the_same_corpus(
     code, _, errors = result_of(generate(tmp_path, bucket))
     assert (code, "1,500,000 rows" in errors) == (0, True), errors
     assert len(completed) >= 5
-    expected = open_place(str(tmp_path / "expected"))
+    expected = open_location(str(tmp_path / "expected"))
     build_corpus(CorpusSpec(name="far", **_ROWS), expected, in_flight=ray_instance)
     assert data_of(corpus) == data_of(expected)
     assert not (corpus / ".progress").exists()

@@ -20,7 +20,7 @@ from model.training.preflight import prepare
 from pipelines.spec.corpus import CorpusSpec
 from pipelines.spec.presets import CORPORA
 from storage.places.disk import LocalLocation
-from storage.places.opening import open_place
+from storage.places.opening import open_location
 from tests.builders import LONGER, SMALL, Built
 
 TRAININGS = {name: preset.train_request() for name, preset in PRESETS.items()}
@@ -102,6 +102,6 @@ def test_a_training_with_a_curriculum_of_its_own_asks_for_a_file(config: RunConf
 def test_a_folder_is_deleted_only_where_something_makes_it_again() -> None:
     assert mending.removal(LocalLocation(Path("/a b")), "make") == "rm -r '/a b' && make"
     assert mending.removal(LocalLocation(Path("/a b")), "") == ""
-    assert mending.removal(open_place("s3://bucket/a"), "make") == ""
+    assert mending.removal(open_location("s3://bucket/a"), "make") == ""
     assert mending.repair_command("x", "w") == "numerate corpus verify x --workspace w --repair"
     assert mending.migrate_command("x", "./workspace") == "numerate corpus migrate x"

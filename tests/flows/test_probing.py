@@ -13,8 +13,8 @@ from flows.reports.probing.interventions import heads_figure
 from model.config.training import TrainingSpec
 from model.training.trainer import train
 from storage.errors import UserError
-from storage.sql.probe_views import PROBE_TABLES
 from storage.sql.query import open_catalog, select
+from storage.sql.views import VIEWS
 from storage.workspace import Workspace
 from tests.builders import TINY_TRAINING, Built, build_small
 from tests.model.runs import job_of
@@ -85,7 +85,7 @@ def test_an_encoder_that_comes_with_numerate_is_looked_into_and_all_views_answer
     assert found["digits on a circle"]["found"]
     assert found["circle used"]["found"]
     with open_catalog(workspace) as connection:
-        for view in PROBE_TABLES:
+        for view in (name for name in VIEWS if name.startswith("probe")):
             rows = select(connection, f"SELECT * FROM {view}").fetchall()
             assert bool(rows) == (view != "probe_unit"), view
         (kappa,) = select(

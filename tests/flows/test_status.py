@@ -23,9 +23,9 @@ from model.training.preflight import prepare
 from model.training.trainer import train
 from pipelines.generation.fanout import Notes
 from pipelines.spec.presets import CORPORA
-from storage.datasets import glance as glances
-from storage.datasets.glance import glance
+from storage.datasets import quick_check as checks
 from storage.datasets.manifest import lists
+from storage.datasets.quick_check import quick_check
 from storage.errors import UserError
 from storage.places.disk import LocalLocation
 from storage.workspace import Workspace
@@ -243,13 +243,15 @@ def test_a_held_folder_is_at_work_and_a_left_lock_is_nothing(place: Path) -> Non
     assert len(status_of(str(place)).broken) == 2
 
 
-def test_a_glance_is_bounded_in_time_and_counts_what_it_looked_at(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(glances, "_BATCH", 5)
+def test_quick_check_is_bounded_in_time_and_counts_the_compared_shards(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "_BATCH", 5)
     folder = LocalLocation(place / "corpora/small")
     shutil.rmtree(place / "corpora/small/data")
-    for until, looked_at in ((0.0, 5), (math.inf, 12)):
-        seen = glance(folder, "corpus small", until)
-        assert (seen.shards, seen.looked_at, seen.broken) == (12, looked_at, looked_at)
+    for until, compared in ((0.0, 5), (math.inf, 12)):
+        result = quick_check(folder, "corpus small", until)
+        assert (result.shards, result.compared, result.broken) == (12, compared, compared)
 
 
 def test_a_folder_that_holds_nothing_is_not_shown(place: Path) -> None:

@@ -24,7 +24,7 @@ from model.training.optimizer import build_optimizers
 from model.training.trainer import train
 from storage.errors import RunFailure, UserError
 from storage.places.disk import LocalLocation
-from storage.places.opening import open_place
+from storage.places.opening import open_location
 from storage.places.place import Location
 from tests.builders import TINY_TRAINING, Built
 from tests.model.runs import job_of
@@ -237,7 +237,7 @@ def test_a_kill_in_mid_save_loses_neither_the_best_nor_the_last(small: Built, tm
 def test_a_trainer_that_slept_deletes_no_checkpoint_of_the_one_that_went_on(
     bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    checkpoints = Checkpoints(open_place(bucket) / "checkpoints")
+    checkpoints = Checkpoints(open_location(bucket) / "checkpoints")
     entries = tuple(CheckpointEntry(step=step, exact_match=0.1, file=f"step-{step}.safetensors") for step in range(4))
 
     def write(index: tuple[CheckpointEntry, ...]) -> None:

@@ -11,7 +11,7 @@ from pipelines.spec.corpus import CorpusSpec, TokenizerSpec
 from pipelines.split.canonical import Canonical
 from pipelines.tokens.encode import EncodeJob, encode_rows, encode_shard, encode_tasks
 from pipelines.tokens.vocabulary import sample_problems, train_tokenizer
-from storage.datasets.columns import fixed_width_values
+from storage.datasets.arrow_buffers import fixed_width_values
 from storage.errors import RunFailure, UserError
 from storage.places.disk import LocalLocation
 from tests.builders import Built

@@ -151,7 +151,7 @@ def test_ids_problems_and_splits_stay_but_for_reserved_problems(
     assert {path.name for path in folder.parent.iterdir()} == {"old"}
     names = {"data", "manifest.json", done.corpus.manifest.list_name, ".lock"}
     assert {path.name for path in folder.iterdir()} <= names
-    assert load(LocalLocation(folder), "corpus").whole()
+    assert load(LocalLocation(folder), "corpus").is_complete()
     assert migrate(LocalLocation(folder), in_flight=2) is None
 
 
@@ -206,7 +206,7 @@ def test_a_killed_migration_loses_nothing_and_goes_on(
         migrate(LocalLocation(folder), in_flight=1, progress=progress)
     monkeypatch.undo()
     if moment == "after the swap":
-        assert load(LocalLocation(folder), "corpus").whole()
+        assert load(LocalLocation(folder), "corpus").is_complete()
     else:
         assert all(path.read_bytes() == data for path, data in old.items())
     assert (migrate(LocalLocation(folder), in_flight=2) is None) == (moment == "after the swap")

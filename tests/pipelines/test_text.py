@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from pipelines.problems.arithmetic import digit_counts, limbs_of
 from pipelines.problems.text import character_words, decimal_text
-from storage.datasets.columns import to_strings
+from storage.datasets.arrow_buffers import to_strings
 
 
 def texts(values: list[int]) -> list[str]:

@@ -143,14 +143,14 @@ def test_a_shard_too_many_is_found_and_deleted(corpus: Dataset) -> None:
 
 
 def test_a_list_of_shards_that_is_lost_is_made_again(corpus: Dataset) -> None:
-    assert_mends(corpus, {corpus.manifest.list_name}, corpus.list_place.remove)
+    assert_mends(corpus, {corpus.manifest.list_name}, corpus.list_location.remove)
 
 
 def test_a_list_of_shards_that_is_lost_together_with_a_shard_is_made_again(corpus: Dataset) -> None:
     folder, victim = corpus.location, corpus.shards[3].path
     before, when = files(folder), times(folder)
     flip((folder / victim).path, 0.9)
-    flip(corpus.list_place.path, 0.4)
+    flip(corpus.list_location.path, 0.4)
     assert "doesn't match manifest.json" in faults(folder)[corpus.manifest.list_name]
     assert mended(folder).manifest == corpus.manifest
     assert files(folder) == before
@@ -211,7 +211,7 @@ def falsified(corpus: Dataset, number: int) -> None:
     place = table.schema.get_field_index("id")
     table = table.set_column(place, table.schema.field(place), pa.array(table["id"].to_numpy()[::-1].copy()))
     with open_shard(corpus.location, shard.path, split=shard.split, stratum=shard.stratum, layout=layout) as other:
-        other.writer.write(table.cast(layout.schema))
+        other.write(table.cast(layout.schema))
     lengths = {name: getattr(shard, name) for name in ("problem_length", "answer_digits")}
     committed_anew(corpus, {shard.path: other.record._replace(**lengths)})
 

@@ -16,10 +16,8 @@ from storage.datasets.corpus import Corpus
 from storage.datasets.manifest import SPLITS, ShardRecord, commit
 from storage.errors import UserError
 from storage.sql.catalog import refresh_catalog
-from storage.sql.comparison_views import COMPARISON_TABLES
-from storage.sql.meanings import column_comment
-from storage.sql.probe_views import PROBE_TABLES
 from storage.sql.query import open_catalog, select
+from storage.sql.views import VIEWS
 from storage.workspace import Workspace
 from tests.builders import Built, build_corpus_plainly
 
@@ -73,7 +71,7 @@ def write_shard(
 
 
 def files_read(connection: duckdb.DuckDBPyConnection, query: str) -> int:
-    """Parquet files that a query opens, after DuckDB's own account of it."""
+    """Number of Parquet files that a query opens, from DuckDB's profile."""
     plan = connection.execute(f"EXPLAIN ANALYZE {query}").fetchall()[0][1]
     return sum(map(int, re.findall(r"Total Files Read: (\d+)", plan)))
 
@@ -96,32 +94,24 @@ def test_shards_name_the_family_and_width_that_their_paths_do(opened_catalog: du
     assert all(f"/family={family}/width={width}/" in path for path, family, width in rows)
 
 
-def test_empty_views_answer_with_no_rows(small: Built) -> None:
+def test_empty_views_return_no_rows(small: Built) -> None:
     with open_catalog(small.workspace) as connection:
-        for view in ("runs", "metrics", "predictions", *PROBE_TABLES, *COMPARISON_TABLES):
+        for view in VIEWS.keys() - {"shards"}:
             assert select(connection, f"SELECT * FROM {view}").fetchall() == []
 
 
-def test_a_plain_client_reads_what_every_view_and_column_means(small: Built) -> None:
+def test_every_view_and_column_has_a_comment(small: Built) -> None:
     with duckdb.connect(str(refresh_catalog(small.workspace)), read_only=True) as connection:
         views = dict(connection.sql("SELECT view_name, comment FROM duckdb_views() WHERE NOT internal").fetchall())
         columns = connection.sql(
             "SELECT table_name, column_name FROM duckdb_columns() WHERE NOT internal AND comment IS NULL"
         ).fetchall()
-    assert views.keys() == {
-        "corpus_small",
-        "shards",
-        "runs",
-        "metrics",
-        "predictions",
-        *PROBE_TABLES,
-        *COMPARISON_TABLES,
-    }
+    assert views.keys() == {"corpus_small", *VIEWS}
     assert all(views.values())
     assert columns == []
 
 
-def test_a_damaged_table_leaves_those_of_other_runs_in_sql(
+def test_a_damaged_table_is_left_out_and_other_runs_stay_in_sql(
     small: Built, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     workspace = Workspace.create(str(tmp_path))
@@ -144,8 +134,8 @@ def test_a_damaged_table_leaves_those_of_other_runs_in_sql(
     ]
 
 
-def test_metrics_of_any_run_are_explained() -> None:
-    assert all(column_comment("metrics", name) for name in SCHEMA.names)
+def test_every_column_of_metrics_has_a_comment() -> None:
+    assert all(VIEWS["metrics"].column_comment(name) for name in SCHEMA.names)
 
 
 def test_columns_have_one_order(small: Built, opened_catalog: duckdb.DuckDBPyConnection) -> None:
@@ -206,14 +196,14 @@ def test_folders_above_the_workspace_are_no_columns(tmp_path: Path) -> None:
         assert relation.aggregate("count(*)").fetchall() == [(60,)]
 
 
-def test_a_workspace_behind_a_link_is_readable(tmp_path: Path) -> None:
+def test_the_path_of_a_workspace_can_be_a_link(tmp_path: Path) -> None:
     link = tmp_path / "link"
     link.symlink_to(mixed_corpus(tmp_path / "workspace").root.path)
     with open_catalog(Workspace.open(str(link))) as connection:
         assert select(connection, "SELECT count(*) FROM corpus_mixed").fetchall() == [(120,)]
 
 
-def test_runs_metrics_and_predictions_join_what_runs_of_all_versions_wrote(own_small: Built) -> None:
+def test_views_combine_runs_of_all_versions(own_small: Built) -> None:
     for run, notes in {"old": {}, "new": {"carries": [2], "terms": [2], "shiny": [1]}}.items():
         folder = own_small.workspace.run(run)
         config = {"name": run, "corpus": "small", "tokenizer": "digit", "training": {"steps": 7}}
@@ -238,7 +228,7 @@ def test_runs_metrics_and_predictions_join_what_runs_of_all_versions_wrote(own_s
         assert predictions.fetchall() == [(2, 2, 1, None), (None, None, None, None)]
 
 
-def test_metrics_of_an_earlier_version_are_read_beside_newer_ones_of_the_same_run(own_small: Built) -> None:
+def test_metrics_of_an_earlier_version_are_read_with_newer_ones_of_the_same_run(own_small: Built) -> None:
     later = ("problems_per_second", "share_of_peak")
     folder = own_small.workspace.run("resumed")
     (folder / "run.json").write(
@@ -321,6 +311,6 @@ def test_tensors_come_in_the_order_in_which_training_reads(small: Built) -> None
         assert (ids.numpy() == rows).all()
 
 
-def test_an_unknown_corpus_is_one_clear_line(small: Built) -> None:
+def test_an_unknown_corpus_is_a_one_line_error(small: Built) -> None:
     with pytest.raises(UserError, match="corpus 'other' does not exist"):
         Corpus.open("other", str(small.workspace.root))

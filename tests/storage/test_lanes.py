@@ -8,7 +8,7 @@ from storage.reading.lanes import LANES, BucketOrder, LanePlan, lanes_of
 
 
 def rows_of_epoch(plan: LanePlan, epoch: int) -> list[tuple[int, int]]:
-    """Every (shard, row) that an epoch reads, by the plan's own segments, lane after lane."""
+    """Every (shard, row) that an epoch reads, lane by lane, from the plan's segments."""
     rows = []
     for lane in range(LANES):
         for segment in plan.segments(epoch, lane, 0, plan.steps_per_epoch * plan.rows_per_lane):
@@ -58,7 +58,7 @@ def test_windows_lanes_epochs_and_seeds_are_shuffled_differently_and_no_neighbou
     orders = [LanePlan((10_000,), 64, seed).shuffle(*rest, 1_000) for seed, *rest in keys]
     for number, order in enumerate(orders):
         assert order.dtype == np.int64
-        # Of 999 pairs of neighbours one or two stay by chance, and as many rows stand where they stood.
+        # Of 999 neighbouring pairs, one or two stay neighbours by chance; about as many rows keep their position.
         assert (np.diff(order) == 1).sum() < 10
         assert (order == np.arange(1_000)).sum() < 10
         assert all((order == other).sum() < 10 for other in orders[:number])
@@ -86,7 +86,7 @@ def lane_rows(plan: LanePlan, lane: int) -> list[tuple[int, int]]:
 
 @pytest.mark.parametrize(
     ("row_bytes", "batch", "rows", "window"),
-    # Of 2²⁶ bytes a lane takes 2²⁰, in whole batches, at least one and at most an epoch.
+    # A lane has 2²⁰ of the 2²⁶ bytes, in whole batches: at least one batch and at most an epoch.
     [
         (1_024, 64, 10**6, 1_024),
         (1_000, 128, 10**6, 1_048),
@@ -139,6 +139,6 @@ def test_every_step_takes_one_bucket_and_an_epoch_all_of_each(sizes: list[int], 
     gained = [after - earlier for earlier, after in zip(before, behind, strict=True)]
     assert sorted(gained) == [0] * (len(sizes) - 1) + [1]
     assert gained[order.bucket(step)] == 1
-    # Evenly: no bucket is ever further from its share than there are buckets.
+    # The deviation of each bucket from its share is at most the number of buckets.
     for count, size in zip(before, sizes, strict=True):
         assert abs(count - step * size / epoch) <= len(sizes)

@@ -14,37 +14,37 @@ import storage.places.lease
 from pipelines.generation.build import corpus_identity, undisturbed
 from pipelines.generation.generate import GENERATOR_VERSION
 from pipelines.generation.verify import check_bytes, examine
-from storage.datasets.manifest import Seen, commit, load
+from storage.datasets.manifest import Revision, commit, load
 from storage.errors import RunFailure, UserError
 from storage.places.bucket import ObjectLocation
 from storage.places.lease import Lease
-from storage.places.opening import open_place
+from storage.places.opening import open_location
 from tests.builders import SMALL, Built
 from tests.object_store import FaultyProxy, upload
 
 
-def test_of_two_writers_of_one_version_the_second_is_told(bucket: str) -> None:
-    place = open_place(bucket) / "index.json"
-    place.write_over(b"one", None)
+def test_the_second_of_two_writers_of_one_version_fails(bucket: str) -> None:
+    place = open_location(bucket) / "index.json"
+    place.write_if_unchanged(b"one", None)
     with pytest.raises(RunFailure, match="was written by another process in the meantime"):
-        place.write_over(b"two", None)
+        place.write_if_unchanged(b"two", None)
     seen = place.version()
-    place.write_over(b"two", seen)
+    place.write_if_unchanged(b"two", seen)
     with pytest.raises(RunFailure, match="was written by another process in the meantime"):
-        place.write_over(b"three", seen)
-    # Who wants to write what lies there has nothing to complain of.
-    place.write_over(b"two", seen)
+        place.write_if_unchanged(b"three", seen)
+    # Writing the existing content is no conflict.
+    place.write_if_unchanged(b"two", seen)
     assert place.read() == b"two"
 
 
-def test_of_two_commits_with_different_specs_at_once_one_wins_whole_and_the_other_is_told(
+def test_one_of_two_concurrent_commits_with_different_specs_is_complete_and_the_other_fails(
     bucket: str, small: Built
 ) -> None:
-    folder = open_place(bucket) / "corpora" / "small"
+    folder = open_location(bucket) / "corpora" / "small"
     gate, ended = threading.Barrier(4), list[object]()
 
     def make(spec: dict[str, object]) -> None:
-        seen = Seen.at(folder)
+        seen = Revision.at(folder)
         gate.wait()
         try:
             commit(
@@ -54,7 +54,7 @@ def test_of_two_commits_with_different_specs_at_once_one_wins_whole_and_the_othe
                 generator_version=GENERATOR_VERSION,
                 spec=spec,
                 shards=list(small.corpus.shards[: len(str(spec))]),
-                seen=seen,
+                base=seen,
             )
             ended.append(spec)
         except RunFailure as failure:
@@ -74,15 +74,15 @@ def test_of_two_commits_with_different_specs_at_once_one_wins_whole_and_the_othe
 
 _HOLD = """
 import signal, sys
-from storage.places.opening import open_place
-with open_place(sys.argv[1]).exclusive("it"):
+from storage.places.opening import open_location
+with open_location(sys.argv[1]).exclusive("it"):
     print("held", flush=True)
     signal.pause()
 """
 
 
 def hold(uri: str, cache: Path) -> "subprocess.Popen[str]":
-    """A process that holds a folder, on the machine that has this cache."""
+    """A process that locks a folder, on the machine with this cache."""
     environment = {**os.environ, "XDG_CACHE_HOME": str(cache), "PYTHONPATH": str(Path(__file__).parents[2])}
     process = subprocess.Popen([sys.executable, "-c", _HOLD, uri], stdout=subprocess.PIPE, text=True, env=environment)
     assert process.stdout
@@ -91,10 +91,10 @@ def hold(uri: str, cache: Path) -> "subprocess.Popen[str]":
 
 
 @pytest.mark.parametrize("machine", ["same", "other"])
-def test_two_processes_never_hold_one_folder_and_a_killed_one_lets_go(
+def test_one_process_at_a_time_locks_a_folder_and_a_killed_process_releases_it(
     bucket: str, tmp_path: Path, machine: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = open_place(bucket) / "corpus"
+    folder = open_location(bucket) / "corpus"
     holder = hold(str(folder), tmp_path / ("cache" if machine == "same" else "other"))
     try:
         with pytest.raises(UserError, match="it is being written by another process"), folder.exclusive("it"):
@@ -103,7 +103,7 @@ def test_two_processes_never_hold_one_folder_and_a_killed_one_lets_go(
         holder.send_signal(signal.SIGKILL)
         holder.wait()
     if machine == "other":
-        # Nobody knows there that it was killed, until it is too old.
+        # Another machine only knows that the holder ended when the lease expires.
         with pytest.raises(UserError, match="it is being written by another process"), folder.exclusive("it"):
             pass
         monkeypatch.setattr(storage.places.lease, "_EXPIRE_SECONDS", 2.0)
@@ -113,9 +113,9 @@ def test_two_processes_never_hold_one_folder_and_a_killed_one_lets_go(
         pass
 
 
-def test_who_lost_its_hold_writes_nothing_more(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_lost_its_lease_writes_nothing(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(storage.places.lease, "_RENEW_SECONDS", 0.05)
-    folder = open_place(bucket) / "corpus"
+    folder = open_location(bucket) / "corpus"
     assert isinstance(folder, ObjectLocation)
     seen = (folder / "manifest.json").version()
     with folder.exclusive("corpus 'x'"):
@@ -127,22 +127,22 @@ def test_who_lost_its_hold_writes_nothing_more(bucket: str, monkeypatch: pytest.
             assert time.monotonic() < until
         for write in (
             lambda: (folder / "x").write(b"still mine"),
-            lambda: (folder / "manifest.json").write_over(b"{}", seen),
+            lambda: (folder / "manifest.json").write_if_unchanged(b"{}", seen),
             lambda: (folder / "x").remove(),
             lambda: folder.remove(),
         ):
             with pytest.raises(RunFailure, match=r"corpus 'x' could not be kept locked .* run the same command again"):
                 write()
     assert (folder / "x").read() == b"mine"
-    # Nor does it take away what another holds.
+    # It does not release the lease of another process.
     assert json.loads((folder / ".lock").read())["owner"] == "another"
 
 
-def test_a_holder_that_was_stopped_for_a_while_asks_before_it_writes(
+def test_a_suspended_process_renews_its_lease_before_it_writes(
     bucket: str, proxy: FaultyProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("storage.places.stores._PROBE_SECONDS", 1)
-    folder = open_place(bucket)
+    folder = open_location(bucket)
     assert isinstance(folder, ObjectLocation)
     lease = Lease(folder, "it")
     assert lease.take()
@@ -155,21 +155,19 @@ def test_a_holder_that_was_stopped_for_a_while_asks_before_it_writes(
     lease._renewed -= 100
     proxy.fault = lambda request: "503"
     assert not lease.holds()
-    # Nobody took it over: as soon as the store answers it is held again.
+    # No other process took the lease, so it is renewed as soon as the store responds.
     proxy.fault = lambda request: ""
     assert lease.holds()
 
 
-def test_a_machine_that_slept_counts_the_time_and_removes_nothing_of_who_came_after(
-    bucket: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = open_place(bucket) / "run"
+def test_a_lease_expires_while_the_machine_sleeps(bucket: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = open_location(bucket) / "run"
     assert isinstance(folder, ObjectLocation)
     with folder.exclusive("run 'x'"):
         for step in (1, 2):
             (folder / f"step-{step}").write(b"mine")
         obstore.put(folder.store, f"{folder.key}/.lock", json.dumps({"owner": "another", "machine": "far"}).encode())
-        # Only the clock that goes on in sleep knows of it.
+        # Only the boot-time clock continues during sleep.
         slept = time.clock_gettime(time.CLOCK_BOOTTIME) + 1_000
         monkeypatch.setattr(
             "storage.places.lease.time.clock_gettime", lambda clock: slept * (clock == time.CLOCK_BOOTTIME)
@@ -179,9 +177,7 @@ def test_a_machine_that_slept_counts_the_time_and_removes_nothing_of_who_came_af
         assert sorted(folder.children()) == ["step-1", "step-2"]
 
 
-def test_a_bucket_that_may_only_be_read_tells_whether_it_is_held_and_is_verified(
-    bucket: str, proxy: FaultyProxy, small: Built
-) -> None:
+def test_a_read_only_bucket_shows_its_locks_and_can_be_verified(bucket: str, proxy: FaultyProxy, small: Built) -> None:
     folder = upload(small.corpus.location, f"{bucket}/corpora/small")
     assert isinstance(folder, ObjectLocation)
     proxy.fault = lambda request: "" if request.method in ("GET", "HEAD") else "403"

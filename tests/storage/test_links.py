@@ -1,4 +1,4 @@
-"""Links that somebody plants in a shared workspace lead nowhere: nothing behind them is read, written or deleted."""
+"""Symbolic links in a shared workspace are not followed: their targets are never read, written or deleted."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ import pytest
 
 from storage.places.disk import LocalLocation
 from storage.places.links import LinkError, lock_below
-from storage.places.opening import open_place
+from storage.places.opening import open_location
 from storage.places.place import Location
 
 ROOT = Path(__file__).parents[2]
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def outside(tmp_path: Path) -> Path:
-    """A folder that belongs to somebody else, with a file that is named like one of ours."""
+    """A folder of another user, with files that have the names of workspace files."""
     place = tmp_path / "outside"
     for folder in ("", "0" * 32, "sub"):
         (place / folder).mkdir()
@@ -63,7 +63,7 @@ def _staged(place: Location) -> None:
     ],
 )
 @pytest.mark.parametrize("deep", ["link", "own/link"])
-def test_nothing_behind_a_link_to_a_folder_is_changed_or_read(
+def test_the_target_of_a_link_to_a_folder_is_neither_changed_nor_read(
     root: LocalLocation, outside: Path, use: Callable[[Location], object], deep: str
 ) -> None:
     before = _content(outside)
@@ -75,9 +75,7 @@ def test_nothing_behind_a_link_to_a_folder_is_changed_or_read(
     assert _content(outside) == before
 
 
-def test_what_is_behind_a_link_counts_as_missing(
-    root: LocalLocation, outside: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_link_counts_as_missing(root: LocalLocation, outside: Path, caplog: pytest.LogCaptureFixture) -> None:
     (root.path / "folder").symlink_to(outside)
     (root.path / "file").symlink_to(outside / "x")
     (root / "own").write(b"own")
@@ -91,7 +89,7 @@ def test_what_is_behind_a_link_counts_as_missing(
             [],
             [],
         )
-        assert (link.total_bytes(), link.changed(), link.is_held(), list(link.partials())) == (0, 0.0, False, [])
+        assert (link.total_bytes(), link.changed(), link.is_locked(), list(link.partials())) == (0, 0.0, False, [])
         with pytest.raises(OSError, match="symbolic link"):
             link.opened()
     assert not root.holds({"folder/x": 8})
@@ -115,7 +113,7 @@ def test_a_link_itself_is_replaced_or_removed(root: LocalLocation, outside: Path
     assert _content(outside) == before
 
 
-def test_a_lock_that_is_a_link_is_refused_and_a_file_that_was_there_keeps_its_bytes(
+def test_a_lock_that_is_a_link_is_refused_and_an_existing_file_keeps_its_bytes(
     root: LocalLocation, outside: Path
 ) -> None:
     (root.path / ".lock").symlink_to(outside / "x")
@@ -125,20 +123,20 @@ def test_a_lock_that_is_a_link_is_refused_and_a_file_that_was_there_keeps_its_by
     (root.path / ".lock").unlink()
     (root.path / ".lock").write_text("kept")
     with root.exclusive("it"):
-        assert root.is_held()
+        assert root.is_locked()
     assert (root.path / ".lock").read_text() == "kept"
 
 
-def test_the_folder_that_a_person_names_may_be_a_link(root: LocalLocation, tmp_path: Path) -> None:
+def test_the_folder_that_the_user_names_can_be_a_link(root: LocalLocation, tmp_path: Path) -> None:
     (tmp_path / "short").symlink_to(root.path)
-    named = open_place(str(tmp_path / "short"))
+    named = open_location(str(tmp_path / "short"))
     (named / "x").write(b"x")
     with named.exclusive("it"):
-        assert root.is_held()
+        assert root.is_locked()
     assert ((root / "x").read(), named.children(), named.exists()) == (b"x", ["x"], True)
 
 
-def test_a_pipe_or_folder_in_place_of_a_file_neither_hangs_nor_counts(root: LocalLocation) -> None:
+def test_a_pipe_or_folder_is_not_read_as_a_file(root: LocalLocation) -> None:
     os.mkfifo(root.path / "pipe")
     (root.path / "folder").mkdir()
     assert not (root / "pipe").exists()
@@ -150,15 +148,13 @@ def test_a_pipe_or_folder_in_place_of_a_file_neither_hangs_nor_counts(root: Loca
             (root / name).opened()
 
 
-def test_a_lock_that_was_replaced_in_the_meantime_is_taken_again(
-    root: LocalLocation, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_replaced_lock_file_is_locked_again(root: LocalLocation, monkeypatch: pytest.MonkeyPatch) -> None:
     import fcntl
 
     place, flock, replaced = root.path / ".lock", fcntl.flock, list[int]()
 
     def replace_first(handle: int, operation: int) -> None:
-        """Another process puts a new file there between opening and locking."""
+        """Another process replaces the file between opening and locking."""
         if not replaced:
             replaced.append(handle)
             place.unlink()
@@ -169,7 +165,7 @@ def test_a_lock_that_was_replaced_in_the_meantime_is_taken_again(
     handle = lock_below(root.path, place)
     assert handle is not None
     assert os.path.samestat(os.fstat(handle), place.stat())
-    # So that nobody else has the lock that lies there.
+    # The lock of the new file is taken.
     assert lock_below(root.path, place) is None
     os.close(handle)
 
@@ -184,7 +180,7 @@ with LocalLocation(Path(sys.argv[1])).exclusive("it"):
 """
 
 
-def test_whoever_may_write_a_folder_may_hold_it_whatever_the_umask(tmp_path: Path) -> None:
+def test_every_user_who_can_write_a_folder_can_lock_it_with_any_umask(tmp_path: Path) -> None:
     umask = os.umask(0o077)
     try:
         with tempfile.TemporaryDirectory() as name:

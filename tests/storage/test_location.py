@@ -7,18 +7,18 @@ import pytest
 
 from storage.errors import RunFailure, UserError
 from storage.places.disk import LocalLocation
-from storage.places.opening import open_place
+from storage.places.opening import open_location
 from storage.workspace import Workspace
 
 
-def test_a_file_uri_and_a_path_name_the_same_place(tmp_path: Path) -> None:
-    assert open_place(f"file://{tmp_path}") == open_place(str(tmp_path))
+def test_a_file_uri_and_a_path_name_the_same_location(tmp_path: Path) -> None:
+    assert open_location(f"file://{tmp_path}") == open_location(str(tmp_path))
 
 
 @pytest.mark.parametrize("uri", ["http://bucket/x", "ftp://host/x"])
 def test_an_unknown_scheme_is_refused_by_name(uri: str) -> None:
     with pytest.raises(UserError, match=f"scheme '{uri.split(':')[0]}' is not supported"):
-        open_place(uri)
+        open_location(uri)
 
 
 def test_a_workspace_below_a_file_is_refused(tmp_path: Path) -> None:
@@ -27,22 +27,7 @@ def test_a_workspace_below_a_file_is_refused(tmp_path: Path) -> None:
         Workspace.create(str(tmp_path / "file" / "workspace"))
 
 
-def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path: Path) -> None:
-    place = LocalLocation(tmp_path / "x")
-    place.write(b"old")
-
-    def fail() -> None:
-        with place.staged() as path:
-            path.write_bytes(b"new")
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        fail()
-    assert place.read() == b"old"
-    assert [entry.name for entry in tmp_path.iterdir()] == ["x"]
-
-
-def test_a_missing_file_is_one_clear_line(tmp_path: Path) -> None:
+def test_a_missing_file_is_a_one_line_error(tmp_path: Path) -> None:
     with pytest.raises(RunFailure, match=r"can't be read .No such file"):
         LocalLocation(tmp_path / "nothing").read()
 
@@ -53,7 +38,7 @@ def _hold(folder: Path, ready: "multiprocessing.synchronize.Event") -> None:
         signal.pause()
 
 
-def test_two_processes_never_hold_one_folder_and_a_killed_one_lets_go(tmp_path: Path) -> None:
+def test_one_process_at_a_time_locks_a_folder_and_a_killed_process_releases_it(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     ready = context.Event()
     holder = context.Process(target=_hold, args=(tmp_path, ready))
@@ -73,7 +58,7 @@ def test_two_processes_never_hold_one_folder_and_a_killed_one_lets_go(tmp_path: 
         pass
 
 
-def test_a_sweep_removes_what_killed_writers_left_and_nothing_else(tmp_path: Path) -> None:
+def test_a_sweep_deletes_only_files_of_killed_writers(tmp_path: Path) -> None:
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / ".x.parquet.0123.partial").write_bytes(b"half")
     (tmp_path / "deep" / "x.parquet").write_bytes(b"whole")
@@ -81,7 +66,7 @@ def test_a_sweep_removes_what_killed_writers_left_and_nothing_else(tmp_path: Pat
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["x.parquet"]
 
 
-def test_a_sweep_leaves_a_folder_below_to_whoever_holds_it(tmp_path: Path) -> None:
+def test_a_sweep_skips_locked_folders_below(tmp_path: Path) -> None:
     folder = LocalLocation(tmp_path)
     for place in ("data", "tokens/one"):
         (tmp_path / place).mkdir(parents=True)
@@ -91,7 +76,7 @@ def test_a_sweep_leaves_a_folder_below_to_whoever_holds_it(tmp_path: Path) -> No
     assert [path.parent.name for path in tmp_path.rglob("*.partial")] == ["one"]
 
 
-def test_a_file_that_is_written_again_as_it_was_stays_as_it_is(tmp_path: Path) -> None:
+def test_writing_the_same_bytes_does_not_replace_the_file(tmp_path: Path) -> None:
     place = LocalLocation(tmp_path) / "x"
     place.write(b"same")
     before = place.path.stat()
@@ -102,7 +87,7 @@ def test_a_file_that_is_written_again_as_it_was_stays_as_it_is(tmp_path: Path) -
     assert place.path.stat().st_ino != before.st_ino
 
 
-def test_two_folders_change_places(tmp_path: Path) -> None:
+def test_two_folders_are_swapped(tmp_path: Path) -> None:
     for name in ("one", "two"):
         (LocalLocation(tmp_path) / name / name).write(b"")
     (LocalLocation(tmp_path) / "one").exchange(LocalLocation(tmp_path) / "two")

@@ -23,12 +23,11 @@ from storage.datasets.manifest import (
     listed,
     lists,
     load,
-    load_encoded,
-    needless_lists,
+    unused_lists,
 )
 from storage.errors import RunFailure, UserError
 from storage.places.disk import LocalLocation
-from storage.places.opening import open_place
+from storage.places.opening import open_location
 from storage.places.place import Location
 from storage.sql.query import open_catalog, select
 from storage.workspace import Workspace
@@ -40,7 +39,7 @@ class KilledError(BaseException):
 
 
 def commit_first(corpus: Dataset, shards: int) -> Dataset:
-    """Commit the same corpus with the first of its shards alone."""
+    """Commits the corpus with only its first `shards` shards."""
     manifest = corpus.manifest
     return commit(
         corpus.location,
@@ -52,14 +51,14 @@ def commit_first(corpus: Dataset, shards: int) -> Dataset:
     )
 
 
-def test_a_committed_corpus_is_read_back_as_it_was(small: Built) -> None:
+def test_a_committed_corpus_is_read_back_unchanged(small: Built) -> None:
     again = load(small.corpus.location, "corpus")
     assert again.manifest == small.corpus.manifest
     assert again.shards == small.corpus.shards
     assert again.manifest.rows == sum(shard.rows for shard in again.shards) == 10_000
 
 
-def test_nothing_is_there_before_the_manifest(own_small: Built) -> None:
+def test_a_corpus_without_a_manifest_does_not_exist(own_small: Built) -> None:
     (own_small.corpus.location / "manifest.json").remove()
     with pytest.raises(UserError, match="corpus 'small' does not exist"):
         load(own_small.corpus.location, "corpus 'small'")
@@ -109,13 +108,13 @@ def test_a_repaired_dataset_of_version_2_keeps_its_identity(own_small: Built) ->
 
 
 def test_a_list_of_shards_is_compressed(small: Built) -> None:
-    columns = pq.ParquetFile(small.corpus.list_place.path).metadata.row_group(0)
+    columns = pq.ParquetFile(small.corpus.list_location.path).metadata.row_group(0)
     assert {columns.column(number).compression for number in range(columns.num_columns)} == {"ZSTD"}
 
 
-def test_a_changed_list_of_shards_is_noticed(own_small: Built) -> None:
+def test_a_changed_list_of_shards_is_an_error(own_small: Built) -> None:
     for dataset, remedy in ((own_small.corpus, "corpus verify small --repair"), (own_small.tokens, "encode' again")):
-        place = dataset.list_place
+        place = dataset.list_location
         data = bytearray(place.read())
         data[len(data) // 2] ^= 1
         place.write(bytes(data))
@@ -127,11 +126,15 @@ def test_a_changed_list_of_shards_is_noticed(own_small: Built) -> None:
 
 
 @pytest.mark.parametrize("moment", ["before the list", "before the manifest", "before the old list goes"])
-def test_a_commit_that_is_killed_leaves_the_old_dataset_or_the_new_one_whole(
+def test_a_killed_commit_leaves_the_old_or_the_new_dataset_complete(
     own_small: Built, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     corpus, folder = own_small.corpus, own_small.corpus.location
-    victim = {"before the list": "write", "before the manifest": "write_over", "before the old list goes": "remove"}
+    victim = {
+        "before the list": "write",
+        "before the manifest": "write_if_unchanged",
+        "before the old list goes": "remove",
+    }
 
     def killed(self: Location, *what: Any) -> None:
         raise KilledError
@@ -143,7 +146,7 @@ def test_a_commit_that_is_killed_leaves_the_old_dataset_or_the_new_one_whole(
     found = load(folder, "corpus")
     assert found.shards == (corpus.shards[:3] if moment == "before the old list goes" else corpus.shards)
     assert len(lists(folder)) == (1 if moment == "before the list" else 2)
-    # What is made after that is whole again, and nothing of the killed one lies there.
+    # The next commit is complete and removes the files of the killed one.
     assert commit_first(corpus, len(corpus.shards)).manifest == corpus.manifest
     assert load(folder, "corpus").shards == corpus.shards
     assert lists(folder) == {corpus.manifest.list_name}
@@ -152,21 +155,21 @@ def test_a_commit_that_is_killed_leaves_the_old_dataset_or_the_new_one_whole(
 def test_a_first_commit_that_is_killed_before_its_manifest_is_finished_by_the_same_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: Built
 ) -> None:
-    folder, write_over = LocalLocation(tmp_path / "small"), LocalLocation.write_over
+    folder, write_if_unchanged = LocalLocation(tmp_path / "small"), LocalLocation.write_if_unchanged
 
     def killed(self: LocalLocation, *what: Any) -> None:
         raise KilledError
 
-    monkeypatch.setattr(LocalLocation, "write_over", killed)
+    monkeypatch.setattr(LocalLocation, "write_if_unchanged", killed)
     with pytest.raises(KilledError):
         build_corpus(SMALL, folder, in_flight=0)
     with pytest.raises(UserError, match="does not exist"):
         load(folder, "corpus 'small'")
-    monkeypatch.setattr(LocalLocation, "write_over", write_over)
+    monkeypatch.setattr(LocalLocation, "write_if_unchanged", write_if_unchanged)
     assert build_corpus(SMALL, folder, in_flight=0)[0].manifest == small.corpus.manifest
 
 
-def test_a_reader_that_a_commit_overtakes_reads_what_was_committed(
+def test_a_reader_overtaken_by_a_commit_reads_the_new_dataset(
     own_small: Built, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     corpus, read = own_small.corpus, LocalLocation.read
@@ -184,7 +187,7 @@ def test_a_reader_that_a_commit_overtakes_reads_what_was_committed(
     assert load(corpus.location, "corpus").shards == corpus.shards[:3]
 
 
-def test_the_identity_is_the_specification_and_what_the_shards_hold(own_small: Built) -> None:
+def test_the_identity_covers_the_spec_and_the_contents_of_the_shards(own_small: Built) -> None:
     corpus, manifest = own_small.corpus, own_small.corpus.manifest
 
     def identity(**values: Any) -> str:
@@ -194,7 +197,7 @@ def test_the_identity_is_the_specification_and_what_the_shards_hold(own_small: B
             corpus.location, kind="corpus", name="x", generator_version=1, spec=manifest.spec, shards=shards
         ).manifest.identity
 
-    # Whatever another writer makes of the same rows, and whatever it is called.
+    # The bytes of another writer and the name do not change the identity.
     assert identity(bytes=1, sha256="0" * 64) == manifest.identity
     others = [identity(path="other"), identity(rows=1), identity(content="0" * 32)]
     spec = {**manifest.spec, "seed": 1}
@@ -203,14 +206,14 @@ def test_the_identity_is_the_specification_and_what_the_shards_hold(own_small: B
 
 
 @pytest.mark.parametrize("change", [{"rows": -1}, {"bytes": -1}, {"rows": 10**12}, {"split_rows": {"train": 5.5}}])
-def test_numbers_that_no_corpus_has_are_damage(own_small: Built, change: dict[str, object]) -> None:
+def test_impossible_numbers_in_a_manifest_are_damage(own_small: Built, change: dict[str, object]) -> None:
     place = own_small.corpus.location / "manifest.json"
     place.write(json.dumps({**json.loads(place.read()), **change}).encode())
     with pytest.raises(RunFailure, match="is damaged"):
         load(own_small.corpus.location, "corpus")
 
 
-def test_a_damaged_manifest_is_one_clear_line(own_small: Built) -> None:
+def test_a_damaged_manifest_is_a_one_line_error(own_small: Built) -> None:
     (own_small.corpus.location / "manifest.json").write(b"{}")
     with pytest.raises(RunFailure, match="is damaged"):
         load(own_small.corpus.location, "corpus")
@@ -250,15 +253,15 @@ def test_a_damaged_manifest_is_one_clear_line(own_small: Built) -> None:
         ),
     ],
 )
-def test_a_manifest_of_another_version_says_what_helps(folder: str, head: dict[str, Any], line: str) -> None:
+def test_the_error_for_another_schema_version_names_the_remedy(folder: str, head: dict[str, Any], line: str) -> None:
     with pytest.raises(UserError) as failure:
-        check_version(json.dumps(head).encode(), open_place(folder), "it")
+        check_version(json.dumps(head).encode(), open_location(folder), "it")
     assert str(failure.value) == line
 
 
 @pytest.mark.parametrize("version", [2, SCHEMA_VERSION, 0, -1, "1", None, 1.5])
-def test_a_manifest_of_this_version_or_of_none_is_for_others_to_judge(version: object) -> None:
-    check_version(json.dumps({"schema_version": version}).encode(), open_place("/w"), "it")
+def test_readable_and_invalid_schema_versions_pass_the_version_check(version: object) -> None:
+    check_version(json.dumps({"schema_version": version}).encode(), open_location("/w"), "it")
 
 
 def test_the_text_of_each_version_has_its_own_fields(small: Built) -> None:
@@ -279,10 +282,10 @@ def test_the_text_of_each_version_has_its_own_fields(small: Built) -> None:
 @pytest.mark.parametrize("data", [b"", b"{", b"[1]", b"1", b"\xff", b"[" * 100_000])
 def test_a_head_that_cannot_be_read_is_empty(data: bytes) -> None:
     assert head_of(data) == {}
-    check_version(data, open_place("/w"), "it")
+    check_version(data, open_location("/w"), "it")
 
 
-def test_a_specification_is_known_where_its_hash_proves_it() -> None:
+def test_a_spec_is_known_only_if_its_hash_matches() -> None:
     spec = {"a": 1}
     assert head_of(json.dumps({"spec": spec}).encode()) == {"spec": spec}
     assert known_spec({"spec": spec, "spec_hash": hash_of(spec)}) == spec
@@ -296,19 +299,19 @@ def test_a_specification_is_known_where_its_hash_proves_it() -> None:
         assert known_spec(head) is None
 
 
-def test_lists_that_no_manifest_names_are_needless(own_small: Built) -> None:
+def test_lists_that_no_manifest_names_are_unused(own_small: Built) -> None:
     folder, own = own_small.corpus.location, own_small.corpus.manifest.list_name
-    assert needless_lists(folder) == set()
+    assert unused_lists(folder) == set()
     for name in ("shards-0123456789abcdef.parquet", "shards.parquet", "shards-1.parquet", "other.parquet"):
         (folder / name).write(b"x")
-    assert needless_lists(folder) == {"shards-0123456789abcdef.parquet", "shards.parquet"}
-    assert lists(folder) == needless_lists(folder) | {own}
+    assert unused_lists(folder) == {"shards-0123456789abcdef.parquet", "shards.parquet"}
+    assert lists(folder) == unused_lists(folder) | {own}
     (folder / "manifest.json").write(b"{}")
-    assert needless_lists(folder) == set()
+    assert unused_lists(folder) == set()
 
 
 def test_a_list_of_shards_is_read_from_its_bytes_alone(small: Built) -> None:
-    _, encoded = load_encoded(small.corpus.location, "it")
+    encoded = small.corpus.list_location.read()
     assert decoded(encoded) == small.corpus.shards
     table = listed(encoded)
     for damaged in (b"", encoded[:-9], encoded[9:], written(table.drop(["rows"])), written(pa.table({"a": [1]}))):
@@ -318,7 +321,7 @@ def test_a_list_of_shards_is_read_from_its_bytes_alone(small: Built) -> None:
     outside = table.set_column(0, table.schema.field(0), pa.array([*paths[:-1], "../x"]))
     with pytest.raises(RunFailure, match=r"^lists '\.\./x', which is not a path below its folder$"):
         decoded(written(outside))
-    # Bytes that are no text, as only a full validation finds them.
+    # Invalid UTF-8, which only a full validation finds.
     text = pa.StringArray.from_buffers(
         len(paths), pa.array(range(len(paths) + 1), pa.int32()).buffers()[1], pa.py_buffer(b"\xff" * len(paths))
     )
@@ -332,7 +335,7 @@ def written(table: pa.Table) -> bytes:
     return sink.getvalue()
 
 
-def test_a_damaged_shard_is_named_with_what_makes_it_again(own_small: Built) -> None:
+def test_the_error_for_a_damaged_shard_names_the_remedy(own_small: Built) -> None:
     for dataset, remedy in (
         (own_small.corpus, "run 'numerate corpus verify small --repair'"),
         (own_small.tokens, "delete it and run the same 'numerate encode' command again"),
@@ -340,7 +343,7 @@ def test_a_damaged_shard_is_named_with_what_makes_it_again(own_small: Built) -> 
         shard = dataset.shards[0]
         place = dataset.location / shard.path
         assert dataset.verified(shard) == place
-        assert dataset.whole()
+        assert dataset.is_complete()
         assert dataset.paths(shard.split)[0] == str(place)
         data = bytearray(place.read())
         data[len(data) // 2] ^= 1
@@ -349,10 +352,10 @@ def test_a_damaged_shard_is_named_with_what_makes_it_again(own_small: Built) -> 
             dataset.verified(shard)
         assert str(failure.value) == f"shard {place} is damaged: {remedy}"
         place.path.write_bytes(data[:-1])
-        assert not dataset.whole()
+        assert not dataset.is_complete()
 
 
-def test_a_manifest_whose_specification_was_changed_is_damaged(own_small: Built) -> None:
+def test_a_manifest_with_a_changed_spec_is_damaged(own_small: Built) -> None:
     place = own_small.corpus.location / "manifest.json"
     head = json.loads(place.read())
     place.write(json.dumps({**head, "spec": {**head["spec"], "seed": 5}}).encode())

@@ -7,7 +7,7 @@ import pytest
 import storage.places.lease
 from pipelines.generation.build import build_corpus
 from storage.errors import UserError
-from storage.places.opening import open_place
+from storage.places.opening import open_location
 from storage.sql.catalog import refresh_catalog
 from storage.sql.query import open_catalog, select, stream
 from storage.workspace import Workspace
@@ -17,14 +17,14 @@ from tests.object_store import FaultyProxy, ObjectServer, environment, objects_b
 
 @pytest.fixture(scope="module")
 def asked(object_store: ObjectServer, small: Built, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workspace]:
-    """A workspace with a corpus, and secrets beside it."""
+    """A workspace with a corpus, next to files that SQL must not read."""
     with pytest.MonkeyPatch.context() as patch:
         for variable, value in environment(object_store.url, tmp_path_factory.mktemp("cache")).items():
             patch.setenv(variable, value)
         for name in ("asked", "other"):
             object_store.make_bucket(name)
         for secret in ("s3://asked/w2/secret.csv", "s3://asked/secret.csv", "s3://other/w/secret.csv"):
-            open_place(secret).write(b"a,b\n1,2\n")
+            open_location(secret).write(b"a,b\n1,2\n")
         workspace = Workspace(upload(small.workspace.root, "s3://asked/w"))
         (workspace.root / "own.csv").write(b"a,b\n1,2\n")
         yield workspace
@@ -73,8 +73,8 @@ def test_sql_reads_nothing_outside_of_an_object_store_s_workspace_and_writes_not
     assert not Path("/tmp/numerate-x.csv").exists()
 
 
-def test_the_file_system_itself_neither_leads_out_nor_writes(asked: Workspace) -> None:
-    """DuckDB's own bounds aside."""
+def test_the_file_system_reads_only_its_folder_and_writes_nothing(asked: Workspace) -> None:
+    """Without DuckDB's own restrictions."""
     with duckdb.connect() as connection:
         storage.sql.database.let_read(connection, asked.root)
         assert connection.sql("FROM 's3://asked/w/own.csv'").fetchall() == [(1, 2)]

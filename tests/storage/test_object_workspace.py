@@ -17,7 +17,7 @@ from pipelines.tokens.vocabulary import train_tokenizer
 from storage.datasets.corpus import Corpus
 from storage.errors import RunFailure
 from storage.places.disk import LocalLocation
-from storage.places.opening import open_place
+from storage.places.opening import open_location
 from storage.sql.catalog import refresh_catalog
 from storage.sql.query import open_catalog, select
 from storage.workspace import Workspace
@@ -26,7 +26,7 @@ from tests.model.workers import Countdown
 from tests.object_store import FaultyProxy, Request, objects_below, upload
 
 
-def test_a_corpus_comes_out_as_on_a_disk_and_is_read_verified_and_mended(bucket: str, small: Built) -> None:
+def test_a_corpus_in_an_object_store_equals_one_on_a_disk_and_can_be_repaired(bucket: str, small: Built) -> None:
     workspace = Workspace.create(f"{bucket}/a/workspace")
     folder = workspace.corpus("small")
     corpus, made = build_corpus(SMALL, folder, in_flight=0)
@@ -41,7 +41,7 @@ def test_a_corpus_comes_out_as_on_a_disk_and_is_read_verified_and_mended(bucket:
     assert tokens.manifest == small.tokens.manifest
     for where in ("", "sum % 2 = 0"):
         spec = TINY_TRAINING
-        # A rank's lanes are read as all others are.
+        # One rank's lanes stand for all.
         theirs, mine = (
             Batches.of(each, "train", spec.batch_size, 0, where).reader.batches(3, rank=5, ranks=8)
             for each in (small.tokens, tokens)
@@ -67,9 +67,7 @@ def test_a_corpus_comes_out_as_on_a_disk_and_is_read_verified_and_mended(bucket:
 
 
 @pytest.mark.slow
-def test_a_training_that_was_stopped_goes_on_and_ends_with_the_same_bits_as_on_a_disk(
-    bucket: str, small: Built, tmp_path: Path
-) -> None:
+def test_a_resumed_training_ends_with_the_same_weights_as_on_a_disk(bucket: str, small: Built, tmp_path: Path) -> None:
     workspace = Workspace(upload(small.workspace.root, bucket))
     far = replace(prepare(workspace, "run", "small", "small-digit", TINY_TRAINING)[0], threads=1)
     near = replace(far, run=LocalLocation(tmp_path / "run"), tokens=small.tokens.location)
@@ -87,7 +85,7 @@ def test_a_training_that_was_stopped_goes_on_and_ends_with_the_same_bits_as_on_a
         assert select(connection, "SELECT count(*), max(step) FROM metrics").fetchall() == [(12, 12)]
 
 
-def test_a_share_of_errors_and_slow_answers_changes_nothing(bucket: str, proxy: FaultyProxy, small: Built) -> None:
+def test_failed_and_slow_requests_do_not_change_results(bucket: str, proxy: FaultyProxy, small: Built) -> None:
     proxy.slow_seconds = 0.05
     proxy.fault = lambda request: {0: "503", 3: "500", 5: "slow", 7: "cut"}.get(request.number % 10, "")
     workspace = Workspace.create(bucket)
@@ -99,15 +97,13 @@ def test_a_share_of_errors_and_slow_answers_changes_nothing(bucket: str, proxy: 
     assert all(proxy.faults.get(fault, 0) > 3 for fault in ("500", "503", "slow", "cut")), proxy.faults
 
 
-def test_a_connection_lost_in_mid_upload_is_taken_up_and_nothing_shows_before_the_end(
-    bucket: str, proxy: FaultyProxy
-) -> None:
-    place, data = open_place(bucket) / "large", os.urandom(20_000_000)
+def test_an_interrupted_upload_is_continued_and_invisible_until_it_is_complete(bucket: str, proxy: FaultyProxy) -> None:
+    place, data = open_location(bucket) / "large", os.urandom(20_000_000)
     shown = list[bool]()
 
     def fault(request: Request) -> str:
         if request.method == "PUT" and request.sent > 1_000_000:
-            # Asked of the server itself while the upload goes on.
+            # The server is queried directly during the upload.
             shown.append(proxy.server_holds(f"/{bucket[5:]}/large"))
             return "cut" if len(shown) in (1, 3) else ""
         return ""
@@ -120,7 +116,7 @@ def test_a_connection_lost_in_mid_upload_is_taken_up_and_nothing_shows_before_th
     assert place.read() == data
 
 
-def test_a_store_that_goes_away_in_mid_work_commits_nothing_and_the_next_run_goes_on(
+def test_a_store_that_stops_responding_commits_nothing_and_the_next_run_continues(
     bucket: str, proxy: FaultyProxy, small: Built, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("storage.places.stores._PATIENCE_SECONDS", 1)

@@ -12,7 +12,7 @@ from storage.errors import RunFailure, UserError
 from storage.places.bucket import ObjectLocation
 from storage.places.disk import LocalLocation
 from storage.places.files import arrow_files
-from storage.places.opening import open_place
+from storage.places.opening import open_location
 from storage.places.place import Location
 from storage.places.stores import built
 from storage.workspace import Workspace
@@ -24,10 +24,10 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Location:
     """An empty folder of each kind."""
     if request.param == "disk":
         return LocalLocation(tmp_path / "folder")
-    return open_place(request.getfixturevalue("bucket")) / "folder"
+    return open_location(request.getfixturevalue("bucket")) / "folder"
 
 
-def test_both_kinds_of_places_keep_the_same_promises(folder: Location, tmp_path: Path) -> None:
+def test_both_kinds_of_locations_behave_alike(folder: Location, tmp_path: Path) -> None:
     place = folder / "deep" / "er" / "x.bin"
     assert (place.exists(), place.size(), place.version(), folder.exists(), folder.children()) == (
         False,
@@ -79,11 +79,11 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(folder: Location)
 
 @pytest.fixture
 def strict(monkeypatch: pytest.MonkeyPatch) -> ObjectLocation:
-    """A folder of a store that, as Google's and Azure's, refuses to delete what isn't there; S3 hides that."""
+    """A folder of a store that refuses to delete missing objects, like Google's and Azure's; S3 ignores them."""
     store, delete = MemoryStore(), obstore.delete
 
     def refuse_missing(store: MemoryStore, paths: Sequence[str]) -> None:
-        """Delete objects in turn, up to one that is missing."""
+        """Deletes objects in order, up to the first missing one."""
         for path in paths:
             obstore.head(store, path)
             delete(store, path)
@@ -98,7 +98,7 @@ def test_folders_and_files_are_removed_from_a_store_that_refuses_to_delete_what_
 ) -> None:
     for name in ("deep/x", "deep/er/y", "deeper/z"):
         (strict / name).write(b"x")
-    # A folder that bears an object too, as other programs make them.
+    # An object with the name of a folder, as other programs write it.
     (strict / "deep").write(b"")
     (strict / "deep").remove()
     assert strict.files("") == ["deeper/z"]
@@ -108,7 +108,7 @@ def test_folders_and_files_are_removed_from_a_store_that_refuses_to_delete_what_
     assert not strict.exists()
 
 
-def test_what_another_process_removes_at_the_same_time_is_no_failure(
+def test_an_object_that_another_process_deletes_is_no_failure(
     strict: ObjectLocation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("a", "b", "c"):
@@ -117,7 +117,7 @@ def test_what_another_process_removes_at_the_same_time_is_no_failure(
     first = list[bool]()
 
     def raced(store: MemoryStore, paths: Sequence[str]) -> None:
-        """Another process deletes one just before."""
+        """Another process deletes one object just before."""
         if not first:
             first.append(True)
             delete(store, ["folder/b"])
@@ -135,7 +135,7 @@ def test_no_part_of_a_path_leads_out_of_its_folder(folder: Location, part: str) 
 
 
 def test_a_large_file_is_uploaded_in_parts_and_read_as_it_was(bucket: str) -> None:
-    data, place = os.urandom(20_000_003), open_place(f"{bucket}/large")
+    data, place = os.urandom(20_000_003), open_location(f"{bucket}/large")
     with place.staged() as path:
         path.write_bytes(data)
     assert place.read() == data
@@ -144,8 +144,8 @@ def test_a_large_file_is_uploaded_in_parts_and_read_as_it_was(bucket: str) -> No
         assert file.read(11) == data[19_000_000:19_000_011]
 
 
-def test_what_is_written_again_as_it_was_is_not_uploaded_again(bucket: str, proxy: FaultyProxy) -> None:
-    place = open_place(f"{bucket}/x")
+def test_the_same_bytes_are_not_uploaded_again(bucket: str, proxy: FaultyProxy) -> None:
+    place = open_location(f"{bucket}/x")
     place.write(b"same")
     with place.staged() as path:
         path.write_bytes(b"same")
@@ -154,8 +154,8 @@ def test_what_is_written_again_as_it_was_is_not_uploaded_again(bucket: str, prox
     assert (proxy.count("PUT"), place.read()) == (2, b"Same")
 
 
-def test_a_sweep_removes_what_a_killed_writer_left_on_the_disk_and_no_living_one_s(bucket: str, tmp_path: Path) -> None:
-    place = open_place(bucket) / "x"
+def test_a_sweep_deletes_only_staged_files_of_killed_writers(bucket: str, tmp_path: Path) -> None:
+    place = open_location(bucket) / "x"
     staged = tmp_path / "cache" / "numerate" / "staged"
     staged.mkdir(parents=True)
     (staged / "killed.partial").write_bytes(b"half")
@@ -171,7 +171,7 @@ def test_a_sweep_removes_what_a_killed_writer_left_on_the_disk_and_no_living_one
 )
 def test_each_scheme_has_its_store(uri: str, kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "account")
-    place = open_place(uri)
+    place = open_location(uri)
     assert isinstance(place, ObjectLocation)
     assert (place.scheme, place.bucket, place.key, str(place / "x")) == (uri[:2], "one", "two", f"{uri}/x")
     assert isinstance(built(place.scheme, place.bucket), kind)
@@ -201,7 +201,7 @@ def test_a_uri_with_credentials_is_refused_without_repeating_them(uri: str) -> N
 )
 def test_a_uri_that_names_no_plain_prefix_is_refused(uri: str) -> None:
     with pytest.raises(UserError, match="is not usable"):
-        open_place(uri)
+        open_location(uri)
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_a_uri_that_names_no_plain_prefix_is_refused(uri: str) -> None:
         ({}, "503", ["keeps failing (SlowDown)", "run the same command again"]),
     ],
 )
-def test_a_store_that_can_not_be_used_is_one_line_with_the_remedy_and_soon(
+def test_an_unusable_store_fails_soon_with_a_one_line_remedy(
     bucket: str,
     proxy: FaultyProxy,
     monkeypatch: pytest.MonkeyPatch,
@@ -234,7 +234,7 @@ def test_a_store_that_can_not_be_used_is_one_line_with_the_remedy_and_soon(
     uri = "s3://nowhere/x" if fault == "missing bucket" else f"{bucket}/x"
     with pytest.raises((UserError, RunFailure)) as failure:
         Workspace.create(uri)
-    # Soon is a few tries, whatever the seconds that the store takes for each.
+    # Soon means few requests, independent of the duration of each.
     assert len(proxy.requests) <= 10
     text = str(failure.value)
     assert text.startswith("s3://")
@@ -242,12 +242,12 @@ def test_a_store_that_can_not_be_used_is_one_line_with_the_remedy_and_soon(
     assert SECRET not in text
     assert KEY not in text
     assert all(word in text for word in words), text
-    # Nor in what a traceback would show.
+    # A traceback contains no key either.
     assert failure.value.__cause__ is None
     assert failure.value.__suppress_context__
 
 
-def test_a_profile_of_the_aws_command_line_is_taken_where_the_environment_names_no_key(
+def test_an_aws_profile_is_used_if_the_environment_has_no_key(
     bucket: str, proxy: FaultyProxy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / ".aws").mkdir()
@@ -263,8 +263,8 @@ def test_a_profile_of_the_aws_command_line_is_taken_where_the_environment_names_
     assert {request.key for request in proxy.requests} == {"OTHERKEY"}
 
 
-def test_nothing_that_travels_holds_credentials(bucket: str) -> None:
-    place = open_place(f"{bucket}/x")
+def test_pickled_objects_contain_no_credentials(bucket: str) -> None:
+    place = open_location(f"{bucket}/x")
     place.write(b"x")
     assert SECRET.encode() not in pickle.dumps([place, arrow_files(place)[0], Workspace(place)])
     assert SECRET not in repr(place) + str(place)

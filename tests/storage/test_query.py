@@ -14,13 +14,13 @@ from tests.builders import Built
 
 @pytest.fixture(scope="module")
 def connection(small: Built) -> Iterator[duckdb.DuckDBPyConnection]:
-    """One for all queries of the small workspace: it may only read, and takes longer to open than most of them do."""
+    """A read-only connection for all queries: opening it takes longer than most queries."""
     with open_catalog(small.workspace) as opened:
         yield opened
 
 
 def files_of(built: Built) -> dict[Path, int]:
-    """Every file of the workspace but the catalog, which is made anew, with its size."""
+    """Sizes of all files of the workspace, except the catalog, which is rewritten."""
     root = built.workspace.root.path
     kept = (path for path in root.rglob("*") if path.is_file() and path.name not in ("catalog.duckdb", ".lock"))
     return {path: path.stat().st_size for path in kept}
@@ -32,7 +32,7 @@ def run(connection: duckdb.DuckDBPyConnection, query: str) -> None:
 
 
 def refused(connection: duckdb.DuckDBPyConnection, built: Built, query: str) -> str:
-    """The one line with which a query is refused; nothing was written."""
+    """The one-line error of a refused query; checks that nothing was written."""
     before = files_of(built)
     with pytest.raises((UserError, RunFailure)) as failure:
         run(connection, query.replace("{workspace}", str(built.workspace.root)))
@@ -132,7 +132,7 @@ def test_a_refusal_says_what_is_wrong(
 def test_only_as_many_rows_as_are_shown_are_computed(connection: duckdb.DuckDBPyConnection) -> None:
     assert fetched(connection, select(connection, "FROM range(3)"), 2) == [(0,), (1,)]
     assert fetched(connection, select(connection, "FROM range(3)"), 5) == [(0,), (1,), (2,)]
-    # The error is in a row that comes later.
+    # The error is in a later row.
     late = "SELECT CASE WHEN range < 900000 THEN range ELSE error('boom') END FROM range(1000000)"
     assert fetched(connection, select(connection, late), 1) == [(0,)]
     with pytest.raises(UserError, match=r"^SQL: Invalid Input Error: boom$"):
@@ -284,11 +284,11 @@ def test_a_failing_select_is_one_helpful_line(
         ("SELECT '; -- ' /* ; */;;", [("; -- ",)]),
     ],
 )
-def test_whatever_only_reads_is_answered(connection: duckdb.DuckDBPyConnection, query: str, rows: list[object]) -> None:
+def test_read_only_queries_are_allowed(connection: duckdb.DuckDBPyConnection, query: str, rows: list[object]) -> None:
     assert select(connection, query).limit(10).fetchall() == rows
 
 
-def test_describe_show_and_summarize_are_answered(connection: duckdb.DuckDBPyConnection) -> None:
+def test_describe_show_and_summarize_are_allowed(connection: duckdb.DuckDBPyConnection) -> None:
     assert ("corpus_small",) in select(connection, "SHOW TABLES").fetchall()
     assert len(select(connection, "DESCRIBE corpus_small").fetchall()) == 16
     assert len(select(connection, "SUMMARIZE corpus_small").fetchall()) == 16
@@ -322,7 +322,7 @@ def test_a_query_larger_than_memory_spills_into_the_workspace_and_leaves_nothing
     assert spill.children() == []
 
 
-def test_what_a_killed_query_spilled_goes_with_the_next_one(own_small: Built) -> None:
+def test_the_next_query_deletes_the_spill_folder_of_a_killed_one(own_small: Built) -> None:
     spill = own_small.workspace.root / ".spill"
     killed = (
         "import os, sys\n"
@@ -345,7 +345,7 @@ def test_what_a_killed_query_spilled_goes_with_the_next_one(own_small: Built) ->
     assert spill.children() == [held]
 
 
-def test_a_query_removes_nothing_that_no_query_made(own_small: Built, tmp_path: Path) -> None:
+def test_a_query_deletes_only_spill_folders(own_small: Built, tmp_path: Path) -> None:
     outside, spill = tmp_path / "outside", own_small.workspace.root.path / ".spill"
     for folder in (outside, spill):
         for name in ("photos", "1" * 32):

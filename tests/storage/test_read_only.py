@@ -1,4 +1,4 @@
-"""A workspace that may only be read, on a real read-only mount, is asked, looked at and verified all the same."""
+"""A workspace on a read-only mount can be queried, listed and verified."""
 
 import os
 import subprocess
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def read_only(small: Built, tmp_path: Path) -> Iterator[Path]:
-    """The small workspace, mounted so that nobody can write it."""
+    """The small workspace on a read-only mount."""
     place = tmp_path / "read-only"
     place.mkdir()
     source = str(small.workspace.root)
@@ -35,7 +35,7 @@ def read_only(small: Built, tmp_path: Path) -> Iterator[Path]:
         pytest.param(("corpus", "verify", "small"), id="verify", marks=pytest.mark.slow),
     ],
 )
-def test_what_only_reads_works(read_only: Path, prefect_api: str, tmp_path: Path, words: tuple[str, ...]) -> None:
+def test_read_only_commands_work(read_only: Path, prefect_api: str, tmp_path: Path, words: tuple[str, ...]) -> None:
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "XDG_CACHE_HOME": str(tmp_path / "cache")}
     done = subprocess.run(
         [sys.executable, "-m", "flows", *words, "--workspace", str(read_only)],
@@ -47,7 +47,7 @@ def test_what_only_reads_works(read_only: Path, prefect_api: str, tmp_path: Path
     assert done.returncode == 0, done.stderr
 
 
-def test_what_writes_is_refused_in_one_line(read_only: Path) -> None:
+def test_commands_that_write_are_refused_in_one_line(read_only: Path) -> None:
     words = ("corpus", "generate", "quick", "--workspace", str(read_only))
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.training.batches import Batches
-from storage.datasets.columns import fixed_width_values
+from storage.datasets.arrow_buffers import fixed_width_values
 from storage.errors import RunFailure
 from storage.order import Permutation, derive_key
 from storage.reading.lanes import LANES, LanePlan
@@ -21,7 +21,7 @@ def reader_of(built: Built, batch: int = 128, seed: int = 4) -> ElasticReader:
 
 
 def batches(reader: ElasticReader, first: int, count: int, ranks: int) -> list[np.ndarray]:
-    """Whole batches, put together from what the ranks read."""
+    """Complete batches, concatenated from the rows of all ranks."""
     parts = [list(islice(reader.batches(first, rank=rank, ranks=ranks), count)) for rank in range(ranks)]
     return [np.concatenate(part) for part in zip(*parts, strict=True)]
 
@@ -41,7 +41,7 @@ def test_the_rows_of_every_batch_are_the_same_for_any_number_of_ranks(
     assert all(np.array_equal(one, other) for one, other in zip(undisturbed[:4], read, strict=True))
 
 
-def test_a_resume_at_any_step_reads_what_the_undisturbed_run_reads(undisturbed: list[np.ndarray], small: Built) -> None:
+def test_a_resume_at_any_step_reads_rows_of_an_uninterrupted_run(undisturbed: list[np.ndarray], small: Built) -> None:
     reader, steps = reader_of(small), len(undisturbed)
     for first in (1, 13, reader.plan.steps_per_epoch - 1, reader.plan.steps_per_epoch, steps - 1):
         resumed = batches(reader, first, steps - first, 2)
@@ -50,7 +50,7 @@ def test_a_resume_at_any_step_reads_what_the_undisturbed_run_reads(undisturbed: 
 
 @pytest.fixture(scope="module")
 def readers(longer: Built) -> BucketReader:
-    """Of rows of two widths."""
+    """Reads rows of two widths."""
     return Batches.of(longer.tokens, "train", 128, 4).reader
 
 
@@ -62,13 +62,13 @@ def alone(readers: BucketReader) -> list[tuple[int, np.ndarray]]:
 
 @settings(max_examples=3, deadline=None)
 @given(data=st.data())
-def test_kills_at_any_step_and_any_ranks_behind_them_read_exactly_the_rows_that_are_left(
+def test_resumes_after_kills_at_any_step_with_any_ranks_read_exactly_the_remaining_rows(
     readers: BucketReader, alone: list[tuple[int, np.ndarray]], data: st.DataObject
 ) -> None:
     steps, step, read = len(alone), 0, list[np.ndarray]()
     while step < steps:
         ranks = data.draw(st.integers(1, 4))
-        # Steps that count, and those behind the last checkpoint that were read in vain.
+        # Steps up to the last checkpoint, and later steps that are lost.
         kept, lost = data.draw(st.integers((steps - step + 1) // 2, steps - step)), data.draw(st.integers(0, 5))
         parts = [
             [rows for _, rows in islice(readers.batches(step, rank=rank, ranks=ranks), kept + lost)]
@@ -79,7 +79,7 @@ def test_kills_at_any_step_and_any_ranks_behind_them_read_exactly_the_rows_that_
     assert all(np.array_equal(one, other) for (_, one), other in zip(alone, read, strict=True))
 
 
-def test_an_epoch_holds_every_row_at_most_once_and_the_plan_says_which(small: Built) -> None:
+def test_an_epoch_has_every_row_at_most_once_in_the_order_of_the_plan(small: Built) -> None:
     reader = reader_of(small)
     tables = [pq.read_table(path, columns=["tokens"]).column(0).combine_chunks() for path in reader.paths]
     shards = [fixed_width_values(table).reshape(-1, reader.width) for table in tables]
@@ -99,11 +99,11 @@ def test_an_epoch_holds_every_row_at_most_once_and_the_plan_says_which(small: Bu
     assert len({row.tobytes() for batch in read for row in batch}) == len(read) * reader.plan.batch_size
 
 
-def test_batches_of_several_widths_come_alike_after_a_resume_and_on_any_number_of_ranks(
+def test_batches_of_several_widths_are_the_same_after_a_resume_and_for_any_number_of_ranks(
     readers: BucketReader, alone: list[tuple[int, np.ndarray]]
 ) -> None:
     def read(first: int, count: int, ranks: int) -> list[tuple[int, np.ndarray]]:
-        """Number of the reader, and whole batches put together from what the ranks read."""
+        """Number of the reader and complete batch of each step, concatenated from the rows of all ranks."""
         parts = [list(islice(readers.batches(first, rank=rank, ranks=ranks), count)) for rank in range(ranks)]
         assert all(len({bucket for bucket, _ in step}) == 1 for step in zip(*parts, strict=True))
         return [(step[0][0], np.concatenate([rows for _, rows in step])) for step in zip(*parts, strict=True)]
@@ -120,7 +120,7 @@ def test_batches_of_several_widths_come_alike_after_a_resume_and_on_any_number_o
         assert len(set(rows)) > 0.99 * len(rows)
 
 
-def test_a_shard_that_was_cut_after_the_start_ends_in_one_clear_line(own_small: Built) -> None:
+def test_a_shard_that_is_truncated_during_reading_is_a_one_line_error(own_small: Built) -> None:
     reader = reader_of(own_small)
     with open(reader.paths[0], "r+b") as file:
         file.truncate(100)

@@ -31,11 +31,11 @@ def content(tables: list[pa.Table]) -> str:
     return total.hexdigest()
 
 
-def test_a_shard_holds_what_was_written_and_its_record_says_so(tmp_path: Path) -> None:
+def test_a_shard_and_its_record_match_the_written_rows(tmp_path: Path) -> None:
     rows = table(1_000)
     with open_shard(LocalLocation(tmp_path), "a/x.parquet", split="train", stratum="s", layout=LAYOUT) as shard:
-        shard.writer.write(rows.slice(0, 600))
-        shard.writer.write(rows.slice(600))
+        shard.write(rows.slice(0, 600))
+        shard.write(rows.slice(600))
     path = tmp_path / "a" / "x.parquet"
     assert pq.read_table(path).equals(rows)
     record = shard.record
@@ -44,7 +44,7 @@ def test_a_shard_holds_what_was_written_and_its_record_says_so(tmp_path: Path) -
     assert record.content == content([pq.read_table(path)])
 
 
-def test_the_content_hash_forgets_how_the_rows_were_cut(tmp_path: Path) -> None:
+def test_the_content_hash_is_independent_of_how_the_rows_are_divided(tmp_path: Path) -> None:
     rows = table(1_000)
     cuts = [0, 1, 17, 500, 1_000]
     parts = [rows.slice(a, b - a) for a, b in pairwise(cuts)]
@@ -52,7 +52,7 @@ def test_the_content_hash_forgets_how_the_rows_were_cut(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("column", [0, 1, 2])
-def test_the_content_hash_sees_every_column(column: int) -> None:
+def test_the_content_hash_covers_every_column(column: int) -> None:
     rows = table(100)
     values = rows.column(column).to_pylist()
     values[50] = {0: 10**6, 1: "50+51", 2: b"abc"}[column]
@@ -60,7 +60,7 @@ def test_the_content_hash_sees_every_column(column: int) -> None:
     assert content([rows]) != content([changed])
 
 
-def test_the_content_hash_tells_where_a_text_ends() -> None:
+def test_the_content_hash_depends_on_where_a_string_ends() -> None:
     schema = pa.schema([("problem", pa.string())])
     one, other = ContentHash(schema), ContentHash(schema)
     one.update(pa.table({"problem": ["1+1", "2"]}))
@@ -68,10 +68,10 @@ def test_the_content_hash_tells_where_a_text_ends() -> None:
     assert one.hexdigest() != other.hexdigest()
 
 
-def test_a_writer_that_fails_leaves_nothing(tmp_path: Path) -> None:
+def test_a_failed_writer_leaves_no_file(tmp_path: Path) -> None:
     def write_half() -> None:
         with open_shard(LocalLocation(tmp_path), "x.parquet", split="train", stratum="s", layout=LAYOUT) as shard:
-            shard.writer.write(table(10))
+            shard.write(table(10))
             raise RuntimeError("in mid-shard")
 
     with pytest.raises(RuntimeError, match="in mid-shard"):
@@ -79,7 +79,7 @@ def test_a_writer_that_fails_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_null_is_another_content_than_zero() -> None:
+def test_null_and_zero_have_different_content_hashes() -> None:
     def hash_of(values: list[int | None]) -> str:
         digest = ContentHash(pa.schema([("id", pa.int64())]))
         digest.update(pa.table({"id": pa.array(values, pa.int64())}))
@@ -96,10 +96,10 @@ NULLS = pa.schema([("id", pa.int64()), ("carries", pa.int32()), ("problem", pa.s
     cuts=st.lists(st.integers(0, 40), max_size=8),
     calls=st.lists(st.integers(0, 40), max_size=4),
 )
-def test_the_content_hash_forgets_how_a_column_with_nulls_is_cut(
+def test_the_content_hash_is_independent_of_how_a_column_with_nulls_is_divided(
     carries: list[int | None], cuts: list[int], calls: list[int]
 ) -> None:
-    """Into chunks, `cuts`, and into tables, `calls`."""
+    """`cuts` divide the column into chunks, and `calls` into tables."""
     rows = len(carries)
     columns = [range(rows), carries, [str(row) for row in range(rows)], [row % 3 == 0 for row in range(rows)]]
     whole = pa.table([pa.array(*pair) for pair in zip(columns, NULLS.types, strict=True)], schema=NULLS)
@@ -121,7 +121,7 @@ def test_the_content_hash_forgets_how_a_column_with_nulls_is_cut(
 
 
 def test_the_former_content_hash_is_that_of_schema_version_2() -> None:
-    """As commit 7d43f43 computes it: of a column with nulls it depends on the chunks."""
+    """As commit 7d43f43 computes it: for a column with nulls it depends on the chunks."""
     draw = random.Random(0)
     carries = [draw.choice([0, 1, 2, None]) for _ in range(64)] + [3] * 8
     table = pa.table([pa.array(range(72)), pa.array(carries, pa.int32())], names=["id", "carries"])

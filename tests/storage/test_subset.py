@@ -26,14 +26,14 @@ PREDICATES = [
 
 
 def direct(built: Built, path: str, predicate: str) -> list[bytes]:
-    """Tokens of the rows of one shard that DuckDB keeps, asked plainly."""
+    """Tokens of the matching rows of one shard, from a direct query."""
     source = parquet_source([str(built.tokens.location / path)], options=", hive_partitioning = true")
     with connect() as connection:
         return [row for (row,) in connection.sql(f"SELECT tokens FROM {source} WHERE ({predicate}\n)").fetchall()]
 
 
 @pytest.mark.parametrize("predicate", PREDICATES)
-def test_any_slice_of_the_rows_kept_is_what_duckdb_keeps(longer: Built, tmp_path: Path, predicate: str) -> None:
+def test_any_slice_of_the_kept_rows_equals_a_direct_query(longer: Built, tmp_path: Path, predicate: str) -> None:
     shards = longer.tokens.of_split("train")
     random = np.random.default_rng(0)
     for path, kept in kept_rows(longer.tokens, shards, predicate, LocalLocation(tmp_path)).items():
@@ -49,7 +49,7 @@ def test_any_slice_of_the_rows_kept_is_what_duckdb_keeps(longer: Built, tmp_path
 
 @given(counts=st.lists(st.integers(0, 9), min_size=1, max_size=8).filter(any), data=st.data())
 @settings(deadline=None)
-def test_a_slice_reads_the_blocks_that_hold_it_and_no_others(counts: list[int], data: st.DataObject) -> None:
+def test_a_slice_reads_only_the_blocks_that_contain_it(counts: list[int], data: st.DataObject) -> None:
     rows = sum(counts)
     first = data.draw(st.integers(0, rows - 1))
     size = data.draw(st.integers(1, rows - first))
@@ -60,7 +60,7 @@ def test_a_slice_reads_the_blocks_that_hold_it_and_no_others(counts: list[int], 
     assert query.endswith(f"LIMIT {size} OFFSET {first - sum(counts[:begin])}")
 
 
-def test_counting_is_done_once(longer: Built, tmp_path: Path) -> None:
+def test_matching_rows_are_counted_once(longer: Built, tmp_path: Path) -> None:
     shards = longer.tokens.of_split("train")
     one = kept_rows(longer.tokens, shards, "digits > 3", LocalLocation(tmp_path))
     (file,) = tmp_path.iterdir()
@@ -71,7 +71,7 @@ def test_counting_is_done_once(longer: Built, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cut", [0, 100, None])
-def test_damaged_counts_are_counted_anew(longer: Built, tmp_path: Path, cut: int | None) -> None:
+def test_damaged_counts_are_computed_again(longer: Built, tmp_path: Path, cut: int | None) -> None:
     shards = longer.tokens.of_split("train")
     one = kept_rows(longer.tokens, shards, "digits > 3", LocalLocation(tmp_path))
     (file,) = tmp_path.iterdir()
@@ -109,20 +109,20 @@ def test_damaged_counts_are_counted_anew(longer: Built, tmp_path: Path, cut: int
         "rowid < 5",
     ],
 )
-def test_what_is_no_predicate_is_refused_in_one_line(longer: Built, predicate: str) -> None:
+def test_an_invalid_predicate_is_refused_in_one_line(longer: Built, predicate: str) -> None:
     with pytest.raises(UserError, match="where") as failure:
         check_predicate(predicate, predicate_columns(longer.tokens, longer.tokens.of_split("train")))
     assert "\n" not in str(failure.value)
 
 
-def test_a_predicate_that_fails_on_the_rows_leaves_nothing_behind(longer: Built, tmp_path: Path) -> None:
+def test_a_predicate_that_fails_for_a_row_leaves_no_file(longer: Built, tmp_path: Path) -> None:
     shards = longer.tokens.of_split("train")
     with pytest.raises(UserError, match="can't be evaluated: Conversion Error"):
         kept_rows(longer.tokens, shards, "operators::BOOLEAN", LocalLocation(tmp_path))
     assert not list(tmp_path.iterdir())
 
 
-def test_batches_of_a_subset_hold_its_rows_alone_for_any_number_of_ranks(longer: Built) -> None:
+def test_batches_of_a_subset_contain_only_its_rows_for_any_number_of_ranks(longer: Built) -> None:
     predicate = "operators = '-' AND digits > 2"
     batches = Batches.of(longer.tokens, "train", 128, 7, predicate)
     rows = [row for shard in longer.tokens.of_split("train") for row in direct(longer, shard.path, predicate)]

@@ -12,7 +12,7 @@ from flows.common.progress import counted
 from model.evaluation.predictor import Solution, TrainedEncoder
 from model.runs.pretrained import shipped_runs
 from storage.errors import UserError
-from storage.places.opening import open_place
+from storage.places.opening import open_location
 from storage.workspace import Workspace
 
 _READ_BYTES = 1 << 16
@@ -36,7 +36,7 @@ class Solver:
         known = {**shipped, **runs}
         if "/" in name:
             # An exported run is used from its own folder.
-            self._folders = {name: open_place(name, "run")}
+            self._folders = {name: open_location(name, "run")}
             return
         if name:
             if name not in known:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from storage.datasets.manifest import OLDEST_READ, Manifest, committed, head_of, listed_below, load_encoded
+from storage.datasets.manifest import OLDEST_READ, Manifest, committed, head_of, load_table
 from storage.errors import RunFailure, UserError
 from storage.places.place import Location
 
@@ -18,17 +18,17 @@ _GOLDEN = (5**0.5 - 1) / 2
 
 
 @dataclass(frozen=True)
-class Glance:
-    """The result of a fast check."""
+class QuickCheck:
+    """The result of `quick_check`."""
 
     version: int = 0
     """Schema version of the manifest; 0 if it cannot be read."""
     manifest: Manifest | None = None
     """None if it is missing, damaged or of another version."""
-    trouble: str = ""
+    fault: str = ""
     """Why the manifest cannot be used, in one line."""
     shards: int = 0
-    looked_at: int = 0
+    compared: int = 0
     """Number of shards whose sizes were compared; fewer than all if the time ran out."""
     broken: int = 0
     """Number of compared shards that are missing or have another size."""
@@ -39,34 +39,33 @@ class Glance:
         return 0 < self.version < OLDEST_READ
 
 
-def glance(folder: Location, what: str, until: float) -> Glance:
+def quick_check(folder: Location, what: str, until: float) -> QuickCheck:
     """Checks the dataset in `folder` until `time.monotonic()` reaches `until`; `what` names it in messages."""
     if not committed(folder):
-        return Glance()
+        return QuickCheck()
     version = 0
     try:
-        found = head_of((folder / "manifest.json").read()).get("schema_version")
-        version = found if isinstance(found, int) else 0
-        manifest, encoded = load_encoded(folder, what)
-        table = listed_below(folder, manifest, encoded)
+        stated = head_of((folder / "manifest.json").read()).get("schema_version")
+        version = stated if isinstance(stated, int) else 0
+        manifest, table = load_table(folder, what)
     except (UserError, RunFailure) as error:
-        return Glance(version, trouble=str(error))
+        return QuickCheck(version, fault=str(error))
     except OSError as error:
-        return Glance(version, trouble=f"{folder} can't be read ({error.strerror})")
-    looked_at, broken = _sizes(folder, table, until)
-    return Glance(version, manifest, "", table.num_rows, looked_at, broken)
+        return QuickCheck(version, fault=f"{folder} can't be read ({error.strerror})")
+    compared, broken = _compare_sizes(folder, table, until)
+    return QuickCheck(version, manifest, "", table.num_rows, compared, broken)
 
 
-def _sizes(folder: Location, table: pa.Table, until: float) -> tuple[int, int]:
+def _compare_sizes(folder: Location, table: pa.Table, until: float) -> tuple[int, int]:
     """Returns how many shards were compared, and how many of these are missing or have another size."""
     # A golden-ratio sequence spreads the shards compared so far evenly, so that they are a fair sample.
     order = np.argsort(np.arange(table.num_rows) * _GOLDEN % 1)
-    looked_at = broken = 0
+    compared = broken = 0
     for first in range(0, table.num_rows, _BATCH):
         batch = table.take(pa.array(order[first : first + _BATCH]))
         for path, size in zip(batch.column("path").to_pylist(), batch.column("bytes").to_pylist(), strict=True):
             broken += (folder / path).size() != size
-        looked_at += batch.num_rows
+        compared += batch.num_rows
         if time.monotonic() > until:
             break
-    return looked_at, broken
+    return compared, broken
