@@ -4,63 +4,56 @@ The lists are short (`reserved`), so their columns are computed once and blocks 
 """
 
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipelines.problems.arithmetic import product_carries, sum_carries
-from pipelines.problems.family import Block, layout_for, schema_of
+from pipelines.problems.family import Block, Family, layout_for, schema_of
 from pipelines.spec.corpus import ProblemSpec
 from pipelines.split.canonical import Canonical
 from pipelines.split.parse import text_hashes
 from pipelines.split.reserved import Case, listing
-from storage.datasets.shard import Layout
 from storage.order import UInt64s
 
 
-class Listed:
+class Listed(Family):
     """Rows of a list of problems; `key` is not used."""
 
     block_rows = 1 << 14
+    layout = layout_for(schema_of({}).append(pa.field("kind", pa.string(), nullable=False)))
 
     def __init__(self, spec: ProblemSpec, canonical: Canonical, key: int, rows: int) -> None:
+        super().__init__(spec, canonical, key, rows)
         assert spec.listing, "a list has a name"
         self._cases = listing(spec.listing, spec.operators, spec.digits)
         self._hashes = text_hashes(pa.array([case.text for case in self._cases], pa.string()), canonical)
         self._lengths = np.array([len(case.text) for case in self._cases], np.int32)
-
-    @cached_property
-    def layout(self) -> Layout:
-        schema = schema_of({})
-        return layout_for(schema.append(pa.field("kind", pa.string(), nullable=False)))
 
     def problems(self, positions: UInt64s) -> Block:
         """The problems at `positions`, as their indices in the list: `row` [n]."""
         return Block({"row": positions.astype(np.intp)})
 
     def canonical(self, problems: Block) -> UInt64s:
-        """Hashes of the canonical forms, uint64 [n]."""
         return self._hashes.take(problems["row"])
 
     def text_lengths(self, problems: Block) -> NDArray[np.integer] | int:
-        """Characters of each problem [n]."""
         return self._lengths.take(problems["row"])
 
-    def table(self, ids: UInt64s, problems: Block) -> pa.Table:
-        """The corpus's columns for a block, `ids` [n]."""
-        rows = self._columns.take(pa.array(problems["row"]))
-        return rows.set_column(0, "id", pa.array(ids.view(np.int64))).cast(self.layout.schema)
+    def _columns(self, problems: Block) -> dict[str, Any]:
+        rows = self._table.take(pa.array(problems["row"]))
+        return {name: rows[name].combine_chunks() for name in rows.column_names}
 
     @cached_property
-    def _columns(self) -> pa.Table:
-        """All rows of the list; ids are indices in the list."""
+    def _table(self) -> pa.Table:
+        """All rows of the list, without ids."""
         answers = [str(case.answer) for case in self._cases]
         columns = {
-            "id": pa.array(range(len(self._cases)), pa.int64()),
             "problem": [case.text for case in self._cases],
             "answer": answers,
-            "operators": pa.array([case.operator for case in self._cases]).dictionary_encode(),
+            "operators": [case.operator for case in self._cases],
             "terms": [2] * len(answers),
             "digits": [case.digits for case in self._cases],
             "answer_digits": [len(answer.lstrip("-")) for answer in answers],
@@ -69,7 +62,7 @@ class Listed:
             "negative": [answer.startswith("-") for answer in answers],
             "kind": [case.kind for case in self._cases],
         }
-        return pa.table(columns)
+        return pa.table(columns, schema=self.layout.schema.remove(0))
 
 
 def _carries(cases: list[Case]) -> NDArray[np.int32]:

@@ -45,6 +45,15 @@ class Terms:
     def take(self, rows: NDArray[np.integer]) -> "Terms":
         return Terms(*(getattr(self, name).take(rows) for name in self.__dataclass_fields__))
 
+    def put(self, rows: NDArray[np.integer], terms: "Terms") -> None:
+        """Replaces the subexpressions at `rows`."""
+        for name in self.__dataclass_fields__:
+            getattr(self, name)[rows] = getattr(terms, name)
+
+    @staticmethod
+    def concatenate(terms: Sequence["Terms"]) -> "Terms":
+        return Terms(*(np.concatenate([getattr(t, name) for t in terms]) for name in Terms.__dataclass_fields__))
+
 
 class Canonical:
     """Hashes of canonical forms under one split key; all arrays are uint64 [n]."""

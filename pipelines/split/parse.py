@@ -68,7 +68,7 @@ class _Text:
         shifted[self.begins] = False
         return shifted
 
-    def behind(self, flags: Flags) -> Flags:
+    def after(self, flags: Flags) -> Flags:
         """The `flags` [total] of each character's successor; False at the end of a problem."""
         shifted = np.empty_like(flags)
         shifted[:-1] = flags[1:]
@@ -131,12 +131,12 @@ def _block_hashes(problems: pa.Array, canonical: Canonical) -> UInt64s:
     items, begins = _Items.of(text, begin, opening), np.flatnonzero(begin)
     bracket = opening.take(begins)
     level = depth.take(begins) - bracket
-    terms = _blank(len(begins))
-    _put(terms, np.flatnonzero(~bracket), leaves)
+    terms = Terms(*(np.zeros(len(begins), array.dtype) for array in vars(leaves).values()))
+    terms.put(np.flatnonzero(~bracket), leaves)
     for deep in range(int(level.max()), 0, -1):
         inside = np.flatnonzero(level == deep)
         values = _reduced(items.take(inside), terms.take(inside), canonical)
-        _put(terms, np.flatnonzero(bracket & (level == deep - 1)), values)
+        terms.put(np.flatnonzero(bracket & (level == deep - 1)), values)
     inside = np.flatnonzero(level == 0)
     return canonical.root(_reduced(items.take(inside), terms.take(inside), canonical))
 
@@ -145,12 +145,12 @@ def _checked_depths(text: _Text, digit: Flags, number: Flags, opening: Flags, cl
     """Number of open brackets after each character, int16 [total]; raises `RunFailure` for an invalid problem."""
     minus, other = text.are("-"), text.are("+") | text.are("*")
     operand = digit | closing
-    behind_operand = text.before(operand)
+    after_operand = text.before(operand)
     # An operand follows an operator or a beginning. Everything else except a minus follows an operand.
     bad = ~(operand | opening | minus | other)
-    bad |= behind_operand & opening | ~behind_operand & (closing | other) | digit & text.before(closing)
+    bad |= after_operand & opening | ~after_operand & (closing | other) | digit & text.before(closing)
     # Python rejects numbers with leading zeros.
-    bad |= number & text.are("0") & text.behind(digit)
+    bad |= number & text.are("0") & text.after(digit)
     text.refuse(bad)
     text.refuse_rows(~operand.take(text.ends - 1))
     if not (opening.any() or closing.any()):
@@ -163,7 +163,7 @@ def _checked_depths(text: _Text, digit: Flags, number: Flags, opening: Flags, cl
 
 def _numbers(text: _Text, digit: Flags, number: Flags, canonical: Canonical) -> UInt64s:
     """Hashes of all numbers in reading order; `number` [total] marks their first digits."""
-    begins, ends = np.flatnonzero(number), np.flatnonzero(digit & ~text.behind(digit))
+    begins, ends = np.flatnonzero(number), np.flatnonzero(digit & ~text.after(digit))
     lengths = ends - begins + 1
     places = np.repeat(ends, lengths) - np.flatnonzero(digit)
     values = _weights(canonical, int(lengths.max())).take(places)
@@ -194,7 +194,7 @@ def _where_several(starts: Positions, terms: Terms, combined: Terms) -> Terms:
     if several.all():
         return combined
     single = terms.take(starts)
-    _put(single, np.flatnonzero(several), combined.take(np.flatnonzero(several)))
+    single.put(np.flatnonzero(several), combined.take(np.flatnonzero(several)))
     return single
 
 
@@ -206,18 +206,6 @@ def _weights(canonical: Canonical, digits: int) -> UInt64s:
             limb = limb * int(canonical.limb_weight) % (1 << 64)
         weights.append(limb * 10 ** (place % LIMB_DIGITS) % (1 << 64))
     return np.array(weights, np.uint64)
-
-
-def _blank(count: int) -> Terms:
-    """Terms to be overwritten."""
-    plus, minus, factor = (np.zeros(count, np.uint64) for _ in range(3))
-    return Terms(plus, minus, factor, np.zeros(count, np.bool_), np.zeros(count, np.bool_))
-
-
-def _put(target: Terms, rows: Positions, values: Terms) -> None:
-    """Replaces the terms at `rows`."""
-    for name in target.__dataclass_fields__:
-        getattr(target, name)[rows] = getattr(values, name)
 
 
 def _terms(node: ast.AST) -> list[Form]:

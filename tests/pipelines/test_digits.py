@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.generation.generate import sample_table
+from pipelines.generation.generate import sample_rows
 from pipelines.problems.arithmetic import (
     BASE,
     carried,
@@ -106,7 +106,7 @@ def test_the_oracle_counts_as_on_paper(problem: str, carries: int | None) -> Non
 def test_carries_and_their_nulls_are_those_of_paper(values: dict, operators: tuple) -> None:
     spec = CorpusSpec(name="x", operators=operators, **values)
     for component in components(spec):
-        table, _ = sample_table(spec, component, 300)
+        table, _ = sample_rows(spec, component, 300)
         expected = [expected_carries(problem) for problem in table["problem"].to_pylist()]
         assert table["carries"].to_pylist() == expected
 

@@ -48,16 +48,16 @@ def test_what_is_noted_is_found_and_all_else_made(ray_instance: int, tmp_path: P
         notes.write(number, [shard_of(tmp_path, number)])
     notes.write(8, [shard_of(tmp_path, 8)])
     (tmp_path / "8.shard").unlink()
-    made, found = list[int](), list[int]()
+    made, finished = list[int](), list[int]()
 
     def worker(task: Task) -> list[ShardRecord]:
         """Only what isn't there."""
         assert not (tmp_path / f"{task.number}.shard").exists()
         return [shard_of(tmp_path, task.number)]
 
-    shards = make_shards(worker, tasks, notes, in_flight=1, progress=made.append, found=found.append)
+    shards = make_shards(worker, tasks, notes, in_flight=1, progress=made.append, finished=finished.append)
     assert [shard.path for shard in shards] == [f"{number}.shard" for number in range(300)]
-    assert (found, sum(made)) == ([30], 2_970)
+    assert (finished, sum(made)) == ([30], 2_970)
     # 297 tasks of one worker went in calls of several.
     assert max(made) > 10
     assert len(notes.numbers()) == 300

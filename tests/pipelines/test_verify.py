@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipelines.generation import verify
-from pipelines.generation.build import held
+from pipelines.generation.build import locked
 from pipelines.generation.verify import check_bytes, check_rows, examine, repair
 from pipelines.problems.components import components
 from storage.datasets.manifest import WRITER, Dataset, ShardRecord, commit, load
@@ -46,7 +46,7 @@ def mended(folder: Location, deep: bool = False, in_flight: int = 0) -> Dataset:
     check_bytes(found, in_flight=in_flight, progress=lambda rows: None)
     if deep:
         check_rows(found, in_flight=in_flight, progress=lambda rows: None)
-    with held(folder, "corpus"):
+    with locked(folder, "corpus"):
         return repair(found, in_flight=in_flight, progress=lambda rows: None)
 
 
