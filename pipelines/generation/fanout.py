@@ -35,19 +35,14 @@ _RETRIES = 10
 
 
 class Task(Protocol):
-    """A unit of work: its unique number, its size in rows, and the shards that it can write."""
+    """A unit of work: its unique number, its rows, and the relative paths of the shards that it can write."""
 
     @property
-    def number(self) -> int:
-        """Number of the task, unique in its fan-out."""
-
+    def number(self) -> int: ...
     @property
-    def rows(self) -> int:
-        """Rows that it adds."""
-
+    def rows(self) -> int: ...
     @property
-    def paths(self) -> list[str]:
-        """Relative paths of the shards that it can write."""
+    def paths(self) -> list[str]: ...
 
 
 Item = TypeVar("Item")
@@ -68,7 +63,6 @@ class Notes:
         return self.folder / ".progress" / f"{number:06d}.json"
 
     def write(self, number: int, shards: list[ShardRecord]) -> None:
-        """Records that a task is done."""
         value = {"fingerprint": self.fingerprint, "shards": [shard._asdict() for shard in shards]}
         self._file(number).write(json.dumps(value).encode())
 
@@ -164,7 +158,7 @@ def _batches(tasks: Sequence[AnyTask], in_flight: int) -> Iterator[Sequence[AnyT
         first += size
 
 
-def alone(work: Callable[[], Result], *, gpu: bool = False) -> Result:
+def run_remotely(work: Callable[[], Result], *, gpu: bool = False) -> Result:
     """Returns the result of one piece of work on any node with room, with a `gpu` if the cluster has one.
 
     Raises the errors of `each_result`.

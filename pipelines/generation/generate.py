@@ -64,7 +64,6 @@ class RangeTask:
 
     @property
     def paths(self) -> list[str]:
-        """The shards that this task can write."""
         family = self.component.problems.family
         return [Stratum(split, family, int(width)).path(self.number) for split in SPLITS for width in WIDTHS]
 

@@ -75,12 +75,10 @@ class Examination:
 
     @property
     def what(self) -> str:
-        """The corpus's name in messages."""
         return f"corpus {self.name!r}"
 
     @property
     def rows(self) -> int:
-        """Number of rows in the manifest."""
         return sum(shard.rows for shard in self.shards or ())
 
     def spec(self) -> CorpusSpec:

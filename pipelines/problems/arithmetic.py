@@ -45,8 +45,8 @@ def carried(limbs: Limbs) -> tuple[list[Int64s], Flags]:
     negative = over < 0
     rows = np.flatnonzero(negative)
     if rows.size:
-        turned, _ = _carry([-limb.take(rows) for limb in limbs])
-        for limb, values in zip(digits, turned, strict=True):
+        negated, _ = _carry([-limb.take(rows) for limb in limbs])
+        for limb, values in zip(digits, negated, strict=True):
             limb[rows] = values
     return digits, negative
 

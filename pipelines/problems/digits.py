@@ -58,10 +58,8 @@ class Operands(Family):
         self._cells = Cells(
             spec.terms, spec.min_digits, spec.digits, self._choices ** (spec.terms - 1), rows, derive_key(key, "cells")
         )
-        self._limbs = limb_count(spec.digits)
-        most = spec.terms * spec.digits if "*" in spec.operators else spec.digits + len(str(spec.terms))
-        self._answer_digits = most
-        self._answer_limbs = limb_count(most) + 1
+        self._answer_digits = spec.terms * spec.digits if "*" in spec.operators else spec.digits + len(str(spec.terms))
+        self._answer_limbs = limb_count(self._answer_digits) + 1
         words = spec.terms * self._limbs + self._answer_limbs
         self.block_rows = max(1 << 10, min(1 << 16, 1 << ((1 << 20) // words).bit_length() - 1))
         self._has_patterns = self._choices ** (spec.terms - 1) <= _MOST_PATTERNS
@@ -122,7 +120,7 @@ class Operands(Family):
             sign = np.where(is_times, sign, np.where(is_minus, -1, 1))
         return carried([*(total + sign * term)])
 
-    def carries(self, problems: Block, negative: Flags) -> pa.Array:
+    def _carries(self, problems: Block, negative: Flags) -> pa.Array:
         """Longest run of columns that carry or borrow [n]; null for three or more operands with a product."""
         rows, terms = problems.rows, self.spec.terms
         many = np.zeros(rows, np.uint8)
@@ -150,13 +148,9 @@ class Operands(Family):
             "operators": self._operators_text(problems),
             "terms": np.full(problems.rows, self.spec.terms, np.int32),
             "digits": problems["lengths"].max(0).astype(np.int32),
-            "carries": self.carries(problems, negative),
+            "carries": self._carries(problems, negative),
             "depth": np.zeros(problems.rows, np.int32),
         }
-
-    def _operand(self, problems: Block, term: int) -> NDArray[np.uint32]:
-        operand: NDArray[np.uint32] = problems["limbs"][term * self._limbs : (term + 1) * self._limbs]
-        return operand
 
     def _gaps(self, problems: Block, operator: str) -> list[Flags | bool]:
         if self._choices == 1 or operator not in self.spec.operators:

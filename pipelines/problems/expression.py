@@ -49,7 +49,6 @@ class Expressions(Family):
 
     def __init__(self, spec: ProblemSpec, canonical: Canonical, key: int, rows: int) -> None:
         super().__init__(spec, canonical, key, rows)
-        self._limbs = limb_count(spec.digits)
         # No value exceeds the product of all leaves at their maximum; one more digit is for a carry.
         self._answer_digits = spec.terms * spec.digits + 1
         self._answer_limbs = limb_count(self._answer_digits) + 1
@@ -90,7 +89,7 @@ class Expressions(Family):
     def canonical(self, problems: Block) -> UInt64s:
         leaves = []
         for leaf in range(self.spec.terms):
-            number = self._canonical.number(self._leaf_limbs(problems, leaf))
+            number = self._canonical.number(self._operand(problems, leaf))
             leaves.append(self._canonical.leaf(number).negated(problems["turned"][leaf]))
         # The current subexpressions, indexed by their first leaf and row.
         terms = Terms.concatenate(leaves)
@@ -127,10 +126,6 @@ class Expressions(Family):
             "digits": problems["lengths"].max(0).astype(np.int32),
             "depth": problems["depth"][0].astype(np.int32),
         }
-
-    def _leaf_limbs(self, problems: Block, leaf: int) -> NDArray[np.uint32]:
-        limbs: NDArray[np.uint32] = problems["limbs"][leaf * self._limbs : (leaf + 1) * self._limbs]
-        return limbs
 
     def _grow(self, block: dict[str, NDArray[Any]], seeds: UInt64s, terms: NDArray[np.int64]) -> None:
         """Draws the trees node by node in pre-order; each row has a stack of nodes that are still to be drawn."""
@@ -299,7 +294,7 @@ class Expressions(Family):
             open_with("-", turned, np.full(turned.size, leaf))
             first = (leaf * step + before) // 8
             number_words(
-                self._leaf_limbs(problems, leaf), problems["lengths"][leaf], words[:, first : first + self._limbs]
+                self._operand(problems, leaf), problems["lengths"][leaf], words[:, first : first + self._limbs]
             )
             end = leaf * step + before + self._limbs * LIMB_DIGITS
             for bracket_number in range(int(closed[leaf].max(initial=0))):

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipelines.problems.arithmetic import LIMB_DIGITS, Flags, Limbs, digit_counts
+from pipelines.problems.arithmetic import LIMB_DIGITS, Flags, Limbs, digit_counts, limb_count
 from pipelines.problems.text import decimal_text
 from pipelines.spec.corpus import ProblemSpec
 from pipelines.split.canonical import Canonical
@@ -47,7 +47,6 @@ class Block:
         return self.arrays[name]
 
     def take(self, rows: NDArray[np.integer]) -> "Block":
-        """The problems at `rows`, in this order."""
         return Block({name: array.take(rows, axis=-1) for name, array in self.arrays.items()})
 
     @staticmethod
@@ -71,6 +70,7 @@ class Family(ABC):
         self.spec = spec
         self._canonical = canonical
         self._key = key
+        self._limbs = limb_count(spec.digits)
 
     @abstractmethod
     def problems(self, positions: UInt64s) -> Block:
@@ -87,6 +87,11 @@ class Family(ABC):
     def table(self, ids: UInt64s, problems: Block) -> pa.Table:
         """The corpus columns for a block; `ids` [n]."""
         return pa.table({"id": ids.view(np.int64), **self._columns(problems)}, schema=self.layout.schema)
+
+    def _operand(self, problems: Block, number: int) -> NDArray[np.uint32]:
+        """Limbs [limbs, n] of one operand, if the block has `limbs` [operands · limbs, n]."""
+        limbs: NDArray[np.uint32] = problems["limbs"][number * self._limbs : (number + 1) * self._limbs]
+        return limbs
 
     @abstractmethod
     def _columns(self, problems: Block) -> dict[str, Any]:

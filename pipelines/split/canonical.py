@@ -46,7 +46,6 @@ class Terms:
         return Terms(*(getattr(self, name).take(rows) for name in self.__dataclass_fields__))
 
     def put(self, rows: NDArray[np.integer], terms: "Terms") -> None:
-        """Replaces the subexpressions at `rows`."""
         for name in self.__dataclass_fields__:
             getattr(self, name)[rows] = getattr(terms, name)
 
@@ -104,9 +103,9 @@ class Canonical:
 
     def as_sum(self, plus: UInt64s, minus: UInt64s) -> Terms:
         """Sums as subexpressions, from the wrapped totals of their terms' hashes and of the negated terms' hashes."""
-        whole, turned = self.sum(plus), self.sum(minus)
+        positive, negative = self.sum(plus), self.sum(minus)
         # As a factor, a sum and its negation share the smaller hash; the sign is kept separately.
-        return Terms(plus, minus, np.minimum(whole, turned), turned < whole, np.ones(len(plus), np.bool_))
+        return Terms(plus, minus, np.minimum(positive, negative), negative < positive, np.ones(len(plus), np.bool_))
 
     def multiplied(self, left: Terms, right: Terms) -> Terms:
         """Pairwise products; operands that are products are flattened."""

@@ -6,6 +6,7 @@ without trusting their manifests. The grammar is numbers, `+ - *`, unary minus a
 
 import ast
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,8 @@ from storage.order import UInt64s
 
 Positions = NDArray[np.intp]
 Form = tuple[object, ...]
+# A sign, 1 or -1, and a number or form.
+Term = tuple[int, object]
 
 # Characters of a block, so that its arrays of 64-bit numbers fit in the cache.
 _BLOCK_CHARACTERS = 1 << 17
@@ -58,7 +61,6 @@ class _Text:
         return text
 
     def are(self, character: str) -> Flags:
-        """Flags of the characters that equal `character`, [total]."""
         return self.characters == ord(character)
 
     def before(self, flags: Flags) -> Flags:
@@ -113,7 +115,6 @@ class _Items:
         return _Items(count_before("*") > 0, count_before("-") % 2 > 0, first)
 
     def take(self, rows: Positions) -> "_Items":
-        """The items at `rows`."""
         return _Items(self.joined.take(rows), self.negative.take(rows), self.first.take(rows))
 
 
@@ -208,39 +209,34 @@ def _weights(canonical: Canonical, digits: int) -> UInt64s:
     return np.array(weights, np.uint64)
 
 
-def _terms(node: ast.AST) -> list[Form]:
-    """The addends of an expression as signed forms ('+' or '-', form)."""
+def _terms(node: ast.AST) -> list[Term]:
+    """The addends of an expression."""
     if isinstance(node, ast.UnaryOp):
-        return [_turned(term) for term in _terms(node.operand)]
+        return _negated(_terms(node.operand))
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub):
         right = _terms(node.right)
-        return _terms(node.left) + ([_turned(term) for term in right] if isinstance(node.op, ast.Sub) else right)
+        return _terms(node.left) + (_negated(right) if isinstance(node.op, ast.Sub) else right)
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
         factors = _factors(node)
-        sign = "-" if sum(turned == "-" for turned, _ in factors) % 2 else "+"
-        return [(sign, ("product", *sorted((form for _, form in factors), key=repr)))]
+        forms = sorted((form for _, form in factors), key=repr)
+        return [(prod(sign for sign, _ in factors), ("product", *forms))]
     assert isinstance(node, ast.Constant), f"{ast.dump(node)} is no arithmetic"
-    return [("+", node.value)]
+    return [(1, node.value)]
 
 
-def _factors(node: ast.AST) -> list[tuple[str, object]]:
-    """The factors of an expression with their signs; a sum and its negation have the same form."""
+def _factors(node: ast.AST) -> list[Term]:
+    """The factors of an expression; a sum and its negation have the same form."""
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
         return _factors(node.left) + _factors(node.right)
     if isinstance(node, ast.UnaryOp):
         (sign, form), *others = _factors(node.operand)
-        return [(_opposite(sign), form), *others]
+        return [(-sign, form), *others]
     terms = _terms(node)
     if len(terms) == 1:
-        return [(str(terms[0][0]), terms[0][1])]
-    plus = sorted(map(repr, terms))
-    minus = sorted(map(repr, (_turned(term) for term in terms)))
-    return [("+", ("sum", *plus))] if plus <= minus else [("-", ("sum", *minus))]
+        return terms
+    plus, minus = (sorted(map(repr, side)) for side in (terms, _negated(terms)))
+    return [(1, ("sum", *plus))] if plus <= minus else [(-1, ("sum", *minus))]
 
 
-def _turned(term: Form) -> Form:
-    return (_opposite(str(term[0])), *term[1:])
-
-
-def _opposite(sign: str) -> str:
-    return "-" if sign == "+" else "+"
+def _negated(terms: list[Term]) -> list[Term]:
+    return [(-sign, form) for sign, form in terms]
