@@ -242,25 +242,26 @@ def _complete(
     `check` runs before the folder is locked. Raises `UserError` if the existing dataset has another `identity`.
     """
 
-    def existing() -> tuple[Dataset | None, bool]:
-        """The committed dataset, and whether it is complete."""
+    def existing() -> Dataset | None:
         if not committed(folder):
-            return None, False
+            return None
         dataset = load(folder, what)
         if dataset.manifest.spec_hash != hash_of(identity(dataset)):
             raise UserError(
                 f"{what} exists with another configuration ({folder}): choose another name, or delete that folder"
             )
-        return dataset, dataset.whole()
+        return dataset
 
-    dataset, complete = existing()
-    if dataset and complete:
+    dataset = existing()
+    if dataset and dataset.whole():
         return dataset, False
     check()
     with locked(folder, what):
         # The previous holder of the lock may have completed it.
-        dataset, complete = existing()
-        return (dataset, False) if dataset and complete else (make(dataset), True)
+        dataset = existing()
+        if dataset and dataset.whole():
+            return dataset, False
+        return make(dataset), True
 
 
 def _notes(folder: Location, identity: dict[str, Any], former: str) -> Notes:

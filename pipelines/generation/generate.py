@@ -35,7 +35,7 @@ _GROUP_ROWS = 1 << 17
 _GROUP_BYTES = 1 << 26
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Stratum:
     """The common values of all rows of a shard: split, family and width class."""
 

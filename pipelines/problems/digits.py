@@ -232,7 +232,7 @@ class Operands(Family):
         """Rewrites low digits of the first two operands in a share of the rows and keeps the leading digits."""
         bits = keyed_hash(derive_key(self._key, "hard"), positions)
         room = np.minimum(deal.lengths[0], deal.lengths[1]).astype(np.int64) - 1
-        share = np.uint64(min(self.spec.hard, 1.0) * (1 << 24))
+        share = np.uint64(self.spec.hard * (1 << 24))
         chosen = np.flatnonzero((bits & np.uint64(0xFFFFFF) < share) & ~deal.exhausted & (room > 0))
         if not chosen.size:
             return

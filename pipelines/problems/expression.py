@@ -81,7 +81,8 @@ class Expressions(Family):
         block["turned"] = np.zeros((leaves, rows), np.bool_)
         if "-" in self.spec.operators:
             for leaf in range(leaves):
-                block["turned"][leaf] = self._one_in(seeds, "turned", leaf) & (leaf < terms)
+                chosen = self._spread(seeds, "turned", leaf, 1, _MINUS_ONE_IN) == 1
+                block["turned"][leaf] = chosen & (leaf < terms)
         self._grow(block, seeds, terms)
         block["terms"] = terms[None].astype(np.uint8)
         return Block(block)
@@ -202,9 +203,6 @@ class Expressions(Family):
         """Uniform random integers from `least` to `most`, [n]."""
         bits = mix64(seeds + np.uint64(derive_key(self._key, what, number))) >> np.uint64(32)
         return (bits * np.uint64(most - least + 1) >> np.uint64(32)).astype(np.int64) + least
-
-    def _one_in(self, seeds: UInt64s, what: str, number: int) -> Flags:
-        return self._spread(seeds, what, number, 1, _MINUS_ONE_IN) == 1
 
     def _upwards(self, problems: Block) -> Iterator[_Nodes]:
         """Yields the nodes from last to root, one per tree that has a node of this number."""
