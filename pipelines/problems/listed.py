@@ -7,7 +7,7 @@ import pyarrow as pa
 
 from pipelines.problems.arithmetic import BASE
 from pipelines.problems.digits import Operands
-from pipelines.problems.family import Block, layout_for, schema_of
+from pipelines.problems.family import Arrays, Block, layout_for, schema_of
 from pipelines.spec.corpus import ProblemSpec
 from pipelines.split.canonical import Canonical
 from pipelines.split.reserved import listing
@@ -29,7 +29,7 @@ class Listed(Operands):
         limbs = [
             [number // BASE**limb % BASE for number in numbers] for numbers in operands for limb in range(self._limbs)
         ]
-        arrays = {
+        arrays: Arrays = {
             "limbs": np.array(limbs, np.uint32),
             "lengths": np.array([[len(str(number)) for number in numbers] for numbers in operands], np.uint16),
             "operators": np.array([[operators.index(case.operator) for case in cases]], np.uint8),
