@@ -29,7 +29,7 @@ def encode_corpus(request: EncodeRequest) -> dict[str, Any]:
     session = ray_session(request.ray, workspace.root)
     with session as cpus, metered("encode-corpus", f"encode {request.corpus}", corpus.manifest.rows) as meter:
         tokens, made = build_tokens(
-            corpus, tokenizer, folder, in_flight=cpus, progress=meter.add, found=meter.add_finished
+            corpus, tokenizer, folder, in_flight=cpus, progress=meter.add, finished=meter.add_finished
         )
     seconds = time.monotonic() - began
     rows = tokens.manifest.rows

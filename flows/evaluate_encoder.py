@@ -29,7 +29,7 @@ from model.runs.checkpoints import Checkpoints
 from model.runs.pretrained import own_or_shipped
 from model.runs.run_config import RunConfig, load_run
 from pipelines.generation.build import spec_of
-from pipelines.generation.fanout import alone
+from pipelines.generation.fanout import run_remotely
 from pipelines.generation.generate import canonical_hashes
 from pipelines.split.counterparts import has_no_trained_counterpart
 from storage.datasets.manifest import Dataset, hash_of, load
@@ -114,7 +114,7 @@ def _outcome(
             return evaluate(model, problems, spec, predictions, meter.add)
         run = workspace.run(request.name)
         with ray_session(request.ray, workspace.root):
-            return alone(
+            return run_remotely(
                 lambda: evaluate(TrainedEncoder.open(run, spec.checkpoint), problems, spec, predictions), gpu=True
             )
 

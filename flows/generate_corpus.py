@@ -27,7 +27,7 @@ def generate_corpus(request: GenerateRequest) -> dict[str, Any]:
     began = time.monotonic()
     session = ray_session(request.ray, workspace.root)
     with session as cpus, metered("generate-corpus", f"corpus {spec.name}", spec.total_rows) as meter:
-        dataset, made = build_corpus(spec, folder, in_flight=cpus, progress=meter.add, found=meter.add_finished)
+        dataset, made = build_corpus(spec, folder, in_flight=cpus, progress=meter.add, finished=meter.add_finished)
     seconds = time.monotonic() - began
     rows, size = dataset.manifest.rows, dataset.manifest.bytes
     headline = f"corpus {spec.name}: up to date, {rows:,} rows"

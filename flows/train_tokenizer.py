@@ -11,7 +11,7 @@ from flows.common.progress import say
 from flows.common.timing import note_seconds
 from flows.generate_corpus import ensure_corpus
 from flows.reports.artifacts import show_tokenizer
-from pipelines.generation.fanout import alone
+from pipelines.generation.fanout import run_remotely
 from pipelines.spec.corpus import TokenizerKind, TokenizerSpec
 from pipelines.tokens import vocabulary
 from storage.datasets.manifest import load
@@ -30,7 +30,7 @@ def train_tokenizer(request: TokenizerRequest) -> dict[str, Any]:
     train = partial(vocabulary.train_tokenizer, request.spec(TokenizerSpec), corpus, folder)
     if request.ray:
         with ray_session(request.ray, workspace.root):
-            tokenizer, made = alone(train)
+            tokenizer, made = run_remotely(train)
     else:
         tokenizer, made = train()
     seconds = time.monotonic() - began

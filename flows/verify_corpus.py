@@ -11,7 +11,7 @@ from flows.common.progress import counted, metered, say
 from flows.common.timing import note_seconds
 from flows.generate_corpus import ensure_corpus
 from flows.reports.artifacts import show_faults
-from pipelines.generation.build import undisturbed
+from pipelines.generation.build import protected
 from pipelines.generation.migrate import migrate, old_spec
 from pipelines.generation.verify import CorpusDamaged, Examination, check_bytes, check_rows, examine, repair
 from storage.datasets.manifest import SCHEMA_VERSION, WRITER, ShardRecord
@@ -30,7 +30,7 @@ def verify_corpus(request: VerifyRequest) -> dict[str, Any]:
     folder = request.folder()
     examine(folder)
     with (
-        undisturbed(folder, f"corpus {folder.name!r}", write=request.repair),
+        protected(folder, f"corpus {folder.name!r}", write=request.repair),
         ray_session(request.ray, folder) as cpus,
     ):
         corpus = examine(folder)

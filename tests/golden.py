@@ -95,7 +95,7 @@ def _contents() -> dict[str, Any]:
         spec = CORPORA[name]
         for component in components(spec):
             task = RangeTask(component.number, component, 0, _HASHED_ROWS)
-            contents = {path: shard.content for path, shard in contents_of_range(spec, task).items()}
+            contents = {shard.path: shard.content for shard in contents_of_range(spec, task)}
             hashes[f"{name}, component {component.number}"] = hash_of(contents)
     return hashes
 

@@ -230,9 +230,7 @@ def _corpus_remedy(name: str, identity: dict[str, Any], workspace: str) -> str:
 def spec_of(name: str, identity: dict[str, Any]) -> CorpusSpec | None:
     """The spec of a corpus from the identity in a manifest or run; None if it is of another version."""
     try:
-        return CorpusSpec.of_identity(
-            name, {key: value for key, value in identity.items() if key != "generator_version"}
-        )
+        return CorpusSpec.of_identity(name, identity)
     except UserError:
         return None
 

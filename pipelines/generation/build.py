@@ -57,27 +57,23 @@ def build_corpus(
     *,
     in_flight: int,
     progress: Progress = lambda rows: None,
-    found: Progress | None = None,
+    finished: Progress | None = None,
 ) -> tuple[Dataset, bool]:
     """Returns the corpus at `folder` and whether shards were generated; missing or truncated shards are repaired.
 
-    `progress` is called with the number of generated rows, `found` (by default `progress`) with the rows of an earlier
-    call. With `in_flight=0`, everything runs in this process, without Ray. Raises `UserError` if `folder` contains
-    another corpus or a split would be empty, `RunFailure` if the disk is too small.
+    `progress` is called with the number of generated rows, `finished` (by default `progress`) with the rows of an
+    earlier call. With `in_flight=0`, everything runs in this process, without Ray. Raises `UserError` if `folder`
+    contains another corpus or a split would be empty, `RunFailure` if the disk is too small.
     """
-    what, spec_hash = f"corpus {spec.name!r}", hash_of(corpus_identity(spec))
-    lying = _found(folder, what, spec_hash)
-    if lying and lying.is_complete():
-        return lying, False
-    _check_splits(spec)
-    with held(folder, what):
-        # The previous holder of the folder may have built it.
-        lying = _found(folder, what, spec_hash)
-        if lying and lying.is_complete():
-            return lying, False
-        known, former = (lying.shards, lying.manifest.former_identity) if lying else ((), "")
-        corpus = make_corpus(spec, folder, known, former=former, in_flight=in_flight, progress=progress, found=found)
-        return corpus, True
+    what = f"corpus {spec.name!r}"
+
+    def make(existing: Dataset | None) -> Dataset:
+        known, former = (existing.shards, existing.manifest.former_identity) if existing else ((), "")
+        return make_corpus(
+            spec, folder, known, former=former, in_flight=in_flight, progress=progress, finished=finished
+        )
+
+    return _complete(folder, what, lambda _: corpus_identity(spec), make, partial(_check_splits, spec))
 
 
 def make_corpus(
@@ -88,11 +84,11 @@ def make_corpus(
     former: str = "",
     in_flight: int,
     progress: Progress = lambda rows: None,
-    found: Progress | None = None,
+    finished: Progress | None = None,
 ) -> Dataset:
     """Generates every range that is not `known` or not complete on disk, and commits the corpus.
 
-    The caller holds the folder. `former` is the identity of a corpus of schema version 2, which is kept. Raises
+    The caller has locked the folder. `former` is the identity of a corpus of schema version 2, which is kept. Raises
     `RunFailure` if the disk is too small, or if a known shard is generated with other rows.
     """
     what, identity, seen = f"corpus {spec.name!r}", corpus_identity(spec), Revision.at(folder)
@@ -101,11 +97,11 @@ def make_corpus(
     notes.adopt(known, tasks)
     (folder / UNFINISHED).write(yaml.safe_dump(spec.model_dump(mode="json", exclude_defaults=True)).encode())
     worker = partial(generate_range, spec, folder, former=bool(former))
-    shards = make_shards(worker, tasks, notes, in_flight=in_flight, progress=progress, found=found)
+    shards = make_shards(worker, tasks, notes, in_flight=in_flight, progress=progress, finished=finished)
     contents = {shard.path: shard.content for shard in shards}
-    if other := [shard.path for shard in known if contents.get(shard.path, shard.content) != shard.content]:
+    if changed := [shard.path for shard in known if contents.get(shard.path, shard.content) != shard.content]:
         raise RunFailure(
-            f"the regenerated rows of shard {folder / other[0]} differ from the manifest: "
+            f"the regenerated rows of shard {folder / changed[0]} differ from the manifest: "
             f"run 'numerate corpus verify {spec.name} --deep --repair'"
         )
     dataset = commit(
@@ -128,8 +124,8 @@ def corpus_identity(spec: CorpusSpec) -> dict[str, Any]:
 
 
 @contextmanager
-def held(folder: Location, what: str) -> Iterator[None]:
-    """Holds a dataset's folder exclusively; partial files are deleted before and after the block."""
+def locked(folder: Location, what: str) -> Iterator[None]:
+    """Locks a dataset's folder; partial files are deleted before and after the block."""
     with folder.exclusive(what):
         folder.sweep()
         try:
@@ -139,13 +135,13 @@ def held(folder: Location, what: str) -> Iterator[None]:
 
 
 @contextmanager
-def undisturbed(folder: Location, what: str, *, write: bool) -> Iterator[None]:
+def protected(folder: Location, what: str, *, write: bool) -> Iterator[None]:
     """Reads or (`write`) writes a dataset's folder while no other process writes it; raises `UserError` otherwise.
 
-    A read-only folder is not held, nor an object store when only reading: that would require write permission.
+    A read-only folder is not locked, nor an object store when only reading: that would require write permission.
     """
     if write or (folder.can_be_written() and not folder.remote):
-        with held(folder, what):
+        with locked(folder, what):
             yield
         return
     if folder.is_locked():
@@ -160,7 +156,7 @@ def build_tokens(
     *,
     in_flight: int,
     progress: Progress = lambda rows: None,
-    found: Progress | None = None,
+    finished: Progress | None = None,
 ) -> tuple[Dataset, bool]:
     """Returns the corpus's token dataset at `folder` and whether shards were encoded; incomplete shards are repaired.
 
@@ -168,22 +164,20 @@ def build_tokens(
     everything runs in this process, without Ray.
     """
     what = f"the tokens of corpus {corpus.manifest.name!r}"
-    lying = _found_tokens(corpus, tokenizer, folder, what)
-    if lying and lying.is_complete():
-        return lying, False
-    with held(folder, what):
-        # The previous holder of the folder may have encoded them.
-        lying = _found_tokens(corpus, tokenizer, folder, what)
-        if lying and lying.is_complete():
-            return lying, False
-        seen, former = Revision.at(folder), lying.manifest.former_identity if lying else ""
-        layouts = layouts_in(lying) if lying else _layouts(corpus, tokenizer, in_flight)
+
+    def identity(existing: Dataset) -> dict[str, Any]:
+        layouts = token_layouts(corpus.shards) if tokenizer.group == 1 else layouts_in(existing)
+        return tokens_identity(corpus, tokenizer, layouts)
+
+    def make(existing: Dataset | None) -> Dataset:
+        seen, former = Revision.at(folder), existing.manifest.former_identity if existing else ""
+        layouts = layouts_in(existing) if existing else _layouts(corpus, tokenizer, in_flight)
         spec = tokens_identity(corpus, tokenizer, layouts)
         tasks, notes = encode_tasks(corpus.shards), _notes(folder, spec, former)
         _check_disk(folder, "the tokens", tasks, lambda: _token_bytes(corpus, tokenizer, layouts))
-        notes.adopt(lying.shards if lying else (), tasks)
+        notes.adopt(existing.shards if existing else (), tasks)
         worker = partial(encode_shard, EncodeJob(corpus.location, folder, tokenizer, layouts, bool(former)))
-        shards = make_shards(worker, tasks, notes, in_flight=in_flight, progress=progress, found=found)
+        shards = make_shards(worker, tasks, notes, in_flight=in_flight, progress=progress, finished=finished)
         dataset = commit(
             folder,
             kind="tokens",
@@ -195,7 +189,9 @@ def build_tokens(
             former=former,
         )
         notes.clear()
-    return dataset, True
+        return dataset
+
+    return _complete(folder, what, identity, make)
 
 
 def tokens_identity(corpus: Dataset, tokenizer: Tokenizer, layouts: dict[str, TokenLayout]) -> dict[str, Any]:
@@ -212,8 +208,7 @@ def tokens_identity(corpus: Dataset, tokenizer: Tokenizer, layouts: dict[str, To
 
 def spec_of(corpus: Dataset) -> CorpusSpec:
     """The spec in a corpus's manifest."""
-    values: dict[str, Any] = {k: v for k, v in corpus.manifest.spec.items() if k != "generator_version"}
-    return CorpusSpec.of_identity(corpus.manifest.name, values)
+    return CorpusSpec.of_identity(corpus.manifest.name, corpus.manifest.spec)
 
 
 def token_layouts(shards: Sequence[ShardRecord]) -> dict[str, TokenLayout]:
@@ -230,20 +225,43 @@ def token_layouts(shards: Sequence[ShardRecord]) -> dict[str, TokenLayout]:
     return {stratum: TokenLayout(problem=problem, answer=answer + 1) for stratum, (problem, answer) in widest.items()}
 
 
-def _found_tokens(corpus: Dataset, tokenizer: Tokenizer, folder: Location, what: str) -> Dataset | None:
-    """The existing token dataset; raises `UserError` if it is from another corpus or tokenizer."""
-    if not committed(folder):
-        return None
-    tokens = load(folder, what)
-    layouts = token_layouts(corpus.shards) if tokenizer.group == 1 else layouts_in(tokens)
-    if tokens.manifest.spec != tokens_identity(corpus, tokenizer, layouts):
-        raise _other_configuration(folder, what)
-    return tokens
-
-
 def layouts_in(tokens: Dataset) -> dict[str, TokenLayout]:
     """The layouts of a token dataset by stratum, from its manifest."""
     return {stratum: TokenLayout(**layout) for stratum, layout in tokens.manifest.spec.get("layouts", {}).items()}
+
+
+def _complete(
+    folder: Location,
+    what: str,
+    identity: Callable[[Dataset], dict[str, Any]],
+    make: Callable[[Dataset | None], Dataset],
+    check: Callable[[], None] = lambda: None,
+) -> tuple[Dataset, bool]:
+    """Returns the complete dataset at `folder`, and whether `make` made it from the existing, incomplete one or None.
+
+    `check` runs before the folder is locked. Raises `UserError` if the existing dataset has another `identity`.
+    """
+
+    def existing() -> Dataset | None:
+        if not committed(folder):
+            return None
+        dataset = load(folder, what)
+        if dataset.manifest.spec_hash != hash_of(identity(dataset)):
+            raise UserError(
+                f"{what} exists with another configuration ({folder}): choose another name, or delete that folder"
+            )
+        return dataset
+
+    dataset = existing()
+    if dataset and dataset.is_complete():
+        return dataset, False
+    check()
+    with locked(folder, what):
+        # The previous holder of the lock may have completed it.
+        dataset = existing()
+        if dataset and dataset.is_complete():
+            return dataset, False
+        return make(dataset), True
 
 
 def _notes(folder: Location, identity: dict[str, Any], former: str) -> Notes:
@@ -262,79 +280,61 @@ def _layouts(corpus: Dataset, tokenizer: Tokenizer, in_flight: int) -> dict[str,
 
 def predicate_columns_of(spec: CorpusSpec) -> dict[str, str]:
     """Names and SQL types of the columns that a predicate can use on a corpus's tokens, before they exist."""
-    found = {"file_row_number": "BIGINT", **PARTITIONS}
+    columns = {"file_row_number": "BIGINT", **PARTITIONS}
     for component in components(spec):
         layout = shard_layout(
             component.family(spec).layout.schema, TokenLayout(problem=1, answer=2), np.dtype(np.uint8)
         )
-        found = sql_types(layout.schema) | found
-    return found
+        columns = sql_types(layout.schema) | columns
+    return columns
 
 
 def corpus_bytes(spec: CorpusSpec) -> float:
     """Estimated size of a corpus on disk in bytes, measured on a block of each component."""
-    total = 0.0
-    for component in components(spec):
-        table, share = _kept_sample(spec, component)
-        if table.num_rows:
-            layout = component.family(spec).layout
-            total += component.rows * share * _encoded_bytes(table, layout) / table.num_rows
-    return total
+    return _estimated_bytes(spec, lambda component, table: (table, component.family(spec).layout))
 
 
 def _token_bytes(corpus: Dataset, tokenizer: Tokenizer, layouts: dict[str, TokenLayout]) -> float:
-    spec, total = spec_of(corpus), 0.0
+    """Estimated size of a token dataset on disk in bytes."""
     widest = TokenLayout(
         problem=max(layout.problem for layout in layouts.values()),
         answer=max(layout.answer for layout in layouts.values()),
     )
+
+    def encoded(component: Component, table: pa.Table) -> tuple[pa.Table, Layout]:
+        tokens = encode_rows(table, tokenizer, widest)
+        return with_tokens(table, tokens), shard_layout(table.schema, widest, tokenizer.id_type)
+
+    return _estimated_bytes(spec_of(corpus), encoded)
+
+
+def _estimated_bytes(spec: CorpusSpec, columns: Callable[[Component, pa.Table], tuple[pa.Table, Layout]]) -> float:
+    """Estimated bytes of all rows in kept splits, from the stored `columns` and their layout for some of these rows."""
+    total = 0.0
     for component in components(spec):
-        table, share = _kept_sample(spec, component)
-        if table.num_rows:
-            columns = with_tokens(table, encode_rows(table, tokenizer, widest))
-            size = _encoded_bytes(columns, shard_layout(table.schema, widest, tokenizer.id_type))
-            total += component.rows * share * size / table.num_rows
+        table, splits = sample_rows(spec, component, _SAMPLE_ROWS)
+        kept = np.isin(splits, [SPLITS.index(split) for split in spec.kept_splits])
+        if kept.any():
+            stored, layout = columns(component, table.filter(pa.array(kept)))
+            sink = io.BytesIO()
+            with pq.ParquetWriter(sink, layout.schema, **layout.options()) as writer:
+                writer.write_table(stored)
+            total += component.rows / len(kept) * len(sink.getvalue())
     return total
 
 
-def _kept_sample(spec: CorpusSpec, component: Component) -> tuple[pa.Table, float]:
-    """A component's first rows in kept splits, and their share."""
-    table, splits = sample_rows(spec, component, _SAMPLE_ROWS)
-    kept = np.isin(splits, [SPLITS.index(split) for split in spec.kept_splits])
-    return (table if kept.all() else table.filter(pa.array(kept))), float(kept.mean())
-
-
-def _encoded_bytes(table: pa.Table, layout: Layout) -> int:
-    sink = io.BytesIO()
-    with pq.ParquetWriter(sink, layout.schema, **layout.options()) as writer:
-        writer.write_table(table)
-    return len(sink.getvalue())
-
-
-def _found(folder: Location, what: str, spec_hash: str) -> Dataset | None:
-    if not committed(folder):
-        return None
-    dataset = load(folder, what)
-    if dataset.manifest.spec_hash != spec_hash:
-        raise _other_configuration(folder, what)
-    return dataset
-
-
-def _other_configuration(folder: Location, what: str) -> UserError:
-    return UserError(f"{what} exists with another configuration ({folder}): choose another name, or delete that folder")
-
-
-def _check_disk(folder: Location, what: str, tasks: Sequence[Task], needed: Callable[[], float]) -> None:
+def _check_disk(folder: Location, what: str, tasks: Sequence[Task], size: Callable[[], float]) -> None:
+    """Raises `RunFailure` if the disk has no room for the files of `tasks`, `size` bytes in total, that are missing."""
     free = folder.free_bytes()
     if free is None:
         return
-    missing = needed() * _DISK_MARGIN
-    if missing > free:
+    needed = size() * _DISK_MARGIN
+    if needed > free:
         # Check every file only if it matters: there can be millions.
-        missing -= sum(max(0, (folder / path).size()) for task in tasks for path in task.paths) * _DISK_MARGIN
-    if missing > free:
+        needed -= sum(max(0, (folder / path).size()) for task in tasks for path in task.paths) * _DISK_MARGIN
+    if needed > free:
         raise RunFailure(
-            f"{what} needs {missing / 1e6:,.1f} MB more at {folder}, but only {free / 1e6:,.1f} MB are free: "
+            f"{what} needs {needed / 1e6:,.1f} MB more at {folder}, but only {free / 1e6:,.1f} MB are free: "
             "free some space or name another --workspace"
         )
 
@@ -343,8 +343,8 @@ def _check_splits(spec: CorpusSpec) -> None:
     shares = {"train": 1 - spec.validation - spec.test, "validation": spec.validation, "test": spec.test}
     rarest = min(shares[split] for split in spec.kept_splits)
     rows = min(spec.total_rows, max(_FIRST_ROWS, ceil(_EXPECTED_ROWS / rarest)))
-    found = first_splits(spec, rows)
-    if missing := [name for name in spec.kept_splits if name not in found]:
+    occurring = first_splits(spec, rows)
+    if missing := [name for name in spec.kept_splits if name not in occurring]:
         raise UserError(
             f"corpus {spec.name!r} has {spec.total_rows:,} rows, and none of the first {rows:,} is in "
             f"{', '.join(missing)}: raise rows or the shares of these splits"

@@ -38,17 +38,14 @@ class Description:
         held_out = {"validation": self.spec.validation, "test": self.spec.test}
         shares = {"train": 1 - sum(held_out.values()), **held_out}
         parts = zip(self.spec.parts, self.spec.part_rows, strict=True)
-        listed = sum(rows for part, rows in parts if part.family == "listed")
-        found = {split: round((self.spec.total_rows - listed) * shares[split]) for split in SPLITS}
-        found["test"] += listed
-        return {split: rows if split in self.spec.kept_splits else 0 for split, rows in found.items()}
+        listed = sum(count for part, count in parts if part.family == "listed")
+        rows = {split: round((self.spec.total_rows - listed) * shares[split]) for split in SPLITS}
+        rows["test"] += listed
+        return {split: count if split in self.spec.kept_splits else 0 for split, count in rows.items()}
 
 
 def describe(spec: CorpusSpec, examples: int = 10) -> Description:
-    """Describes a corpus; the size is measured in memory on a block of each component.
-
-    With `only_test`, it can return fewer than `examples` problems.
-    """
+    """Describes a corpus; the size is measured in memory on a block of each component."""
     columns = dict[str, str]()
     for component in components(spec):
         columns |= column_types(component.family(spec).layout.schema)
@@ -67,7 +64,7 @@ def first_problems(spec: CorpusSpec, examples: int) -> list[dict[str, str]]:
 
     With `only_test`, there can be fewer.
     """
-    found, parts = list[dict[str, str]](), components(spec)
+    problems, parts = list[dict[str, str]](), components(spec)
     # Number of rows to search per kept row, with a margin for chance.
     scarcity = 1 + math.ceil(4 / spec.test) if spec.only_test else 1
     for number, component in enumerate(parts):
@@ -76,14 +73,11 @@ def first_problems(spec: CorpusSpec, examples: int) -> list[dict[str, str]]:
         kept = np.flatnonzero(np.isin(splits, [SPLITS.index(split) for split in spec.kept_splits]))[:wanted]
         for row, split in zip(table.take(pa.array(kept)).to_pylist(), splits[kept], strict=True):
             values = {**row, "split": SPLITS[split], "family": component.problems.family}
-            found.append({name: values[name] for name in _EXAMPLE_COLUMNS})
-    return found
+            problems.append({name: values[name] for name in _EXAMPLE_COLUMNS})
+    return problems
 
 
 def column_types(schema: pa.Schema) -> dict[str, str]:
     """Arrow type by column name; dictionary-encoded text counts as text."""
-    return {field.name: _type_name(field.type) for field in schema}
-
-
-def _type_name(kind: pa.DataType) -> str:
-    return str(kind.value_type if pa.types.is_dictionary(kind) else kind)
+    types = {field.name: field.type for field in schema}
+    return {name: str(kind.value_type if pa.types.is_dictionary(kind) else kind) for name, kind in types.items()}

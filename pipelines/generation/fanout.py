@@ -35,22 +35,14 @@ _RETRIES = 10
 
 
 class Task(Protocol):
-    """A unit of work: its unique number, its size in rows, and the shards that it can write."""
+    """A unit of work: its unique number, its rows, and the relative paths of the shards that it can write."""
 
     @property
-    def number(self) -> int:
-        """Number of the task, unique in its fan-out."""
-        ...
-
+    def number(self) -> int: ...
     @property
-    def rows(self) -> int:
-        """Rows that it adds."""
-        ...
-
+    def rows(self) -> int: ...
     @property
-    def paths(self) -> list[str]:
-        """Relative paths of the shards that it can write."""
-        ...
+    def paths(self) -> list[str]: ...
 
 
 Item = TypeVar("Item")
@@ -67,13 +59,12 @@ class Notes:
     folder: Location
     fingerprint: str
 
-    def _place(self, number: int) -> Location:
+    def _file(self, number: int) -> Location:
         return self.folder / ".progress" / f"{number:06d}.json"
 
     def write(self, number: int, shards: list[ShardRecord]) -> None:
-        """Records that a task is done."""
         value = {"fingerprint": self.fingerprint, "shards": [shard._asdict() for shard in shards]}
-        self._place(number).write(json.dumps(value).encode())
+        self._file(number).write(json.dumps(value).encode())
 
     def numbers(self) -> set[int]:
         """Numbers of all recorded tasks, for any fingerprint."""
@@ -82,9 +73,9 @@ class Notes:
 
     def read(self, number: int) -> list[ShardRecord] | None:
         """The shards of a recorded task, if it matches the fingerprint and they still exist; otherwise None."""
-        place = self._place(number)
+        file = self._file(number)
         try:
-            value = json.loads(place.read()) if place.exists() else None
+            value = json.loads(file.read()) if file.exists() else None
             if value is None or value["fingerprint"] != self.fingerprint:
                 return None
             shards = [ShardRecord(**shard) for shard in value["shards"]]
@@ -95,14 +86,14 @@ class Notes:
 
     def read_all(self, numbers: set[int]) -> dict[int, list[ShardRecord]]:
         """The shards of those of these tasks that are done."""
-        noted, found = sorted(numbers & self.numbers()), dict[int, list[ShardRecord]]()
+        noted, done = sorted(numbers & self.numbers()), dict[int, list[ShardRecord]]()
         with ThreadPoolExecutor(_READERS) as readers:
             for first in range(0, len(noted), _READ_AHEAD):
                 some = noted[first : first + _READ_AHEAD]
                 for number, shards in zip(some, readers.map(self.read, some), strict=True):
                     if shards is not None:
-                        found[number] = shards
-        return found
+                        done[number] = shards
+        return done
 
     def adopt(self, shards: Sequence[ShardRecord], tasks: Sequence[Task]) -> None:
         """Records the tasks whose shards are in a manifest, so that only missing shards are rebuilt."""
@@ -123,16 +114,16 @@ def make_shards(
     *,
     in_flight: int,
     progress: Progress,
-    found: Progress | None = None,
+    finished: Progress | None = None,
 ) -> list[ShardRecord]:
     """Runs `worker` on all tasks without a valid note; returns all shards in the order of the tasks.
 
-    `progress` is called with the rows of finished tasks, `found` (by default `progress`) with the rows that were
+    `progress` is called with the rows of finished tasks, `finished` (by default `progress`) with the rows that were
     already done. Raises the errors of `each_result`.
     """
     done = notes.read_all({task.number for task in tasks})
     if done:
-        (found or progress)(sum(task.rows for task in tasks if task.number in done))
+        (finished or progress)(sum(task.rows for task in tasks if task.number in done))
     missing = [task for task in tasks if task.number not in done]
 
     def work(batch: Sequence[AnyTask]) -> list[list[ShardRecord]]:
@@ -167,7 +158,7 @@ def _batches(tasks: Sequence[AnyTask], in_flight: int) -> Iterator[Sequence[AnyT
         first += size
 
 
-def alone(work: Callable[[], Result], *, gpu: bool = False) -> Result:
+def run_remotely(work: Callable[[], Result], *, gpu: bool = False) -> Result:
     """Returns the result of one piece of work on any node with room, with a `gpu` if the cluster has one.
 
     Raises the errors of `each_result`.

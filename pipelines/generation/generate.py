@@ -4,7 +4,8 @@ A shard's bytes depend only on (spec, range), so ranges can be generated in any 
 unfinished ranges, which are then generated identically.
 """
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -19,7 +20,7 @@ from pipelines.problems.family import Block, Family
 from pipelines.spec.corpus import CorpusSpec
 from pipelines.split.reserved import splits_of
 from storage.datasets.manifest import SPLITS, ShardRecord
-from storage.datasets.shard import ContentHash, Layout, Shard, open_shard
+from storage.datasets.shard import ContentHash, Shard, open_shard
 from storage.order import UInt64s
 from storage.places.place import Location
 
@@ -33,10 +34,8 @@ _CLASS_OF_LENGTH = np.searchsorted(WIDTHS, np.arange(WIDTHS[-1] + 1)).astype(np.
 _GROUP_ROWS = 1 << 17
 _GROUP_BYTES = 1 << 26
 
-Groups = Iterator[tuple["Stratum", pa.Table]]
 
-
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True)
 class Stratum:
     """The common values of all rows of a shard: split, family and width class."""
 
@@ -65,7 +64,6 @@ class RangeTask:
 
     @property
     def paths(self) -> list[str]:
-        """The shards that this task can write."""
         family = self.component.problems.family
         return [Stratum(split, family, int(width)).path(self.number) for split in SPLITS for width in WIDTHS]
 
@@ -84,72 +82,39 @@ def generate_range(spec: CorpusSpec, folder: Location, task: RangeTask, *, forme
 
     `former` is passed to their `ContentHash`.
     """
-    pa.set_cpu_count(1)
-    family = task.component.family(spec)
-    lengths: dict[Stratum, tuple[int, int]] = {}
+    layout, shards = task.component.family(spec).layout, dict[Stratum, Shard]()
     with ExitStack() as stack:
-        shards: dict[Stratum, Shard] = {}
-        for stratum, table in _row_groups(spec, task):
+
+        def write(stratum: Stratum, group: pa.Table) -> None:
             if stratum not in shards:
-                place = open_shard(
-                    folder,
-                    stratum.path(task.number),
-                    split=stratum.split,
-                    stratum=stratum.name,
-                    layout=family.layout,
-                    former=former,
+                path = stratum.path(task.number)
+                shard = open_shard(
+                    folder, path, split=stratum.split, stratum=stratum.name, layout=layout, former=former
                 )
-                shards[stratum], lengths[stratum] = stack.enter_context(place), (0, 0)
-            shards[stratum].write(table)
-            lengths[stratum] = tuple(map(max, lengths[stratum], _longest(table)))  # type: ignore[assignment]
-    return [
-        shards[stratum].record._replace(problem_length=lengths[stratum][0], answer_digits=lengths[stratum][1])
-        for stratum in sorted(shards, key=_order)
-    ]
+                shards[stratum] = stack.enter_context(shard)
+            shards[stratum].write(group)
+
+        sizes = _each_row_group(spec, task, write)
+    return [shards[stratum].record._replace(**size._asdict()) for stratum, size in sizes.items()]
 
 
-class Contents(NamedTuple):
-    """The content of a shard, independent of its writer, with the fields of the manifest's line."""
-
-    split: str
-    stratum: str
-    rows: int
-    content: str
-    problem_length: int
-    answer_digits: int
-
-    @classmethod
-    def of(cls, shard: ShardRecord) -> "Contents":
-        """The contents in a line of the manifest."""
-        return cls(*(getattr(shard, name) for name in cls._fields))
-
-
-def contents_of_range(spec: CorpusSpec, task: RangeTask, *, former: bool = False) -> dict[str, Contents]:
-    """Computes the contents of each shard of a range by path, in the manifest's order, without writing.
-
-    `former` is passed to their `ContentHash`.
-    """
-    pa.set_cpu_count(1)
+def contents_of_range(spec: CorpusSpec, task: RangeTask, *, former: bool = False) -> list[ShardRecord]:
+    """The records that `generate_range` returns, computed without writing: `bytes` is 0 and `sha256` is empty."""
     schema = task.component.family(spec).layout.schema
-    hashes: dict[Stratum, ContentHash] = {}
-    counts: dict[Stratum, tuple[int, int, int]] = {}
-    for stratum, table in _row_groups(spec, task):
-        hashes.setdefault(stratum, ContentHash(schema, former=former)).update(table)
-        rows, *longest = counts.get(stratum, (0, 0, 0))
-        counts[stratum] = (rows + table.num_rows, *map(max, longest, _longest(table)))
-    found = {}
-    for stratum in sorted(hashes, key=_order):
-        rows, *longest = counts[stratum]
-        found[stratum.path(task.number)] = Contents(
-            stratum.split, stratum.name, rows, hashes[stratum].hexdigest(), *longest
+    hashes = defaultdict[Stratum, ContentHash](lambda: ContentHash(schema, former=former))
+    sizes = _each_row_group(spec, task, lambda stratum, group: hashes[stratum].update(group))
+    return [
+        ShardRecord(
+            path=stratum.path(task.number),
+            split=stratum.split,
+            stratum=stratum.name,
+            bytes=0,
+            sha256="",
+            content=hashes[stratum].hexdigest(),
+            **size._asdict(),
         )
-    return found
-
-
-def sample_table(spec: CorpusSpec, component: Component, rows: int) -> tuple[pa.Table, Layout]:
-    """The first rows of a component's permuted order, with all splits and widths, and their storage layout."""
-    table, _ = sample_rows(spec, component, rows)
-    return table, component.family(spec).layout
+        for stratum, size in sizes.items()
+    ]
 
 
 def sample_rows(spec: CorpusSpec, component: Component, rows: int) -> tuple[pa.Table, NDArray[np.uint8]]:
@@ -157,7 +122,7 @@ def sample_rows(spec: CorpusSpec, component: Component, rows: int) -> tuple[pa.T
     family = component.family(spec)
     task = RangeTask(0, component, 0, min(rows, component.rows))
     tables, splits = [], []
-    for ids, problems, numbers in _blocks(spec, task):
+    for ids, problems, numbers in _blocks(spec, family, task):
         tables.append(family.table(ids, problems))
         splits.append(numbers)
     return pa.concat_tables(tables).combine_chunks(), np.concatenate(splits)
@@ -180,7 +145,7 @@ def first_splits(spec: CorpusSpec, rows: int) -> set[str]:
     found: set[str] = set()
     for component in components(spec):
         task = RangeTask(0, component, 0, min(component.rows, max(1, rows * component.rows // spec.total_rows)))
-        for _, _, splits in _blocks(spec, task):
+        for _, _, splits in _blocks(spec, component.family(spec), task):
             found |= {SPLITS[split] for split in np.unique(splits)}
             if found.issuperset(spec.kept_splits):
                 return found
@@ -191,50 +156,63 @@ def _order(stratum: Stratum) -> tuple[int, int]:
     return SPLITS.index(stratum.split), stratum.width
 
 
-def _longest(table: pa.Table) -> tuple[int, int]:
-    """Characters of the longest problem, and digits of the longest answer."""
-    lengths = pc.max(pc.binary_length(table.column("problem")))
-    return lengths.as_py(), pc.max(table.column("answer_digits")).as_py()
+class _Size(NamedTuple):
+    """Rows of a shard, characters of its longest problem, and digits of its longest answer."""
+
+    rows: int = 0
+    problem_length: int = 0
+    answer_digits: int = 0
 
 
-def _row_groups(spec: CorpusSpec, task: RangeTask) -> Groups:
+def _each_row_group(
+    spec: CorpusSpec, task: RangeTask, write: Callable[[Stratum, pa.Table], None]
+) -> dict[Stratum, _Size]:
+    """Calls `write` with every row group of a range; returns the sizes of the shards in the manifest's order."""
+    pa.set_cpu_count(1)
+    sizes = defaultdict[Stratum, _Size](_Size)
+    for stratum, group in _row_groups(spec, task):
+        write(stratum, group)
+        size = sizes[stratum]
+        longest_problem = pc.max(pc.binary_length(group["problem"])).as_py()
+        longest_answer = pc.max(group["answer_digits"]).as_py()
+        sizes[stratum] = _Size(
+            size.rows + group.num_rows,
+            max(size.problem_length, longest_problem),
+            max(size.answer_digits, longest_answer),
+        )
+    return {stratum: sizes[stratum] for stratum in sorted(sizes, key=_order)}
+
+
+def _row_groups(spec: CorpusSpec, task: RangeTask) -> Iterator[tuple[Stratum, pa.Table]]:
     """Yields the row groups of each stratum when they are full, and the remaining rows at the end."""
     family = task.component.family(spec)
-    waiting: dict[Stratum, list[tuple[UInt64s, Block]]] = {}
-    tables: dict[Stratum, list[pa.Table]] = {}
+    waiting = defaultdict[Stratum, list[tuple[UInt64s, Block]]](list)
+    tables = defaultdict[Stratum, list[pa.Table]](list)
+    table_rows = family.block_rows // 2
 
     def build(stratum: Stratum) -> None:
         """Turns the waiting rows of a stratum into a table."""
-        ids = np.concatenate([part for part, _ in waiting[stratum]])
-        table = family.table(ids, Block.concatenate([part for _, part in waiting[stratum]]))
-        tables.setdefault(stratum, []).append(table)
-        waiting[stratum].clear()
+        ids, blocks = zip(*waiting.pop(stratum), strict=True)
+        tables[stratum].append(family.table(np.concatenate(ids), Block.concatenate(blocks)))
 
-    def rows(parts: list[tuple[UInt64s, Block]]) -> int:
-        """Number of waiting rows."""
-        return sum(len(ids) for ids, _ in parts)
+    def is_full(group: list[pa.Table]) -> bool:
+        """Whether another table would make the row group too large."""
+        rows = sum(table.num_rows for table in group)
+        return rows + table_rows >= _GROUP_ROWS or sum(table.nbytes for table in group) >= _GROUP_BYTES
 
-    def full(group: list[pa.Table]) -> bool:
-        """Whether another block would make the row group too large."""
-        size = sum(table.num_rows for table in group)
-        return size + block // 2 >= _GROUP_ROWS or sum(table.nbytes for table in group) >= _GROUP_BYTES
-
-    block = family.block_rows
-    for ids, problems, splits in _blocks(spec, task):
+    for ids, problems, splits in _blocks(spec, family, task):
         for stratum, chosen in _strata(family, problems, splits, task.component.problems.family):
             if stratum.split not in spec.kept_splits:
                 continue
-            waiting.setdefault(stratum, []).append((ids.take(chosen), problems.take(chosen)))
-            if rows(waiting[stratum]) >= block // 2:
+            waiting[stratum].append((ids.take(chosen), problems.take(chosen)))
+            if sum(len(part) for part, _ in waiting[stratum]) >= table_rows:
                 build(stratum)
-                if full(tables[stratum]):
-                    yield stratum, pa.concat_tables(tables[stratum])
-                    tables[stratum].clear()
-    for stratum in sorted(waiting, key=_order):
-        if rows(waiting[stratum]):
+                if is_full(tables[stratum]):
+                    yield stratum, pa.concat_tables(tables.pop(stratum))
+    for stratum in sorted({*waiting, *tables}, key=_order):
+        if stratum in waiting:
             build(stratum)
-        if tables[stratum]:
-            yield stratum, pa.concat_tables(tables[stratum])
+        yield stratum, pa.concat_tables(tables[stratum])
 
 
 def _strata(
@@ -249,8 +227,8 @@ def _strata(
         yield Stratum(SPLITS[split], name, int(WIDTHS[width])), np.flatnonzero(classes == number)
 
 
-def _blocks(spec: CorpusSpec, task: RangeTask) -> Iterator[tuple[UInt64s, Block, NDArray[np.uint8]]]:
-    family = task.component.family(spec)
+def _blocks(spec: CorpusSpec, family: Family, task: RangeTask) -> Iterator[tuple[UInt64s, Block, NDArray[np.uint8]]]:
+    """Yields the ids, problems and split numbers of a range, block by block."""
     offset = np.uint64(task.component.first)
     for first in range(task.first, task.first + task.rows, family.block_rows):
         positions = np.arange(first, min(first + family.block_rows, task.first + task.rows), dtype=np.uint64)

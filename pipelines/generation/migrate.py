@@ -7,7 +7,7 @@ continues when it is started again.
 
 from dataclasses import dataclass
 
-from pipelines.generation.build import build_corpus, held
+from pipelines.generation.build import build_corpus, locked
 from pipelines.generation.fanout import Progress
 from pipelines.spec.corpus import CorpusSpec
 from storage.datasets.manifest import SCHEMA_VERSION, Dataset, committed, head_of, known_spec, load
@@ -49,9 +49,7 @@ def old_spec(folder: Location) -> CorpusSpec | None:
             f"{folder / 'manifest.json'} is damaged and the corpus's spec is lost: run "
             "'numerate corpus generate' with the same parameters under another name"
         )
-    return CorpusSpec.of_identity(
-        str(head["name"]), {name: value for name, value in spec.items() if name != "generator_version"}
-    )
+    return CorpusSpec.of_identity(str(head["name"]), spec)
 
 
 def migrate(folder: Location, *, in_flight: int, progress: Progress = lambda rows: None) -> Migration | None:
@@ -60,8 +58,8 @@ def migrate(folder: Location, *, in_flight: int, progress: Progress = lambda row
     The old corpus, including its tokens, is deleted at the end. Raises `UserError` in an object store, `RunFailure` if
     the disk is too small for both.
     """
-    beside = folder.parent / f".{folder.name}.migrating"
-    with held(folder, f"corpus {folder.name!r}"):
+    what, other = f"corpus {folder.name!r}", folder.parent / f".{folder.name}.migrating"
+    with locked(folder, what):
         spec = old_spec(folder)
         if spec is not None and folder.remote:
             raise UserError(
@@ -70,19 +68,18 @@ def migrate(folder: Location, *, in_flight: int, progress: Progress = lambda row
             )
         if spec is None:
             # A migration was killed after the swap: the other folder is the old corpus.
-            beside.remove()
+            other.remove()
             return None
         head = head_of((folder / "manifest.json").read())
-        corpus, _ = build_corpus(spec, beside, in_flight=in_flight, progress=progress)
+        corpus, _ = build_corpus(spec, other, in_flight=in_flight, progress=progress)
         if corpus.manifest.rows != head["rows"]:
             raise RunFailure(
-                f"corpus {folder.name!r} has {head['rows']:,} rows in its manifest, but {corpus.manifest.rows:,} after "
-                f"migration to schema version {SCHEMA_VERSION}, so its manifest is damaged: generate the corpus under "
-                "another name"
+                f"{what} has {head['rows']:,} rows in its manifest, but {corpus.manifest.rows:,} after migration to "
+                f"schema version {SCHEMA_VERSION}, so its manifest is damaged: generate the corpus under another name"
             )
         tokens = tuple((folder / "tokens").children())
         # The new folder's lock moves with it.
-        with held(beside, f"corpus {folder.name!r}"):
-            beside.exchange(folder)
-            beside.remove()
-    return Migration(load(folder, f"corpus {folder.name!r}"), head["split_rows"], tokens)
+        with locked(other, what):
+            other.exchange(folder)
+            other.remove()
+    return Migration(load(folder, what), head["split_rows"], tokens)

@@ -45,8 +45,8 @@ def carried(limbs: Limbs) -> tuple[list[Int64s], Flags]:
     negative = over < 0
     rows = np.flatnonzero(negative)
     if rows.size:
-        turned, _ = _carry([-limb.take(rows) for limb in limbs])
-        for limb, values in zip(digits, turned, strict=True):
+        negated, _ = _carry([-limb.take(rows) for limb in limbs])
+        for limb, values in zip(digits, negated, strict=True):
             limb[rows] = values
     return digits, negative
 
@@ -73,20 +73,25 @@ def digit_counts(limbs: Limbs) -> NDArray[np.int32]:
         there = limb != 0
         np.copyto(highest, limb, where=there, casting="unsafe")
         np.copyto(below, np.int32(number * LIMB_DIGITS), where=there)
-    counts = np.ones(len(highest), np.uint8)
-    for digit in range(1, LIMB_DIGITS):
-        counts += highest >= np.uint32(10**digit)
-    return below + counts
+    return below + integer_digits(highest)
+
+
+def integer_digits(values: NDArray[np.integer]) -> NDArray[np.int32]:
+    """Number of decimal digits of non-negative integers [n]; zero has one."""
+    counts = np.ones(len(values), np.uint8)
+    for digits in range(1, len(str(int(values.max(initial=0))))):
+        counts += values >= 10**digits
+    return counts.astype(np.int32)
 
 
 def digit_columns(limbs: Limbs, digits: int) -> NDArray[np.uint8]:
     """The lowest `digits` decimal digits, uint8 [digits, n], lowest first."""
     columns = np.zeros((digits, len(limbs[0])), np.uint8)
     for number, limb in enumerate(limbs):
-        rest = limb.astype(np.uint32)
+        rest, ten = limb, limb.dtype.type(10)
         for place in range(number * LIMB_DIGITS, min(digits, (number + 1) * LIMB_DIGITS)):
-            quotient = rest // np.uint32(10)
-            columns[place] = rest - quotient * np.uint32(10)
+            quotient = rest // ten
+            columns[place] = rest - quotient * ten
             rest = quotient
     return columns
 

@@ -1,6 +1,5 @@
 """Divides a corpus into components: one family each, with a fixed number of rows and its own order."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -14,12 +13,7 @@ from pipelines.spec.corpus import CorpusSpec, ProblemSpec
 from pipelines.split.canonical import Canonical
 from storage.order import derive_key
 
-_FAMILIES: dict[str, Callable[[ProblemSpec, Canonical, int, int], Family]] = {
-    "grid": Grid,
-    "digits": Operands,
-    "expression": Expressions,
-    "listed": Listed,
-}
+_FAMILIES: dict[str, type[Family]] = {"grid": Grid, "digits": Operands, "expression": Expressions, "listed": Listed}
 
 
 @dataclass(frozen=True)
@@ -41,8 +35,7 @@ class Component:
 
 def components(spec: CorpusSpec) -> list[Component]:
     """The components of a corpus in the order of their ids."""
-    found: list[Component] = []
-    first = 0
+    parts, first = list[Component](), 0
     for part, part_rows in zip(spec.parts, spec.part_rows, strict=True):
         if part.family == "digits":
             fixed = [
@@ -54,9 +47,9 @@ def components(spec: CorpusSpec) -> list[Component]:
             fixed, shares = [part], [part_rows]
         for problems, rows in zip(fixed, shares, strict=True):
             if rows:
-                found.append(Component(len(found), problems, first, rows))
+                parts.append(Component(len(parts), problems, first, rows))
                 first += rows
-    return found
+    return parts
 
 
 @lru_cache(maxsize=64)

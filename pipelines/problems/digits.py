@@ -5,7 +5,9 @@ lengths are used (`lengths`). Arithmetic uses limbs of eight digits (`arithmetic
 that many columns can propagate a carry or borrow; in half of them one occurs.
 """
 
+import itertools
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,19 +18,27 @@ from pipelines.problems.arithmetic import (
     Flags,
     carried,
     digit_columns,
-    digit_counts,
     limb_count,
     multiplied,
     product_carries,
     sum_carries,
 )
-from pipelines.problems.family import Arrays, Block, layout_for, pattern_column, random_limbs, schema_of
+from pipelines.problems.family import (
+    Arrays,
+    Block,
+    Family,
+    answer_columns,
+    layout_for,
+    pattern_column,
+    random_limbs,
+    schema_of,
+    with_text_operators,
+)
 from pipelines.problems.lengths import Cells, Deal, capacity
-from pipelines.problems.text import decimal_text, number_words
+from pipelines.problems.text import number_words
 from pipelines.spec.corpus import ProblemSpec
 from pipelines.split.canonical import Canonical
 from storage.datasets.arrow_buffers import blank_words, to_strings
-from storage.datasets.shard import Layout
 from storage.order import UInt64s, derive_key, halves, keyed_hash, mix64, permuted
 
 _DRAWN_DIGITS = 18
@@ -39,34 +49,21 @@ _CAPACITIES = np.array([1, *(capacity(length) for length in range(1, _DRAWN_DIGI
 _BASE = _POWERS[LIMB_DIGITS]
 
 
-class Operands:
-    """Rows of problems with `spec.terms` operands, in the order given by `key`."""
+class Operands(Family):
+    """Rows of problems with `spec.terms` operands."""
 
     def __init__(self, spec: ProblemSpec, canonical: Canonical, key: int, rows: int) -> None:
-        self.spec = spec
-        self._canonical = canonical
-        self._key = key
+        super().__init__(spec, canonical, key, rows)
         self._choices = len(spec.operators)
         self._cells = Cells(
             spec.terms, spec.min_digits, spec.digits, self._choices ** (spec.terms - 1), rows, derive_key(key, "cells")
         )
-        self._limbs = limb_count(spec.digits)
-        most = spec.terms * spec.digits if "*" in spec.operators else spec.digits + len(str(spec.terms))
-        self._answer_digits = most
-        self._answer_limbs = limb_count(most) + 1
-
-    @property
-    def block_rows(self) -> int:
-        """Rows of a block whose arrays fit in the cache."""
-        words = self.spec.terms * self._limbs + self._answer_limbs
-        return max(1 << 10, min(1 << 16, 1 << ((1 << 20) // words).bit_length() - 1))
-
-    @cached_property
-    def layout(self) -> Layout:
-        schema = schema_of({})
-        if self._choices ** (self.spec.terms - 1) > _MOST_PATTERNS:
-            schema = schema.set(schema.names.index("operators"), pa.field("operators", pa.string(), nullable=False))
-        return layout_for(schema)
+        self._answer_digits = spec.terms * spec.digits if "*" in spec.operators else spec.digits + len(str(spec.terms))
+        self._answer_limbs = limb_count(self._answer_digits) + 1
+        words = spec.terms * self._limbs + self._answer_limbs
+        self.block_rows = max(1 << 10, min(1 << 16, 1 << ((1 << 20) // words).bit_length() - 1))
+        self._has_patterns = self._choices ** (spec.terms - 1) <= _MOST_PATTERNS
+        self.layout = layout_for(schema_of({}) if self._has_patterns else with_text_operators(schema_of({})))
 
     def problems(self, positions: UInt64s) -> Block:
         """The problems at `positions`: `limbs` [terms · limbs, n], `lengths` [terms, n], `operators` [terms − 1, n]."""
@@ -87,12 +84,10 @@ class Operands:
         return block
 
     def canonical(self, problems: Block) -> UInt64s:
-        """Hashes of the canonical forms, uint64 [n]."""
         hashes = [self._canonical.number(self._operand(problems, term)) for term in range(self.spec.terms)]
         return self._canonical.flat(hashes, self._gaps(problems, "*"), self._gaps(problems, "-"))
 
     def text_lengths(self, problems: Block) -> NDArray[np.integer] | int:
-        """Characters of each problem [n], or one upper bound if all problems have the same width class."""
         longest = self.spec.terms * (self.spec.digits + 1) - 1
         if longest <= 16:
             return longest
@@ -125,7 +120,7 @@ class Operands:
             sign = np.where(is_times, sign, np.where(is_minus, -1, 1))
         return carried([*(total + sign * term)])
 
-    def carries(self, problems: Block, negative: Flags) -> pa.Array:
+    def _carries(self, problems: Block, negative: Flags) -> pa.Array:
         """Longest run of columns that carry or borrow [n]; null for three or more operands with a product."""
         rows, terms = problems.rows, self.spec.terms
         many = np.zeros(rows, np.uint8)
@@ -145,28 +140,17 @@ class Operands:
         unknown = (many > 0) & (terms > 2)
         return pa.array(values, mask=unknown if unknown.any() else None)
 
-    def table(self, ids: UInt64s, problems: Block) -> pa.Table:
-        """The corpus's columns for a block, `ids` [n]."""
+    def _columns(self, problems: Block) -> dict[str, Any]:
         magnitudes, negative = self.answers(problems)
-        counts = digit_counts(magnitudes[: limb_count(self._answer_digits)])
-        rows = len(ids)
-        columns = {
-            "id": pa.array(ids.view(np.int64)),
+        return {
+            **answer_columns(magnitudes[: limb_count(self._answer_digits)], negative),
             "problem": self._problem_text(problems),
-            "answer": decimal_text(magnitudes, counts, negative),
             "operators": self._operators_text(problems),
-            "terms": pa.array(np.full(rows, self.spec.terms, np.int32)),
-            "digits": pa.array(problems["lengths"].max(0).astype(np.int32)),
-            "answer_digits": pa.array(counts),
-            "carries": self.carries(problems, negative),
-            "depth": pa.array(np.zeros(rows, np.int32)),
-            "negative": pa.array(negative),
+            "terms": np.full(problems.rows, self.spec.terms, np.int32),
+            "digits": problems["lengths"].max(0).astype(np.int32),
+            "carries": self._carries(problems, negative),
+            "depth": np.zeros(problems.rows, np.int32),
         }
-        return pa.Table.from_arrays(list(columns.values()), schema=self.layout.schema)
-
-    def _operand(self, problems: Block, term: int) -> NDArray[np.uint32]:
-        operand: NDArray[np.uint32] = problems["limbs"][term * self._limbs : (term + 1) * self._limbs]
-        return operand
 
     def _gaps(self, problems: Block, operator: str) -> list[Flags | bool]:
         if self._choices == 1 or operator not in self.spec.operators:
@@ -186,8 +170,13 @@ class Operands:
                 quotient = rest // _BASE
                 own[number] = rest - quotient * _BASE
                 rest = quotient
-            if (length > drawn[term]).any():
-                self._fill(own, length, drawn[term], term, counters)
+            # Limbs above the drawn digits are random.
+            open_rows = length > drawn[term]
+            if open_rows.any():
+                key, skipped = derive_key(self._key, "limb", term), int(drawn[term].min()) // LIMB_DIGITS
+                for number, values in random_limbs(counters, key, length, self._limbs, skipped):
+                    fill = open_rows & (drawn[term] <= number * LIMB_DIGITS)
+                    np.copyto(own[number], values, where=fill, casting="unsafe")
         return limbs
 
     def _draw(self, deal: Deal) -> tuple[list[NDArray[np.uint16]], list[UInt64s]]:
@@ -195,7 +184,7 @@ class Operands:
         rows = len(deal.rest)
         budget = np.full(rows, _DRAWN_DIGITS, np.uint16)
         tens, nines = np.zeros(rows, np.uint16), np.zeros(rows, np.uint16)
-        drawn, whole = [], []
+        drawn, complete = [], []
         for length in deal.lengths[::-1]:
             fits = length <= budget
             digits = np.where(fits, length, budget // LIMB_DIGITS * LIMB_DIGITS).astype(np.uint16)
@@ -204,10 +193,10 @@ class Operands:
             tens += digits - leading
             nines += leading
             drawn.append(digits)
-            whole.append(fits)
+            complete.append(fits)
         values = self._permuted(deal, tens, nines)
         pieces = []
-        for digits, fits in zip(drawn, whole, strict=True):
+        for digits, fits in zip(drawn, complete, strict=True):
             radix = np.where(fits, _CAPACITIES.take(digits), _POWERS.take(digits))
             quotient = values // radix
             piece = values - quotient * radix
@@ -239,27 +228,11 @@ class Operands:
                 high[tens, nines], low[tens, nines] = halves(size)
         return sizes, high, low
 
-    def _fill(
-        self,
-        own: NDArray[np.uint32],
-        length: NDArray[np.uint16],
-        drawn: NDArray[np.uint16],
-        term: int,
-        counters: UInt64s,
-    ) -> None:
-        """Writes random digits into the limbs above the drawn ones."""
-        open_rows = length > drawn
-        key = derive_key(self._key, "limb", term)
-        skipped = int(drawn.min()) // LIMB_DIGITS
-        for number, values in random_limbs(counters, key, length, self._limbs, skipped):
-            fill = open_rows & (drawn <= number * LIMB_DIGITS)
-            np.copyto(own[number], values, where=fill, casting="unsafe")
-
     def _harden(self, problems: Block, deal: Deal, positions: UInt64s) -> None:
         """Rewrites low digits of the first two operands in a share of the rows and keeps the leading digits."""
         bits = keyed_hash(derive_key(self._key, "hard"), positions)
         room = np.minimum(deal.lengths[0], deal.lengths[1]).astype(np.int64) - 1
-        share = np.uint64(min(self.spec.hard, 1.0) * (1 << 24))
+        share = np.uint64(self.spec.hard * (1 << 24))
         chosen = np.flatnonzero((bits & np.uint64(0xFFFFFF) < share) & ~deal.exhausted & (room > 0))
         if not chosen.size:
             return
@@ -331,7 +304,7 @@ class Operands:
         gaps = self.spec.terms - 1
         if self._choices == 1:
             return pattern_column(0, [self.spec.operators[0] * gaps], problems.rows)
-        if self._choices**gaps > _MOST_PATTERNS:
+        if not self._has_patterns:
             symbols = np.array([ord(operator) for operator in self.spec.operators], np.uint8)
             characters = symbols.take(problems["operators"]).T.tobytes()
             return to_strings(characters, np.full(problems.rows, gaps, np.int32))
@@ -342,7 +315,6 @@ class Operands:
 
     @cached_property
     def _patterns(self) -> list[str]:
-        patterns = [""]
-        for _ in range(self.spec.terms - 1):
-            patterns = [pattern + operator for operator in self.spec.operators for pattern in patterns]
-        return patterns
+        """Operators of a problem by their code, with the first operator as the lowest digit."""
+        gaps = itertools.product(self.spec.operators, repeat=self.spec.terms - 1)
+        return ["".join(reversed(pattern)) for pattern in gaps]

@@ -6,20 +6,26 @@ canonical hashes backwards. Row numbers do not enumerate problems, so short expr
 """
 
 from collections.abc import Iterator
-from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipelines.problems.arithmetic import LIMB_DIGITS, Flags, carried, digit_counts, limb_count, limbs_of, multiplied
-from pipelines.problems.family import Block, layout_for, random_limbs, schema_of
-from pipelines.problems.text import decimal_text, number_words
+from pipelines.problems.arithmetic import LIMB_DIGITS, Flags, carried, limb_count, limbs_of, multiplied
+from pipelines.problems.family import (
+    Block,
+    Family,
+    answer_columns,
+    layout_for,
+    random_limbs,
+    schema_of,
+    with_text_operators,
+)
+from pipelines.problems.text import number_words
 from pipelines.spec.corpus import ProblemSpec
 from pipelines.split.canonical import Canonical, Terms
 from storage.datasets.arrow_buffers import blank_words, to_strings
-from storage.datasets.shard import Layout
 from storage.order import UInt64s, derive_key, mix64
 
 # One in this many leaves, and of the sums that can have one, has a unary minus.
@@ -38,32 +44,20 @@ class _Nodes(NamedTuple):
     minus: Flags
 
 
-class Expressions:
-    """Rows of expressions with up to `spec.terms` leaves and `spec.depth` nested brackets; `key` gives their order."""
+class Expressions(Family):
+    """Rows of expressions with up to `spec.terms` leaves and `spec.depth` nested brackets."""
 
     def __init__(self, spec: ProblemSpec, canonical: Canonical, key: int, rows: int) -> None:
-        self.spec = spec
-        self._canonical = canonical
-        self._key = key
-        self._limbs = limb_count(spec.digits)
+        super().__init__(spec, canonical, key, rows)
         # No value exceeds the product of all leaves at their maximum; one more digit is for a carry.
         self._answer_digits = spec.terms * spec.digits + 1
         self._answer_limbs = limb_count(self._answer_digits) + 1
         self._small = self._answer_digits <= 18
         self._products = "*" in spec.operators
-
-    @property
-    def block_rows(self) -> int:
-        """Rows of a block whose arrays fit in the cache."""
-        words = self.spec.terms * (self._limbs + 4 + (1 if self._small else self._answer_limbs))
-        return max(1 << 9, min(1 << 15, 1 << ((1 << 21) // words).bit_length() - 1))
-
-    @cached_property
-    def layout(self) -> Layout:
-        schema = schema_of({}).remove(schema_of({}).names.index("carries"))
-        return layout_for(
-            schema.set(schema.names.index("operators"), pa.field("operators", pa.string(), nullable=False))
-        )
+        words = spec.terms * (self._limbs + 4 + (1 if self._small else self._answer_limbs))
+        self.block_rows = max(1 << 9, min(1 << 15, 1 << ((1 << 21) // words).bit_length() - 1))
+        schema = schema_of({})
+        self.layout = layout_for(with_text_operators(schema.remove(schema.names.index("carries"))))
 
     def problems(self, positions: UInt64s) -> Block:
         """The problems at `positions`.
@@ -81,47 +75,40 @@ class Expressions:
         for leaf in range(leaves):
             length = self._spread(seeds, "length", leaf, self.spec.min_digits, self.spec.digits)
             block["lengths"][leaf] = length * (leaf < terms)
-            own = block["limbs"][leaf * self._limbs : (leaf + 1) * self._limbs]
-            for number, limb in random_limbs(seeds, derive_key(self._key, "leaf", leaf), length, len(own)):
-                own[number] = limb
+            limbs = random_limbs(seeds, derive_key(self._key, "leaf", leaf), length, self._limbs)
+            for number, limb in limbs:
+                block["limbs"][leaf * self._limbs + number] = limb
         block["turned"] = np.zeros((leaves, rows), np.bool_)
         if "-" in self.spec.operators:
             for leaf in range(leaves):
-                block["turned"][leaf] = self._one_in(seeds, "turned", leaf) & (leaf < terms)
+                chosen = self._spread(seeds, "turned", leaf, 1, _MINUS_ONE_IN) == 1
+                block["turned"][leaf] = chosen & (leaf < terms)
         self._grow(block, seeds, terms)
         block["terms"] = terms[None].astype(np.uint8)
         return Block(block)
 
     def canonical(self, problems: Block) -> UInt64s:
-        """Hashes of the canonical forms, uint64 [n]."""
         leaves = []
         for leaf in range(self.spec.terms):
-            limbs = problems["limbs"][leaf * self._limbs : (leaf + 1) * self._limbs]
-            leaves.append(self._canonical.leaf(self._canonical.number(limbs)).negated(problems["turned"][leaf]))
-        state = {name: np.stack([getattr(leaf, name) for leaf in leaves]) for name in Terms.__dataclass_fields__}
-
-        def at(places: Rows) -> Terms:
-            """The current subexpressions at `places`."""
-            return Terms(*(state[name].take(places) for name in Terms.__dataclass_fields__))
-
+            number = self._canonical.number(self._operand(problems, leaf))
+            leaves.append(self._canonical.leaf(number).negated(problems["turned"][leaf]))
+        # The current subexpressions, indexed by their first leaf and row.
+        terms = Terms.concatenate(leaves)
         for first, middle, operator, minus in self._upwards(problems):
             times = operator == ord("*")
             for chosen, product in ((np.flatnonzero(times), True), (np.flatnonzero(~times), False)):
                 if not chosen.size:
                     continue
-                place = first.take(chosen)
-                left, right = at(place), at(middle.take(chosen))
+                left, right = terms.take(first.take(chosen)), terms.take(middle.take(chosen))
                 if product:
                     result = self._canonical.multiplied(left, right)
                 else:
                     right = right.negated(operator.take(chosen) == ord("-"))
                     result = self._canonical.added(left, right).negated(minus.take(chosen))
-                for name, values in state.items():
-                    values.reshape(-1)[place] = getattr(result, name)
-        return self._canonical.root(Terms(*(state[name][0] for name in Terms.__dataclass_fields__)))
+                terms.put(first.take(chosen), result)
+        return self._canonical.root(terms.take(np.arange(problems.rows)))
 
     def text_lengths(self, problems: Block) -> NDArray[np.integer] | int:
-        """Characters of each problem [n]."""
         total = problems["lengths"].sum(0, dtype=np.int32) + problems["turned"].sum(0, dtype=np.int32)
         total += problems["terms"][0] - np.int32(1)
         return total + 2 * problems["bracket"].sum(0, dtype=np.int32) + problems["minus"].sum(0, dtype=np.int32)
@@ -130,23 +117,16 @@ class Expressions:
         """Exact answers: the limbs of their magnitudes, each [n], and the negative ones as flags [n]."""
         return self._small_answers(problems) if self._small else self._large_answers(problems)
 
-    def table(self, ids: UInt64s, problems: Block) -> pa.Table:
-        """The corpus's columns for a block, `ids` [n]."""
-        magnitudes, negative = self.answers(problems)
-        counts = digit_counts(magnitudes)
+    def _columns(self, problems: Block) -> dict[str, Any]:
         terms = problems["terms"][0].astype(np.int32)
-        columns = {
-            "id": pa.array(ids.view(np.int64)),
+        return {
+            **answer_columns(*self.answers(problems)),
             "problem": self._problem_text(problems),
-            "answer": decimal_text(magnitudes, counts, negative),
             "operators": to_strings(problems["gaps"].T.tobytes(), terms - 1),
-            "terms": pa.array(terms),
-            "digits": pa.array(problems["lengths"].max(0).astype(np.int32)),
-            "answer_digits": pa.array(counts),
-            "depth": pa.array(problems["depth"][0].astype(np.int32)),
-            "negative": pa.array(negative),
+            "terms": terms,
+            "digits": problems["lengths"].max(0).astype(np.int32),
+            "depth": problems["depth"][0].astype(np.int32),
         }
-        return pa.Table.from_arrays(list(columns.values()), schema=self.layout.schema)
 
     def _grow(self, block: dict[str, NDArray[Any]], seeds: UInt64s, terms: NDArray[np.int64]) -> None:
         """Draws the trees node by node in pre-order; each row has a stack of nodes that are still to be drawn."""
@@ -223,9 +203,6 @@ class Expressions:
         """Uniform random integers from `least` to `most`, [n]."""
         bits = mix64(seeds + np.uint64(derive_key(self._key, what, number))) >> np.uint64(32)
         return (bits * np.uint64(most - least + 1) >> np.uint64(32)).astype(np.int64) + least
-
-    def _one_in(self, seeds: UInt64s, what: str, number: int) -> Flags:
-        return self._spread(seeds, what, number, 1, _MINUS_ONE_IN) == 1
 
     def _upwards(self, problems: Block) -> Iterator[_Nodes]:
         """Yields the nodes from last to root, one per tree that has a node of this number."""
@@ -314,11 +291,12 @@ class Expressions:
             turned = np.flatnonzero(problems["turned"][leaf])
             open_with("-", turned, np.full(turned.size, leaf))
             first = (leaf * step + before) // 8
-            own = problems["limbs"][leaf * self._limbs : (leaf + 1) * self._limbs]
-            number_words(own, problems["lengths"][leaf], words[:, first : first + self._limbs])
-            behind = leaf * step + before + self._limbs * LIMB_DIGITS
+            number_words(
+                self._operand(problems, leaf), problems["lengths"][leaf], words[:, first : first + self._limbs]
+            )
+            end = leaf * step + before + self._limbs * LIMB_DIGITS
             for bracket_number in range(int(closed[leaf].max(initial=0))):
-                characters[:, behind + bracket_number] = (closed[leaf] > bracket_number) * np.uint8(ord(")"))
+                characters[:, end + bracket_number] = (closed[leaf] > bracket_number) * np.uint8(ord(")"))
             if leaf < leaves - 1:
-                characters[:, behind + self.spec.depth] = problems["gaps"][leaf]
+                characters[:, end + self.spec.depth] = problems["gaps"][leaf]
         return to_strings(buffer, self.text_lengths(problems))  # type: ignore[arg-type]

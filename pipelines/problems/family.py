@@ -3,15 +3,19 @@
 All methods are vectorised over a block and pure. The result for a row does not depend on its block.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipelines.problems.arithmetic import LIMB_DIGITS
+from pipelines.problems.arithmetic import LIMB_DIGITS, Flags, Limbs, digit_counts, limb_count
+from pipelines.problems.text import decimal_text
+from pipelines.spec.corpus import ProblemSpec
+from pipelines.split.canonical import Canonical
 from storage.datasets.shard import Layout
 from storage.order import UInt64s, derive_key, mix64
 
@@ -37,59 +41,78 @@ class Block:
 
     @property
     def rows(self) -> int:
-        """Number of problems."""
         return int(next(iter(self.arrays.values())).shape[-1])
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         return self.arrays[name]
 
     def take(self, rows: NDArray[np.integer]) -> "Block":
-        """The problems at `rows`, in this order."""
         return Block({name: array.take(rows, axis=-1) for name, array in self.arrays.items()})
 
     @staticmethod
     def concatenate(blocks: Sequence["Block"]) -> "Block":
-        """All blocks, concatenated."""
         if len(blocks) == 1:
             return blocks[0]
         names = blocks[0].arrays
         return Block({name: np.concatenate([block[name] for block in blocks], axis=-1) for name in names})
 
 
-class Family(Protocol):
-    """One family of problems with its parameters."""
+class Family(ABC):
+    """One family of problems with its parameters; `key` gives the order of its `rows` problems."""
 
-    @property
-    def layout(self) -> Layout:
-        """Schema and Parquet options of its shards."""
-        ...
+    layout: Layout
+    """Schema and Parquet options of its shards."""
 
-    @property
-    def block_rows(self) -> int:
-        """Rows of a block whose arrays fit in the cache."""
-        ...
+    block_rows: int
+    """Rows of a block whose arrays fit in the cache."""
 
+    def __init__(self, spec: ProblemSpec, canonical: Canonical, key: int, rows: int) -> None:
+        self.spec = spec
+        self._canonical = canonical
+        self._key = key
+        self._limbs = limb_count(spec.digits)
+
+    @abstractmethod
     def problems(self, positions: UInt64s) -> Block:
         """The problems at `positions` [n] of the permuted order."""
-        ...
 
+    @abstractmethod
     def canonical(self, problems: Block) -> UInt64s:
         """Hashes of the canonical forms, uint64 [n]; equal for all orders of a sum or a product."""
-        ...
 
+    @abstractmethod
     def text_lengths(self, problems: Block) -> NDArray[np.integer] | int:
         """Characters of each problem [n], or one upper bound if all problems have the same width class."""
-        ...
 
     def table(self, ids: UInt64s, problems: Block) -> pa.Table:
         """The corpus columns for a block; `ids` [n]."""
-        ...
+        return pa.table({"id": ids.view(np.int64), **self._columns(problems)}, schema=self.layout.schema)
+
+    def _operand(self, problems: Block, number: int) -> NDArray[np.uint32]:
+        """Limbs [limbs, n] of one operand, if the block has `limbs` [operands · limbs, n]."""
+        limbs: NDArray[np.uint32] = problems["limbs"][number * self._limbs : (number + 1) * self._limbs]
+        return limbs
+
+    @abstractmethod
+    def _columns(self, problems: Block) -> dict[str, Any]:
+        """All corpus columns except `id`: numpy or Arrow arrays [n] by name."""
+
+
+def answer_columns(magnitudes: Limbs, negative: Flags) -> dict[str, Any]:
+    """The columns that describe answers, from the limbs of their magnitudes and their signs, each [n]."""
+    counts = digit_counts(magnitudes)
+    return {"answer": decimal_text(magnitudes, counts, negative), "answer_digits": counts, "negative": negative}
 
 
 def schema_of(numbers: dict[str, pa.DataType]) -> pa.Schema:
     """The columns of a family: id, its numbers, the texts, and `FACTS`."""
     types = {"id": pa.int64(), **numbers, "problem": pa.string(), "answer": pa.string(), **FACTS}
     return pa.schema([pa.field(name, kind, nullable=name == "carries") for name, kind in types.items()])
+
+
+def with_text_operators(schema: pa.Schema) -> pa.Schema:
+    """The schema with `operators` as plain text, for families with too many patterns for a dictionary."""
+    return schema.set(schema.names.index("operators"), pa.field("operators", pa.string(), nullable=False))
 
 
 def layout_for(schema: pa.Schema, encodings: Mapping[str, str] | None = None, page_bytes: int = 1 << 19) -> Layout:

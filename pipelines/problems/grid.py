@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from pipelines.problems.arithmetic import limbs_of, product_carries, sum_carries
-from pipelines.problems.family import Arrays, Block, layout_for, pattern_column, schema_of
+from pipelines.problems.arithmetic import digit_columns, integer_digits, limbs_of, product_carries, sum_carries
+from pipelines.problems.family import Arrays, Block, Family, layout_for, pattern_column, schema_of
 from pipelines.problems.text import character_words, decimal_text
 from pipelines.spec.corpus import ProblemSpec
 from pipelines.split.canonical import Canonical, Flags
@@ -25,16 +25,15 @@ from storage.order import Permutation, UInt64s
 _LARGEST_TABLE = 1 << 16
 
 
-class Grid:
-    """Rows of one grid in the order given by `key`."""
+class Grid(Family):
+    """Rows of one grid."""
 
     # Large enough to make numpy's call overhead small, small enough for the cache.
     block_rows = 1 << 17
 
     def __init__(self, spec: ProblemSpec, canonical: Canonical, key: int, rows: int) -> None:
-        self.spec = spec
+        super().__init__(spec, canonical, key, rows)
         self._permutation = Permutation(spec.size, key)
-        self._canonical = canonical
         self._radix = spec.high - spec.low + 1
         self._operand_type = np.min_scalar_type(spec.high)
         self._answer_low, self._answer_high = self._answer_bounds()
@@ -43,28 +42,19 @@ class Grid:
         self._answer_type = np.dtype(np.int32 if small else np.int64)
         self._patterns = ["".join(gaps) for gaps in itertools.product(spec.operators, repeat=spec.terms - 1)]
         self._pattern_type = np.min_scalar_type(len(self._patterns))
+        self.operand_columns = [chr(ord("a") + position) for position in range(spec.terms)]
+        self.answer_column = "sum" if spec.operators == ("+",) else "value"
+        self.layout = self._layout()
 
-    @property
-    def operand_columns(self) -> list[str]:
-        """Names of the operand columns: a, b, c, …"""
-        return [chr(ord("a") + position) for position in range(self.spec.terms)]
-
-    @property
-    def answer_column(self) -> str:
-        """Name of the numeric answer: `sum` for addition only, otherwise `value`."""
-        return "sum" if self.spec.operators == ("+",) else "value"
-
-    @cached_property
-    def layout(self) -> Layout:
-        """Schema and Parquet options; 11 bytes per row on the notebook's corpus (measured)."""
+    def _layout(self) -> Layout:
+        """The layout; 11 bytes per row on the notebook's corpus (measured)."""
         # Wider than the values need: SQL adds two values in the column's type, and dictionaries cost the same.
         numbers = {name: pa.int32() for name in self.operand_columns}
         numbers |= {self.answer_column: pa.from_numpy_dtype(self._answer_type)}
-        schema = schema_of(numbers)
         # Measured: operands are incompressible except for their zero bytes, and a dictionary takes twice the time.
         encodings = dict.fromkeys((*self.operand_columns, self.answer_column), "BYTE_STREAM_SPLIT")
         encodings |= {self.answer_column: "DELTA_BINARY_PACKED"} if self._answer_table is None else {"answer": ""}
-        return layout_for(schema, encodings, page_bytes=1 << 16)
+        return layout_for(schema_of(numbers), encodings, page_bytes=1 << 16)
 
     def problems(self, positions: UInt64s) -> Block:
         """The problems at `positions` of the permuted order: operands `a`, `b`, … and `pattern`."""
@@ -81,45 +71,36 @@ class Grid:
         return Block(arrays)
 
     def canonical(self, problems: Block) -> UInt64s:
-        """Hashes of the canonical forms, uint64 [n]."""
         hashes = np.empty(problems.rows, np.uint64)
         for pattern, rows, operands in self._by_pattern(problems):
             numbers = [self._operand_hashes.take(x - self._operand_type.type(self.spec.low)) for x in operands]
             hashes[rows] = self._canonical.fixed(numbers, pattern)
         return hashes
 
-    def answers(self, problems: Block) -> NDArray[np.integer]:
-        """Exact answers [n], int32 if all answers of the grid fit, otherwise int64."""
-        return self._results(problems)[0]
-
     def text_lengths(self, problems: Block) -> NDArray[np.integer] | int:
-        """Characters of each problem [n], or one upper bound if all problems have the same width class."""
         shortest, longest = (self.spec.terms * (len(str(number)) + 1) - 1 for number in (self.spec.low, self.spec.high))
         if longest <= 16 or shortest == longest:
             return longest
         return self._problem_lengths(problems)
 
-    def table(self, ids: UInt64s, problems: Block) -> pa.Table:
-        """The corpus's columns for a block, `ids` [n]."""
+    def _columns(self, problems: Block) -> dict[str, Any]:
         answers, carries = self._results(problems)
         negative = answers < 0
         magnitudes = np.abs(answers)
-        counts = _digits(magnitudes)
-        columns = {
-            "id": pa.array(ids.view(np.int64)),
-            **{name: pa.array(problems[name].astype(np.int32)) for name in self.operand_columns},
-            self.answer_column: pa.array(answers),
+        counts = integer_digits(magnitudes)
+        return {
+            **{name: problems[name].astype(np.int32) for name in self.operand_columns},
+            self.answer_column: answers,
             "problem": self._problem_text(problems),
             "answer": self._answer_text(answers, magnitudes, counts, negative),
-            "operators": pattern_column(self._codes(problems), self._patterns, len(ids)),
-            "terms": pa.array(np.full(len(ids), self.spec.terms, np.int32)),
-            "digits": pa.array(_digits(np.maximum.reduce(self._operands(problems)))),
-            "answer_digits": pa.array(counts),
+            "operators": pattern_column(self._codes(problems), self._patterns, problems.rows),
+            "terms": np.full(problems.rows, self.spec.terms, np.int32),
+            "digits": integer_digits(np.maximum.reduce(self._operands(problems))),
+            "answer_digits": counts,
             "carries": carries,
-            "depth": pa.array(np.zeros(len(ids), np.int32)),
-            "negative": pa.array(negative),
+            "depth": np.zeros(problems.rows, np.int32),
+            "negative": negative,
         }
-        return pa.Table.from_arrays(list(columns.values()), schema=self.layout.schema)
 
     def _operands(self, problems: Block) -> list[NDArray[np.unsignedinteger]]:
         return [problems[name] for name in self.operand_columns]
@@ -158,7 +139,7 @@ class Grid:
 
     def _carries(self, operands: list[NDArray[np.unsignedinteger]], pattern: str, negative: Flags) -> NDArray[np.int32]:
         digits = len(str(self.spec.high))
-        columns = [_columns(operand, digits) for operand in operands]
+        columns = [digit_columns([operand], digits) for operand in operands]
         if pattern == "*":
             return product_carries(columns[0], columns[1])
         total = columns[0].astype(np.int16)
@@ -240,22 +221,3 @@ def _value(operands: list[NDArray[np.unsignedinteger]], pattern: str, kind: np.d
             term, sign = operand.astype(kind), operator
     assert total is not None
     return total
-
-
-def _digits(values: NDArray[np.integer]) -> NDArray[np.int32]:
-    """Number of decimal digits of non-negative integers [n]."""
-    counts = np.ones(len(values), np.uint8)
-    for digits in range(1, len(str(int(values.max(initial=0))))):
-        counts += values >= 10**digits
-    return counts.astype(np.int32)
-
-
-def _columns(values: NDArray[np.unsignedinteger], digits: int) -> NDArray[np.uint8]:
-    """Decimal digits of integers below 2³², uint8 [digits, n], lowest first."""
-    columns = np.empty((digits, len(values)), np.uint8)
-    rest = values
-    for place in range(digits):
-        quotient = rest // rest.dtype.type(10)
-        columns[place] = rest - quotient * rest.dtype.type(10)
-        rest = quotient
-    return columns

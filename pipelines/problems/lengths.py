@@ -6,6 +6,7 @@ form classes. Only exhausted classes, whose problems have about 19 digits at mos
 computed from the row number, so many operands of many lengths cost the same as two.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
@@ -16,10 +17,14 @@ from numpy.typing import NDArray
 from storage.order import LARGEST_SIZE, Permutation, UInt64s, derive_key, keyed_hash
 
 Lengths = NDArray[np.uint16]
+# One-digit operands, and the total of the other operands' digits beyond their first.
+State = tuple[int, int]
 Parts = tuple[Lengths, UInt64s, UInt64s, UInt64s]
 
 # Exhausted cells hold fewer problems than a corpus has rows, so their operands have few digits beyond the first.
 _MOST_EXTRA = 18
+# The state from which no exhausted class can be reached.
+_OTHER = (-1, -1)
 
 
 def capacity(length: int) -> int:
@@ -55,13 +60,13 @@ class Cells:
     def __call__(self, positions: UInt64s) -> Deal:
         """Lengths and draws of the rows at `positions` [n], in permuted order."""
         rows = Permutation(self.rows, derive_key(self.key, "rows"))(positions)
-        whole = np.uint64(self._exhausted_rows)
-        exhausted = rows < whole
-        if not whole:
+        limit = np.uint64(self._exhausted_rows)
+        exhausted = rows < limit
+        if not limit:
             return Deal(*self._dealt(rows), exhausted)
         lengths = np.empty((self.terms, len(rows)), np.uint16)
         pattern, rest, cell = (np.empty(len(rows), np.uint64) for _ in range(3))
-        for flags, part, offset in ((exhausted, self._enumerated, np.uint64(0)), (~exhausted, self._dealt, whole)):
+        for flags, part, offset in ((exhausted, self._enumerated, np.uint64(0)), (~exhausted, self._dealt, limit)):
             chosen = np.flatnonzero(flags)
             if chosen.size:
                 parts = part(rows.take(chosen) - offset)
@@ -129,14 +134,14 @@ class Cells:
         return self.longest - self.shortest + 1
 
     @cached_property
-    def _classes(self) -> dict[tuple[int, int], int]:
-        """Length combinations per class (one-digit operands, total of digits beyond the first, at most 18)."""
+    def _classes(self) -> dict[State, int]:
+        """Number of length combinations per class of cells, which is the state after the last operand."""
         counts = {(0, 0): 1}
         for _ in range(self.terms):
-            following: dict[tuple[int, int], int] = {}
+            following: dict[State, int] = {}
             for (ones, extra), count in counts.items():
                 for length in self._short_lengths(extra):
-                    state = (ones + (length == 1), extra + length - 1)
+                    state = _with_operand(ones, extra, length)
                     following[state] = following.get(state, 0) + count
             counts = following
         return counts
@@ -145,18 +150,18 @@ class Cells:
         return range(self.shortest, min(self.longest, _MOST_EXTRA - extra + 1) + 1)
 
     @cached_property
-    def _exhausted(self) -> frozenset[tuple[int, int]]:
+    def _exhausted(self) -> frozenset[State]:
         """Classes whose cells are used completely."""
-        found: set[tuple[int, int]] = set()
+        classes: set[State] = set()
         rows, cells = self.rows, self._choices**self.terms * self.patterns
         ranked = sorted((_class_capacity(self.terms, *state), state) for state in self._classes)
         for size, state in ranked:
             if size * cells > rows:
                 break
-            found.add(state)
+            classes.add(state)
             rows -= size * self._classes[state] * self.patterns
             cells -= self._classes[state] * self.patterns
-        return frozenset(found)
+        return frozenset(classes)
 
     @cached_property
     def _exhausted_rows(self) -> int:
@@ -172,34 +177,34 @@ class Cells:
         lengths = range(self.shortest, min(self.longest, _MOST_EXTRA + 1) + 1)
         return np.array([capacity(length) for length in lengths], np.uint64)
 
-    def _states(self, place: int) -> list[tuple[int, int]]:
+    def _states(self, place: int) -> list[State]:
         """States after `place` operands from which an exhausted class is reachable, and one state for all others."""
         reached = {(0, 0)}
         for step in range(place):
-            reached = {
-                (ones + (length == 1), extra + length - 1)
-                for ones, extra in reached
-                for length in self._short_lengths(extra)
-                if _completions(self, self.terms - step - 1, ones + (length == 1), extra + length - 1, False)
-            }
-        return [*sorted(reached), (-1, -1)]
+            following = {_with_operand(*state, length) for state in reached for length in self._short_lengths(state[1])}
+            reached = {state for state in following if _completions(self, self.terms - step - 1, *state, False)}
+        return [*sorted(reached), _OTHER]
+
+    def _steps(self) -> Iterator[tuple[int, list[State], dict[State, int]]]:
+        """For each operand: how many follow it, the states before it, and the index of each state after it."""
+        for place in range(self.terms):
+            index = {state: number for number, state in enumerate(self._states(place + 1))}
+            yield self.terms - place - 1, self._states(place), index
 
     @cached_property
     def _weights(self) -> list[tuple[UInt64s, UInt64s, NDArray[np.intp]]]:
         """Per operand, [states, lengths]: where a length's problems begin, how many follow, and the next state."""
         tables = []
-        for place in range(self.terms):
-            before, after = self._states(place), self._states(place + 1)
-            index = {state: number for number, state in enumerate(after)}
-            width = len(self._capacities)
+        width = len(self._capacities)
+        for left, before, index in self._steps():
             bounds = np.full((len(before), width), np.iinfo(np.uint64).max, np.uint64)
             units = np.ones((len(before), width), np.uint64)
             following = np.zeros((len(before), width), np.intp)
             for row, (ones, extra) in enumerate(before[:-1]):
                 total = 0
                 for column, length in enumerate(self._short_lengths(extra)):
-                    state = (ones + (length == 1), extra + length - 1)
-                    unit = _completions(self, self.terms - place - 1, *state, True)
+                    state = _with_operand(ones, extra, length)
+                    unit = _completions(self, left, *state, True)
                     bounds[row, column] = total
                     units[row, column] = max(1, unit)
                     following[row, column] = index.get(state, 0)
@@ -215,23 +220,20 @@ class Cells:
         most = max((extra for _, extra in self._exhausted), default=-1)
         short = [length for length in range(self.shortest, self.longest + 1) if length - 1 <= most]
         tables = []
-        for place in range(self.terms):
-            before, after = self._states(place), self._states(place + 1)
-            index = {state: number for number, state in enumerate(after)}
-            everything = self._choices ** (self.terms - place - 1)
-            columns = min(len(short), self._choices - 1) + 1
+        columns = min(len(short), self._choices - 1) + 1
+        for left, before, index in self._steps():
+            everything = self._choices**left
             bounds = np.zeros((len(before), columns), np.uint64)
-            following = np.full((len(before), columns), len(after) - 1, np.intp)
+            following = np.full((len(before), columns), index[_OTHER], np.intp)
             for row, (ones, extra) in enumerate(before):
                 total = 0
                 for column in range(columns):
                     bounds[row, column] = total
-                    length = self.shortest + column
-                    state = (-1, -1) if ones < 0 else (ones + (length == 1), extra + length - 1)
+                    state = _OTHER if ones < 0 else _with_operand(ones, extra, self.shortest + column)
                     if state in index:
                         following[row, column] = index[state]
-                    taken = _completions(self, self.terms - place - 1, *state, False) if state in index else 0
-                    total += everything - max(0, taken)
+                        total -= _completions(self, left, *state, False)
+                    total += everything
             tables.append((bounds, following))
         return tables
 
@@ -245,9 +247,14 @@ def _completions(cells: Cells, left: int, ones: int, extra: int, weighted: bool)
         return int((ones, extra) in cells._exhausted)
     return sum(
         (capacity(length) if weighted else 1)
-        * _completions(cells, left - 1, ones + (length == 1), extra + length - 1, weighted)
+        * _completions(cells, left - 1, *_with_operand(ones, extra, length), weighted)
         for length in cells._short_lengths(extra)
     )
+
+
+def _with_operand(ones: int, extra: int, length: int) -> State:
+    """The state after one more operand of `length` digits."""
+    return ones + (length == 1), extra + length - 1
 
 
 def _class_capacity(terms: int, ones: int, extra: int) -> int:

@@ -1,91 +1,45 @@
-"""Listed: fixed problems in the order of their list. All of them are reserved, so every row is in the test split.
+"""Listed: fixed problems in the order of their list. All of them are reserved, so every row is in the test split."""
 
-The lists are short (`reserved`), so their columns are computed once and blocks are taken from them.
-"""
-
-from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from numpy.typing import NDArray
 
-from pipelines.problems.arithmetic import product_carries, sum_carries
-from pipelines.problems.family import Block, layout_for, schema_of
+from pipelines.problems.arithmetic import BASE
+from pipelines.problems.digits import Operands
+from pipelines.problems.family import Arrays, Block, layout_for, schema_of
 from pipelines.spec.corpus import ProblemSpec
 from pipelines.split.canonical import Canonical
-from pipelines.split.parse import text_hashes
-from pipelines.split.reserved import Case, listing
-from storage.datasets.shard import Layout
+from pipelines.split.reserved import listing
 from storage.order import UInt64s
 
 
-class Listed:
-    """Rows of a list of problems; `key` is not used."""
-
-    block_rows = 1 << 14
+class Listed(Operands):
+    """Rows of a short list of problems with two operands; `key` is not used."""
 
     def __init__(self, spec: ProblemSpec, canonical: Canonical, key: int, rows: int) -> None:
         assert spec.listing, "a list has a name"
-        self._cases = listing(spec.listing, spec.operators, spec.digits)
-        self._hashes = text_hashes(pa.array([case.text for case in self._cases], pa.string()), canonical)
-        self._lengths = np.array([len(case.text) for case in self._cases], np.int32)
-
-    @cached_property
-    def layout(self) -> Layout:
-        schema = schema_of({})
-        return layout_for(schema.append(pa.field("kind", pa.string(), nullable=False)))
+        cases = listing(spec.listing, spec.operators, spec.digits)
+        operators = tuple(dict.fromkeys(case.operator for case in cases))
+        super().__init__(spec.model_copy(update={"terms": 2, "operators": operators}), canonical, key, rows)
+        self.block_rows = 1 << 14
+        self.layout = layout_for(schema_of({}).append(pa.field("kind", pa.string(), nullable=False)))
+        self._kinds = pa.array([case.kind for case in cases])
+        operands = [[case.left for case in cases], [case.right for case in cases]]
+        limbs = [
+            [number // BASE**limb % BASE for number in numbers] for numbers in operands for limb in range(self._limbs)
+        ]
+        arrays: Arrays = {
+            "limbs": np.array(limbs, np.uint32),
+            "lengths": np.array([[len(str(number)) for number in numbers] for numbers in operands], np.uint16),
+            "operators": np.array([[operators.index(case.operator) for case in cases]], np.uint8),
+            "row": np.arange(len(cases)),
+        }
+        self._problems = Block(arrays)
 
     def problems(self, positions: UInt64s) -> Block:
-        """The problems at `positions`, as their indices in the list: `row` [n]."""
-        return Block({"row": positions.astype(np.intp)})
+        """The problems at `positions` as in `Operands`, and their indices in the list: `row` [n]."""
+        return self._problems.take(positions.astype(np.intp))
 
-    def canonical(self, problems: Block) -> UInt64s:
-        """Hashes of the canonical forms, uint64 [n]."""
-        return self._hashes.take(problems["row"])
-
-    def text_lengths(self, problems: Block) -> NDArray[np.integer] | int:
-        """Characters of each problem [n]."""
-        return self._lengths.take(problems["row"])
-
-    def table(self, ids: UInt64s, problems: Block) -> pa.Table:
-        """The corpus's columns for a block, `ids` [n]."""
-        rows = self._columns.take(pa.array(problems["row"]))
-        return rows.set_column(0, "id", pa.array(ids.view(np.int64))).cast(self.layout.schema)
-
-    @cached_property
-    def _columns(self) -> pa.Table:
-        """All rows of the list; ids are indices in the list."""
-        answers = [str(case.answer) for case in self._cases]
-        columns = {
-            "id": pa.array(range(len(self._cases)), pa.int64()),
-            "problem": [case.text for case in self._cases],
-            "answer": answers,
-            "operators": pa.array([case.operator for case in self._cases]).dictionary_encode(),
-            "terms": [2] * len(answers),
-            "digits": [case.digits for case in self._cases],
-            "answer_digits": [len(answer.lstrip("-")) for answer in answers],
-            "carries": _carries(self._cases),
-            "depth": [0] * len(answers),
-            "negative": [answer.startswith("-") for answer in answers],
-            "kind": [case.kind for case in self._cases],
-        }
-        return pa.table(columns)
-
-
-def _carries(cases: list[Case]) -> NDArray[np.int32]:
-    """Longest run of columns that carry or borrow [n]."""
-    width = max((case.digits for case in cases), default=1) + 1
-    left, right = (_digits([str(getattr(case, side)) for case in cases], width) for side in ("left", "right"))
-    signs = np.array([-1 if case.operator == "-" else 1 for case in cases], np.int16)
-    turned = np.array([-1 if case.answer < 0 else 1 for case in cases], np.int16)
-    carries = sum_carries((left.astype(np.int16) + signs * right) * turned)
-    products = np.flatnonzero([case.operator == "*" for case in cases])
-    if products.size:
-        carries[products] = product_carries(left.take(products, axis=1), right.take(products, axis=1))
-    return carries
-
-
-def _digits(numbers: list[str], width: int) -> NDArray[np.uint8]:
-    """The lowest `width` decimal digits, uint8 [width, n], lowest first."""
-    text = "".join(number.rjust(width, "0") for number in numbers).encode()
-    return (np.frombuffer(text, np.uint8).reshape(len(numbers), width) - np.uint8(ord("0"))).T[::-1]
+    def _columns(self, problems: Block) -> dict[str, Any]:
+        return {**super()._columns(problems), "kind": self._kinds.take(pa.array(problems["row"]))}

@@ -11,10 +11,7 @@ from numpy.typing import NDArray
 from pipelines.problems.arithmetic import LIMB_DIGITS, Limbs
 from storage.datasets.arrow_buffers import blank_words, to_strings
 
-Bytes = NDArray[np.uint8]
-
-_LIMB = 10_000
-_LIMB_DIGITS = 4
+_HALF_LIMB = 10_000
 
 
 def character_words(low: int, high: int, suffix: str = "") -> NDArray[np.unsignedinteger]:
@@ -50,8 +47,8 @@ def number_words(limbs: Limbs, counts: NDArray[np.integer], words: NDArray[np.ui
     fewest = int(counts.min(initial=LIMB_DIGITS * len(limbs)))
     for number, limb in enumerate(limbs):
         value = limb.astype(np.uint32)
-        high = value // np.uint32(_LIMB)
-        word = _FOUR_WORDS.take(value - high * np.uint32(_LIMB)).astype(np.uint64)
+        high = value // np.uint32(_HALF_LIMB)
+        word = _FOUR_WORDS.take(value - high * np.uint32(_HALF_LIMB)).astype(np.uint64)
         word <<= np.uint64(32)
         word |= _FOUR_WORDS.take(high)
         if fewest < (number + 1) * LIMB_DIGITS:
@@ -60,13 +57,6 @@ def number_words(limbs: Limbs, counts: NDArray[np.integer], words: NDArray[np.ui
         words[:, len(limbs) - 1 - number] = word
 
 
-def _four_digits() -> Bytes:
-    numbers = np.arange(_LIMB)
-    powers = 10 ** np.arange(_LIMB_DIGITS - 1, -1, -1)
-    return (numbers[:, None] // powers % 10 + ord("0")).astype(np.uint8)
-
-
-_FOUR_DIGITS = _four_digits()
-# The same digits as words, and masks that keep the last 0 … 8 characters of a word.
-_FOUR_WORDS = _FOUR_DIGITS.view("<u4")[:, 0].copy()
+# All numbers of four digits as words of four characters, and masks that keep the last 0 … 8 characters of a word.
+_FOUR_WORDS = np.array([f"{number:04}" for number in range(_HALF_LIMB)], "S4").view("<u4")
 _LAST_CHARACTERS = np.array([0, *((1 << 64) - (1 << 8 * (8 - shown)) for shown in range(1, 9))], np.uint64)

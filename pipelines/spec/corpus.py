@@ -25,6 +25,7 @@ _FAMILY_FIELDS: dict[str, tuple[str, ...]] = {
     "expression": ("terms", "operators", "min_terms", "min_digits", "digits", "depth", "min_depth"),
     "listed": ("listing", "operators", "digits"),
 }
+_ALL_FAMILY_FIELDS = {name for names in _FAMILY_FIELDS.values() for name in names}
 # Fields that have no effect when zero and are then omitted: corpora made before these fields keep their identity.
 _LATER_FIELDS = {"min_depth"}
 _LARGEST_GRID = 99_999
@@ -73,10 +74,9 @@ class ProblemSpec(Form):
 
     @model_validator(mode="after")
     def _family(self) -> "ProblemSpec":
-        for name in sorted(set(self.model_fields_set) & _ALL_FAMILY_FIELDS - set(_FAMILY_FIELDS[self.family])):
-            if getattr(self, name) != ProblemSpec.model_fields[name].default:
-                holders = " and ".join(family for family, names in _FAMILY_FIELDS.items() if name in names)
-                raise ValueError(f"{name} belongs to {holders}, not to family {self.family!r}: leave it out")
+        if changed := _changed(self, _ALL_FAMILY_FIELDS - set(_FAMILY_FIELDS[self.family])):
+            families = " and ".join(family for family, names in _FAMILY_FIELDS.items() if changed[0] in names)
+            raise ValueError(f"{changed[0]} belongs to {families}, not to family {self.family!r}: leave it out")
         if len(set(self.operators)) != len(self.operators):
             raise ValueError(f"operators {list(self.operators)} contain a duplicate: name each once")
         if self.family == "grid":
@@ -103,23 +103,27 @@ class ProblemSpec(Form):
             raise ValueError(f"high is {self.high}, below low ({self.low}): raise high or lower low")
         if self.size > LARGEST_SIZE:
             raise ValueError(f"the grid has {self.size:,} problems, the limit is {LARGEST_SIZE:,}: lower terms or high")
-        if max(self.high**self.terms, 1) > LARGEST_SIZE and "*" in self.operators:
+        if self.high**self.terms > LARGEST_SIZE and "*" in self.operators:
             raise ValueError(
                 f"products of {self.terms} numbers up to {self.high} exceed 62 bits: lower terms or high, "
                 "or use family 'digits'"
             )
 
     def _check_lengths(self) -> None:
-        for least, most in (("min_terms", "terms"), ("min_digits", "digits")):
+        for least, most in (("min_terms", "terms"), ("min_digits", "digits"), ("min_depth", "depth")):
             if getattr(self, least) > getattr(self, most):
                 raise ValueError(
                     f"{least} is {getattr(self, least)}, above {most} ({getattr(self, most)}): "
                     f"raise {most} or lower {least}"
                 )
-        if self.min_depth:
-            self._check_depths()
-        # Per operand one operator; in an expression also a unary minus, and two brackets and a minus of its node.
-        longest = self.terms * (self.digits + (5 if self.family == "expression" else 1))
+        if self.min_depth and self.min_terms < self.min_depth + 2:
+            raise ValueError(
+                f"min_depth is {self.min_depth}, which needs {self.min_depth + 2} operands, but min_terms is "
+                f"{self.min_terms}: raise min_terms"
+            )
+        if self.min_depth and "-" not in self.operators:
+            raise ValueError(f"min_depth is {self.min_depth}, which needs the operator '-': add it to operators")
+        longest = self.most_tokens(1)[0] + 1
         if longest > _LONGEST_PROBLEM:
             raise ValueError(
                 f"problems can have {longest:,} characters, the limit is {_LONGEST_PROBLEM:,}: lower terms or digits"
@@ -129,19 +133,6 @@ class ProblemSpec(Form):
                 f"products can have {self.terms * self.digits:,} digits, the limit is {_LONGEST_PRODUCT:,}: "
                 "lower terms or digits, or leave '*' out"
             )
-
-    def _check_depths(self) -> None:
-        if self.min_depth > self.depth:
-            raise ValueError(
-                f"min_depth is {self.min_depth}, above depth ({self.depth}): raise depth or lower min_depth"
-            )
-        if self.min_terms < self.min_depth + 2:
-            raise ValueError(
-                f"min_depth is {self.min_depth}, which needs {self.min_depth + 2} operands, but min_terms is "
-                f"{self.min_terms}: raise min_terms"
-            )
-        if "-" not in self.operators:
-            raise ValueError(f"min_depth is {self.min_depth}, which needs the operator '-': add it to operators")
 
     @property
     def size(self) -> int:
@@ -169,9 +160,6 @@ class ProblemSpec(Form):
         """The family and its parameters as JSON values."""
         values = self.model_dump(mode="json", include={"family", *_FAMILY_FIELDS[self.family]})
         return {name: value for name, value in values.items() if value or name not in _LATER_FIELDS}
-
-
-_ALL_FAMILY_FIELDS = {name for names in _FAMILY_FIELDS.values() for name in names}
 
 
 class MixturePart(ProblemSpec):
@@ -225,10 +213,8 @@ class CorpusSpec(ProblemSpec):
     @model_validator(mode="after")
     def _rows(self) -> "CorpusSpec":
         checked_name(self.name, "corpus")
-        if self.mixture and (given := sorted(set(self.model_fields_set) & {"family", *_ALL_FAMILY_FIELDS})):
-            changed = [name for name in given if getattr(self, name) != CorpusSpec.model_fields[name].default]
-            if changed:
-                raise ValueError(f"{changed[0]} is set next to a mixture: set it in the parts of the mixture")
+        if self.mixture and (changed := _changed(self, {"family", *_ALL_FAMILY_FIELDS})):
+            raise ValueError(f"{changed[0]} is set next to a mixture: set it in the parts of the mixture")
         parts = self.parts
         if not self.only_test and any(part.family == "listed" for part in parts):
             raise ValueError("family 'listed' has only test problems: set only_test too")
@@ -247,19 +233,14 @@ class CorpusSpec(ProblemSpec):
     @property
     def parts(self) -> tuple[ProblemSpec, ...]:
         """The families of the corpus, one or several."""
-        if self.mixture:
-            return self.mixture
-        return (ProblemSpec(**self.parameters()),)
+        return self.mixture or (ProblemSpec(**self.parameters()),)
 
     @property
     def part_rows(self) -> tuple[int, ...]:
         """Rows of each part by weight; rows that a small part cannot provide go to the others."""
-        parts = self.parts
-        if not self.rows:
-            return tuple(part.size for part in parts)
-        return shares_by_weight(
-            self.rows, [part.size for part in parts], [getattr(part, "weight", 1.0) for part in parts]
-        )  # fmt: skip
+        sizes = [part.size for part in self.parts]
+        weights = [getattr(part, "weight", 1.0) for part in self.parts]
+        return shares_by_weight(self.rows, sizes, weights) if self.rows else tuple(sizes)
 
     @property
     def total_rows(self) -> int:
@@ -273,25 +254,19 @@ class CorpusSpec(ProblemSpec):
 
     def identity(self) -> dict[str, Any]:
         """All values that determine the rows, as JSON values; the name is not included."""
-        common = ("rows", "seed", "split_key", "validation", "test", "rows_per_shard", "only_test")
-        values = self.model_dump(mode="json", include=set(common))
-        if not self.only_test:
-            del values["only_test"]
+        common = {"rows", "seed", "split_key", "validation", "test", "rows_per_shard"}
+        values = self.model_dump(mode="json", include=common | ({"only_test"} if self.only_test else set()))
         if self.mixture:
             values["mixture"] = [{"weight": part.weight, **part.parameters()} for part in self.mixture]
         else:
             values |= self.parameters()
         return values
 
-    @property
-    def spec_hash(self) -> str:
-        return hash_of(self.identity())
-
     @classmethod
     def of_identity(cls, name: str, identity: dict[str, Any]) -> "CorpusSpec":
-        """The spec with this `identity`; raises `UserError` if this version cannot read it."""
+        """The spec in a manifest's `identity`; raises `UserError` if this version cannot read it."""
         try:
-            return cls(name=name, **identity)
+            return cls(name=name, **{key: value for key, value in identity.items() if key != "generator_version"})
         except ValidationError as error:
             raise UserError(
                 f"corpus {name!r} was generated by another version of Numerate: generate it again"
@@ -327,7 +302,7 @@ class TokenizerSpec(Form):
 
     @model_validator(mode="after")
     def _kind(self) -> "TokenizerSpec":
-        if self.group and self.vocabulary != TokenizerSpec.model_fields["vocabulary"].default:
+        if self.group and _changed(self, {"vocabulary"}):
             raise ValueError(f"vocabulary belongs to bpe and unigram, not to kind {self.kind!r}: leave it out")
         return self
 
@@ -340,6 +315,12 @@ class TokenizerSpec(Form):
     def spec_hash(self) -> str:
         """Hash of the values that determine the pieces; `vocabulary` counts only for learned pieces."""
         return hash_of(self.model_dump(mode="json", exclude={"vocabulary"} if self.group else set()))
+
+
+def _changed(form: Form, names: set[str]) -> list[str]:
+    """Those of these fields that have another value than their default, sorted."""
+    fields = type(form).model_fields
+    return sorted(name for name in names & form.model_fields_set if getattr(form, name) != fields[name].default)
 
 
 def shares_by_weight(rows: int, sizes: list[int], weights: list[float]) -> tuple[int, ...]:

@@ -50,12 +50,8 @@ CORPORA: dict[str, CorpusSpec] = {
         CorpusSpec(
             name="arithmetic",
             rows=20_000_000,
-            mixture=(
-                _part(2, _ADDITION),
-                _part(2, _SUBTRACTION),
-                _part(2, _MULTIPLICATION),
-                _part(2, _MIXED_GRID),
-                _part(2, _EXPRESSION),
+            mixture=tuple(
+                _part(2, problems) for problems in (_ADDITION, _SUBTRACTION, _MULTIPLICATION, _MIXED_GRID, _EXPRESSION)
             ),
         ),
         _corpus("long", 1_000_000, _LONG),
@@ -73,10 +69,7 @@ CORPORA: dict[str, CorpusSpec] = {
         CorpusSpec(
             name="expressions-4",
             rows=4_000_000,
-            mixture=(
-                _part(1, _short_expression(2, 3)),
-                _part(3, _short_expression(4, 4)),
-            ),
+            mixture=(_part(1, _short_expression(2, 3)), _part(3, _short_expression(4, 4))),
         ),
         # For comparisons of encoders with and without a symbolic unit: all operators, numbers of one to four digits,
         # and brackets. One variant has longer numbers than the training problems, another has deeper brackets.

@@ -45,6 +45,14 @@ class Terms:
     def take(self, rows: NDArray[np.integer]) -> "Terms":
         return Terms(*(getattr(self, name).take(rows) for name in self.__dataclass_fields__))
 
+    def put(self, rows: NDArray[np.integer], terms: "Terms") -> None:
+        for name in self.__dataclass_fields__:
+            getattr(self, name)[rows] = getattr(terms, name)
+
+    @staticmethod
+    def concatenate(terms: Sequence["Terms"]) -> "Terms":
+        return Terms(*(np.concatenate([getattr(t, name) for t in terms]) for name in Terms.__dataclass_fields__))
+
 
 class Canonical:
     """Hashes of canonical forms under one split key; all arrays are uint64 [n]."""
@@ -95,9 +103,9 @@ class Canonical:
 
     def as_sum(self, plus: UInt64s, minus: UInt64s) -> Terms:
         """Sums as subexpressions, from the wrapped totals of their terms' hashes and of the negated terms' hashes."""
-        whole, turned = self.sum(plus), self.sum(minus)
+        positive, negative = self.sum(plus), self.sum(minus)
         # As a factor, a sum and its negation share the smaller hash; the sign is kept separately.
-        return Terms(plus, minus, np.minimum(whole, turned), turned < whole, np.ones(len(plus), np.bool_))
+        return Terms(plus, minus, np.minimum(positive, negative), negative < positive, np.ones(len(plus), np.bool_))
 
     def multiplied(self, left: Terms, right: Terms) -> Terms:
         """Pairwise products; operands that are products are flattened."""

@@ -53,10 +53,10 @@ def has_no_trained_counterpart(
     numbers, texts = list[int](), list[str]()
     foreign = {"+", "-"} - {*operators}
     for number, (problem, answer) in enumerate(zip(problems.to_pylist(), answers.to_pylist(), strict=True)):
-        found = [text for text in counterparts(problem, answer) if not foreign & {*text}]
-        texts += found
-        numbers += [number] * len(found)
-    judged = np.ones(len(problems), np.bool_)
+        forms = [text for text in counterparts(problem, answer) if not foreign & {*text}]
+        texts += forms
+        numbers += [number] * len(forms)
+    scored = np.ones(len(problems), np.bool_)
     hashes = text_hashes(pa.array(texts, pa.string()), Canonical(split_key))
-    judged[np.array(numbers, np.intp)[splits_of(hashes, split_key, validation, test) == 0]] = False
-    return judged
+    scored[np.array(numbers, np.intp)[splits_of(hashes, split_key, validation, test) == 0]] = False
+    return scored

@@ -24,20 +24,20 @@ class HashSet:
     def of(hashes: UInt64s) -> "HashSet":
         """Creates the set from sorted unique hashes [m]."""
         bits = max(10, (len(hashes) * _BITS_PER_HASH - 1).bit_length())
-        beginnings = hashes >> np.uint64(64 - bits)
+        prefixes = hashes >> np.uint64(64 - bits)
         table = np.zeros(1 << (bits - 3), np.uint8)
-        np.bitwise_or.at(table, beginnings >> np.uint64(3), _bit(beginnings))
+        np.bitwise_or.at(table, prefixes >> np.uint64(3), _bit(prefixes))
         return HashSet(hashes, table)
 
     def find(self, hashes: UInt64s) -> tuple[Positions, Positions]:
         """Indices of those `hashes` [n] that are in the set, and their positions in the set."""
-        beginnings = hashes >> np.uint64(64 - (len(self.table).bit_length() + 2))
-        candidates = np.flatnonzero((self.table.take(beginnings >> np.uint64(3)) & _bit(beginnings)) != 0)
+        prefixes = hashes >> np.uint64(64 - (len(self.table).bit_length() + 2))
+        candidates = np.flatnonzero((self.table.take(prefixes >> np.uint64(3)) & _bit(prefixes)) != 0)
         values = hashes.take(candidates)
-        places = np.searchsorted(self.hashes, values)
-        found = self.hashes.take(places, mode="clip") == values if len(self.hashes) else np.zeros(0, np.bool_)
-        return candidates.compress(found), places.compress(found)
+        positions = np.searchsorted(self.hashes, values)
+        equal = self.hashes.take(positions, mode="clip") == values if len(self.hashes) else np.zeros(0, np.bool_)
+        return candidates.compress(equal), positions.compress(equal)
 
 
-def _bit(beginnings: UInt64s) -> NDArray[np.uint8]:
-    return np.left_shift(np.uint8(1), beginnings.astype(np.uint8) & np.uint8(7))
+def _bit(prefixes: UInt64s) -> NDArray[np.uint8]:
+    return np.left_shift(np.uint8(1), prefixes.astype(np.uint8) & np.uint8(7))

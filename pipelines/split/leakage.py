@@ -70,51 +70,42 @@ def find_leaks(train: Dataset, held_out: Dataset, *, in_flight: int, progress: P
     It needs about 55 bytes of memory per held-out problem: 1.1 GB for the 20 million of a billion rows. Raises
     `RunFailure` if a shard is missing or damaged, or contains an invalid problem.
     """
-    held = tuple(shard for split in HELD_OUT for shard in held_out.of_split(split))
-    for corpus, shards in ((held_out, held), (train, train.of_split("train"))):
+    train_shards = train.of_split("train")
+    held_out_shards = tuple(shard for split in HELD_OUT for shard in held_out.of_split(split))
+    for corpus, shards in ((held_out, held_out_shards), (train, train_shards)):
         for shard in shards:
             corpus.checked(shard)
     hashes: dict[str, UInt64s] = {}
-    for shard, found in each_result(partial(_hashes, held_out), held, in_flight=in_flight):
-        hashes[shard.path] = found
+    for shard, shard_hashes in each_result(partial(_hashes, held_out), held_out_shards, in_flight=in_flight):
+        hashes[shard.path] = shard_hashes
         progress(shard.rows)
-    values, rows = np.unique(np.concatenate([hashes[shard.path] for shard in held]), return_index=True)
+    values, rows = np.unique(np.concatenate([hashes[shard.path] for shard in held_out_shards]), return_index=True)
     shared = (HashSet.of(values), rows.astype(np.uint32))
-    found_in: dict[str, _Found] = {}
-    worker = partial(_leaks, train, held_out, held)
-    for shard, leaks in each_result(worker, train.of_split("train"), in_flight=in_flight, shared=shared):
-        found_in[shard.path] = leaks
+    results: dict[str, Leakage] = {}
+    worker = partial(_leaks, train, held_out, held_out_shards)
+    for shard, leakage in each_result(worker, train_shards, in_flight=in_flight, shared=shared):
+        results[shard.path] = leakage
         progress(shard.rows)
-    ordered = [found_in[shard.path] for shard in train.of_split("train")]
+    ordered = [results[shard.path] for shard in train_shards]
     return Leakage(
-        train_rows=sum(found.rows for found in ordered),
+        train_rows=sum(leakage.train_rows for leakage in ordered),
         held_out_rows=sum(map(len, hashes.values())),
-        leaks=sum(found.leaks for found in ordered),
-        collisions=sum(found.collisions for found in ordered),
-        examples=tuple(example for found in ordered for example in found.examples)[:_MOST_EXAMPLES],
+        leaks=sum(leakage.leaks for leakage in ordered),
+        collisions=sum(leakage.collisions for leakage in ordered),
+        examples=tuple(leak for leakage in ordered for leak in leakage.examples)[:_MOST_EXAMPLES],
     )
 
 
 def differences(train: Manifest, held_out: Manifest) -> list[str]:
     """Differences of the manifests that allow leakage from one corpus to the other, one phrase each."""
-    found = []
+    phrases = []
     keys = [str(manifest.spec.get("split_key")) for manifest in (train, held_out)]
     if keys[0] != keys[1]:
-        found.append(f"the split keys differ ({keys[0]!r} and {keys[1]!r})")
+        phrases.append(f"the split keys differ ({keys[0]!r} and {keys[1]!r})")
     shares = [sum(manifest.spec.get(split, 0.0) for split in HELD_OUT) for manifest in (train, held_out)]
     if shares[0] < shares[1]:
-        found.append(f"the second holds out more ({shares[0]:.4g} and {shares[1]:.4g} of its problems)")
-    return found
-
-
-@dataclass(frozen=True)
-class _Found:
-    """The result for one train shard."""
-
-    rows: int
-    leaks: int
-    collisions: int
-    examples: tuple[Leak, ...]
+        phrases.append(f"the second holds out more ({shares[0]:.4g} and {shares[1]:.4g} of its problems)")
+    return phrases
 
 
 def _hashes(corpus: Dataset, shard: ShardRecord) -> UInt64s:
@@ -126,24 +117,23 @@ def _hashes(corpus: Dataset, shard: ShardRecord) -> UInt64s:
 def _leaks(
     train: Dataset,
     held_out: Dataset,
-    held: Sequence[ShardRecord],
+    held_out_shards: Sequence[ShardRecord],
     shard: ShardRecord,
     hashes: HashSet,
     rows: NDArray[np.uint32],
-) -> _Found:
-    """The problems of a train shard whose canonical forms are held out.
+) -> Leakage:
+    """The leakage of one train shard.
 
-    `rows` [m] is the row of each hash's problem, counted over all `held` shards.
+    `rows` [m] is the row of each hash's problem, counted over all `held_out_shards`.
     """
-    count, texts, places = 0, list[str](), [np.zeros(0, np.uint32)]
+    texts, matched_rows = list[str](), [np.zeros(0, np.uint32)]
     with _named(train, shard):
         for problems in _problems(train, shard):
-            count += len(problems)
-            matching, where = hashes.find(text_hashes(problems, _CANONICAL))
+            matching, positions = hashes.find(text_hashes(problems, _CANONICAL))
             texts += problems.take(pa.array(matching)).to_pylist()
-            places.append(rows.take(where))
-    others, number = np.unique(np.concatenate(places), return_inverse=True)
-    matches = _at(held_out, held, others)
+            matched_rows.append(rows.take(positions))
+    others, number = np.unique(np.concatenate(matched_rows), return_inverse=True)
+    matches = _at(held_out, held_out_shards, others)
     forms = [canonical_form(match) for match, _ in matches]
     leaks = [
         (text, matches[match])
@@ -153,18 +143,19 @@ def _leaks(
     examples = tuple(
         Leak(text, shard.path, match, other.split, other.path) for text, (match, other) in leaks[:_MOST_EXAMPLES]
     )
-    return _Found(count, len(leaks), len(texts) - len(leaks), examples)
+    held_out_rows = sum(other.rows for other in held_out_shards)
+    return Leakage(shard.rows, held_out_rows, len(leaks), len(texts) - len(leaks), examples)
 
 
 def _at(corpus: Dataset, shards: Sequence[ShardRecord], rows: NDArray[np.uint32]) -> list[tuple[str, ShardRecord]]:
     """The problems at ascending `rows`, counted over all `shards`, each with its shard."""
-    found, ends = list[tuple[str, ShardRecord]](), np.cumsum([shard.rows for shard in shards])
+    problems, ends = list[tuple[str, ShardRecord]](), np.cumsum([shard.rows for shard in shards])
     for shard, end, inside in zip(shards, ends, np.split(rows, np.searchsorted(rows, ends[:-1])), strict=True):
         if len(inside):
             with _named(corpus, shard):
-                problems = pa.chunked_array(list(_problems(corpus, shard)))
-            found += [(text, shard) for text in problems.take(pa.array(inside - (end - shard.rows))).to_pylist()]
-    return found
+                texts = pa.chunked_array(list(_problems(corpus, shard)))
+            problems += [(text, shard) for text in texts.take(pa.array(inside - (end - shard.rows))).to_pylist()]
+    return problems
 
 
 def _problems(corpus: Dataset, shard: ShardRecord) -> Iterator[pa.Array]:

@@ -6,6 +6,7 @@ without trusting their manifests. The grammar is numbers, `+ - *`, unary minus a
 
 import ast
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +21,8 @@ from storage.order import UInt64s
 
 Positions = NDArray[np.intp]
 Form = tuple[object, ...]
+# A sign, 1 or -1, and a number or form.
+Term = tuple[int, object]
 
 # Characters of a block, so that its arrays of 64-bit numbers fit in the cache.
 _BLOCK_CHARACTERS = 1 << 17
@@ -58,7 +61,6 @@ class _Text:
         return text
 
     def are(self, character: str) -> Flags:
-        """Flags of the characters that equal `character`, [total]."""
         return self.characters == ord(character)
 
     def before(self, flags: Flags) -> Flags:
@@ -68,7 +70,7 @@ class _Text:
         shifted[self.begins] = False
         return shifted
 
-    def behind(self, flags: Flags) -> Flags:
+    def after(self, flags: Flags) -> Flags:
         """The `flags` [total] of each character's successor; False at the end of a problem."""
         shifted = np.empty_like(flags)
         shifted[:-1] = flags[1:]
@@ -113,7 +115,6 @@ class _Items:
         return _Items(count_before("*") > 0, count_before("-") % 2 > 0, first)
 
     def take(self, rows: Positions) -> "_Items":
-        """The items at `rows`."""
         return _Items(self.joined.take(rows), self.negative.take(rows), self.first.take(rows))
 
 
@@ -131,12 +132,12 @@ def _block_hashes(problems: pa.Array, canonical: Canonical) -> UInt64s:
     items, begins = _Items.of(text, begin, opening), np.flatnonzero(begin)
     bracket = opening.take(begins)
     level = depth.take(begins) - bracket
-    terms = _blank(len(begins))
-    _put(terms, np.flatnonzero(~bracket), leaves)
+    terms = Terms(*(np.zeros(len(begins), array.dtype) for array in vars(leaves).values()))
+    terms.put(np.flatnonzero(~bracket), leaves)
     for deep in range(int(level.max()), 0, -1):
         inside = np.flatnonzero(level == deep)
         values = _reduced(items.take(inside), terms.take(inside), canonical)
-        _put(terms, np.flatnonzero(bracket & (level == deep - 1)), values)
+        terms.put(np.flatnonzero(bracket & (level == deep - 1)), values)
     inside = np.flatnonzero(level == 0)
     return canonical.root(_reduced(items.take(inside), terms.take(inside), canonical))
 
@@ -145,12 +146,12 @@ def _checked_depths(text: _Text, digit: Flags, number: Flags, opening: Flags, cl
     """Number of open brackets after each character, int16 [total]; raises `RunFailure` for an invalid problem."""
     minus, other = text.are("-"), text.are("+") | text.are("*")
     operand = digit | closing
-    behind_operand = text.before(operand)
+    after_operand = text.before(operand)
     # An operand follows an operator or a beginning. Everything else except a minus follows an operand.
     bad = ~(operand | opening | minus | other)
-    bad |= behind_operand & opening | ~behind_operand & (closing | other) | digit & text.before(closing)
+    bad |= after_operand & opening | ~after_operand & (closing | other) | digit & text.before(closing)
     # Python rejects numbers with leading zeros.
-    bad |= number & text.are("0") & text.behind(digit)
+    bad |= number & text.are("0") & text.after(digit)
     text.refuse(bad)
     text.refuse_rows(~operand.take(text.ends - 1))
     if not (opening.any() or closing.any()):
@@ -163,7 +164,7 @@ def _checked_depths(text: _Text, digit: Flags, number: Flags, opening: Flags, cl
 
 def _numbers(text: _Text, digit: Flags, number: Flags, canonical: Canonical) -> UInt64s:
     """Hashes of all numbers in reading order; `number` [total] marks their first digits."""
-    begins, ends = np.flatnonzero(number), np.flatnonzero(digit & ~text.behind(digit))
+    begins, ends = np.flatnonzero(number), np.flatnonzero(digit & ~text.after(digit))
     lengths = ends - begins + 1
     places = np.repeat(ends, lengths) - np.flatnonzero(digit)
     values = _weights(canonical, int(lengths.max())).take(places)
@@ -194,7 +195,7 @@ def _where_several(starts: Positions, terms: Terms, combined: Terms) -> Terms:
     if several.all():
         return combined
     single = terms.take(starts)
-    _put(single, np.flatnonzero(several), combined.take(np.flatnonzero(several)))
+    single.put(np.flatnonzero(several), combined.take(np.flatnonzero(several)))
     return single
 
 
@@ -208,51 +209,34 @@ def _weights(canonical: Canonical, digits: int) -> UInt64s:
     return np.array(weights, np.uint64)
 
 
-def _blank(count: int) -> Terms:
-    """Terms to be overwritten."""
-    plus, minus, factor = (np.zeros(count, np.uint64) for _ in range(3))
-    return Terms(plus, minus, factor, np.zeros(count, np.bool_), np.zeros(count, np.bool_))
-
-
-def _put(target: Terms, rows: Positions, values: Terms) -> None:
-    """Replaces the terms at `rows`."""
-    for name in target.__dataclass_fields__:
-        getattr(target, name)[rows] = getattr(values, name)
-
-
-def _terms(node: ast.AST) -> list[Form]:
-    """The addends of an expression as signed forms ('+' or '-', form)."""
+def _terms(node: ast.AST) -> list[Term]:
+    """The addends of an expression."""
     if isinstance(node, ast.UnaryOp):
-        return [_turned(term) for term in _terms(node.operand)]
+        return _negated(_terms(node.operand))
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add | ast.Sub):
         right = _terms(node.right)
-        return _terms(node.left) + ([_turned(term) for term in right] if isinstance(node.op, ast.Sub) else right)
+        return _terms(node.left) + (_negated(right) if isinstance(node.op, ast.Sub) else right)
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
         factors = _factors(node)
-        sign = "-" if sum(turned == "-" for turned, _ in factors) % 2 else "+"
-        return [(sign, ("product", *sorted((form for _, form in factors), key=repr)))]
+        forms = sorted((form for _, form in factors), key=repr)
+        return [(prod(sign for sign, _ in factors), ("product", *forms))]
     assert isinstance(node, ast.Constant), f"{ast.dump(node)} is no arithmetic"
-    return [("+", node.value)]
+    return [(1, node.value)]
 
 
-def _factors(node: ast.AST) -> list[tuple[str, object]]:
-    """The factors of an expression with their signs; a sum and its negation have the same form."""
+def _factors(node: ast.AST) -> list[Term]:
+    """The factors of an expression; a sum and its negation have the same form."""
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
         return _factors(node.left) + _factors(node.right)
     if isinstance(node, ast.UnaryOp):
         (sign, form), *others = _factors(node.operand)
-        return [(_opposite(sign), form), *others]
+        return [(-sign, form), *others]
     terms = _terms(node)
     if len(terms) == 1:
-        return [(str(terms[0][0]), terms[0][1])]
-    plus = sorted(map(repr, terms))
-    minus = sorted(map(repr, (_turned(term) for term in terms)))
-    return [("+", ("sum", *plus))] if plus <= minus else [("-", ("sum", *minus))]
+        return terms
+    plus, minus = (sorted(map(repr, side)) for side in (terms, _negated(terms)))
+    return [(1, ("sum", *plus))] if plus <= minus else [(-1, ("sum", *minus))]
 
 
-def _turned(term: Form) -> Form:
-    return (_opposite(str(term[0])), *term[1:])
-
-
-def _opposite(sign: str) -> str:
-    return "-" if sign == "+" else "+"
+def _negated(terms: list[Term]) -> list[Term]:
+    return [(-sign, form) for sign, form in terms]

@@ -24,17 +24,10 @@ _FIRST, _LATER = 2, 5
 
 # The edge cases and random draws of the suite (anadim/AdderBoard: ten cases and Python's Random(2025)).
 _ADDERBOARD_EDGES = (
-    (0, 0),
-    (0, 1),
-    (9_999_999_999, 0),
-    (9_999_999_999, 1),
-    (9_999_999_999, 9_999_999_999),
-    (5_000_000_000, 5_000_000_000),
-    (1_111_111_111, 8_888_888_889),
-    (1_234_567_890, 9_876_543_210),
-    (9_999_999_999, 9_999_999_999),
-    (1, 9_999_999_999),
-)
+    (0, 0), (0, 1), (9_999_999_999, 0), (9_999_999_999, 1), (9_999_999_999, 9_999_999_999),
+    (5_000_000_000, 5_000_000_000), (1_111_111_111, 8_888_888_889), (1_234_567_890, 9_876_543_210),
+    (9_999_999_999, 9_999_999_999), (1, 9_999_999_999),
+)  # fmt: skip
 _ADDERBOARD_ROWS = 10_000
 
 
@@ -53,7 +46,6 @@ class Case(NamedTuple):
 
     @property
     def answer(self) -> int:
-        """The exact answer."""
         if self.operator == "*":
             return self.left * self.right
         return self.left + self.right if self.operator == "+" else self.left - self.right
@@ -62,16 +54,6 @@ class Case(NamedTuple):
     def digits(self) -> int:
         """Number of digits of the longer operand."""
         return len(str(max(self.left, self.right)))
-
-
-def edge_cases() -> list[str]:
-    """The texts of all edge cases."""
-    return [case.text for case in _edges()]
-
-
-def adderboard() -> list[str]:
-    """The 10,010 sums of AdderBoard's public test."""
-    return [case.text for case in _adderboard()]
 
 
 @lru_cache(maxsize=64)
@@ -102,11 +84,11 @@ def splits_of(canonical: UInt64s, split_key: str, validation: float, test: float
 
 @lru_cache(maxsize=1)
 def _edges() -> tuple[Case, ...]:
-    found: dict[str, Case] = {}
+    cases: dict[str, Case] = {}
     for digits in range(1, _LONGEST + 1):
         for case in _edges_of(digits):
-            found.setdefault(case.text, case)
-    return tuple(found.values())
+            cases.setdefault(case.text, case)
+    return tuple(cases.values())
 
 
 def _edges_of(digits: int) -> Iterator[Case]:

@@ -42,12 +42,10 @@ class EncodeTask:
 
     number: int
     shard: ShardRecord
-    shard_path: str
 
     @property
     def paths(self) -> list[str]:
-        """The shard that this task writes."""
-        return [self.shard_path]
+        return [self.shard.path.removeprefix("data/")]
 
     @property
     def rows(self) -> int:
@@ -68,39 +66,33 @@ class EncodeJob:
 
 def encode_tasks(shards: tuple[ShardRecord, ...]) -> list[EncodeTask]:
     """One task per shard, in the manifest's order."""
-    return [EncodeTask(number, shard, shard.path.removeprefix("data/")) for number, shard in enumerate(shards)]
+    return [EncodeTask(number, shard) for number, shard in enumerate(shards)]
 
 
 def encode_shard(job: EncodeJob, task: EncodeTask) -> list[ShardRecord]:
     """Encodes one shard; raises `RunFailure` if it is damaged or the ids differ from SentencePiece's."""
-    with _opened(job.corpus, task.shard) as parquet:
-        tokens_layout = job.layouts[task.shard.stratum]
+    source = task.shard
+    with _opened(job.corpus, source) as parquet:
+        tokens_layout = job.layouts[source.stratum]
         layout = shard_layout(parquet.schema_arrow, tokens_layout, job.tokenizer.id_type)
         samples = _SAMPLE_ROWS // parquet.num_row_groups + 1
+        (path,) = task.paths
         with open_shard(
-            job.folder,
-            task.shard_path,
-            split=task.shard.split,
-            stratum=task.shard.stratum,
-            layout=layout,
-            former=job.former,
+            job.folder, path, split=source.split, stratum=source.stratum, layout=layout, former=job.former
         ) as shard:
             for group in range(parquet.num_row_groups):
                 table = parquet.read_row_group(group, use_threads=False)
                 encoded = pa.concat_tables(_encoded_blocks(table, job.tokenizer, tokens_layout, samples))
                 for first in range(0, encoded.num_rows, _ROW_GROUP):
                     shard.write(encoded.slice(first, _ROW_GROUP))
-    longest = task.shard
-    return [shard.record._replace(problem_length=longest.problem_length, answer_digits=longest.answer_digits)]
+    return [shard.record._replace(problem_length=source.problem_length, answer_digits=source.answer_digits)]
 
 
 def in_tokens(corpus: Location, tokenizer: Tokenizer, shard: ShardRecord) -> ShardRecord:
     """The record of a corpus shard with the lengths of its longest problem and answer in tokens, from one pass.
 
-    With one token per character, the record stays as it is. Raises `RunFailure` if the shard is damaged.
+    Raises `RunFailure` if the shard is damaged.
     """
-    if tokenizer.group == 1:
-        return shard
     longest = dict.fromkeys(_TEXT, 1)
     with _opened(corpus, shard) as parquet:
         for table in map(pa.table, parquet.iter_batches(_ROW_GROUP, columns=list(_TEXT), use_threads=False)):
@@ -218,7 +210,6 @@ def _compare(table: pa.Table, tokens: np.ndarray, size: int, tokenizer: Tokenize
     rows = np.unique(np.linspace(0, len(tokens) - 1, size).astype(np.intp))
     sample = table.select(_TEXT).take(rows)
     for row, problem, answer in zip(rows, *(sample.column(name).to_pylist() for name in _TEXT), strict=True):
-        expected = [*tokenizer.row(problem, layout)[: layout.problem + 1]]
-        expected += tokenizer.slots(answer, layout)
+        expected = [*tokenizer.row(problem, layout)[: layout.problem + 1], *tokenizer.slots(answer, layout)]
         if expected != tokens[row].tolist():
             raise RunFailure(f"the ids of {problem}={answer} differ from SentencePiece's: report this as a bug")

@@ -22,7 +22,7 @@ def pieces_of(text: pa.Array, tokenizer: Tokenizer) -> tuple[np.ndarray, NDArray
     if tokenizer.group:
         counts, ids = _groups(characters, begins, ends, tokenizer)
     else:
-        counts, ids = _learnt(characters, digit, ends - begins, tokenizer)
+        counts, ids = _learned_pieces(characters, digit, ends - begins, tokenizer)
     # Tokens up to each character: a number's tokens count at its first digit, and any other character is one token.
     tokens = (~digit).astype(np.int32)
     tokens[begins] = counts
@@ -30,10 +30,10 @@ def pieces_of(text: pa.Array, tokenizer: Tokenizer) -> tuple[np.ndarray, NDArray
     others = np.flatnonzero(~digit)
     within = np.ones(upto[-1] if len(upto) else 0, np.bool_)
     within[upto[others] - 1] = False
-    found = np.empty(len(within), tokenizer.id_type)
-    found[~within] = _sign_ids(tokenizer).take(characters.take(others))
-    found[within] = ids
-    return found, np.diff(upto[offsets[1:] - 1], prepend=np.int32(0))
+    all_ids = np.empty(len(within), tokenizer.id_type)
+    all_ids[~within] = _sign_ids(tokenizer).take(characters.take(others))
+    all_ids[within] = ids
+    return all_ids, np.diff(upto[offsets[1:] - 1], prepend=np.int32(0))
 
 
 def _numbers(digit: NDArray[np.bool_], offsets: np.ndarray) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -54,15 +54,14 @@ def _groups(
     """The number of digit groups of each number, counted from the right, and the ids of all groups in order."""
     size = tokenizer.group
     counts = -(-(ends - begins) // size)
-    # Distance of each group's last digit from its number's last digit; then the positions of a group's last digit and
-    # its number's first digit.
-    behind = (np.repeat(np.cumsum(counts), counts) - 1 - np.arange(counts.sum())) * size
-    lasts, firsts = np.repeat(ends - 1, counts) - behind, np.repeat(begins, counts)
+    # Number of digits after each group; then the positions of a group's last digit and its number's first digit.
+    digits_after = (np.repeat(np.cumsum(counts), counts) - 1 - np.arange(counts.sum())) * size
+    lasts, firsts = np.repeat(ends - 1, counts) - digits_after, np.repeat(begins, counts)
     codes = np.zeros(len(lasts), np.int32)
     for place in range(size):
-        at = lasts - place
-        digits = characters.take(at, mode="clip") - np.uint8(ord("0") - 1)
-        codes += np.where(at >= firsts, digits, 0) * np.int32(11**place)
+        positions = lasts - place
+        digits = characters.take(positions, mode="clip") - np.uint8(ord("0") - 1)
+        codes += np.where(positions >= firsts, digits, 0) * np.int32(11**place)
     return counts, _group_ids(tokenizer).take(codes)
 
 
@@ -76,7 +75,7 @@ def _group_ids(tokenizer: Tokenizer) -> np.ndarray:
     return table
 
 
-def _learnt(
+def _learned_pieces(
     characters: np.ndarray, digit: NDArray[np.bool_], lengths: NDArray[np.intp], tokenizer: Tokenizer
 ) -> tuple[np.ndarray, np.ndarray]:
     """The number of pieces of each number of `lengths` digits, and the ids of all pieces in order."""

@@ -2,6 +2,7 @@
 
 import io
 import json
+from itertools import accumulate
 
 import sentencepiece
 
@@ -70,19 +71,15 @@ def sample_problems(corpus: Dataset, rows: int) -> list[str]:
     shares = shares_by_weight(min(rows, sum(sizes)), sizes, [max(size, least) for size in sizes])
     samples = [_first_problems(corpus, shards, share) for shards, share in zip(strata.values(), shares, strict=True)]
     # Spread every stratum evenly over the sample.
-    places = [(number + 0.5) / len(sample) for sample in samples for number in range(len(sample))]
+    positions = [(number + 0.5) / len(sample) for sample in samples for number in range(len(sample))]
     lines = [line for sample in samples for line in sample]
-    return [lines[number] for number in sorted(range(len(lines)), key=places.__getitem__)]
+    return [lines[number] for number in sorted(range(len(lines)), key=positions.__getitem__)]
 
 
 def _first_problems(corpus: Dataset, shards: list[ShardRecord], rows: int) -> list[str]:
     """The first `rows` problems of the shards as `problem=answer`."""
-    paths, held = [], 0
-    for shard in shards:
-        if held >= rows:
-            break
-        paths.append(str(corpus.verified(shard)))
-        held += shard.rows
+    starts = accumulate((shard.rows for shard in shards), initial=0)
+    paths = [str(corpus.verified(shard)) for shard, start in zip(shards, starts, strict=False) if start < rows]
     if not paths:
         return []
     query = f"SELECT problem || '=' || answer FROM {parquet_source(paths)} LIMIT {int(rows)}"
@@ -124,7 +121,8 @@ def train_pieces(sample: list[str], spec: TokenizerSpec = _DIGIT) -> bytes:
 
 
 def _prove_round_trip(tokenizer: Tokenizer, lines: list[str]) -> None:
-    for line, ids in ((line, tokenizer.encode(line)) for line in lines):
+    for line in lines:
+        ids = tokenizer.encode(line)
         if tokenizer.decode(ids) != line or tokenizer.processor.unk_id() in ids:
             raise RunFailure(
                 f"the tokenizer does not decode {line!r} exactly: train it on a larger sample (sample_rows)"

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from model.tokenizer import BLANK, PAD, Tokenizer, TokenLayout
 from pipelines.generation.build import token_layouts
-from pipelines.generation.generate import RangeTask, generate_range, sample_table
+from pipelines.generation.generate import RangeTask, generate_range, sample_rows
 from pipelines.problems.components import components
 from pipelines.spec.corpus import TokenizerSpec
 from pipelines.spec.presets import CORPORA
@@ -29,7 +29,7 @@ _LEARNT: tuple[Literal["bpe", "unigram"], ...] = ("bpe", "unigram")
 def against_sentencepiece(folder: Path) -> Iterator[Figure]:
     """The same problems of the notebook to the same ids, one core."""
     spec, tokenizer = CORPORA["notebook"], digit_tokenizer()
-    table, _ = sample_table(spec, components(spec)[0], _ROWS)
+    table, _ = sample_rows(spec, components(spec)[0], _ROWS)
     layout = TokenLayout(problem=11, answer=4)
     lines = pc.binary_join_element_wise(table["problem"], table["answer"], "=").to_pylist()
 
@@ -54,7 +54,7 @@ def against_sentencepiece(folder: Path) -> Iterator[Figure]:
 def by_kind(folder: Path) -> Iterator[Figure]:
     """The notebook's rows in memory to ids, by each other kind of tokenizer, one core."""
     spec, layout = CORPORA["notebook"], TokenLayout(problem=11, answer=4)
-    table, _ = sample_table(spec, components(spec)[0], _ROWS)
+    table, _ = sample_rows(spec, components(spec)[0], _ROWS)
     groups = {kind: Tokenizer(train_pieces([], TokenizerSpec(kind=kind))) for kind in _GROUPS}
     for kind, tokenizer in {**groups, **{kind: learnt_tokenizer(kind) for kind in _LEARNT}}.items():
         taken = best_of(lambda tokenizer=tokenizer: encode_rows(table, tokenizer, layout), 3, core_seconds)

@@ -20,7 +20,7 @@ from model.network.compilation import compile_layers
 from model.network.encoder import Encoder
 from model.tokenizer import TokenLayout
 from model.training.throughput import peak_flops, training_flops
-from pipelines.generation.generate import sample_table
+from pipelines.generation.generate import sample_rows
 from pipelines.problems.components import components
 from pipelines.spec.presets import CORPORA
 from pipelines.tokens.encode import encode_rows
@@ -111,7 +111,7 @@ def _measure(shape: Shape) -> None:
     """Print the rates of ours and of the peers, timed by turns."""
     config, slots = shape.config, shape.layout.answer
     tokenizer, spec = digit_tokenizer(), CORPORA[shape.corpus]
-    table, _ = sample_table(spec, components(spec)[0], shape.batch)
+    table, _ = sample_rows(spec, components(spec)[0], shape.batch)
     ids = torch.from_numpy(encode_rows(table, tokenizer, shape.layout)).long().to(_DEVICE)
     width, steps = ids.shape[1], dict[tuple[str, str], Callable[[], None]]()
     for how in ("as it is", "compiled"):

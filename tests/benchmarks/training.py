@@ -18,7 +18,7 @@ from model.tokenizer import TokenLayout
 from model.training.batches import Batches
 from model.training.optimizer import precision_of
 from pipelines.generation.build import token_layouts
-from pipelines.generation.generate import RangeTask, generate_range, sample_table
+from pipelines.generation.generate import RangeTask, generate_range, sample_rows
 from pipelines.problems.components import components
 from pipelines.spec.presets import CORPORA
 from pipelines.tokens.encode import ENCODER_VERSION, EncodeJob, encode_rows, encode_shard, encode_tasks
@@ -62,7 +62,7 @@ def _ours() -> tuple[EncoderConfig, Tensor, Callable[[], float]]:
     torch.set_num_threads(2)
     tokenizer = digit_tokenizer()
     spec = CORPORA["notebook"]
-    table, _ = sample_table(spec, components(spec)[0], _BATCH)
+    table, _ = sample_rows(spec, components(spec)[0], _BATCH)
     rows = encode_rows(table, tokenizer, TokenLayout(problem=_WIDTH - _SLOTS - 1, answer=_SLOTS))
     ids = torch.from_numpy(rows).long()
     config = EncoderConfig()

@@ -14,7 +14,7 @@ from flows.diagnostics.status import status_of
 from flows.server.report_pages import shown
 from model.training.preflight import prepare
 from model.training.trainer import train
-from pipelines.generation.build import build_corpus, undisturbed
+from pipelines.generation.build import build_corpus, protected
 from storage.errors import RunFailure, UserError
 from storage.sql.query import open_catalog
 from storage.workspace import Workspace
@@ -59,7 +59,7 @@ def _forget(workspace: Workspace) -> None:
 
 def _hold(workspace: Workspace) -> None:
     for path in ("corpora/small", "corpora/small/tokens/small-digit", "runs/one", "runs/one/.launch", ".prefect"):
-        with suppress(RunFailure), undisturbed(workspace.root / path, "it", write=True):
+        with suppress(RunFailure), protected(workspace.root / path, "it", write=True):
             pass
 
 

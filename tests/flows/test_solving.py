@@ -18,7 +18,7 @@ from model.evaluation.predictor import Solution, TrainedEncoder
 from model.runs.pretrained import shipped_runs
 from model.training.trainer import train
 from pipelines.spec.corpus import CorpusSpec
-from pipelines.split.reserved import edge_cases
+from pipelines.split.reserved import listing
 from storage.errors import UserError
 from storage.places.place import Location
 from tests.builders import TINY_TRAINING, Built, build_small
@@ -65,7 +65,7 @@ def test_every_problem_of_a_corpus_can_be_read_and_asked(nested: Built, expressi
     problems = problems_of(nested)
     assert any("(" in problem for problem in problems)
     assert any(problem.startswith("-") for problem in problems)
-    for problem in [*problems[:500], *edge_cases()[:100]]:
+    for problem in [*problems[:500], *(case.text for case in listing("edge")[:100])]:
         assert read(problem).text == problem
     for problem in problems[:50]:
         assert read_problem(expressions, problem) == problem

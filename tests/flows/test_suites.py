@@ -28,7 +28,7 @@ from pipelines.generation.generate import GENERATOR_VERSION, canonical_hashes
 from pipelines.spec.presets import CORPORA
 from pipelines.split.canonical import Canonical
 from pipelines.split.parse import canonical_form, text_hashes
-from pipelines.split.reserved import adderboard, edge_cases
+from pipelines.split.reserved import listing
 from pipelines.tokens.vocabulary import train_pieces
 from storage.errors import UserError
 from storage.workspace import Workspace
@@ -74,7 +74,7 @@ def test_a_suites_answers_are_pythons_own_and_its_rows_are_test_alone(
 
 def test_adderboard_has_its_ten_thousand_and_ten_problems_in_their_order(made: Made) -> None:
     rows = sorted(made("addition-10", "adderboard"), key=lambda row: row["id"])
-    assert [row["problem"] for row in rows] == adderboard()
+    assert [row["problem"] for row in rows] == [case.text for case in listing("adderboard")]
     assert Counter(row["kind"] for row in rows) == {"edge": 10, "random": 10_000}
 
 
@@ -126,7 +126,7 @@ def test_what_an_encoder_cannot_hold_is_left_out_and_said(tmp_path: Path) -> Non
         "- up to 8 digits instead of 12: encoder.places is 8, 12 is needed",
     )
     (remark,) = suite_of(config_of("addition-10"), "edge", 3).remarks
-    assert re.fullmatch(rf"\d+ of the {len(edge_cases()):,} edge cases are evaluated: \+ up to 3 digits", remark)
+    assert re.fullmatch(rf"\d+ of the {len(listing('edge')):,} edge cases are evaluated: \+ up to 3 digits", remark)
 
 
 def test_what_an_encoder_holds_counts_in_groups_of_digits() -> None:

@@ -16,7 +16,7 @@ from model.runs.checkpoints import CheckpointIndex, Checkpoints, hash_of_bytes
 from model.runs.pretrained import export, own_or_shipped, shipped_runs
 from model.runs.run_config import claim_run, load_run
 from model.training.trainer import train
-from pipelines.split.reserved import adderboard, edge_cases
+from pipelines.split.reserved import listing
 from storage.errors import RunFailure, UserError
 from storage.places.disk import LocalLocation
 from storage.workspace import Workspace
@@ -191,7 +191,8 @@ def test_a_run_without_a_checkpoint_leaves_the_answer_to_others(small: Built, tm
 @pytest.mark.slow
 def test_the_shipped_adder_passes_adderboards_public_test_and_carries_as_far_as_it_is_asked() -> None:
     model = TrainedEncoder.open(shipped_runs()["addition"])
-    problems = adderboard() + [problem for problem in edge_cases() if "+" in problem and len(problem) <= 81]
+    cases = (*listing("adderboard"), *listing("edge", ("+",)))
+    problems = [case.text for case in cases if len(case.text) <= 81]
     answers = [solution.answer for solution in model.solve(problems)]
     wrong = [problem for problem, answer in zip(problems, answers, strict=True) if answer != str(eval(problem))]
     assert not wrong

@@ -23,7 +23,7 @@ def build(spec: CorpusSpec, folder: Path) -> Dataset:
 
 
 @pytest.mark.parametrize("workers", [1, 2, 3])
-def test_any_number_of_ray_workers_makes_the_bytes_that_one_process_makes(
+def test_any_number_of_ray_workers_writes_the_same_bytes(
     ray_instance: int, tmp_path: Path, small: Built, workers: int
 ) -> None:
     corpus, _ = build_corpus(SMALL, LocalLocation(tmp_path), in_flight=workers)
@@ -32,21 +32,19 @@ def test_any_number_of_ray_workers_makes_the_bytes_that_one_process_makes(
     assert not (tmp_path / ".progress").exists()
 
 
-def test_without_ray_one_process_makes_the_same_and_keeps_test_rows_alone_if_asked(
-    tmp_path: Path, small: Built
-) -> None:
+def test_one_process_without_ray_writes_the_same_and_only_test_rows_on_request(tmp_path: Path, small: Built) -> None:
     corpus, _ = build_corpus(SMALL, LocalLocation(tmp_path / "all"), in_flight=0)
     assert (corpus.manifest, corpus.shards) == (small.corpus.manifest, small.corpus.shards)
     spec = SMALL.model_copy(update={"only_test": True})
-    asked, _ = build_corpus(spec, LocalLocation(tmp_path / "test"), in_flight=0)
-    assert asked.shards == corpus.of_split("test")
-    tokens, _ = build_tokens(asked, small.tokenizer, LocalLocation(tmp_path / "tokens"), in_flight=0)
-    assert [shard.rows for shard in tokens.shards] == [shard.rows for shard in asked.shards]
-    assert abs(corpus_bytes(spec) / asked.manifest.bytes - 1) < 0.5
+    test_corpus, _ = build_corpus(spec, LocalLocation(tmp_path / "test"), in_flight=0)
+    assert test_corpus.shards == corpus.of_split("test")
+    tokens, _ = build_tokens(test_corpus, small.tokenizer, LocalLocation(tmp_path / "tokens"), in_flight=0)
+    assert [shard.rows for shard in tokens.shards] == [shard.rows for shard in test_corpus.shards]
+    assert abs(corpus_bytes(spec) / test_corpus.manifest.bytes - 1) < 0.5
     assert {row["split"] for row in describe(spec).examples} == {"test"}
 
 
-def test_what_is_committed_is_not_made_again(ray_instance: int, tmp_path: Path) -> None:
+def test_committed_corpus_is_not_generated_again(ray_instance: int, tmp_path: Path) -> None:
     build(SMALL, tmp_path)
     times = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")}
     dataset, made = build_corpus(SMALL, LocalLocation(tmp_path), in_flight=2)
@@ -55,7 +53,9 @@ def test_what_is_committed_is_not_made_again(ray_instance: int, tmp_path: Path) 
     assert times == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.parquet")}
 
 
-def test_a_run_that_was_cut_off_makes_only_what_is_missing(ray_instance: int, tmp_path: Path, small: Built) -> None:
+def test_interrupted_generation_continues_with_the_missing_ranges(
+    ray_instance: int, tmp_path: Path, small: Built
+) -> None:
     rows: list[int] = []
 
     class CutError(Exception):
@@ -78,7 +78,7 @@ def test_a_run_that_was_cut_off_makes_only_what_is_missing(ray_instance: int, tm
     assert not list(tmp_path.rglob("*.partial"))
 
 
-def test_notes_of_another_specification_in_the_same_folder_are_not_believed(tmp_path: Path) -> None:
+def test_notes_of_another_spec_in_the_same_folder_are_ignored(tmp_path: Path) -> None:
     class CutError(Exception):
         pass
 
@@ -96,7 +96,7 @@ def test_notes_of_another_specification_in_the_same_folder_are_not_believed(tmp_
         assert made.verified(shard).exists()
 
 
-def test_notes_of_a_shard_that_is_gone_or_cut_are_not_believed(ray_instance: int, tmp_path: Path, small: Built) -> None:
+def test_notes_of_a_missing_or_truncated_shard_are_ignored(ray_instance: int, tmp_path: Path, small: Built) -> None:
     build(SMALL, tmp_path)
     (tmp_path / "manifest.json").unlink()
     victim = next((tmp_path / "data" / "split=train").rglob("*.parquet"))
@@ -105,7 +105,7 @@ def test_notes_of_a_shard_that_is_gone_or_cut_are_not_believed(ray_instance: int
     assert victim.stat().st_size > 50
 
 
-def test_a_committed_corpus_is_mended_shard_by_shard(ray_instance: int, tmp_path: Path) -> None:
+def test_committed_corpus_is_repaired_shard_by_shard(ray_instance: int, tmp_path: Path) -> None:
     before = build(SMALL, tmp_path)
     victims = sorted((tmp_path / "data" / "split=test").rglob("*.parquet"))[:2]
     whole = [victim.read_bytes() for victim in victims]
@@ -113,23 +113,21 @@ def test_a_committed_corpus_is_mended_shard_by_shard(ray_instance: int, tmp_path
     victims[1].write_bytes(whole[1][:-1])
     untouched = tmp_path / before.shards[-1].path
     time = untouched.stat().st_mtime_ns
-    mended, made = build_corpus(SMALL, LocalLocation(tmp_path), in_flight=2)
+    repaired, made = build_corpus(SMALL, LocalLocation(tmp_path), in_flight=2)
     assert made
-    assert mended == before
+    assert repaired == before
     assert [victim.read_bytes() for victim in victims] == whole
     assert untouched.stat().st_mtime_ns == time
 
 
-def test_another_corpus_of_that_name_is_not_overwritten(ray_instance: int, tmp_path: Path) -> None:
+def test_another_corpus_of_the_same_name_is_not_overwritten(ray_instance: int, tmp_path: Path) -> None:
     before = build(SMALL, tmp_path).manifest
     with pytest.raises(UserError, match="exists with another configuration"):
         build(SMALL.model_copy(update={"seed": 1}), tmp_path)
     assert build(SMALL, tmp_path).manifest == before
 
 
-def test_a_disk_that_is_too_small_is_noticed_before_the_first_byte(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_too_small_disk_is_refused_before_the_first_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LocalLocation, "free_bytes", lambda self: 1_000_000)
     with pytest.raises(RunFailure, match=r"needs 1,[12]\d\d\.\d MB more .* 1\.0 MB are free"):
         build(CorpusSpec(), tmp_path)
@@ -147,10 +145,8 @@ def test_a_corpus_without_a_split_is_refused(ray_instance: int, tmp_path: Path) 
     assert not (tmp_path / "tiny").exists()
 
 
-def test_a_split_that_is_rare_is_looked_for_as_far_as_it_should_be(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its first row is behind those that are looked at where splits are not rare."""
+def test_rare_split_is_searched_in_enough_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its first row is after the rows that are searched for frequent splits."""
     spec = SMALL.model_copy(update={"validation": 0.002, "test": 0.1})
     (component,) = components(spec)
     _, splits = sample_rows(spec, component, spec.total_rows)
@@ -162,13 +158,13 @@ def test_a_split_that_is_rare_is_looked_for_as_far_as_it_should_be(
 
 
 @pytest.mark.parametrize(("problem", "answer", "words"), [(2_049, 5, "problems"), (5, 2_048, "answers")])
-def test_layouts_that_no_row_of_tokens_holds_are_refused_in_one_line(problem: int, answer: int, words: str) -> None:
+def test_too_wide_layouts_are_refused_in_one_line(problem: int, answer: int, words: str) -> None:
     shard = ShardRecord("x", "train", "s", 1, 1, "", "", problem_length=problem, answer_digits=answer)
     with pytest.raises(UserError, match=f"^{words} may have 2,049 tokens, but a row holds at most 2,048: .*triples$"):
         token_layouts([shard])
 
 
-def test_ray_encodes_to_the_bytes_that_one_process_encodes(ray_instance: int, tmp_path: Path, small: Built) -> None:
+def test_ray_and_one_process_encode_to_the_same_bytes(ray_instance: int, tmp_path: Path, small: Built) -> None:
     from model.tokenizer import load_tokenizer
 
     tokenizer, _ = load_tokenizer(small.workspace.tokenizer("small-digit"))
@@ -205,7 +201,7 @@ def test_the_layout_of_the_notebook_is_sixteen_tokens() -> None:
 
 
 @pytest.mark.parametrize("kind", ["triples", "bpe"])
-def test_tokens_of_other_kinds_are_counted_once_and_found_again(
+def test_tokens_of_other_kinds_are_encoded_once_and_then_up_to_date(
     tmp_path: Path, longer: Built, ray_instance: int, kind: str
 ) -> None:
     plain = encode_plainly(longer.workspace, longer.spec, longer.corpus, TOKENIZERS[kind])
@@ -219,7 +215,7 @@ def test_tokens_of_other_kinds_are_counted_once_and_found_again(
 
 
 @pytest.mark.parametrize("kind", ["digit", "triples"])
-def test_tokens_that_another_process_made_while_this_one_came_to_the_lock_are_found(
+def test_tokens_that_another_process_encodes_before_the_lock_are_used(
     tmp_path: Path, longer: Built, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     tokenizer = encode_plainly(longer.workspace, longer.spec, longer.corpus, TOKENIZERS[kind]).tokenizer
@@ -227,7 +223,7 @@ def test_tokens_that_another_process_made_while_this_one_came_to_the_lock_are_fo
     exclusive, first = LocalLocation.exclusive, list[Dataset]()
 
     def late(place: LocalLocation, what: str) -> AbstractContextManager[None]:
-        """The other one is done just before the lock is taken."""
+        """Another process completes the tokens just before the lock is taken."""
         monkeypatch.setattr(LocalLocation, "exclusive", exclusive)
         first.append(build_tokens(longer.corpus, tokenizer, folder, in_flight=0)[0])
         return exclusive(place, what)

@@ -33,18 +33,18 @@ def oracle(problem: str) -> set[str]:
 
 
 @pytest.mark.parametrize("problem", ["30-12", "12+18", "12-30", "7-3-2", "3+4-2", "1-3-2", "5+6+7"])
-def test_twins_are_all_sums_and_differences_of_the_same_numbers(problem: str) -> None:
+def test_counterparts_are_all_sums_and_differences_of_the_same_numbers(problem: str) -> None:
     found = counterparts(problem, str(eval(problem)))
     assert {repr(canonical_form(text)) for text in found} == oracle(problem)
 
 
 @pytest.mark.parametrize("problem", ["3*4", "(3-1)-1", "10-2*3", "-3-4", "7"])
-def test_what_is_no_plain_sum_has_none(problem: str) -> None:
+def test_other_problems_have_no_counterparts(problem: str) -> None:
     assert not counterparts(problem, str(eval(problem)))
 
 
 @pytest.mark.parametrize("operators", ["+", "-", "+-"])
-def test_a_problem_is_judged_only_if_no_twin_is_trained_on(operators: str) -> None:
+def test_problem_is_scored_only_if_no_counterpart_is_trained_on(operators: str) -> None:
     everything = [f"{a}{sign}{b}" for a in range(200) for b in range(200) for sign in operators]
     splits = splits_of(text_hashes(pa.array(everything), Canonical(KEY)), KEY, VALIDATION, TEST)
     train = {repr(canonical_form(text)) for text, split in zip(everything, splits, strict=True) if not split}

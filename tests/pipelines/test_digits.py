@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.generation.generate import sample_table
+from pipelines.generation.generate import sample_rows
 from pipelines.problems.arithmetic import (
     BASE,
     carried,
@@ -52,7 +52,7 @@ def longest_run(columns: list[int]) -> int:
 
 
 def expected_carries(problem: str) -> int | None:
-    """What the column `carries` says of a problem without brackets: None beside a product, or of more than two."""
+    """The expected value of `carries` of a problem without brackets; None for a product of more than two operands."""
     numbers, operators = [int(text) for text in re.findall(r"\d+", problem)], re.findall(r"[-+*]", problem)
     places = max(len(str(number)) for number in numbers) + 3
     if "*" in operators:
@@ -88,7 +88,7 @@ def expected_carries(problem: str) -> int | None:
         ("2+3*4", None),
     ],
 )
-def test_the_oracle_counts_as_on_paper(problem: str, carries: int | None) -> None:
+def test_oracle_counts_as_on_paper(problem: str, carries: int | None) -> None:
     assert expected_carries(problem) == carries
 
 
@@ -106,7 +106,7 @@ def test_the_oracle_counts_as_on_paper(problem: str, carries: int | None) -> Non
 def test_carries_and_their_nulls_are_those_of_paper(values: dict, operators: tuple) -> None:
     spec = CorpusSpec(name="x", operators=operators, **values)
     for component in components(spec):
-        table, _ = sample_table(spec, component, 300)
+        table, _ = sample_rows(spec, component, 300)
         expected = [expected_carries(problem) for problem in table["problem"].to_pylist()]
         assert table["carries"].to_pylist() == expected
 
@@ -172,7 +172,7 @@ def test_products_are_exact_up_to_as_many_limbs_as_63_bits_hold() -> None:
 
 
 @pytest.mark.parametrize("most", [0, 9, BASE - 1, BASE, BASE**2 - 1, BASE**2, 2**62])
-def test_numbers_are_cut_into_as_many_limbs_as_the_largest_needs(most: int) -> None:
+def test_numbers_have_as_many_limbs_as_the_largest_needs(most: int) -> None:
     numbers = np.array(sorted({0, most // 3, max(0, most - 1), most}))
     limbs = limbs_of(numbers, most)
     assert len(limbs) == limb_count(len(str(most))) == (len(str(most)) + 7) // 8

@@ -46,12 +46,12 @@ def test_negative_answers_have_their_sign_in_the_first_slot(small: Built) -> Non
         assert small.tokenizer.decode([i for i in row[-3:] if i != small.tokenizer.id_of(BLANK)]) == answer
 
 
-def test_every_line_comes_back_exactly(small: Built) -> None:
+def test_every_line_is_decoded_exactly(small: Built) -> None:
     lines = sample_problems(small.corpus, 5_000)
     assert [small.tokenizer.decode(ids) for ids in small.tokenizer.processor.encode(lines)] == lines
 
 
-def test_the_sample_is_the_same_every_time_and_from_train_alone(small: Built) -> None:
+def test_sample_is_reproducible_and_only_from_train(small: Built) -> None:
     lines = sample_problems(small.corpus, 1_000)
     assert lines == sample_problems(small.corpus, 1_000)
     train = {

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.generation.generate import sample_rows, sample_table
+from pipelines.generation.generate import sample_rows
 from pipelines.problems.components import components
 from pipelines.problems.digits import Operands
 from pipelines.problems.expression import Expressions
@@ -69,7 +69,7 @@ def test_expressions_have_pythons_answers_and_bounded_brackets(
     operators=st.sampled_from([("-",), ("+", "-"), ("+", "-", "*")]),
 )  # fmt: skip
 @settings(max_examples=30, deadline=None)
-def test_expressions_are_nested_as_deep_as_asked(
+def test_expressions_have_the_requested_depth(
     min_depth: int, more: int, spare: int, operators: tuple, key: int
 ) -> None:
     terms = min_depth + 2 + spare
@@ -92,7 +92,7 @@ def test_a_hundred_thousand_answers_of_a_preset_are_pythons_own(preset: str) -> 
 
 
 @pytest.mark.parametrize("operators", [("+",), ("+", "-", "*")])
-def test_lengths_come_equally_often_until_they_are_used_up_and_no_problem_twice(operators: tuple) -> None:
+def test_lengths_are_equally_frequent_until_exhausted_and_no_problem_repeats(operators: tuple) -> None:
     spec = ProblemSpec(family="digits", terms=2, min_terms=2, digits=4, operators=operators)
     rows = 40_000
     positions = np.arange(rows, dtype=np.uint64)
@@ -116,7 +116,7 @@ def test_hard_rows_carry_or_borrow_through_many_columns(operator: str) -> None:
         spec = CorpusSpec(
             family="digits", terms=2, digits=20, min_digits=20, rows=20_000, hard=hard, operators=(operator,)
         )
-        table, _ = sample_table(spec, components(spec)[0], 20_000)
+        table, _ = sample_rows(spec, components(spec)[0], 20_000)
         return float(np.mean(table["carries"].to_numpy() >= 8))
 
     # One digit in ten or so lets a chain go on by chance.
@@ -126,9 +126,9 @@ def test_hard_rows_carry_or_borrow_through_many_columns(operator: str) -> None:
 
 
 @pytest.mark.parametrize("operator", ["+", "-"])
-def test_as_many_long_runs_wait_for_a_carry_in_vain(operator: str) -> None:
+def test_no_carry_enters_half_of_the_long_chains(operator: str) -> None:
     spec = CorpusSpec(family="digits", terms=2, digits=20, min_digits=20, rows=20_000, hard=1.0, operators=(operator,))
-    table, _ = sample_table(spec, components(spec)[0], 20_000)
+    table, _ = sample_rows(spec, components(spec)[0], 20_000)
     came: list[bool] = []
     for problem, carries in zip(table["problem"].to_pylist(), table["carries"].to_pylist(), strict=True):
         left, right = (number[::-1] for number in problem.split(operator))
@@ -140,9 +140,9 @@ def test_as_many_long_runs_wait_for_a_carry_in_vain(operator: str) -> None:
     assert 0.45 < np.mean(came) < 0.55
 
 
-def test_lengths_come_equally_often_beside_hard_rows_and_with_more_operands() -> None:
+def test_lengths_are_equally_frequent_with_hard_rows_and_more_operands() -> None:
     spec = CorpusSpec(family="digits", terms=3, min_terms=3, digits=5, min_digits=3, rows=13_500, hard=0.5)
-    table, _ = sample_table(spec, components(spec)[0], 13_500)
+    table, _ = sample_rows(spec, components(spec)[0], 13_500)
     cells = Counter(tuple(map(len, problem.split("+"))) for problem in table["problem"].to_pylist())
     assert set(cells.values()) == {500}
     assert len(cells) == 27
@@ -150,9 +150,9 @@ def test_lengths_come_equally_often_beside_hard_rows_and_with_more_operands() ->
 
 @given(st.integers(0, 10**6))
 @settings(max_examples=20, deadline=None)
-def test_no_bracket_can_be_left_out(seed: int) -> None:
+def test_every_bracket_is_necessary(seed: int) -> None:
     spec = CorpusSpec(family="expression", rows=200, terms=5, digits=1, depth=3, operators=("+", "-", "*"), seed=seed)
-    table, _ = sample_table(spec, components(spec)[0], 200)
+    table, _ = sample_rows(spec, components(spec)[0], 200)
     for problem, answer in zip(table["problem"].to_pylist(), table["answer"].to_pylist(), strict=True):
         for opening in (place for place, character in enumerate(problem) if character == "("):
             level = accumulate((c == "(") - (c == ")") for c in problem[opening:])

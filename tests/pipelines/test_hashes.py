@@ -9,7 +9,9 @@ HASHES = st.integers(0, 2**64 - 1)
 
 
 @given(st.sets(HASHES, max_size=300), st.lists(HASHES, max_size=300), st.randoms())
-def test_exactly_the_hashes_of_the_set_are_found_where_they_stand(held: set, others: list, random: object) -> None:
+def test_find_returns_exactly_the_hashes_of_the_set_and_their_positions(
+    held: set, others: list, random: object
+) -> None:
     queries = [*held, *others]
     random.shuffle(queries)  # type: ignore[attr-defined]
     ordered = sorted(held)
@@ -19,7 +21,7 @@ def test_exactly_the_hashes_of_the_set_are_found_where_they_stand(held: set, oth
 
 
 @pytest.mark.parametrize("size", [1, 63, 64, 65, 100_000])
-def test_sets_of_any_size_hold_their_own(size: int) -> None:
+def test_sets_of_any_size_contain_their_hashes(size: int) -> None:
     hashes = np.unique(np.random.default_rng(size).integers(0, 2**64, size, np.uint64))
     rows, places = HashSet.of(hashes).find(hashes)
     assert np.array_equal(rows, np.arange(len(hashes)))

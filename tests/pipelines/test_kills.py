@@ -1,4 +1,4 @@
-"""A generation whose workers and drivers are killed, each while it writes a shard, comes out as if nothing had been."""
+"""Killed workers and drivers: a generation ends with the same files as an undisturbed one."""
 
 import os
 import random
@@ -98,18 +98,18 @@ class Killer:
 
 
 def writing(folder: Path) -> list[tuple[int, str]]:
-    """Ray's workers that hold a half-written file below `folder` open, each with the file's name."""
+    """Ray's workers that write a partial file below `folder`, each with the file's name."""
     try:
         if not any(folder.rglob(".*.partial")):
             return []
-    except FileNotFoundError:  # The folder of notes goes, at the end, while it is looked into.
+    except FileNotFoundError:  # The folder of notes is deleted at the end.
         return []
     held = ((pid, half_written(pid, folder)) for pid in map(int, filter(str.isdigit, os.listdir("/proc"))))
     return [(pid, name) for pid, name in held if name]
 
 
 def half_written(pid: int, folder: Path) -> str:
-    """Name of a half-written file below `folder` that a worker of Ray holds open; empty where it holds none."""
+    """Name of the partial file below `folder` that a worker of Ray has open; empty if there is none."""
     try:
         if not Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"ray::"):
             return ""
@@ -123,7 +123,7 @@ def half_written(pid: int, folder: Path) -> str:
 
 
 def kill_while_writing(writer: int, victim: int, folder: Path) -> bool:
-    """SIGKILL for `victim`, if `writer` is in the midst of a shard; stopped meanwhile, so that this is certain."""
+    """Kills `victim` if `writer` is writing a shard; `writer` is stopped during the check."""
     try:
         os.kill(writer, signal.SIGSTOP)
         wait_for(lambda: re.search(r"\) [TtZX]", Path(f"/proc/{writer}/stat").read_text()), 60, poll=_POLL_SECONDS)
@@ -149,7 +149,7 @@ def files(folder: Path) -> dict[str, bytes]:
     ("workers", "drivers", "share", "ranges", "rows", "seconds"),
     [(1, 1, 1.0, 3, 150_000, 300), pytest.param(88, 12, 0.5, 150, 150_000, 900, marks=pytest.mark.slow)],
 )
-def test_a_killed_generation_comes_out_as_an_undisturbed_one(
+def test_killed_generation_ends_with_the_same_files(
     tmp_path: Path,
     ray_instance: int,
     workers: int,

@@ -139,7 +139,7 @@ def twin_of(problem: str) -> str:
 @pytest.mark.parametrize(
     ("held_out", "pattern"), [("addition", r"(?!(\d+)\+\1)\d+\+\d+"), ("expressions", r"\(\d-\d\)\*\d")]
 )
-def test_a_planted_twin_of_a_test_problem_is_found(
+def test_planted_equivalent_of_a_test_problem_is_a_leak(
     ray_instance: int, tmp_path: Path, corpora: dict[str, Dataset], held_out: str, pattern: str
 ) -> None:
     other = corpora[held_out]
@@ -165,7 +165,7 @@ def test_problems_with_equal_hashes_are_no_leak_unless_they_are_the_same(corpora
 
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
-def test_text_that_is_no_problem_is_one_line(ray_instance: int, tmp_path: Path, split: str) -> None:
+def test_invalid_problem_gives_a_one_line_error(ray_instance: int, tmp_path: Path, split: str) -> None:
     corpus = made(EXPRESSIONS, tmp_path)
     shard = corpus.of_split(split)[0]
     damaged = rewritten(corpus, shard, 3, "3+x")
@@ -176,7 +176,7 @@ def test_text_that_is_no_problem_is_one_line(ray_instance: int, tmp_path: Path, 
     assert "\n" not in str(e.value)
 
 
-def test_shards_that_are_missing_or_no_parquet_are_one_line(ray_instance: int, tmp_path: Path) -> None:
+def test_missing_or_damaged_shard_gives_a_one_line_error(ray_instance: int, tmp_path: Path) -> None:
     corpus = made(EXPRESSIONS, tmp_path)
     shard = corpus.of_split("train")[0]
     place = corpus.location / shard.path

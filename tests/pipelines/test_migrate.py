@@ -16,7 +16,7 @@ import pytest
 from pipelines.generation.build import build_corpus
 from pipelines.generation.migrate import migrate, old_spec
 from pipelines.split.parse import canonical_form
-from pipelines.split.reserved import adderboard, edge_cases
+from pipelines.split.reserved import listing
 from storage.datasets.manifest import SPLITS, hash_of, load
 from storage.errors import RunFailure, UserError
 from storage.order import Permutation, derive_key
@@ -140,7 +140,7 @@ def test_ids_problems_and_splits_stay_but_for_reserved_problems(
     before = write_old(folder, values)
     done = migrate(LocalLocation(folder), in_flight=2)
     assert done
-    reserved = {canonical_form(problem) for problem in (*edge_cases(), *adderboard())}
+    reserved = {canonical_form(case.text) for case in (*listing("edge"), *listing("adderboard"))}
     after = rows_of(folder)
     moved = [old for old, new in zip(before, after, strict=True) if old[0] != new[0]]
     assert [("test" if canonical_form(row[2]) in reserved else row[0], *row[1:]) for row in before] == after
@@ -162,14 +162,14 @@ def test_an_old_corpus_is_refused_with_the_command_that_migrates_it(tmp_path: Pa
             load(LocalLocation(folder), "corpus 'old'")
 
 
-def test_a_newer_corpus_asks_for_a_newer_numerate(tmp_path: Path) -> None:
+def test_newer_corpus_requires_a_newer_numerate(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text('{"schema_version": 4, "something": "else"}')
     for refused in (lambda place: load(place, "corpus 'new'"), old_spec):
         with pytest.raises(UserError, match=r"newer Numerate \(schema version 4, this one reads 3\): update Numerate"):
             refused(LocalLocation(tmp_path))
 
 
-def test_an_old_manifest_without_its_spec_is_one_line(tmp_path: Path) -> None:
+def test_old_manifest_without_its_spec_gives_a_one_line_error(tmp_path: Path) -> None:
     write_old(tmp_path / "old", MIXED)
     place = tmp_path / "old/manifest.json"
     place.write_text(place.read_text().replace('"seed": 3', '"seed": 4'))
@@ -184,7 +184,7 @@ class KilledError(BaseException):
 
 
 @pytest.mark.parametrize("moment", ["first range", "before the swap", "after the swap"])
-def test_a_killed_migration_loses_nothing_and_goes_on(
+def test_killed_migration_loses_nothing_and_continues(
     ray_instance: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:
     folder = tmp_path / "corpora" / "old"
@@ -214,7 +214,7 @@ def test_a_killed_migration_loses_nothing_and_goes_on(
     assert os.listdir(folder.parent) == ["old"]
 
 
-def test_a_migrated_corpus_is_the_one_that_is_generated_anew(ray_instance: int, tmp_path: Path) -> None:
+def test_migrated_corpus_equals_a_newly_generated_one(ray_instance: int, tmp_path: Path) -> None:
     write_old(tmp_path / "old", SUMS)
     spec = old_spec(LocalLocation(tmp_path / "old"))
     assert spec

@@ -1,4 +1,4 @@
-"""Corpora and tokens of schema version 2 are read, verified and mended as they are, and stay what they were."""
+"""Corpora and tokens of schema version 2 are read, verified and repaired, and keep their identities."""
 
 import json
 import shutil
@@ -47,7 +47,7 @@ def older(built: Built, tmp_path: Path) -> Built:
 
 
 def examined(folder: Location, deep: bool = True) -> verify.Examination:
-    """A corpus with all faults that a look at it shows, in this process."""
+    """The result of an examination in this process, with all faults."""
     found = examine(folder)
     check_bytes(found, in_flight=0, progress=lambda rows: None)
     if deep:
@@ -56,14 +56,14 @@ def examined(folder: Location, deep: bool = True) -> verify.Examination:
 
 
 def damage(dataset: Dataset, number: int) -> None:
-    """Turn a bit of one shard."""
+    """Flips a bit of one shard."""
     path = (dataset.location / dataset.shards[number].path).path
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(bytes(data))
 
 
-def test_an_older_corpus_is_read_queried_verified_and_trained_on_as_it_lies_there(older: Built, small: Built) -> None:
+def test_older_corpus_is_read_queried_verified_and_trained_on_unchanged(older: Built, small: Built) -> None:
     corpus = older.corpus
     assert corpus.manifest.schema_version == 2
     assert corpus.shards == small.corpus.shards
@@ -81,67 +81,70 @@ def test_an_older_corpus_is_read_queried_verified_and_trained_on_as_it_lies_ther
 
 
 @pytest.mark.parametrize("writer", ["pyarrow 99.0", ""])
-def test_an_older_corpus_and_its_tokens_keep_their_identities_when_they_are_mended(
+def test_older_corpus_and_its_tokens_keep_their_identities_after_a_repair(
     older: Built, monkeypatch: pytest.MonkeyPatch, writer: str
 ) -> None:
-    """Under another writer too; so that tokenizer, tokens and runs still fit."""
+    """Also with another writer; tokenizer, tokens and runs stay valid."""
     corpus, tokens = older.corpus, older.tokens
     jobs = prepare(older.workspace, "run", "small", "small-digit", TINY_TRAINING)
     if writer:
         monkeypatch.setattr("storage.datasets.manifest.WRITER", writer)
         monkeypatch.setattr(verify, "WRITER", writer)
     damage(corpus, 2)
-    mended = repair(examined(corpus.location, deep=False), in_flight=0, progress=lambda rows: None)
-    assert (mended.manifest.schema_version, mended.manifest.identity) == (3, corpus.manifest.identity)
-    assert mended.shards == corpus.shards
-    assert lists(corpus.location) == {mended.manifest.list_name}
+    repaired = repair(examined(corpus.location, deep=False), in_flight=0, progress=lambda rows: None)
+    assert (repaired.manifest.schema_version, repaired.manifest.identity) == (3, corpus.manifest.identity)
+    assert repaired.shards == corpus.shards
+    assert lists(corpus.location) == {repaired.manifest.list_name}
     assert examined(corpus.location).faults == []
     # Once more, from the present form.
     damage(corpus, 3)
-    assert repair(examined(corpus.location), in_flight=0, progress=lambda rows: None).manifest == mended.manifest
+    assert repair(examined(corpus.location), in_flight=0, progress=lambda rows: None).manifest == repaired.manifest
     (tokens.location / tokens.shards[0].path).remove()
-    again, made = build_tokens(mended, older.tokenizer, tokens.location, in_flight=0)
+    again, made = build_tokens(repaired, older.tokenizer, tokens.location, in_flight=0)
     assert made
     assert (again.manifest.schema_version, again.manifest.identity) == (3, tokens.manifest.identity)
-    assert not train_tokenizer(SMALL_TOKENIZER, mended, older.workspace.tokenizer("small-digit"))[1]
+    assert not train_tokenizer(SMALL_TOKENIZER, repaired, older.workspace.tokenizer("small-digit"))[1]
     assert prepare(older.workspace, "run", "small", "small-digit", TINY_TRAINING) == jobs
 
 
-def test_an_older_corpus_with_a_missing_shard_is_mended_by_the_command_that_made_it(older: Built) -> None:
+def test_older_corpus_with_a_missing_shard_is_repaired_by_the_command_that_generated_it(older: Built) -> None:
     (older.corpus.location / older.corpus.shards[1].path).remove()
-    mended, made = build_corpus(SMALL, older.corpus.location, in_flight=0)
+    repaired, made = build_corpus(SMALL, older.corpus.location, in_flight=0)
     assert made
-    assert mended.manifest.identity == older.corpus.manifest.identity
+    assert repaired.manifest.identity == older.corpus.manifest.identity
     assert examined(older.corpus.location).faults == []
 
 
-def test_an_older_corpus_whose_list_is_lost_keeps_its_identity(older: Built) -> None:
+def test_older_corpus_with_a_lost_list_keeps_its_identity(older: Built) -> None:
     (older.corpus.location / "shards.parquet").remove()
     found = examined(older.corpus.location, deep=False)
     assert [fault.path for fault in found.faults] == ["shards.parquet"]
     assert repair(found, in_flight=0, progress=lambda rows: None).manifest.identity == older.corpus.manifest.identity
 
 
-def test_content_hashes_of_an_older_corpus_are_checked_as_they_were_taken(
+def test_content_hashes_of_an_older_corpus_are_checked_by_its_version(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Grid, "block_rows", 2)
     (task,) = range_tasks(NULLS)
-    former, present = contents_of_range(NULLS, task, former=True), contents_of_range(NULLS, task)
-    changed = [path for path in former if former[path].content != present[path].content]
+    former, present = (
+        {shard.path: shard.content for shard in contents_of_range(NULLS, task, former=version_2)}
+        for version_2 in (True, False)
+    )
+    changed = [path for path in former if former[path] != present[path]]
     assert changed
     older = build_small(tmp_path, NULLS, version=2).corpus
-    assert {shard.path: shard.content for shard in older.shards} == {path: former[path].content for path in former}
+    assert {shard.path: shard.content for shard in older.shards} == former
     assert examined(older.location).faults == []
     (older.location / changed[0]).remove()
-    mended, _ = build_corpus(NULLS, older.location, in_flight=0)
-    assert mended.shards == older.shards
-    assert mended.manifest.identity == older.manifest.identity
+    repaired, _ = build_corpus(NULLS, older.location, in_flight=0)
+    assert repaired.shards == older.shards
+    assert repaired.manifest.identity == older.manifest.identity
     assert examined(older.location).faults == []
 
 
-def test_an_older_corpus_that_holds_other_rows_becomes_another_one(older: Built) -> None:
-    """A deep repair makes all of it anew: nothing that was made of the wrong rows fits it."""
+def test_older_corpus_with_other_rows_becomes_another_corpus(older: Built) -> None:
+    """A deep repair regenerates all rows, so tokens of the wrong rows no longer match."""
     folder, manifest = older.corpus.location, older.corpus.manifest
     wrong = [older.corpus.shards[0]._replace(content="0" * 32), *older.corpus.shards[1:]]
     commit_version_2(
@@ -154,21 +157,21 @@ def test_an_older_corpus_that_holds_other_rows_becomes_another_one(older: Built)
     )
     found = examined(folder)
     assert [fault.text for fault in found.faults] == ["differs from the spec (other rows)"]
-    mended = repair(found, in_flight=0, progress=lambda rows: None)
-    assert mended.manifest.former == ""
-    assert mended.shards == older.corpus.shards
+    repaired = repair(found, in_flight=0, progress=lambda rows: None)
+    assert repaired.manifest.former == ""
+    assert repaired.shards == older.corpus.shards
     assert examined(folder).faults == []
 
 
-@pytest.mark.parametrize("mended", [False, True])
-def test_every_flipped_byte_of_an_older_manifest_is_noticed(older: Built, mended: bool) -> None:
+@pytest.mark.parametrize("repaired", [False, True])
+def test_every_flipped_byte_of_an_older_manifest_is_a_fault(older: Built, repaired: bool) -> None:
     folder = older.corpus.location
-    if mended:
+    if repaired:
         (folder / older.corpus.shards[1].path).remove()
         build_corpus(SMALL, folder, in_flight=0)
     place = folder / "manifest.json"
     whole = place.read()
-    assert ("former" in json.loads(whole)) == mended
+    assert ("former" in json.loads(whole)) == repaired
     for at in range(0, len(whole), 7):
         place.path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
         try:

@@ -17,7 +17,7 @@ LAYOUT = TokenLayout(problem=120, answer=14)
 
 @few
 @given(rows=st.lists(texts, min_size=1, max_size=20), skipped=st.integers(0, 3))
-def test_the_ids_are_those_of_every_text_alone(of_kind: Built, rows: list[str], skipped: int) -> None:
+def test_ids_equal_those_of_each_single_text(of_kind: Built, rows: list[str], skipped: int) -> None:
     ids, counts = pieces_of(pa.array(["9"] * skipped + rows).slice(skipped), of_kind.tokenizer)
     alone = [of_kind.tokenizer.encode(text) for text in rows]
     assert counts.tolist() == list(map(len, alone))
@@ -26,7 +26,9 @@ def test_the_ids_are_those_of_every_text_alone(of_kind: Built, rows: list[str], 
 
 @few
 @given(rows=st.lists(st.tuples(texts, st.integers(-(10**13) + 1, 10**13 - 1)), min_size=1, max_size=20))
-def test_rows_are_those_of_one_problem_alone_and_can_be_read_back(of_kind: Built, rows: list[tuple[str, int]]) -> None:
+def test_rows_equal_those_of_each_single_problem_and_are_decoded_exactly(
+    of_kind: Built, rows: list[tuple[str, int]]
+) -> None:
     tokenizer = of_kind.tokenizer
     problems, answers = [problem for problem, _ in rows], [str(answer) for _, answer in rows]
     found = encode_rows(pa.table({"problem": problems, "answer": answers}), tokenizer, LAYOUT)

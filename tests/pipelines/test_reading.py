@@ -36,7 +36,7 @@ def test_text_hashes_are_equal_exactly_where_canonical_forms_are(problems: list[
 
 @given(st.lists(EXPRESSIONS, min_size=2, max_size=20))
 @settings(max_examples=50, deadline=None)
-def test_a_hash_does_not_depend_on_the_rows_beside_it(problems: list[str]) -> None:
+def test_hash_does_not_depend_on_other_rows(problems: list[str]) -> None:
     assert hashes_of(problems) == [value for problem in problems for value in hashes_of([problem])]
     column = pa.array(["1+1", *problems])
     assert text_hashes(column.slice(1), CANONICAL).tolist() == hashes_of(problems)
@@ -63,7 +63,7 @@ def test_a_column_of_several_blocks_has_the_hashes_of_its_parts() -> None:
         ("((7))", "7"),
     ],
 )
-def test_twins_count_as_one_problem(one: str, other: str) -> None:
+def test_equivalent_problems_have_one_form(one: str, other: str) -> None:
     assert canonical_form(one) == canonical_form(other)
     assert len(set(hashes_of([one, other]))) == 1
 
@@ -89,12 +89,12 @@ def test_twins_count_as_one_problem(one: str, other: str) -> None:
         "3é5",
     ],
 )
-def test_text_that_is_no_problem_is_named(damaged: str) -> None:
+def test_error_names_an_invalid_problem(damaged: str) -> None:
     with pytest.raises(RunFailure) as caught:
         hashes_of(["1+1", "2*(3-4)", damaged, "5+5"])
     assert str(caught.value) == f"problem {damaged!r} is not valid"
 
 
-def test_bytes_that_are_no_text_are_named_too() -> None:
+def test_error_names_invalid_bytes() -> None:
     with pytest.raises(RunFailure, match="problem '3\ufffd1' is not valid"):
         text_hashes(pa.array([b"3\xff1"]).view(pa.string()), CANONICAL)

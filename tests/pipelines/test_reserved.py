@@ -12,7 +12,7 @@ from pipelines.problems.components import components
 from pipelines.spec.corpus import CorpusSpec
 from pipelines.split.canonical import Canonical
 from pipelines.split.parse import Form, canonical_form, text_hashes
-from pipelines.split.reserved import adderboard, edge_cases, listing, reserved
+from pipelines.split.reserved import listing, reserved
 from storage.datasets.manifest import SPLITS
 
 ALL = ("+", "-", "*")
@@ -24,8 +24,8 @@ FAMILIES = {
 }
 
 
-def twins(problem: str) -> list[str]:
-    """A problem of two operands in every order and with brackets that change nothing."""
+def equivalents(problem: str) -> list[str]:
+    """A problem of two operands in every order and with redundant brackets."""
     left, operator, right = re.fullmatch(r"(\d+)([-+*])(\d+)", problem).groups()  # type: ignore[union-attr]
     swapped = f"-{right}+{left}" if operator == "-" else f"{right}{operator}{left}"
     return [problem, swapped, f"({problem})", f"({swapped})"]
@@ -33,12 +33,12 @@ def twins(problem: str) -> list[str]:
 
 @lru_cache
 def reserved_forms() -> frozenset[Form]:
-    return frozenset(canonical_form(problem) for problem in (*edge_cases(), *adderboard()))
+    return frozenset(canonical_form(case.text) for case in (*listing("edge"), *listing("adderboard")))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("split_key", ["numerate", "another key"])
-def test_reserved_problems_and_their_twins_are_test_under_any_key(family: str, split_key: str) -> None:
+def test_reserved_problems_and_their_equivalents_are_test_under_any_key(family: str, split_key: str) -> None:
     spec = FAMILIES[family].model_copy(update={"split_key": split_key})
     splits: dict[str, str] = {}
     for component in components(spec):
@@ -55,19 +55,20 @@ def test_reserved_problems_and_their_twins_are_test_under_any_key(family: str, s
 @given(split_key=st.text(min_size=1, max_size=8))
 @settings(max_examples=3, deadline=None)
 def test_every_reserved_problem_is_known_in_every_order(split_key: str) -> None:
-    problems = [twin for problem in (*edge_cases(), *adderboard()) for twin in twins(problem)]
+    problems = [text for case in (*listing("edge"), *listing("adderboard")) for text in equivalents(case.text)]
     hashes = text_hashes(pa.array(problems), Canonical(split_key))
     assert np.array_equal(reserved(split_key).find(hashes)[0], np.arange(len(problems)))
 
 
-def test_the_suites_are_whole() -> None:
-    assert len(adderboard()) == 10_010
-    assert adderboard()[:2] == ["0+0", "0+1"]
-    assert len(set(edge_cases())) == len(edge_cases())
-    assert all("9" * digits + "+1" in edge_cases() for digits in (1, 2, 20, 200))
+def test_suites_are_complete() -> None:
+    edges, sums = ([case.text for case in listing(name)] for name in ("edge", "adderboard"))
+    assert len(sums) == 10_010
+    assert sums[:2] == ["0+0", "0+1"]
+    assert len(set(edges)) == len(edges)
+    assert all("9" * digits + "+1" in edges for digits in (1, 2, 20, 200))
 
 
-def test_edge_cases_are_what_their_kind_says() -> None:
+def test_edge_cases_match_their_kind() -> None:
     found: dict[str, set[int]] = {}
     for case in listing("edge"):
         assert case.answer == eval(case.text)
@@ -97,7 +98,7 @@ def test_edge_cases_are_what_their_kind_says() -> None:
     }  # fmt: skip
 
 
-def test_what_later_versions_reserve_is_what_earlier_ones_did_not() -> None:
+def test_later_versions_reserve_only_additional_problems() -> None:
     first, later, all_of_them = reserved("numerate", 4), reserved("numerate", 5), reserved("numerate")
     hashes = text_hashes(pa.array(["9+1", "0+1", "55+44"]), Canonical("numerate"))
     assert first.find(hashes)[0].tolist() == [2]

@@ -15,7 +15,7 @@ def texts(values: list[int]) -> list[str]:
 
 
 @given(st.lists(st.integers(-(10**18), 10**18), min_size=1, max_size=200))
-def test_decimal_text_is_pythons_own(values: list[int]) -> None:
+def test_decimal_text_equals_pythons(values: list[int]) -> None:
     assert texts(values) == [str(value) for value in values]
 
 
@@ -32,6 +32,6 @@ def test_a_table_holds_every_number_with_its_suffix(low: int, high: int, suffix:
     assert to_strings(words.tobytes(), np.array([len(text) for text in texts])).to_pylist() == texts
 
 
-def test_lengths_that_do_not_add_up_are_noticed() -> None:
+def test_lengths_that_do_not_add_up_are_refused() -> None:
     with pytest.raises(ValueError, match="add up"):
         to_strings(b"1\0002", np.array([3]))

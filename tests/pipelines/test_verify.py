@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pipelines.generation import verify
-from pipelines.generation.build import held
+from pipelines.generation.build import locked
 from pipelines.generation.verify import check_bytes, check_rows, examine, repair
 from pipelines.problems.components import components
 from storage.datasets.manifest import WRITER, Dataset, ShardRecord, commit, load
@@ -32,7 +32,7 @@ def corpus(tmp_path: Path, small: Built) -> Dataset:
 
 
 def faults(folder: Location, deep: bool = False, in_flight: int = 0) -> dict[str, str]:
-    """Every fault's path with what is wrong."""
+    """The text of every fault by path."""
     found = examine(folder)
     check_bytes(found, in_flight=in_flight, progress=lambda rows: None)
     if deep:
@@ -40,13 +40,13 @@ def faults(folder: Location, deep: bool = False, in_flight: int = 0) -> dict[str
     return {fault.path: fault.text for fault in found.faults}
 
 
-def mended(folder: Location, deep: bool = False, in_flight: int = 0) -> Dataset:
+def repaired(folder: Location, deep: bool = False, in_flight: int = 0) -> Dataset:
     """The corpus after a repair."""
     found = examine(folder)
     check_bytes(found, in_flight=in_flight, progress=lambda rows: None)
     if deep:
         check_rows(found, in_flight=in_flight, progress=lambda rows: None)
-    with held(folder, "corpus"):
+    with locked(folder, "corpus"):
         return repair(found, in_flight=in_flight, progress=lambda rows: None)
 
 
@@ -64,20 +64,20 @@ def times(folder: Location) -> dict[str, int]:
 
 
 def flip(path: Path, at: float, bit: int = 0) -> None:
-    """Turn one bit of the byte that lies at this share of the file."""
+    """Flips one bit of the byte at this share of the file."""
     data = bytearray(path.read_bytes())
     data[int(at * len(data))] ^= 1 << bit
     path.write_bytes(bytes(data))
 
 
-def assert_mends(corpus: Dataset, broken: set[str], damage: Callable[[], object], *, deep: bool = False) -> None:
-    """`damage` is found at `broken` and nowhere else, and mended without touching any other file."""
+def assert_repaired(corpus: Dataset, broken: set[str], damage: Callable[[], object], *, deep: bool = False) -> None:
+    """`damage` is found only at `broken` and is repaired without a change of any other file."""
     folder = corpus.location
     before, when = files(folder), times(folder)
     assert faults(folder, deep) == {}
     damage()
     assert set(faults(folder, deep)) == broken
-    assert mended(folder, deep).manifest == corpus.manifest
+    assert repaired(folder, deep).manifest == corpus.manifest
     assert files(folder) == before
     untouched = set(before) - broken
     assert {path: time for path, time in times(folder).items() if path in untouched} == {
@@ -92,11 +92,9 @@ def assert_mends(corpus: Dataset, broken: set[str], damage: Callable[[], object]
 @given(
     st.lists(st.tuples(st.integers(0, 11), st.floats(0, 0.9999), st.integers(0, 7)), min_size=1, max_size=4),
 )
-def test_any_flipped_bits_of_any_shards_are_found_and_mended(
-    corpus: Dataset, flips: list[tuple[int, float, int]]
-) -> None:
+def test_any_flipped_bits_of_any_shards_are_repaired(corpus: Dataset, flips: list[tuple[int, float, int]]) -> None:
     shards = {number % len(corpus.shards): (at, bit) for number, at, bit in flips}
-    assert_mends(
+    assert_repaired(
         corpus,
         {corpus.shards[number].path for number in shards},
         lambda: [flip((corpus.location / corpus.shards[n].path).path, *how) for n, how in shards.items()],
@@ -113,51 +111,51 @@ def test_any_flipped_bits_of_any_shards_are_found_and_mended(
         (lambda path: flip(path, 0.5), "is damaged"),
     ],
 )
-def test_a_damaged_shard_is_named_and_mended(corpus: Dataset, damage: Callable[[Path], None], words: str) -> None:
+def test_damaged_shard_is_named_and_repaired(corpus: Dataset, damage: Callable[[Path], None], words: str) -> None:
     victim = corpus.shards[4].path
 
     def act() -> None:
         damage((corpus.location / victim).path)
         assert words in faults(corpus.location)[victim]
 
-    assert_mends(corpus, {victim}, act)
+    assert_repaired(corpus, {victim}, act)
 
 
-def test_ray_finds_and_mends_the_same(corpus: Dataset, ray_instance: int) -> None:
+def test_ray_finds_and_repairs_the_same(corpus: Dataset, ray_instance: int) -> None:
     victims = {corpus.shards[number].path for number in (1, 6)}
     before = files(corpus.location)
     for path in victims:
         flip((corpus.location / path).path, 0.5)
     assert set(faults(corpus.location, deep=True, in_flight=ray_instance)) == victims
-    assert mended(corpus.location, deep=True, in_flight=ray_instance).manifest == corpus.manifest
+    assert repaired(corpus.location, deep=True, in_flight=ray_instance).manifest == corpus.manifest
     assert files(corpus.location) == before
 
 
-def test_a_shard_too_many_is_found_and_deleted(corpus: Dataset) -> None:
+def test_extra_shard_is_deleted(corpus: Dataset) -> None:
     extra = "data/split=train/family=grid/width=16/000099.parquet"
-    assert_mends(
+    assert_repaired(
         corpus,
         {extra},
         lambda: shutil.copy((corpus.location / corpus.shards[0].path).path, (corpus.location / extra).path),
     )
 
 
-def test_a_list_of_shards_that_is_lost_is_made_again(corpus: Dataset) -> None:
-    assert_mends(corpus, {corpus.manifest.list_name}, corpus.list_location.remove)
+def test_lost_list_of_shards_is_restored(corpus: Dataset) -> None:
+    assert_repaired(corpus, {corpus.manifest.list_name}, corpus.list_location.remove)
 
 
-def test_a_list_of_shards_that_is_lost_together_with_a_shard_is_made_again(corpus: Dataset) -> None:
+def test_list_of_shards_that_is_lost_together_with_a_shard_is_restored(corpus: Dataset) -> None:
     folder, victim = corpus.location, corpus.shards[3].path
     before, when = files(folder), times(folder)
     flip((folder / victim).path, 0.9)
     flip(corpus.list_location.path, 0.4)
     assert "doesn't match manifest.json" in faults(folder)[corpus.manifest.list_name]
-    assert mended(folder).manifest == corpus.manifest
+    assert repaired(folder).manifest == corpus.manifest
     assert files(folder) == before
     assert {path for path, time in times(folder).items() if time != when[path]} == {victim, corpus.manifest.list_name}
 
 
-def test_every_flipped_byte_of_the_manifest_is_noticed(corpus: Dataset) -> None:
+def test_every_flipped_byte_of_the_manifest_is_a_fault(corpus: Dataset) -> None:
     place = corpus.location / "manifest.json"
     whole = place.read()
     for at in range(len(whole)):
@@ -172,7 +170,7 @@ def test_every_flipped_byte_of_the_manifest_is_noticed(corpus: Dataset) -> None:
 @pytest.mark.parametrize(
     ("field", "value"), [("rows", 1), ("name", "other"), ("writer", "pyarrow 1.0"), ("shards_sha256", "0"), ("x", 1)]
 )
-def test_a_manifest_with_a_changed_value_is_mended_from_its_spec(corpus: Dataset, field: str, value: object) -> None:
+def test_manifest_with_a_changed_value_is_repaired_from_its_spec(corpus: Dataset, field: str, value: object) -> None:
     place = corpus.location / "manifest.json"
 
     def damage() -> None:
@@ -181,12 +179,12 @@ def test_a_manifest_with_a_changed_value_is_mended_from_its_spec(corpus: Dataset
     folder, before = corpus.location, files(corpus.location)
     damage()
     assert set(faults(folder)) == {"manifest.json"}
-    assert mended(folder).manifest == corpus.manifest
+    assert repaired(folder).manifest == corpus.manifest
     assert files(folder) == before
 
 
 @pytest.mark.parametrize("text", [b"", b"{", b"[]", b"\xff\xfe"])
-def test_a_manifest_without_a_spec_is_one_line_with_what_to_do(corpus: Dataset, text: bytes) -> None:
+def test_manifest_without_a_spec_gives_one_line_with_a_remedy(corpus: Dataset, text: bytes) -> None:
     (corpus.location / "manifest.json").path.write_bytes(text)
     with pytest.raises(
         RunFailure, match=r"spec is lost: delete it and run the same 'numerate corpus generate' command again$"
@@ -194,7 +192,7 @@ def test_a_manifest_without_a_spec_is_one_line_with_what_to_do(corpus: Dataset, 
         examine(corpus.location)
 
 
-def test_a_folder_without_a_manifest_is_one_line_with_what_to_do(corpus: Dataset, tmp_path: Path) -> None:
+def test_folder_without_a_manifest_gives_one_line_with_a_remedy(corpus: Dataset, tmp_path: Path) -> None:
     (corpus.location / "manifest.json").remove()
     with pytest.raises(RunFailure, match=r"has no manifest.json"):
         examine(corpus.location)
@@ -203,7 +201,7 @@ def test_a_folder_without_a_manifest_is_one_line_with_what_to_do(corpus: Dataset
 
 
 def falsified(corpus: Dataset, number: int) -> None:
-    """Put other rows into a shard, and commit the corpus with them as if they had always been there."""
+    """Writes other rows to a shard and commits the corpus with them."""
     shard = corpus.shards[number]
     (component,) = components(SMALL)
     layout = component.family(SMALL).layout
@@ -235,7 +233,7 @@ def test_deep_finds_a_shard_that_was_replaced_together_with_the_manifest(corpus:
     falsified(corpus, 2)
     assert faults(folder) == {}
     assert faults(folder, deep=True) == {victim: "differs from the spec (other rows)"}
-    assert mended(folder, deep=True).manifest == corpus.manifest
+    assert repaired(folder, deep=True).manifest == corpus.manifest
     assert files(folder) == before
     assert {path for path, time in times(folder).items() if time != when.get(path)} == {
         victim,
@@ -255,28 +253,28 @@ def test_deep_finds_a_shard_that_the_manifest_lacks_and_one_that_the_spec_lacks(
     found = faults(folder, deep=True)
     assert found[lost.path] == "is in the spec, but not in the manifest"
     assert found[foreign] == "is in the manifest, but not in the spec"
-    assert mended(folder, deep=True).manifest == corpus.manifest
+    assert repaired(folder, deep=True).manifest == corpus.manifest
     assert files(folder) == before
 
 
 @pytest.mark.parametrize("field", ["problem_length", "answer_digits"])
-def test_deep_finds_a_line_of_the_manifest_that_is_wrong_about_its_shard(corpus: Dataset, field: str) -> None:
+def test_deep_finds_a_wrong_line_of_the_manifest(corpus: Dataset, field: str) -> None:
     shard = corpus.shards[0]
     committed_anew(corpus, {shard.path: shard._replace(**{field: 99})})
     assert faults(corpus.location) == {}
     assert f"({field} 99 instead of " in faults(corpus.location, deep=True)[shard.path]
-    assert mended(corpus.location, deep=True).manifest == corpus.manifest
+    assert repaired(corpus.location, deep=True).manifest == corpus.manifest
 
 
 def test_deep_finds_shards_in_another_order(corpus: Dataset) -> None:
     first, second = corpus.shards[:2]
     other = committed_anew(corpus, {first.path: second, second.path: first})
     assert faults(corpus.location, deep=True) == {other.manifest.list_name: "lists a shard twice or in the wrong order"}
-    assert mended(corpus.location, deep=True).manifest == corpus.manifest
+    assert repaired(corpus.location, deep=True).manifest == corpus.manifest
 
 
-def test_a_corpus_of_another_writer_is_mended_by_content(corpus: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its shards compress otherwise, as an older pyarrow's would; what isn't broken keeps its bytes."""
+def test_corpus_of_another_writer_is_repaired_by_content(corpus: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its shards have another compression, like those of an older pyarrow; intact shards keep their bytes."""
     folder, changed = corpus.location, dict[str, ShardRecord | None]()
     for shard in corpus.shards:
         place = (folder / shard.path).path
@@ -290,7 +288,7 @@ def test_a_corpus_of_another_writer_is_mended_by_content(corpus: Dataset, monkey
     victim = corpus.shards[-1]
     flip((folder / victim.path).path, 0.5)
     when = times(folder)
-    after = mended(folder)
+    after = repaired(folder)
     assert [shard.content for shard in after.shards] == [shard.content for shard in corpus.shards]
     number = victim.path[-14:]
     changed_files = {path for path, time in times(folder).items() if time != when.get(path)}
@@ -303,12 +301,12 @@ def test_a_corpus_of_another_writer_is_mended_by_content(corpus: Dataset, monkey
     assert faults(folder, deep=True) == {}
 
 
-def test_a_shard_that_comes_out_otherwise_than_its_manifest_says_stops_a_repair(corpus: Dataset) -> None:
+def test_regenerated_shard_that_differs_from_its_manifest_stops_a_repair(corpus: Dataset) -> None:
     falsified(corpus, 0)
     flip((corpus.location / corpus.shards[1].path).path, 0.5)
     with pytest.raises(RunFailure, match=r"regenerated rows of shard .* differ from the manifest: .* --deep --repair"):
-        mended(corpus.location)
-    mended(corpus.location, deep=True)
+        repaired(corpus.location)
+    repaired(corpus.location, deep=True)
     assert faults(corpus.location, deep=True) == {}
 
 

@@ -36,7 +36,7 @@ def strata_of(corpus: Dataset) -> dict[str, str]:
     return found
 
 
-def test_a_sample_of_a_mixture_has_every_stratum_in_proportion_and_so_has_its_first_part(mixed: Dataset) -> None:
+def test_sample_of_a_mixture_and_its_prefixes_have_every_stratum_in_proportion(mixed: Dataset) -> None:
     strata = strata_of(mixed)
     held: Counter[str] = Counter()
     for shard in mixed.of_split("train"):
@@ -52,7 +52,7 @@ def test_a_sample_of_a_mixture_has_every_stratum_in_proportion_and_so_has_its_fi
             assert found[stratum] == pytest.approx(share * len(part), rel=0.1, abs=1.5), stratum
 
 
-def test_only_the_shards_that_are_needed_are_read(mixed: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_required_shards_are_read(mixed: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     read = []
     verified = Dataset.verified
     monkeypatch.setattr(Dataset, "verified", lambda self, shard: (read.append(shard), verified(self, shard))[1])

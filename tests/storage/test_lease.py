@@ -11,7 +11,7 @@ import obstore
 import pytest
 
 import storage.places.lease
-from pipelines.generation.build import corpus_identity, undisturbed
+from pipelines.generation.build import corpus_identity, protected
 from pipelines.generation.generate import GENERATOR_VERSION
 from pipelines.generation.verify import check_bytes, examine
 from storage.datasets.manifest import Revision, commit, load
@@ -181,18 +181,18 @@ def test_a_read_only_bucket_shows_its_locks_and_can_be_verified(bucket: str, pro
     folder = upload(small.corpus.location, f"{bucket}/corpora/small")
     assert isinstance(folder, ObjectLocation)
     proxy.fault = lambda request: "" if request.method in ("GET", "HEAD") else "403"
-    with undisturbed(folder, "corpus 'small'", write=False):
+    with protected(folder, "corpus 'small'", write=False):
         found = examine(folder)
         check_bytes(found, in_flight=0, progress=lambda rows: None)
     assert (found.faults, proxy.faults) == ([], {})
-    with pytest.raises(UserError, match="access is denied"), undisturbed(folder, "corpus 'small'", write=True):
+    with pytest.raises(UserError, match="access is denied"), protected(folder, "corpus 'small'", write=True):
         pass
     proxy.fault = lambda request: ""
     with folder.exclusive("corpus 'small'"):
         asked = len(proxy.requests)
         with (
             pytest.raises(UserError, match="is being written by another process"),
-            undisturbed(folder, "corpus 'small'", write=False),
+            protected(folder, "corpus 'small'", write=False),
         ):
             pass
         assert {request.method for request in proxy.requests[asked:]} == {"GET"}
