@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from model.config.encoder import Unit
 from model.config.presets import ENCODERS
@@ -21,10 +21,8 @@ _OURS = TrainingSpec(
 )
 
 
-class ComparingSpec(BaseModel):
+class ComparingSpec(BaseModel, frozen=True, extra="forbid"):
     """Parameters of a comparison."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     workspace: str = Field("./workspace", description="Folder that holds corpora, tokenizers and runs.")
     name: str = Field("units", description="Name of the comparison, and prefix of the names of its runs.")

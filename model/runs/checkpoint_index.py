@@ -2,13 +2,11 @@
 
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 
-class CheckpointEntry(BaseModel):
+class CheckpointEntry(BaseModel, frozen=True, extra="forbid"):
     """One checkpoint in the index."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     step: Annotated[int, Field(strict=True, ge=0, lt=1 << 53)]
     exact_match: Annotated[float, Field(ge=0, le=1)]
@@ -16,10 +14,8 @@ class CheckpointEntry(BaseModel):
     sha256: str = ""
 
 
-class CheckpointIndex(BaseModel):
+class CheckpointIndex(BaseModel, frozen=True, extra="forbid"):
     """All checkpoints of a run, oldest first."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     entries: tuple[CheckpointEntry, ...] = ()
 

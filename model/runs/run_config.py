@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from model.config.encoder import Extent
 from model.config.training import TrainingSpec
@@ -21,10 +21,8 @@ MODEL_VERSION = 2
 STEP_VERSION = 1
 
 
-class RunConfig(BaseModel):
+class RunConfig(BaseModel, frozen=True, extra="forbid"):
     """All settings that determine a run's weights, and the identities of its inputs."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     model_version: Literal[2]
     step_version: int = Field(

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from model.config.training import TrainingSpec
 from model.tokenizer import ID_TYPES, TokenLayout
+from storage.datasets.columns import string_buffers
 from storage.datasets.manifest import Dataset
 from storage.order import derive_key
 from storage.reading.lanes import LANES, LanePlan
@@ -141,6 +143,12 @@ def layouts_of(tokens: Dataset) -> tuple[TokenLayout, ...]:
 def id_type(tokens: Dataset) -> np.dtype:
     """Data type of the ids in a corpus's token rows."""
     return ID_TYPES[tokens.manifest.spec.get("token_bytes", 1)]
+
+
+def token_rows(tokens: pa.Array, dataset: Dataset) -> NDArray[np.integer]:
+    """Token ids [n, width] of the values of the column `tokens`, which have one layout."""
+    data, _ = string_buffers(tokens.cast(pa.binary()))
+    return data.reshape(len(tokens), -1).view(id_type(dataset))
 
 
 def _pieces(tokens: Dataset, split: str, where: str) -> dict[TokenLayout, list[_Piece]]:

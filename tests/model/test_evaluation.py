@@ -15,9 +15,9 @@ from model.config.evaluation import Decoding, EvaluationSpec
 from model.evaluation.decoding import spell
 from model.evaluation.evaluate import evaluate
 from model.evaluation.intervals import exact_match_by_class, exact_match_interval
-from model.evaluation.operand_recovery import fill_operands
+from model.evaluation.operand_recovery import score_operands
 from model.evaluation.predictor import TrainedEncoder
-from model.evaluation.problem_batches import ProblemSet
+from model.evaluation.problem_batches import ProblemBatch, ProblemSet
 from model.network.encoder import Encoder
 from model.runs.checkpoints import CheckpointEntry, Checkpoints
 from model.tokenizer import MASK
@@ -226,11 +226,15 @@ def test_an_operand_that_is_right_is_told_right(small: Built, tmp_path: Path) ->
             return torch.nn.functional.one_hot(torch.from_numpy(row).long(), small.tokenizer.size).float() * 50
 
     oracle = Oracle(model.config.training.encoder, small.tokenizer)
-    asked, answers = fill_operands(oracle, small.tokenizer, row, small.layout.answer, torch.float32, np.array([0.9]))
-    assert asked.all()
-    assert [column[0].as_py() for column in answers[:3]] == ["12+?=46", "34", "34"]
-    assert answers.correct[0]
-    assert answers.confidence[0] == pytest.approx(1.0)
+    batch = ProblemBatch("grid", 2, pa.table({"id": [0]}), row, small.layout.answer, np.zeros(1, np.uint64))
+    scored = score_operands(replace(model, encoder=oracle), batch, np.array([0.9]))
+    assert {name: column.to_pylist() for name, column in scored.facts.items()} == {
+        "problem": ["12+?=46"],
+        "answer": ["34"],
+    }
+    assert scored.prediction.to_pylist() == ["34"]
+    assert scored.correct.tolist() == [True]
+    assert scored.confidence == pytest.approx([1.0])
 
 
 def test_problems_that_may_not_be_judged_are_left_out(small: Built, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from model.config.training import TrainingSpec
-from model.evaluation.operand_recovery import MaskedRows, MissingOperand
+from model.objectives.missing_operand import MaskedRows, MissingOperand
 from model.objectives.objective import Batch, Objective
 from model.tokenizer import BLANK, MASK, Tokenizer, TokenLayout
 from tests.benchmarks.tokenizers import digit_tokenizer

@@ -126,8 +126,8 @@ def _written(unit: SymbolicUnit) -> Iterator[list[NDArray[np.float64]]]:
     """Collects the output size of a unit relative to the slots' states, [n] per loop, in this block's passes."""
     found: list[NDArray[np.float64]] = []
 
-    def keep(module: nn.Module, inputs: tuple[Tensor, ...], named: Mapping[str, Any], output: Tensor) -> None:
-        before, after = (states[:, -named["slots"] :].float() for states in (inputs[0], output))
+    def keep(module: nn.Module, arguments: tuple[Tensor, ...], named: Mapping[str, Any], output: Tensor) -> None:
+        before, after = (states[:, -named["inputs"].slots :].float() for states in (arguments[0], output))
         sizes = (after - before).norm(dim=(1, 2)) / before.norm(dim=(1, 2)).clamp(min=1e-12)
         found.append(sizes.double().cpu().numpy())
 
