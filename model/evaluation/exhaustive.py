@@ -20,7 +20,7 @@ from pydantic import BaseModel
 
 from model.evaluation.predictor import TrainedEncoder
 from model.network.compilation import compile_layers, has_compiler
-from model.plain_process import Stop, run_plainly
+from model.process import Stop, run_plainly
 from model.runs.pretrained import own_or_shipped
 from model.runs.run_config import load_run
 from model.tokenizer import BLANK, PAD

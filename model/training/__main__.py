@@ -3,7 +3,7 @@
 import sys
 
 from model.config.training import TrainingFile
-from model.plain_process import Stop, run_plainly
+from model.process import Stop, run_plainly
 from model.runs.checkpoints import Checkpoints
 from model.training.job import TrainingJob, TrainingResult
 from model.training.launchers.parallel_runs import train_in_processes

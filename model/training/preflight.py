@@ -39,7 +39,7 @@ def prepare(
 
 def found_result(job: TrainingJob) -> TrainingResult | None:
     """The result of a finished run; None if steps remain or the last intact checkpoint is older."""
-    last, _ = Checkpoints(job.run / "checkpoints").last_whole()
+    last, _ = Checkpoints(job.run / "checkpoints").newest_intact()
     if last is None or last.step < job.config.training.steps:
         return None
     return TrainingResult(last.step, True, last.exact_match)
