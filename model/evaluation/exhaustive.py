@@ -21,7 +21,7 @@ from pydantic import BaseModel
 from model.evaluation.predictor import TrainedEncoder
 from model.network.compilation import compile_layers, has_compiler
 from model.process import Stop, run_plainly
-from model.runs.pretrained import own_or_shipped
+from model.runs.pretrained import resolve_run
 from model.runs.run_config import load_run
 from model.tokenizer import BLANK, PAD
 from model.training.batches import token_rows
@@ -63,7 +63,7 @@ def count_errors(workspace: Workspace, name: str, stop: Stop = lambda: False) ->
     Cached shards come first. Ends early if `stop()` returns True. Raises `UserError` if the run's corpus is not encoded
     in the workspace, and `RunFailure` for damaged shards.
     """
-    run = workspace.run(own_or_shipped(workspace, name))
+    run = workspace.run(resolve_run(workspace, name))
     config, model = load_run(run), TrainedEncoder.open(run)
     tokens = load(
         workspace.tokens(config.corpus, config.tokenizer), f"corpus {config.corpus!r} encoded with {config.tokenizer!r}"

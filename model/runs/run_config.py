@@ -111,12 +111,12 @@ class RunConfig(BaseModel, frozen=True, extra="forbid"):
         Raises `UserError` if the problem is larger than those of the training. Encoders for any length accept more
         digits, but not more operands or deeper brackets.
         """
-        encoder, learnt, counts = self.training.encoder, self.extent, self.operand_counts
+        encoder, trained, counts = self.training.encoder, self.extent, self.operand_counts
         reason = encoder.refusal(extent, self.group)
-        if extent.digits > learnt.digits and not encoder.any_length:
-            reason = f"it has {extent.digits} digits, but the run was trained on up to {learnt.digits}"
-        if extent.depth > learnt.depth:
-            reason = f"it has {extent.depth} nested brackets, but the run was trained on up to {learnt.depth}"
+        if extent.digits > trained.digits and not encoder.any_length:
+            reason = f"it has {extent.digits} digits, but the run was trained on up to {trained.digits}"
+        if extent.depth > trained.depth:
+            reason = f"it has {extent.depth} nested brackets, but the run was trained on up to {trained.depth}"
         if extent.operands not in counts:
             reason = (
                 f"it has {extent.operands} operands, but the run was trained on {_span(counts.start, counts.stop - 1)}"
