@@ -26,7 +26,7 @@ from model.evaluation.evaluate import Evaluation, check_corpus, evaluate
 from model.evaluation.predictor import TrainedEncoder
 from model.evaluation.problem_batches import Fair, ProblemSet
 from model.runs.checkpoints import Checkpoints
-from model.runs.pretrained import own_or_shipped
+from model.runs.pretrained import resolve_run
 from model.runs.run_config import RunConfig, load_run
 from pipelines.generation.build import spec_of
 from pipelines.generation.fanout import run_remotely
@@ -49,7 +49,7 @@ def evaluate_encoder(request: EvaluateRequest) -> dict[str, Any]:
 
 def _evaluated(request: EvaluateRequest) -> dict[str, Any]:
     workspace, spec = Workspace.create(request.workspace), request.spec(EvaluationSpec)
-    request = request.model_copy(update={"name": own_or_shipped(workspace, request.name)})
+    request = request.model_copy(update={"name": resolve_run(workspace, request.name)})
     run = workspace.run(request.name)
     model = TrainedEncoder.open(run, spec.checkpoint)
     config = model.config
@@ -122,7 +122,7 @@ def _outcome(
 def _compared(request: EvaluateRequest) -> dict[str, Any]:
     """Evaluate the best and the last checkpoint of every run and compare the results."""
     workspace = Workspace.create(request.workspace)
-    names = [own_or_shipped(workspace, name) for name in request.compare]
+    names = [resolve_run(workspace, name) for name in request.compare]
     for name in names:
         load_run(workspace.run(name))
     problems = request.corpus or (f"{request.suite}-{request.suite_digits}" if request.suite_digits else request.suite)

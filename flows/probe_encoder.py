@@ -13,7 +13,7 @@ from model.config.probing import ProbingSpec
 from model.evaluation.predictor import TrainedEncoder
 from model.probing.over_training import all_known, problems_asked, series
 from model.probing.study import PARTS, Study, probe
-from model.runs.pretrained import own_or_shipped
+from model.runs.pretrained import resolve_run
 from model.runs.run_config import load_run, refuse_unlike
 from storage.sql.catalog import refresh_catalog
 from storage.workspace import Workspace
@@ -23,7 +23,7 @@ from storage.workspace import Workspace
 def probe_encoder(request: ProbeRequest) -> dict[str, Any]:
     """Probe runs and write the report; returns the findings. Results that are up to date are not recomputed."""
     workspace, spec = Workspace.create(request.workspace), request.spec(ProbingSpec)
-    names = [own_or_shipped(workspace, name) for name in request.compare or (request.name,)]
+    names = [resolve_run(workspace, name) for name in request.compare or (request.name,)]
     # Fail before any work starts.
     refuse_unlike([load_run(workspace.run(name)) for name in names])
     for name in names:

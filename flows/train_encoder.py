@@ -17,7 +17,7 @@ from model.runs.checkpoints import Checkpoints
 from model.training.job import Progress, TrainingJob, TrainingResult
 from model.training.launchers.parallel_runs import Room, Seat, train_side_by_side
 from model.training.launchers.ray_launcher import choose_room, launch
-from model.training.preflight import found_result, prepare
+from model.training.preflight import existing_result, prepare
 from storage.errors import RunFailure
 from storage.sql.catalog import refresh_catalog
 from storage.workspace import Workspace
@@ -86,14 +86,14 @@ def _is_trained(job: TrainingJob) -> bool:
     """Return whether a run is already trained; prints its result, and warnings about damaged checkpoints."""
     for line in Checkpoints(job.run / "checkpoints").warnings():
         say(f"warning: {line}")
-    if result := found_result(job):
+    if result := existing_result(job):
         name, steps, match = job.config.name, result.step, result.exact_match
         say(f"run {name}: up to date, {steps:,} steps, exact match on validation {match:.2%}")
     return result is not None
 
 
 def _result_of(job: TrainingJob) -> dict[str, Any]:
-    result = found_result(job)
+    result = existing_result(job)
     assert result, "an unfinished training is raised as a failure"
     return {
         "run": job.config.name,

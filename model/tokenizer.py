@@ -16,7 +16,7 @@ from itertools import product
 
 import numpy as np
 import sentencepiece
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from storage.errors import RunFailure, UserError
 from storage.places.place import Location
@@ -33,14 +33,12 @@ ID_TYPES: dict[int, np.dtype] = {1: np.dtype(np.uint8), 2: np.dtype("<i2")}
 MOST_TOKENS = 2_048
 
 
-class TokenLayout(BaseModel):
+class TokenLayout(BaseModel, frozen=True, extra="forbid"):
     """Layout of a token row: the problem, right-aligned after padding, then `=`, then the answer's slots.
 
     The first slot holds the sign (`-` or blank). The other slots hold the digits, or other pieces of the number,
     right-aligned after blanks. So a slot's position gives its place value, and does not reveal the answer's length.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     problem: int = Field(ge=1, le=MOST_TOKENS, description="Tokens of the longest problem.")
     answer: int = Field(ge=2, le=MOST_TOKENS, description="Slots of the answer, including the sign.")
@@ -61,10 +59,8 @@ def check_tokens(problem: int, answer: int) -> None:
             )
 
 
-class TokenizerCard(BaseModel):
+class TokenizerCard(BaseModel, frozen=True, extra="forbid"):
     """Metadata of a tokenizer."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: str
     corpus: str = Field(description="Name of the corpus that it was trained on.")

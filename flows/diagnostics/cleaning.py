@@ -120,7 +120,7 @@ def _remove(root: Location, waste: Iterator[Waste], result: Cleaning) -> None:
 
 def _waste_of_run(folder: Location) -> Iterator[Waste]:
     checkpoints = Checkpoints(folder / "checkpoints")
-    for path in checkpoints.needless():
+    for path in checkpoints.prunable():
         yield path, "a checkpoint that is neither best nor last", checkpoints.prune
     if (launch := folder / ".launch").exists():
         yield launch, "left over from a training that was killed", launch.remove

@@ -6,8 +6,7 @@ from pydantic import ValidationError
 
 from flows.diagnostics import remedies
 from flows.diagnostics.inventory import KINDS, Inventory, read_json, spec_of
-from model.runs.checkpoint_index import CheckpointIndex
-from model.runs.file_length import is_cut_off
+from model.runs.checkpoint_index import CheckpointIndex, is_cut_off
 from model.runs.run_config import RunConfig, load_run
 from storage.errors import RunFailure, UserError
 from storage.places.place import Location

@@ -106,12 +106,12 @@ def model_publication(
     from flows.common.parameters import request_text
     from flows.hub.model_card import model_card
     from model.network.parameter_counts import parameter_table
-    from model.runs.pretrained import handed_on
+    from model.runs.pretrained import exported_files
     from model.runs.run_config import load_run
     from model.tokenizer import Tokenizer
 
     run = workspace.run(name)
-    entry, files = handed_on(run, name, checkpoint)
+    entry, files = exported_files(run, name, checkpoint)
     config = load_run(run)
     if text := request_text(config):
         files["request.yaml"] = text

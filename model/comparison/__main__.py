@@ -4,7 +4,7 @@ import sys
 
 from model.comparison.compare import compare
 from model.config.comparison import ComparingSpec
-from model.plain_process import Stop, run_plainly
+from model.process import Stop, run_plainly
 from storage.parameters import read_parameters
 
 

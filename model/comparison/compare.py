@@ -23,7 +23,7 @@ from model.config.training import TrainingSpec, seed_runs
 from model.runs.metrics import step_seconds
 from model.training.job import Progress, TrainingJob, TrainingResult
 from model.training.launchers.parallel_runs import Seat, TrainOne, in_a_process, room_here, train_side_by_side
-from model.training.preflight import found_result, prepare
+from model.training.preflight import existing_result, prepare
 from storage.errors import RunFailure, UserError
 from storage.places.place import Location
 from storage.workspace import Workspace
@@ -54,7 +54,7 @@ def compare(spec: ComparingSpec, stop: Callable[[], bool] = lambda: False) -> Lo
             return None
     except RunFailure as error:
         failure = error
-    _evaluate(workspace, folder, spec, [job for job in jobs if found_result(job)], at_once)
+    _evaluate(workspace, folder, spec, [job for job in jobs if existing_result(job)], at_once)
     names = {job.config.name: encoder for job, (encoder, _) in zip(jobs, cycle(variants), strict=False)}
     write_tables(workspace, folder, names, spec.corpus, spec.goal)
     if failure:

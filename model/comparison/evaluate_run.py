@@ -13,7 +13,7 @@ from model.evaluation.decoding import spell
 from model.evaluation.evaluate import check_corpus, right_answers
 from model.evaluation.predictor import TrainedEncoder
 from model.evaluation.problem_batches import ProblemBatch, ProblemSet, stream
-from model.evaluation.unit_readout import read_rightly, readings_of, together
+from model.evaluation.unit_readout import correct_readings, readings_of, together
 from model.network.symbolic.unit import Reading
 from model.runs.checkpoints import Checkpoints, restore
 from storage.datasets.manifest import load
@@ -112,4 +112,4 @@ def _read(model: TrainedEncoder, readings: list[Reading], batch: ProblemBatch) -
         return np.full((len(batch.rows), 2), np.nan)
     loops = model.encoder.config.loops_of(batch.slots)
     last = together(readings[loops - 1 :: loops])
-    return np.stack(read_rightly(last, batch.facts.column("problem").to_pylist()), 1).astype(np.float64)
+    return np.stack(correct_readings(last, batch.facts.column("problem").to_pylist()), 1).astype(np.float64)

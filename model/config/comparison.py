@@ -2,11 +2,11 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from model.config.encoder import Unit
 from model.config.presets import ENCODERS
-from model.config.training import TrainingSpec
+from model.config.training import EncodedCorpus, TrainingSpec
 
 # Name of an encoder, and of its symbolic unit.
 Variant = tuple[str, str]
@@ -21,18 +21,14 @@ _OURS = TrainingSpec(
 )
 
 
-class ComparingSpec(BaseModel):
+class ComparingSpec(EncodedCorpus):
     """Parameters of a comparison."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    workspace: str = Field("./workspace", description="Folder that holds corpora, tokenizers and runs.")
     name: str = Field("units", description="Name of the comparison, and prefix of the names of its runs.")
     corpus: str = Field("mixed", description="Corpus for training, which must already be encoded.")
     beyond: tuple[str, ...] = Field(
         ("mixed-longer", "mixed-deeper"), description="More corpora for evaluation, which must already be encoded."
     )
-    tokenizer: str = Field("", description="Name of the tokenizer; empty means <corpus>-digit.")
     trainings: dict[str, TrainingSpec] = Field(
         {"vanilla": _VANILLA, "ours": _OURS},
         min_length=1,
@@ -61,10 +57,6 @@ class ComparingSpec(BaseModel):
     compile: Literal["auto", "on", "off"] = Field(
         "off", description="Whether torch.compile compiles the layers, which takes a large part of a short training."
     )
-
-    @property
-    def tokenizer_name(self) -> str:
-        return self.tokenizer or f"{self.corpus}-digit"
 
     @property
     def corpora(self) -> tuple[str, ...]:

@@ -165,12 +165,21 @@ class Seeds(Form):
     )
 
 
-class TrainingFile(Seeds):
-    """Parameters in the file for `python -m model.training`."""
+class EncodedCorpus(Form):
+    """An encoded corpus of a workspace, by name."""
 
     workspace: str = Field("./workspace", description="Folder that holds corpora, tokenizers and runs.")
     corpus: str = Field(..., description="Name of the corpus, which must already be encoded.")
     tokenizer: str = Field("", description="Name of the tokenizer; empty means <corpus>-digit.")
+
+    @property
+    def tokenizer_name(self) -> str:
+        return self.tokenizer or f"{self.corpus}-digit"
+
+
+class TrainingFile(EncodedCorpus, Seeds):
+    """Parameters in the file for `python -m model.training`."""
+
     name: str = Field("", description="Name of the run; empty means the name of the corpus.")
     training: TrainingSpec = Field(TrainingSpec(), description="Training parameters.")
 

@@ -2,26 +2,22 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 THRESHOLDS = (0.0, 0.5, 0.8, 0.9, 0.95, 0.99, 0.999)
 _BINS = 10
 
 
-class Coverage(BaseModel):
+class Coverage(BaseModel, frozen=True):
     """Coverage and accuracy if answers below a confidence threshold are withheld."""
-
-    model_config = ConfigDict(frozen=True)
 
     below: float = Field(description="Answers with a lower confidence are withheld.")
     answered: float = Field(description="Share of the problems whose answer is not withheld.")
     right: float | None = Field(description="Share of these answers that are correct; null if all are withheld.")
 
 
-class Calibration(BaseModel):
+class Calibration(BaseModel, frozen=True):
     """Agreement of confidence and accuracy."""
-
-    model_config = ConfigDict(frozen=True)
 
     expected_error: float = Field(description="Expected calibration error, over ten bins of equal width.")
     coverage: tuple[Coverage, ...]

@@ -3,22 +3,22 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from itertools import product
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from model.config.evaluation import Decoding, EvaluationSpec
 from model.evaluation.calibration import Calibration, calibration
 from model.evaluation.decoding import spell
 from model.evaluation.intervals import Group, breakdown, exact_match_by_class, exact_match_interval
-from model.evaluation.operand_recovery import fill_operands
+from model.evaluation.operand_recovery import score_operands
 from model.evaluation.predictor import TrainedEncoder
-from model.evaluation.problem_batches import FACTS, ProblemBatch, ProblemSet, stream
+from model.evaluation.problem_batches import FACTS, ProblemBatch, ProblemSet, ScoredBatch, stream
 from model.training.optimizer import precision_name
 from storage.datasets.manifest import Dataset
 from storage.errors import RunFailure, UserError
@@ -49,31 +49,16 @@ _SCHEMA = pa.schema(
 )
 
 
-class _Verdicts(NamedTuple):
-    """The model's answers to n problems."""
-
-    batch: ProblemBatch
-    facts: dict[str, pa.Array | pa.ChunkedArray]
-    """Replaces the columns problem and answer, if an operand is masked."""
-    prediction: pa.Array
-    correct: NDArray[np.bool_]
-    confidence: NDArray[np.float32]
-
-
-class PassesResult(BaseModel):
+class PassesResult(BaseModel, frozen=True):
     """Exact match on the first evaluated problems, with the slots filled in several passes."""
-
-    model_config = ConfigDict(frozen=True)
 
     order: str
     passes: int
     exact_match: float
 
 
-class Evaluation(BaseModel):
+class Evaluation(BaseModel, frozen=True):
     """The result of one evaluation."""
-
-    model_config = ConfigDict(frozen=True)
 
     suite: str = ""
     corpus: str
@@ -129,11 +114,11 @@ def evaluate(
             progress(len(batch.rows))
             if problems.fair:
                 batch = batch.where(problems.fair(batch.facts, batch.canonical))
-            verdicts = _answer(model, batch, spec)
-            if verdicts is not None:
-                writer.write_table(_predictions(verdicts, problems, spec))
-                results.add(verdicts)
-        if not results.found:
+            scored = _score(model, batch, spec) if len(batch.rows) else None
+            if scored and len(scored.correct):
+                writer.write_table(_predictions(scored, problems, spec))
+                results.add(scored)
+        if not results.scores:
             raise RunFailure(
                 f"none of the {results.streamed:,} problems of the {spec.split} split can be scored: the run may have "
                 "been trained on them or on sums and differences of the same numbers, or no operand has a unique "
@@ -146,17 +131,17 @@ def evaluate(
 class _Results:
     """The results of every batch that are kept in memory; the rest is in the predictions."""
 
-    found: list[tuple[NDArray[np.uint64], NDArray[np.bool_], NDArray[np.float32]]] = field(default_factory=list)
+    scores: list[tuple[NDArray[np.uint64], NDArray[np.bool_], NDArray[np.float32]]] = field(default_factory=list)
     """Hashes of canonical forms, correctness and confidence of the answers, each [n]."""
     first: dict[tuple[str, int], ProblemBatch] = field(default_factory=dict)
     """The first evaluated problems of each stratum."""
     streamed: int = 0
     """Number of problems read, including those left out."""
 
-    def add(self, verdicts: _Verdicts) -> None:
+    def add(self, scored: ScoredBatch) -> None:
         """Add the results of a batch."""
-        batch = verdicts.batch
-        self.found.append((batch.canonical, verdicts.correct, verdicts.confidence))
+        batch = scored.batch
+        self.scores.append((batch.canonical, scored.correct, scored.confidence))
         self.first.setdefault((batch.family, batch.width), batch)
 
 
@@ -168,7 +153,7 @@ def _outcome(
     groups: dict[str, tuple[Group, ...]],
 ) -> Evaluation:
     """The evaluation from all collected answers."""
-    classes, correct, confidence = (np.concatenate(parts) for parts in zip(*results.found, strict=True))
+    classes, correct, confidence = (np.concatenate(parts) for parts in zip(*results.scores, strict=True))
     interval, method, count = exact_match_interval(correct, classes)
     # In a small suite, the comparison of passes costs more than the suite and is unrelated to its purpose.
     compares_passes = problems.suite in ("", "test") and spec.missing == "answer"
@@ -197,42 +182,33 @@ def _outcome(
     )
 
 
-def _answer(model: TrainedEncoder, batch: ProblemBatch, spec: EvaluationSpec) -> _Verdicts | None:
-    """The model's answers to the problems that can be scored; None if there are none."""
-    if not len(batch.rows):
-        return None
-    if spec.missing == "answer":
-        filled = model.fill(batch.rows, batch.slots, spec.decoding)
-        prediction = spell(filled.ids, model.tokenizer)
-        return _Verdicts(batch, {}, prediction, right_answers(prediction, batch), filled.confidence)
-    share = uniforms(derive_key("missing operand"), batch.ids)
-    can, answers = fill_operands(model.encoder, model.tokenizer, batch.rows, batch.slots, model.precision, share)
-    facts = {"problem": answers.problems, "answer": answers.operands}
-    verdicts = _Verdicts(batch.where(can), facts, answers.predictions, answers.correct, answers.confidence)
-    return verdicts if can.any() else None
+def _score(model: TrainedEncoder, batch: ProblemBatch, spec: EvaluationSpec) -> ScoredBatch:
+    """The model's answers to the problems that can be scored, which may be none."""
+    if spec.missing == "operand":
+        return score_operands(model, batch, uniforms(derive_key("missing operand"), batch.ids))
+    filled = model.fill(batch.rows, batch.slots, spec.decoding)
+    prediction = spell(filled.ids, model.tokenizer)
+    return ScoredBatch(batch, {}, prediction, right_answers(prediction, batch), filled.confidence)
 
 
-def _predictions(verdicts: _Verdicts, problems: ProblemSet, spec: EvaluationSpec) -> pa.Table:
+def _predictions(scored: ScoredBatch, problems: ProblemSet, spec: EvaluationSpec) -> pa.Table:
     """The rows of the predictions file."""
-    batch, rows = verdicts.batch, len(verdicts.correct)
-    values = {
-        "suite": pa.array([problems.suite] * rows, pa.string()),
-        "checkpoint": pa.array([spec.checkpoint] * rows),
-        "corpus": pa.array([problems.corpus.manifest.name] * rows),
-        "split": pa.array([spec.split] * rows),
-        "family": pa.array([batch.family] * rows),
-        "width": pa.array([batch.width] * rows),
-        "id": batch.facts.column("id"),
-        **{name: batch.facts.column(name) for name in FACTS},
-        **verdicts.facts,
-        "missing": pa.array([spec.missing] * rows),
-        "decoding": pa.array([decoding_text(spec)] * rows, pa.string()),
-        "prediction": verdicts.prediction,
-        "correct": pa.array(verdicts.correct),
-        "confidence": pa.array(verdicts.confidence),
-        "canonical": pa.array(batch.canonical),
+    batch, rows = scored.batch, len(scored.correct)
+    constants = {
+        "suite": problems.suite,
+        "checkpoint": spec.checkpoint,
+        "corpus": problems.corpus.manifest.name,
+        "split": spec.split,
+        "family": batch.family,
+        "width": batch.width,
+        "missing": spec.missing,
+        "decoding": decoding_text(spec),
     }
-    return pa.Table.from_arrays(list(values.values()), schema=_SCHEMA)
+    values = {name: pa.repeat(value, rows) for name, value in constants.items()}
+    values |= {name: batch.facts.column(name) for name in ("id", *FACTS)} | scored.facts
+    for name in ("prediction", "correct", "confidence"):
+        values[name] = getattr(scored, name)
+    return pa.table({**values, "canonical": batch.canonical}, _SCHEMA)
 
 
 def decoding_text(spec: EvaluationSpec) -> str:
@@ -274,19 +250,16 @@ def by_passes(model: TrainedEncoder, batches: list[ProblemBatch], decoding: Deco
     slots = max(batch.slots for batch in batches)
     counts = [passes for passes in _PASSES if passes // 2 < slots]
     size = max(1, _PASSES_TOKENS // (1 + 2 * sum(counts)) // sum(batch.rows.shape[1] for batch in batches))
-    variants = [Decoding(passes=1)] + [
-        Decoding(passes=passes, order=order) for order in ("confidence", "units-first") for passes in counts
-    ]
-    found = []
-    for variant in variants:
-        variant = decoding.model_copy(update={"passes": variant.passes, "order": variant.order})
+    results = []
+    for order, passes in (("confidence", 1), *product(("confidence", "units-first"), counts)):
+        variant = decoding.model_copy(update={"passes": passes, "order": order})
         right = [
             right_answers(spell(model.fill(batch.rows[:size], batch.slots, variant).ids, model.tokenizer), batch)
             for batch in batches
         ]
         exact_match = float(np.concatenate(right).mean())
-        found.append(PassesResult(order=variant.order, passes=min(variant.passes, slots), exact_match=exact_match))
-    return tuple(found)
+        results.append(PassesResult(order=order, passes=min(passes, slots), exact_match=exact_match))
+    return tuple(results)
 
 
 def right_answers(predictions: pa.Array, batch: ProblemBatch) -> NDArray[np.bool_]:

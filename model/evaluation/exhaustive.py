@@ -13,20 +13,18 @@ from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from model.evaluation.predictor import TrainedEncoder
 from model.network.compilation import compile_layers, has_compiler
-from model.plain_process import Stop, run_plainly
-from model.runs.pretrained import own_or_shipped
+from model.process import Stop, run_plainly
+from model.runs.pretrained import resolve_run
 from model.runs.run_config import load_run
 from model.tokenizer import BLANK, PAD
-from model.training.batches import id_type
-from storage.datasets.arrow_buffers import string_buffers
+from model.training.batches import token_rows
 from storage.datasets.manifest import ShardRecord, hash_of, load
 from storage.errors import UserError
 from storage.machine import cores
@@ -40,10 +38,8 @@ _COMPILED_ROWS = 10_000_000
 _KEPT = 100
 
 
-class ShardErrors(BaseModel):
+class ShardErrors(BaseModel, frozen=True, extra="forbid"):
     """An encoder's errors on one shard."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     path: str
     split: str
@@ -67,7 +63,7 @@ def count_errors(workspace: Workspace, name: str, stop: Stop = lambda: False) ->
     Cached shards come first. Ends early if `stop()` returns True. Raises `UserError` if the run's corpus is not encoded
     in the workspace, and `RunFailure` for damaged shards.
     """
-    run = workspace.run(own_or_shipped(workspace, name))
+    run = workspace.run(resolve_run(workspace, name))
     config, model = load_run(run), TrainedEncoder.open(run)
     tokens = load(
         workspace.tokens(config.corpus, config.tokenizer), f"corpus {config.corpus!r} encoded with {config.tokenizer!r}"
@@ -102,13 +98,12 @@ def _count(task: _Task) -> ShardErrors:
     first: list[tuple[str, str]] = []
     with tokens.checked(task.shard).opened() as file:
         for batch in pq.ParquetFile(file).iter_batches(_ROWS, columns=["tokens"]):
-            data, _ = string_buffers(batch.column(0).cast(pa.binary()))
-            rows = data.reshape(batch.num_rows, -1).view(id_type(tokens))
-            found = model.fill(rows, slots).ids
-            bad = np.flatnonzero((found != rows[:, -slots:]).any(1))
+            rows = token_rows(batch.column(0), tokens)
+            predicted = model.fill(rows, slots).ids
+            bad = np.flatnonzero((predicted != rows[:, -slots:]).any(1))
             problems, wrong = problems + len(rows), wrong + len(bad)
             for row in bad[: _KEPT - len(first)]:
-                first.append((_text(model, rows[row]), _text(model, found[row])))
+                first.append((_text(model, rows[row]), _text(model, predicted[row])))
     counted = ShardErrors(
         path=task.shard.path, split=task.shard.split, problems=problems, wrong=wrong, first=tuple(first)
     )

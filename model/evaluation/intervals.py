@@ -8,7 +8,7 @@ from itertools import groupby
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 from scipy.special import betaincinv
 
 from storage.places.place import Location
@@ -19,10 +19,8 @@ COLUMNS = ("operators", "terms", "digits", "carries", "depth", "kind")
 _MOST_GROUPS = 256
 
 
-class Group(BaseModel):
+class Group(BaseModel, frozen=True):
     """Exact match of the problems with one value of a column."""
-
-    model_config = ConfigDict(frozen=True)
 
     value: int | str
     problems: int

@@ -12,11 +12,10 @@ from model.config.encoder import Extent
 from model.config.evaluation import ONE_PASS, Decoding
 from model.evaluation.decoding import Answers, fill_slots, spell
 from model.network.encoder import Encoder
-from model.plain_process import use_granted_cores
+from model.process import prepare_torch
 from model.runs.checkpoints import CheckpointEntry, Checkpoints, restore
 from model.runs.run_config import RunConfig, load_run, run_tokenizer
 from model.tokenizer import Tokenizer, TokenLayout
-from model.training.allocation import keep_freed_memory
 from model.training.optimizer import precision_of
 from storage.errors import UserError
 from storage.places.place import Location
@@ -42,8 +41,7 @@ class TrainedEncoder:
     @classmethod
     def open(cls, folder: Location, which: str = "best") -> "TrainedEncoder":
         """Open the 'best' or 'last' checkpoint of a run; raises `UserError` if there is none."""
-        use_granted_cores()
-        keep_freed_memory()
+        prepare_torch()
         config = load_run(folder)
         checkpoints = Checkpoints(folder / "checkpoints")
         entry = checkpoints.choose(which)

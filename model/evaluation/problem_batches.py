@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -9,8 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from model.config.evaluation import EvaluationSpec
-from model.training.batches import id_type
-from storage.datasets.arrow_buffers import string_buffers
+from model.training.batches import token_rows
 from storage.datasets.manifest import SPLITS, Dataset, ShardRecord
 from storage.errors import RunFailure
 from storage.sql.database import connect, parquet_source
@@ -72,6 +72,17 @@ class ProblemBatch(NamedTuple):
         )
 
 
+class ScoredBatch(NamedTuple):
+    """A model's answers to n problems."""
+
+    batch: ProblemBatch
+    facts: dict[str, pa.Array]
+    """Replaces the columns problem and answer, if an operand is masked."""
+    prediction: pa.Array
+    correct: NDArray[np.bool_]
+    confidence: NDArray[np.float32]
+
+
 def stream(problems: ProblemSet, spec: EvaluationSpec) -> Iterator[ProblemBatch]:
     """Batches of problems from a corpus and its tokens.
 
@@ -92,8 +103,7 @@ def stream(problems: ProblemSet, spec: EvaluationSpec) -> Iterator[ProblemBatch]
                 f"shard {token_shard.path} does not contain the rows of its corpus: encode the corpus again"
             )
         facts = pa.table({"id": text.column("id"), **{name: _fact(text, name) for name in FACTS}})
-        data, _ = string_buffers(coded.column("tokens").combine_chunks())
-        rows = data.reshape(take, -1).view(id_type(tokens))
+        rows = token_rows(coded.column("tokens").combine_chunks(), tokens)
         slots = tokens.manifest.spec["layouts"][token_shard.stratum]["answer"]
         family, _, width = text_shard.stratum.rpartition("-")
         for first in range(0, take, _BATCH_ROWS):
@@ -115,12 +125,8 @@ def _limits(corpus: Dataset, spec: EvaluationSpec) -> dict[str, int]:
     total = sum(rows.values())
     if not spec.limit or spec.limit >= total:
         return rows
-    shares, before, given = {}, 0, 0
-    for stratum, count in rows.items():
-        before += count
-        shares[stratum] = spec.limit * before // total - given
-        given += shares[stratum]
-    return shares
+    bounds = [spec.limit * size // total for size in accumulate(rows.values(), initial=0)]
+    return {stratum: end - start for stratum, (start, end) in zip(rows, pairwise(bounds), strict=True)}
 
 
 def _fact(text: pa.Table, name: str) -> pa.ChunkedArray:

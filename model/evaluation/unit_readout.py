@@ -15,18 +15,18 @@ from model.network.symbolic.unit import OPERATIONS, Reading
 @contextmanager
 def readings_of(encoder: Encoder) -> Iterator[list[Reading]]:
     """Collects the unit's readings in the encoder calls of this block, one per loop; empty without a unit."""
-    found: list[Reading] = []
+    readings: list[Reading] = []
     if encoder.unit is None:
-        yield found
+        yield readings
         return
-    handle = encoder.unit.reader.register_forward_hook(lambda module, inputs, output: found.append(output))
+    handle = encoder.unit.reader.register_forward_hook(lambda module, inputs, output: readings.append(output))
     try:
-        yield found
+        yield readings
     finally:
         handle.remove()
 
 
-def read_rightly(reading: Reading, problems: Sequence[str]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+def correct_readings(reading: Reading, problems: Sequence[str]) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Whether the operation, and whether both operands of each problem were read correctly, bool [n] each.
 
     Longer problems are compared with their first operator that is not a sign, and with their first two numbers.
@@ -43,9 +43,9 @@ def read_rightly(reading: Reading, problems: Sequence[str]) -> tuple[NDArray[np.
 
 def operator_of(problem: str) -> str:
     """The first operator of a problem that is not a sign."""
-    found = re.search(r"[0-9)]([-+*])", problem)
-    assert found, problem
-    return found[1]
+    match = re.search(r"[0-9)]([-+*])", problem)
+    assert match, problem
+    return match[1]
 
 
 def together(readings: Sequence[Reading]) -> Reading:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from model.config.encoder import EncoderConfig
 from model.network.positions import MASKED_SCORE, PositionEmbedding, Positions, RelativeBias, TokenPositions
-from model.network.symbolic.unit import SymbolicUnit
+from model.network.symbolic.unit import SymbolicUnit, UnitInputs
 from model.objectives.column_sums import OUTPUTS
 from model.tokenizer import PAD, Tokenizer
 
@@ -65,7 +65,7 @@ class Layer(nn.Module):
 
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
-        self.before = config.norm == "pre"
+        self.prenorm = config.norm == "pre"
         self.attention_norm = nn.LayerNorm(config.width)
         self.attention = SelfAttention(config)
         self.feedforward_norm = nn.LayerNorm(config.width)
@@ -74,7 +74,7 @@ class Layer(nn.Module):
 
     def forward(self, hidden: Tensor, bias: Tensor, last: int, sharpness: float) -> Tensor:
         """New states [n, last, d] of the last positions of `hidden` [n, width, d]."""
-        if self.before:
+        if self.prenorm:
             hidden = hidden[:, -last:] + self.attention(self.attention_norm(hidden), bias, last, sharpness)
             return hidden + self._feedforward(self.feedforward_norm(hidden))
         hidden = self.attention_norm(hidden[:, -last:] + self.attention(hidden, bias, last, sharpness))
@@ -149,14 +149,8 @@ class Encoder(nn.Module):
             bias = bias + self.bias(positions)
         unit: Operate | None = None
         if self.unit:
-            unit = partial(
-                self.unit,
-                embedded=embedded,
-                padding=padding[:, 0, 0],
-                positions=positions,
-                tokens=self.tokens.weight,
-                slots=slots,
-            )
+            unit_inputs = UnitInputs(embedded, padding[:, 0, 0], positions, self.tokens.weight, slots)
+            unit = partial(self.unit, inputs=unit_inputs)
         return Inputs(embedded, bias, unit)
 
     def iterate(self, inputs: Inputs, loops: int, last: int, state: Tensor | float = 0.0) -> Tensor:

@@ -15,8 +15,6 @@ from torch.nn.functional import embedding
 from model.config.encoder import EncoderConfig
 from model.tokenizer import DIGITS, MASK, Tokenizer
 
-OPERATORS, OPENING, CLOSING = "+-*", "(", ")"
-
 # Added to the attention score of a masked key; finite, also in bfloat16.
 MASKED_SCORE = -1e4
 
@@ -39,14 +37,9 @@ class Positions(nn.Module):
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         super().__init__()
-        pieces = tokenizer.pieces()
-        kinds = torch.zeros(4, tokenizer.size, dtype=torch.bool)
+        self.kinds = piece_masks(tokenizer, DIGITS, "+-*", "(", ")")
         # A masked token of the problem counts as a digit, because only digits are masked; masking changes no position.
-        for kind, known in enumerate((DIGITS, OPERATORS, OPENING, CLOSING)):
-            kinds[kind, [number for number, piece in enumerate(pieces) if set(piece) <= set(known)]] = True
-        kinds[0, tokenizer.id_of(MASK)] = True
-        self.register_buffer("kinds", kinds, persistent=False)
-        self.kinds: Tensor
+        self.kinds[0, tokenizer.id_of(MASK)] = True
 
     def forward(self, ids: Tensor, slots: int) -> TokenPositions:
         """Positions of token ids [n, width], whose last `slots` tokens are the answer."""
@@ -55,7 +48,7 @@ class Positions(nn.Module):
         digit, operator, opening, closing = (kind[problem] for kind in self.kinds)
         columns = torch.arange(width, device=ids.device)
         ends = torch.where(digit, width, columns).flip(1).cummin(1).values.flip(1)
-        place = torch.where(digit, ends - columns, 0)
+        place_value = torch.where(digit, ends - columns, 0)
         begins = digit.clone()
         begins[:, 1:] &= ~digit[:, :-1]
         number = begins.cumsum(1)
@@ -65,26 +58,27 @@ class Positions(nn.Module):
         answer[0] = 0
         nothing = torch.zeros(rows, slots, dtype=torch.long, device=ids.device)
         return TokenPositions(
-            torch.cat([place, answer.expand(rows, -1)], 1),
+            torch.cat([place_value, answer.expand(rows, -1)], 1),
             torch.cat([operand, nothing], 1),
             torch.cat([depth, nothing], 1),
             torch.arange(1 - width, slots + 1, device=ids.device).expand(rows, -1),
         )
 
 
-def digit_values(tokenizer: Tokenizer) -> Tensor:
+def piece_masks(tokenizer: Tokenizer, *kinds: str) -> nn.Buffer:
+    """Which pieces consist of the characters of each kind, bool [kinds, pieces]."""
+    masks = [[set(piece) <= set(kind) for piece in tokenizer.pieces()] for kind in kinds]
+    return nn.Buffer(torch.tensor(masks), persistent=False)
+
+
+def digit_values(tokenizer: Tokenizer) -> nn.Buffer:
     """Digit of each piece, int64 [pieces]; 0 for pieces that are not digits.
 
     Raises `UserError` for a tokenizer whose pieces hold several digits.
     """
     tokenizer.character_ids()
-    return torch.tensor([int(piece) if piece in {*DIGITS} else 0 for piece in tokenizer.pieces()])
-
-
-def digit_pieces(tokenizer: Tokenizer) -> Tensor:
-    """Ids of the pieces 0 … 9, int64 [10]; raises `UserError` as `digit_values` does."""
-    tokenizer.character_ids()
-    return torch.tensor([tokenizer.id_of(digit) for digit in DIGITS])
+    values = [int(piece) if piece in {*DIGITS} else 0 for piece in tokenizer.pieces()]
+    return nn.Buffer(torch.tensor(values), persistent=False)
 
 
 class PositionEmbedding(nn.Module):

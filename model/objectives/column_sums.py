@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 
-from model.network.positions import TokenPositions, digit_values
+from model.network.positions import TokenPositions, digit_values, piece_masks
 from model.tokenizer import Tokenizer
 
 # Number of last digits of a running sum that are predicted; all of them for factors of up to 111 digits.
@@ -23,13 +23,7 @@ class RunningSum(nn.Module):
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         super().__init__()
-        pieces = tokenizer.pieces()
-        self.register_buffer("values", digit_values(tokenizer), persistent=False)
-        self.register_buffer("times", torch.tensor([piece == "*" for piece in pieces]), persistent=False)
-        self.register_buffer("others", torch.tensor([piece in {*"+-()"} for piece in pieces]), persistent=False)
-        self.values: Tensor
-        self.times: Tensor
-        self.others: Tensor
+        self.values, self.kinds = digit_values(tokenizer), piece_masks(tokenizer, "*", "+-()")
 
     def forward(self, ids: Tensor, slots: int, positions: TokenPositions) -> tuple[Tensor, Tensor]:
         """Running sums, int64 [n, slots], of complete rows of token ids [n, width], and which rows are products, [n].
@@ -38,7 +32,8 @@ class RunningSum(nn.Module):
         slot, the sign, has 0.
         """
         problem = ids[:, :-slots]
-        product = (self.times[problem].sum(1) == 1) & ~self.others[problem].any(1)
+        times, other = (kind[problem] for kind in self.kinds)
+        product = (times.sum(1) == 1) & ~other.any(1)
         columns = self._columns(problem, positions.place_value[:, :-slots], positions.operand[:, :-slots], slots - 1)
         answer = self.values[ids[:, 1 - slots :]].flip(1).double()
         # Because 10·carry_k = c_k − digit_k, the carries need no loop over columns: they are a sum over lower columns,
@@ -49,10 +44,10 @@ class RunningSum(nn.Module):
         carried = ((columns - answer) @ shares.T).round()
         return pad((columns + carried).long().flip(1), (1, 0)), product
 
-    def _columns(self, problem: Tensor, place: Tensor, operand: Tensor, columns: int) -> Tensor:
+    def _columns(self, problem: Tensor, place_value: Tensor, operand: Tensor, columns: int) -> Tensor:
         """Sums of the digit products in each column, units first, float64 [n, columns]."""
-        fits = (place > 0) & (place <= columns)
-        at = torch.where(fits, place - 1, 0)
+        fits = (place_value > 0) & (place_value <= columns)
+        at = torch.where(fits, place_value - 1, 0)
         blank = torch.zeros(len(problem), columns, dtype=torch.float64, device=problem.device)
         digits = self.values[problem].double()
         first, second = (

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 
 from model.config.training import TrainingSpec
-from model.evaluation.operand_recovery import MaskedRows, MissingOperand
 from model.network.positions import Positions
 from model.objectives.carry_propagation import CarryArrival
 from model.objectives.column_sums import OUTPUTS, RunningSum, running_sum_loss
+from model.objectives.missing_operand import MaskedRows, MissingOperand
 from model.objectives.step_randomness import draws, loops_of, place_offsets, slot_masks, some_of, warm_loops_of
 from model.objectives.training_pass import Loops
 from model.ranks import add_up, ranks

@@ -27,13 +27,7 @@ class TrainingPass(nn.Module):
         self.encoder, self.precision = encoder, precision
 
     def forward(
-        self,
-        ids: Tensor,
-        slots: int,
-        positions: TokenPositions,
-        last: int,
-        loops: Loops,
-        offset: Tensor | None = None,
+        self, ids: Tensor, slots: int, positions: TokenPositions, last: int, loops: Loops, offset: Tensor | None = None
     ) -> Tensor:
         """Logits [n, last, outputs] of the last `last` tokens of token ids [n, width] with these positions.
 

@@ -24,7 +24,7 @@ def shipped_runs() -> dict[str, Location]:
     return {name: SHIPPED / name for name in sorted(SHIPPED.children()) if (SHIPPED / name / "run.json").exists()}
 
 
-def own_or_shipped(workspace: Workspace, name: str) -> str:
+def resolve_run(workspace: Workspace, name: str) -> str:
     """The name of a workspace's run, or of a copy `shipped-<name>` of the encoder `name` shipped with Numerate.
 
     The copy has another name, so that `name` stays free for a training.
@@ -64,7 +64,7 @@ def export(run: Location, target: Location, which: str = "best") -> CheckpointEn
     The exported run has the name of the `target` folder. Raises `UserError` if `target` is not empty, its name is not
     a valid run name, or the run has no checkpoint.
     """
-    entry, files = handed_on(run, target.name, which)
+    entry, files = exported_files(run, target.name, which)
     if target.children():
         raise UserError(f"{target} is not empty: choose a new folder")
     for path, data in files.items():
@@ -72,7 +72,7 @@ def export(run: Location, target: Location, which: str = "best") -> CheckpointEn
     return entry
 
 
-def handed_on(run: Location, name: str, which: str = "best") -> tuple[CheckpointEntry, dict[str, bytes]]:
+def exported_files(run: Location, name: str, which: str = "best") -> tuple[CheckpointEntry, dict[str, bytes]]:
     """A run's 'best' or 'last' checkpoint, exported as run `name`, and the contents of its files by path.
 
     `run.json` is the last file, because a folder without it is not a run. Raises `UserError` if `name` is not a valid

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from model.config.encoder import Extent
 from model.config.training import TrainingSpec
@@ -21,10 +21,8 @@ MODEL_VERSION = 2
 STEP_VERSION = 1
 
 
-class RunConfig(BaseModel):
+class RunConfig(BaseModel, frozen=True, extra="forbid"):
     """All settings that determine a run's weights, and the identities of its inputs."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     model_version: Literal[2]
     step_version: int = Field(
@@ -113,12 +111,12 @@ class RunConfig(BaseModel):
         Raises `UserError` if the problem is larger than those of the training. Encoders for any length accept more
         digits, but not more operands or deeper brackets.
         """
-        encoder, learnt, counts = self.training.encoder, self.extent, self.operand_counts
+        encoder, trained, counts = self.training.encoder, self.extent, self.operand_counts
         reason = encoder.refusal(extent, self.group)
-        if extent.digits > learnt.digits and not encoder.any_length:
-            reason = f"it has {extent.digits} digits, but the run was trained on up to {learnt.digits}"
-        if extent.depth > learnt.depth:
-            reason = f"it has {extent.depth} nested brackets, but the run was trained on up to {learnt.depth}"
+        if extent.digits > trained.digits and not encoder.any_length:
+            reason = f"it has {extent.digits} digits, but the run was trained on up to {trained.digits}"
+        if extent.depth > trained.depth:
+            reason = f"it has {extent.depth} nested brackets, but the run was trained on up to {trained.depth}"
         if extent.operands not in counts:
             reason = (
                 f"it has {extent.operands} operands, but the run was trained on {_span(counts.start, counts.stop - 1)}"

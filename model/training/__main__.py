@@ -3,7 +3,7 @@
 import sys
 
 from model.config.training import TrainingFile
-from model.plain_process import Stop, run_plainly
+from model.process import Stop, run_plainly
 from model.runs.checkpoints import Checkpoints
 from model.training.job import TrainingJob, TrainingResult
 from model.training.launchers.parallel_runs import train_in_processes
@@ -28,8 +28,8 @@ def main() -> int:
     def work(stop: Stop) -> int:
         """Train, print the result of each run, and return the exit code."""
         file = TrainingFile.model_validate(read_parameters(sys.argv[1]))
-        name, tokenizer = file.name or file.corpus, file.tokenizer or f"{file.corpus}-digit"
-        jobs = prepare(Workspace.create(file.workspace), name, file.corpus, tokenizer, file.training, file.seeds)
+        workspace, name = Workspace.create(file.workspace), file.name or file.corpus
+        jobs = prepare(workspace, name, file.corpus, file.tokenizer_name, file.training, file.seeds)
         results = train_in_processes(jobs, stop) if len(jobs) > 1 else [_train_here(jobs[0], stop)]
         for job, result in zip(jobs, results, strict=True):
             run = f"run {job.config.name}: " if len(jobs) > 1 else ""

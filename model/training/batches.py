@@ -6,13 +6,16 @@ All rows of a batch have the same layout.
 from collections.abc import Collection, Iterator
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from model.config.training import TrainingSpec
 from model.tokenizer import ID_TYPES, TokenLayout
+from storage.datasets.arrow_buffers import string_buffers
 from storage.datasets.manifest import Dataset
 from storage.order import derive_key
 from storage.reading.lanes import LANES, LanePlan
@@ -56,15 +59,14 @@ class Batches:
 
         Layouts with fewer rows than a batch are left out. Raises `UserError` if no layout has enough rows for a batch.
         """
-        found = _pieces(tokens, split, where)
-        buckets = _filled(found, batch_size)
+        selection = _Selection(tokens, split, seed, where)
+        buckets = selection.buckets(batch_size)
         readers = []
-        for layout, pieces in buckets.items():
-            extra = rare and _rare_reader(tokens, split, layout, batch_size, seed, where, rare)
-            main = batch_size - (extra.plan.batch_size if extra else 0)
-            reader = _reader(tokens, layout, pieces, main, seed)
+        for layout in buckets:
+            extra = rare and selection.rare_reader(layout, batch_size, rare)
+            reader = selection.reader(layout, batch_size - (extra.plan.batch_size if extra else 0))
             readers.append(StratifiedReader(reader, extra) if extra else reader)
-        return cls(tuple(buckets), BucketReader(tuple(readers)), _left_out(found, buckets, split, batch_size, where))
+        return cls(tuple(buckets), BucketReader(tuple(readers)), selection.left_out(buckets, batch_size))
 
     @property
     def steps_per_epoch(self) -> int:
@@ -86,11 +88,11 @@ def stages_of(tokens: Dataset, spec: TrainingSpec, oversampled: str = "") -> lis
     Problems that match the SQL predicate `oversampled` fill `spec.oversample_share` of every batch.
     """
     rare = Rare(oversampled, spec.oversample_share) if oversampled else None
-    found, first = [], 0
+    stages, first = [], 0
     for where, steps in [*((stage.where, stage.steps) for stage in spec.curriculum), (spec.where, 0)]:
-        found.append(Stage(first, Batches.of(tokens, "train", spec.batch_size, spec.seed, where, rare)))
+        stages.append(Stage(first, Batches.of(tokens, "train", spec.batch_size, spec.seed, where, rare)))
         first += steps
-    return found
+    return stages
 
 
 def batches_from(
@@ -107,29 +109,23 @@ def batches_from(
 
 
 def held_rows(
-    tokens: Dataset,
-    split: str,
-    size: int,
-    seed: int,
-    where: str = "",
-    *,
-    rank: int = 0,
-    ranks: int = 1,
+    tokens: Dataset, split: str, size: int, seed: int, where: str = "", *, rank: int = 0, ranks: int = 1
 ) -> list[tuple[TokenLayout, NDArray[np.integer], int]]:
     """About `size` rows of a split, in proportion to the rows of each layout.
 
     Returns for each layout this rank's rows [n, width] and the number of rows of all ranks together. Raises
     `UserError` if no layout has 64 rows.
     """
-    buckets = _filled(_pieces(tokens, split, where), LANES)
-    total, found = sum(map(_rows, buckets.values())), []
-    for layout, pieces in buckets.items():
-        share = max(1, round(size * _rows(pieces) / max(1, total) / LANES))
-        held = max(1, min(share, _rows(pieces) // LANES)) * LANES
-        batches = _reader(tokens, layout, pieces, held, seed).batches(0, rank=rank, ranks=ranks)
-        found.append((layout, next(batches).copy(), held))
+    selection = _Selection(tokens, split, seed, where)
+    buckets = selection.buckets(LANES)
+    total, parts = sum(buckets.values()), []
+    for layout, rows in buckets.items():
+        share = max(1, round(size * rows / max(1, total) / LANES))
+        number = max(1, min(share, rows // LANES)) * LANES
+        batches = selection.reader(layout, number).batches(0, rank=rank, ranks=ranks)
+        parts.append((layout, next(batches).copy(), number))
         batches.close()
-    return found
+    return parts
 
 
 def layouts_of(tokens: Dataset) -> tuple[TokenLayout, ...]:
@@ -143,63 +139,79 @@ def id_type(tokens: Dataset) -> np.dtype:
     return ID_TYPES[tokens.manifest.spec.get("token_bytes", 1)]
 
 
-def _pieces(tokens: Dataset, split: str, where: str) -> dict[TokenLayout, list[_Piece]]:
-    """The shards of a split, grouped by layout, narrowest layout first."""
-    by_stratum = {name: TokenLayout(**layout) for name, layout in tokens.manifest.spec["layouts"].items()}
-    found: dict[TokenLayout, list[_Piece]] = {layout: [] for layout in layouts_of(tokens)}
-    shards = tokens.of_split(split)
-    kept = kept_rows(tokens, shards, where, tokens.location / _SUBSETS) if where else {}
-    for shard, path in zip(shards, tokens.paths_of(shards), strict=True):
-        rows = kept.get(shard.path)
-        found[by_stratum[shard.stratum]].append(_Piece(path, rows.rows if rows else shard.rows, rows))
-    return found
+def token_rows(tokens: pa.Array, dataset: Dataset) -> NDArray[np.integer]:
+    """Token ids [n, width] of the values of the column `tokens`, which have one layout."""
+    data, _ = string_buffers(tokens.cast(pa.binary()))
+    return data.reshape(len(tokens), -1).view(id_type(dataset))
 
 
-def _filled(found: dict[TokenLayout, list[_Piece]], least: int) -> dict[TokenLayout, list[_Piece]]:
-    """The layouts with at least `least` rows; if there are none, the layout with the most rows."""
-    largest = max(found, key=lambda layout: _rows(found[layout]))
-    return {layout: pieces for layout, pieces in found.items() if _rows(pieces) >= least or layout == largest}
+@dataclass(frozen=True)
+class _Selection:
+    """The rows of a split that match a predicate, in an order drawn from a seed."""
 
+    tokens: Dataset
+    split: str
+    seed: int
+    where: str
 
-def _left_out(
-    found: dict[TokenLayout, list[_Piece]], kept: Collection[TokenLayout], split: str, least: int, where: str
-) -> str:
-    missing = {layout: rows for layout in found if layout not in kept and (rows := _rows(found[layout]))}
-    if not missing:
-        return ""
-    total, part = sum(map(_rows, found.values())), f" where {where}" if where else ""
-    widths = ", ".join(f"{rows:,} rows of {layout.width} tokens" for layout, rows in missing.items())
-    return (
-        f"{sum(missing.values()):,} of {total:,} rows of {split}{part} are left out: {widths}; a batch needs {least:,} "
-        f"rows of one width: {'lower batch_size or use' if least > LANES else 'use'} a larger corpus"
-    )
+    @cached_property
+    def pieces(self) -> dict[TokenLayout, list[_Piece]]:
+        """The shards of the split, grouped by layout, narrowest layout first."""
+        tokens, shards = self.tokens, self.tokens.of_split(self.split)
+        by_stratum = {name: TokenLayout(**layout) for name, layout in tokens.manifest.spec["layouts"].items()}
+        pieces: dict[TokenLayout, list[_Piece]] = {layout: [] for layout in layouts_of(tokens)}
+        kept = kept_rows(tokens, shards, self.where, tokens.location / _SUBSETS) if self.where else {}
+        for shard, path in zip(shards, tokens.paths_of(shards), strict=True):
+            rows = kept.get(shard.path)
+            pieces[by_stratum[shard.stratum]].append(_Piece(path, rows.rows if rows else shard.rows, rows))
+        return pieces
 
+    @cached_property
+    def rows(self) -> dict[TokenLayout, int]:
+        """Number of rows of each layout."""
+        return {layout: sum(piece.rows for piece in pieces) for layout, pieces in self.pieces.items()}
 
-def _rare_reader(
-    tokens: Dataset, split: str, layout: TokenLayout, batch_size: int, seed: int, where: str, rare: Rare
-) -> ElasticReader | None:
-    """A reader of a layout's rare rows; None if they cannot fill their share of one batch."""
-    taken = max(1, min(round(rare.share * batch_size / LANES), batch_size // LANES - 1)) * LANES
-    strata = {name for name, values in tokens.manifest.spec["layouts"].items() if TokenLayout(**values) == layout}
-    shards = [shard for shard in tokens.of_split(split) if shard.stratum in strata]
-    predicate = f"({rare.predicate}\n) AND ({where}\n)" if where else rare.predicate
-    place, rows = gathered_rows(tokens, shards, predicate, tokens.location / _SUBSETS, "tokens")
-    if rows < taken or batch_size == LANES:
-        return None
-    key = derive_key(seed, "rare rows", layout.problem, layout.answer)
-    kind = id_type(tokens)
-    plan = LanePlan((rows,), taken, key)
-    return ElasticReader((str(place),), plan, layout.width * kind.itemsize, kind=kind, below=tokens.location)
+    def buckets(self, least: int) -> dict[TokenLayout, int]:
+        """The layouts with at least `least` rows; if there are none, the layout with the most rows."""
+        largest = max(self.rows, key=lambda layout: self.rows[layout])
+        return {layout: rows for layout, rows in self.rows.items() if rows >= least or layout == largest}
 
+    def left_out(self, kept: Collection[TokenLayout], least: int) -> str:
+        """Description of the rows of all other layouts; empty if they have none."""
+        missing = {layout: rows for layout, rows in self.rows.items() if layout not in kept and rows}
+        if not missing:
+            return ""
+        total, part = sum(self.rows.values()), f" where {self.where}" if self.where else ""
+        widths = ", ".join(f"{rows:,} rows of {layout.width} tokens" for layout, rows in missing.items())
+        return (
+            f"{sum(missing.values()):,} of {total:,} rows of {self.split}{part} are left out: {widths}; a batch needs "
+            f"{least:,} rows of one width: {'lower batch_size or use' if least > LANES else 'use'} a larger corpus"
+        )
 
-def _rows(pieces: list[_Piece]) -> int:
-    return sum(piece.rows for piece in pieces)
+    def reader(self, layout: TokenLayout, batch_size: int) -> ElasticReader:
+        """A reader of a layout's rows."""
+        pieces = self.pieces[layout]
+        key = derive_key(self.seed, "rows", layout.problem, layout.answer)
+        plan = LanePlan(tuple(piece.rows for piece in pieces), batch_size, key)
+        kept = tuple(piece.kept for piece in pieces if piece.kept)
+        return self._reader(layout, tuple(piece.path for piece in pieces), plan, kept)
 
+    def rare_reader(self, layout: TokenLayout, batch_size: int, rare: Rare) -> ElasticReader | None:
+        """A reader of a layout's rare rows; None if they cannot fill their share of one batch."""
+        tokens = self.tokens
+        taken = max(1, min(round(rare.share * batch_size / LANES), batch_size // LANES - 1)) * LANES
+        strata = {name for name, values in tokens.manifest.spec["layouts"].items() if TokenLayout(**values) == layout}
+        shards = [shard for shard in tokens.of_split(self.split) if shard.stratum in strata]
+        predicate = f"({rare.predicate}\n) AND ({self.where}\n)" if self.where else rare.predicate
+        path, rows = gathered_rows(tokens, shards, predicate, tokens.location / _SUBSETS, "tokens")
+        if rows < taken or batch_size == LANES:
+            return None
+        key = derive_key(self.seed, "rare rows", layout.problem, layout.answer)
+        return self._reader(layout, (str(path),), LanePlan((rows,), taken, key))
 
-def _reader(tokens: Dataset, layout: TokenLayout, pieces: list[_Piece], batch_size: int, seed: int) -> ElasticReader:
-    kind, below = id_type(tokens), tokens.location
-    key = derive_key(seed, "rows", layout.problem, layout.answer)
-    plan = LanePlan(tuple(piece.rows for piece in pieces), batch_size, key)
-    kept = tuple(piece.kept for piece in pieces if piece.kept)
-    paths = tuple(piece.path for piece in pieces)
-    return ElasticReader(paths, plan, layout.width * kind.itemsize, kept=kept, kind=kind, below=below)
+    def _reader(
+        self, layout: TokenLayout, paths: tuple[str, ...], plan: LanePlan, kept: tuple[KeptRows, ...] = ()
+    ) -> ElasticReader:
+        kind = id_type(self.tokens)
+        row_bytes = layout.width * kind.itemsize
+        return ElasticReader(paths, plan, row_bytes, kept=kept, kind=kind, below=self.tokens.location)

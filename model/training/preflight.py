@@ -37,9 +37,9 @@ def prepare(
     return [TrainingJob(workspace.run(config.name), tokens.location, config, left_out=left_out) for config in configs]
 
 
-def found_result(job: TrainingJob) -> TrainingResult | None:
+def existing_result(job: TrainingJob) -> TrainingResult | None:
     """The result of a finished run; None if steps remain or the last intact checkpoint is older."""
-    last, _ = Checkpoints(job.run / "checkpoints").last_whole()
+    last, _ = Checkpoints(job.run / "checkpoints").newest_intact()
     if last is None or last.step < job.config.training.steps:
         return None
     return TrainingResult(last.step, True, last.exact_match)
@@ -66,10 +66,6 @@ def _check_encoder(config: RunConfig) -> None:
         raise UserError(f"{reason} for this corpus: increase it")
 
 
-def _sums_alone(config: RunConfig) -> bool:
-    return config.operators == ("+",) and not config.extent.depth
-
-
 def _check_objective(config: RunConfig, tokenizer: Tokenizer) -> None:
     """Raise `UserError` if the tokenizer, the corpus or the machine does not support the training's settings."""
     spec = config.training
@@ -79,7 +75,8 @@ def _check_objective(config: RunConfig, tokenizer: Tokenizer) -> None:
         raise UserError(
             f"running_sum is {spec.running_sum:g}, but corpus {config.corpus!r} has no products: set it to 0"
         )
-    if spec.encoder.carry_loops and (spec.objective != "answer" or not _sums_alone(config)):
+    only_sums = config.operators == ("+",) and not config.extent.depth
+    if spec.encoder.carry_loops and (spec.objective != "answer" or not only_sums):
         raise UserError(
             f"encoder.carry_loops is {spec.encoder.carry_loops}, but it requires objective answer and a corpus of "
             "sums without brackets: set it to 0, or use objective answer and a corpus with operator + only"

@@ -68,30 +68,3 @@ def _measured_peak(device: torch.device, precision: torch.dtype, threads: int) -
 def _wait_for(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-class Pace:
-    """Throughput since the last `look` or `begin`. Call `begin` after work that should not count."""
-
-    def __init__(self, peak: float) -> None:
-        self._peak = peak
-        self.begin()
-
-    def begin(self) -> None:
-        """Reset the counters and the clock."""
-        self._began, self._problems, self._flops = time.perf_counter(), 0, 0
-
-    def add(self, problems: int, flops: int) -> None:
-        """Add one step: problems of all devices, and FLOPs of this device."""
-        self._problems += problems
-        self._flops += flops
-
-    def look(self) -> dict[str, float]:
-        """The throughput columns of the metrics for the steps since the last reset; then resets."""
-        seconds = time.perf_counter() - self._began
-        found = {
-            "problems_per_second": self._problems / seconds,
-            "share_of_peak": self._flops / seconds / self._peak,
-        }
-        self.begin()
-        return found

@@ -18,20 +18,18 @@ from model.network.compilation import compile_layers, compiles
 from model.network.encoder import Encoder
 from model.objectives.objective import Batch, Objective
 from model.objectives.training_pass import TrainingPass
-from model.plain_process import use_granted_cores
+from model.process import prepare_torch
 from model.ranks import add_up, barrier, rank, ranks
-from model.runs.checkpoints import CheckpointEntry, Checkpoints, restore
-from model.runs.metrics import MetricsWriter
 from model.runs.run_config import load_run, note_precision, run_tokenizer
-from model.training.allocation import keep_freed_memory
 from model.training.batches import Stage, batches_from, stages_of
+from model.training.checkpointing import TrainingCheckpoints
 from model.training.job import Progress, TrainingJob, TrainingResult
 from model.training.optimizer import build_optimizers, precision_name, precision_of, rate_factor, take_step
 from model.training.step_metrics import StepMetrics
-from model.training.throughput import Pace, peak_flops, training_flops
+from model.training.throughput import peak_flops, training_flops
 from model.training.validation import Validation
 from storage.datasets.manifest import load
-from storage.errors import RunFailure, UserError
+from storage.errors import UserError
 from storage.order import derive_key
 from storage.reading.lanes import LANES, lanes_of
 
@@ -51,11 +49,7 @@ def train(
     If `torch.distributed` is initialised, every process calls this function. Only rank 0 calls `stop` and `report`.
     Raises `RunFailure` for a non-finite loss and for damaged files.
     """
-    keep_freed_memory()
-    if job.threads:
-        torch.set_num_threads(job.threads)
-    else:
-        use_granted_cores()
+    prepare_torch(job.threads)
     with ExitStack() as stack:
         if rank() == 0:
             stack.enter_context(job.run.exclusive(f"run {job.config.name!r}", wait_seconds=_LOCK_SECONDS))
@@ -78,15 +72,13 @@ class _Trainer:
         self.encoder.initialise(derive_key(self.spec.seed, "weights"))
         self.encoder.to(self.device)
         self.optimizers = build_optimizers(self.encoder, self.spec)
-        self.checkpoints = Checkpoints(job.run / "checkpoints")
-        writer = MetricsWriter(job.run / "metrics")
-        self.step, self.exact_match, self.seconds = self._resume(writer)
+        self.checkpoints = TrainingCheckpoints(job, self.encoder, self.optimizers)
+        self.step, self.exact_match = self.checkpoints.resume()
         if compiles(self.spec, self.device):
             compile_layers(self.encoder.layers)
         self.precision = self._precision()
         self.forward = self._distributed(TrainingPass(self.encoder, self.precision))
-        self.pace = Pace(peak_flops(self.device, self.precision))
-        self.metrics = StepMetrics(writer, self.pace)
+        self.metrics = StepMetrics(job.run / "metrics", self.step, peak_flops(self.device, self.precision))
         self.validation = Validation(self.tokens, self.spec, self.objective.mask_id, self.device)
 
     def run(self, stop: Callable[[], bool], report: Callable[[Progress], None]) -> TrainingResult:
@@ -94,10 +86,9 @@ class _Trainer:
         stages = stages_of(self.tokens, self.spec, self.job.config.oversampled)
         batches = batches_from(stages, self.step, rank=rank(), ranks=ranks())
         stopped, first, began = False, self.step, time.perf_counter()
-        self.pace.begin()
+        self.metrics.begin()
         while self.step < self.spec.steps and not stopped:
-            # After a resume, seconds continue from the value at the last checkpoint.
-            self._one_step(batches, began - self.seconds)
+            self._one_step(batches)
             last = self.step == self.spec.steps
             agree = last or self.step % _AGREE_EVERY == 0
             if agree:
@@ -105,19 +96,19 @@ class _Trainer:
             saved = last or stopped or self.step % self.spec.checkpoint_every == 0
             validated = saved or self.step % self.spec.validate_every == 0
             if validated:
-                self._settle()
+                self._check_losses()
                 self.exact_match = self.validation.exact_match(self.encoder, self.precision)
                 self.metrics.write(self.exact_match)
             if saved:
-                self._save()
+                self.checkpoints.save(self.step, self.exact_match)
             if validated:
-                self.pace.begin()
+                self.metrics.restart()
             if rank() == 0 and (validated or agree):
                 rate = (self.step - first) * self.spec.batch_size / (time.perf_counter() - began)
                 report(Progress(self.step, self.spec.steps, self.metrics.loss, self.exact_match, rate))
         return TrainingResult(self.step, self.step == self.spec.steps, self.exact_match)
 
-    def _one_step(self, batches: Iterator[tuple[Stage, int, np.ndarray]], began: float) -> None:
+    def _one_step(self, batches: Iterator[tuple[Stage, int, np.ndarray]]) -> None:
         waiting_since = time.perf_counter()
         stage, bucket, rows = next(batches)
         waited = time.perf_counter() - waiting_since
@@ -125,7 +116,6 @@ class _Trainer:
         loss = self.objective.loss(self.forward, batch)
         loss.backward()
         take_step(self.optimizers, self.step, self.spec)
-        self._count_flops(batch)
         rate = self.spec.learning_rate * rate_factor(self.step, self.spec)
         self.step += 1
         row = {
@@ -134,64 +124,31 @@ class _Trainer:
             "epoch": (self.step - stage.first) / stage.batches.steps_per_epoch,
             "problems": self.step * self.spec.batch_size,
             "learning_rate": rate,
-            "seconds": time.perf_counter() - began,
             "data_seconds": waited,
-            "validation_exact_match": None,
         }
-        self.metrics.add(row, loss)
+        self.metrics.add(row, loss, self.spec.batch_size, self._flops(batch))
 
     def _batch(self, rows: np.ndarray, slots: int) -> Batch:
         first = lanes_of(rank(), ranks())[0] * (self.spec.batch_size // LANES)
         ids = torch.from_numpy(rows).to(self.device).long()
         return Batch(ids, slots, self.step, torch.arange(first, first + len(rows), device=self.device))
 
-    def _count_flops(self, batch: Batch) -> None:
-        (rows, width), last = batch.ids.shape, self.objective.last(batch)
-        flops = training_flops(
-            self.spec.encoder, self.objective.outputs, width, last, *self.objective.loops(batch.step)
-        )
-        self.pace.add(self.spec.batch_size, flops * rows)
+    def _flops(self, batch: Batch) -> int:
+        """FLOPs of a step on this device."""
+        (rows, width), last, loops = batch.ids.shape, self.objective.last(batch), self.objective.loops(batch.step)
+        return rows * training_flops(self.spec.encoder, self.objective.outputs, width, last, *loops)
 
     def _agree(self, stop: Callable[[], bool]) -> bool:
         """Process the losses of the last steps; True in all processes if `stop()` is True on rank 0."""
         stopped = add_up(torch.tensor([float(rank() == 0 and stop())], device=self.device))
-        self._settle()
+        self._check_losses()
         return bool(stopped.item() > 0)
 
-    def _settle(self) -> None:
+    def _check_losses(self) -> None:
+        """Raise `RunFailure` for a non-finite loss; a resume drops the metrics after its checkpoint."""
         if diverged := self.metrics.settle():
-            self._refuse(f"the loss is {diverged['loss']} at step {diverged['step']}")
-
-    def _refuse(self, what: str) -> None:
-        """Raise `RunFailure`; the metrics up to here are written, and a resume drops those after its checkpoint."""
-        self.metrics.write()
-        kept = self.checkpoints.index().last
-        where = f"the last good checkpoint is at step {kept.step}" if kept else "there is no checkpoint yet"
-        raise RunFailure(f"{what}: {where}; lower learning_rate or matrix_learning_rate")
-
-    def _save(self) -> None:
-        # Non-finite weights would otherwise only show in the next step's loss.
-        if not torch.stack([weight.isfinite().all() for weight in self.encoder.parameters()]).all():
-            self._refuse(f"the weights are not finite after step {self.step}")
-        if rank() == 0:
-            entry = CheckpointEntry(
-                step=self.step, exact_match=self.exact_match, file=f"step-{self.step:09d}.safetensors"
-            )
-            self.checkpoints.save(entry, self.job.config, self.encoder, self.optimizers, self.spec.keep)
-        barrier()
-
-    def _resume(self, writer: MetricsWriter) -> tuple[int, float, float]:
-        """Restore the newest intact checkpoint: its step, its exact match, and the seconds of training before it."""
-        entry, _ = self.checkpoints.last_whole()
-        step, exact_match, seconds = 0, 0.0, 0.0
-        if entry:
-            restore(self.checkpoints.load(entry, self.job.config), self.encoder, self.optimizers)
-            step, exact_match = entry.step, entry.exact_match
-        if rank() == 0:
-            writer.drop_after(step)
-            seconds = writer.seconds()
-            self.job.run.sweep()
-        return step, exact_match, seconds
+            self.metrics.write()
+            raise self.checkpoints.failure(f"the loss is {diverged['loss']} at step {diverged['step']}")
 
     def _precision(self) -> torch.dtype:
         """The data type of the run: rank 0 chooses it at the first step, and every resume keeps it on any machine."""

@@ -15,18 +15,18 @@ class Validation:
 
     def __init__(self, tokens: Dataset, spec: TrainingSpec, mask_id: int, device: torch.device) -> None:
         self.mask_id, self.device = mask_id, device
-        held = held_rows(tokens, "validation", spec.validation_rows, spec.seed, spec.where, rank=rank(), ranks=ranks())
-        self.rows = [(layout.answer, torch.from_numpy(rows).to(device)) for layout, rows, _ in held]
-        self.problems = sum(number for _, _, number in held)
+        parts = held_rows(tokens, "validation", spec.validation_rows, spec.seed, spec.where, rank=rank(), ranks=ranks())
+        self.rows = [(layout.answer, torch.from_numpy(rows).to(device)) for layout, rows, _ in parts]
+        self.problems = sum(number for _, _, number in parts)
         """Number of rows of all processes."""
 
     def exact_match(self, encoder: Encoder, precision: torch.dtype) -> float:
         """Share of all processes' rows answered correctly in one pass; then the encoder is in training mode again."""
         correct = torch.zeros((), dtype=torch.float64, device=self.device)
         with answering(encoder, precision):
-            for slots, held in self.rows:
-                for part in parts_of(*held.shape):
-                    rows = held[part]
+            for slots, all_rows in self.rows:
+                for part in parts_of(*all_rows.shape):
+                    rows = all_rows[part]
                     shown = rows.clone()
                     shown[:, -slots:] = self.mask_id
                     correct += (encoder(shown, slots).argmax(-1) == rows[:, -slots:]).all(1).sum()

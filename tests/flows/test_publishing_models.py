@@ -10,7 +10,7 @@ from flows.cli.verbs.solve import Solver
 from flows.hub.contents import model_publication
 from flows.hub.model_card import model_card
 from model.evaluation.predictor import TrainedEncoder
-from model.runs.pretrained import export, handed_on, shipped_runs
+from model.runs.pretrained import export, exported_files, shipped_runs
 from model.runs.run_config import load_run
 from storage.errors import RunFailure, UserError
 from storage.places.disk import LocalLocation
@@ -74,7 +74,7 @@ def test_a_model_card_shows_what_was_measured_and_how_it_is_asked(workspace: Wor
 @pytest.mark.parametrize("name", sorted(shipped_runs()))
 def test_figures_of_another_step_are_left_out_and_damaged_ones_refused(name: str) -> None:
     run = shipped_runs()[name]
-    entry, files = handed_on(run, name)
+    entry, files = exported_files(run, name)
     assert "| corpus `" in model_card(load_run(run), 1, entry.step, files, "ada/sums")
     assert "No results yet" in model_card(load_run(run), 1, entry.step + 1, files, "ada/sums")
     with pytest.raises(RunFailure, match="a report of the run is damaged"):

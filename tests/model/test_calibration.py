@@ -11,7 +11,7 @@ def test_honest_confidence_has_no_error_and_boasting_has_its_excess() -> None:
     assert calibration(np.full(1000, 0.0, np.float32), correct).expected_error == pytest.approx(0.75)
 
 
-def test_the_error_and_the_coverage_are_what_a_plain_count_says() -> None:
+def test_calibration_error_and_coverage_equal_a_plain_count() -> None:
     chance = np.random.default_rng(0)
     confidence = chance.random(5_000, np.float32) ** 0.2
     correct = chance.random(5_000) < confidence**2

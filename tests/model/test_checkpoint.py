@@ -179,7 +179,7 @@ def test_a_tokenizer_that_is_none_is_one_line(trained: TrainingJob, tmp_path: Pa
         TrainedEncoder.open(run)
 
 
-def test_a_run_of_another_model_version_is_told_from_a_damaged_one(small: Built, tmp_path: Path) -> None:
+def test_a_run_of_another_model_version_is_not_reported_as_damaged(small: Built, tmp_path: Path) -> None:
     job = job_of(small, tmp_path, TINY_TRAINING)
     values = json.loads((job.run / "run.json").read())
     for version in (1, 3):
@@ -246,14 +246,14 @@ def test_a_trainer_that_slept_deletes_no_checkpoint_of_the_one_that_went_on(
         (checkpoints.folder / "index.json").write(CheckpointIndex(entries=index).model_dump_json().encode())
 
     write(entries[:2])
-    others = Checkpoints._others
+    files_except = Checkpoints._files_except
 
     def sleep(self: Checkpoints, kept: tuple[CheckpointEntry, ...]) -> list[Location]:
         """Between two requests of the first one another takes over and goes on."""
         write(entries)
-        return others(self, kept)
+        return files_except(self, kept)
 
-    monkeypatch.setattr(Checkpoints, "_others", sleep)
+    monkeypatch.setattr(Checkpoints, "_files_except", sleep)
     with pytest.raises(RunFailure, match="was written by another process in the meantime"):
         checkpoints.prune()
     assert checkpoints.index().entries == entries

@@ -47,7 +47,7 @@ class Scripted(torch.nn.Module):
         (Decoding(passes=99), [4, 3, 2, 1], None),
     ],
 )
-def test_each_pass_fixes_its_share_in_the_order_asked_for(
+def test_each_pass_fills_its_share_in_the_requested_order(
     small: Built, decoding: Decoding, answer: list[int], seen: list[list[int]] | None
 ) -> None:
     encoder = Scripted(small.tokenizer.id_of(MASK), small.tokenizer.size)
@@ -72,7 +72,7 @@ def test_each_pass_fixes_its_share_in_the_order_asked_for(
         (Decoding(loops=3, sharpness=1.5, unit="off"), (3, 1.5, False, False, False)),
     ],
 )
-def test_the_encoder_is_run_as_the_decoding_says_and_learns_nothing(
+def test_the_encoder_runs_with_the_decoding_settings_without_gradients(
     small: Built, decoding: Decoding, how: tuple[object, ...]
 ) -> None:
     encoder = Scripted(small.tokenizer.id_of(MASK), small.tokenizer.size)

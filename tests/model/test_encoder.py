@@ -46,7 +46,7 @@ def test_attention_is_torchs_own() -> None:
     )
 
 
-def test_a_layer_with_the_norm_behind_is_torchs_own(small: Built) -> None:
+def test_a_post_norm_layer_equals_torchs_layer(small: Built) -> None:
     layer = encoder(small, norm="post").layers[0]
     theirs = torch.nn.TransformerEncoderLayer(32, 4, 64, dropout=0.0, batch_first=True).eval()
     names = {
@@ -134,7 +134,7 @@ def test_hidden_digits_far_away_change_nothing_until_loops_pass_it_on(small: Bui
     assert not torch.allclose(far[0, -1], far[1, -1], atol=1e-3)
 
 
-def test_an_offset_of_places_is_seen_by_place_values_alone(small: Built) -> None:
+def test_an_offset_changes_only_place_value_positions(small: Built) -> None:
     ids, offset = rows_of(small, "12+3"), torch.tensor([0.5])
     by_place, by_difference = encoder(small), encoder(small, positions=("relative",))
 
@@ -145,7 +145,7 @@ def test_an_offset_of_places_is_seen_by_place_values_alone(small: Built) -> None
     assert torch.equal(by_difference(ids, 4), moved(by_difference))
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_others(small: Built) -> None:
+def test_equal_seeds_give_equal_weights_and_other_seeds_do_not(small: Built) -> None:
     one, same, other = encoder(small), encoder(small), encoder(small)
     other.initialise(4)
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), same.parameters(), strict=True))
@@ -160,7 +160,7 @@ def test_more_loops_use_the_same_weights_and_compute_something_else(small: Built
     assert not torch.allclose(one(ids, 4), three(ids, 4), atol=1e-3)
 
 
-def test_warm_loops_compute_the_same_and_only_the_loops_behind_them_learn(small: Built) -> None:
+def test_warm_loops_compute_the_same_and_have_no_gradient(small: Built) -> None:
     model, ids = encoder(small, layers=2, loops=2), rows_of(small, "12+3")
     forward = TrainingPass(model, torch.bfloat16)
     warm = forward(ids, 4, model.token_positions(ids, 4), 4, Loops(2, warm=3))

@@ -15,9 +15,9 @@ from model.config.evaluation import Decoding, EvaluationSpec
 from model.evaluation.decoding import spell
 from model.evaluation.evaluate import evaluate
 from model.evaluation.intervals import exact_match_by_class, exact_match_interval
-from model.evaluation.operand_recovery import fill_operands
+from model.evaluation.operand_recovery import score_operands
 from model.evaluation.predictor import TrainedEncoder
-from model.evaluation.problem_batches import ProblemSet
+from model.evaluation.problem_batches import ProblemBatch, ProblemSet
 from model.network.encoder import Encoder
 from model.runs.checkpoints import CheckpointEntry, Checkpoints
 from model.tokenizer import MASK
@@ -60,12 +60,12 @@ def test_a_model_with_random_weights_scores_zero(small: Built, tmp_path: Path) -
     assert sum(table.column("correct").to_pylist()) == outcome.correct
 
 
-def test_an_answer_that_stands_in_the_row_is_not_seen(small: Built, tmp_path: Path) -> None:
+def test_the_answer_in_a_row_is_masked(small: Built, tmp_path: Path) -> None:
     model = untrained(small, tmp_path)
     row = np.array([small.tokenizer.row("12+34", small.layout)], np.uint8)
-    told = row.copy()
-    told[0, -small.layout.answer :] = small.tokenizer.slots("46", small.layout)
-    assert np.array_equal(model.fill(row, small.layout.answer).ids, model.fill(told, small.layout.answer).ids)
+    filled = row.copy()
+    filled[0, -small.layout.answer :] = small.tokenizer.slots("46", small.layout)
+    assert np.array_equal(model.fill(row, small.layout.answer).ids, model.fill(filled, small.layout.answer).ids)
     assert small.tokenizer.id_of(MASK) in row
 
 
@@ -102,7 +102,7 @@ def test_a_corpus_whose_test_problems_may_have_been_trained_on_is_refused(
     assert not target.exists()
 
 
-def test_another_corpus_of_the_same_split_is_asked_with_its_facts(small: Built, longer: Built, tmp_path: Path) -> None:
+def test_another_corpus_of_the_same_split_is_scored_with_its_facts(small: Built, longer: Built, tmp_path: Path) -> None:
     own = untrained(longer, tmp_path)
     target = LocalLocation(tmp_path / "p.parquet")
     asked = replace(own, config=own.config.model_copy(update={"corpus_identity": "0" * 64}))
@@ -133,7 +133,7 @@ def test_slots_are_spelt_as_they_are_read(small: Built) -> None:
     assert spell(rows[:0], small.tokenizer).to_pylist() == []
 
 
-def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
+def test_the_interval_has_its_nominal_coverage() -> None:
     random = np.random.default_rng(0)
     covered, trials, truth = 0, 200, 0.8
     for _ in range(trials):
@@ -155,13 +155,13 @@ def test_the_interval_of_independent_problems_is_the_binomials() -> None:
     assert (low, high) == (pytest.approx(0.9 - spread, abs=5e-4), pytest.approx(0.9 + spread, abs=5e-4))
 
 
-def test_a_problem_that_stands_there_often_counts_once_by_class() -> None:
+def test_repeated_problems_count_once_by_class() -> None:
     correct, classes = np.array([True, True, True, False, False]), np.array([7, 7, 7, 7, 3])
     assert exact_match_by_class(correct, classes) == (3 / 4 + 0) / 2
 
 
 @pytest.mark.parametrize("size", [1, 4])
-def test_every_error_more_lowers_both_bounds_and_few_are_told_exactly(size: int) -> None:
+def test_each_error_lowers_both_bounds_and_few_errors_have_exact_bounds(size: int) -> None:
     found = []
     for errors in range(9):
         correct = np.ones(1_000, np.bool_)
@@ -198,7 +198,7 @@ def test_confidence_is_a_probability(small: Built, tmp_path: Path) -> None:
     assert ((confidence > 0) & (confidence <= 1)).all()
 
 
-def test_missing_operands_are_asked_with_the_answer_shown(small: Built, tmp_path: Path) -> None:
+def test_missing_operands_are_predicted_with_the_answer_visible(small: Built, tmp_path: Path) -> None:
     outcome = evaluate(
         untrained(small, tmp_path),
         ProblemSet(small.corpus, small.tokens, partial(canonical_hashes, small.spec)),
@@ -216,7 +216,7 @@ def test_missing_operands_are_asked_with_the_answer_shown(small: Built, tmp_path
         assert question.replace("?", operand) == f"{problem}={answer}"
 
 
-def test_an_operand_that_is_right_is_told_right(small: Built, tmp_path: Path) -> None:
+def test_a_correct_operand_is_scored_correct(small: Built, tmp_path: Path) -> None:
     model = untrained(small, tmp_path)
     row = np.array([small.tokenizer.row("12+34", small.layout)], np.uint8)
     row[0, -small.layout.answer :] = small.tokenizer.slots("46", small.layout)
@@ -226,14 +226,18 @@ def test_an_operand_that_is_right_is_told_right(small: Built, tmp_path: Path) ->
             return torch.nn.functional.one_hot(torch.from_numpy(row).long(), small.tokenizer.size).float() * 50
 
     oracle = Oracle(model.config.training.encoder, small.tokenizer)
-    asked, answers = fill_operands(oracle, small.tokenizer, row, small.layout.answer, torch.float32, np.array([0.9]))
-    assert asked.all()
-    assert [column[0].as_py() for column in answers[:3]] == ["12+?=46", "34", "34"]
-    assert answers.correct[0]
-    assert answers.confidence[0] == pytest.approx(1.0)
+    batch = ProblemBatch("grid", 2, pa.table({"id": [0]}), row, small.layout.answer, np.zeros(1, np.uint64))
+    scored = score_operands(replace(model, encoder=oracle), batch, np.array([0.9]))
+    assert {name: column.to_pylist() for name, column in scored.facts.items()} == {
+        "problem": ["12+?=46"],
+        "answer": ["34"],
+    }
+    assert scored.prediction.to_pylist() == ["34"]
+    assert scored.correct.tolist() == [True]
+    assert scored.confidence == pytest.approx([1.0])
 
 
-def test_problems_that_may_not_be_judged_are_left_out(small: Built, tmp_path: Path) -> None:
+def test_problems_that_are_not_fair_to_score_are_left_out(small: Built, tmp_path: Path) -> None:
     def fair(facts: pa.Table, canonical: np.ndarray) -> np.ndarray:
         assert len(facts) == len(canonical)
         return np.array([int(answer) % 3 == 0 for answer in facts["answer"].to_pylist()])

@@ -94,7 +94,7 @@ class Actor:
         (Room(1, 2, 0.0), "gloo", {"CPU": 1}),
     ],
 )
-def test_ray_train_is_asked_for_the_room_that_was_chosen(
+def test_ray_train_receives_the_chosen_resources(
     room: Room, backend: str, resources: dict[str, float], monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
     asked, result = dict[str, Any](), TrainingResult(1, True, 1.0)

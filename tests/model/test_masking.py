@@ -38,7 +38,7 @@ def test_masks_follow_from_seed_and_step_alone() -> None:
     assert not np.array_equal(one, slot_masks(2, 7, 512, 4, 0.5))
 
 
-def test_the_shares_are_those_asked_for() -> None:
+def test_the_shares_are_the_requested_ones() -> None:
     assert slot_masks(0, 0, 1_000, 4, 1.0).all()
     counts = np.bincount(slot_masks(0, 0, 40_000, 4, 0.0).sum(1), minlength=5)
     assert counts[0] == 0

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from model.config.training import TrainingSpec
-from model.evaluation.operand_recovery import MaskedRows, MissingOperand
+from model.objectives.missing_operand import MaskedRows, MissingOperand
 from model.objectives.objective import Batch, Objective
 from model.tokenizer import BLANK, MASK, Tokenizer, TokenLayout
 from tests.benchmarks.tokenizers import digit_tokenizer
@@ -56,7 +56,7 @@ def solutions(question: str, answer: int) -> list[int]:
     return np.flatnonzero(eval(question.replace("?", "numbers"), {"numbers": np.arange(1_000)}) == answer).tolist()
 
 
-def test_exactly_one_number_solves_what_is_asked(tokenizer: Tokenizer) -> None:
+def test_exactly_one_number_solves_a_masked_operand(tokenizer: Tokenizer) -> None:
     problems = drawn_problems(400)
     mask_operand, rows = MissingOperand(tokenizer), complete(tokenizer, *problems)
     asked = 0
@@ -74,7 +74,7 @@ def test_exactly_one_number_solves_what_is_asked(tokenizer: Tokenizer) -> None:
     assert asked > 600
 
 
-def test_every_operand_is_asked_that_is_certain_and_no_other(tokenizer: Tokenizer) -> None:
+def test_exactly_the_operands_with_a_unique_solution_are_masked(tokenizer: Tokenizer) -> None:
     mask_operand = MissingOperand(tokenizer)
     certain = {
         "12+34": {"12", "34"},

@@ -8,7 +8,7 @@ from model.training.optimizer import precision_of
 CPU = torch.device("cpu")
 
 
-def test_auto_is_float32_where_the_libraries_may_not_use_what_multiplies_bfloat16() -> None:
+def test_auto_is_float32_if_the_libraries_may_not_use_bfloat16_instructions() -> None:
     """`make test-portable` runs this with each of these limits."""
     limits = {os.environ.get("ATEN_CPU_CAPABILITY"), os.environ.get("ONEDNN_MAX_CPU_ISA")}
     found = precision_of(TrainingSpec(), CPU)

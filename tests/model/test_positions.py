@@ -45,7 +45,7 @@ def test_positions_are_those_read_off_the_text(small: Built, rows: list[str]) ->
         assert [part[row].tolist() for part in found] == oracle(problem, layout), problem
 
 
-def test_what_stands_in_the_slots_changes_no_position(small: Built) -> None:
+def test_the_content_of_slots_changes_no_position(small: Built) -> None:
     layout = TokenLayout(problem=5, answer=4)
     ids = torch.tensor([small.tokenizer.row("7+12", layout)])
     filled = ids.clone()

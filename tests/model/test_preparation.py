@@ -97,7 +97,7 @@ def test_a_run_name_in_use_with_another_configuration_is_refused(small: Built, t
     job_of(small, tmp_path, TINY_TRAINING.model_copy(update={"workers": 2}))
 
 
-def test_rows_that_are_in_no_batch_are_told_with_their_numbers(longer: Built) -> None:
+def test_rows_that_are_in_no_batch_are_reported_with_their_numbers(longer: Built) -> None:
     """Layouts with fewer rows than a batch: once, though every stage leaves them out."""
     held: dict[int, int] = {}
     for shard in longer.tokens.of_split("train"):
@@ -107,17 +107,17 @@ def test_rows_that_are_in_no_batch_are_told_with_their_numbers(longer: Built) ->
     size = (few // 64 + 1) * 64
     assert few < size <= many
 
-    def told(**values: object) -> tuple[str, ...]:
+    def left_out(**values: object) -> tuple[str, ...]:
         spec = TINY_TRAINING.model_copy(update=values)
-        (job,) = prepare(longer.workspace, "told", "longer", "longer-digit", spec)
-        longer.workspace.run("told").remove()
+        (job,) = prepare(longer.workspace, "incomplete", "longer", "longer-digit", spec)
+        longer.workspace.run("incomplete").remove()
         return tuple(line for line in job.left_out if "rows of train" in line)
 
     (width,) = (width for width, rows in held.items() if rows == few)
-    assert told(batch_size=64) == ()
-    assert told(batch_size=size) == (
+    assert left_out(batch_size=64) == ()
+    assert left_out(batch_size=size) == (
         f"{few:,} of {few + many:,} rows of train are left out: {few:,} rows of {width} tokens; a batch needs {size:,} "
         "rows of one width: lower batch_size or use a larger corpus",
     )
-    (first,) = told(batch_size=size, curriculum=(CurriculumStage(where="true", steps=3),), where="true")
+    (first,) = left_out(batch_size=size, curriculum=(CurriculumStage(where="true", steps=3),), where="true")
     assert f"rows of train where true are left out: {few:,} rows of {width} tokens" in first

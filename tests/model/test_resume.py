@@ -12,7 +12,7 @@ from model.runs.checkpoints import Checkpoints
 from model.runs.metrics import read_metrics
 from model.training.batches import batches_from, stages_of
 from model.training.job import TrainingJob
-from model.training.preflight import found_result
+from model.training.preflight import existing_result
 from model.training.trainer import train
 from tests.builders import TINY_TRAINING, Built
 from tests.model.runs import LONGER, job_of, losses, same_bits
@@ -118,7 +118,7 @@ def test_metrics_that_cannot_be_read_do_not_keep_a_training_from_going_on(small:
     assert train(job).finished
 
 
-def test_a_finished_training_says_again_what_it_reached(small: Built, tmp_path: Path) -> None:
+def test_a_finished_training_returns_its_result_again(small: Built, tmp_path: Path) -> None:
     job = job_of(small, tmp_path, TINY_TRAINING)
     first = train(job)
     # Something that no untrained encoder reaches.
@@ -137,9 +137,9 @@ def test_a_damaged_last_checkpoint_is_named_and_training_goes_on_from_the_one_be
     checkpoints = Checkpoints(cut.run / "checkpoints")
     place = checkpoints.folder / "step-000000030.safetensors"
     place.write(place.read()[:-1])
-    assert found_result(cut) is None
+    assert existing_result(cut) is None
     assert checkpoints.warnings() == [f"checkpoint {place} is damaged: training continues from step 20"]
-    assert train(cut) == found_result(whole)
+    assert train(cut) == existing_result(whole)
     assert same_bits(whole, cut)
     assert losses(whole) == losses(cut)
     assert checkpoints.warnings() == []

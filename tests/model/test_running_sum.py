@@ -46,7 +46,7 @@ def test_only_products_of_two_numbers_have_running_sums() -> None:
     assert product.tolist() == [True, False, False, False, False, False, True]
 
 
-def test_the_loss_is_none_where_the_digits_are_told_and_counts_what_it_should() -> None:
+def test_the_loss_is_zero_for_predicted_digits_and_counts_the_selected_slots() -> None:
     sums = torch.tensor([[1234, 7], [0, 89]])
     digits = torch.stack([sums // 10**place % 10 for place in range(OUTPUTS // 10)], -1)
     right = one_hot(digits, 10).flatten(-2).float() * 100

@@ -17,7 +17,7 @@ from model.config.training import seed_runs
 from model.runs.checkpoints import Checkpoints
 from model.training.job import TrainingJob, TrainingResult
 from model.training.launchers.parallel_runs import Seat, in_a_process, room_for, train_in_processes, train_side_by_side
-from model.training.preflight import found_result
+from model.training.preflight import existing_result
 from model.training.trainer import train
 from storage.errors import RunFailure
 from storage.machine import cores
@@ -56,7 +56,7 @@ def test_a_seed_that_fails_is_named_and_the_others_are_trained(small: Built, tmp
     (jobs[1].run / "tokenizer.model").write(b"another")
     with pytest.raises(RunFailure, match=r"^1 of 3 seeds failed \(run run-seed1: .*tokenizer of this run.*\); the oth"):
         train_side_by_side(jobs, here, 1)
-    assert [found_result(job) is not None for job in jobs] == [True, False, True]
+    assert [existing_result(job) is not None for job in jobs] == [True, False, True]
 
 
 def test_trained_seeds_are_found(small: Built, tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_an_interruption_leaves_checkpoints_of_those_that_run_and_begins_no_othe
     assert all(result.finished for result in train_side_by_side(jobs, here, 1))
 
 
-def test_a_process_that_dies_is_said_to_have_and_leaves_the_others_alone(small: Built, tmp_path: Path) -> None:
+def test_a_dead_process_is_reported_and_does_not_end_other_seeds(small: Built, tmp_path: Path) -> None:
     jobs = jobs_of(small, tmp_path, 2)
     broken = replace(jobs[0], config=Unreadable())  # type: ignore[arg-type]
     with pytest.raises(RunFailure, match=r"the training process ended with exit code 1"):

@@ -13,7 +13,7 @@ from flows.common.parameters import EndToEndRequest, request_of
 from flows.common.presets import PRESETS
 from model.evaluation.predictor import TrainedEncoder, extent_of
 from model.runs.checkpoints import CheckpointIndex, Checkpoints, hash_of_bytes
-from model.runs.pretrained import export, own_or_shipped, shipped_runs
+from model.runs.pretrained import export, resolve_run, shipped_runs
 from model.runs.run_config import claim_run, load_run
 from model.training.trainer import train
 from pipelines.split.reserved import listing
@@ -40,7 +40,7 @@ def test_an_exported_run_answers_as_it_did_and_holds_weights_alone(small: Built,
         export(job.run, target)
     with pytest.raises(UserError, match="run name 'My Model' is not usable"):
         export(job.run, LocalLocation(tmp_path / "My Model"))
-    # What was handed on is asked where it lies.
+    # An exported run is evaluated in its folder.
     model, _ = Solver(Workspace.create(str(tmp_path / "elsewhere")), str(target)).model_for("1+2")
     assert model.solve(["1+2"]) == after.solve(["1+2"])
 
@@ -56,20 +56,20 @@ def test_a_changed_export_is_refused(small: Built, tmp_path: Path) -> None:
         TrainedEncoder.open(target)
 
 
-def test_an_encoder_that_comes_with_numerate_is_a_run_of_its_own_name_once_it_is_asked(tmp_path: Path) -> None:
+def test_a_shipped_encoder_is_copied_to_a_run_with_its_own_name(tmp_path: Path) -> None:
     workspace = Workspace.create(str(tmp_path))
-    name = own_or_shipped(workspace, "addition")
+    name = resolve_run(workspace, "addition")
     copied, source = TrainedEncoder.open(workspace.run(name)), TrainedEncoder.open(shipped_runs()["addition"])
     assert (name, copied.config.name) == ("shipped-addition", "shipped-addition")
     assert all(torch.equal(a, b) for a, b in zip(copied.encoder.parameters(), source.encoder.parameters(), strict=True))
     kept = workspace.run(name) / "report.json"
-    assert own_or_shipped(workspace, "addition") == name
-    assert own_or_shipped(workspace, "other") == "other"
+    assert resolve_run(workspace, "addition") == name
+    assert resolve_run(workspace, "other") == "other"
     # A copy of what an earlier release shipped is made anew.
     values = json.loads((workspace.run(name) / "run.json").read())
     (workspace.run(name) / "run.json").write(json.dumps({**values, "corpus_identity": "0" * 64}).encode())
     kept.write(b"old")
-    assert own_or_shipped(workspace, "addition") == name
+    assert resolve_run(workspace, "addition") == name
     assert TrainedEncoder.open(workspace.run(name)).config == copied.config
     assert not kept.exists() or kept.read() != b"old"
     # So is one of the same configuration with other weights, whole though it is.
@@ -82,10 +82,10 @@ def test_an_encoder_that_comes_with_numerate_is_a_run_of_its_own_name_once_it_is
     index = CheckpointIndex(entries=(entry.model_copy(update={"sha256": hash_of_bytes(data)}),))
     (checkpoints.folder / "index.json").write(index.model_dump_json().encode())
     assert not torch.equal(TrainedEncoder.open(workspace.run(name)).encoder.head.bias, copied.encoder.head.bias)
-    own_or_shipped(workspace, "addition")
+    resolve_run(workspace, "addition")
     assert torch.equal(TrainedEncoder.open(workspace.run(name)).encoder.head.bias, copied.encoder.head.bias)
     export(shipped_runs()["addition"], workspace.run("addition"))
-    assert own_or_shipped(workspace, "addition") == "addition"
+    assert resolve_run(workspace, "addition") == "addition"
 
 
 def test_a_problem_too_long_for_any_machine_is_refused() -> None:
@@ -94,7 +94,7 @@ def test_a_problem_too_long_for_any_machine_is_refused() -> None:
         model.solve([f"{'9' * 3000}+{'1' * 1000}"])
 
 
-def test_a_problem_beyond_what_was_learnt_is_refused(small: Built, tmp_path: Path) -> None:
+def test_a_problem_larger_than_those_of_the_training_is_refused(small: Built, tmp_path: Path) -> None:
     job = job_of(small, tmp_path, TINY_TRAINING)
     train(job)
     model = TrainedEncoder.open(job.run)
@@ -117,7 +117,7 @@ def test_what_comes_with_numerate_answers_as_python_does(name: str) -> None:
     model, draw = TrainedEncoder.open(shipped_runs()[name]), random.Random(5)
     config, problems = model.config, list[str]()
     for _ in range(1_000):
-        # A grid is asked evenly: its corners are thin, and short numbers are where it is known to err.
+        # A grid is evaluated evenly: its corners are thin, and short numbers are where it is known to err.
         least = config.extent.digits if config.corpus_spec["family"] == "grid" else 1
         lengths = [draw.randint(least, config.extent.digits) for _ in range(config.operand_counts.start)]
         numbers = [str(draw.randrange(10**length)) for length in lengths]
@@ -143,7 +143,7 @@ def test_the_shipped_notebook_makes_no_error_in_the_corners() -> None:
 
 
 @pytest.mark.parametrize("name", list(shipped_runs()))
-def test_what_comes_with_numerate_says_how_it_was_trained_and_what_was_measured(name: str) -> None:
+def test_shipped_encoders_contain_their_parameters_and_reports(name: str) -> None:
     place, config = shipped_runs()[name], load_run(shipped_runs()[name])
     file = (place / "request.yaml").path
     assert "numerate run request.yaml" in file.read_text()
@@ -172,7 +172,7 @@ def test_of_several_runs_the_first_that_holds_the_problem_answers(tmp_path: Path
     workspace = Workspace.create(str(tmp_path))
     export(shipped_runs()["signed"], workspace.run("mine"))
     export(shipped_runs()["notebook"], workspace.run("notebook"))
-    own_or_shipped(workspace, "addition")
+    resolve_run(workspace, "addition")
     for problem, name in (("1+2+3+4", "notebook"), ("3-5", "mine"), ("9" * 30 + "+1", "addition")):
         model, _ = Solver(workspace, "").model_for(problem)
         assert model.config.name == name
@@ -189,7 +189,7 @@ def test_a_run_without_a_checkpoint_leaves_the_answer_to_others(small: Built, tm
 
 
 @pytest.mark.slow
-def test_the_shipped_adder_passes_adderboards_public_test_and_carries_as_far_as_it_is_asked() -> None:
+def test_the_shipped_adder_passes_adderboards_public_test_and_long_carries() -> None:
     model = TrainedEncoder.open(shipped_runs()["addition"])
     cases = (*listing("adderboard"), *listing("edge", ("+",)))
     problems = [case.text for case in cases if len(case.text) <= 81]

@@ -1,5 +1,7 @@
 """FLOPs as torch itself counts them."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -7,7 +9,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from model.config.encoder import EncoderConfig
 from model.network.encoder import Encoder
 from model.objectives.training_pass import Loops, TrainingPass
-from model.training.throughput import Pace, peak_flops, training_flops
+from model.training.step_metrics import StepMetrics
+from model.training.throughput import peak_flops, training_flops
+from storage.places.disk import LocalLocation
 from tests.benchmarks.tokenizers import digit_tokenizer
 from tests.model.test_objectives import complete
 
@@ -28,11 +32,14 @@ def test_flops_are_those_that_torch_counts(values: dict[str, object], last: int,
     assert training_flops(config, tokenizer.size, rows.shape[1], last, config.loops, warm) * len(rows) == counted
 
 
-def test_the_share_of_the_peak_is_what_was_done_over_what_could_be() -> None:
+def test_share_of_peak_is_flops_over_possible_flops(tmp_path: Path) -> None:
     peak = peak_flops(torch.device("cpu"), torch.float32)
-    pace = Pace(peak)
-    pace.add(10, 1_000)
-    pace.add(20, 3_000)
-    found = pace.look()
-    assert found["share_of_peak"] / found["problems_per_second"] == pytest.approx(4_000 / 30 / peak)
-    assert pace.look()["problems_per_second"] == 0
+    metrics = StepMetrics(LocalLocation(tmp_path), 0, peak)
+    for problems, flops in ((10, 1_000), (20, 3_000), (0, 0)):
+        metrics.add({"step": 1}, torch.zeros(()), problems, flops)
+        if problems != 10:
+            assert metrics.settle() is None
+    one, other, third = metrics.writer.rows
+    for row in (one, other):
+        assert row["share_of_peak"] / row["problems_per_second"] == pytest.approx(4_000 / 30 / peak)
+    assert third["problems_per_second"] == 0

@@ -83,7 +83,7 @@ def test_any_text_comes_back_exactly(of_kind: Built, text: str) -> None:
 
 @few
 @given(text=texts)
-def test_a_piece_lies_within_a_number_and_signs_are_alone(of_kind: Built, text: str) -> None:
+def test_a_piece_is_within_a_number_and_signs_are_separate(of_kind: Built, text: str) -> None:
     pieces = [of_kind.tokenizer.pieces()[number] for number in of_kind.tokenizer.encode(text)]
     assert all(piece.isdigit() or len(piece) == 1 for piece in pieces)
     if of_kind.tokenizer.group:
@@ -113,11 +113,11 @@ def test_every_number_and_sign_can_be_read_whatever_the_sample_holds(kind: str, 
         assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-def test_a_model_tells_its_groups_even_from_learnt_pieces_that_are_the_same() -> None:
+def test_groups_are_distinguished_from_equal_learned_pieces() -> None:
     pairs = [f"{number:02d}" for number in range(100)]
-    learnt = Tokenizer(train_pieces(pairs, TokenizerSpec(kind="bpe", vocabulary=120)))
-    assert set(pairs) == {piece for piece in learnt.pieces() if len(piece) == 2}
-    assert learnt.group == 0
+    learned = Tokenizer(train_pieces(pairs, TokenizerSpec(kind="bpe", vocabulary=120)))
+    assert set(pairs) == {piece for piece in learned.pieces() if len(piece) == 2}
+    assert learned.group == 0
     for kind in ("digit", "pairs", "triples"):
         spec = TokenizerSpec(kind=kind)  # type: ignore[arg-type]
         assert Tokenizer(train_pieces([], spec)).group == spec.group
@@ -152,7 +152,7 @@ def test_the_rows_that_training_reads_are_the_corpuss_equations(of_kind: Built) 
     assert of_kind.layout in layouts
 
 
-def test_predictions_are_judged_by_comparing_text(of_kind: Built, tmp_path: Path) -> None:
+def test_predictions_are_scored_by_comparing_text(of_kind: Built, tmp_path: Path) -> None:
     model, target = trained(of_kind), LocalLocation(tmp_path / "p.parquet")
     hashes = partial(canonical_hashes, of_kind.spec)
     outcome = evaluate(model, ProblemSet(of_kind.corpus, of_kind.tokens, hashes), EvaluationSpec(limit=90), target)
@@ -199,7 +199,7 @@ def test_the_same_training_learns_with_every_tokenizer(kind: str, tmp_path: Path
     assert outcome.correct == right > len(rows) // 2
 
 
-def test_a_problem_is_asked_in_a_row_that_holds_it_and_its_answer(of_kind: Built) -> None:
+def test_a_problem_is_encoded_in_a_row_with_room_for_its_answer(of_kind: Built) -> None:
     model = trained(of_kind)
     problems = ["1+2", "12-345", "999999999+1", "100000-999999999", "7+0"]
     for problem in problems:
@@ -216,7 +216,7 @@ def test_a_problem_is_asked_in_a_row_that_holds_it_and_its_answer(of_kind: Built
 
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])
 @pytest.mark.parametrize("positions", [("place-value",), ("relative",), ("sinusoidal", "relative")])
-def test_learnt_pieces_have_no_places(longer: Built, kind: str, positions: tuple[str, ...]) -> None:
+def test_learned_pieces_have_no_place_values(longer: Built, kind: str, positions: tuple[str, ...]) -> None:
     built = encode_plainly(longer.workspace, longer.spec, longer.corpus, TOKENIZERS[kind])
     spec = TINY_TRAINING.model_copy(update={"encoder": EncoderConfig(width=16, heads=2, positions=positions)})
     with pytest.raises(

@@ -162,7 +162,7 @@ def test_the_loop_runs_from_a_file_in_a_plain_process(
         ({"corpus": "small", "seeds": "x"}, "seeds is 'x': "),
     ],
 )
-def test_a_file_that_says_no_training_is_one_line(
+def test_a_file_without_a_training_is_a_one_line_error(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],

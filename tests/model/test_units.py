@@ -196,7 +196,7 @@ def test_shipped_encoders_have_no_unit_and_none_can_be_switched_off() -> None:
 
 
 @pytest.mark.parametrize("unit", UNITS)
-def test_a_run_with_a_unit_resumes_to_the_bit_and_is_asked_with_it_or_without(
+def test_a_run_with_a_unit_resumes_to_the_bit_and_is_evaluated_with_and_without_it(
     small: Built, tmp_path: Path, unit: str
 ) -> None:
     spec = TINY_TRAINING.model_copy(

@@ -49,10 +49,10 @@ def report(run: str, /, *, workspace: WorkspaceUri = WORKSPACE, as_json: Json = 
         Name of the run, or of an encoder that comes with Numerate.
     """
     from flows.reports.run_page import write_run_page
-    from model.runs.pretrained import own_or_shipped
+    from model.runs.pretrained import resolve_run
 
     opened = Workspace.open(workspace)
-    page = write_run_page(opened, own_or_shipped(opened, run))
+    page = write_run_page(opened, resolve_run(opened, run))
     print(json.dumps({"page": str(page)}) if as_json else f"report: {page}")
 
 

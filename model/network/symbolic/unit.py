@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize, one_hot, pad
 
 from model.config.encoder import EncoderConfig
-from model.network.positions import MASKED_SCORE, TokenPositions, digit_pieces
+from model.network.positions import MASKED_SCORE, TokenPositions
 from model.network.symbolic.modular_arithmetic import PRIMES, residues
 from model.network.symbolic.nalu import Nalu
 from model.network.symbolic.residue_arithmetic import multiples, product, signed_digits
-from model.tokenizer import Tokenizer
+from model.tokenizer import DIGITS, Tokenizer
 
 OPERATIONS = ("+", "-", "*")
 
@@ -37,6 +37,20 @@ _CLOSENESS = 16.0
 _READ, _UNREAD = 3.0, -3.0
 # Number of outputs that the baseline computes from its two operands.
 _NALU_OUTPUTS = 4
+
+
+class UnitInputs(NamedTuple):
+    """A batch of n problems as every loop's call of a unit reads it, besides the hidden states."""
+
+    embedded: Tensor
+    """Input embeddings, [n, width, d]."""
+    padding: Tensor
+    """Added to attention scores, [n, width]; masks padding."""
+    positions: TokenPositions
+    tokens: Tensor
+    """The embedding table, [pieces, d]."""
+    slots: int
+    """Number of last tokens that are the answer, and of digit positions read from an operand."""
 
 
 class Reading(NamedTuple):
@@ -55,6 +69,7 @@ class Reader(nn.Module):
 
     def __init__(self, config: EncoderConfig, tokenizer: Tokenizer) -> None:
         super().__init__()
+        tokenizer.character_ids()
         self.norm = nn.LayerNorm(config.width)
         self.digits = nn.Linear(config.width, 10)
         self.scores = nn.Linear(config.width, 2)
@@ -62,26 +77,21 @@ class Reader(nn.Module):
         self.operands = nn.Embedding(config.operands + 1, 2)
         self.attention = nn.Linear(config.width, 1)
         self.operation = nn.Linear(config.width, len(OPERATIONS))
-        self.register_buffer("pieces", digit_pieces(tokenizer), persistent=False)
-        self.register_buffer("nothing", one_hot(torch.tensor(0), 10).float(), persistent=False)
-        self.pieces: Tensor
-        self.nothing: Tensor
+        self.pieces = nn.Buffer(torch.tensor([tokenizer.id_of(digit) for digit in DIGITS]), persistent=False)
+        self.nothing = nn.Buffer(one_hot(torch.tensor(0), 10).float(), persistent=False)
 
-    def forward(
-        self, hidden: Tensor, embedded: Tensor, padding: Tensor, positions: TokenPositions, tokens: Tensor, places: int
-    ) -> Reading:
-        """Read hidden states [n, width, d] of tokens with the input embeddings `embedded` [n, width, d].
+    def forward(self, hidden: Tensor, inputs: UnitInputs) -> Reading:
+        """Read hidden states [n, width, d].
 
-        `tokens` [pieces, d] is the embedding table. The digit of a token is predicted from the similarity of its
-        embedding to those of the digits, and from its state. At each position, attention chooses among the tokens with
-        that place value, or none of them.
+        The digit of a token is predicted from the similarity of its embedding to those of the digits, and from its
+        state. At each position, attention chooses among the tokens with that place value, or none of them.
         """
         states = self.norm(hidden)
-        close = normalize(embedded, dim=-1) @ normalize(tokens[self.pieces], dim=-1).T
+        close = normalize(inputs.embedded, dim=-1) @ normalize(inputs.tokens[self.pieces], dim=-1).T
         read = (_CLOSENESS * close + self.digits(states)).softmax(-1)
-        attention, none = self._attention(states, positions, places)
+        attention, none = self._attention(states, inputs.positions, inputs.slots)
         digits = attention @ read[:, None] + none * self.nothing
-        weights = (self.attention(states).squeeze(-1) + padding).softmax(-1)
+        weights = (self.attention(states).squeeze(-1) + inputs.padding).softmax(-1)
         operation = self.operation((weights[:, None] @ states).squeeze(1)).softmax(-1)
         return Reading(digits, attention, operation)
 
@@ -169,18 +179,16 @@ class SymbolicUnit(nn.Module):
         self.write = nn.Linear(kind.features, config.width, bias=False)
         self.gate = nn.Parameter(torch.zeros(config.width))
 
-    def forward(
-        self, hidden: Tensor, embedded: Tensor, padding: Tensor, positions: TokenPositions, tokens: Tensor, slots: int
-    ) -> Tensor:
-        """The states [n, width, d], with the result added at the last `slots` positions.
+    def forward(self, hidden: Tensor, inputs: UnitInputs) -> Tensor:
+        """The states [n, width, d], with the result added at the slots.
 
-        `padding` [n, width] is added to attention scores and masks padding; `Reader` describes the other parameters.
         The unit always computes in float32, because bfloat16 resolves only about 200 angles.
         """
         with torch.autocast(hidden.device.type, enabled=False):
-            reading = self.reader(hidden.float(), embedded.float(), padding.float(), positions, tokens.float(), slots)
-            features = self.result(reading, slots)
+            reading = self.reader(hidden.float(), inputs)
+            features = self.result(reading, inputs.slots)
             written = self.gate * self.write(features) * math.sqrt(features.shape[-1])
+        slots = inputs.slots
         return torch.cat([hidden[:, :-slots], hidden[:, -slots:] + written.to(hidden.dtype)], 1)
 
 

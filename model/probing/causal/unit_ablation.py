@@ -13,7 +13,7 @@ from model.config.evaluation import Decoding
 from model.evaluation.decoding import logits_of_slots
 from model.evaluation.intervals import exact_match_interval
 from model.evaluation.predictor import TrainedEncoder
-from model.evaluation.unit_readout import operator_of, read_rightly, readings_of
+from model.evaluation.unit_readout import correct_readings, operator_of, readings_of
 from model.network.symbolic.unit import Result, SymbolicUnit
 from model.probing.labels import OPERATORS, Problem
 from model.probing.token_dataset import Batch, ids_of
@@ -64,7 +64,7 @@ def unit_measures(
             as_other = (_predicted(model, batch) == answers[other]).all(1)
         found["answered as another", 0] = np.where((answers[other] != answers).any(1), as_other, np.nan)
         for loop, (reading, size) in enumerate(zip(readings, written, strict=True), 1):
-            operation, operands = read_rightly(reading, texts)
+            operation, operands = correct_readings(reading, texts)
             of_loop = {"operation read": operation, "operands read": operands, "written": size}
             for place in (loop, 0) if loop == len(readings) else (loop,):
                 found |= {(measure, place): values for measure, values in of_loop.items()}
@@ -126,8 +126,8 @@ def _written(unit: SymbolicUnit) -> Iterator[list[NDArray[np.float64]]]:
     """Collects the output size of a unit relative to the slots' states, [n] per loop, in this block's passes."""
     found: list[NDArray[np.float64]] = []
 
-    def keep(module: nn.Module, inputs: tuple[Tensor, ...], named: Mapping[str, Any], output: Tensor) -> None:
-        before, after = (states[:, -named["slots"] :].float() for states in (inputs[0], output))
+    def keep(module: nn.Module, arguments: tuple[Tensor, ...], named: Mapping[str, Any], output: Tensor) -> None:
+        before, after = (states[:, -named["inputs"].slots :].float() for states in (arguments[0], output))
         sizes = (after - before).norm(dim=(1, 2)) / before.norm(dim=(1, 2)).clamp(min=1e-12)
         found.append(sizes.double().cpu().numpy())
 

@@ -22,7 +22,7 @@ import torch
 from model.config.training import STOP_SECONDS
 from model.runs.checkpoints import Checkpoints
 from model.training.job import Progress, TrainingJob, TrainingResult
-from model.training.preflight import found_result
+from model.training.preflight import existing_result
 from model.training.trainer import train
 from storage.errors import RunFailure, UserError
 from storage.machine import cores
@@ -103,7 +103,7 @@ def train_side_by_side(
 
     def one(job: TrainingJob) -> TrainingResult:
         """Train one job on a free seat."""
-        if found := found_result(job):
+        if found := existing_result(job):
             return found
         number = seats.get()
         try:

@@ -41,10 +41,9 @@ class Board:
         self._failure: Exception | None = None
         self._stop = False
 
-    def report(self, progress: Progress) -> bool:
-        """Store rank 0's progress; returns whether to stop."""
+    def report(self, progress: Progress) -> None:
+        """Store rank 0's progress."""
         self._progress = progress
-        return self._stop
 
     def finish(self, result: TrainingResult) -> None:
         self._result = result
@@ -52,10 +51,6 @@ class Board:
     def fail(self, failure: Exception) -> None:
         """Store a failure that a retry cannot repair."""
         self._failure = failure
-
-    def failed(self) -> bool:
-        """Whether a failure is stored."""
-        return self._failure is not None
 
     def stop(self) -> None:
         """Request that the workers write a checkpoint and stop."""
@@ -217,7 +212,8 @@ def _worker(config: dict[str, Any]) -> None:
     job, board = config["job"], config["board"]
     if config["sharing"]:
         job = replace(job, threads=_threads(config["sharing"]))
-    if ray.get(board.failed.remote()):
+    _, _, failure = ray.get(board.read.remote())
+    if failure:
         return
     pending: list[Any] = []
 
