@@ -15,6 +15,7 @@ matplotlib.use("svg")
 matplotlib.rcParams["svg.hashsalt"] = "numerate"
 
 INK, SECOND, PALE = "#3566a8", "#c2571a", "#8888"
+LINES = (INK, SECOND, "#5a9367", "#8a6bb0")
 # Text on bright cells. It is not plain black, which `svg` replaces with the text colour of the page.
 _ON_BRIGHT = "#111111"
 _LABELLED_BARS, _MOST_BARS = 5, 20

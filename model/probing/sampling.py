@@ -10,6 +10,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from model.probing.labels import Problem
 from model.runs.run_config import RunConfig
 from storage.errors import UserError
 from storage.order import derive_key
@@ -56,11 +57,6 @@ def draw(config: RunConfig, problems: int, seed: int = 0) -> Drawn:
     return Drawn(*found)
 
 
-def longest_operand(problem: str) -> int:
-    """Digits of the longest operand."""
-    return max(len(number) for number in "".join(c if c.isdigit() else " " for c in problem).split())
-
-
 def _problem(chance: random.Random, part: Mapping[str, Any], held: bool) -> str:
     """One problem of a family."""
     least, most = _lengths(part)
@@ -93,7 +89,7 @@ def _text(chance: random.Random, part: Mapping[str, Any], lengths: range, held: 
     operators = [chance.choice(list(part["operators"])) for _ in range(terms - 1)]
     if part["family"] == "expression":
         return _tree(chance, numbers, operators, part["depth"])
-    return numbers[0] + "".join(operator + number for operator, number in zip(operators, numbers[1:], strict=True))
+    return _chain(numbers, operators)
 
 
 def _number(chance: random.Random, part: Mapping[str, Any], length: int, held: bool | None) -> int:
@@ -114,8 +110,13 @@ def _tree(chance: random.Random, numbers: Sequence[str], operators: Sequence[str
     """Numbers with random brackets up to a depth, without redundant brackets."""
     for _ in range(_TRIES):
         text, _ = _node(chance, numbers, operators)
-        if _depth(text) <= depth:
+        if Problem(text).depth <= depth:
             return text
+    return _chain(numbers, operators)
+
+
+def _chain(numbers: Sequence[str], operators: Sequence[str]) -> str:
+    """Numbers without brackets."""
     return numbers[0] + "".join(operator + number for operator, number in zip(operators, numbers[1:], strict=True))
 
 
@@ -133,11 +134,3 @@ def _node(chance: random.Random, numbers: Sequence[str], operators: Sequence[str
     if right_binds < binds or (operator == "-" and right_binds == 1):
         right = f"({right})"
     return left + operator + right, binds
-
-
-def _depth(text: str) -> int:
-    depth, deepest = 0, 0
-    for character in text:
-        depth += (character == "(") - (character == ")")
-        deepest = max(deepest, depth)
-    return deepest

@@ -23,23 +23,19 @@ from model.probing.geometry import Table, means_by
 from model.probing.hooks import EMBEDDED, MOST_LOOPS, State, spread, states_of
 from model.probing.labels import Problem
 from model.probing.probes import Split, readings
-from model.probing.sampling import Drawn, draw, longest_operand
+from model.probing.sampling import Drawn, draw
 from model.probing.tables import (
     Rows,
     attention_rows,
-    checked_states,
-    coordinate_rows,
-    geometry_rows,
-    outcome_rows,
-    reading_rows,
-    similarity_rows,
+    row_of,
+    symbol_rows,
     symbol_tables,
-    unit_rows,
 )
 from model.probing.token_dataset import KINDS, Batch, Examples, batches_of, examples_of, states_at
 from model.tokenizer import TokenLayout
 from storage.datasets.manifest import hash_of
 from storage.datasets.shard import file_hash
+from storage.errors import UserError
 from storage.places.place import Location
 
 # Number of untrained and of random tables, over which controls are averaged.
@@ -62,14 +58,22 @@ class Study:
     """Maximum number of inner states, evenly spaced; 0 for all."""
 
     def __post_init__(self) -> None:
-        encoder, run = self.model.config.training.encoder, self.model.config.name
-        checked_states(self.spec.layers, encoder.layers, "layer", run)
-        checked_states(self.spec.loops, encoder.loops_of(self.model.config.extent.answer), "loop", run)
+        encoder = self.model.config.training.encoder
+        self._check("layer", self.spec.layers, encoder.layers)
+        self._check("loop", self.spec.loops, encoder.loops_of(self.model.config.extent.answer))
         self.model.encoder.eval()
         if self.spec.loops:
             # Shorter answers may take fewer loops than the longest.
-            shortest = self.model.encoder.config.loops_of(min(batch.layout.answer for batch in self.batches))
-            checked_states(self.spec.loops, shortest, "loop", run)
+            self._check("loop", self.spec.loops, encoder.loops_of(min(batch.layout.answer for batch in self.batches)))
+
+    def _check(self, name: str, requested: Sequence[int], last: int) -> None:
+        """Raise `UserError` for a layer or loop that the encoder does not have."""
+        for number in requested:
+            if not 1 <= number <= last:
+                raise UserError(
+                    f"{name} {number} does not exist: run {self.model.config.name!r} has {name}s 1 to {last} "
+                    "(embeddings are always probed); remove it"
+                )
 
     @cached_property
     def has_columns(self) -> bool:
@@ -116,28 +120,28 @@ class Study:
     def geometry(self) -> dict[str, Rows]:
         """Tables geometry, similarity and coordinates, for the embeddings and the mean states of digits."""
         found: dict[str, Rows] = {"geometry": [], "similarity": [], "coordinates": []}
+
+        def add(
+            kind: str, symbols: str, state: State, control: str, names: Sequence[str], tables: Sequence[Table]
+        ) -> None:
+            vectors = {"kind": kind, "symbols": symbols, **state._asdict(), "control": control}
+            for name, rows in symbol_rows(vectors, names, tables, with_fits=symbols != "tokens").items():
+                found[name] += rows
+
         others = [
             symbol_tables(untrained_like(self.model, seed), self.model.tokenizer) for seed in range(1, _DRAWS + 1)
         ]
         for symbols, (names, table) in symbol_tables(self.model.encoder, self.model.tokenizer).items():
-            plain = [other[symbols][1] for other in others]
+            untrained = [other[symbols][1] for other in others]
             random = [np.random.default_rng(seed).standard_normal(table.shape) for seed in range(_DRAWS)]
-            for control, tables in (("trained", [table]), ("untrained", plain), ("random", random)):
-                place = ("embedding", symbols, EMBEDDED, control)
-                if symbols != "tokens":
-                    found["geometry"] += geometry_rows(*place, tables)
-                found["similarity"] += similarity_rows(*place, names, tables[0])
-                found["coordinates"] += coordinate_rows(*place, names, tables[0])
+            for control, tables in (("trained", [table]), ("untrained", untrained), ("random", random)):
+                add("embedding", symbols, EMBEDDED, control, names, tables)
         if self.has_columns:
             for control, seen in (("trained", self.seen), ("untrained", self.untrained_seen)):
                 for each, states in zip(self.examples, seen, strict=True):
                     for state, table in self.digit_means(each, states).items():
                         symbols = {10: "digits", 100: "numbers"}[len(table)]
-                        place = (each.kind, symbols, state, control)
-                        found["geometry"] += geometry_rows(*place, [table])
-                        names = [str(number) for number in range(len(table))]
-                        found["similarity"] += similarity_rows(*place, names, table)
-                        found["coordinates"] += coordinate_rows(*place, names, table)
+                        add(each.kind, symbols, state, control, [str(number) for number in range(len(table))], [table])
         return found
 
     def digit_means(self, examples: Examples, states: Mapping[State, NDArray[np.float32]]) -> dict[State, Table]:
@@ -158,7 +162,7 @@ class Study:
         a carry, the column is the next lower one.
         """
         held = (np.arange(len(self.problems)) >= len(self.drawn.train))[examples.problem]
-        lengths = np.array([longest_operand(problem.text) for problem in self.problems])
+        lengths = np.array([problem.longest for problem in self.problems])
         cut = (lengths.min() + lengths.max()) // 2
         longest = lengths[examples.problem]
         lengths = examples.number_lengths(self.problems) if examples.kind == "operand" else longest
@@ -166,8 +170,8 @@ class Study:
         for columns, labels in zip(examples.columns.T, (_OWN_COLUMN, _LOWER_COLUMN), strict=True):
             new = columns % _NEW_COLUMNS_ONE_IN == 0
             # An operand's digit does not depend on the other digits of its column.
-            asked_so = labels - {"digit"} if examples.kind == "operand" else labels
-            found.append(Split("columns", ~held & ~new & (columns >= 0), held & new & (columns >= 0), asked_so))
+            tested = labels - {"digit"} if examples.kind == "operand" else labels
+            found.append(Split("columns", ~held & ~new & (columns >= 0), held & new & (columns >= 0), tested))
         return found
 
     @property
@@ -182,7 +186,8 @@ class Study:
         rows: Rows = []
         if self.has_columns:
             for each, seen, plain in zip(self.examples, self.seen, self.untrained_seen, strict=True):
-                rows += reading_rows(each.kind, readings(each, self.splits(each), seen, plain))
+                found = readings(each, self.splits(each), seen, plain)
+                rows += [{"position": each.kind, **row_of(reading)} for reading in found]
         return {"probes": rows}
 
     def attention(self) -> dict[str, Rows]:
@@ -192,15 +197,18 @@ class Study:
         return {"attention": attention_rows(attended(self.model.encoder, problems, batches_of(self.model, problems)))}
 
     def unit(self) -> dict[str, Rows]:
+        if not (unit := self.model.encoder.unit):
+            return {"unit": []}
         problems = self.problems[:_ATTENDED]
-        batches, rows = batches_of(self.model, problems), Rows()
-        if self.model.encoder.unit:
-            plain = replace(self.model, encoder=untrained_like(self.model))
-            for control, model in (("trained", self.model), ("untrained", plain)):
-                rows += unit_rows(unit_measures(model, problems, batches), control)
-            gate = float(self.model.encoder.unit.gate.detach().abs().mean())
-            rows += unit_rows([UnitMeasure("gate", 0, "all", len(problems), gate, gate, gate)], "trained")
-        return {"unit": rows}
+        batches = batches_of(self.model, problems)
+        untrained = replace(self.model, encoder=untrained_like(self.model))
+        gate = float(unit.gate.detach().abs().mean())
+        found = [
+            *(("trained", measure) for measure in unit_measures(self.model, problems, batches)),
+            *(("untrained", measure) for measure in unit_measures(untrained, problems, batches)),
+            ("trained", UnitMeasure("gate", 0, "all", len(problems), gate, gate, gate)),
+        ]
+        return {"unit": [{"control": control, **row_of(measure)} for control, measure in found]}
 
     def interventions(self) -> dict[str, Rows]:
         if self.model.config.group != 1:
@@ -216,7 +224,7 @@ class Study:
         carries = carry_pairs(self.model, self.problems, self.layout).first(self.spec.edited)
         if carries.count:
             found += [*patch_carries(self.model, carries, self.states)]
-        return {"interventions": outcome_rows(found)}
+        return {"interventions": [row_of(outcome) for outcome in found]}
 
 
 class Part(NamedTuple):

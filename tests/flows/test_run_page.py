@@ -100,7 +100,7 @@ def test_comparisons_with_and_without_a_unit_and_inside_seeds_are_part_of_it(tra
         (seeds, ("run", "other"), "what they have in common"),
         (trained.workspace.comparison("strange") / "probes", ("other",), "nothing of it"),
     ):
-        found = ProbingSection(runs=runs, checkpoint="best", spread=text, findings=(), figures=(), rooms=())
+        found = ProbingSection(runs=runs, checkpoint="best", spread=text, findings=(), figures=(), remarks=())
         (place / SECTION).write(found.model_dump_json().encode())
     reader, text = read(Path(str(write_run_page(trained.workspace, "run"))))
     assert {"Comparison: units, with and without a unit", "Probing of the runs of seeds"} <= set(reader.titles)
@@ -150,7 +150,7 @@ def test_what_lies_in_the_workspace_is_data_to_a_page_and_never_html(own_small: 
         (run / "evaluations" / label / report.SECTION).write(data)
         (run / "evaluations" / label / "report" / "section.html").write(EVIL.encode())
     (run / "report" / "section.html").write(EVIL.encode())
-    seeds = ProbingSection(runs=("run",), checkpoint=EVIL, spread=EVIL, findings=(), figures=(), rooms=(EVIL,))
+    seeds = ProbingSection(runs=("run",), checkpoint=EVIL, spread=EVIL, findings=(), figures=(), remarks=(EVIL,))
     (run / "probes" / SECTION).write(seeds.model_dump_json().encode())
     reader, text = read(Path(str(write_run_page(workspace, "run"))))
     asked = [title for title in reader.titles if title.startswith(("Evaluation", "Probing"))]

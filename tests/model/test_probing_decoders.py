@@ -43,19 +43,19 @@ def test_a_planted_label_is_told_and_neither_noise_nor_labels_at_random_are(chan
     digits = chance.integers(0, 10, M)
     states = chance.standard_normal((10, 16))[digits] + 0.1 * chance.standard_normal((M, 16))
     found = {(each.state, each.probe, each.control): each for each in read(chance, {"magnitude": digits}, states)}
-    assert found[STATE, "linear", "trained"].kappa.value > 0.98
+    assert found[STATE, "linear", "trained"].kappa > 0.98
     assert found[STATE, "linear", "trained"].examples == 500
     for key in ((NOISE, "linear", "trained"), (STATE, "linear", "untrained"), (STATE, "linear", "random")):
-        assert abs(found[key].kappa.value) < 0.15
-        assert found[key].kappa.low <= found[key].kappa.value <= found[key].kappa.high
+        assert abs(found[key].kappa) < 0.15
+        assert found[key].low <= found[key].kappa <= found[key].high
 
 
 def control_of(states: np.ndarray, types: np.ndarray, label: np.ndarray) -> float:
     seen = {STATE: states.astype(np.float32)}
     found = list(readings(examples({"carry in": label}, types=types), SPLITS, seen, {}))
     (control,) = (each for each in found if each.control == "random")
-    assert control.kappa.low <= control.kappa.value <= control.kappa.high
-    return control.kappa.value
+    assert control.low <= control.kappa <= control.high
+    return control.kappa
 
 
 def test_a_probe_that_knows_types_by_heart_does_as_well_at_random_labels_of_types(chance: np.random.Generator) -> None:
@@ -79,9 +79,7 @@ def test_a_label_on_a_circle_is_read_from_two_coordinates(chance: np.random.Gene
     digits = chance.integers(0, 10, M)
     angles = 2 * np.pi * digits / 10
     states = np.stack([np.cos(angles), np.sin(angles)], 1) + 0.03 * chance.standard_normal((M, 2))
-    found = {
-        (each.state, each.probe, each.control): each.kappa.value for each in read(chance, {"digit": digits}, states)
-    }
+    found = {(each.state, each.probe, each.control): each.kappa for each in read(chance, {"digit": digits}, states)}
     assert found[STATE, "circular", "trained"] > 0.98
     assert abs(found[NOISE, "circular", "trained"]) < 0.15
 
@@ -92,7 +90,7 @@ def test_what_the_place_decides_is_no_evidence(chance: np.random.Generator) -> N
     states = np.eye(3)[groups] + 0.01 * chance.standard_normal((M, 3))
     found = next(each for each in read(chance, {"carry in": carries}, states, groups) if each.state == STATE)
     assert found.examples == int((HELD & (groups > 0)).sum())
-    assert abs(found.kappa.value) < 0.15
+    assert abs(found.kappa) < 0.15
     assert read(chance, {"carry in": groups}, states, groups) == []
 
 
@@ -100,7 +98,7 @@ def test_a_state_that_says_nothing_is_told_as_the_most_frequent_label(chance: np
     carries = chance.integers(0, 2, M) * chance.integers(0, 2, M)
     carries[:5] = UNKNOWN
     found = read(chance, {"carry in": carries}, np.ones((M, 2)))
-    assert {each.kappa.value for each in found if (each.state, each.control) == (STATE, "trained")} == {0}
+    assert {each.kappa for each in found if (each.state, each.control) == (STATE, "trained")} == {0}
 
 
 def test_labels_that_do_not_apply_are_left_out_and_many_are_told_in_ten_parts(chance: np.random.Generator) -> None:
@@ -109,7 +107,7 @@ def test_labels_that_do_not_apply_are_left_out_and_many_are_told_in_ten_parts(ch
     states = np.stack([totals / 200, chance.standard_normal(M)], 1)
     found = next(each for each in read(chance, {"running sum": totals}, states) if each.state == STATE)
     assert (found.examples, found.classes) == (250, 10)
-    assert found.kappa.value > 0.5
+    assert found.kappa > 0.5
 
 
 def test_kappa_is_scikit_learns_and_its_interval_holds_it(chance: np.random.Generator) -> None:
@@ -150,7 +148,7 @@ def test_columns_that_add_up_digits_not_learnt_are_asked_of_their_labels_alone(c
     found = list(readings(examples(labels), splits, states, states))
     assert {each.label for each in found if each.split == "columns"} == {"carry out"}
     assert all(each.examples == (HELD & new).sum() for each in found if each.split == "columns")
-    by_split = {(each.label, each.split): each.kappa.value for each in found if each.control == "trained"}
+    by_split = {(each.label, each.split): each.kappa for each in found if each.control == "trained"}
     # Of the digits themselves everything is told; of digits never seen nothing.
     assert by_split["carry out", "numbers"] == 1
     assert by_split["carry out", "columns"] < 0.5

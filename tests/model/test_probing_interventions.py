@@ -10,7 +10,7 @@ from model.evaluation.predictor import TrainedEncoder
 from model.network.encoder import Encoder
 from model.probing.attention import ROLES, attended
 from model.probing.causal.counterfactuals import carry_pairs, digit_pairs
-from model.probing.causal.interventions import Outcome, ablate_heads, move_digits, patch_carries, without
+from model.probing.causal.interventions import Outcome, ablate_heads, ablated, move_digits, patch_carries
 from model.probing.geometry import circle
 from model.probing.hooks import EMBEDDED, State, attentions_of
 from model.probing.labels import Problem, value_of
@@ -96,7 +96,7 @@ def test_what_a_head_says_at_padding_is_no_part_of_its_mean() -> None:
     output, shown = torch.nn.Identity(), torch.tensor([[False, True, True], [True, True, True]])
     said = torch.arange(24.0).reshape(2, 3, 4)
     said[0, 0] = 1e6
-    with without(output, torch.eye(4)[:, :2], shown):
+    with ablated(output, torch.eye(4)[:, :2], shown):
         left = output(said)
     mean = [(4 + 8 + 12 + 16 + 20) / 5 + column for column in range(2)]
     assert left[..., :2].tolist() == [[pytest.approx(mean)] * 3] * 2

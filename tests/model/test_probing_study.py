@@ -8,7 +8,7 @@ import pytest
 
 from model.config.probing import ProbingSpec
 from model.evaluation.predictor import TrainedEncoder
-from model.probing.over_training import all_known, series
+from model.probing.over_training import series, series_is_cached
 from model.probing.study import PARTS, Study, key_of, probe
 from model.probing.token_dataset import Batch
 from model.runs.checkpoints import Checkpoints
@@ -48,7 +48,7 @@ def test_the_same_probing_again_computes_nothing(run: TrainingJob, monkeypatch: 
     assert {row["step"] for row in rows} == {10, 20, 30}
     assert {"digits", "kappa", "read"} <= {row["measure"].split(":")[0] for row in rows}
     assert all(row["control"] is not None for row in rows)
-    assert all_known(run.run, SPEC)
+    assert series_is_cached(run.run, SPEC)
     before = files_of(run)
     assert {"geometry.best.parquet", "probes.best.parquet", "attention.best.parquet"} < set(before)
     # What computes is gone: none of it is needed.
@@ -66,12 +66,12 @@ def test_so_many_checkpoints_are_measured_as_are_asked_for(run: TrainingJob) -> 
     place.unlink(missing_ok=True)
     model = TrainedEncoder.open(run.run)
     assert {row["step"] for row in series(run.run, model, SPEC.model_copy(update={"series": 2}))} == {10, 30}
-    assert not all_known(run.run, SPEC)
-    assert all_known(run.run, SPEC.model_copy(update={"series": 0}))
+    assert not series_is_cached(run.run, SPEC)
+    assert series_is_cached(run.run, SPEC.model_copy(update={"series": 0}))
     # What was measured otherwise stays.
     other = SPEC.model_copy(update={"series": 1, "problems": 201})
     assert {row["step"] for row in series(run.run, model, other)} == {30}
-    assert all_known(run.run, SPEC.model_copy(update={"series": 2}))
+    assert series_is_cached(run.run, SPEC.model_copy(update={"series": 2}))
 
 
 def test_a_kill_before_the_new_series_stands_in_the_place_of_the_old_one_loses_neither(run: TrainingJob) -> None:
@@ -82,7 +82,7 @@ def test_a_kill_before_the_new_series_stands_in_the_place_of_the_old_one_loses_n
     before = place.read_bytes()
     series(run.run, model, SPEC.model_copy(update={"series": 2}))
     place.write_bytes(before)
-    assert all_known(run.run, SPEC.model_copy(update={"series": 1}))
+    assert series_is_cached(run.run, SPEC.model_copy(update={"series": 1}))
     steps = list[str]()
     series(run.run, model, SPEC.model_copy(update={"series": 2}), steps.append)
     assert steps == ["step 10"]
@@ -103,7 +103,7 @@ def test_a_table_that_is_damaged_or_gone_is_made_anew(run: TrainingJob) -> None:
     for place in (60, len(flipped) // 2, len(flipped) - 100):
         flipped[place] ^= 1
         (folder / "series.parquet").write_bytes(flipped)
-        assert not all_known(run.run, SPEC)
+        assert not series_is_cached(run.run, SPEC)
         flipped[place] ^= 1
     series(run.run, model, SPEC)
     assert {path.name: path.read_bytes() for path in folder.glob("*.parquet")} == whole
@@ -134,7 +134,7 @@ def test_what_was_done_before_a_kill_is_not_done_again(run: TrainingJob) -> None
     index = Checkpoints(run.run / "checkpoints")
     index.prune()
     assert len(index.index().entries) < 3
-    assert all_known(run.run, spec)
+    assert series_is_cached(run.run, spec)
     assert series(run.run, model, spec) == rows
 
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.probing.labels import NOTHING, Problem, answer_labels, operand_labels, operator_labels, value_of
-from model.probing.sampling import draw, is_held, longest_operand
+from model.probing.sampling import draw, is_held
 from model.runs.pretrained import shipped_runs
 from model.runs.run_config import load_run
 
@@ -96,6 +96,6 @@ def test_numbers_that_ask_a_probe_were_in_none_of_the_problems_that_it_learnt_fr
         assert drawn == draw(config, 300)
         extent = config.extent
         for text in (*drawn.train, *drawn.held):
-            assert longest_operand(text) <= extent.digits
+            assert Problem(text).longest <= extent.digits
             assert len(Problem(text).numbers) in config.operand_counts
             assert {*text} - {*"0123456789"} <= {*config.operators}

@@ -10,7 +10,7 @@ from model.config.probing import ProbingSpec
 from model.evaluation.predictor import TrainedEncoder
 from model.evaluation.unit_readout import together
 from model.network.symbolic.unit import ResidueResult
-from model.probing.causal.unit_ablation import handed_on, others, unit_measures
+from model.probing.causal.unit_ablation import exchanged, others, unit_measures
 from model.probing.labels import Problem
 from model.probing.study import Study
 from model.probing.token_dataset import Batch
@@ -103,7 +103,7 @@ def test_loops_that_some_problems_never_run_are_told_of_those_that_do(tmp_path: 
 def test_each_problem_is_given_the_result_of_another_one() -> None:
     result, two = ResidueResult(), [read_as("+", 2, 3, 2), read_as("*", 4, 5, 2)]
     said = [result(each, 3) for each in two]
-    with handed_on(result, np.array([1, 0])):
+    with exchanged(result, np.array([1, 0])):
         given = result(together(two), 3)
     # Other batch shapes take other kernels, which round otherwise; these are probabilities.
     assert torch.allclose(given, torch.cat(said[::-1]), atol=1e-5)

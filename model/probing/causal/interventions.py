@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from model.evaluation.intervals import exact_match_interval
 from model.evaluation.predictor import TrainedEncoder
@@ -71,7 +72,7 @@ def move_digits(model: TrainedEncoder, pairs: Pairs, tables: dict[State, Table],
         for way in DIGIT_WAYS:
             added = torch.zeros(*pairs.rows.shape, table.shape[1])
             added[torch.arange(pairs.count), torch.from_numpy(pairs.column)] = torch.from_numpy(moves[way]).float()
-            predicted = passes.edited(state, _adding(added))
+            predicted = passes.edited(state, _shift(added))
             shifts = (pairs.new - pairs.old) % 10
             for shift in range(10):
                 chosen = shifts == shift if shift else np.ones(pairs.count, np.bool_)
@@ -107,7 +108,7 @@ def patch_carries(model: TrainedEncoder, pairs: CarryPairs, states: Sequence[Sta
                 continue
             until = last - 1 if site == "own slot" and not state.loop else last
             for (way, source), copied in zip(sources.items(), pairs.copied.T, strict=True):
-                predicted = passes.edited(state, _putting(source, state.layer, columns, until))
+                predicted = passes.edited(state, _patch(source, state.layer, columns, until))
                 scores = _scores(pairs, predicted, np.ones(pairs.count, np.bool_))
                 share = float((predicted[np.arange(pairs.count), slot] == copied).mean())
                 yield Outcome("carry", state, site, way, 0, *scores, copied=share)
@@ -131,8 +132,8 @@ def ablate_heads(model: TrainedEncoder, pairs: Pairs, layers: Sequence[int] = ()
             f"head {head}": torch.eye(width)[:, head * width // heads :][:, : width // heads] for head in range(heads)
         }
         for site, subspace in {**subspaces, "random subspace": basis}.items():
-            with without(attention.output, subspace.to(model.encoder.tokens.weight.device), shown):
-                predicted = passes.behind(State(1, number - 1))
+            with ablated(attention.output, subspace.to(model.encoder.tokens.weight.device), shown):
+                predicted = passes.after(State(1, number - 1))
             right = (predicted == pairs.before).all(1)
             (low, high), _, _ = exact_match_interval(right, orders_of(pairs.rows))
             way = "random" if site == "random subspace" else "ablated"
@@ -157,9 +158,9 @@ class _Passes:
     def edited(self, state: State, edit: Edit) -> NDArray[np.int64]:
         """Predictions with an edit of a state."""
         with edited(self.encoder, state, edit):
-            return self.behind(state if state.loop else State(1, state.layer) if state.layer else EMBEDDED)
+            return self.after(state if state.loop else State(1, state.layer) if state.layer else EMBEDDED)
 
-    def behind(self, state: State) -> NDArray[np.int64]:
+    def after(self, state: State) -> NDArray[np.int64]:
         """Predictions with all states after `state` recomputed."""
         with replayed(self.encoder, self.seen, state):
             logits = logits_of(self.encoder, self.ids, self.slots)
@@ -177,11 +178,11 @@ def _states(
         return {**seen, EMBEDDED: model.encoder.tokens(ids)}
 
 
-def _adding(added: Tensor) -> Edit:
+def _shift(added: Tensor) -> Edit:
     return lambda hidden, loop: hidden + added.to(hidden)
 
 
-def _putting(source: dict[State, Tensor], layer: int, columns: NDArray[np.intp], until: int) -> Edit:
+def _patch(source: dict[State, Tensor], layer: int, columns: NDArray[np.intp], until: int) -> Edit:
     """Edit that replaces a layer's states at `columns` [n, k] with those of another run, up to the loop `until`."""
 
     def edit(hidden: Tensor, loop: int) -> Tensor:
@@ -194,7 +195,7 @@ def _putting(source: dict[State, Tensor], layer: int, columns: NDArray[np.intp],
     return edit
 
 
-def without(output: nn.Module, subspace: Tensor, shown: Tensor) -> "_Hooked":
+def ablated(output: nn.Module, subspace: Tensor, shown: Tensor) -> RemovableHandle:
     """Replace the input of `output` along a subspace [d, k] with its mean over the tokens `shown`, bool [n, width]."""
 
     def before(module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -202,17 +203,7 @@ def without(output: nn.Module, subspace: Tensor, shown: Tensor) -> "_Hooked":
         part = arguments[0] @ subspace @ subspace.T
         return (arguments[0] - part + part[shown].mean(0), *arguments[1:])
 
-    return _Hooked(output.register_forward_pre_hook(before))
-
-
-class _Hooked:
-    def __init__(self, handle: torch.utils.hooks.RemovableHandle) -> None:
-        self._handle = handle
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None:
-        self._handle.remove()
+    return output.register_forward_pre_hook(before)
 
 
 def _scores(

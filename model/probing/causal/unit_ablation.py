@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from model.config.evaluation import Decoding
 from model.evaluation.decoding import logits_of_slots
@@ -60,7 +61,7 @@ def unit_measures(
         found: dict[tuple[str, int], NDArray[Any]] = {("answered", 0): (predicted == answers).all(1)}
         found["answered without", 0] = (_predicted(model, batch, unit=False) == answers).all(1)
         other = others([problems[n].value for n in batch.problems], kinds[batch.problems] != SEVERAL)
-        with handed_on(unit.result, other):
+        with exchanged(unit.result, other):
             as_other = (_predicted(model, batch) == answers[other]).all(1)
         found["answered as another", 0] = np.where((answers[other] != answers).any(1), as_other, np.nan)
         for loop, (reading, size) in enumerate(zip(readings, written, strict=True), 1):
@@ -111,14 +112,9 @@ def others(values: Sequence[int], usable: NDArray[np.bool_]) -> NDArray[np.intp]
     return found
 
 
-@contextmanager
-def handed_on(result: Result, other: NDArray[np.intp]) -> Iterator[None]:
-    """In the forward passes in this block, replace a unit's result with that of problem `other` [n] in the batch."""
-    handle = result.register_forward_hook(lambda module, inputs, output: output[torch.from_numpy(other)])
-    try:
-        yield
-    finally:
-        handle.remove()
+def exchanged(result: Result, other: NDArray[np.intp]) -> RemovableHandle:
+    """Replace a unit's result with that of problem `other` [n] of the batch, until the handle is removed."""
+    return result.register_forward_hook(lambda module, inputs, output: output[torch.from_numpy(other)])
 
 
 @contextmanager
@@ -131,8 +127,5 @@ def _written(unit: SymbolicUnit) -> Iterator[list[NDArray[np.float64]]]:
         sizes = (after - before).norm(dim=(1, 2)) / before.norm(dim=(1, 2)).clamp(min=1e-12)
         found.append(sizes.double().cpu().numpy())
 
-    handle = unit.register_forward_hook(keep, with_kwargs=True)
-    try:
+    with unit.register_forward_hook(keep, with_kwargs=True):
         yield found
-    finally:
-        handle.remove()
