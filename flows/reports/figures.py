@@ -43,7 +43,6 @@ def by_group(groups: Sequence[Group], label: str) -> str:
     low, high = (np.array([100 * group.interval[end] for group in groups]) for end in (0, 1))
 
     def draw(axes: Axes) -> None:
-        """A bar for each group, or a line over the groups."""
         if len(groups) > _MOST_BARS:
             values = [int(group.value) for group in groups]
             axes.fill_between(values, low, high, color=INK, alpha=0.25, linewidth=0)

@@ -44,9 +44,9 @@ def attended(encoder: Encoder, problems: Sequence[Problem], batches: Sequence[Ba
         counts[:, ROLES.index("padding")] = 0
         even += (counts / counts.sum(1, keepdims=True)).sum(0)
         counted += len(roles)
-        with attention_recorded(encoder) as seen:
+        with attention_recorded(encoder) as recorded_weights:
             logits_of(encoder, ids_of(encoder, batch.rows), batch.layout.answer)
-        for state, weights in seen:
+        for state, weights in recorded_weights:
             for head in range(weights.shape[1]):
                 # Selects the slots' rows, because all tokens are queries here.
                 own = weights[:, head].float().cpu().numpy()[:, -batch.layout.answer :][scored]
@@ -77,8 +77,7 @@ def _roles_and_offsets(
             roles[row, :, column] = ROLES.index("bracket" if token.text in "()" else "operator")
             if token.number >= 0:
                 offsets[row, :, column] = np.clip(token.place - slot_places, -REACH, REACH)
-        digits = -(-len(str(abs(problem.value))) // problem.group)
-        scored[row, slots - digits :] = True
+        scored[row, slots - problem.answer_length :] = True
     roles[offsets <= REACH] = ROLES.index("other columns")
     roles[offsets == 0] = ROLES.index("same column")
     roles[offsets == -1] = ROLES.index("next lower column")

@@ -66,12 +66,10 @@ def recorded(encoder: Encoder, wanted: Sequence[State]) -> Iterator[dict[State, 
     calls = [0] * len(encoder.layers)
 
     def keep_input(layer: nn.Module, arguments: tuple[Any, ...]) -> None:
-        """Stores the input of the first layer in the first loop."""
         if not calls[0] and EMBEDDED in wanted:
             found[EMBEDDED] = arguments[0]
 
     def keep_output(number: int, layer: nn.Module, arguments: Any, output: Tensor) -> None:
-        """Stores the output of a layer in the next loop."""
         calls[number] += 1
         state = State(calls[number], number + 1)
         if state in wanted:
@@ -98,12 +96,10 @@ def edited(encoder: Encoder, state: State, edit: Edit) -> Iterator[None]:
     loop = 0
 
     def begin(module: nn.Module, arguments: Any) -> None:
-        """Resets the loop counter at the start of a pass."""
         nonlocal loop
         loop = 0
 
     def change(module: nn.Module, arguments: Any, output: Tensor) -> Tensor | None:
-        """Edits the layer's output in the selected loops."""
         nonlocal loop
         loop += 1
         return edit(output, loop) if state.loop in (0, loop) else None
@@ -116,18 +112,17 @@ def edited(encoder: Encoder, state: State, edit: Edit) -> Iterator[None]:
 
 
 @contextmanager
-def replayed(encoder: Encoder, seen: Mapping[State, Tensor], until: State) -> Iterator[None]:
-    """In the forward pass in this block, layers up to the state `until` return the recorded states in `seen`.
+def replayed(encoder: Encoder, hidden: Mapping[State, Tensor], until: State) -> Iterator[None]:
+    """In the forward pass in this block, layers up to the state `until` return the recorded states in `hidden`.
 
     States before an edit do not change, so they need not be computed again.
     """
     calls = [0] * len(encoder.layers)
 
     def replay(number: int, compute: Callable[..., Tensor], *arguments: Any) -> Tensor:
-        """Returns the recorded or the computed state of a layer in the next loop."""
         calls[number] += 1
         state = State(calls[number], number + 1)
-        return seen[state] if state <= until else compute(*arguments)
+        return hidden[state] if state <= until else compute(*arguments)
 
     for number, layer in enumerate(encoder.layers):
         # Hooks are still called.
@@ -145,9 +140,13 @@ def attention_recorded(encoder: Encoder) -> Iterator[list[tuple[State, Tensor]]]
     found: list[tuple[State, Tensor]] = []
 
     def keep(layer: int, attention: SelfAttention, arguments: tuple[Any, ...]) -> None:
-        """Recomputes the attention weights of a layer in the next loop from its input."""
+        """Computes the weights of the next loop again, because the layer does not return them."""
+        hidden, bias, last, sharpness = arguments
+        mixed = attention.queries_keys_values(hidden).unflatten(-1, (3, attention.heads, -1))
+        queries, keys, _ = mixed.permute(2, 0, 3, 1, 4)
+        scores = queries[:, :, -last:] @ keys.transpose(-1, -2) * (attention.scale * sharpness) + bias
         loop = 1 + sum(state.layer == layer for state, _ in found)
-        found.append((State(loop, layer), attention_weights(attention, *arguments)))
+        found.append((State(loop, layer), scores.softmax(-1)))
 
     with ExitStack() as hooks:
         for layer, attention in enumerate(attentions_of(encoder), 1):
@@ -159,14 +158,6 @@ def attentions_of(encoder: Encoder) -> list[SelfAttention]:
     """The attention module of each layer."""
     found = [layer.get_submodule("attention") for layer in encoder.layers]
     return [attention for attention in found if isinstance(attention, SelfAttention)]
-
-
-def attention_weights(attention: SelfAttention, hidden: Tensor, bias: Tensor, last: int, sharpness: float) -> Tensor:
-    """Attention weights [n, heads, last, width] of `attention`, from the arguments of its forward function."""
-    mixed = attention.queries_keys_values(hidden).unflatten(-1, (3, attention.heads, -1))
-    queries, keys, _ = mixed.permute(2, 0, 3, 1, 4)
-    scores = queries[:, :, -last:] @ keys.transpose(-1, -2) * (attention.scale * sharpness) + bias
-    return scores.softmax(-1)
 
 
 def logits_of(encoder: Encoder, ids: Tensor, slots: int) -> Tensor:

@@ -64,19 +64,19 @@ class Problem:
     def tokens(self) -> tuple[Token, ...]:
         """The tokens, from left to right."""
         found: list[Token] = []
-        numbers = [len(right_groups(number, self.group)) for number in re.findall(r"[0-9]+", self.text)]
-        current, left, depth = -1, 0, 0
-        for text in right_groups(self.text, self.group):
-            if text.isdigit():
-                if not left:
-                    current += 1
-                    left = numbers[current]
-                left -= 1
-                found.append(Token(text, current, left, depth))
-                continue
-            depth += text == "("
-            found.append(Token(text, -1, -1, depth))
-            depth -= text == ")"
+        number, depth = -1, 0
+        for lexeme in _LEXEMES.findall(self.text):
+            if lexeme.isdigit():
+                number += 1
+                groups = right_groups(lexeme, self.group)
+                found += [
+                    Token(text, number, place, depth)
+                    for place, text in zip(range(len(groups))[::-1], groups, strict=True)
+                ]
+            else:
+                depth += lexeme == "("
+                found.append(Token(lexeme, -1, -1, depth))
+                depth -= lexeme == ")"
         return tuple(found)
 
     @cached_property
@@ -93,6 +93,11 @@ class Problem:
     def value(self) -> int:
         """The exact answer; raises `ValueError` if the text is not a problem."""
         return value_of(self.text)
+
+    @property
+    def answer_length(self) -> int:
+        """Tokens of the answer, without its sign."""
+        return -(-len(str(abs(self.value))) // self.group)
 
     @cached_property
     def depth(self) -> int:

@@ -151,7 +151,7 @@ def _read(study: Study, encoder: Encoder) -> dict[str, float]:
 def _kappas(study: Study, control: Control) -> dict[str, float]:
     """The best κ of each label and kind of token, over the inner states."""
     found: dict[str, float] = {}
-    states_of_kinds = study.seen if control == "trained" else study.untrained_seen
+    states_of_kinds = study.trained_states if control == "trained" else study.untrained_states
     for examples, states in zip(study.examples, states_of_kinds, strict=True):
         inner = {state: values for state, values in states.items() if state != EMBEDDED}
         for each in readings(examples, study.splits(examples)[:1], inner, {}, draws=0):

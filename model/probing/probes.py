@@ -70,7 +70,6 @@ def readings(
     splits: Sequence[Split],
     trained: Mapping[State, NDArray[np.float32]],
     untrained: Mapping[State, NDArray[np.float32]],
-    labels: Sequence[str] = (),
     *,
     draws: int = 5,
 ) -> Iterator[Reading]:
@@ -81,7 +80,7 @@ def readings(
     drawn `draws` times; it reports mean, minimum and maximum. A probe that memorises types does well on this task. Its
     selectivity is κ minus the κ of the control task.
     """
-    for label in labels or examples.labels:
+    for label in examples.labels:
         for split in splits:
             if label not in (split.labels or examples.labels) or not (task := _task(examples, label, split)):
                 continue
@@ -119,7 +118,7 @@ class _Task:
         period = _PERIODS.get(self.label, 0)
         return period if int(self.truth.max()) < period else 0
 
-    def readings(self, control: Control, seen: Mapping[State, NDArray[np.float32]]) -> Iterator[Reading]:
+    def readings(self, control: Control, hidden: Mapping[State, NDArray[np.float32]]) -> Iterator[Reading]:
         """Results of the probes on each state."""
         counts = (
             len(np.unique(self.truth[self.train])),
@@ -127,7 +126,7 @@ class _Task:
             len(np.unique(self.examples.problem[self.test])),
             int((np.unique(self.examples.numbers[self.test]) >= 0).sum()),
         )
-        for state, values in seen.items():
+        for state, values in hidden.items():
             for probe, predicted in self.predictions(values, self.truth, self.period):
                 found = kappa_of(self.truth[self.test], predicted, self.samples)
                 yield Reading(self.label, state, self.split, probe, control, *found, *counts)

@@ -24,13 +24,7 @@ from model.probing.hooks import EMBEDDED, MOST_LOOPS, State, spread, states_of
 from model.probing.labels import Problem
 from model.probing.probes import Split, readings
 from model.probing.sampling import Drawn, draw
-from model.probing.tables import (
-    Rows,
-    attention_rows,
-    row_of,
-    symbol_rows,
-    symbol_tables,
-)
+from model.probing.tables import Rows, attention_rows, row_of, symbol_rows, symbol_tables
 from model.probing.token_dataset import KINDS, Batch, Examples, batches_of, examples_of, states_at
 from model.tokenizer import TokenLayout
 from storage.datasets.manifest import hash_of
@@ -88,7 +82,7 @@ class Study:
     @cached_property
     def problems(self) -> list[Problem]:
         """The training problems of the probes, followed by the held-out problems."""
-        return [Problem(text, self.model.config.group) for text in (*self.drawn.train, *self.drawn.held)]
+        return [Problem(text, self.model.config.group) for text in (*self.drawn.train, *self.drawn.held_out)]
 
     @cached_property
     def batches(self) -> list[Batch]:
@@ -108,12 +102,12 @@ class Study:
         return [each for kind in KINDS if len((each := examples_of(self.problems, self.batches, kind)).problem)]
 
     @cached_property
-    def seen(self) -> list[dict[State, NDArray[np.float32]]]:
+    def trained_states(self) -> list[dict[State, NDArray[np.float32]]]:
         """The states of `examples`."""
         return states_at(self.model.encoder, self.batches, self.examples, self.states)
 
     @cached_property
-    def untrained_seen(self) -> list[dict[State, NDArray[np.float32]]]:
+    def untrained_states(self) -> list[dict[State, NDArray[np.float32]]]:
         """The states of `examples` in an untrained encoder of the same architecture."""
         return states_at(untrained_like(self.model), self.batches, self.examples, self.states)
 
@@ -137,8 +131,8 @@ class Study:
             for control, tables in (("trained", [table]), ("untrained", untrained), ("random", random)):
                 add("embedding", symbols, EMBEDDED, control, names, tables)
         if self.has_columns:
-            for control, seen in (("trained", self.seen), ("untrained", self.untrained_seen)):
-                for each, states in zip(self.examples, seen, strict=True):
+            for control, hidden in (("trained", self.trained_states), ("untrained", self.untrained_states)):
+                for each, states in zip(self.examples, hidden, strict=True):
                     for state, table in self.digit_means(each, states).items():
                         symbols = {10: "digits", 100: "numbers"}[len(table)]
                         add(each.kind, symbols, state, control, [str(number) for number in range(len(table))], [table])
@@ -161,17 +155,20 @@ class Study:
         column within held-out problems, because different numbers share the same few columns. For labels that depend on
         a carry, the column is the next lower one.
         """
-        held = (np.arange(len(self.problems)) >= len(self.drawn.train))[examples.problem]
+        held_out = (np.arange(len(self.problems)) >= len(self.drawn.train))[examples.problem]
         lengths = np.array([problem.longest for problem in self.problems])
         cut = (lengths.min() + lengths.max()) // 2
         longest = lengths[examples.problem]
         lengths = examples.number_lengths(self.problems) if examples.kind == "operand" else longest
-        found = [Split("numbers", ~held, held), Split("lengths", ~held & (longest <= cut), ~held & (lengths > cut))]
+        found = [
+            Split("numbers", ~held_out, held_out),
+            Split("lengths", ~held_out & (longest <= cut), ~held_out & (lengths > cut)),
+        ]
         for columns, labels in zip(examples.columns.T, (_OWN_COLUMN, _LOWER_COLUMN), strict=True):
             new = columns % _NEW_COLUMNS_ONE_IN == 0
             # An operand's digit does not depend on the other digits of its column.
             tested = labels - {"digit"} if examples.kind == "operand" else labels
-            found.append(Split("columns", ~held & ~new & (columns >= 0), held & new & (columns >= 0), tested))
+            found.append(Split("columns", ~held_out & ~new & (columns >= 0), held_out & new & (columns >= 0), tested))
         return found
 
     @property
@@ -185,8 +182,8 @@ class Study:
     def probes(self) -> dict[str, Rows]:
         rows: Rows = []
         if self.has_columns:
-            for each, seen, plain in zip(self.examples, self.seen, self.untrained_seen, strict=True):
-                found = readings(each, self.splits(each), seen, plain)
+            for each, hidden, plain in zip(self.examples, self.trained_states, self.untrained_states, strict=True):
+                found = readings(each, self.splits(each), hidden, plain)
                 rows += [{"position": each.kind, **row_of(reading)} for reading in found]
         return {"probes": rows}
 
@@ -215,7 +212,7 @@ class Study:
             return {"interventions": []}
         digits = digit_pairs(self.model, self.problems, self.layout).first(self.spec.edited)
         operand = next(each for each in self.examples if each.kind == "operand")
-        tables = self.digit_means(operand, self.seen[self.examples.index(operand)])
+        tables = self.digit_means(operand, self.trained_states[self.examples.index(operand)])
         found = []
         if digits.count:
             _, table = symbol_tables(self.model.encoder, self.model.tokenizer)["digits"]
@@ -256,12 +253,12 @@ def key_of(model: TrainedEncoder, spec: ProbingSpec, part: Part) -> str:
     """Cache key of a part's tables: a hash of the weights, the relevant parameters and the probing version."""
     options = spec.model_dump(mode="json", include=part.options)
     encoder = model.config.training.encoder
-    for name, there in (("layers", encoder.layers), ("loops", encoder.loops_of(model.config.extent.answer))):
+    for name, last in (("layers", encoder.layers), ("loops", encoder.loops_of(model.config.extent.answer))):
         if name in options:
             # Naming all layers or loops equals naming none, unless there are more loops than are studied by default.
             named = sorted(set(options[name]))
-            every = named == [*range(1, there + 1)] and (name == "layers" or there <= MOST_LOOPS)
-            options[name] = [] if every else named
+            all_named = named == [*range(1, last + 1)] and (name == "layers" or last <= MOST_LOOPS)
+            options[name] = [] if all_named else named
     return hash_of([PROBING_VERSION, model.checkpoint.sha256, options])
 
 
@@ -276,34 +273,31 @@ def probe(
     """
     model = TrainedEncoder.open(folder, spec.checkpoint)
     study = Study(model, spec)
-    place = folder / "probes"
-    mark = place / f"{spec.checkpoint}.json"
-    done = _done(mark, {name: key_of(model, spec, part) for name, part in PARTS.items()})
+    probes, suffix = folder / "probes", f".{spec.checkpoint}.parquet"
+    mark = probes / f"{spec.checkpoint}.json"
+    keys = {name: key_of(model, spec, part) for name, part in PARTS.items()}
+    done = _done(mark, keys)
     if len(done) == len(PARTS):
         return model, True
-    ours = f".{spec.checkpoint}.parquet"
-    for stale in set(place.children()) - {table for part in done.values() for table in part["tables"]}:
-        if stale.endswith(ours):
-            (place / stale).remove()
+    for stale in set(probes.children()) - {table for part in done.values() for table in part["tables"]}:
+        if stale.endswith(suffix):
+            (probes / stale).remove()
+    head = {"checkpoint": spec.checkpoint, "step": model.checkpoint.step}
     for name, part in PARTS.items():
         if name not in done:
             tables: dict[str, str] = {}
             for table, rows in part.make(study).items():
                 if rows:
-                    target = place / f"{table}{ours}"
-                    _write_table(target, spec.checkpoint, rows, model)
+                    target = probes / f"{table}{suffix}"
+                    with target.staged() as path:
+                        pq.write_table(
+                            pa.Table.from_pylist([{**head, **row} for row in rows]), path, compression="zstd"
+                        )
                     tables[target.name] = file_hash(target)
-            done[name] = {"key": key_of(model, spec, part), "tables": tables}
+            done[name] = {"key": keys[name], "tables": tables}
             mark.write(json.dumps(done, indent=2).encode() + b"\n")
         progress(name)
     return model, False
-
-
-def _write_table(target: Location, checkpoint: str, rows: Sequence[dict[str, Any]], model: TrainedEncoder) -> None:
-    """Write a table as Parquet; each row names its checkpoint."""
-    head = {"checkpoint": checkpoint, "step": model.checkpoint.step}
-    with target.staged() as path:
-        pq.write_table(pa.Table.from_pylist([{**head, **row} for row in rows]), path, compression="zstd")
 
 
 def _done(mark: Location, keys: Mapping[str, str]) -> dict[str, dict[str, Any]]:
@@ -315,8 +309,8 @@ def _done(mark: Location, keys: Mapping[str, str]) -> dict[str, dict[str, Any]]:
             for name, part in found.items()
             if part["key"] == keys.get(name)
             and all(
-                (place := mark.parent / table).exists() and file_hash(place) == known
-                for table, known in part["tables"].items()
+                (file := mark.parent / table).exists() and file_hash(file) == expected
+                for table, expected in part["tables"].items()
             )
         }
     except (ValueError, KeyError, TypeError, AttributeError):

@@ -12,7 +12,7 @@ import duckdb
 from storage.datasets.manifest import Dataset, committed, load
 from storage.errors import RunFailure
 from storage.places.place import Location
-from storage.sql.comparison_views import COMPARISON_COLUMNS, COMPARISON_TABLES
+from storage.sql.comparison_views import COMPARISON_COLUMNS, COMPARISON_TABLES, comparison_query
 from storage.sql.database import identifier, let_read, literal, parquet_source, reason
 from storage.sql.meanings import column_comment, in_order, view_comment
 from storage.sql.probe_views import PROBE_COLUMNS, PROBE_TABLES
@@ -210,7 +210,7 @@ def _comparison_views(workspace: Workspace) -> dict[str, list[_Part]]:
         for view, table in COMPARISON_TABLES.items():
             if own := [path for path in found if path.endswith(f"/{table}")]:
                 source = parquet_source(own, options=", hive_partitioning = false")
-                query = f"SELECT {literal(name)} AS comparison, * FROM {source}"
+                query = f"SELECT {literal(name)} AS comparison, * FROM ({comparison_query(view, source)})"
                 views[view].append(_Part(f"comparison {name}", query))
     return views
 

@@ -21,7 +21,7 @@ COMPARISON_MEANINGS = {
     "comparisons": {
         **_RUN,
         "applied": "Whether the unit is on or off during the evaluation; on if there is no unit.",
-        "asked": "Name of the evaluated corpus, of which the test split is used.",
+        "evaluation_corpus": "Name of the evaluated corpus, of which the test split is used.",
         "operator": _OPERATOR,
         "problems": "Number of evaluated problems.",
         "correct": "Number of problems with an exact answer.",
@@ -48,7 +48,7 @@ COMPARISON_MEANINGS = {
     },
 }
 
-_TEXTS = {"comparison", "run", "encoder", "unit", "applied", "asked", "operator"}
+_TEXTS = {"comparison", "run", "encoder", "unit", "applied", "evaluation_corpus", "operator"}
 _NUMBERS = {"seed", "problems", "correct", "parameters", "steps", "step", "problems_seen", "problems_until_goal"}
 
 
@@ -60,3 +60,14 @@ COMPARISON_COLUMNS = {
     view: {column: _type(column) for column in columns} for view, columns in COMPARISON_MEANINGS.items()
 }
 """Column types of each view."""
+
+
+def comparison_query(view: str, source: str) -> str:
+    """The query for the rows of a comparison's table; earlier versions of `comparisons` have the column `asked`."""
+    if view != "comparisons":
+        return f"SELECT * FROM {source}"
+    both = "SELECT NULL::VARCHAR AS evaluation_corpus, NULL::VARCHAR AS asked WHERE false"
+    return (
+        "SELECT * EXCLUDE (asked) REPLACE (coalesce(evaluation_corpus, asked) AS evaluation_corpus) "
+        f"FROM ({both} UNION ALL BY NAME SELECT * FROM {source})"
+    )

@@ -153,7 +153,7 @@ PROBE_MEANINGS = {
 }
 
 _TEXTS = {"run", "checkpoint", "position", "label", "split", "probe", "control", "kind", "symbols", "measure", "symbol"}
-_TEXTS |= {"other", "reads", "role", "experiment", "site", "way", "sha256", "asked", "operator"}
+_TEXTS |= {"other", "reads", "role", "experiment", "site", "way", "sha256", "operator"}
 _NUMBERS = {"step", "loop", "layer", "classes", "examples", "problems", "numbers", "head", "difference", "shift"}
 
 

@@ -81,7 +81,7 @@ class ProbeData:
 
     def rows(self, view: str, columns: str, where: str, *, first: bool = False) -> list[tuple[Any, ...]]:
         """Rows of a view, ordered by all columns; `first` restricts them to the first run."""
-        return self._query(view, f"SELECT {columns} FROM mine WHERE {where} ORDER BY ALL", first=first)
+        return self._query(view, f"SELECT {columns} FROM selected WHERE {where} ORDER BY ALL", first=first)
 
     def values(self, view: str, keys: Sequence[str], where: str = "true", value: str = "value") -> Values:
         """A measure over the runs, grouped by the columns `keys`."""
@@ -91,7 +91,7 @@ class ProbeData:
         rows = self._query(
             view,
             f"SELECT {names}, avg({value}), stddev_samp({value}), count(DISTINCT run), {low}, {high} "
-            f"FROM mine WHERE {where} AND NOT isnan({value}) GROUP BY {names} ORDER BY {names}",
+            f"FROM selected WHERE {where} AND NOT isnan({value}) GROUP BY {names} ORDER BY {names}",
         )
         least = -1.0 if value == "kappa" else 0.0
         return {row[: len(keys)]: _value(least, *row[len(keys) :]) for row in rows}
@@ -109,7 +109,7 @@ class ProbeData:
         column, selected = ("problems", self.series) if view == "probe_series" else ("checkpoint", self.checkpoint)
         values: list[Any] = [list(self.runs[:1] if first else self.runs), selected]
         return self.connection.execute(
-            f"WITH mine AS (SELECT * FROM {view} WHERE list_contains(?, run) AND {column} = ?) {query}", values
+            f"WITH selected AS (SELECT * FROM {view} WHERE list_contains(?, run) AND {column} = ?) {query}", values
         ).fetchall()
 
 

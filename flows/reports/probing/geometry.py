@@ -54,7 +54,6 @@ def symbols_figure(data: ProbeData) -> Figure:
     }
 
     def draw(left: Axes, *planes: Axes) -> None:
-        """Draw the matrix and both planes."""
         left.imshow(matrix, vmin=-1, vmax=1, cmap="RdBu_r")
         left.set(xticks=range(len(names)), yticks=range(len(names)), xticklabels=names, yticklabels=names)
         left.tick_params(labelsize=7)
@@ -98,7 +97,6 @@ def fits_figure(data: ProbeData) -> Figure:
     )
 
     def draw(left: Axes, right: Axes) -> None:
-        """Draw bars of the fits, and the spectrum of the embedding."""
         across = np.arange(len(states))
         for shift, by_state, color, name in ((-0.2, values, INK, "circle"), (0.2, helix, SECOND, "helix")):
             means = [by_state[*state, "trained"] for state in states]
@@ -142,7 +140,6 @@ def numbers_figure(data: ProbeData) -> Figure | None:
     bounds, _ = data.values_by_control("probe_geometry", ["measure"], where, "shuffled_high")
 
     def draw(left: Axes, right: Axes) -> None:
-        """Draw the plane and the fits."""
         numbers = np.array([int(row[0]) for row in points])
         left.scatter([r[1] for r in points], [r[2] for r in points], c=numbers, cmap="viridis", s=10)
         for symbol, x, y, *_ in points:

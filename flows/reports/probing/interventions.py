@@ -52,7 +52,6 @@ def digits_figure(data: ProbeData) -> Figure | None:
     states = sorted({key[1:3] for key in values})
 
     def draw(left: Axes, right: Axes) -> None:
-        """Draw results by shift at the embedding, and by state."""
         for number, (way, (label, color)) in enumerate(_DIGIT_EDITS.items()):
             shifts = {shift: values[way, 0, 0, shift] for shift in range(1, 10) if (way, 0, 0, shift) in values}
             percents = [100 * value.mean for value in shifts.values()]
@@ -137,7 +136,6 @@ def carries_figure(data: ProbeData) -> Figure | None:
     across, height = (4, 2.2) if len(states) < 8 else (2, 3.6)
 
     def draw(*panels: Axes) -> None:
-        """Draw the carry, the copied digit, all changed answers, and the control."""
         for number, (axes, matrix, title) in enumerate(zip(panels, matrices, shown, strict=True)):
             numbered(axes, matrix, 100.0, ".0f", 6)
             mark_states(axes, states)
@@ -176,7 +174,6 @@ def heads_figure(data: ProbeData) -> Figure | None:
     names = [site.removeprefix("head ") if site.startswith("head") else "r" for _, site in values]
 
     def draw(axes: Axes) -> None:
-        """Draw a bar per head."""
         colors = [INK if site.startswith("head") else SECOND for _, site in values]
         bars(axes, range(len(values)), values.values(), 100, color=colors, width=0.7)
         axes.set_xticks(range(len(names)), names, fontsize=7 if len(names) < 40 else 5)

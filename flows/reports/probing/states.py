@@ -73,7 +73,6 @@ def kappas_figure(data: ProbeData) -> Figure | None:
     states = sorted({key[2:] for key in trained})
 
     def draw(left: Axes, right: Axes) -> None:
-        """Draw both maps."""
         for axes, values, title in ((left, trained, "trained"), (right, untrained, "untrained")):
             numbered(axes, matrix_of(values, rows, states), 1.0, ".2f", 6)
             mark_states(axes, states)
@@ -126,7 +125,6 @@ def attention_figure(data: ProbeData) -> Figure | None:
     names.append("uniform, without padding")
 
     def draw(axes: Axes) -> None:
-        """Draw a row per head."""
         numbered(axes, matrix, 1.0, ".0%", 7)
         axes.set_xticks(range(len(roles)), roles, rotation=25, ha="right", fontsize=8)
         axes.set_yticks(range(len(names)), names, fontsize=7)
@@ -184,7 +182,6 @@ def series_figure(data: ProbeData) -> Figure | None:
         return None
 
     def draw(*panels: Axes) -> None:
-        """Draw a panel per kind of measure, with a line per measure and a dotted line for its control."""
         for axes, (title, measures) in zip(panels, _SERIES.items(), strict=True):
             axes.plot(steps, [value.mean for value in matches.values()], color=PALE, linewidth=4, label="exact match")
             labels = {name: label for name, label in measures.items() if any(key[0] == name for key in values)}

@@ -67,22 +67,22 @@ def unit_measures(
         for loop, (reading, size) in enumerate(zip(readings, written, strict=True), 1):
             operation, operands = read_rightly(reading, texts)
             of_loop = {"operation read": operation, "operands read": operands, "written": size}
-            for place in (loop, 0) if loop == len(readings) else (loop,):
-                found |= {(measure, place): values for measure, values in of_loop.items()}
+            for number in (loop, 0) if loop == len(readings) else (loop,):
+                found |= {(measure, number): values for measure, values in of_loop.items()}
         for key, values in found.items():
             shares.setdefault(key, np.full(len(problems), np.nan))[batch.problems] = values
     for (measure, loop), values in shares.items():
         for kind in np.unique(kinds):
             # Some problems run the block in fewer loops than others.
-            mine = (kinds == kind) & ~np.isnan(values)
-            if not mine.any() or (kind == SEVERAL and measure.endswith("read")):
+            chosen = (kinds == kind) & ~np.isnan(values)
+            if not chosen.any() or (kind == SEVERAL and measure.endswith("read")):
                 continue
             if measure == "written":
-                low, high = np.quantile(values[mine], [0.025, 0.975])
+                low, high = np.quantile(values[chosen], [0.025, 0.975])
             else:
-                (low, high), _, _ = exact_match_interval(values[mine] > 0, orders[mine])
-            mean = float(values[mine].mean())
-            yield UnitMeasure(measure, loop, str(kind), int(mine.sum()), mean, float(low), float(high))
+                (low, high), _, _ = exact_match_interval(values[chosen] > 0, orders[chosen])
+            mean = float(values[chosen].mean())
+            yield UnitMeasure(measure, loop, str(kind), int(chosen.sum()), mean, float(low), float(high))
 
 
 def _kinds(problems: Sequence[Problem]) -> NDArray[np.str_]:
@@ -107,8 +107,8 @@ def others(values: Sequence[int], usable: NDArray[np.bool_]) -> NDArray[np.intp]
     lengths = np.array([len(str(abs(value))) for value in values])
     found = np.arange(len(values))
     for length in set(lengths.tolist()):
-        mine = np.flatnonzero((lengths == length) & usable)
-        found[mine] = np.roll(mine, -1)
+        chosen = np.flatnonzero((lengths == length) & usable)
+        found[chosen] = np.roll(chosen, -1)
     return found
 
 
