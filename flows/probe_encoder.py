@@ -11,7 +11,7 @@ from flows.reports.probing.page import write_probing
 from flows.reports.run_page import write_run_page
 from model.config.probing import ProbingSpec
 from model.evaluation.predictor import TrainedEncoder
-from model.probing.over_training import all_known, problems_asked, series
+from model.probing.over_training import series, series_is_cached, series_problems
 from model.probing.study import PARTS, Study, probe
 from model.runs.pretrained import resolve_run
 from model.runs.run_config import load_run, refuse_unlike
@@ -33,19 +33,18 @@ def probe_encoder(request: ProbeRequest) -> dict[str, Any]:
     folder = workspace.comparison(request.name) if request.compare else workspace.run(names[0])
     page = folder / "probes" / "index.html"
     title = request.name if request.compare else names[0]
-    series_problems = problems_asked(spec) if spec.series else 0
-    findings, figures = write_probing(page, workspace, title, names, spec.checkpoint, series_problems)
+    section = write_probing(page, workspace, title, names, spec.checkpoint, series_problems(spec) if spec.series else 0)
     if not request.compare:
         write_run_page(workspace, names[0])
-    for finding in findings:
+    for finding in section.findings:
         say(f"  {finding.text}")
     say(f"report: {page}")
-    show_probing(workspace, f"probing of {title}", figures, page)
+    show_probing(workspace, f"probing of {title}", [(figure.title, figure.picture) for figure in section.figures], page)
     return {
         "runs": names,
         "checkpoint": spec.checkpoint,
         "steps": steps,
-        "findings": [finding._asdict() for finding in findings],
+        "findings": [finding._asdict() for finding in section.findings],
         "page": str(page),
     }
 
@@ -55,7 +54,7 @@ def _probed(workspace: Workspace, name: str, spec: ProbingSpec) -> int:
     folder, began = workspace.run(name), time.monotonic()
     with metered("probe-encoder", f"probe {name}", len(PARTS), "parts") as meter:
         model, up_to_date = probe(folder, spec, lambda part: meter.add(1))
-    if spec.series and not all_known(folder, spec):
+    if spec.series and not series_is_cached(folder, spec):
         up_to_date = False
         series(folder, model, spec)
     step = model.checkpoint.step

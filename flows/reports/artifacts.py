@@ -5,6 +5,7 @@ Only runs of deployments have them; the command line prints its results and writ
 
 import base64
 import os
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any, ParamSpec
@@ -159,21 +160,18 @@ def markdown_table(names: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 def _show_shards(key: str, dataset: Dataset, description: str) -> None:
     """Show one row per split and stratum, because a corpus may have a million shards."""
-    sums: dict[tuple[str, str], list[int]] = {}
+    sums: dict[tuple[str, str], Counter[str]] = {}
     for shard in dataset.shards:
-        totals = sums.setdefault((shard.split, shard.stratum), [0, 0, 0])
-        for position, amount in enumerate((1, shard.rows, shard.bytes)):
-            totals[position] += amount
+        totals = sums.setdefault((shard.split, shard.stratum), Counter())
+        totals.update(shards=1, rows=shard.rows, bytes=shard.bytes)
     table = [
         {
             "split": split,
             "stratum": stratum,
-            "shards": f"{count:,}",
-            "rows": f"{rows:,}",
-            "bytes": f"{size:,}",
-            "bytes a row": f"{size / max(1, rows):.2f}",
+            **{name: f"{total:,}" for name, total in totals.items()},
+            "bytes a row": f"{totals['bytes'] / max(1, totals['rows']):.2f}",
         }
-        for (split, stratum), (count, rows, size) in sums.items()
+        for (split, stratum), totals in sums.items()
     ]
     create_table_artifact(table, key=key, description=description)
 

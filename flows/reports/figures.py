@@ -15,6 +15,7 @@ matplotlib.use("svg")
 matplotlib.rcParams["svg.hashsalt"] = "numerate"
 
 INK, SECOND, PALE = "#3566a8", "#c2571a", "#8888"
+LINES = (INK, SECOND, "#5a9367", "#8a6bb0")
 # Text on bright cells. It is not plain black, which `svg` replaces with the text colour of the page.
 _ON_BRIGHT = "#111111"
 _LABELLED_BARS, _MOST_BARS = 5, 20
@@ -42,7 +43,6 @@ def by_group(groups: Sequence[Group], label: str) -> str:
     low, high = (np.array([100 * group.interval[end] for group in groups]) for end in (0, 1))
 
     def draw(axes: Axes) -> None:
-        """A bar for each group, or a line over the groups."""
         if len(groups) > _MOST_BARS:
             values = [int(group.value) for group in groups]
             axes.fill_between(values, low, high, color=INK, alpha=0.25, linewidth=0)

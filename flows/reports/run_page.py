@@ -71,24 +71,22 @@ def _evaluations(run: Location, config: RunConfig) -> list[Section]:
 
 def _training(connection: duckdb.DuckDBPyConnection, config: RunConfig) -> list[Section]:
     """Training metrics and the learning curve."""
-    facts = connection.execute(
-        "SELECT max(step) AS steps, max(problems) AS problems, arg_max(loss, step) AS loss, "
-        "max(validation_exact_match) AS best, avg(problems_per_second) AS rate, "
-        "100 * sum(data_seconds) / max(seconds) AS waiting, "
-        "min(problems) FILTER (validation_exact_match >= 0.99) AS problems_to_99 "
-        "FROM metrics WHERE run = ?",
-        [config.name],
-    ).fetchone()
-    if not facts or facts[0] is None:
-        return []
-    names = ("steps", "problems", "loss", "best", "rate", "waiting", "problems_to_99")
-    body = rendered(
-        "training.html",
-        config=config,
-        curve=learning_curve(connection, config.name),
-        **dict(zip(names, facts, strict=True)),
+    (facts,) = (
+        connection.sql(
+            "SELECT max(step) AS steps, max(problems) AS problems, arg_max(loss, step) AS loss, "
+            "max(validation_exact_match) AS best, avg(problems_per_second) AS rate, "
+            "100 * sum(data_seconds) / max(seconds) AS waiting, "
+            "min(problems) FILTER (validation_exact_match >= 0.99) AS problems_to_99 "
+            "FROM metrics WHERE run = ?",
+            params=[config.name],
+        )
+        .to_arrow_table()
+        .to_pylist()
     )
-    return [Section("training", "Training", body)]
+    if facts["steps"] is None:
+        return []
+    curve = learning_curve(connection, config.name)
+    return [Section("training", "Training", rendered("training.html", config=config, curve=curve, **facts))]
 
 
 def _inside(workspace: Workspace, name: str) -> list[Section]:

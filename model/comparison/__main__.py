@@ -16,7 +16,6 @@ def main() -> int:
         return 2
 
     def work(stop: Stop) -> int:
-        """Compare, and print the table."""
         spec = ComparingSpec.model_validate(read_parameters(sys.argv[1]) if sys.argv[1:] else {})
         folder = compare(spec, stop)
         if folder is None:

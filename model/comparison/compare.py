@@ -17,7 +17,7 @@ from functools import partial
 from itertools import cycle
 
 from model.comparison.evaluate_run import evaluate_run
-from model.comparison.tables import write_tables
+from model.comparison.tables import results_of, write_tables
 from model.config.comparison import ComparingSpec, Variant
 from model.config.training import TrainingSpec, seed_runs
 from model.runs.metrics import step_seconds
@@ -42,7 +42,9 @@ def compare(spec: ComparingSpec, stop: Callable[[], bool] = lambda: False) -> Lo
     folder = workspace.comparison(spec.name)
     _claim(folder, spec)
     variants = spec.variants()
-    at_once = _at_once(spec, len(variants) * spec.seeds)
+    runs = len(variants) * spec.seeds
+    # By default at most one training per CPU, without a GPU.
+    at_once = min(spec.at_once or room_here(max(2, runs)).at_once, runs)
     steps = _steps(workspace, folder, spec, at_once, stop)
     if stop():
         return None
@@ -64,10 +66,10 @@ def compare(spec: ComparingSpec, stop: Callable[[], bool] = lambda: False) -> Lo
 
 def _claim(folder: Location, spec: ComparingSpec) -> None:
     """Store the parameters; raise `UserError` if a comparison of this name has other parameters."""
-    place = folder / "comparison.json"
-    if not place.exists():
-        place.write(json.dumps(spec.decides(), indent=2).encode() + b"\n")
-    elif json.loads(place.read()) != spec.decides():
+    file = folder / "comparison.json"
+    if not file.exists():
+        file.write(json.dumps(spec.decides(), indent=2).encode() + b"\n")
+    elif json.loads(file.read()) != spec.decides():
         raise UserError(
             f"comparison {spec.name!r} exists with other parameters: choose another name, or delete {folder}"
         )
@@ -84,11 +86,6 @@ def _jobs(
     return [job for seed in zip(*found, strict=True) for job in seed]
 
 
-def _at_once(spec: ComparingSpec, jobs: int) -> int:
-    """Number of parallel trainings; by default at most one per CPU, without a GPU."""
-    return min(spec.at_once or room_here(max(2, jobs)).at_once, jobs)
-
-
 def _train(
     jobs: Sequence[TrainingJob], train_one: TrainOne, at_once: int, stop: Callable[[], bool]
 ) -> list[TrainingResult]:
@@ -96,7 +93,6 @@ def _train(
     began, reported = time.monotonic(), dict[str, int]()
 
     def report(progress: Mapping[str, Progress]) -> None:
-        """Print a run after each tenth of its steps."""
         for name, now in progress.items():
             if (tenth := 10 * now.step // now.steps) > reported.get(name, 0):
                 reported[name] = tenth
@@ -109,15 +105,15 @@ def _steps(
     workspace: Workspace, folder: Location, spec: ComparingSpec, at_once: int, stop: Callable[[], bool]
 ) -> dict[Variant, int]:
     """Number of steps of each variant that fit the time, cached or measured."""
-    place, variants = folder / "steps.json", spec.variants()
-    if not place.exists():
+    file, variants = folder / "steps.json", spec.variants()
+    if not file.exists():
         seconds = _timed(workspace, spec, at_once, stop)
         if stop():
             return {}
         steps = {"/".join(key): max(1, round(spec.seconds / seconds[key])) for key in variants}
-        place.write(json.dumps(steps, indent=2).encode() + b"\n")
-    known = json.loads(place.read())
-    return {key: known["/".join(key)] for key in variants}
+        file.write(json.dumps(steps, indent=2).encode() + b"\n")
+    steps = json.loads(file.read())
+    return {key: steps["/".join(key)] for key in variants}
 
 
 def _timed(workspace: Workspace, spec: ComparingSpec, at_once: int, stop: Callable[[], bool]) -> dict[Variant, float]:
@@ -146,11 +142,9 @@ def _train_a_while(seconds: float, job: TrainingJob, seat: Seat) -> TrainingResu
     begun: list[float] = []
 
     def report(now: Progress) -> None:
-        """Record the time of a progress report."""
         begun.append(time.monotonic())
 
     def stop() -> bool:
-        """Whether the time is up."""
         return seat.stop() or (bool(begun) and time.monotonic() > begun[0] + seconds)
 
     return in_a_process(job, replace(seat, stop=stop, report=report))
@@ -162,8 +156,7 @@ def _evaluate(
     """Evaluate the runs without results, in parallel processes; each writes its rows as JSON."""
     left = []
     for job in jobs:
-        target = folder / "asked" / f"{job.config.name}.json"
-        if not target.exists():
+        if not (target := results_of(folder, job.config.name)).exists():
             left.append((job.run, target, workspace, spec.corpora, spec.problems, spec.curve_problems))
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(at_once, max(1, len(left))), mp_context=context) as pool:

@@ -1,12 +1,12 @@
 """Evaluates a run by kind of problem, with its symbolic unit on and off, and measures what the unit reads."""
 
 import json
-from collections import defaultdict
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
-from numpy.typing import NDArray
 
 from model.config.evaluation import ONE_PASS, Decoding, EvaluationSpec
 from model.evaluation.decoding import spell
@@ -21,6 +21,7 @@ from storage.places.place import Location
 from storage.workspace import Workspace
 
 _SEVERAL = "brackets"
+_READ = ("operation_read", "operands_read")
 
 
 def evaluate_run(
@@ -39,9 +40,8 @@ def evaluate_run(
     for name in corpora:
         batches = _problems(model, workspace, name, limit)
         for unit in ("on", "off") if encoder.unit else ("on",):
-            found = _by_operator(model, batches, Decoding(unit=unit))
-            place = {"asked": name, "applied": unit}
-            rows += [{**place, "operator": operator, **counts} for operator, counts in found.items()]
+            head = {"evaluation_corpus": name, "applied": unit}
+            rows += [{**head, **row} for row in _by_operator(model, batches, Decoding(unit=unit))]
     about = {
         "run": config.name,
         "seed": config.training.seed,
@@ -72,44 +72,44 @@ def _curve(model: TrainedEncoder, checkpoints: Checkpoints, batches: list[Proble
     found = []
     for entry in checkpoints.index().entries:
         restore(checkpoints.load(entry, model.config), model.encoder)
-        for operator, counts in _by_operator(model, batches, ONE_PASS).items():
-            found.append({"step": entry.step, "operator": operator, "exact_match": counts["exact_match"]})
+        for row in _by_operator(model, batches, ONE_PASS):
+            found.append({"step": entry.step, "operator": row["operator"], "exact_match": row["exact_match"]})
     return found
 
 
-def _by_operator(model: TrainedEncoder, batches: list[ProblemBatch], decoding: Decoding) -> dict[str, dict[str, Any]]:
-    """Results by operator, with one group for problems of several operators; see `_counts`."""
-    found: dict[str, list[NDArray[np.float64]]] = defaultdict(list)
+def _by_operator(model: TrainedEncoder, batches: list[ProblemBatch], decoding: Decoding) -> list[dict[str, Any]]:
+    """Results by operator, with one group for problems of several operators: counts, and what the unit reads.
+
+    The shares of operations and operands that the unit reads correctly are None for problems of several operators, and
+    without a unit or with the unit off.
+    """
+    tables = []
     for batch in batches:
         with readings_of(model.encoder) as readings:
             filled = model.fill(batch.rows, batch.slots, decoding)
-        right = right_answers(spell(filled.ids, model.tokenizer), batch)
-        values = np.column_stack([right.astype(np.float64), _read(model, readings, batch)])
-        operators = np.array(batch.facts.column("operators").to_pylist())
-        for operator in np.unique(names := np.where(np.char.str_len(operators) == 1, operators, _SEVERAL)):
-            found[str(operator)].append(values[names == operator])
-    return {kind: _counts(np.concatenate(parts), kind, decoding) for kind, parts in sorted(found.items())}
+        operators = batch.facts.column("operators").combine_chunks()
+        is_one = pc.equal(pc.utf8_length(operators), 1)
+        read = [pc.if_else(is_one, values, None) for values in _read(model, readings, batch)]
+        columns = {
+            "operator": pc.if_else(is_one, operators, _SEVERAL),
+            "correct": right_answers(spell(filled.ids, model.tokenizer), batch),
+            **dict(zip(_READ, read, strict=True)),
+        }
+        tables.append(pa.table(columns))
+    shares = [("correct", "mean"), *((name, "mean") for name in _READ)]
+    groups = pa.concat_tables(tables).group_by("operator").aggregate([([], "count_all"), ("correct", "sum"), *shares])
+    names = {"count_all": "problems", "correct_sum": "correct", "correct_mean": "exact_match"}
+    names |= {f"{name}_mean": name for name in _READ}
+    return groups.sort_by("operator").rename_columns(names).to_pylist()
 
 
-def _counts(values: NDArray[np.float64], operator: str, decoding: Decoding) -> dict[str, Any]:
-    """Counts of `values` [n, 3]: correct answers, and the shares of operations and operands that were read correctly.
+def _read(model: TrainedEncoder, readings: list[Reading], batch: ProblemBatch) -> Sequence[pa.Array]:
+    """Whether the unit reads the operation and both operands of each problem correctly in the last loop, [n] each.
 
-    The shares are given only for problems of one operator, with the unit on.
-    """
-    read = {}
-    if operator != _SEVERAL and decoding.unit == "on" and not np.isnan(values[:, 1:]).any():
-        read = {"operation_read": float(values[:, 1].mean()), "operands_read": float(values[:, 2].mean())}
-    correct = int(values[:, 0].sum())
-    return {"problems": len(values), "correct": correct, "exact_match": correct / len(values), **read}
-
-
-def _read(model: TrainedEncoder, readings: list[Reading], batch: ProblemBatch) -> NDArray[np.float64]:
-    """Whether the operation and both operands of each problem were read correctly in the last loop, [n, 2].
-
-    NaN if there is no unit or it is off.
+    Null if there is no unit or it is off.
     """
     if not readings:
-        return np.full((len(batch.rows), 2), np.nan)
+        return [pa.nulls(len(batch.rows), pa.bool_())] * 2
     loops = model.encoder.config.loops_of(batch.slots)
     last = together(readings[loops - 1 :: loops])
-    return np.stack(correct_readings(last, batch.facts.column("problem").to_pylist()), 1).astype(np.float64)
+    return [pa.array(values) for values in correct_readings(last, batch.facts.column("problem").to_pylist())]

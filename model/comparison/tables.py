@@ -33,24 +33,26 @@ def write_tables(workspace: Workspace, folder: Location, names: dict[str, str], 
     rows: list[Row] = []
     curves: list[Row] = []
     for run, encoder in names.items():
-        if not (place := folder / "asked" / f"{run}.json").exists():
+        if not (results := results_of(folder, run)).exists():
             continue
-        found = json.loads(place.read())
+        found = json.loads(results.read())
         metrics = read_metrics(workspace.run(run) / "metrics")
         problems, seconds = (metrics.column(name)[-1].as_py() for name in ("problems", "seconds"))
         seen = {"problems_seen": problems, "seconds": seconds, "rows_per_second": problems / seconds}
         about = {**found["about"], "encoder": encoder}
-        each = problems // about["steps"]
-        curve = [{**about, **point, "problems_seen": point["step"] * each} for point in found["curve"]]
+        per_step = problems // about["steps"]
+        curve = [{**about, **point, "problems_seen": point["step"] * per_step} for point in found["curve"]]
         reached: dict[str, int] = {}
         for point in curve:
             if point["exact_match"] >= goal:
                 reached.setdefault(point["operator"], point["problems_seen"])
         curves += curve
         for row in found["rows"]:
-            own = row["asked"] == corpus and row["applied"] == "on"
-            until = reached.get(row["operator"]) if own else None
-            rows.append({**about, **seen, **row, "goal": goal, "problems_until_goal": until})
+            # Earlier versions wrote `asked`.
+            evaluated = row.pop("asked", None) or row["evaluation_corpus"]
+            until = reached.get(row["operator"]) if (evaluated, row["applied"]) == (corpus, "on") else None
+            own = {"evaluation_corpus": evaluated, "goal": goal, "problems_until_goal": until}
+            rows.append({**about, **seen, **row, **own})
     for view, file, found in (
         ("comparisons", "table.parquet", rows),
         ("comparison_curves", "curves.parquet", curves),
@@ -58,6 +60,12 @@ def write_tables(workspace: Workspace, folder: Location, names: dict[str, str], 
         with (folder / file).staged() as path:
             pq.write_table(pa.Table.from_pylist(found, _schema(view)), path, compression="zstd")
     (folder / "table.md").write(page(rows, corpus, goal).encode())
+
+
+def results_of(folder: Location, run: str) -> Location:
+    """Path of a run's results in the folder of a comparison, as JSON; earlier versions wrote them to `asked`."""
+    earlier = folder / "asked" / f"{run}.json"
+    return earlier if earlier.exists() else folder / "results" / f"{run}.json"
 
 
 def _schema(view: str) -> pa.Schema:
@@ -68,14 +76,14 @@ def _schema(view: str) -> pa.Schema:
 
 def page(rows: list[Row], corpus: str, goal: float) -> str:
     """All tables in Markdown: summary over seeds, results per seed, unit readings; `corpus` is the training corpus."""
-    corpora = list(dict.fromkeys(row["asked"] for row in rows))
-    found = {(row["asked"], row["operator"]) for row in rows}
+    corpora = list(dict.fromkeys(row["evaluation_corpus"] for row in rows))
+    found = {(row["evaluation_corpus"], row["operator"]) for row in rows}
     columns = sorted(found, key=lambda column: (corpora.index(column[0]), order_of(column[1])))
     own = [column for column in columns if column[0] == corpus]
     kinds: dict[Kind, dict[int, Figures]] = {}
     for row in rows:
         seeds = kinds.setdefault((row["encoder"], row["unit"], row["applied"]), {})
-        seeds.setdefault(row["seed"], {})[row["asked"], row["operator"]] = row
+        seeds.setdefault(row["seed"], {})[row["evaluation_corpus"], row["operator"]] = row
     heads = [" ".join(column).replace("*", "×") for column in columns]
     heads += [f"problems until {goal:.0%} {operator}".replace("*", "×") for _, operator in own]
     over = [_over_seeds(kind, list(seeds.values()), columns, own) for kind, seeds in kinds.items()]
@@ -91,7 +99,7 @@ def page(rows: list[Row], corpus: str, goal: float) -> str:
             "",
             *_table(["encoder", "unit", "seed", *heads, *more], each),
             "",
-            *_what_is_read(rows),
+            *_readings(rows),
         ]
     )
 
@@ -116,14 +124,13 @@ def _one_seed(kind: Kind, seed: Figures, columns: list[Column], own: list[Column
     return [encoder, named(unit, applied), str(run["seed"]), *cells, *map(_count, counts)]
 
 
-def _what_is_read(rows: list[Row]) -> list[str]:
+def _readings(rows: list[Row]) -> list[str]:
     """Table of the units' readings on problems of one operator; empty if there are no units."""
     found: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
         if row.get("operation_read") is not None:
-            found.setdefault((row["encoder"], row["unit"], row["asked"], row["operator"].replace("*", "×")), []).append(
-                row
-            )
+            key = row["encoder"], row["unit"], row["evaluation_corpus"], row["operator"].replace("*", "×")
+            found.setdefault(key, []).append(row)
     if not found:
         return []
     table = [

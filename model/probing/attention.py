@@ -38,20 +38,19 @@ def attended(encoder: Encoder, problems: Sequence[Problem], batches: Sequence[Ba
     counted = 0
     even: NDArray[np.float64] = np.zeros(len(ROLES))
     for batch in batches:
-        parts, scored = _parts(problems, batch)
-        spread = parts[scored]
-        counts = np.stack([(spread == role).sum(1) for role in range(len(ROLES))], 1)
+        roles, offsets, scored = _roles_and_offsets(problems, batch)
+        roles, offsets = roles[scored], offsets[scored]
+        counts = np.stack([(roles == role).sum(1) for role in range(len(ROLES))], 1)
         counts[:, ROLES.index("padding")] = 0
         even += (counts / counts.sum(1, keepdims=True)).sum(0)
-        counted += len(spread)
-        offsets = _offsets(problems, batch)[scored]
-        with attention_recorded(encoder) as seen:
+        counted += len(roles)
+        with attention_recorded(encoder) as recorded_weights:
             logits_of(encoder, ids_of(encoder, batch.rows), batch.layout.answer)
-        for state, weights in seen:
+        for state, weights in recorded_weights:
             for head in range(weights.shape[1]):
                 # Selects the slots' rows, because all tokens are queries here.
                 own = weights[:, head].float().cpu().numpy()[:, -batch.layout.answer :][scored]
-                both = [np.where(spread == role, own, 0).sum() for role in range(len(ROLES))]
+                both = [np.where(roles == role, own, 0).sum() for role in range(len(ROLES))]
                 both += [np.where(offsets == offset, own, 0).sum() for offset in range(-REACH, REACH + 1)]
                 sums[state, head] = sums.get((state, head), 0.0) + np.array(both)
     for (state, head), total in sums.items():
@@ -59,38 +58,33 @@ def attended(encoder: Encoder, problems: Sequence[Problem], batches: Sequence[Ba
         yield Attended(state, head, mean[: len(ROLES)], mean[len(ROLES) :], even / counted)
 
 
-def _parts(problems: Sequence[Problem], batch: Batch) -> tuple[NDArray[np.int8], NDArray[np.bool_]]:
-    """The role of each token for each slot, [n, slots, width], and which slots hold a digit, [n, slots]."""
+def _roles_and_offsets(
+    problems: Sequence[Problem], batch: Batch
+) -> tuple[NDArray[np.int8], NDArray[np.int64], NDArray[np.bool_]]:
+    """The role and the offset of each token for each slot, and which slots hold a digit.
+
+    Both arrays are [n, slots, width], and the last one is [n, slots]. The offset is the place value of an operand's
+    token minus that of the slot, clipped to ±REACH, and 2 · REACH for other tokens.
+    """
     slots, width = batch.layout.answer, batch.layout.width
-    parts = np.full((len(batch.rows), slots, width), ROLES.index("padding"), np.int8)
+    roles = np.full((len(batch.rows), slots, width), ROLES.index("padding"), np.int8)
+    offsets = np.full(roles.shape, 2 * REACH)
     scored = np.zeros((len(batch.rows), slots), np.bool_)
-    own = np.arange(slots - 1, -1, -1)
+    slot_places = np.arange(slots - 1, -1, -1)
     for row, number in enumerate(batch.problems.tolist()):
-        tokens = problems[number].tokens
-        for column, token in enumerate(tokens, batch.layout.problem - len(tokens)):
-            parts[row, :, column] = ROLES.index("bracket" if token.text in "()" else "operator")
+        problem = problems[number]
+        for column, token in enumerate(problem.tokens, batch.layout.problem - len(problem.tokens)):
+            roles[row, :, column] = ROLES.index("bracket" if token.text in "()" else "operator")
             if token.number >= 0:
-                parts[row, :, column] = ROLES.index("other columns")
-                parts[row, own == token.place, column] = ROLES.index("same column")
-                parts[row, own - 1 == token.place, column] = ROLES.index("next lower column")
-        digits = -(-len(str(abs(problems[number].value))) // problems[number].group)
-        scored[row, slots - digits :] = True
-    parts[:, :, batch.layout.problem] = ROLES.index("equals")
-    parts[:, :, -slots:] = ROLES.index("other slots")
+                offsets[row, :, column] = np.clip(token.place - slot_places, -REACH, REACH)
+        scored[row, slots - problem.answer_length :] = True
+    roles[offsets <= REACH] = ROLES.index("other columns")
+    roles[offsets == 0] = ROLES.index("same column")
+    roles[offsets == -1] = ROLES.index("next lower column")
+    roles[:, :, batch.layout.problem] = ROLES.index("equals")
+    roles[:, :, -slots:] = ROLES.index("other slots")
     for slot in range(slots):
-        parts[:, slot, batch.layout.problem + 1 + slot] = ROLES.index("its own slot")
+        roles[:, slot, batch.layout.problem + 1 + slot] = ROLES.index("its own slot")
         if slot + 1 < slots:
-            parts[:, slot, batch.layout.problem + 2 + slot] = ROLES.index("next lower slot")
-    return parts, scored
-
-
-def _offsets(problems: Sequence[Problem], batch: Batch) -> NDArray[np.int64]:
-    """Place value of each operand token minus the slot's, clipped to ±REACH, [n, slots, width]; 2 · REACH otherwise."""
-    own = np.arange(batch.layout.answer - 1, -1, -1)
-    found = np.full((len(batch.rows), batch.layout.answer, batch.layout.width), 2 * REACH)
-    for row, number in enumerate(batch.problems.tolist()):
-        tokens = problems[number].tokens
-        for column, token in enumerate(tokens, batch.layout.problem - len(tokens)):
-            if token.number >= 0:
-                found[row, :, column] = np.clip(token.place - own, -REACH, REACH)
-    return found
+            roles[:, slot, batch.layout.problem + 2 + slot] = ROLES.index("next lower slot")
+    return roles, offsets, scored

@@ -48,15 +48,6 @@ def circle(numbers: NDArray[np.integer], period: int) -> NDArray[np.float64]:
     return np.stack([np.cos(angle), np.sin(angle)], axis=1)
 
 
-def explained(table: Table, basis: NDArray[np.float64]) -> float:
-    """Share of the variance of a table [n, d] explained by least squares on a basis [n, k]; 0 without variance."""
-    centred = table - table.mean(0)
-    total = (centred**2).sum()
-    if not total:
-        return 0.0
-    return float(((_projector(basis) @ centred) ** 2).sum() / total)
-
-
 def measures(table: Table, seed: int = 0) -> list[Measure]:
     """Each fit of a table [n, d], with the same fit of its rows in random orders."""
     centred = table - table.mean(0)
@@ -92,13 +83,12 @@ def cosines(table: Table) -> NDArray[np.float64]:
     return (centred / length) @ (centred / length).T
 
 
-def components(table: Table, count: int = 3) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Coordinates on the first principal components [n, count], and the share of variance of each [count]."""
+def components(table: Table) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Coordinates on the first three principal components [n, 3], and the share of variance of each [3]."""
     left, singular, _ = np.linalg.svd(table - table.mean(0), full_matrices=False)
     shares = singular**2 / max((singular**2).sum(), 1e-300)
-    points = np.zeros((len(table), count))
-    points[:, : min(count, len(singular))] = (left * singular)[:, :count]
-    return points, np.pad(shares[:count], (0, max(0, count - len(shares))))
+    missing = max(0, 3 - len(singular))
+    return np.pad((left * singular)[:, :3], ((0, 0), (0, missing))), np.pad(shares[:3], (0, missing))
 
 
 def means_by(

@@ -5,7 +5,8 @@ output of layer l in the r-th run of the block.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -64,30 +65,21 @@ def recorded(encoder: Encoder, wanted: Sequence[State]) -> Iterator[dict[State, 
     found: dict[State, Tensor] = {}
     calls = [0] * len(encoder.layers)
 
-    def embedded(_: nn.Module, arguments: tuple[Any, ...]) -> None:
-        """Stores the input of the first layer in the first loop."""
+    def keep_input(layer: nn.Module, arguments: tuple[Any, ...]) -> None:
         if not calls[0] and EMBEDDED in wanted:
             found[EMBEDDED] = arguments[0]
 
-    def after(number: int) -> Callable[..., None]:
-        """Hook that stores the outputs of a layer."""
+    def keep_output(number: int, layer: nn.Module, arguments: Any, output: Tensor) -> None:
+        calls[number] += 1
+        state = State(calls[number], number + 1)
+        if state in wanted:
+            found[state] = output
 
-        def keep(module: nn.Module, arguments: Any, output: Tensor) -> None:
-            """Called once per run of the block."""
-            calls[number] += 1
-            state = State(calls[number], number + 1)
-            if state in wanted:
-                found[state] = output
-
-        return keep
-
-    handles = [encoder.layers[0].register_forward_pre_hook(embedded)]
-    handles += [layer.register_forward_hook(after(number)) for number, layer in enumerate(encoder.layers)]
-    try:
+    with ExitStack() as hooks:
+        hooks.enter_context(encoder.layers[0].register_forward_pre_hook(keep_input))
+        for number, layer in enumerate(encoder.layers):
+            hooks.enter_context(layer.register_forward_hook(partial(keep_output, number)))
         yield found
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager
@@ -98,52 +90,43 @@ def edited(encoder: Encoder, state: State, edit: Edit) -> Iterator[None]:
     with another layer means that layer's states in every loop.
     """
     if state == EMBEDDED:
-        handles = [encoder.tokens.register_forward_hook(lambda module, arguments, output: edit(output, 0))]
-    else:
-        calls = [0]
+        with encoder.tokens.register_forward_hook(lambda module, arguments, output: edit(output, 0)):
+            yield
+        return
+    loop = 0
 
-        def begins(module: nn.Module, arguments: Any) -> None:
-            """Resets the loop counter at the start of a pass."""
-            calls[0] = 0
+    def begin(module: nn.Module, arguments: Any) -> None:
+        nonlocal loop
+        loop = 0
 
-        def change(module: nn.Module, arguments: Any, output: Tensor) -> Tensor | None:
-            """Edits the layer's output in the selected loops."""
-            calls[0] += 1
-            return edit(output, calls[0]) if state.loop in (0, calls[0]) else None
+    def change(module: nn.Module, arguments: Any, output: Tensor) -> Tensor | None:
+        nonlocal loop
+        loop += 1
+        return edit(output, loop) if state.loop in (0, loop) else None
 
-        handles = [
-            encoder.register_forward_pre_hook(begins),
-            encoder.layers[state.layer - 1].register_forward_hook(change),
-        ]
-    try:
+    with (
+        encoder.register_forward_pre_hook(begin),
+        encoder.layers[state.layer - 1].register_forward_hook(change),
+    ):
         yield
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager
-def replayed(encoder: Encoder, seen: Mapping[State, Tensor], until: State) -> Iterator[None]:
-    """In the forward pass in this block, layers up to the state `until` return the recorded states in `seen`.
+def replayed(encoder: Encoder, hidden: Mapping[State, Tensor], until: State) -> Iterator[None]:
+    """In the forward pass in this block, layers up to the state `until` return the recorded states in `hidden`.
 
     States before an edit do not change, so they need not be computed again.
     """
     calls = [0] * len(encoder.layers)
 
-    def giving(number: int, compute: Callable[..., Tensor]) -> Callable[..., Tensor]:
-        """Replacement for a layer's forward function."""
-
-        def give(*arguments: Any) -> Tensor:
-            """Returns the recorded or the computed state of the next loop."""
-            calls[number] += 1
-            state = State(calls[number], number + 1)
-            return seen[state] if state <= until else compute(*arguments)
-
-        return give
+    def replay(number: int, compute: Callable[..., Tensor], *arguments: Any) -> Tensor:
+        calls[number] += 1
+        state = State(calls[number], number + 1)
+        return hidden[state] if state <= until else compute(*arguments)
 
     for number, layer in enumerate(encoder.layers):
         # Hooks are still called.
-        layer.forward = giving(number, layer.forward)
+        layer.forward = partial(replay, number, layer.forward)
     try:
         yield
     finally:
@@ -156,39 +139,25 @@ def attention_recorded(encoder: Encoder) -> Iterator[list[tuple[State, Tensor]]]
     """Collects the attention weights [n, heads, queries, keys] of all layers and loops in this block's forward pass."""
     found: list[tuple[State, Tensor]] = []
 
-    def before(number: int) -> Callable[..., None]:
-        """Hook that recomputes a layer's attention weights from its input."""
+    def keep(layer: int, attention: SelfAttention, arguments: tuple[Any, ...]) -> None:
+        """Computes the weights of the next loop again, because the layer does not return them."""
+        hidden, bias, last, sharpness = arguments
+        mixed = attention.queries_keys_values(hidden).unflatten(-1, (3, attention.heads, -1))
+        queries, keys, _ = mixed.permute(2, 0, 3, 1, 4)
+        scores = queries[:, :, -last:] @ keys.transpose(-1, -2) * (attention.scale * sharpness) + bias
+        loop = 1 + sum(state.layer == layer for state, _ in found)
+        found.append((State(loop, layer), scores.softmax(-1)))
 
-        def keep(module: nn.Module, arguments: tuple[Any, ...]) -> None:
-            """Called once per run of the block."""
-            assert isinstance(module, SelfAttention)
-            loop = 1 + sum(state.layer == number + 1 for state, _ in found)
-            found.append((State(loop, number + 1), attention_weights(module, *arguments)))
-
-        return keep
-
-    handles = [
-        attention.register_forward_pre_hook(before(number)) for number, attention in enumerate(attentions_of(encoder))
-    ]
-    try:
+    with ExitStack() as hooks:
+        for layer, attention in enumerate(attentions_of(encoder), 1):
+            hooks.enter_context(attention.register_forward_pre_hook(partial(keep, layer)))
         yield found
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def attentions_of(encoder: Encoder) -> list[SelfAttention]:
     """The attention module of each layer."""
     found = [layer.get_submodule("attention") for layer in encoder.layers]
     return [attention for attention in found if isinstance(attention, SelfAttention)]
-
-
-def attention_weights(attention: SelfAttention, hidden: Tensor, bias: Tensor, last: int, sharpness: float) -> Tensor:
-    """Attention weights [n, heads, last, width] of `attention`, from the arguments of its forward function."""
-    mixed = attention.queries_keys_values(hidden).unflatten(-1, (3, attention.heads, -1))
-    queries, keys, _ = mixed.permute(2, 0, 3, 1, 4)
-    scores = queries[:, :, -last:] @ keys.transpose(-1, -2) * (attention.scale * sharpness) + bias
-    return scores.softmax(-1)
 
 
 def logits_of(encoder: Encoder, ids: Tensor, slots: int) -> Tensor:

@@ -61,13 +61,13 @@ def resamples(problems: NDArray[np.intp], numbers: NDArray[np.int64], seed: int 
     return Samples(weights, items)
 
 
-def kappa_of(truth: NDArray[np.int64], said: NDArray[np.int64], samples: Samples) -> Kappa:
-    """κ of predictions `said` [m], with a bootstrap interval.
+def kappa_of(truth: NDArray[np.int64], predicted: NDArray[np.int64], samples: Samples) -> Kappa:
+    """κ of predictions [m], with a bootstrap interval.
 
     If almost all predictions are correct, the samples hardly differ. So the lower end is at most that of the exact
     binomial interval (Clopper and Pearson, 1934) for no errors in as many trials as there are resampled items.
     """
-    classes, both = np.unique(np.concatenate([truth, said]), return_inverse=True)
+    classes, both = np.unique(np.concatenate([truth, predicted]), return_inverse=True)
     count = len(classes)
     cells = both[: len(truth)] * count + both[len(truth) :]
     counted = np.stack([np.bincount(cells, each, count**2) for each in (np.ones(len(cells)), *samples.weights)])

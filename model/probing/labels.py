@@ -3,7 +3,10 @@
 These pure functions are the only source of probe labels and do not depend on a model.
 """
 
+import ast
+import operator
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -14,6 +17,11 @@ OPERATORS = "+-*"
 NOTHING = 3
 """Operator code of a number without an operator before it."""
 
+_OPERATIONS: dict[type[ast.operator], Callable[[int, int], int]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+}
 _LINEAR = re.compile(r"-?[0-9]+(?:[+-][0-9]+)*")
 _PRODUCT = re.compile(r"[0-9]+\*[0-9]+")
 _LEXEMES = re.compile(r"[0-9]+|[-+*()]")
@@ -56,19 +64,19 @@ class Problem:
     def tokens(self) -> tuple[Token, ...]:
         """The tokens, from left to right."""
         found: list[Token] = []
-        numbers = [len(right_groups(number, self.group)) for number in re.findall(r"[0-9]+", self.text)]
-        current, left, depth = -1, 0, 0
-        for text in right_groups(self.text, self.group):
-            if text.isdigit():
-                if not left:
-                    current += 1
-                    left = numbers[current]
-                left -= 1
-                found.append(Token(text, current, left, depth))
-                continue
-            depth += text == "("
-            found.append(Token(text, -1, -1, depth))
-            depth -= text == ")"
+        number, depth = -1, 0
+        for lexeme in _LEXEMES.findall(self.text):
+            if lexeme.isdigit():
+                number += 1
+                groups = right_groups(lexeme, self.group)
+                found += [
+                    Token(text, number, place, depth)
+                    for place, text in zip(range(len(groups))[::-1], groups, strict=True)
+                ]
+            else:
+                depth += lexeme == "("
+                found.append(Token(lexeme, -1, -1, depth))
+                depth -= lexeme == ")"
         return tuple(found)
 
     @cached_property
@@ -76,10 +84,20 @@ class Problem:
         """The operands, from left to right."""
         return tuple(int(number) for number in re.findall(r"[0-9]+", self.text))
 
+    @property
+    def longest(self) -> int:
+        """Digits of the longest operand."""
+        return max(len(str(number)) for number in self.numbers)
+
     @cached_property
     def value(self) -> int:
         """The exact answer; raises `ValueError` if the text is not a problem."""
         return value_of(self.text)
+
+    @property
+    def answer_length(self) -> int:
+        """Tokens of the answer, without its sign."""
+        return -(-len(str(abs(self.value))) // self.group)
 
     @cached_property
     def depth(self) -> int:
@@ -129,30 +147,39 @@ class Problem:
 
 def value_of(text: str) -> int:
     """The exact value of a problem with numbers, + - * and brackets; raises `ValueError` for any other text."""
-    lexemes = [*_LEXEMES.findall(text), ""]
-    if "".join(lexemes) != text:
-        raise ValueError(f"{text!r} is not a problem")
-    value, rest = _sum(lexemes)
-    if rest != [""]:
-        raise ValueError(f"{text!r} is not a problem")
-    return value
+    try:
+        if _LEXEMES.sub("", text):
+            raise ValueError("there are other characters")
+        return _value(ast.parse(text, mode="eval").body)
+    except (ValueError, SyntaxError) as error:
+        raise ValueError(f"{text!r} is not a problem") from error
+
+
+def _value(node: ast.expr) -> int:
+    match node:
+        case ast.Constant(value=int(value)):
+            return value
+        case ast.UnaryOp(op=ast.USub(), operand=operand):
+            return -_value(operand)
+        case ast.BinOp(left=left, op=ast.Add() | ast.Sub() | ast.Mult() as operation, right=right):
+            return _OPERATIONS[type(operation)](_value(left), _value(right))
+    raise ValueError(f"{type(node).__name__} is not an operation of a problem")
 
 
 def operand_labels(problem: Problem, token: int) -> dict[str, int]:
     """Labels of an operand's token; labels that do not apply are omitted."""
-    found = problem.tokens[token]
-    number = problem.numbers[found.number]
-    labels = {"digit": int(found.text), **_whole(number, found.place), "operator": problem.operators[found.number]}
-    return {**labels, **_column_labels(problem, found.place), "depth": found.depth}
+    text, number, place, depth = problem.tokens[token]
+    labels = {"digit": int(text), **_number_labels(problem.numbers[number], place)}
+    return {**labels, "operator": problem.operators[number], **_column_labels(problem, place), "depth": depth}
 
 
 def operator_labels(problem: Problem, token: int) -> dict[str, int]:
     """Labels of an operator's token, including the next number modulo 10 and the answer's sign."""
     found = problem.tokens[token]
-    behind = next(later.number for later in problem.tokens[token:] if later.number >= 0)
+    following = next(later.number for later in problem.tokens[token:] if later.number >= 0)
     return {
         "operator": OPERATORS.index(found.text),
-        "mod 10": problem.numbers[behind] % 10,
+        "mod 10": problem.numbers[following] % 10,
         "sign": int(problem.value < 0),
         "depth": found.depth,
     }
@@ -161,12 +188,12 @@ def operator_labels(problem: Problem, token: int) -> dict[str, int]:
 def answer_labels(problem: Problem, place: int) -> dict[str, int]:
     """Labels of the answer's slot at a position, 0 for the units, and of the whole answer."""
     value, base = abs(problem.value), 10**problem.group
-    labels = {"digit": value // base**place % base, **_whole(value, place), "sign": int(problem.value < 0)}
+    labels = {"digit": value // base**place % base, **_number_labels(value, place), "sign": int(problem.value < 0)}
     first = next((operator for operator in problem.operators if operator != NOTHING), NOTHING)
     return {**labels, "operator": first, **_column_labels(problem, place), "depth": problem.depth}
 
 
-def _whole(number: int, place: int) -> dict[str, int]:
+def _number_labels(number: int, place: int) -> dict[str, int]:
     """Labels of a whole number at its token `place`; without residues at the units, whose digit contains them."""
     residues = {"parity": number % 2, "mod 5": number % 5, "mod 10": number % 10} if place else {}
     return {**residues, "magnitude": len(str(number))}
@@ -182,33 +209,3 @@ def _column_labels(problem: Problem, place: int) -> dict[str, int]:
         "column sum": column.total,
         "running sum": column.running,
     }
-
-
-def _sum(lexemes: list[str]) -> tuple[int, list[str]]:
-    value, rest = _product(lexemes)
-    while rest[0] in ("+", "-"):
-        other, behind = _product(rest[1:])
-        value, rest = (value + other if rest[0] == "+" else value - other), behind
-    return value, rest
-
-
-def _product(lexemes: list[str]) -> tuple[int, list[str]]:
-    value, rest = _factor(lexemes)
-    while rest[0] == "*":
-        other, rest = _factor(rest[1:])
-        value *= other
-    return value, rest
-
-
-def _factor(lexemes: list[str]) -> tuple[int, list[str]]:
-    first, rest = lexemes[0], lexemes[1:]
-    if first.isdigit():
-        return int(first), rest
-    if first == "-":
-        value, rest = _product(rest)
-        return -value, rest
-    if first == "(":
-        value, rest = _sum(rest)
-        if rest[0] == ")":
-            return value, rest[1:]
-    raise ValueError("a number is missing")

@@ -5,7 +5,8 @@ of a checkpoint are cached.
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
 from statistics import mean
 from typing import Any, NamedTuple
@@ -18,7 +19,7 @@ from model.evaluation.predictor import TrainedEncoder
 from model.network.encoder import Encoder
 from model.probing.attention import ROLES, attended
 from model.probing.causal.counterfactuals import carry_pairs, digit_pairs
-from model.probing.causal.interventions import Outcome, ablate_heads, move_digits, patch_carries
+from model.probing.causal.interventions import ablate_heads, move_digits, patch_carries
 from model.probing.geometry import measures
 from model.probing.hooks import EMBEDDED, spread
 from model.probing.probes import Control, readings
@@ -38,10 +39,20 @@ _LEAST = 30
 # The table, and the file with its hashes.
 _FILE, _MARK = "series.parquet", "series.json"
 _READ = ("same column", "next lower column", "operator")
-
+_SCHEMA = pa.schema(
+    {
+        "step": pa.int64(),
+        "exact_match": pa.float64(),
+        "sha256": pa.string(),
+        "problems": pa.int64(),
+        "measure": pa.string(),
+        "value": pa.float64(),
+        "control": pa.float64(),
+    }
+)
 
 # Rows by the checkpoint's hash and the number of problems.
-Known = dict[tuple[str, int], list[dict[str, Any]]]
+Cached = dict[tuple[str, int], list[dict[str, Any]]]
 
 
 class Measured(NamedTuple):
@@ -59,8 +70,8 @@ def series(
 
     The result includes cached rows of deleted checkpoints. Rows for other numbers of problems stay in the file.
     """
-    checkpoints, place = Checkpoints(folder / "checkpoints"), folder / "probes" / _FILE
-    known, problems = _known(place), problems_asked(spec)
+    checkpoints, file, problems = Checkpoints(folder / "checkpoints"), folder / "probes" / _FILE, series_problems(spec)
+    cached = _cached(file)
 
     @cache
     def untrained() -> dict[str, float]:
@@ -69,45 +80,29 @@ def series(
         return {**_kappas(study, "untrained"), **_read(study, untrained_like(model))}
 
     for entry in _chosen(checkpoints, spec):
-        if (entry.sha256, problems) in known:
+        if (entry.sha256, problems) in cached:
             continue
-        encoder = Encoder(model.config.training.encoder, model.tokenizer)
+        encoder = untrained_like(model)
         restore(checkpoints.load(entry, model.config), encoder)
-        encoder.to(model.encoder.tokens.weight.device)
-        then = TrainedEncoder(model.config, entry, model.tokenizer, encoder, model.precision)
+        study = _study(replace(model, checkpoint=entry, encoder=encoder), spec)
         head = {"step": entry.step, "exact_match": entry.exact_match, "sha256": entry.sha256, "problems": problems}
-        known[entry.sha256, problems] = [
-            {**head, **each._asdict()} for each in _measured(_study(then, spec), untrained)
-        ]
+        cached[entry.sha256, problems] = [{**head, **each._asdict()} for each in _measured(study, untrained)]
         # Written after every checkpoint, so that an interruption loses no finished measures.
-        _write(place, known)
+        _write(file, cached)
         progress(f"step {entry.step}")
-    return [row for row in _rows(known) if row["problems"] == problems]
+    return [row for row in _rows(cached) if row["problems"] == problems]
 
 
-def all_known(folder: Location, spec: ProbingSpec) -> bool:
+def series_is_cached(folder: Location, spec: ProbingSpec) -> bool:
     """Whether the measures of all selected checkpoints are cached."""
-    known = _known(folder / "probes" / _FILE)
+    cached = _cached(folder / "probes" / _FILE)
     entries = _chosen(Checkpoints(folder / "checkpoints"), spec)
-    return all((entry.sha256, problems_asked(spec)) in known for entry in entries)
+    return all((entry.sha256, series_problems(spec)) in cached for entry in entries)
 
 
-def problems_asked(spec: ProbingSpec) -> int:
+def series_problems(spec: ProbingSpec) -> int:
     """Number of training problems of the probes, on which the measures depend besides the checkpoint."""
     return min(spec.problems, _PROBLEMS)
-
-
-_SCHEMA = pa.schema(
-    [
-        ("step", pa.int64()),
-        ("exact_match", pa.float64()),
-        ("sha256", pa.string()),
-        ("problems", pa.int64()),
-        ("measure", pa.string()),
-        ("value", pa.float64()),
-        ("control", pa.float64()),
-    ]
-)
 
 
 def _chosen(checkpoints: Checkpoints, spec: ProbingSpec) -> list[CheckpointEntry]:
@@ -116,21 +111,21 @@ def _chosen(checkpoints: Checkpoints, spec: ProbingSpec) -> list[CheckpointEntry
     return spread(entries, spec.series)
 
 
-def _write(place: Location, known: Known) -> None:
+def _write(file: Location, cached: Cached) -> None:
     """Replace the table atomically. The mark holds the hashes of both versions, so either is valid after a kill."""
-    before = [file_hash(place)] if place.exists() else []
-    with place.staged() as path:
-        pq.write_table(pa.Table.from_pylist(_rows(known), _SCHEMA), path, compression="zstd")
+    before = [file_hash(file)] if file.exists() else []
+    with file.staged() as path:
+        pq.write_table(pa.Table.from_pylist(_rows(cached), _SCHEMA), path, compression="zstd")
         hashes = [*before, file_hash(LocalLocation(path))]
-        (place.parent / _MARK).write(json.dumps({"version": PROBING_VERSION, "sha256": hashes}).encode() + b"\n")
+        (file.parent / _MARK).write(json.dumps({"version": PROBING_VERSION, "sha256": hashes}).encode() + b"\n")
 
 
-def _rows(known: Known) -> list[dict[str, Any]]:
-    return sorted((row for rows in known.values() for row in rows), key=lambda row: row["step"])
+def _rows(cached: Cached) -> list[dict[str, Any]]:
+    return sorted((row for rows in cached.values() for row in rows), key=lambda row: row["step"])
 
 
 def _study(model: TrainedEncoder, spec: ProbingSpec) -> Study:
-    return Study(model, ProbingSpec(problems=problems_asked(spec)), _STATES)
+    return Study(model, ProbingSpec(problems=series_problems(spec)), _STATES)
 
 
 def _measured(study: Study, untrained: Callable[[], dict[str, float]]) -> Iterator[Measured]:
@@ -156,14 +151,13 @@ def _read(study: Study, encoder: Encoder) -> dict[str, float]:
 def _kappas(study: Study, control: Control) -> dict[str, float]:
     """The best κ of each label and kind of token, over the inner states."""
     found: dict[str, float] = {}
-    for examples, seen in zip(
-        study.examples, study.seen if control == "trained" else study.untrained_seen, strict=True
-    ):
-        inner = {state: values for state, values in seen.items() if state != EMBEDDED}
+    states_of_kinds = study.trained_states if control == "trained" else study.untrained_states
+    for examples, states in zip(study.examples, states_of_kinds, strict=True):
+        inner = {state: values for state, values in states.items() if state != EMBEDDED}
         for each in readings(examples, study.splits(examples)[:1], inner, {}, draws=0):
             if each.probe == "linear":
                 name = f"kappa: {each.label}, {examples.kind}"
-                found[name] = max(found.get(name, each.kappa.value), each.kappa.value)
+                found[name] = max(found.get(name, each.kappa), each.kappa)
     return found
 
 
@@ -175,8 +169,10 @@ def _edits(study: Study) -> Iterator[Measured]:
         moved = {each.way: each.predicted for each in move_digits(model, digits, {EMBEDDED: table}) if not each.shift}
         yield Measured("moved: circle", moved["circle"], max(moved["random"], moved["rest as far"]))
         layers = sorted({state.layer for state in study.states if state != EMBEDDED})
-        without = [*ablate_heads(model, digits, layers)]
-        yield Measured("ablated: head", *(_mean(without, way) for way in ("ablated", "random")))
+        shares: dict[str, list[float]] = {"ablated": [], "random": []}
+        for each in ablate_heads(model, digits, layers):
+            shares[each.way].append(each.predicted)
+        yield Measured("ablated: head", mean(shares["ablated"]), mean(shares["random"]))
     carries = carry_pairs(model, study.problems, layout).first(_EDITED)
     if carries.count >= _LEAST:
         patched = {
@@ -188,19 +184,15 @@ def _edits(study: Study) -> Iterator[Measured]:
         yield Measured("patched: carry", patched[best], patched["same carry", *best[1:]])
 
 
-def _mean(outcomes: Sequence[Outcome], way: str) -> float:
-    return mean(each.predicted for each in outcomes if each.way == way)
-
-
-def _known(place: Location) -> Known:
+def _cached(file: Location) -> Cached:
     """Cached rows by checkpoint and number of problems; empty if the file is damaged or of another version."""
-    mark, found = place.parent / _MARK, Known()
+    mark, found = file.parent / _MARK, Cached()
     try:
-        written: dict[str, Any] = json.loads(mark.read()) if mark.exists() and place.exists() else {"version": None}
-        if written["version"] != PROBING_VERSION or file_hash(place) not in written["sha256"]:
+        written: dict[str, Any] = json.loads(mark.read()) if mark.exists() and file.exists() else {"version": None}
+        if written["version"] != PROBING_VERSION or file_hash(file) not in written["sha256"]:
             return {}
-        with place.opened() as file:
-            rows = pq.ParquetFile(file).read().to_pylist()
+        with file.opened() as opened:
+            rows = pq.ParquetFile(opened).read().to_pylist()
     except (ValueError, KeyError, TypeError):
         return {}
     for row in rows:

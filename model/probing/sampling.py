@@ -10,6 +10,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from model.probing.labels import Problem
 from model.runs.run_config import RunConfig
 from storage.errors import UserError
 from storage.order import derive_key
@@ -28,11 +29,11 @@ class Drawn(NamedTuple):
 
     train: list[str]
     """Problems without held-out numbers."""
-    held: list[str]
+    held_out: list[str]
     """Problems with only held-out numbers; for families of one-digit numbers, held-out problems."""
 
 
-def is_held(text: str) -> bool:
+def is_held_out(text: str) -> bool:
     """Whether a number or a problem is held out from the training of probes."""
     return derive_key("held out of probes", text) % _HELD_ONE_IN == 0
 
@@ -43,32 +44,27 @@ def draw(config: RunConfig, problems: int, seed: int = 0) -> Drawn:
     Small corpora give fewer. Raises `UserError` if the corpus has too few numbers or problems to hold some out.
     """
     found = []
-    for held, count in ((False, problems), (True, problems // 3)):
-        chance = random.Random(derive_key("probed problems", seed, int(held)))
+    for held_out, count in ((False, problems), (True, problems // 3)):
+        chance = random.Random(derive_key("probed problems", seed, int(held_out)))
         weights = [float(part.get("weight", 1)) for part in config.parts]
         # A dictionary keeps the order and removes duplicates.
         texts: dict[str, None] = {}
         for part in chance.choices(config.parts, weights, k=_DRAWS * count):
             if len(texts) == count:
                 break
-            texts[_problem(chance, part, held)] = None
+            texts[_problem(chance, part, held_out)] = None
         found.append(list(texts))
     return Drawn(*found)
 
 
-def longest_operand(problem: str) -> int:
-    """Digits of the longest operand."""
-    return max(len(number) for number in "".join(c if c.isdigit() else " " for c in problem).split())
-
-
-def _problem(chance: random.Random, part: Mapping[str, Any], held: bool) -> str:
+def _problem(chance: random.Random, part: Mapping[str, Any], held_out: bool) -> str:
     """One problem of a family."""
     least, most = _lengths(part)
     if most > 1:
-        return _text(chance, part, range(max(2, least) if held else least, most + 1), held)
+        return _text(chance, part, range(max(2, least) if held_out else least, most + 1), held_out)
     for _ in range(_TRIES):
         text = _text(chance, part, range(1, 2), None)
-        if is_held("".join(sorted(text))) == held:
+        if is_held_out("".join(sorted(text))) == held_out:
             return text
     raise UserError("the corpus has too few problems to hold some out from the probes: probe a run of another corpus")
 
@@ -80,29 +76,29 @@ def _lengths(part: Mapping[str, Any]) -> tuple[int, int]:
     return min(part["min_digits"], _LONGEST_NUMBERS), min(part["digits"], _LONGEST_NUMBERS)
 
 
-def _text(chance: random.Random, part: Mapping[str, Any], lengths: range, held: bool | None) -> str:
-    """A problem with numbers of these lengths, held out or not, or any if `held` is None."""
+def _text(chance: random.Random, part: Mapping[str, Any], lengths: range, held_out: bool | None) -> str:
+    """A problem with numbers of these lengths, held out or not, or any if `held_out` is None."""
     terms = part["terms"] if part["family"] == "grid" else chance.randint(part["min_terms"], part["terms"])
     # In proportion to the length, because there are more long numbers than short ones.
     longest = chance.choices(lengths, lengths)[0]
     full = chance.randrange(terms)
     numbers = [
-        str(_number(chance, part, longest if term == full else chance.randint(lengths[0], longest), held))
+        str(_number(chance, part, longest if term == full else chance.randint(lengths[0], longest), held_out))
         for term in range(terms)
     ]
     operators = [chance.choice(list(part["operators"])) for _ in range(terms - 1)]
     if part["family"] == "expression":
         return _tree(chance, numbers, operators, part["depth"])
-    return numbers[0] + "".join(operator + number for operator, number in zip(operators, numbers[1:], strict=True))
+    return _chain(numbers, operators)
 
 
-def _number(chance: random.Random, part: Mapping[str, Any], length: int, held: bool | None) -> int:
+def _number(chance: random.Random, part: Mapping[str, Any], length: int, held_out: bool | None) -> int:
     low, high = 10 ** (length - 1) if length > 1 else 0, 10**length - 1
     if part["family"] == "grid":
         low, high = max(low, part["low"]), min(high, part["high"])
     for _ in range(_TRIES):
         number = chance.randint(low, high)
-        if held is None or length == 1 or is_held(str(number)) == held:
+        if held_out is None or length == 1 or is_held_out(str(number)) == held_out:
             return number
     raise UserError(
         f"the corpus has too few numbers of {length} digits ({low} to {high}) to hold some out from the probes: "
@@ -114,8 +110,13 @@ def _tree(chance: random.Random, numbers: Sequence[str], operators: Sequence[str
     """Numbers with random brackets up to a depth, without redundant brackets."""
     for _ in range(_TRIES):
         text, _ = _node(chance, numbers, operators)
-        if _depth(text) <= depth:
+        if Problem(text).depth <= depth:
             return text
+    return _chain(numbers, operators)
+
+
+def _chain(numbers: Sequence[str], operators: Sequence[str]) -> str:
+    """Numbers without brackets."""
     return numbers[0] + "".join(operator + number for operator, number in zip(operators, numbers[1:], strict=True))
 
 
@@ -133,11 +134,3 @@ def _node(chance: random.Random, numbers: Sequence[str], operators: Sequence[str
     if right_binds < binds or (operator == "-" and right_binds == 1):
         right = f"({right})"
     return left + operator + right, binds
-
-
-def _depth(text: str) -> int:
-    depth, deepest = 0, 0
-    for character in text:
-        depth += (character == "(") - (character == ")")
-        deepest = max(deepest, depth)
-    return deepest

@@ -23,23 +23,13 @@ from model.probing.geometry import Table, means_by
 from model.probing.hooks import EMBEDDED, MOST_LOOPS, State, spread, states_of
 from model.probing.labels import Problem
 from model.probing.probes import Split, readings
-from model.probing.sampling import Drawn, draw, longest_operand
-from model.probing.tables import (
-    Rows,
-    attention_rows,
-    checked_states,
-    coordinate_rows,
-    geometry_rows,
-    outcome_rows,
-    reading_rows,
-    similarity_rows,
-    symbol_tables,
-    unit_rows,
-)
+from model.probing.sampling import Drawn, draw
+from model.probing.tables import Rows, attention_rows, row_of, symbol_rows, symbol_tables
 from model.probing.token_dataset import KINDS, Batch, Examples, batches_of, examples_of, states_at
 from model.tokenizer import TokenLayout
 from storage.datasets.manifest import hash_of
 from storage.datasets.shard import file_hash
+from storage.errors import UserError
 from storage.places.place import Location
 
 # Number of untrained and of random tables, over which controls are averaged.
@@ -62,14 +52,22 @@ class Study:
     """Maximum number of inner states, evenly spaced; 0 for all."""
 
     def __post_init__(self) -> None:
-        encoder, run = self.model.config.training.encoder, self.model.config.name
-        checked_states(self.spec.layers, encoder.layers, "layer", run)
-        checked_states(self.spec.loops, encoder.loops_of(self.model.config.extent.answer), "loop", run)
+        encoder = self.model.config.training.encoder
+        self._check("layer", self.spec.layers, encoder.layers)
+        self._check("loop", self.spec.loops, encoder.loops_of(self.model.config.extent.answer))
         self.model.encoder.eval()
         if self.spec.loops:
             # Shorter answers may take fewer loops than the longest.
-            shortest = self.model.encoder.config.loops_of(min(batch.layout.answer for batch in self.batches))
-            checked_states(self.spec.loops, shortest, "loop", run)
+            self._check("loop", self.spec.loops, encoder.loops_of(min(batch.layout.answer for batch in self.batches)))
+
+    def _check(self, name: str, requested: Sequence[int], last: int) -> None:
+        """Raise `UserError` for a layer or loop that the encoder does not have."""
+        for number in requested:
+            if not 1 <= number <= last:
+                raise UserError(
+                    f"{name} {number} does not exist: run {self.model.config.name!r} has {name}s 1 to {last} "
+                    "(embeddings are always probed); remove it"
+                )
 
     @cached_property
     def has_columns(self) -> bool:
@@ -84,7 +82,7 @@ class Study:
     @cached_property
     def problems(self) -> list[Problem]:
         """The training problems of the probes, followed by the held-out problems."""
-        return [Problem(text, self.model.config.group) for text in (*self.drawn.train, *self.drawn.held)]
+        return [Problem(text, self.model.config.group) for text in (*self.drawn.train, *self.drawn.held_out)]
 
     @cached_property
     def batches(self) -> list[Batch]:
@@ -104,40 +102,40 @@ class Study:
         return [each for kind in KINDS if len((each := examples_of(self.problems, self.batches, kind)).problem)]
 
     @cached_property
-    def seen(self) -> list[dict[State, NDArray[np.float32]]]:
+    def trained_states(self) -> list[dict[State, NDArray[np.float32]]]:
         """The states of `examples`."""
         return states_at(self.model.encoder, self.batches, self.examples, self.states)
 
     @cached_property
-    def untrained_seen(self) -> list[dict[State, NDArray[np.float32]]]:
+    def untrained_states(self) -> list[dict[State, NDArray[np.float32]]]:
         """The states of `examples` in an untrained encoder of the same architecture."""
         return states_at(untrained_like(self.model), self.batches, self.examples, self.states)
 
     def geometry(self) -> dict[str, Rows]:
         """Tables geometry, similarity and coordinates, for the embeddings and the mean states of digits."""
         found: dict[str, Rows] = {"geometry": [], "similarity": [], "coordinates": []}
+
+        def add(
+            kind: str, symbols: str, state: State, control: str, names: Sequence[str], tables: Sequence[Table]
+        ) -> None:
+            vectors = {"kind": kind, "symbols": symbols, **state._asdict(), "control": control}
+            for name, rows in symbol_rows(vectors, names, tables, with_fits=symbols != "tokens").items():
+                found[name] += rows
+
         others = [
             symbol_tables(untrained_like(self.model, seed), self.model.tokenizer) for seed in range(1, _DRAWS + 1)
         ]
         for symbols, (names, table) in symbol_tables(self.model.encoder, self.model.tokenizer).items():
-            plain = [other[symbols][1] for other in others]
+            untrained = [other[symbols][1] for other in others]
             random = [np.random.default_rng(seed).standard_normal(table.shape) for seed in range(_DRAWS)]
-            for control, tables in (("trained", [table]), ("untrained", plain), ("random", random)):
-                place = ("embedding", symbols, EMBEDDED, control)
-                if symbols != "tokens":
-                    found["geometry"] += geometry_rows(*place, tables)
-                found["similarity"] += similarity_rows(*place, names, tables[0])
-                found["coordinates"] += coordinate_rows(*place, names, tables[0])
+            for control, tables in (("trained", [table]), ("untrained", untrained), ("random", random)):
+                add("embedding", symbols, EMBEDDED, control, names, tables)
         if self.has_columns:
-            for control, seen in (("trained", self.seen), ("untrained", self.untrained_seen)):
-                for each, states in zip(self.examples, seen, strict=True):
+            for control, hidden in (("trained", self.trained_states), ("untrained", self.untrained_states)):
+                for each, states in zip(self.examples, hidden, strict=True):
                     for state, table in self.digit_means(each, states).items():
                         symbols = {10: "digits", 100: "numbers"}[len(table)]
-                        place = (each.kind, symbols, state, control)
-                        found["geometry"] += geometry_rows(*place, [table])
-                        names = [str(number) for number in range(len(table))]
-                        found["similarity"] += similarity_rows(*place, names, table)
-                        found["coordinates"] += coordinate_rows(*place, names, table)
+                        add(each.kind, symbols, state, control, [str(number) for number in range(len(table))], [table])
         return found
 
     def digit_means(self, examples: Examples, states: Mapping[State, NDArray[np.float32]]) -> dict[State, Table]:
@@ -157,17 +155,20 @@ class Study:
         column within held-out problems, because different numbers share the same few columns. For labels that depend on
         a carry, the column is the next lower one.
         """
-        held = (np.arange(len(self.problems)) >= len(self.drawn.train))[examples.problem]
-        lengths = np.array([longest_operand(problem.text) for problem in self.problems])
+        held_out = (np.arange(len(self.problems)) >= len(self.drawn.train))[examples.problem]
+        lengths = np.array([problem.longest for problem in self.problems])
         cut = (lengths.min() + lengths.max()) // 2
         longest = lengths[examples.problem]
         lengths = examples.number_lengths(self.problems) if examples.kind == "operand" else longest
-        found = [Split("numbers", ~held, held), Split("lengths", ~held & (longest <= cut), ~held & (lengths > cut))]
+        found = [
+            Split("numbers", ~held_out, held_out),
+            Split("lengths", ~held_out & (longest <= cut), ~held_out & (lengths > cut)),
+        ]
         for columns, labels in zip(examples.columns.T, (_OWN_COLUMN, _LOWER_COLUMN), strict=True):
             new = columns % _NEW_COLUMNS_ONE_IN == 0
             # An operand's digit does not depend on the other digits of its column.
-            asked_so = labels - {"digit"} if examples.kind == "operand" else labels
-            found.append(Split("columns", ~held & ~new & (columns >= 0), held & new & (columns >= 0), asked_so))
+            tested = labels - {"digit"} if examples.kind == "operand" else labels
+            found.append(Split("columns", ~held_out & ~new & (columns >= 0), held_out & new & (columns >= 0), tested))
         return found
 
     @property
@@ -181,8 +182,9 @@ class Study:
     def probes(self) -> dict[str, Rows]:
         rows: Rows = []
         if self.has_columns:
-            for each, seen, plain in zip(self.examples, self.seen, self.untrained_seen, strict=True):
-                rows += reading_rows(each.kind, readings(each, self.splits(each), seen, plain))
+            for each, hidden, plain in zip(self.examples, self.trained_states, self.untrained_states, strict=True):
+                found = readings(each, self.splits(each), hidden, plain)
+                rows += [{"position": each.kind, **row_of(reading)} for reading in found]
         return {"probes": rows}
 
     def attention(self) -> dict[str, Rows]:
@@ -192,22 +194,25 @@ class Study:
         return {"attention": attention_rows(attended(self.model.encoder, problems, batches_of(self.model, problems)))}
 
     def unit(self) -> dict[str, Rows]:
+        if not (unit := self.model.encoder.unit):
+            return {"unit": []}
         problems = self.problems[:_ATTENDED]
-        batches, rows = batches_of(self.model, problems), Rows()
-        if self.model.encoder.unit:
-            plain = replace(self.model, encoder=untrained_like(self.model))
-            for control, model in (("trained", self.model), ("untrained", plain)):
-                rows += unit_rows(unit_measures(model, problems, batches), control)
-            gate = float(self.model.encoder.unit.gate.detach().abs().mean())
-            rows += unit_rows([UnitMeasure("gate", 0, "all", len(problems), gate, gate, gate)], "trained")
-        return {"unit": rows}
+        batches = batches_of(self.model, problems)
+        untrained = replace(self.model, encoder=untrained_like(self.model))
+        gate = float(unit.gate.detach().abs().mean())
+        found = [
+            *(("trained", measure) for measure in unit_measures(self.model, problems, batches)),
+            *(("untrained", measure) for measure in unit_measures(untrained, problems, batches)),
+            ("trained", UnitMeasure("gate", 0, "all", len(problems), gate, gate, gate)),
+        ]
+        return {"unit": [{"control": control, **row_of(measure)} for control, measure in found]}
 
     def interventions(self) -> dict[str, Rows]:
         if self.model.config.group != 1:
             return {"interventions": []}
         digits = digit_pairs(self.model, self.problems, self.layout).first(self.spec.edited)
         operand = next(each for each in self.examples if each.kind == "operand")
-        tables = self.digit_means(operand, self.seen[self.examples.index(operand)])
+        tables = self.digit_means(operand, self.trained_states[self.examples.index(operand)])
         found = []
         if digits.count:
             _, table = symbol_tables(self.model.encoder, self.model.tokenizer)["digits"]
@@ -216,7 +221,7 @@ class Study:
         carries = carry_pairs(self.model, self.problems, self.layout).first(self.spec.edited)
         if carries.count:
             found += [*patch_carries(self.model, carries, self.states)]
-        return {"interventions": outcome_rows(found)}
+        return {"interventions": [row_of(outcome) for outcome in found]}
 
 
 class Part(NamedTuple):
@@ -248,12 +253,12 @@ def key_of(model: TrainedEncoder, spec: ProbingSpec, part: Part) -> str:
     """Cache key of a part's tables: a hash of the weights, the relevant parameters and the probing version."""
     options = spec.model_dump(mode="json", include=part.options)
     encoder = model.config.training.encoder
-    for name, there in (("layers", encoder.layers), ("loops", encoder.loops_of(model.config.extent.answer))):
+    for name, last in (("layers", encoder.layers), ("loops", encoder.loops_of(model.config.extent.answer))):
         if name in options:
             # Naming all layers or loops equals naming none, unless there are more loops than are studied by default.
             named = sorted(set(options[name]))
-            every = named == [*range(1, there + 1)] and (name == "layers" or there <= MOST_LOOPS)
-            options[name] = [] if every else named
+            all_named = named == [*range(1, last + 1)] and (name == "layers" or last <= MOST_LOOPS)
+            options[name] = [] if all_named else named
     return hash_of([PROBING_VERSION, model.checkpoint.sha256, options])
 
 
@@ -268,34 +273,31 @@ def probe(
     """
     model = TrainedEncoder.open(folder, spec.checkpoint)
     study = Study(model, spec)
-    place = folder / "probes"
-    mark = place / f"{spec.checkpoint}.json"
-    done = _done(mark, {name: key_of(model, spec, part) for name, part in PARTS.items()})
+    probes, suffix = folder / "probes", f".{spec.checkpoint}.parquet"
+    mark = probes / f"{spec.checkpoint}.json"
+    keys = {name: key_of(model, spec, part) for name, part in PARTS.items()}
+    done = _done(mark, keys)
     if len(done) == len(PARTS):
         return model, True
-    ours = f".{spec.checkpoint}.parquet"
-    for stale in set(place.children()) - {table for part in done.values() for table in part["tables"]}:
-        if stale.endswith(ours):
-            (place / stale).remove()
+    for stale in set(probes.children()) - {table for part in done.values() for table in part["tables"]}:
+        if stale.endswith(suffix):
+            (probes / stale).remove()
+    head = {"checkpoint": spec.checkpoint, "step": model.checkpoint.step}
     for name, part in PARTS.items():
         if name not in done:
             tables: dict[str, str] = {}
             for table, rows in part.make(study).items():
                 if rows:
-                    target = place / f"{table}{ours}"
-                    _write_table(target, spec.checkpoint, rows, model)
+                    target = probes / f"{table}{suffix}"
+                    with target.staged() as path:
+                        pq.write_table(
+                            pa.Table.from_pylist([{**head, **row} for row in rows]), path, compression="zstd"
+                        )
                     tables[target.name] = file_hash(target)
-            done[name] = {"key": key_of(model, spec, part), "tables": tables}
+            done[name] = {"key": keys[name], "tables": tables}
             mark.write(json.dumps(done, indent=2).encode() + b"\n")
         progress(name)
     return model, False
-
-
-def _write_table(target: Location, checkpoint: str, rows: Sequence[dict[str, Any]], model: TrainedEncoder) -> None:
-    """Write a table as Parquet; each row names its checkpoint."""
-    head = {"checkpoint": checkpoint, "step": model.checkpoint.step}
-    with target.staged() as path:
-        pq.write_table(pa.Table.from_pylist([{**head, **row} for row in rows]), path, compression="zstd")
 
 
 def _done(mark: Location, keys: Mapping[str, str]) -> dict[str, dict[str, Any]]:
@@ -307,8 +309,8 @@ def _done(mark: Location, keys: Mapping[str, str]) -> dict[str, dict[str, Any]]:
             for name, part in found.items()
             if part["key"] == keys.get(name)
             and all(
-                (place := mark.parent / table).exists() and file_hash(place) == known
-                for table, known in part["tables"].items()
+                (file := mark.parent / table).exists() and file_hash(file) == expected
+                for table, expected in part["tables"].items()
             )
         }
     except (ValueError, KeyError, TypeError, AttributeError):

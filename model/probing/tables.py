@@ -9,11 +9,10 @@ from model.network.encoder import Encoder
 from model.probing.attention import REACH, ROLES, Attended
 from model.probing.causal.interventions import Outcome
 from model.probing.causal.unit_ablation import UnitMeasure
-from model.probing.geometry import Table, components, cosines, measures, spectrum
+from model.probing.geometry import Measure, Table, components, cosines, measures, spectrum
 from model.probing.hooks import State
 from model.probing.probes import Reading
 from model.tokenizer import DIGITS, Tokenizer
-from storage.errors import UserError
 
 Row = dict[str, Any]
 Rows = list[Row]
@@ -38,109 +37,56 @@ def symbol_tables(encoder: Encoder, tokenizer: Tokenizer) -> dict[str, tuple[lis
     }
 
 
-def geometry_rows(kind: str, symbols: str, state: State, control: str, tables: Sequence[Table]) -> Rows:
-    """The fits and the spectrum of a table, averaged over `tables`."""
-    place = {"kind": kind, "symbols": symbols, **_state(state), "control": control}
-    found: dict[str, list[tuple[float, float, float, float]]] = {}
-    for number, table in enumerate(tables):
+def symbol_rows(
+    vectors: Row, names: Sequence[str], tables: Sequence[Table], *, with_fits: bool = True
+) -> dict[str, Rows]:
+    """Rows of the tables geometry, similarity and coordinates for vectors of symbols; `vectors` are their first fields.
+
+    Geometry holds the fits and the spectrum, averaged over `tables`; it has no rows without `with_fits`. The other two
+    are those of the first table: the cosine similarity of all pairs of symbols, and the coordinates of each symbol on
+    the first three principal components, with their shares of variance.
+    """
+    fits: dict[str, list[tuple[float, float, float, float]]] = {}
+    for number, table in enumerate(tables if with_fits else ()):
         for each in measures(table, number):
-            found.setdefault(each.name, []).append(each[1:])
+            fits.setdefault(each.name, []).append(each[1:])
         for frequency, share in enumerate(spectrum(table).tolist(), 1):
-            found.setdefault(f"frequency {frequency}", []).append((share, np.nan, np.nan, np.nan))
-    names = ("value", "shuffled", "shuffled_high", "chance")
-    return [
-        {**place, "measure": measure, **dict(zip(names, np.mean(values, axis=0).tolist(), strict=True))}
-        for measure, values in found.items()
-    ]
-
-
-def similarity_rows(kind: str, symbols: str, state: State, control: str, names: Sequence[str], table: Table) -> Rows:
-    """Cosine similarity of all pairs of symbols."""
-    place = {"kind": kind, "symbols": symbols, **_state(state), "control": control}
-    found = cosines(table)
-    return [
-        {**place, "symbol": one, "other": other, "cosine": float(found[row, column])}
-        for row, one in enumerate(names)
-        for column, other in enumerate(names)
-    ]
-
-
-def coordinate_rows(kind: str, symbols: str, state: State, control: str, names: Sequence[str], table: Table) -> Rows:
-    """Coordinates of each symbol on the first three principal components, and their shares of variance."""
-    place = {"kind": kind, "symbols": symbols, **_state(state), "control": control}
-    points, shares = components(table)
-    axes = ("x", "y", "z")
-    return [
-        {
-            **place,
-            "symbol": name,
-            **dict(zip(axes, points[row].tolist(), strict=True)),
-            **{f"{axis}_share": float(share) for axis, share in zip(axes, shares, strict=True)},
-        }
-        for row, name in enumerate(names)
-    ]
-
-
-def reading_rows(kind: str, found: Iterable[Reading]) -> Rows:
-    """Results of the probes at one kind of token."""
-    return [
-        {
-            "position": kind,
-            "label": each.label,
-            **_state(each.state),
-            "split": each.split,
-            "probe": each.probe,
-            "control": each.control,
-            "kappa": each.kappa.value,
-            "low": each.kappa.low,
-            "high": each.kappa.high,
-            "classes": each.classes,
-            "examples": each.examples,
-            "problems": each.problems,
-            "numbers": each.numbers,
-        }
-        for each in found
-    ]
+            fits.setdefault(f"frequency {frequency}", []).append((share, np.nan, np.nan, np.nan))
+    columns = Measure._fields[1:]
+    similarity, (points, shares) = cosines(tables[0]), components(tables[0])
+    shares_of_axes = {f"{axis}_share": float(share) for axis, share in zip("xyz", shares, strict=True)}
+    return {
+        "geometry": [
+            {**vectors, "measure": measure, **dict(zip(columns, np.mean(values, axis=0).tolist(), strict=True))}
+            for measure, values in fits.items()
+        ],
+        "similarity": [
+            {**vectors, "symbol": symbol, "other": other, "cosine": float(cosine)}
+            for symbol, row in zip(names, similarity, strict=True)
+            for other, cosine in zip(names, row, strict=True)
+        ],
+        "coordinates": [
+            {**vectors, "symbol": symbol, **dict(zip("xyz", point.tolist(), strict=True)), **shares_of_axes}
+            for symbol, point in zip(names, points, strict=True)
+        ],
+    }
 
 
 def attention_rows(found: Iterable[Attended]) -> Rows:
     """Attention of each head to each role, and to operand digits by difference of place values."""
     rows = []
     for each in found:
-        place = {**_state(each.state), "head": each.head}
+        head = {**each.state._asdict(), "head": each.head}
         for role, weight, even in zip(ROLES, each.roles.tolist(), each.even.tolist(), strict=True):
-            rows.append({**place, "reads": "role", "role": role, "difference": None, "weight": weight, "even": even})
+            rows.append({**head, "reads": "role", "role": role, "difference": None, "weight": weight, "even": even})
         for offset, weight in zip(range(-REACH, REACH + 1), each.offsets.tolist(), strict=True):
-            rows.append({**place, "reads": "place", "role": None, "difference": offset, "weight": weight, "even": None})
+            rows.append({**head, "reads": "place", "role": None, "difference": offset, "weight": weight, "even": None})
     return rows
 
 
-def outcome_rows(found: Iterable[Outcome]) -> Rows:
-    """Results of the interventions."""
-    return [
-        {
-            "experiment": each.experiment,
-            **_state(each.state),
-            **{name: value for name, value in each._asdict().items() if name not in ("experiment", "state")},
-        }
-        for each in found
-    ]
-
-
-def unit_rows(found: Iterable[UnitMeasure], control: str) -> Rows:
-    """Measures of a symbolic unit."""
-    return [{"control": control, **each._asdict()} for each in found]
-
-
-def checked_states(wanted: Sequence[int], there: int, what: str, run: str) -> None:
-    """Raise `UserError` for a layer or loop that the encoder does not have."""
-    for number in wanted:
-        if not 1 <= number <= there:
-            raise UserError(
-                f"{what} {number} does not exist: run {run!r} has {what}s 1 to {there} (embeddings are always probed); "
-                "remove it"
-            )
-
-
-def _state(state: State) -> dict[str, int]:
-    return {"loop": state.loop, "layer": state.layer}
+def row_of(result: Reading | Outcome | UnitMeasure) -> Row:
+    """The fields of a result, with a state as the columns loop and layer."""
+    row = Row()
+    for name, value in result._asdict().items():
+        row |= value._asdict() if isinstance(value, State) else {name: value}
+    return row

@@ -1,6 +1,6 @@
 """The tokens that are probed, with their labels and their hidden states."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -113,24 +113,17 @@ def states_at(
         {state: np.zeros((len(each.problem), encoder.config.width), np.float32) for state in states}
         for each in examples
     ]
-    for batch, seen in passes(encoder, batches, states):
-        place = {number: row for row, number in enumerate(batch.problems.tolist())}
-        for each, kept in zip(examples, found, strict=True):
-            mine = np.flatnonzero(np.isin(each.problem, batch.problems))
-            rows = [place[number] for number in each.problem[mine].tolist()]
-            for state in states:
-                kept[state][mine] = seen[state][rows, each.column[mine]]
-    return found
-
-
-def passes(
-    encoder: Encoder, batches: Sequence[Batch], states: Sequence[State]
-) -> Iterator[tuple[Batch, dict[State, NDArray[np.float32]]]]:
-    """Yields each batch with the states of its forward pass, float32 [n, width, d]."""
     for batch in batches:
-        with recorded(encoder, states) as seen:
+        with recorded(encoder, states) as hidden:
             logits_of(encoder, ids_of(encoder, batch.rows), batch.layout.answer)
-        yield batch, {state: seen[state].float().cpu().numpy() for state in states}
+        values = {state: hidden[state].float().cpu().numpy() for state in states}
+        row_of_problem = {number: row for row, number in enumerate(batch.problems.tolist())}
+        for each, kept in zip(examples, found, strict=True):
+            in_batch = np.flatnonzero(np.isin(each.problem, batch.problems))
+            rows = [row_of_problem[number] for number in each.problem[in_batch].tolist()]
+            for state in states:
+                kept[state][in_batch] = values[state][rows, each.column[in_batch]]
+    return found
 
 
 def ids_of(encoder: Encoder, rows: NDArray[np.integer]) -> torch.Tensor:
@@ -151,22 +144,18 @@ def _tokens(
     problem: Problem, number: int, layout: TokenLayout, kind: Kind
 ) -> Iterator[tuple[int, int, int, dict[str, int]]]:
     """Column, group, type and labels of the selected tokens of a kind in a problem."""
-    width, tokens = layout.width, problem.tokens
+    tokens, first = problem.tokens, layout.problem - len(problem.tokens)
     if kind == "answer":
-        places = range(-(-len(str(abs(problem.value))) // problem.group))
-        for place in _few(number, list(places)):
-            here = sorted(token.text for token in tokens if token.place == place)
-            yield width - 1 - place, place, _type_of(*here), answer_labels(problem, place)
-        return
-    is_kind: dict[Kind, Callable[[int], bool]] = {
-        "operand": lambda token: tokens[token].number >= 0,
-        "operator": lambda token: tokens[token].text in "+-*" and tokens[token].number < 0,
-    }
-    labels_of = operand_labels if kind == "operand" else operator_labels
-    for token in _few(number, [token for token in range(len(tokens)) if is_kind[kind](token)]):
-        found = tokens[token]
-        group = _NUMBER * found.number + found.place if kind == "operand" else 0
-        yield layout.problem - len(tokens) + token, group, _type_of(found.text), labels_of(problem, token)
+        for place in _few(number, list(range(problem.answer_length))):
+            digits = sorted(token.text for token in tokens if token.place == place)
+            yield layout.width - 1 - place, place, _type_of(*digits), answer_labels(problem, place)
+    elif kind == "operand":
+        for at in _few(number, [at for at, token in enumerate(tokens) if token.number >= 0]):
+            group = _NUMBER * tokens[at].number + tokens[at].place
+            yield first + at, group, _type_of(tokens[at].text), operand_labels(problem, at)
+    else:
+        for at in _few(number, [at for at, token in enumerate(tokens) if token.text in OPERATORS]):
+            yield first + at, 0, _type_of(tokens[at].text), operator_labels(problem, at)
 
 
 def _type_of(*texts: str) -> int:

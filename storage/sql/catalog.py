@@ -86,11 +86,17 @@ def _create_view(connection: duckdb.DuckDBPyConnection, name: str, parts: list[_
     """Creates a view of all parts by column name, with the documented column order and comments."""
     query = " UNION ALL BY NAME ".join(part.query for part in parts)
     view = VIEWS.get(name, CORPUS_VIEW)
-    columns = view.in_order(columns_of(connection, query))
-    target = f"catalog.{identifier(name)}"
-    connection.execute(
-        f"CREATE OR REPLACE VIEW {target} AS SELECT {', '.join(map(identifier, columns))} FROM ({query})"
+    there = columns_of(connection, query)
+    former = {name: old for name, old in view.former_names.items() if old in there}
+    columns = view.in_order(column for column in there if column not in former.values())
+    selected = ", ".join(
+        f"coalesce({identifier(column)}, {identifier(former[column])}) AS {identifier(column)}"
+        if column in former
+        else identifier(column)
+        for column in columns
     )
+    target = f"catalog.{identifier(name)}"
+    connection.execute(f"CREATE OR REPLACE VIEW {target} AS SELECT {selected} FROM ({query})")
     connection.execute(f"COMMENT ON VIEW {target} IS {literal(view.comment)}")
     for column in columns:
         if comment := view.column_comment(column):

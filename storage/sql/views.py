@@ -1,7 +1,7 @@
 """The views of the SQL catalog: their files, comments and columns in order."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from string import ascii_lowercase
 
 
@@ -14,6 +14,8 @@ class View:
     """SQL type and comment of each column, such as `BIGINT: Number of rows.`; a file can have a narrower type."""
     files: str = ""
     """Pattern of its Parquet files in a workspace, such as `runs/*/metrics/*.parquet`; empty for other sources."""
+    former_names: Mapping[str, str] = field(default_factory=dict)
+    """Name that earlier versions gave to a column in these files, by today's name."""
 
     @property
     def types(self) -> dict[str, str]:
@@ -298,7 +300,7 @@ VIEWS = {
         {
             **_COMPARED,
             "applied": "VARCHAR: Whether the unit is on or off during the evaluation; on if there is no unit.",
-            "asked": "VARCHAR: Name of the evaluated corpus, of which the test split is used.",
+            "evaluation_corpus": "VARCHAR: Name of the evaluated corpus, of which the test split is used.",
             "operator": "VARCHAR: Operator of the problems; brackets for problems with several operators.",
             "problems": "BIGINT: Number of evaluated problems.",
             "correct": "BIGINT: Number of problems with an exact answer.",
@@ -317,6 +319,7 @@ VIEWS = {
             "rows_per_second": "DOUBLE: Training problems per second.",
         },
         "comparisons/*/table.parquet",
+        former_names={"evaluation_corpus": "asked"},
     ),
     "comparison_curves": View(
         "One row per checkpoint of a compared run and kind of problem: its learning curve.",

@@ -1,4 +1,4 @@
-"""`numerate probe`: a page and views that answer, of one run and of several, and mistakes in one line."""
+"""`numerate probe`: its page and SQL views, for one run and for several seeds, and its one-line errors."""
 
 from html.parser import HTMLParser
 from pathlib import Path
@@ -23,7 +23,7 @@ SEEDS = ("run-seed0", "run-seed1", "run-seed2")
 
 
 class Captions(HTMLParser):
-    """The texts below a page's figures."""
+    """Counts the figures of a page and collects its texts."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Built:
     return built
 
 
-def asked(workspace: Workspace, **values: object) -> ProbeRequest:
+def requested(workspace: Workspace, **values: object) -> ProbeRequest:
     return ProbeRequest.model_validate({"workspace": str(workspace.root), "problems": 200, "edited": 90, **values})
 
 
@@ -69,19 +69,17 @@ def checked_page(place: str) -> Captions:
 
 
 @pytest.mark.usefixtures("recorded")
-def test_an_encoder_that_comes_with_numerate_is_looked_into_and_all_views_answer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    # Enough to read a digit from its embedding; how well probes learn is shown beside their own tests.
+def test_a_shipped_encoder_is_probed_and_all_views_have_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Enough to decode a digit from its embedding.
     monkeypatch.setattr("model.probing.probes._ITERATIONS", 10)
     workspace = Workspace.create(str(tmp_path / "workspace"))
-    result = probe_encoder.fn(asked(workspace, name="notebook", layers=(1,)))
+    result = probe_encoder.fn(requested(workspace, name="notebook", layers=(1,)))
     assert result["runs"] == ["shipped-notebook"]
     captions = checked_page(result["page"])
     assert captions.figures == 7
     assert any("one seed" in line for line in captions.lines)
     found = {finding["name"]: finding for finding in result["findings"]}
-    # Its digits lie on a circle, and it uses that: known of these weights.
+    # These weights have digits on a circle and use it.
     assert found["digits on a circle"]["found"]
     assert found["circle used"]["found"]
     with open_catalog(workspace) as connection:
@@ -111,16 +109,16 @@ def test_an_encoder_that_comes_with_numerate_is_looked_into_and_all_views_answer
     selectivity = f"selectivity {trained[0] - at_random[1]:.2f}"
     assert selectivity in found["carry in decoded"]["text"]
     assert any(selectivity in line for line in captions.lines)
-    # An operand's embedding is its digit.
+    # An operand's embedding determines its digit.
     assert kappa == 1
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("recorded")
-def test_several_seeds_are_told_together_with_intervals_over_them_and_found_again(
+def test_several_seeds_share_a_page_with_intervals_over_seeds_and_are_cached(
     trained: Built, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    request = asked(trained.workspace, name="seeds", compare=SEEDS)
+    request = requested(trained.workspace, name="seeds", compare=SEEDS)
     result = probe_encoder.fn(request)
     assert result["page"].endswith("comparisons/seeds/probes/index.html")
     captions = checked_page(result["page"])
@@ -144,8 +142,8 @@ def test_several_seeds_are_told_together_with_intervals_over_them_and_found_agai
         (("a", "b", "c"), "5 to 60% stay correct without the head that each run needs most"),
     ],
 )
-def test_of_several_runs_each_has_a_head_of_its_own_that_it_needs_most(runs: tuple[str, ...], text: str) -> None:
-    """Heads of one number in several seeds needn't do the same, so that their mean says nothing of either."""
+def test_each_of_several_runs_has_its_own_most_needed_head(runs: tuple[str, ...], text: str) -> None:
+    """Heads of the same number in several seeds can differ in function, so their mean is not meaningful."""
     shares = {"a": [0.9, 0.8, 0.7, 0.3], "b": [0.05, 0.9, 0.9, 0.9], "c": [0.9, 0.6, 0.8, 0.7]}
     with duckdb.connect() as connection:
         connection.execute(
@@ -164,26 +162,26 @@ def test_of_several_runs_each_has_a_head_of_its_own_that_it_needs_most(runs: tup
 
 
 @pytest.mark.usefixtures("recorded")
-def test_mistakes_are_one_line(trained: Built) -> None:
+def test_mistakes_are_one_line_errors(trained: Built) -> None:
     for values, text in (
         ({"name": "nobody"}, "run 'nobody' does not exist"),
         ({"name": SEEDS[0], "layers": (7,)}, "layer 7 does not exist: run 'run-seed0' has layers 1 to 2"),
         ({"name": SEEDS[0], "loops": (9,)}, "loop 9 does not exist"),
     ):
         with pytest.raises(UserError, match=text) as error:
-            probe_encoder.fn(asked(trained.workspace, **values))
+            probe_encoder.fn(requested(trained.workspace, **values))
         assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match="too few seeds for an interval: list three or more"):
-        asked(trained.workspace, compare=SEEDS[:2])
+        requested(trained.workspace, compare=SEEDS[:2])
     with pytest.raises(ValueError, match="lists a run twice"):
-        asked(trained.workspace, compare=(*SEEDS, SEEDS[0]))
+        requested(trained.workspace, compare=(*SEEDS, SEEDS[0]))
 
 
 @pytest.mark.usefixtures("recorded")
-def test_runs_that_are_no_seeds_of_one_training_are_refused_before_any_work(trained: Built) -> None:
+def test_runs_of_different_trainings_are_rejected_before_any_work(trained: Built) -> None:
     encoder = TINY_TRAINING.encoder.model_copy(update={"unit": "residue"})
     spec = TINY_TRAINING.model_copy(update={"seed": 7, "learning_rate": 0.5, "encoder": encoder})
     train(job_of(trained, (trained.workspace.root / "runs").path, spec, "unlike"))
     with pytest.raises(UserError, match=r"differ in more than their seed \(training\.learning_rate\)"):
-        probe_encoder.fn(asked(trained.workspace, name="mix", compare=(*SEEDS[:2], "unlike")))
+        probe_encoder.fn(requested(trained.workspace, name="mix", compare=(*SEEDS[:2], "unlike")))
     assert not trained.workspace.comparison("mix").children()

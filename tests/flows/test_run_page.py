@@ -7,6 +7,7 @@ import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from flows.cli.app import app
@@ -106,7 +107,7 @@ def test_comparisons_with_and_without_a_unit_and_inside_seeds_are_part_of_it(tra
         (seeds, ("run", "other"), "what they have in common"),
         (trained.workspace.comparison("strange") / "probes", ("other",), "nothing of it"),
     ):
-        found = ProbingSection(runs=runs, checkpoint="best", spread=text, findings=(), figures=(), rooms=())
+        found = ProbingSection(runs=runs, checkpoint="best", spread=text, findings=(), figures=(), remarks=())
         (place / SECTION).write(found.model_dump_json().encode())
     reader, text = read(Path(str(write_run_page(trained.workspace, "run"))))
     assert {"Comparison: units, with and without a unit", "Probing of the runs of seeds"} <= set(reader.titles)
@@ -116,9 +117,17 @@ def test_comparisons_with_and_without_a_unit_and_inside_seeds_are_part_of_it(tra
     words = " ".join(re.sub("<[^>]*>", " ", text).split())
     assert "tiny learned only 1 25.0 25.0–25.0" in words
     assert "tiny with residue 1 75.0 75.0–75.0" in words
+    query = "SELECT comparison, run, unit, evaluation_corpus, exact_match FROM comparisons ORDER BY run"
+    expected = [("units", "other", "residue", "small", 0.75), ("units", "run", "none", "small", 0.25)]
     with open_catalog(trained.workspace) as connection:
-        found = select(connection, "SELECT comparison, run, unit, exact_match FROM comparisons ORDER BY run").fetchall()
-    assert found == [("units", "other", "residue", 0.75), ("units", "run", "none", 0.25)]
+        assert select(connection, query).fetchall() == expected
+    # Earlier versions wrote another column.
+    file = (folder / "table.parquet").path
+    pq.write_table(pq.read_table(file).rename_columns({"evaluation_corpus": "asked"}), file)
+    assert read(Path(str(write_run_page(trained.workspace, "run"))))[1] == text
+    with open_catalog(trained.workspace) as connection:
+        assert select(connection, query).fetchall() == expected
+        assert "asked" not in connection.table("comparisons").columns
 
 
 def test_an_encoder_that_comes_with_numerate_has_a_page(tmp_path: Path) -> None:
@@ -156,7 +165,7 @@ def test_what_lies_in_the_workspace_is_data_to_a_page_and_never_html(own_small: 
         (run / "evaluations" / label / report.SECTION).write(data)
         (run / "evaluations" / label / "report" / "section.html").write(EVIL.encode())
     (run / "report" / "section.html").write(EVIL.encode())
-    seeds = ProbingSection(runs=("run",), checkpoint=EVIL, spread=EVIL, findings=(), figures=(), rooms=(EVIL,))
+    seeds = ProbingSection(runs=("run",), checkpoint=EVIL, spread=EVIL, findings=(), figures=(), remarks=(EVIL,))
     (run / "probes" / SECTION).write(seeds.model_dump_json().encode())
     reader, text = read(Path(str(write_run_page(workspace, "run"))))
     asked = [title for title in reader.titles if title.startswith(("Evaluation", "Probing"))]

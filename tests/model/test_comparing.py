@@ -37,7 +37,7 @@ def comparing(built: Built, **values: object) -> ComparingSpec:
 
 
 @pytest.mark.slow
-def test_a_comparison_ends_in_tables_and_does_only_what_is_missing_when_asked_again(tmp_path: Path) -> None:
+def test_a_comparison_writes_tables_and_repeats_only_missing_parts(tmp_path: Path) -> None:
     built = build_small(tmp_path, OPERATIONS)
     folder = compare(comparing(built))
     assert folder
@@ -58,25 +58,31 @@ def test_a_comparison_ends_in_tables_and_does_only_what_is_missing_when_asked_ag
         1
     )
     assert not [name for name in (built.workspace.root / "runs").children() if "timed" in name]
-    # Another seed would be trained; the steps, and what was asked, are those of before.
-    marked = folder / "asked" / "units-tiny-none.json"
-    values = json.loads(marked.read())
+    # Steps and results are cached, also results in the folder and with the key of earlier versions.
+    results = folder / "results" / "units-tiny-none.json"
+    values = json.loads(results.read())
     values["rows"][0]["correct"] = -1
-    marked.write(json.dumps(values).encode())
+    values["rows"] = [{"asked": row.pop("evaluation_corpus"), **row} for row in values["rows"]]
+    results.remove()
+    (folder / "asked" / "units-tiny-none.json").write(json.dumps(values).encode())
     assert compare(comparing(built)) == folder
-    assert -1 in pq.read_table((folder / "table.parquet").path).column("correct").to_pylist()
+    cached = pq.read_table((folder / "table.parquet").path)
+    assert -1 in cached.column("correct").to_pylist()
+    assert cached.schema == table.schema
+    assert set(cached.column("evaluation_corpus").to_pylist()) == {built.spec.name}
+    assert not results.exists()
     with pytest.raises(UserError, match="other parameters"):
         compare(comparing(built, seconds=2.0))
 
 
-def test_an_encoder_that_does_not_fit_is_refused_before_any_work(small: Built, tmp_path: Path) -> None:
+def test_an_encoder_that_does_not_fit_the_corpus_is_rejected_before_any_work(small: Built, tmp_path: Path) -> None:
     training = TINY_TRAINING.model_copy(update={"encoder": TINY_TRAINING.encoder.model_copy(update={"places": 2})})
     spec = comparing(small, workspace=str(tmp_path), trainings={"tiny": training})
     with pytest.raises(UserError, match="corpus 'small'"):
         compare(spec)
 
 
-def test_each_encoder_is_trained_alike_with_every_unit() -> None:
+def test_an_encoder_has_the_same_training_with_every_unit() -> None:
     variants = ComparingSpec().variants()
     assert list(variants) == [
         (encoder, unit) for encoder in ("vanilla", "ours") for unit in ("none", "residue", "primes", "nalu")
@@ -99,7 +105,7 @@ def test_every_checkpoint_of_a_comparison_is_kept_for_its_curve(validations: int
         assert len(made) <= training.keep + 1, steps
 
 
-def test_a_step_is_timed_over_the_second_half_of_all(tmp_path: Path) -> None:
+def test_seconds_per_step_are_those_of_the_second_half(tmp_path: Path) -> None:
     writer = MetricsWriter(LocalLocation(tmp_path))
     seconds = [10.0, 20.0, 30.0, 30.5, 31.0, 31.5]
     for step, at in enumerate(seconds, 1):
@@ -111,12 +117,12 @@ def test_a_step_is_timed_over_the_second_half_of_all(tmp_path: Path) -> None:
         step_seconds(LocalLocation(tmp_path / "none"))
 
 
-def test_the_page_tells_learned_only_from_with_the_unit_and_from_the_unit_switched_off() -> None:
+def test_the_page_separates_learned_only_with_the_unit_and_with_the_unit_switched_off() -> None:
     def row(unit: str, applied: str, seed: int, right: float, until: int | None) -> dict[str, object]:
-        """One run's figure."""
-        asked = {"asked": "mixed", "operator": "*", "exact_match": right, "problems_until_goal": until}
+        """Results of one run."""
+        scored = {"evaluation_corpus": "mixed", "operator": "*", "exact_match": right, "problems_until_goal": until}
         more = {"problems_seen": 9_000, "parameters": 1_234, "rows_per_second": 100.0, "seconds": 90.0, "gate": 0.5}
-        return {"encoder": "ours", "unit": unit, "applied": applied, "seed": seed, **asked, **more}
+        return {"encoder": "ours", "unit": unit, "applied": applied, "seed": seed, **scored, **more}
 
     rows = [row("none", "on", seed, right, None) for seed, right in enumerate((0.1, 0.2, 0.4))]
     rows += [row("residue", "on", seed, 1.0, until) for seed, until in enumerate((1_000, 3_000, None))]

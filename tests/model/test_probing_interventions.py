@@ -1,4 +1,4 @@
-"""Edits of models that were built by hand, so that what they use is known."""
+"""Edits of hand-made models, which use known features."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from model.evaluation.predictor import TrainedEncoder
 from model.network.encoder import Encoder
 from model.probing.attention import ROLES, attended
 from model.probing.causal.counterfactuals import carry_pairs, digit_pairs
-from model.probing.causal.interventions import Outcome, ablate_heads, move_digits, patch_carries, without
+from model.probing.causal.interventions import Outcome, ablate_heads, ablated, move_digits, patch_carries
 from model.probing.geometry import circle
 from model.probing.hooks import EMBEDDED, State, attentions_of
 from model.probing.labels import Problem, value_of
@@ -28,13 +28,13 @@ def one_hot() -> Tensor:
     return torch.eye(10, WIDTH)
 
 
-def round_the_clock() -> Tensor:
+def on_a_circle() -> Tensor:
     return torch.nn.functional.pad(torch.from_numpy(circle(np.arange(10), 10)).float(), (0, WIDTH - 2))
 
 
 def copying(digits: Tensor) -> TrainedEncoder:
-    """An encoder that answers any `number+0` rightly: each slot reads the digit above it, whose embedding is a row of
-    `digits` [10, d], and says whose row that is."""
+    """An encoder that answers every `number+0` correctly: each slot attends to the digit of its column, whose embedding
+    is a row of `digits` [10, d], and predicts this digit."""
     config, trained = load_run(FOLDER), TrainedEncoder.open(FOLDER)
     shape = EncoderConfig(width=WIDTH, heads=1, layers=1, feedforward=8, positions=("relative",), reach=1)
     tokenizer: Tokenizer = run_tokenizer(FOLDER, config)
@@ -51,7 +51,7 @@ def copying(digits: Tensor) -> TrainedEncoder:
         attention.output.weight.copy_(torch.eye(WIDTH))
         assert encoder.bias
         scores = encoder.bias.scores.weight.view(2 * shape.reach + 6, shape.operands + 1)
-        # The first operand's digit in the same place, else what has no place, such as the signs.
+        # Attention to the first operand's digit at the same place value, otherwise to tokens such as signs.
         scores[shape.reach + 1, 1] = 60
         scores[2 * shape.reach + 4 :, 0] = 30
         encoder.head.weight[ids] = torch.nn.functional.layer_norm(digits, (WIDTH,))
@@ -69,41 +69,41 @@ def moved(digits: Tensor) -> dict[str, Outcome]:
     return {each.way: each for each in found if not each.shift}
 
 
-def test_a_model_that_counts_on_a_circle_follows_it() -> None:
-    found = moved(round_the_clock())
+def test_a_model_with_digits_on_a_circle_follows_the_circle() -> None:
+    found = moved(on_a_circle())
     for way in ("digit", "circles", "circle"):
         assert (found[way].predicted, found[way].unchanged, found[way].other, found[way].spilt) == (1, 0, 0, 0)
     assert found["random"].predicted < 0.5
     assert found["rest"].unchanged == 1
 
 
-def test_a_model_that_does_not_use_the_circle_is_not_moved_along_it() -> None:
+def test_a_model_without_a_circle_does_not_follow_it() -> None:
     found = moved(one_hot())
     assert (found["digit"].predicted, found["digit"].spilt) == (1, 0)
     assert (found["circle"].predicted, found["circle"].unchanged) == (0, 1)
 
 
-def test_without_its_only_head_a_model_knows_nothing_and_a_part_of_it_is_not_all() -> None:
+def test_without_its_only_head_a_model_answers_nothing_correctly() -> None:
     model = copying(one_hot())
     pairs = digit_pairs(model, PROBLEMS, model.layout_of(PROBLEMS[0].text))
     (found, _) = ablate_heads(model, pairs)
     assert (found.site, found.predicted, found.other) == ("head 0", 0, 1)
-    # What it took away is there again.
+    # The hooks are removed.
     assert digit_pairs(model, PROBLEMS, model.layout_of(PROBLEMS[0].text)).count == pairs.count
 
 
-def test_what_a_head_says_at_padding_is_no_part_of_its_mean() -> None:
+def test_the_mean_of_a_head_excludes_padding() -> None:
     output, shown = torch.nn.Identity(), torch.tensor([[False, True, True], [True, True, True]])
-    said = torch.arange(24.0).reshape(2, 3, 4)
-    said[0, 0] = 1e6
-    with without(output, torch.eye(4)[:, :2], shown):
-        left = output(said)
+    values = torch.arange(24.0).reshape(2, 3, 4)
+    values[0, 0] = 1e6
+    with ablated(output, torch.eye(4)[:, :2], shown):
+        left = output(values)
     mean = [(4 + 8 + 12 + 16 + 20) / 5 + column for column in range(2)]
     assert left[..., :2].tolist() == [[pytest.approx(mean)] * 3] * 2
-    assert torch.equal(left[..., 2:], said[..., 2:])
+    assert torch.equal(left[..., 2:], values[..., 2:])
 
 
-def test_all_tokens_alike_are_those_that_can_be_read() -> None:
+def test_uniform_attention_excludes_padding() -> None:
     model = copying(one_hot())
     problems = [Problem("7+0"), Problem("12345+0")]
     found = [*attended(model.encoder, problems, batches_of(model, problems))]
@@ -119,7 +119,7 @@ def adder() -> TrainedEncoder:
     return TrainedEncoder.open(FOLDER)
 
 
-def test_twins_differ_by_what_python_says(adder: TrainedEncoder) -> None:
+def test_counterfactuals_differ_as_python_computes(adder: TrainedEncoder) -> None:
     chance = np.random.default_rng(0)
     texts = [f"{one}+{other}" for one, other in chance.integers(100, 100_000, (200, 2)).tolist()]
     problems = [Problem(text) for text in texts]
@@ -130,8 +130,8 @@ def test_twins_differ_by_what_python_says(adder: TrainedEncoder) -> None:
         return "".join(pieces[number] for number in row if not pieces[number].startswith("[")).rstrip("=")
 
     moves = digit_pairs(adder, problems, layout)
-    for row, twin, old, new in zip(moves.rows, moves.counterfactual, moves.old, moves.new, strict=True):
-        before, after = text_of(row), text_of(twin)
+    for row, other, old, new in zip(moves.rows, moves.counterfactual, moves.old, moves.new, strict=True):
+        before, after = text_of(row), text_of(other)
         (place,) = [at for at in range(len(before)) if before[at] != after[at]]
         assert (int(before[place]), int(after[place])) == (old, new)
         assert "+0" not in after[:-2]
@@ -143,7 +143,7 @@ def test_twins_differ_by_what_python_says(adder: TrainedEncoder) -> None:
         place = layout.width - 1 - int(carries.column[number])
         assert after - before == 10**place
         assert (before // 10**place % 10, after // 10**place % 10) == (carries.old[number], carries.new[number])
-        # The donor's own column differs, so that its answer there is neither's; `same` has one carry less.
+        # The donor's digit in that column differs, so its answer digit differs from both; `same` has one carry less.
         assert donor - same == 10**place
         assert (donor - after) % 10**place == 0
         assert donor // 10**place % 10 not in (carries.old[number], carries.new[number])
@@ -151,7 +151,7 @@ def test_twins_differ_by_what_python_says(adder: TrainedEncoder) -> None:
         assert digits == [donor // 10**place % 10, same // 10**place % 10]
 
 
-def test_a_carry_put_into_the_input_arrives_and_the_output_is_copied(adder: TrainedEncoder) -> None:
+def test_a_carry_patched_into_the_input_arrives_and_a_finished_digit_is_copied(adder: TrainedEncoder) -> None:
     texts = [f"{one}+{other}" for one in range(111, 190, 2) for other in (123, 345, 524, 700)]
     problems = [Problem(text) for text in texts]
     pairs = carry_pairs(adder, problems, adder.layout_of(texts[0])).first(40)
@@ -159,7 +159,7 @@ def test_a_carry_put_into_the_input_arrives_and_the_output_is_copied(adder: Trai
     found = {(each.state, each.site, each.way): each for each in patch_carries(adder, pairs, [EMBEDDED, last])}
     assert found[EMBEDDED, "lower digits", "carry"].predicted == 1
     assert found[EMBEDDED, "lower digits", "same carry"].unchanged == 1
-    # A finished digit that is copied is no carry that arrives.
+    # A copied digit does not count as a carry.
     for way in ("carry", "same carry"):
         assert (found[last, "own slot", way].copied, found[last, "own slot", way].predicted) == (1, 0)
     assert found[last, "lower slot", "carry"].unchanged == 1

@@ -1,4 +1,4 @@
-"""What hooks see is what the encoder computes, to the bit, and nothing of them stays."""
+"""Hooks record exactly the states that the encoder computes, and are removed."""
 
 from collections.abc import Iterator
 
@@ -51,7 +51,7 @@ def ids_of(tokenizer: Tokenizer) -> torch.Tensor:
     return torch.tensor([tokenizer.row(problem, LAYOUT) for problem in ("12+34", "999+1", "7+8")])
 
 
-def test_the_recorded_pass_is_the_encoders_to_the_bit(encoder: Encoder, tokenizer: Tokenizer) -> None:
+def test_recording_changes_no_bit_of_the_pass(encoder: Encoder, tokenizer: Tokenizer) -> None:
     ids, slots = ids_of(tokenizer), LAYOUT.answer
     states = states_of(encoder, slots)
     with recorded(encoder, states) as seen:
@@ -66,7 +66,7 @@ def test_the_recorded_pass_is_the_encoders_to_the_bit(encoder: Encoder, tokenize
     assert seen[EMBEDDED].shape == (3, LAYOUT.width, 32)
 
 
-def test_the_recorded_attention_is_what_the_values_are_weighed_by(encoder: Encoder, tokenizer: Tokenizer) -> None:
+def test_the_recorded_attention_weighs_the_values(encoder: Encoder, tokenizer: Tokenizer) -> None:
     ids, given = ids_of(tokenizer), list[torch.Tensor]()
     handles = [
         attention.output.register_forward_pre_hook(lambda module, arguments: given.append(arguments[0]))
@@ -81,7 +81,7 @@ def test_the_recorded_attention_is_what_the_values_are_weighed_by(encoder: Encod
         logits_of(encoder, ids, LAYOUT.answer)
     for handle in handles:
         handle.remove()
-    # A layer's own projection comes right behind that of the recorder.
+    # The layer's own projection follows that of the recorder.
     for (_, weights), mixed, output in zip(seen, inputs[1::2], given, strict=True):
         values = mixed.unflatten(-1, (3, weights.shape[1], -1)).permute(2, 0, 3, 1, 4)[2]
         assert torch.equal((weights @ values).transpose(1, 2).flatten(2), output)
@@ -89,7 +89,7 @@ def test_the_recorded_attention_is_what_the_values_are_weighed_by(encoder: Encod
     assert [state for state, _ in seen] == [state for state in states_of(encoder, LAYOUT.answer) if state.layer]
 
 
-def test_an_edit_changes_the_state_that_it_names_and_no_earlier_one(encoder: Encoder, tokenizer: Tokenizer) -> None:
+def test_an_edit_changes_its_state_and_no_earlier_one(encoder: Encoder, tokenizer: Tokenizer) -> None:
     ids, slots = ids_of(tokenizer), LAYOUT.answer
     states = states_of(encoder, slots)
     with recorded(encoder, states) as before:
@@ -117,7 +117,7 @@ def test_an_edit_of_all_loops_is_made_in_each(encoder: Encoder, tokenizer: Token
 
 
 def check_replayed(encoder: Encoder, tokenizer: Tokenizer) -> None:
-    """What lies before an edit is taken as it was, and what lies behind it is computed."""
+    """States before an edit are replayed, and later states are computed."""
     ids, slots = ids_of(tokenizer), LAYOUT.answer
     states = states_of(encoder, slots)
     with recorded(encoder, states) as seen:
@@ -130,16 +130,16 @@ def check_replayed(encoder: Encoder, tokenizer: Tokenizer) -> None:
     zeros = {state: torch.zeros_like(values) for state, values in seen.items()}
     with replayed(encoder, zeros, states[-1]):
         known = logits_of(encoder, ids, slots)
-    # Rows of one product may be rounded otherwise where a kernel ends.
+    # A kernel may round rows of one product differently.
     assert torch.allclose(known[0], known[1], atol=ROUNDING)
     assert not torch.allclose(known, logits_of(encoder, ids, slots), atol=1e-3)
 
 
-def test_what_lies_before_an_edit_is_taken_as_it_was(encoder: Encoder, tokenizer: Tokenizer) -> None:
+def test_states_before_an_edit_are_replayed(encoder: Encoder, tokenizer: Tokenizer) -> None:
     check_replayed(encoder, tokenizer)
 
 
-def test_so_it_is_where_a_unit_writes_and_longer_answers_take_more_loops(tokenizer: Tokenizer) -> None:
+def test_states_are_replayed_with_a_unit_and_with_more_loops_for_longer_answers(tokenizer: Tokenizer) -> None:
     config = EncoderConfig(
         width=32, heads=4, layers=2, loops=2, carry_loops=1, feedforward=64, positions=("relative",), unit="residue"
     )

@@ -1,4 +1,4 @@
-"""A probing is kept, done again only where something changed, and refuses what it can't do in one line."""
+"""A probing is cached, recomputes only outdated parts, and rejects impossible requests with one line."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ import pytest
 
 from model.config.probing import ProbingSpec
 from model.evaluation.predictor import TrainedEncoder
-from model.probing.over_training import all_known, series
+from model.probing.over_training import series, series_is_cached
 from model.probing.study import PARTS, Study, key_of, probe
 from model.probing.token_dataset import Batch
 from model.runs.checkpoints import Checkpoints
@@ -30,8 +30,8 @@ def run(small: Built, tmp_path_factory: pytest.TempPathFactory) -> TrainingJob:
 
 
 @pytest.fixture(autouse=True)
-def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Probes that take three steps to learn: what is kept and done again is the same, however much they tell."""
+def fast_probes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Probes with three iterations, because caching does not depend on their quality."""
     monkeypatch.setattr("model.probing.probes._ITERATIONS", 3)
 
 
@@ -40,18 +40,18 @@ def files_of(job: TrainingJob) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
 
 
-def test_the_same_probing_again_computes_nothing(run: TrainingJob, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_repeated_probing_computes_nothing(run: TrainingJob, monkeypatch: pytest.MonkeyPatch) -> None:
     done = list[str]()
-    model, lay_there = probe(run.run, SPEC, done.append)
-    assert (lay_there, done) == (False, [*PARTS])
+    model, up_to_date = probe(run.run, SPEC, done.append)
+    assert (up_to_date, done) == (False, [*PARTS])
     rows = series(run.run, model, SPEC)
     assert {row["step"] for row in rows} == {10, 20, 30}
     assert {"digits", "kappa", "read"} <= {row["measure"].split(":")[0] for row in rows}
     assert all(row["control"] is not None for row in rows)
-    assert all_known(run.run, SPEC)
+    assert series_is_cached(run.run, SPEC)
     before = files_of(run)
     assert {"geometry.best.parquet", "probes.best.parquet", "attention.best.parquet"} < set(before)
-    # What computes is gone: none of it is needed.
+    # Nothing is computed.
     for name in ("draw", "states_at", "readings", "attended"):
         monkeypatch.setattr(f"model.probing.study.{name}", None)
     again = list[str]()
@@ -61,20 +61,20 @@ def test_the_same_probing_again_computes_nothing(run: TrainingJob, monkeypatch: 
     assert files_of(run) == before
 
 
-def test_so_many_checkpoints_are_measured_as_are_asked_for(run: TrainingJob) -> None:
+def test_the_requested_number_of_checkpoints_is_measured(run: TrainingJob) -> None:
     place = Path(str(run.run)) / "probes" / "series.parquet"
     place.unlink(missing_ok=True)
     model = TrainedEncoder.open(run.run)
     assert {row["step"] for row in series(run.run, model, SPEC.model_copy(update={"series": 2}))} == {10, 30}
-    assert not all_known(run.run, SPEC)
-    assert all_known(run.run, SPEC.model_copy(update={"series": 0}))
-    # What was measured otherwise stays.
+    assert not series_is_cached(run.run, SPEC)
+    assert series_is_cached(run.run, SPEC.model_copy(update={"series": 0}))
+    # Rows of other parameters stay.
     other = SPEC.model_copy(update={"series": 1, "problems": 201})
     assert {row["step"] for row in series(run.run, model, other)} == {30}
-    assert all_known(run.run, SPEC.model_copy(update={"series": 2}))
+    assert series_is_cached(run.run, SPEC.model_copy(update={"series": 2}))
 
 
-def test_a_kill_before_the_new_series_stands_in_the_place_of_the_old_one_loses_neither(run: TrainingJob) -> None:
+def test_a_kill_before_the_table_is_replaced_keeps_the_old_one_valid(run: TrainingJob) -> None:
     place = Path(str(run.run)) / "probes" / "series.parquet"
     place.unlink(missing_ok=True)
     model = TrainedEncoder.open(run.run)
@@ -82,35 +82,35 @@ def test_a_kill_before_the_new_series_stands_in_the_place_of_the_old_one_loses_n
     before = place.read_bytes()
     series(run.run, model, SPEC.model_copy(update={"series": 2}))
     place.write_bytes(before)
-    assert all_known(run.run, SPEC.model_copy(update={"series": 1}))
+    assert series_is_cached(run.run, SPEC.model_copy(update={"series": 1}))
     steps = list[str]()
     series(run.run, model, SPEC.model_copy(update={"series": 2}), steps.append)
     assert steps == ["step 10"]
 
 
-def test_a_table_that_is_damaged_or_gone_is_made_anew(run: TrainingJob) -> None:
+def test_a_damaged_or_missing_table_is_computed_again(run: TrainingJob) -> None:
     folder = Path(str(run.run)) / "probes"
     (folder / "series.parquet").unlink(missing_ok=True)
     model, _ = probe(run.run, SPEC)
     series(run.run, model, SPEC)
-    whole = {path.name: path.read_bytes() for path in folder.glob("*.parquet")}
-    damaged = bytearray(whole["attention.best.parquet"])
+    intact = {path.name: path.read_bytes() for path in folder.glob("*.parquet")}
+    damaged = bytearray(intact["attention.best.parquet"])
     damaged[len(damaged) // 2] ^= 1
     (folder / "attention.best.parquet").write_bytes(damaged)
     (folder / "geometry.best.parquet").unlink()
     assert not probe(run.run, SPEC)[1]
-    flipped = bytearray(whole["series.parquet"])
+    flipped = bytearray(intact["series.parquet"])
     for place in (60, len(flipped) // 2, len(flipped) - 100):
         flipped[place] ^= 1
         (folder / "series.parquet").write_bytes(flipped)
-        assert not all_known(run.run, SPEC)
+        assert not series_is_cached(run.run, SPEC)
         flipped[place] ^= 1
     series(run.run, model, SPEC)
-    assert {path.name: path.read_bytes() for path in folder.glob("*.parquet")} == whole
+    assert {path.name: path.read_bytes() for path in folder.glob("*.parquet")} == intact
 
 
-def test_what_was_done_before_a_kill_is_not_done_again(run: TrainingJob) -> None:
-    """Whole parts, and checkpoints of the series; those that are gone stay known."""
+def test_parts_finished_before_a_kill_are_not_computed_again(run: TrainingJob) -> None:
+    """Parts of the study, and checkpoints of the series, whose rows stay cached if they are deleted."""
     spec = SPEC.model_copy(update={"problems": 201})
 
     def killed(part: str) -> None:
@@ -121,8 +121,8 @@ def test_what_was_done_before_a_kill_is_not_done_again(run: TrainingJob) -> None
         probe(run.run, spec, killed)
     before = files_of(run)
     done = list[str]()
-    model, lay_there = probe(run.run, spec, done.append)
-    assert (lay_there, done) == (False, [*PARTS])
+    model, up_to_date = probe(run.run, spec, done.append)
+    assert (up_to_date, done) == (False, [*PARTS])
     after = files_of(run)
     assert all(after[f"{name}.best.parquet"] == before[f"{name}.best.parquet"] for name in ("geometry", "probes"))
     assert probe(run.run, spec)[1]
@@ -134,11 +134,13 @@ def test_what_was_done_before_a_kill_is_not_done_again(run: TrainingJob) -> None
     index = Checkpoints(run.run / "checkpoints")
     index.prune()
     assert len(index.index().entries) < 3
-    assert all_known(run.run, spec)
+    assert series_is_cached(run.run, spec)
     assert series(run.run, model, spec) == rows
 
 
-def test_what_an_option_has_no_part_in_is_not_done_again(run: TrainingJob, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_changed_option_recomputes_only_parts_that_depend_on_it(
+    run: TrainingJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
     probe(run.run, SPEC)
     before = files_of(run)
     for name in ("readings", "attended"):
@@ -147,12 +149,12 @@ def test_what_an_option_has_no_part_in_is_not_done_again(run: TrainingJob, monke
     after = files_of(run)
     assert after.keys() == before.keys()
     changed = {name for name in after if after[name] != before[name]}
-    # A run this small answers too little for its states to be edited.
+    # This small run may answer too few problems for edits.
     assert changed == {"best.json"} | {"interventions.best.parquet"} & set(after)
 
 
 @pytest.mark.slow
-def test_along_training_each_measure_stands_beside_its_control_and_the_last_one_is_the_run_as_it_is(
+def test_the_series_has_controls_and_its_last_checkpoint_equals_the_study(
     run: TrainingJob,
 ) -> None:
     model = TrainedEncoder.open(run.run, "last")
@@ -177,7 +179,7 @@ def test_along_training_each_measure_stands_beside_its_control_and_the_last_one_
         assert last["kappa: digit, answer"][name] == pytest.approx(best)
 
 
-def test_the_layout_of_edits_is_that_of_most_problems_however_many_batches_they_fill(run: TrainingJob) -> None:
+def test_edits_use_the_layout_of_most_problems_over_all_batches(run: TrainingJob) -> None:
     rare, frequent = TokenLayout(problem=4, answer=3), TokenLayout(problem=6, answer=4)
     study = Study(TrainedEncoder.open(run.run), SPEC)
     rows = [(rare, 512), (frequent, 500), (frequent, 300)]
@@ -185,7 +187,7 @@ def test_the_layout_of_edits_is_that_of_most_problems_however_many_batches_they_
     assert study.layout == frequent
 
 
-def test_all_layers_by_name_are_all_layers(run: TrainingJob) -> None:
+def test_naming_all_layers_equals_naming_none(run: TrainingJob) -> None:
     model = TrainedEncoder.open(run.run)
     keys = [
         {name: key_of(model, SPEC.model_copy(update={"layers": layers}), part) for name, part in PARTS.items()}
@@ -196,7 +198,7 @@ def test_all_layers_by_name_are_all_layers(run: TrainingJob) -> None:
 
 
 @pytest.mark.slow
-def test_other_settings_and_other_checkpoints_are_looked_into_anew(run: TrainingJob) -> None:
+def test_other_layers_and_other_checkpoints_are_probed_again(run: TrainingJob) -> None:
     probe(run.run, SPEC)
     assert not probe(run.run, SPEC.model_copy(update={"layers": (2,)}))[1]
     layers = pq.read_table(f"{run.run}/probes/probes.best.parquet").column("layer").to_pylist()
@@ -207,32 +209,32 @@ def test_other_settings_and_other_checkpoints_are_looked_into_anew(run: Training
 
 
 @pytest.mark.parametrize(
-    ("asked", "text"),
+    ("requested", "text"),
     [
         ({"layers": (3,)}, "layer 3 does not exist: run 'run' has layers 1 to 2"),
         ({"layers": (0,)}, "layer 0 does not exist"),
         ({"loops": (2,)}, "loop 2 does not exist: run 'run' has loops 1 to 1"),
     ],
 )
-def test_a_layer_or_loop_that_is_not_there_is_one_line(
-    run: TrainingJob, asked: dict[str, tuple[int, ...]], text: str
+def test_a_missing_layer_or_loop_is_a_one_line_error(
+    run: TrainingJob, requested: dict[str, tuple[int, ...]], text: str
 ) -> None:
     with pytest.raises(UserError, match=text):
-        probe(run.run, SPEC.model_copy(update=asked))
+        probe(run.run, SPEC.model_copy(update=requested))
 
 
-def test_a_run_without_a_checkpoint_is_one_line(small: Built, tmp_path: Path) -> None:
+def test_a_run_without_a_checkpoint_is_a_one_line_error(small: Built, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="run 'fresh' has no checkpoint yet: train it first"):
         probe(job_of(small, tmp_path, LONGER, "fresh").run, SPEC)
 
 
-# Triples are looked into as pairs are, and pieces of either learner in one way.
+# Triples are probed like pairs, and both kinds of learned pieces alike.
 @pytest.mark.parametrize(
     "of_kind",
     [pytest.param(kind, marks=[pytest.mark.slow] * (kind in ("triples", "bpe"))) for kind in TOKENIZERS],
     indirect=True,
 )
-def test_every_kind_of_tokenizer_can_be_looked_into(of_kind: Built, tmp_path: Path) -> None:
+def test_every_kind_of_tokenizer_can_be_probed(of_kind: Built, tmp_path: Path) -> None:
     kind = of_kind.tokenizer.group
     values = {"positions": ("place-value",) if kind else ("learned",), "longest": 64, "layers": 1}
     spec = LONGER.model_copy(update={"steps": 2, "encoder": LONGER.encoder.model_copy(update=values)})
@@ -241,7 +243,7 @@ def test_every_kind_of_tokenizer_can_be_looked_into(of_kind: Built, tmp_path: Pa
     study = Study(TrainedEncoder.open(job.run), SPEC)
     symbols = {row["symbols"] for row in study.geometry()["geometry"]}
     assert "digits" in symbols
-    # Learnt pieces may happen to be all of them.
+    # Learned pieces may include all of them.
     assert ("numbers" in symbols) in ((kind > 1,) if kind else (True, False))
     assert bool(study.probes()["probes"]) == bool(kind)
     assert bool(study.attention()["attention"]) == bool(kind)

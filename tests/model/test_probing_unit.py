@@ -1,4 +1,4 @@
-"""What is said of a symbolic unit, of encoders whose unit does what is known."""
+"""Measures of a symbolic unit, for units with known behaviour."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from model.config.probing import ProbingSpec
 from model.evaluation.predictor import TrainedEncoder
 from model.evaluation.unit_readout import together
 from model.network.symbolic.unit import ResidueResult
-from model.probing.causal.unit_ablation import handed_on, others, unit_measures
+from model.probing.causal.unit_ablation import exchanged, others, unit_measures
 from model.probing.labels import Problem
 from model.probing.study import Study
 from model.probing.token_dataset import Batch
@@ -42,7 +42,7 @@ def measures_of(model: TrainedEncoder) -> dict[tuple[str, int, str], float]:
     return {(row["measure"], row["loop"], row["operator"]): row["value"] for row in rows}
 
 
-def test_a_unit_whose_gate_is_shut_writes_nothing_and_nothing_changes_without_it(job: TrainingJob) -> None:
+def test_a_unit_with_a_closed_gate_writes_nothing_and_changes_no_answer(job: TrainingJob) -> None:
     model = TrainedEncoder.open(job.run)
     assert model.encoder.unit
     with torch.no_grad():
@@ -55,13 +55,13 @@ def test_a_unit_whose_gate_is_shut_writes_nothing_and_nothing_changes_without_it
     assert found["gate", 0, "all"] == 0
 
 
-def test_what_is_read_is_counted_by_operator_and_loop(job: TrainingJob) -> None:
-    """The operation is read as - whatever the problem, and the first two numbers as they stand."""
+def test_readings_are_counted_by_operator_and_loop(job: TrainingJob) -> None:
+    """The unit always reads the operation -, and the first two numbers correctly."""
     model = TrainedEncoder.open(job.run)
     assert model.encoder.unit
     reader = model.encoder.unit.reader
     with torch.no_grad():
-        # So large that positions don't blur them.
+        # Large enough that positions have no effect.
         model.encoder.tokens.weight.mul_(1e3)
         for values in (reader.operation, reader.digits, reader.scores):
             values.weight.zero_()
@@ -75,8 +75,8 @@ def test_what_is_read_is_counted_by_operator_and_loop(job: TrainingJob) -> None:
         assert found["written", loop, "+"] > 0
 
 
-def test_loops_that_some_problems_never_run_are_told_of_those_that_do(tmp_path: Path) -> None:
-    """A loop more for each slot: longer answers take more."""
+def test_measures_of_a_loop_cover_only_problems_that_run_it(tmp_path: Path) -> None:
+    """Longer answers take more loops."""
     encoder = TINY_TRAINING.encoder.model_copy(update={"unit": "residue", "positions": ("relative",), "carry_loops": 1})
     built = build_small(tmp_path, OPERATIONS)
     job = job_of(built, tmp_path, TINY_TRAINING.model_copy(update={"encoder": encoder, "steps": 2}))
@@ -101,25 +101,25 @@ def test_loops_that_some_problems_never_run_are_told_of_those_that_do(tmp_path: 
     assert found["operands read", 0, "*"].problems == 3
 
 
-def test_each_problem_is_given_the_result_of_another_one() -> None:
+def test_exchanged_results_are_those_of_another_problem() -> None:
     result, two = ResidueResult(), [read_as("+", 2, 3, 2), read_as("*", 4, 5, 2)]
-    said = [result(each, 3) for each in two]
-    with handed_on(result, np.array([1, 0])):
+    results = [result(each, 3) for each in two]
+    with exchanged(result, np.array([1, 0])):
         given = result(together(two), 3)
-    # Other batch shapes take other kernels, which round otherwise; these are probabilities.
-    assert torch.allclose(given, torch.cat(said[::-1]), atol=ROUNDING)
-    assert torch.allclose(result(together(two), 3), torch.cat(said), atol=ROUNDING)
-    assert not torch.allclose(*said, atol=0.5)
+    # Other batch shapes use other kernels, which round differently; these are probabilities.
+    assert torch.allclose(given, torch.cat(results[::-1]), atol=ROUNDING)
+    assert torch.allclose(result(together(two), 3), torch.cat(results), atol=ROUNDING)
+    assert not torch.allclose(*results, atol=0.5)
 
 
-def test_a_problem_is_given_the_result_of_one_whose_answer_has_as_many_digits_whatever_its_sign() -> None:
+def test_the_other_problem_has_an_answer_of_as_many_digits_with_any_sign() -> None:
     values = [-12, 345, 67, -890, 0, -5, 7]
     computed = np.array([True] * 6 + [False])
     given = others(values, computed).tolist()
     assert [values[other] for other in given] == [67, -890, -12, 345, -5, 0, 7]
 
 
-def test_nothing_is_said_where_there_is_no_unit(tmp_path: Path) -> None:
+def test_there_are_no_measures_without_a_unit(tmp_path: Path) -> None:
     job = job_of(build_small(tmp_path), tmp_path, TINY_TRAINING.model_copy(update={"steps": 2}))
     train(job)
     assert Study(TrainedEncoder.open(job.run), SPEC).unit() == {"unit": []}

@@ -76,15 +76,29 @@ def compare(reports: Reports) -> Comparison:
                         f"run {name!r} was evaluated on {key} {report[key]}, another run on {first[key]}: "
                         "compare runs that can be evaluated on the same problems"
                     )
-    values = {which: [_by_value(pair[which]) for pair in reports.values()] for which in _CHECKPOINTS}
-    keys = dict.fromkeys(key for found in values["best"] for key in found)
-    return Comparison(
-        suite=first["suite"],
-        corpus=first["corpus"],
-        split=first["split"],
-        runs=tuple(_run_line(name, pair) for name, pair in reports.items()),
-        lines=tuple(_line(key, values) for key in keys),
-    )
+    runs = [
+        RunLine(
+            run=name,
+            best=pair["best"]["exact_match"],
+            best_step=pair["best"]["step"],
+            last=pair["last"]["exact_match"],
+            last_step=pair["last"]["step"],
+        )
+        for name, pair in reports.items()
+    ]
+    # Number of problems and exact match of each group, for each run.
+    groups = {which: [_groups(pair[which]) for pair in reports.values()] for which in _CHECKPOINTS}
+    lines = []
+    for column, value in dict.fromkeys(key for of_run in groups["best"] for key in of_run):
+        found = {
+            which: [of_run[column, value] for of_run in groups[which] if (column, value) in of_run]
+            for which in _CHECKPOINTS
+        }
+        problems = found["best"][0][0]
+        spreads = {which: _spread([match for _, match in of_runs]) for which, of_runs in found.items()}
+        lines.append(Line(column=column, value=value, problems=problems, runs=len(found["best"]), **spreads))
+    described = {key: first[key] for key in ("suite", "corpus", "split")}
+    return Comparison(**described, runs=tuple(runs), lines=tuple(lines))
 
 
 def comparison_text(comparison: Comparison) -> str:
@@ -104,7 +118,7 @@ def comparison_text(comparison: Comparison) -> str:
     return "\n".join([title, head, names, *lines, *runs])
 
 
-def _by_value(report: Mapping[str, Any]) -> dict[tuple[str, int | str], tuple[int, float]]:
+def _groups(report: Mapping[str, Any]) -> dict[tuple[str, int | str], tuple[int, float]]:
     """Number of problems and exact match of each group in a report, after those of all problems."""
     found: dict[tuple[str, int | str], tuple[int, float]] = {(_ALL, ""): (report["problems"], report["exact_match"])}
     for column, groups in report["breakdown"].items():
@@ -112,30 +126,8 @@ def _by_value(report: Mapping[str, Any]) -> dict[tuple[str, int | str], tuple[in
     return found
 
 
-def _line(
-    key: tuple[str, int | str], values: Mapping[str, list[dict[tuple[str, int | str], tuple[int, float]]]]
-) -> Line:
-    found = {which: [values_of[key] for values_of in values[which] if key in values_of] for which in _CHECKPOINTS}
-    spreads = {which: _spread([match for _, match in pairs]) for which, pairs in found.items()}
-    return Line(
-        column=key[0], value=key[1], problems=found["best"][0][0], runs=len(found["best"]),
-        best=spreads["best"], last=spreads["last"],
-    )  # fmt: skip
-
-
 def _spread(matches: list[float]) -> Spread:
     return Spread(median=median(matches), minimum=min(matches), maximum=max(matches))
-
-
-def _run_line(name: str, pair: Mapping[str, Mapping[str, Any]]) -> RunLine:
-    best, last = (pair[which] for which in _CHECKPOINTS)
-    return RunLine(
-        run=name,
-        best=best["exact_match"],
-        best_step=best["step"],
-        last=last["exact_match"],
-        last_step=last["step"],
-    )
 
 
 def _name(line: Line) -> str:

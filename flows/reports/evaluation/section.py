@@ -1,7 +1,6 @@
 """The results of one evaluation: a section of the run's page, and for some a separate page. Data comes from SQL."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import duckdb
 from markupsafe import Markup
@@ -69,7 +68,7 @@ def write_report(
     seconds: dict[str, float | None],
     remarks: tuple[str, ...] = (),
 ) -> list[tuple[str, str]]:
-    """Write the section's data below `place`, and a separate page unless `place` is the run's own folder.
+    """Write the section's data below `folder`, and a separate page unless `folder` is the run's own folder.
 
     `remarks` say what was left out. Returns the figures.
     """
@@ -120,21 +119,21 @@ def _suite_figures(
 ) -> list[tuple[str, str]]:
     """Figures that only a suite has."""
     if outcome.suite == "grid":
-        operators = [row[0] for row in _rows(connection, "SELECT DISTINCT operators FROM scored ORDER BY 1")]
-        trained_lengths = {operator: trained_digits(config, operator) for operator in operators}
+        operators = connection.execute("SELECT DISTINCT operators FROM scored ORDER BY 1").fetchall()
+        trained_lengths = {operator: trained_digits(config, operator) for (operator,) in operators}
         return [("Exact match by the lengths of both operands", grid_figure(connection, trained_lengths))]
     if outcome.suite == "edge":
-        kinds = [
-            row[0] for row in _rows(connection, "SELECT DISTINCT kind FROM scored WHERE kind <> '' ORDER BY 1 DESC")
-        ]
-        return [("Exact match by kind and length", edge_figure(connection, kinds))] if kinds else []
+        kinds = connection.execute("SELECT DISTINCT kind FROM scored WHERE kind <> '' ORDER BY 1 DESC").fetchall()
+        if kinds:
+            return [("Exact match by kind and length", edge_figure(connection, [kind for (kind,) in kinds]))]
     return []
 
 
 def _figures(connection: duckdb.DuckDBPyConnection, outcome: Evaluation) -> list[tuple[str, str]]:
     """Exact match by answer and by every column of the breakdown."""
     figures = []
-    if _rows(connection, "SELECT max(length(answer)) FROM scored")[0][0] <= _NUMBER_DIGITS:
+    ((longest,),) = connection.execute("SELECT max(length(answer)) FROM scored").fetchall()
+    if longest <= _NUMBER_DIGITS:
         figures.append(("Exact match by answer", _by_answer(connection)))
     for column, groups in outcome.breakdown.items():
         if len(groups) <= _MOST_GROUPS or isinstance(groups[0].value, int):
@@ -142,28 +141,21 @@ def _figures(connection: duckdb.DuckDBPyConnection, outcome: Evaluation) -> list
     return figures
 
 
-def _rows(connection: duckdb.DuckDBPyConnection, query: str, values: list[Any] | None = None) -> list[tuple[Any, ...]]:
-    return connection.execute(query, values or []).fetchall()
-
-
 def learning_curve(connection: duckdb.DuckDBPyConnection, run: str) -> str:
     """Loss and exact match on validation by training step, as SVG."""
-    losses = _rows(
-        connection,
-        "WITH mine AS (SELECT step, loss FROM metrics WHERE run = ?), "
-        "size AS (SELECT greatest(1, max(step) // 200) AS bin FROM mine) "
-        "SELECT max(step), avg(loss) FROM mine, size GROUP BY (step - 1) // bin ORDER BY 1",
+    losses = connection.execute(
+        "WITH selected AS (SELECT step, loss FROM metrics WHERE run = ?), "
+        "size AS (SELECT greatest(1, max(step) // 200) AS bin FROM selected) "
+        "SELECT max(step), avg(loss) FROM selected, size GROUP BY (step - 1) // bin ORDER BY 1",
         [run],
-    )
-    matches = _rows(
-        connection,
+    ).fetchall()
+    matches = connection.execute(
         "SELECT step, 100 * validation_exact_match FROM metrics "
         "WHERE run = ? AND validation_exact_match IS NOT NULL ORDER BY 1",
         [run],
-    )
+    ).fetchall()
 
     def draw(axes: Axes) -> None:
-        """Draw the loss, and the exact match on a second axis."""
         axes.plot(*zip(*losses, strict=True), color=INK)
         axes.set(xlabel="step", ylabel="loss on masked slots", yscale="log")
         axes.yaxis.label.set_color(INK)
@@ -182,16 +174,14 @@ def _right_axis(axes: Axes, matches: Sequence[tuple[float, ...]], label: str, li
 
 
 def _by_answer(connection: duckdb.DuckDBPyConnection) -> str:
-    rows = _rows(
-        connection,
+    rows = connection.execute(
         "WITH ends AS (SELECT min(answer::BIGINT) AS low, max(answer::BIGINT) AS high FROM scored), "
         "span AS (SELECT low, greatest(1, (high - low) // 40) AS bin FROM ends) "
         "SELECT low + bin * ((answer::BIGINT - low) // bin) + bin / 2 AS middle, "
         "100 * avg(correct::INT), count(*), any_value(bin) FROM scored, span GROUP BY 1 ORDER BY 1",
-    )
+    ).fetchall()
 
     def draw(axes: Axes) -> None:
-        """Draw the number of problems, and the exact match on a second axis."""
         axes.bar([r[0] for r in rows], [r[2] for r in rows], width=rows[0][3] * 0.95, color=PALE, label="problems")
         axes.set(xlabel="answer", ylabel="problems")
         matches = [(middle, match) for middle, match, *_ in rows]
@@ -202,7 +192,6 @@ def _by_answer(connection: duckdb.DuckDBPyConnection) -> str:
 
 def _by_passes(outcome: Evaluation) -> str:
     def draw(axes: Axes) -> None:
-        """Draw a line for each order of filling."""
         one_pass = next(result for result in outcome.by_passes if result.passes == 1)
         for order, color in (("confidence", INK), ("units-first", SECOND)):
             results = [one_pass, *(r for r in outcome.by_passes if r.order == order and r.passes > 1)]
@@ -220,14 +209,12 @@ def _by_passes(outcome: Evaluation) -> str:
 
 
 def _calibration(connection: duckdb.DuckDBPyConnection) -> str:
-    rows = _rows(
-        connection,
+    rows = connection.execute(
         "SELECT avg(confidence), avg(correct::INT), count(*) FROM scored "
         "GROUP BY least(9, floor(confidence * 10)) ORDER BY 1",
-    )
+    ).fetchall()
 
     def draw(axes: Axes) -> None:
-        """Draw accuracy against confidence, with the diagonal of perfect calibration."""
         axes.plot([0, 100], [0, 100], color=PALE, linewidth=1)
         axes.plot([100 * r[0] for r in rows], [100 * r[1] for r in rows], color=INK, marker="o", markersize=4)
         for confidence, right, count in rows:

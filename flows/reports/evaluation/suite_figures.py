@@ -24,11 +24,6 @@ class Cell(NamedTuple):
     correct: int
 
 
-def step_of(longest: int) -> int:
-    """Number of lengths per cell."""
-    return -(-longest // _MOST_CELLS)
-
-
 def grid_cells(connection: duckdb.DuckDBPyConnection, operator: str, step: int) -> list[Cell]:
     """Problems of an operator in the table `scored`, by the lengths of the second (row) and the first (column) operand.
 
@@ -58,13 +53,11 @@ def kind_cells(connection: duckdb.DuckDBPyConnection, kinds: list[str], step: in
 
 def grid_figure(connection: duckdb.DuckDBPyConnection, trained: dict[str, int]) -> str:
     """A heat map per operator over the lengths of both operands; a frame marks the lengths `trained`."""
-    longest = _longest(connection)
-    step = step_of(longest)
+    step, count = _scale(connection)
 
     def draw(*axes: Axes) -> None:
-        """Draw one map per operator."""
         for panel, (operator, most) in zip(axes, trained.items(), strict=True):
-            cells = _matrix(grid_cells(connection, operator, step), -(-longest // step), -(-longest // step))
+            cells = _matrix(grid_cells(connection, operator, step), count, count)
             heat(panel, cells, step, square=True)
             panel.add_patch(Rectangle((0.5, 0.5), most, most, fill=False, edgecolor=SECOND, linewidth=1.5))
             panel.set(xlabel=f"digits before the {operator}", ylabel="digits after it", aspect="equal")
@@ -75,12 +68,10 @@ def grid_figure(connection: duckdb.DuckDBPyConnection, trained: dict[str, int]) 
 
 def edge_figure(connection: duckdb.DuckDBPyConnection, kinds: list[str]) -> str:
     """A heat map of kinds of edge cases by length."""
-    longest = _longest(connection)
-    step = step_of(longest)
+    step, count = _scale(connection)
 
     def draw(axes: Axes) -> None:
-        """Draw one row of cells per kind."""
-        cells = _matrix(kind_cells(connection, kinds, step), len(kinds), -(-longest // step))
+        cells = _matrix(kind_cells(connection, kinds, step), len(kinds), count)
         heat(axes, cells, step, square=False)
         axes.set(xlabel="digits of the longest operand", yticks=range(len(kinds)), yticklabels=kinds)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -88,10 +79,11 @@ def edge_figure(connection: duckdb.DuckDBPyConnection, kinds: list[str]) -> str:
     return svg(draw, "Exact match by kind of edge case and length")
 
 
-def _longest(connection: duckdb.DuckDBPyConnection) -> int:
-    row = connection.execute("SELECT max(digits) FROM scored").fetchone()
-    assert row is not None
-    return int(row[0])
+def _scale(connection: duckdb.DuckDBPyConnection) -> tuple[int, int]:
+    """Number of lengths per cell, and number of cells up to the longest operand."""
+    ((longest,),) = connection.execute("SELECT max(digits) FROM scored").fetchall()
+    step = -(-longest // _MOST_CELLS)
+    return step, -(-longest // step)
 
 
 def _matrix(cells: list[Cell], rows: int, columns: int) -> NDArray[np.float64]:

@@ -37,8 +37,9 @@ def comparisons_of(connection: duckdb.DuckDBPyConnection, run: str) -> list[str]
 def compared(connection: duckdb.DuckDBPyConnection, comparison: str, run: str) -> Markup:
     """A comparison as HTML, for the page of one of its runs."""
     rows = connection.execute(
-        "SELECT encoder, unit, applied, asked, operator, count(*), median(exact_match), min(exact_match), "
-        "max(exact_match) FROM comparisons WHERE comparison = ? GROUP BY encoder, unit, applied, asked, operator "
+        "SELECT encoder, unit, applied, evaluation_corpus, operator, count(*), median(exact_match), min(exact_match), "
+        "max(exact_match) FROM comparisons WHERE comparison = ? "
+        "GROUP BY encoder, unit, applied, evaluation_corpus, operator "
         "ORDER BY encoder, unit != 'none', unit, applied DESC",
         [comparison],
     ).fetchall()
@@ -63,7 +64,6 @@ def _curves(connection: duckdb.DuckDBPyConnection, comparison: str) -> str:
     pairs = sorted({(encoder, unit) for _, encoder, unit, *_ in points}, key=lambda kind: (kind[1] != "none", kind))
 
     def draw(*axes: Axes) -> None:
-        """Draw one panel per operator, with a line per encoder and unit."""
         for panel, operator in zip(axes, operators, strict=True):
             for encoder, unit in pairs:
                 points_of_kind = [point[3:] for point in points if point[:3] == (operator, encoder, unit)]

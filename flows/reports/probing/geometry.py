@@ -1,17 +1,20 @@
-"""Figures of embedding geometry: positions of digits, signs and numbers, and fits of line, circle and helix."""
+"""Geometry of embeddings: figures of digits, signs and numbers with fits of line, circle and helix, and a finding."""
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 
 from flows.reports.figures import INK, PALE, SECOND, svg
-from flows.reports.probing.data import Figure, ProbeData, Value, mark_states, whiskers
+from flows.reports.probing.data import Figure, Finding, ProbeData, Value, Values
+from flows.reports.probing.drawing import bars, mark_states, marks
 from model.probing.hooks import spread
 
-_EMBEDDED = "kind = 'embedding' AND control = '{control}' AND symbols = '{symbols}'"
-_MEASURES = {
+# Share of explained variance from which digits are on a circle; far from both controls.
+_ON_CIRCLE = 0.5
+_COORDINATES = "symbol, x, y, x_share, y_share"
+_CIRCLE = "symbols = 'digits' AND measure = 'circle 10'"
+_FITS = {
     "line": "line",
     **{f"circle {period}": f"circle, period {period}" for period in (2, 5, 10, 100)},
     "helix": "helix",
@@ -20,39 +23,52 @@ _KINDS = ("embedding", "operand", "answer")
 _MOST_STATES = 14
 
 
+def circle_finding(data: ProbeData) -> Finding | None:
+    """Whether the embeddings of the digits are on a circle."""
+    values, bounds = (
+        data.values("probe_geometry", ["control"], f"kind = 'embedding' AND {_CIRCLE}", column)
+        for column in ("value", "shuffled_high")
+    )
+    if not values:
+        return None
+    trained, untrained, bound = values[("trained",)], values[("untrained",)], bounds[("trained",)]
+    found = trained.mean >= _ON_CIRCLE and trained.lower > bound.mean
+    return Finding(
+        "digits on a circle",
+        found,
+        f"circle of digits in the embeddings: {'found' if found else 'not found'}, {trained.text('.0%')} of the "
+        f"variance (95 % of shuffles below {bound.mean:.0%}, untrained {untrained.mean:.0%})",
+    )
+
+
 def symbols_figure(data: ProbeData) -> Figure:
     """Cosines of digits and signs, and their first two principal components."""
-    trained, untrained = (_EMBEDDED.format(control=control, symbols="tokens") for control in ("trained", "untrained"))
-    cosines = data.rows("probe_similarity", "symbol, other, cosine", trained, first=True)
-    names = _in_order({row[0] for row in cosines})
-    matrix = np.zeros((len(names), len(names)))
-    for symbol_a, symbol_b, cosine in cosines:
-        matrix[names.index(symbol_a), names.index(symbol_b)] = cosine
-    points = [
-        data.rows("probe_coordinates", "symbol, x, y, x_share, y_share", where, first=True)
-        for where in (trained, untrained)
-    ]
+    where = "kind = 'embedding' AND symbols = 'tokens' AND control = '{}'"
+    rows = data.rows("probe_similarity", "symbol, other, cosine", where.format("trained"), first=True)
+    cosines = {(symbol, other): cosine for symbol, other, cosine in rows}
+    names = sorted({symbol for symbol, _ in cosines}, key=lambda name: (not name.isdigit(), "+-*()=".find(name), name))
+    matrix = np.array([[cosines[symbol, other] for other in names] for symbol in names])
+    points = {
+        control: data.rows("probe_coordinates", _COORDINATES, where.format(control), first=True)
+        for control in ("trained", "untrained")
+    }
 
-    def draw(left: Axes, middle: Axes, right: Axes) -> None:
-        """Draw the matrix and both planes."""
+    def draw(left: Axes, *planes: Axes) -> None:
         left.imshow(matrix, vmin=-1, vmax=1, cmap="RdBu_r")
         left.set(xticks=range(len(names)), yticks=range(len(names)), xticklabels=names, yticklabels=names)
         left.tick_params(labelsize=7)
         left.set_title("cosines, trained", fontsize=9)
-        for axes, rows, title in ((middle, points[0], "trained"), (right, points[1], "untrained")):
-            _plane(axes, rows, title)
+        for axes, (control, symbols) in zip(planes, points.items(), strict=True):
+            _draw_plane(axes, symbols)
+            axes.set_title(control, fontsize=9)
 
-    circle = data.single(
-        "probe_geometry", _EMBEDDED.format(control="trained", symbols="digits") + " AND measure = 'circle 10'"
-    )
-    exceeds_chance = circle and _exceeds_chance(data, "digits", "circle 10")
-    digits = "not clearly on a circle"
-    if exceeds_chance:
-        digits = (
-            "in order around a circle"
-            if _in_cyclic_order(points[0])
-            else "closer to a circle than by chance, but not in order"
-        )
+    chances = data.rows("probe_geometry", "chance", f"kind = 'embedding' AND control = 'trained' AND {_CIRCLE}")
+    if not chances or any(chance >= 0.05 for (chance,) in chances):
+        digits = "not clearly on a circle"
+    elif _in_cyclic_order(points["trained"]):
+        digits = "in order around a circle"
+    else:
+        digits = "closer to a circle than by chance, but not in order"
     return Figure(
         "Digits and signs in the embedding",
         svg(draw, "Cosines of digits and signs, and their principal components", axes=3, height=2.7),
@@ -65,11 +81,10 @@ def symbols_figure(data: ProbeData) -> Figure:
 
 def fits_figure(data: ProbeData) -> Figure:
     """Variance of the digits that a circle and a helix explain, in embeddings and states, with controls."""
-    where = "symbols = 'digits' AND measure = 'circle 10'"
     keys = ["kind", "loop", "layer", "control"]
-    values = data.values("probe_geometry", keys, where)
-    bounds = data.values("probe_geometry", keys, where, "shuffled_high")
-    helix = data.values("probe_geometry", keys, where.replace("circle 10", "helix"))
+    values = data.values("probe_geometry", keys, _CIRCLE)
+    bounds = data.values("probe_geometry", keys, _CIRCLE, "shuffled_high")
+    helix = data.values("probe_geometry", keys, "symbols = 'digits' AND measure = 'helix'")
     all_states = sorted(
         (key[:3] for key in values if key[3] == "trained"), key=lambda state: (_KINDS.index(state[0]), state[1:])
     )
@@ -82,27 +97,24 @@ def fits_figure(data: ProbeData) -> Figure:
     )
 
     def draw(left: Axes, right: Axes) -> None:
-        """Draw bars of the fits, and the spectrum of the embedding."""
-        x_positions = np.arange(len(states))
+        across = np.arange(len(states))
         for shift, by_state, color, name in ((-0.2, values, INK, "circle"), (0.2, helix, SECOND, "helix")):
             means = [by_state[*state, "trained"] for state in states]
-            left.bar(x_positions + shift, [value.mean for value in means], 0.38, color=color, label=name)
-            whiskers(left, x_positions + shift, means)
-        for by_state, control, marker, label in (
-            (bounds, "trained", "_", "95 % of shuffles (circle)"),
-            (values, "untrained", "o", "untrained (circle)"),
-        ):
-            marks = [by_state.get((*state, control)) for state in states]
-            heights = [mark.mean if mark else np.nan for mark in marks]
-            size = 12 if marker == "_" else 4
-            left.plot(x_positions - 0.2, heights, marker, color="black", fillstyle="none", markersize=size, label=label)
+            bars(left, across + shift, means, width=0.38, color=color, label=name)
+        shuffled = [bounds[*state, "trained"] for state in states]
+        untrained = [values.get((*state, "untrained")) for state in states]
+        marks(left, across - 0.2, shuffled, "_", markersize=12, label="95 % of shuffles (circle)")
+        marks(left, across - 0.2, untrained, "o", markersize=4, label="untrained (circle)")
         left.set(ylim=(0, 1.25), yticks=np.linspace(0, 1, 5), ylabel="share of variance explained")
-        mark_states(left, [state[1:] for state in states], [str(state[0]) for state in states])
+        mark_states(left, [state[1:] for state in states], [state[0] for state in states])
         left.legend(frameon=False, fontsize=6.5, ncols=2, loc="upper left")
-        _spectrum(right, spectrum)
+        for control, color in (("untrained", PALE), ("trained", INK)):
+            shares = [value.mean for key, value in spectrum.items() if key[0] == control]
+            right.plot(range(1, len(shares) + 1), shares, color=color, marker="o", markersize=3, label=control)
+        right.set(xlabel="frequency over the digits", ylabel="share of variance", ylim=(0, None))
+        right.legend(frameon=False, fontsize=7)
 
-    first = values.get(("embedding", 0, 0, "trained"))
-    bound = bounds.get(("embedding", 0, 0, "trained"))
+    embedded = ("embedding", 0, 0, "trained")
     return Figure(
         "Line, circle, helix",
         svg(
@@ -111,34 +123,23 @@ def fits_figure(data: ProbeData) -> Figure:
             axes=2,
             height=3.4,
         ),
-        f"A circle through the ten digits explains {_share(first)} of the embeddings' variance. 95 % of shuffles "
-        f"stay below {_share(bound)}.",
+        f"A circle through the ten digits explains {_share(values.get(embedded))} of the embeddings' variance. 95 % of "
+        f"shuffles stay below {_share(bounds.get(embedded))}.",
         "With ten points, a circle has two of nine directions and a helix three: 22 % and 33 % by chance alone."
         f"{left_out}",
     )
 
 
-def _spectrum(axes: Axes, spectrum: dict[Any, Value]) -> None:
-    """Share of variance at each frequency over the digits, trained and untrained."""
-    for control, color in (("untrained", PALE), ("trained", INK)):
-        shares = [value.mean for key, value in sorted(spectrum.items()) if key[0] == control]
-        axes.plot(range(1, len(shares) + 1), shares, color=color, marker="o", markersize=3, label=control)
-    axes.set(xlabel="frequency over the digits", ylabel="share of variance", ylim=(0, None))
-    axes.legend(frameon=False, fontsize=7)
-
-
 def numbers_figure(data: ProbeData) -> Figure | None:
     """Numbers 0–99 as single tokens: fits of a line, circles and a helix; None without such tokens."""
-    where = _EMBEDDED.format(control="trained", symbols="numbers")
-    points = data.rows("probe_coordinates", "symbol, x, y, x_share, y_share", where, first=True)
+    where = "kind = 'embedding' AND symbols = 'numbers'"
+    points = data.rows("probe_coordinates", _COORDINATES, f"{where} AND control = 'trained'", first=True)
     if not points:
         return None
-    keys = ["control", "measure"]
-    values = data.values("probe_geometry", keys, "kind = 'embedding' AND symbols = 'numbers'")
-    bounds = data.values("probe_geometry", keys, "kind = 'embedding' AND symbols = 'numbers'", "shuffled_high")
+    trained, untrained = data.values_by_control("probe_geometry", ["measure"], where)
+    bounds, _ = data.values_by_control("probe_geometry", ["measure"], where, "shuffled_high")
 
     def draw(left: Axes, right: Axes) -> None:
-        """Draw the plane and the fits."""
         numbers = np.array([int(row[0]) for row in points])
         left.scatter([r[1] for r in points], [r[2] for r in points], c=numbers, cmap="viridis", s=10)
         for symbol, x, y, *_ in points:
@@ -147,11 +148,16 @@ def numbers_figure(data: ProbeData) -> Figure | None:
         left.set(
             xlabel=f"component 1 ({points[0][3]:.0%})", ylabel=f"component 2 ({points[0][4]:.0%})", xticks=[], yticks=[]
         )
-        _fit_bars(right, values, bounds)
+        across = np.arange(len(_FITS))
+        bars(right, across, _of_fits(trained), width=0.6, color=INK, label="trained")
+        marks(right, across, _of_fits(untrained), "o", label="untrained")
+        marks(right, across, _of_fits(bounds), "_", markersize=14, label="95 % of shuffles")
+        right.set_xticks(across, list(_FITS.values()), rotation=25, ha="right", fontsize=7)
+        right.set(ylabel="share of variance explained")
+        right.legend(frameon=False, fontsize=7)
 
     shares = [
-        f"{text} {_share(values['trained', name])} (shuffled below {_share(bounds['trained', name])})"
-        for name, text in _MEASURES.items()
+        f"{text} {_share(trained[(name,)])} (shuffled below {_share(bounds[(name,)])})" for name, text in _FITS.items()
     ]
     return Figure(
         "Whole numbers as tokens",
@@ -164,62 +170,29 @@ def numbers_figure(data: ProbeData) -> Figure | None:
 
 def _in_cyclic_order(points: list[tuple[Any, ...]]) -> bool:
     """Whether the digits are in cyclic order around their mean in the plane."""
-    states = {int(symbol): (x, y) for symbol, x, y, *_ in points if symbol.isdigit()}
-    turned = np.array([states[digit] for digit in range(10)])
-    x, y = (turned - turned.mean(0)).T
+    digits = sorted((int(symbol), x, y) for symbol, x, y, *_ in points if symbol.isdigit())
+    _, x, y = (np.array(digits) - np.mean(digits, 0)).T
     order = np.argsort(np.arctan2(y, x))
     steps = np.diff(order, append=order[:1]) % 10
     return bool((steps == 1).all() or (steps == 9).all())
 
 
-def _exceeds_chance(data: ProbeData, symbols: str, measure: str) -> bool:
-    where = _EMBEDDED.format(control="trained", symbols=symbols) + f" AND measure = '{measure}'"
-    return all(chance < 0.05 for (chance,) in data.rows("probe_geometry", "chance", where))
-
-
-def _plane(axes: Axes, rows: list[tuple[Any, ...]], title: str) -> None:
-    digits = sorted((row for row in rows if row[0].isdigit()), key=lambda row: int(row[0]))
+def _draw_plane(axes: Axes, rows: list[tuple[Any, ...]]) -> None:
+    """Draw symbols on two principal components, and a line through the digits."""
+    digits = sorted(row for row in rows if row[0].isdigit())
     ring = [*digits, digits[0]]
     axes.plot([r[1] for r in ring], [r[2] for r in ring], color=PALE, linewidth=0.8)
     for symbol, x, y, *_ in rows:
         axes.text(x, y, symbol, color=INK if symbol.isdigit() else SECOND, ha="center", va="center", fontsize=9)
-    span = max(max(abs(r[1]) for r in rows), max(abs(r[2]) for r in rows)) * 1.2
+    span = max(max(abs(r[1]), abs(r[2])) for r in rows) * 1.2
     axes.set(xlim=(-span, span), ylim=(-span, span), xticks=[], yticks=[], aspect="equal")
     axes.set_xlabel(f"component 1 ({rows[0][3]:.0%})", fontsize=7)
     axes.set_ylabel(f"component 2 ({rows[0][4]:.0%})", fontsize=7)
-    axes.set_title(title, fontsize=9)
 
 
-def _fit_bars(axes: Axes, values: dict[tuple[Any, ...], Value], bounds: dict[tuple[Any, ...], Value]) -> None:
-    x_positions = np.arange(len(_MEASURES))
-    axes.bar(x_positions, [values["trained", name].mean for name in _MEASURES], 0.6, color=INK, label="trained")
-    axes.plot(
-        x_positions,
-        [values["untrained", name].mean for name in _MEASURES],
-        "o",
-        color="black",
-        fillstyle="none",
-        label="untrained",
-    )
-    axes.plot(
-        x_positions,
-        [bounds["trained", name].mean for name in _MEASURES],
-        "_",
-        color="black",
-        markersize=14,
-        label="95 % of shuffles",
-    )
-    axes.set_xticks(x_positions, list(_MEASURES.values()), rotation=25, ha="right", fontsize=7)
-    axes.set(ylabel="share of variance explained")
-    axes.legend(frameon=False, fontsize=7)
-
-
-def _in_order(names: set[str]) -> list[str]:
-    return sorted(names, key=lambda name: (not name.isdigit(), "+-*()=".find(name), name))
+def _of_fits(values: Values) -> list[Value]:
+    return [values[(name,)] for name in _FITS]
 
 
 def _share(value: Value | None) -> str:
     return f"{value.mean:.0%}" if value else "–"
-
-
-DRAWN: tuple[Callable[[ProbeData], Figure | None], ...] = (symbols_figure, fits_figure, numbers_figure)

@@ -11,16 +11,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from model.evaluation.intervals import exact_match_interval
 from model.evaluation.predictor import TrainedEncoder
 from model.probing.causal.counterfactuals import CarryPairs, Pairs
 from model.probing.geometry import Table, fitted
-from model.probing.hooks import EMBEDDED, Edit, State, attentions_of, edited, logits_of, recorded, replayed
+from model.probing.hooks import EMBEDDED, Edit, State, attentions_of, edited, logits_of, recorded, replayed, states_of
 from model.probing.token_dataset import ids_of, orders_of
 from model.tokenizer import PAD, TokenLayout
-
-DIGIT_WAYS = ("digit", "circles", "circle", "rest", "rest as far", "random")
 
 
 class Outcome(NamedTuple):
@@ -48,7 +47,7 @@ class Outcome(NamedTuple):
     """For carries: share of the problems whose slot has the source problem's digit."""
 
 
-def move_digits(model: TrainedEncoder, pairs: Pairs, tables: dict[State, Table], seed: int = 0) -> Iterator[Outcome]:
+def move_digits(model: TrainedEncoder, pairs: Pairs, tables: dict[State, Table]) -> Iterator[Outcome]:
     """Change digits in each state that has a table of digits [10, d] in `tables`.
 
     The edits add the whole difference of two digits' rows (`digit`), or its part on the circles of periods 10 and 5
@@ -56,22 +55,21 @@ def move_digits(model: TrainedEncoder, pairs: Pairs, tables: dict[State, Table],
     (`rest`), the same scaled to the length of `circle` (`rest as far`), and a random direction in the span of the
     digits with this length (`random`).
     """
-    chance, passes = np.random.default_rng(seed), _Passes(model, pairs)
+    chance, passes = np.random.default_rng(0), _Passes(model, pairs)
     for state, table in tables.items():
-        circles = {"circles": ["circle 10", "circle 5"], "circle": ["circle 10"]}
-        ways = {"digit": table, **{way: fitted(table, names) for way, names in circles.items()}}
-        moves = {way: values[pairs.new] - values[pairs.old] for way, values in ways.items()}
-        moves["rest"] = moves["digit"] - moves["circle"]
+        tables_of_ways = (table, fitted(table, ["circle 10", "circle 5"]), fitted(table, ["circle 10"]))
+        digit, circles, circle = (values[pairs.new] - values[pairs.old] for values in tables_of_ways)
         # Random directions in the span of the digits, which the encoder reads.
         span = np.linalg.svd(table - table.mean(0), full_matrices=False)[2][:9]
-        drawn = chance.standard_normal((pairs.count, len(span))) @ span
-        for way, move in (("rest as far", moves["rest"]), ("random", drawn)):
-            length = np.linalg.norm(move, axis=1, keepdims=True)
-            moves[way] = move * np.linalg.norm(moves["circle"], axis=1, keepdims=True) / np.maximum(length, 1e-12)
-        for way in DIGIT_WAYS:
+        random = chance.standard_normal((pairs.count, len(span))) @ span
+        moves = {"digit": digit, "circles": circles, "circle": circle, "rest": digit - circle}
+        length = np.linalg.norm(circle, axis=1, keepdims=True)
+        for way, move in (("rest as far", moves["rest"]), ("random", random)):
+            moves[way] = move * length / np.maximum(np.linalg.norm(move, axis=1, keepdims=True), 1e-12)
+        for way, move in moves.items():
             added = torch.zeros(*pairs.rows.shape, table.shape[1])
-            added[torch.arange(pairs.count), torch.from_numpy(pairs.column)] = torch.from_numpy(moves[way]).float()
-            predicted = passes.edited(state, _adding(added))
+            added[torch.arange(pairs.count), torch.from_numpy(pairs.column)] = torch.from_numpy(move).float()
+            predicted = passes.edited(state, _shift(added))
             shifts = (pairs.new - pairs.old) % 10
             for shift in range(10):
                 chosen = shifts == shift if shift else np.ones(pairs.count, np.bool_)
@@ -107,32 +105,29 @@ def patch_carries(model: TrainedEncoder, pairs: CarryPairs, states: Sequence[Sta
                 continue
             until = last - 1 if site == "own slot" and not state.loop else last
             for (way, source), copied in zip(sources.items(), pairs.copied.T, strict=True):
-                predicted = passes.edited(state, _putting(source, state.layer, columns, until))
+                predicted = passes.edited(state, _patch(source, state.layer, columns, until))
                 scores = _scores(pairs, predicted, np.ones(pairs.count, np.bool_))
                 share = float((predicted[np.arange(pairs.count), slot] == copied).mean())
                 yield Outcome("carry", state, site, way, 0, *scores, copied=share)
 
 
-def ablate_heads(model: TrainedEncoder, pairs: Pairs, layers: Sequence[int] = (), seed: int = 0) -> Iterator[Outcome]:
+def ablate_heads(model: TrainedEncoder, pairs: Pairs, layers: Sequence[int] = ()) -> Iterator[Outcome]:
     """Replace each head's output, in every loop, with its mean over problems and tokens, without padding.
 
     The control replaces a random subspace of the same size. The predicted outcome is an unchanged answer. Empty
     `layers` selects all layers.
     """
     shown = ids_of(model.encoder, pairs.rows) != model.tokenizer.id_of(PAD)
-    chance, passes = torch.Generator().manual_seed(seed), _Passes(model, pairs)
+    chance, passes = torch.Generator().manual_seed(0), _Passes(model, pairs)
     for number, attention in enumerate(attentions_of(model.encoder), 1):
         if layers and number not in layers:
             continue
-        heads = attention.heads
-        width = model.encoder.config.width
-        basis = torch.linalg.qr(torch.randn(width, width // heads, generator=chance))[0]
-        subspaces = {
-            f"head {head}": torch.eye(width)[:, head * width // heads :][:, : width // heads] for head in range(heads)
-        }
-        for site, subspace in {**subspaces, "random subspace": basis}.items():
-            with without(attention.output, subspace.to(model.encoder.tokens.weight.device), shown):
-                predicted = passes.behind(State(1, number - 1))
+        width, size = model.encoder.config.width, model.encoder.config.width // attention.heads
+        subspaces = {f"head {head}": part for head, part in enumerate(torch.eye(width).split(size, 1))}
+        subspaces["random subspace"] = torch.linalg.qr(torch.randn(width, size, generator=chance))[0]
+        for site, subspace in subspaces.items():
+            with ablated(attention.output, subspace.to(model.encoder.tokens.weight.device), shown):
+                predicted = passes.after(State(1, number - 1))
             right = (predicted == pairs.before).all(1)
             (low, high), _, _ = exact_match_interval(right, orders_of(pairs.rows))
             way = "random" if site == "random subspace" else "ablated"
@@ -149,19 +144,17 @@ class _Passes:
     def __init__(self, model: TrainedEncoder, pairs: Pairs) -> None:
         self.encoder, self.slots = model.encoder, pairs.layout.answer
         self.ids = ids_of(model.encoder, pairs.rows)
-        loops, layers = model.encoder.config.loops_of(self.slots), len(model.encoder.layers)
-        every = [State(loop, layer) for loop in range(1, loops + 1) for layer in range(1, layers + 1)]
-        with recorded(model.encoder, every) as self.seen:
+        loops = range(1, model.encoder.config.loops_of(self.slots) + 1)
+        with recorded(model.encoder, states_of(model.encoder, self.slots, loops=loops)) as self.hidden:
             logits_of(model.encoder, self.ids, self.slots)
 
     def edited(self, state: State, edit: Edit) -> NDArray[np.int64]:
-        """Predictions with an edit of a state."""
         with edited(self.encoder, state, edit):
-            return self.behind(state if state.loop else State(1, state.layer) if state.layer else EMBEDDED)
+            return self.after(state if state.loop else State(1, state.layer) if state.layer else EMBEDDED)
 
-    def behind(self, state: State) -> NDArray[np.int64]:
+    def after(self, state: State) -> NDArray[np.int64]:
         """Predictions with all states after `state` recomputed."""
-        with replayed(self.encoder, self.seen, state):
+        with replayed(self.encoder, self.hidden, state):
             logits = logits_of(self.encoder, self.ids, self.slots)
         return logits.argmax(-1).cpu().numpy()
 
@@ -171,21 +164,20 @@ def _states(
 ) -> dict[State, Tensor]:
     """States [n, width, d] of a pass; `EMBEDDED` holds token embeddings without positions, which `edited` changes."""
     ids = ids_of(model.encoder, rows)
-    with recorded(model.encoder, states) as seen:
+    with recorded(model.encoder, states) as hidden:
         logits_of(model.encoder, ids, layout.answer)
     with torch.inference_mode():
-        return {**seen, EMBEDDED: model.encoder.tokens(ids)}
+        return {**hidden, EMBEDDED: model.encoder.tokens(ids)}
 
 
-def _adding(added: Tensor) -> Edit:
+def _shift(added: Tensor) -> Edit:
     return lambda hidden, loop: hidden + added.to(hidden)
 
 
-def _putting(source: dict[State, Tensor], layer: int, columns: NDArray[np.intp], until: int) -> Edit:
+def _patch(source: dict[State, Tensor], layer: int, columns: NDArray[np.intp], until: int) -> Edit:
     """Edit that replaces a layer's states at `columns` [n, k] with those of another run, up to the loop `until`."""
 
     def edit(hidden: Tensor, loop: int) -> Tensor:
-        """Replaces the states at `columns`; all others stay unchanged."""
         if loop > until:
             return hidden
         at = torch.from_numpy(columns).to(hidden.device)[..., None].expand(-1, -1, hidden.shape[-1])
@@ -194,25 +186,15 @@ def _putting(source: dict[State, Tensor], layer: int, columns: NDArray[np.intp],
     return edit
 
 
-def without(output: nn.Module, subspace: Tensor, shown: Tensor) -> "_Hooked":
+def ablated(output: nn.Module, subspace: Tensor, shown: Tensor) -> RemovableHandle:
     """Replace the input of `output` along a subspace [d, k] with its mean over the tokens `shown`, bool [n, width]."""
 
     def before(module: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Changes the concatenated outputs of the heads, [n, width, d]."""
+        # The outputs of all heads, [n, width, d].
         part = arguments[0] @ subspace @ subspace.T
         return (arguments[0] - part + part[shown].mean(0), *arguments[1:])
 
-    return _Hooked(output.register_forward_pre_hook(before))
-
-
-class _Hooked:
-    def __init__(self, handle: torch.utils.hooks.RemovableHandle) -> None:
-        self._handle = handle
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None:
-        self._handle.remove()
+    return output.register_forward_pre_hook(before)
 
 
 def _scores(

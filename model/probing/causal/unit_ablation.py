@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from model.config.evaluation import Decoding
 from model.evaluation.decoding import logits_of_slots
@@ -60,28 +61,28 @@ def unit_measures(
         found: dict[tuple[str, int], NDArray[Any]] = {("answered", 0): (predicted == answers).all(1)}
         found["answered without", 0] = (_predicted(model, batch, unit=False) == answers).all(1)
         other = others([problems[n].value for n in batch.problems], kinds[batch.problems] != SEVERAL)
-        with handed_on(unit.result, other):
+        with exchanged(unit.result, other):
             as_other = (_predicted(model, batch) == answers[other]).all(1)
         found["answered as another", 0] = np.where((answers[other] != answers).any(1), as_other, np.nan)
         for loop, (reading, size) in enumerate(zip(readings, written, strict=True), 1):
             operation, operands = correct_readings(reading, texts)
             of_loop = {"operation read": operation, "operands read": operands, "written": size}
-            for place in (loop, 0) if loop == len(readings) else (loop,):
-                found |= {(measure, place): values for measure, values in of_loop.items()}
+            for number in (loop, 0) if loop == len(readings) else (loop,):
+                found |= {(measure, number): values for measure, values in of_loop.items()}
         for key, values in found.items():
             shares.setdefault(key, np.full(len(problems), np.nan))[batch.problems] = values
     for (measure, loop), values in shares.items():
         for kind in np.unique(kinds):
             # Some problems run the block in fewer loops than others.
-            mine = (kinds == kind) & ~np.isnan(values)
-            if not mine.any() or (kind == SEVERAL and measure.endswith("read")):
+            chosen = (kinds == kind) & ~np.isnan(values)
+            if not chosen.any() or (kind == SEVERAL and measure.endswith("read")):
                 continue
             if measure == "written":
-                low, high = np.quantile(values[mine], [0.025, 0.975])
+                low, high = np.quantile(values[chosen], [0.025, 0.975])
             else:
-                (low, high), _, _ = exact_match_interval(values[mine] > 0, orders[mine])
-            mean = float(values[mine].mean())
-            yield UnitMeasure(measure, loop, str(kind), int(mine.sum()), mean, float(low), float(high))
+                (low, high), _, _ = exact_match_interval(values[chosen] > 0, orders[chosen])
+            mean = float(values[chosen].mean())
+            yield UnitMeasure(measure, loop, str(kind), int(chosen.sum()), mean, float(low), float(high))
 
 
 def _kinds(problems: Sequence[Problem]) -> NDArray[np.str_]:
@@ -106,19 +107,14 @@ def others(values: Sequence[int], usable: NDArray[np.bool_]) -> NDArray[np.intp]
     lengths = np.array([len(str(abs(value))) for value in values])
     found = np.arange(len(values))
     for length in set(lengths.tolist()):
-        mine = np.flatnonzero((lengths == length) & usable)
-        found[mine] = np.roll(mine, -1)
+        chosen = np.flatnonzero((lengths == length) & usable)
+        found[chosen] = np.roll(chosen, -1)
     return found
 
 
-@contextmanager
-def handed_on(result: Result, other: NDArray[np.intp]) -> Iterator[None]:
-    """In the forward passes in this block, replace a unit's result with that of problem `other` [n] in the batch."""
-    handle = result.register_forward_hook(lambda module, inputs, output: output[torch.from_numpy(other)])
-    try:
-        yield
-    finally:
-        handle.remove()
+def exchanged(result: Result, other: NDArray[np.intp]) -> RemovableHandle:
+    """Replace a unit's result with that of problem `other` [n] of the batch, until the handle is removed."""
+    return result.register_forward_hook(lambda module, inputs, output: output[torch.from_numpy(other)])
 
 
 @contextmanager
@@ -131,8 +127,5 @@ def _written(unit: SymbolicUnit) -> Iterator[list[NDArray[np.float64]]]:
         sizes = (after - before).norm(dim=(1, 2)) / before.norm(dim=(1, 2)).clamp(min=1e-12)
         found.append(sizes.double().cpu().numpy())
 
-    handle = unit.register_forward_hook(keep, with_kwargs=True)
-    try:
+    with unit.register_forward_hook(keep, with_kwargs=True):
         yield found
-    finally:
-        handle.remove()
