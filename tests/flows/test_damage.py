@@ -91,7 +91,7 @@ def test_json_of_any_depth_hides_nothing_else(place: Path, data: bytes, capsys: 
 
 def assert_named_and_the_rest_shown(place: Path, damaged: str, capsys: pytest.CaptureFixture[str]) -> None:
     status = status_of(str(place))
-    assert {corpus.name: corpus.state for corpus in status.corpora} == {"other": "whole", damaged: "damaged"}
+    assert {corpus.name: corpus.state for corpus in status.corpora} == {"other": "complete", damaged: "damaged"}
     assert any(fault.what == f"corpus {damaged}" for fault in status.broken)
     assert "other" not in {fault.what.removeprefix("corpus ") for fault in status.broken}
     catalog = refresh_catalog(Workspace.open(str(place)))
@@ -105,7 +105,7 @@ def test_other_json_of_any_depth_hides_nothing_else(place: Path, capsys: pytest.
         (place / file).parent.mkdir(parents=True, exist_ok=True)
         (place / file).write_bytes(DEEP)
     status = status_of(str(place))
-    assert [corpus.state for corpus in status.corpora] == ["whole", "whole"]
+    assert [corpus.state for corpus in status.corpora] == ["complete", "complete"]
     assert {fault.what for fault in status.broken} >= {"run deep", "tokenizer small-digit"}
     assert run(["sql", "SELECT count(*) AS n FROM runs", "--workspace", str(place), "--format", "csv"]) == 0
     assert '"n"\n0\n' in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""What a look at a workspace shows: what lies there, what is at work, and what is broken, with the command for it."""
+"""`numerate status`: contents of a workspace, running work, and faults with the commands that repair them."""
 
 import json
 import math
@@ -58,20 +58,25 @@ def place(trained: Path, tmp_path: Path) -> Path:
 
 
 def broken(place: Path) -> dict[str, str]:
-    """What is broken, and the command that mends it, without the workspace's name."""
+    """Each item with a fault and the command that repairs it, without the workspace's name."""
     return {
-        fault.what: fault.mend.replace(f" --workspace {place}", "").replace(str(place), "W")
+        fault.what: fault.remedy.replace(f" --workspace {place}", "").replace(str(place), "W")
         for fault in status_of(str(place)).broken
     }
 
 
-def test_all_that_lies_there_is_shown_with_its_numbers(trained: Path, small: Built) -> None:
+def test_status_shows_the_contents_with_their_numbers(trained: Path, small: Built) -> None:
     status = status_of(str(trained))
     (corpus,), (tokenizer,), (tokens,), (run,) = status.corpora, status.tokenizers, status.tokens, status.runs
     manifest = small.corpus.manifest
-    assert (corpus.name, corpus.state, corpus.rows, corpus.bytes) == ("small", "whole", manifest.rows, manifest.bytes)
+    assert (corpus.name, corpus.state, corpus.rows, corpus.bytes) == (
+        "small",
+        "complete",
+        manifest.rows,
+        manifest.bytes,
+    )
     assert corpus.splits == manifest.split_rows
-    assert corpus.looked_at == corpus.shards == len(small.corpus.shards)
+    assert corpus.checked_shards == corpus.shards == len(small.corpus.shards)
     assert (tokenizer.name, tokenizer.kind, tokenizer.pieces, tokenizer.corpus) == ("small-digit", "digit", 20, "small")
     assert (tokens.corpus, tokens.tokenizer, tokens.rows) == ("small", "small-digit", manifest.rows)
     assert (run.state, run.corpus, run.step, run.steps) == ("trained", "small", 12, 12)
@@ -80,15 +85,17 @@ def test_all_that_lies_there_is_shown_with_its_numbers(trained: Path, small: Bui
     assert status.free_bytes > 0
 
 
-def test_nothing_is_written_by_looking(trained: Path) -> None:
+def test_status_writes_nothing(trained: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
     status_of(str(trained))
     assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
 
 
-def test_missing_and_cut_shards_are_found(place: Path) -> None:
+def test_missing_and_truncated_shards_are_faults(place: Path) -> None:
     first, second, *_ = sorted((place / "corpora/small/data").rglob("*.parquet"))
     first.unlink()
+    (fault,) = status_of(str(place)).broken
+    assert fault.text == "1 of 12 shards is missing or truncated"
     second.write_bytes(b"PAR1")
     next((place / "corpora/small/tokens").rglob("split=*/**/*.parquet")).unlink()
     assert broken(place) == {
@@ -100,7 +107,7 @@ def test_missing_and_cut_shards_are_found(place: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("file", "what", "mend"),
+    ("file", "what", "remedy"),
     [
         ("corpora/small/LIST", "corpus small", "numerate corpus verify small --repair"),
         (
@@ -116,11 +123,11 @@ def test_missing_and_cut_shards_are_found(place: Path) -> None:
         ("runs/one/run.json", "run one", ""),
     ],
 )
-def test_a_damaged_file_is_a_fault_and_no_failure(place: Path, file: str, what: str, mend: str) -> None:
+def test_damaged_file_is_a_fault(place: Path, file: str, what: str, remedy: str) -> None:
     (listed,) = lists(LocalLocation(place / "corpora/small"))
     for data in (b"", b"{", b"\x00\xff" * 100, b"[]", b'{"schema_version": "x"}'):
         (place / file.replace("LIST", listed)).write_bytes(data)
-        assert broken(place)[what] == mend, data
+        assert broken(place)[what] == remedy, data
 
 
 @pytest.mark.parametrize(
@@ -135,17 +142,17 @@ def test_a_damaged_file_is_a_fault_and_no_failure(place: Path, file: str, what: 
         b'{"entries": [{"step": 12, "exact_match": 1, "file": "../../x"}]}',
     ],
 )
-def test_a_damaged_index_of_checkpoints_is_a_training_to_be_done_again(place: Path, data: bytes) -> None:
+def test_damaged_checkpoint_index_requires_a_new_training(place: Path, data: bytes) -> None:
     index = place / "runs/one/checkpoints/index.json"
     index.write_bytes(data)
     status = status_of(str(place))
     (fault,) = status.broken
     assert (fault.what, fault.text) == ("run one", f"{index} is damaged")
-    assert fault.mend.startswith(f"rm -r {index.parent} && numerate train ")
+    assert fault.remedy.startswith(f"rm -r {index.parent} && numerate train ")
     assert [run.state for run in status.runs] == ["damaged"]
 
 
-def test_a_folders_name_steers_no_terminal(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_control_characters_in_names_of_folders_are_escaped(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = place / "corpora" / "red\x1b[31m"
     folder.mkdir()
     (folder / "manifest.json").write_text("{}")
@@ -156,7 +163,7 @@ def test_a_folders_name_steers_no_terminal(place: Path, capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize("cut", [slice(0), slice(4), slice(5_000), slice(-1)])
-def test_a_last_checkpoint_that_is_cut_off_is_named_and_is_no_trained_run(place: Path, cut: slice) -> None:
+def test_truncated_last_checkpoint_is_a_fault(place: Path, cut: slice) -> None:
     last = place / "runs/one/checkpoints/step-000000012.safetensors"
     last.write_bytes(last.read_bytes()[cut])
     status = status_of(str(place))
@@ -164,7 +171,7 @@ def test_a_last_checkpoint_that_is_cut_off_is_named_and_is_no_trained_run(place:
     assert (run.state, run.step, run.steps) == ("stopped at step 10", 10, 12)
     (fault,) = status.broken
     assert fault.text == "its checkpoint of step 12 is damaged, training resumes at step 10 of 12"
-    assert "--corpus small --name one" in fault.mend
+    assert "--corpus small --name one" in fault.remedy
 
 
 def test_an_older_schema_version_is_migrated(place: Path) -> None:
@@ -173,7 +180,7 @@ def test_an_older_schema_version_is_migrated(place: Path) -> None:
     assert "schema version 1" in {corpus.state for corpus in status_of(str(place)).corpora}
 
 
-def test_interrupted_work_is_named_with_how_far_it_came_and_goes_on_by_its_command(place: Path, small: Built) -> None:
+def test_interrupted_work_is_shown_with_progress_and_remedy(place: Path, small: Built) -> None:
     corpus, tokens = place / "corpora/cut", place / "corpora/small/tokens/small-digit"
     spec = SMALL.model_copy(update={"name": "cut"})
     (corpus / ".progress").mkdir(parents=True)
@@ -183,48 +190,48 @@ def test_interrupted_work_is_named_with_how_far_it_came_and_goes_on_by_its_comma
     for number in range(3):
         Notes(LocalLocation(tokens), "x").write(number, [])
     status = status_of(str(place))
-    assert [one.state for one in status.corpora] == ["unfinished, 25% done", "whole"]
+    assert [one.state for one in status.corpora] == ["unfinished, 25% done", "complete"]
     assert [one.state for one in status.tokens] == ["unfinished, 25% done"]
     commands = broken(place)
     assert commands["corpus cut"].startswith("numerate corpus generate --terms 2 --name cut ")
     assert commands["tokens of small by small-digit"] == "numerate encode --corpus small"
 
 
-def test_a_training_that_was_cut_off_goes_on_by_its_command(place: Path) -> None:
+def test_interrupted_training_is_resumed_by_the_suggested_command(place: Path) -> None:
     index = place / "runs/one/checkpoints/index.json"
     entries = json.loads(index.read_text())["entries"]
     index.write_text(json.dumps({"entries": entries[:1]}))
     (fault,) = status_of(str(place)).broken
     assert fault.text == f"its training was interrupted at step {entries[0]['step']} of 12"
-    assert fault.mend.startswith("numerate train ")
-    assert "--name one" in fault.mend
+    assert fault.remedy.startswith("numerate train ")
+    assert "--name one" in fault.remedy
 
 
-def test_what_a_run_was_fed_and_is_gone_or_another_by_now_is_named(place: Path, tmp_path: Path) -> None:
+def test_missing_and_changed_inputs_of_a_run_are_faults(place: Path, tmp_path: Path) -> None:
     def with_change(change: str) -> tuple[str, str]:
-        """The fault of the run behind a change, which is taken back."""
+        """Text and remedy of the run's fault after a change, which is then undone."""
         work = tmp_path / "changed"
         shutil.copytree(place, work)
         subprocess.run(change, shell=True, check=True, cwd=work)
         (fault,) = [fault for fault in status_of(str(work)).broken if fault.what == "run one"]
         shutil.rmtree(work)
-        return fault.text, fault.mend
+        return fault.text, fault.remedy
 
-    text, mend = with_change("rm -r corpora/small")
+    text, remedy = with_change("rm -r corpora/small")
     assert text == "its corpus small is missing"
-    assert mend.startswith("numerate corpus generate --terms 2 --name small ")
-    text, mend = with_change("rm -r tokenizers")
+    assert remedy.startswith("numerate corpus generate --terms 2 --name small ")
+    text, remedy = with_change("rm -r tokenizers")
     assert text == "its tokenizer small-digit is missing, the command uses the default options"
-    assert mend.startswith("numerate tokenizer train --corpus small")
-    text, mend = with_change("rm -r corpora/small/tokens")
+    assert remedy.startswith("numerate tokenizer train --corpus small")
+    text, remedy = with_change("rm -r corpora/small/tokens")
     assert text == "the tokens of small are missing"
-    assert mend.startswith("numerate encode --corpus small")
-    text, mend = with_change("""sed -i 's/"contents": "[^"]*"/"contents": "another"/' corpora/small/manifest.json""")
+    assert remedy.startswith("numerate encode --corpus small")
+    text, remedy = with_change("""sed -i 's/"contents": "[^"]*"/"contents": "another"/' corpora/small/manifest.json""")
     assert text == "corpus small has changed"
-    assert "--name one-new" in mend
+    assert "--name one-new" in remedy
 
 
-def test_a_held_folder_is_at_work_and_a_left_lock_is_nothing(place: Path) -> None:
+def test_held_folder_is_at_work_and_a_stale_lock_file_is_ignored(place: Path) -> None:
     assert list(place.rglob(".lock"))
     assert status_of(str(place)).at_work == []
     index = place / "runs/one/checkpoints/index.json"
@@ -243,7 +250,7 @@ def test_a_held_folder_is_at_work_and_a_left_lock_is_nothing(place: Path) -> Non
     assert len(status_of(str(place)).broken) == 2
 
 
-def test_a_glance_is_bounded_in_time_and_counts_what_it_looked_at(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_size_check_stops_at_its_deadline(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(glances, "_BATCH", 5)
     folder = LocalLocation(place / "corpora/small")
     shutil.rmtree(place / "corpora/small/data")
@@ -252,7 +259,7 @@ def test_a_glance_is_bounded_in_time_and_counts_what_it_looked_at(place: Path, m
         assert (seen.shards, seen.looked_at, seen.broken) == (12, looked_at, looked_at)
 
 
-def test_a_folder_that_holds_nothing_is_not_shown(place: Path) -> None:
+def test_empty_folders_are_not_shown(place: Path) -> None:
     for folder in ("corpora/none", "runs/none", "tokenizers/none", "corpora/small/tokens/none"):
         (place / folder).mkdir()
         (place / folder / ".lock").touch()
@@ -261,7 +268,7 @@ def test_a_folder_that_holds_nothing_is_not_shown(place: Path) -> None:
     assert status.broken == []
 
 
-def test_a_workspace_that_was_named_and_is_not_there_is_a_mistake_and_the_default_one_is_empty(
+def test_missing_workspace_is_an_error_unless_it_is_the_default(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -270,7 +277,7 @@ def test_a_workspace_that_was_named_and_is_not_there_is_a_mistake_and_the_defaul
         status_of(str(tmp_path / "none"))
 
 
-def test_it_is_shown_as_text_and_as_json(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_output_as_text_and_as_json(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.rmtree(place / "corpora/small/data")
     app(["status", "--workspace", str(place)], result_action="return_value")
     text = capsys.readouterr().out
@@ -285,7 +292,7 @@ def test_it_is_shown_as_text_and_as_json(place: Path, capsys: pytest.CaptureFixt
 
 
 class _Api(BaseHTTPRequestHandler):
-    """Prefect's API, as far as it is asked, with one run in the workspace at `place` and two elsewhere."""
+    """The used part of Prefect's API, with one run in the workspace at `place` and two elsewhere."""
 
     place = ""
 
@@ -310,7 +317,7 @@ def api() -> Iterator[str]:
     server.shutdown()
 
 
-def test_flows_of_the_workspace_are_asked_for_where_a_server_is_configured_and_one_that_is_gone_is_no_failure(
+def test_running_flows_come_from_the_configured_server_if_it_responds(
     api: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(status_module, "_API_SECONDS", 30.0)
@@ -329,8 +336,8 @@ def test_flows_of_the_workspace_are_asked_for_where_a_server_is_configured_and_o
 
 
 @pytest.mark.slow
-def test_the_commands_that_are_named_mend_everything(place: Path, prefect_api: str) -> None:
-    """Broken in every way, and then nothing but what `status` says is done, until it says no more."""
+def test_suggested_commands_repair_everything(place: Path, prefect_api: str) -> None:
+    """Several faults at once; only the suggested commands are run, until `status` reports no fault."""
     index = place / "runs/one/checkpoints/index.json"
     entries = json.loads(index.read_text())["entries"]
     index.write_text(json.dumps({"entries": entries[:1]}))
@@ -346,14 +353,14 @@ def test_the_commands_that_are_named_mend_everything(place: Path, prefect_api: s
         "PREFECT_API_URL": prefect_api,
     }
     while faults := json.loads(numerate("status", "--json", "--workspace", str(place)).stdout)["broken"]:
-        command = faults[0]["mend"]
+        command = faults[0]["remedy"]
         assert command not in commands, faults
         commands.append(command)
         subprocess.run(command, shell=True, check=True, env=environment, capture_output=True, timeout=300)
     assert len(commands) == 4
 
 
-def test_in_an_object_store_no_remedy_is_a_command_that_works_on_disks_alone(place: Path, bucket: str) -> None:
+def test_remedies_in_an_object_store_need_no_local_disk(place: Path, bucket: str) -> None:
     write_old(place / "corpora/old", MIXED)
     (place / "tokenizers/small-digit/card.json").write_bytes(b"{")
     (place / "corpora/small/tokens/small-digit/manifest.json").write_bytes(b"{")
@@ -367,14 +374,14 @@ def test_in_an_object_store_no_remedy_is_a_command_that_works_on_disks_alone(pla
     uri = f"{bucket}/w"
     upload(LocalLocation(place), uri)
     found = {fault.what: fault for fault in status_of(uri).broken}
-    assert not [fault for fault in found.values() if "rm -r" in fault.mend or "migrate" in fault.mend]
-    assert not [word for fault in found.values() for word in fault.mend.split() if word.endswith(".yaml")]
-    assert found["corpus old"].mend.startswith("numerate corpus generate ")
-    assert "--name old-new" in found["corpus old"].mend
+    assert not [fault for fault in found.values() if "rm -r" in fault.remedy or "migrate" in fault.remedy]
+    assert not [word for fault in found.values() for word in fault.remedy.split() if word.endswith(".yaml")]
+    assert found["corpus old"].remedy.startswith("numerate corpus generate ")
+    assert "--name old-new" in found["corpus old"].remedy
     text = f"delete all objects below {uri}/tokenizers/small-digit, then run 'numerate tokenizer train --corpus small"
     assert text in found["tokenizer small-digit"].text
     assert f"{uri}/corpora/small/tokens/small-digit" in found["tokens of small by small-digit"].text
-    assert (found["corpus cut"].mend, found["corpus cut"].text.rpartition(": ")[2]) == (
+    assert (found["corpus cut"].remedy, found["corpus cut"].text.rpartition(": ")[2]) == (
         "",
         "run the command that created it again",
     )

@@ -50,7 +50,9 @@ def test_faults_are_named_and_the_command_that_mends_them_does(place: Path, smal
     code, lines, error = verify("small", "--repair", "--json")
     assert (code, error) == (0, "")
     result = json.loads(lines)
-    assert [fault["path"] for fault in result["mended"]] == [str(path.relative_to(folder)) for path in (first, second)]
+    assert [fault["path"] for fault in result["repaired"]] == [
+        str(path.relative_to(folder)) for path in (first, second)
+    ]
     assert (result["shards"], result["rows"], result["bytes"]) == (12, 10_000, size)
     assert (first.read_bytes(), second.read_bytes()) == whole
     assert (place / "catalog.duckdb").exists()

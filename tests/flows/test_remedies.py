@@ -1,4 +1,4 @@
-"""A command that is named is exact: the command line reads it back as the same request."""
+"""A suggested command is exact: the command line parses it into the same request."""
 
 import shlex
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from flows.cli.app import app
 from flows.cli.options import resolve
 from flows.common.parameters import EncodeRequest, GenerateRequest, TokenizerRequest, TrainRequest
 from flows.common.presets import CORPUS_PRESETS, PRESETS
-from flows.diagnostics import remedies as mending
+from flows.diagnostics.remedies import Remedies, removal
 from model.config.encoder import EncoderConfig
 from model.config.training import CurriculumStage, TrainingSpec
 from model.runs.run_config import RunConfig, load_run
@@ -47,61 +47,61 @@ def read_back(command: str, model: type[BaseModel], presets: Any) -> Any:
     ids=lambda spec: spec.name,
 )
 def test_a_corpus_is_generated_again_by_its_command(spec: CorpusSpec) -> None:
-    command = mending.generate_command(spec, "/tmp/my place")
-    asked = read_back(command, GenerateRequest, CORPUS_PRESETS)
-    assert (asked.spec(CorpusSpec), asked.workspace) == (spec, "/tmp/my place")
+    command = Remedies("/tmp/my place").generate(spec)
+    request = read_back(command, GenerateRequest, CORPUS_PRESETS)
+    assert (request.spec(CorpusSpec), request.workspace) == (spec, "/tmp/my place")
 
 
 def test_a_preset_is_named_rather_than_spelt_out() -> None:
-    assert mending.generate_command(CORPORA["billion"], "./workspace") == "numerate corpus generate billion"
-    assert mending.generate_command(CORPORA["notebook"], "x") == "numerate corpus generate --workspace x"
+    assert Remedies("./workspace").generate(CORPORA["billion"]) == "numerate corpus generate billion"
+    assert Remedies("x").generate(CORPORA["notebook"]) == "numerate corpus generate --workspace x"
 
 
 def test_a_mixture_of_ones_own_asks_for_a_file() -> None:
     mixed = next(spec for spec in CORPORA.values() if spec.mixture)
     own = mixed.model_copy(update={"mixture": mixed.mixture[:1]})
-    assert mending.generate_command(own, "./workspace") == ""
-    assert mending.generate_from("a b.yaml", "w") == "numerate corpus generate 'a b.yaml' --workspace w"
+    assert Remedies("./workspace").generate(own) == ""
+    assert Remedies("w").generate_from("a b.yaml") == "numerate corpus generate 'a b.yaml' --workspace w"
 
 
 @pytest.mark.parametrize("kind", ["digit", "pairs", "unigram"])
 @pytest.mark.parametrize("name", ["", "other"])
 def test_a_tokenizer_and_tokens_are_made_again_by_their_commands(kind: str, name: str) -> None:
-    asked = TokenizerRequest(corpus="pairs", kind=kind, tokenizer=name, workspace="w")
-    command = mending.tokenizer_command(asked.tokenizer_name, "pairs", kind, "w")
-    assert read_back(command, TokenizerRequest, {"notebook": TokenizerRequest()}) == asked
-    command = mending.encode_command("pairs", asked.tokenizer_name, "w")
+    request = TokenizerRequest(corpus="pairs", kind=kind, tokenizer=name, workspace="w")
+    command = Remedies("w").tokenizer(request.tokenizer_name, "pairs", kind)
+    assert read_back(command, TokenizerRequest, {"notebook": TokenizerRequest()}) == request
+    command = Remedies("w").encode("pairs", request.tokenizer_name)
     encode = read_back(command, EncodeRequest, {"notebook": EncodeRequest()})
-    assert (encode.corpus, encode.tokenizer_name, encode.workspace) == ("pairs", asked.tokenizer_name, "w")
+    assert (encode.corpus, encode.tokenizer_name, encode.workspace) == ("pairs", request.tokenizer_name, "w")
 
 
 @pytest.fixture(scope="module")
 def config(small: Built) -> Iterator[RunConfig]:
-    prepare(small.workspace, "mended", "small", "small-digit", TrainingSpec(batch_size=128, validation_rows=128))
-    yield load_run(small.workspace.run("mended"))
-    small.workspace.run("mended").remove()
+    prepare(small.workspace, "resumed", "small", "small-digit", TrainingSpec(batch_size=128, validation_rows=128))
+    yield load_run(small.workspace.run("resumed"))
+    small.workspace.run("resumed").remove()
 
 
 @pytest.mark.parametrize("training", [*(request.spec(TrainingSpec) for request in TRAININGS.values())])
 def test_a_run_goes_on_by_its_command(config: RunConfig, training: TrainingSpec) -> None:
     training = training.model_copy(update={"seed": 7, "min_workers": 1, "where": "a < 'x' -- \"\n AND true"})
     run = config.model_copy(update={"training": training})
-    asked = read_back(mending.train_command(run, "w"), TrainRequest, TRAININGS)
-    assert asked.spec(TrainingSpec) == training
-    assert (asked.run_name, asked.corpus, asked.tokenizer_name) == ("mended", "small", "small-digit")
-    assert asked.workspace == "w"
+    request = read_back(Remedies("w").train(run), TrainRequest, TRAININGS)
+    assert request.spec(TrainingSpec) == training
+    assert (request.run_name, request.corpus, request.tokenizer_name) == ("resumed", "small", "small-digit")
+    assert request.workspace == "w"
 
 
 def test_a_training_with_a_curriculum_of_its_own_asks_for_a_file(config: RunConfig) -> None:
     training = TrainingSpec(
         encoder=EncoderConfig(random_offset=True), curriculum=(CurriculumStage(where="a > 3", steps=10),)
     )
-    assert mending.train_command(config.model_copy(update={"training": training}), "./workspace") == ""
+    assert Remedies("./workspace").train(config.model_copy(update={"training": training})) == ""
 
 
 def test_a_folder_is_deleted_only_where_something_makes_it_again() -> None:
-    assert mending.removal(LocalLocation(Path("/a b")), "make") == "rm -r '/a b' && make"
-    assert mending.removal(LocalLocation(Path("/a b")), "") == ""
-    assert mending.removal(open_place("s3://bucket/a"), "make") == ""
-    assert mending.repair_command("x", "w") == "numerate corpus verify x --workspace w --repair"
-    assert mending.migrate_command("x", "./workspace") == "numerate corpus migrate x"
+    assert removal(LocalLocation(Path("/a b")), "make") == "rm -r '/a b' && make"
+    assert removal(LocalLocation(Path("/a b")), "") == ""
+    assert removal(open_place("s3://bucket/a"), "make") == ""
+    assert Remedies("w").repair("x") == "numerate corpus verify x --workspace w --repair"
+    assert Remedies("./workspace").migrate("x") == "numerate corpus migrate x"
