@@ -12,7 +12,7 @@ import sys
 import tempfile
 import traceback
 from contextlib import suppress
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 from pydantic import ValidationError
@@ -100,15 +100,7 @@ def export_model(
     print_result(result, as_json, f"run {run}, step {exported.step:,}: {target}")
 
 
-@app.command
-def probe(
-    run: str = "notebook",
-    /,
-    *,
-    options: Annotated[options_of(ProbeRequest) | None, Parameter(name="*")] = None,
-    as_json: Json = False,
-    verbose: Verbose = False,
-) -> None:
+def probe(run: str = "notebook", /, *, options: Any = None, as_json: Json = False, verbose: Verbose = False) -> None:
     """Probe a trained encoder: digit geometry, probes, attention and edits of its states; writes an HTML report.
 
     Results that are already in the run's folder probes/ are not recomputed. Query them with SQL: `probes`,
@@ -124,6 +116,10 @@ def probe(
     name = getattr(options, "name", None) or run
     request = resolve(ProbeRequest, run, {run: ProbeRequest(name=name)}, options)
     print_result(run_flow("flows.probe_encoder.probe_encoder", request, verbose), as_json)
+
+
+probe.__annotations__["options"] = Annotated[options_of(ProbeRequest) | None, Parameter(name="*")]
+app.command(probe)
 
 
 @app.command

@@ -77,7 +77,7 @@ def _tables(status: Status) -> list[Table]:
     return [table for table in tables if table.row_count]
 
 
-def _table(names: Sequence[str], rows: list[tuple[str, ...]], numbers: Collection[int]) -> Table:
+def _table(names: Sequence[str], rows: Sequence[tuple[str, ...]], numbers: Collection[int]) -> Table:
     lines = box.SIMPLE_HEAD if (sys.stdout.encoding or "").lower().startswith("utf") else box.ASCII
     table = Table(box=lines, show_edge=False, pad_edge=False)
     for column, name in enumerate(names):

@@ -127,6 +127,11 @@ class Item:
         return f"unfinished, {progress}"
 
 
+def entries_of(folder: Location) -> list[Location]:
+    """The files and folders in a folder; none if it does not exist."""
+    return [folder / name for name in folder.children()]
+
+
 def corpus_state(item: Item, deadline: float) -> CorpusState | None:
     """State of a corpus; None for an empty folder. Sizes of shards are checked until the time `deadline`."""
     inventory, folder, name = item.inventory, item.folder, item.folder.name

@@ -29,31 +29,28 @@ _TRAININGS = {name: preset.train_request() for name, preset in PRESETS.items()}
 
 @dataclass(frozen=True)
 class Remedies:
-    """Commands for a workspace, a path or URI as the user gave it."""
+    """Commands for a workspace, a path or URI as the user gave it; a method is named after what its command does."""
 
     workspace: str
 
     def generate(self, spec: CorpusSpec | None) -> str:
-        """Command that generates a corpus; empty if there is no spec or its mixture needs a file."""
+        """Empty if there is no spec or its mixture needs a file."""
         if spec is None:
             return ""
         request = GenerateRequest(workspace=self.workspace, **spec.model_dump())
         return _command("corpus generate", request, CORPUS_PRESETS)
 
     def generate_from(self, file: str) -> str:
-        """Command that generates a corpus from a spec file."""
         return _joined(["numerate", "corpus", "generate", file], self.workspace)
 
     def repair(self, corpus: str) -> str:
-        """Command that repairs the shards of a corpus."""
         return VerifyRequest(corpus=corpus, repair=True, workspace=self.workspace).command
 
     def migrate(self, corpus: str) -> str:
-        """Command that migrates a corpus of an older schema version."""
         return _joined(["numerate", "corpus", "migrate", corpus], self.workspace)
 
     def tokenizer(self, name: str, corpus: str, kind: str) -> str:
-        """Command that trains a tokenizer of the given kind; empty if the kind is unknown."""
+        """Empty if the kind is unknown."""
         if not corpus or kind not in get_args(TokenizerKind):
             return ""
         request = TokenizerRequest(corpus=corpus, kind=kind, workspace=self.workspace)
@@ -62,7 +59,6 @@ class Remedies:
         return _command("tokenizer train", request, {_DEFAULT: TokenizerRequest()})
 
     def encode(self, corpus: str, tokenizer: str) -> str:
-        """Command that encodes a corpus."""
         return _command("encode", EncodeRequest(**self._of_corpus(corpus, tokenizer)), {_DEFAULT: EncodeRequest()})
 
     def train(self, config: RunConfig) -> str:

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any, TypeVar
-from urllib.error import URLError
 from urllib.request import Request, urlopen
 
 from flows.common.engines import reachable_api
@@ -22,6 +21,7 @@ from flows.diagnostics.inventory import (
     TokenizerState,
     TokensState,
     corpus_state,
+    entries_of,
     tokenizer_state,
     tokens_state,
 )
@@ -29,7 +29,6 @@ from flows.diagnostics.remedies import Remedies
 from flows.diagnostics.run_inventory import RunState, run_state
 from flows.server.run_tags import belongs_to
 from storage.errors import UserError
-from storage.places.place import Location
 from storage.workspace import Workspace
 
 # Time limit for checking sizes of shards in the whole workspace.
@@ -78,8 +77,8 @@ def status_of(workspace: str = WORKSPACE) -> Status:
             raise UserError(f"workspace {opened.root} does not exist: choose another with --workspace")
         return status
     inventory, root = Inventory(Remedies(workspace)), opened.root
-    corpora, tokenizers, runs = (_subfolders(root / name) for name in ("corpora", "tokenizers", "runs"))
-    tokens = [(corpus.name, folder) for corpus in corpora for folder in _subfolders(corpus / "tokens")]
+    corpora, tokenizers, runs = (entries_of(root / name) for name in ("corpora", "tokenizers", "runs"))
+    tokens = [(corpus.name, folder) for corpus in corpora for folder in entries_of(corpus / "tokens")]
     end, datasets_left = time.monotonic() + _SECONDS, count(len(corpora) + len(tokens), -1)
 
     def deadline() -> float:
@@ -102,7 +101,7 @@ def status_of(workspace: str = WORKSPACE) -> Status:
     for folder in runs:
         item = Item(inventory, folder, f"run {folder.name}")
         status.runs += _inspected(item, RunState(folder.name, _DAMAGED), run_state)
-    queries = ["a SQL query" for spill in _subfolders(root / ".spill") if spill.is_held()]
+    queries = ["a SQL query" for spill in entries_of(root / ".spill") if spill.is_held()]
     status.at_work, status.broken = [*inventory.at_work, *queries], inventory.faults
     status.flows = running_flows(opened)
     return status
@@ -127,12 +126,8 @@ def running_flows(workspace: Workspace) -> list[FlowRun]:
             for run in runs
             if belongs_to(workspace, run["tags"])
         ]
-    except (URLError, OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError):
         return []
-
-
-def _subfolders(folder: Location) -> list[Location]:
-    return [folder / name for name in folder.children()]
 
 
 def _inspected(item: Item, damaged: State, inspect: Callable[..., State | None], *arguments: Any) -> list[State]:

@@ -1,4 +1,4 @@
-"""What is cleaned away, what stays, and that nobody at work is disturbed."""
+"""`numerate clean`: what is removed, what stays, and that running work is not disturbed."""
 
 import json
 import os
@@ -76,7 +76,7 @@ def litter(workspace: Workspace) -> set[str]:
     }
 
 
-def test_what_nothing_needs_goes_and_all_else_stays(place: Workspace) -> None:
+def test_unneeded_files_are_removed_and_others_stay(place: Workspace) -> None:
     checkpoints = Checkpoints(place.run("one") / "checkpoints")
     index, before = checkpoints.index(), files(place)
     assert index.best
@@ -98,7 +98,7 @@ def test_what_nothing_needs_goes_and_all_else_stays(place: Workspace) -> None:
     assert clean(place).removed == []
 
 
-def test_a_cleaned_run_answers_exports_and_is_found_trained(place: Workspace, tmp_path: Path) -> None:
+def test_cleaned_run_can_be_used_exported_and_trained(place: Workspace, tmp_path: Path) -> None:
     clean(place)
     model, text = Solver(place, "one").model_for("1+2")
     assert model.solve([text])
@@ -106,7 +106,7 @@ def test_a_cleaned_run_answers_exports_and_is_found_trained(place: Workspace, tm
     assert train(*prepare(place, "one", "small", "small-digit", SPEC)).finished
 
 
-def test_one_run_is_cleaned_alone(place: Workspace) -> None:
+def test_only_the_named_run_is_cleaned(place: Workspace) -> None:
     shutil.copytree(place.run("one").path, place.run("two").path)
     litter(place)
     assert all(each.path.startswith("runs/one/") for each in clean(place, "one").removed)
@@ -121,7 +121,7 @@ def at_work(request: pytest.FixtureRequest, place: Workspace) -> Iterator[str]:
         yield request.param
 
 
-def test_a_run_that_is_being_trained_is_left_alone(place: Workspace, at_work: str) -> None:
+def test_run_in_training_is_skipped(place: Workspace, at_work: str) -> None:
     litter(place)
     before = files(place)
     result = clean(place)
@@ -133,14 +133,14 @@ def test_a_run_that_is_being_trained_is_left_alone(place: Workspace, at_work: st
         clean(place, "one")
 
 
-def test_a_file_that_is_being_written_is_left_alone(place: Workspace) -> None:
+def test_file_that_is_being_written_stays(place: Workspace) -> None:
     with (place.run("one") / "predictions/x.parquet").staged() as path:
         path.write_bytes(b"half")
         clean(place)
         assert path.read_bytes() == b"half"
 
 
-def test_a_run_without_an_index_keeps_its_checkpoints(place: Workspace) -> None:
+def test_run_without_an_index_keeps_its_checkpoints(place: Workspace) -> None:
     folder = place.run("one") / "checkpoints"
     (folder / "index.json").write(b"{")
     before = folder.children()
@@ -151,14 +151,14 @@ def test_a_run_without_an_index_keeps_its_checkpoints(place: Workspace) -> None:
     assert set(folder.children()) == set(before) - {"index.json"}
 
 
-def test_notes_of_a_corpus_that_is_not_committed_yet_stay(place: Workspace) -> None:
+def test_progress_notes_of_an_uncommitted_corpus_stay(place: Workspace) -> None:
     litter(place)
     (place.corpus("small") / "manifest.json").remove()
     clean(place)
     assert (place.corpus("small") / ".progress/000001.json").exists()
 
 
-def test_a_line_is_shown_for_each_thing(place: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_line_is_printed_per_removed_file(place: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
     litter(place)
     result = clean(place, dry_run=True)
     print_cleaning(result)
@@ -170,7 +170,7 @@ def test_a_line_is_shown_for_each_thing(place: Workspace, capsys: pytest.Capture
 
 
 @pytest.mark.slow
-def test_the_command_cleans_and_refuses_in_one_line(place: Workspace, tmp_path: Path) -> None:
+def test_clean_command_removes_files_and_prints_one_line_errors(place: Workspace, tmp_path: Path) -> None:
     workspace = ("--workspace", str(place.root))
     found = json.loads(numerate("clean", "one", "--dry-run", "--json", *workspace).stdout)
     result = numerate("clean", "one", *workspace)
@@ -179,7 +179,7 @@ def test_the_command_cleans_and_refuses_in_one_line(place: Workspace, tmp_path: 
     assert_one_line(numerate("clean", "--workspace", str(tmp_path / "none")), 2, "none does not exist")
 
 
-def test_a_list_of_shards_that_a_commit_left_is_removed(place: Workspace) -> None:
+def test_unused_list_of_shards_is_removed(place: Workspace) -> None:
     folder = place.corpus("small")
     named, left = lists(folder), folder / f"shards-{'0' * 16}.parquet"
     left.write(b"of a commit that was cut off")

@@ -1,4 +1,4 @@
-"""One damaged file is named, and hides nothing else of the workspace: in `status`, in `sql` and in `verify`."""
+"""A damaged file is reported and hides nothing else of the workspace, in `status`, `sql` and `verify`."""
 
 import hashlib
 import io
@@ -71,7 +71,7 @@ def with_path(path: str) -> Callable[[pa.Table], pa.Table]:
     ],
     ids=["nul", "outside", "absolute", "other-columns", "garbage", "empty"],
 )
-def test_a_damaged_list_of_shards_hides_nothing_else(
+def test_damaged_list_of_shards_hides_nothing_else(
     place: Path, damage: Callable[[pa.Table], pa.Table] | bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:
     forge(place / "corpora/small", damage)
@@ -82,7 +82,9 @@ def test_a_damaged_list_of_shards_hides_nothing_else(
 
 
 @pytest.mark.parametrize("data", [DEEP, b'{"schema_version": 3, "spec": ' + DEEP + b"}"], ids=["list", "spec"])
-def test_json_of_any_depth_hides_nothing_else(place: Path, data: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+def test_manifest_with_deeply_nested_json_hides_nothing_else(
+    place: Path, data: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
     (place / "corpora/small/manifest.json").write_bytes(data)
     assert_named_and_the_rest_shown(place, "small", capsys)
     assert run(["corpus", "verify", "small", "--workspace", str(place)]) == 1
@@ -100,7 +102,7 @@ def assert_named_and_the_rest_shown(place: Path, damaged: str, capsys: pytest.Ca
         assert connection.execute("SELECT DISTINCT corpus FROM shards").fetchall() == [("other",)]
 
 
-def test_other_json_of_any_depth_hides_nothing_else(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_files_with_deeply_nested_json_hide_nothing_else(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for file in ("runs/deep/run.json", "tokenizers/small-digit/card.json", ".prefect/served.json"):
         (place / file).parent.mkdir(parents=True, exist_ok=True)
         (place / file).write_bytes(DEEP)
@@ -112,7 +114,7 @@ def test_other_json_of_any_depth_hides_nothing_else(place: Path, capsys: pytest.
 
 
 @pytest.mark.parametrize("data", [DEEP, b"[]", b'{"fingerprint": "print"}', b'{"fingerprint": "print", "shards": [1]}'])
-def test_a_damaged_note_is_a_task_to_be_done_again(tmp_path: Path, data: bytes) -> None:
+def test_damaged_progress_note_repeats_its_task(tmp_path: Path, data: bytes) -> None:
     notes = Notes(LocalLocation(tmp_path), "print")
     notes.write(0, [])
     (tmp_path / ".progress" / "000000.json").write_bytes(data)

@@ -1,4 +1,4 @@
-"""`numerate probe`: a page and views that answer, of one run and of several, and mistakes in one line."""
+"""`numerate probe`: pages and views, for one run and for several, and one-line errors."""
 
 from html.parser import HTMLParser
 from pathlib import Path
@@ -69,9 +69,7 @@ def checked_page(place: str) -> Captions:
 
 
 @pytest.mark.usefixtures("recorded")
-def test_an_encoder_that_comes_with_numerate_is_looked_into_and_all_views_answer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_shipped_encoder_is_probed_and_all_views_have_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Enough to read a digit from its embedding; how well probes learn is shown beside their own tests.
     monkeypatch.setattr("model.probing.probes._ITERATIONS", 10)
     workspace = Workspace.create(str(tmp_path / "workspace"))
@@ -106,7 +104,7 @@ def test_an_encoder_that_comes_with_numerate_is_looked_into_and_all_views_answer
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("recorded")
-def test_several_seeds_are_told_together_with_intervals_over_them_and_found_again(
+def test_several_seeds_are_reported_with_intervals_and_cached(
     trained: Built, capsys: pytest.CaptureFixture[str]
 ) -> None:
     request = asked(trained.workspace, name="seeds", compare=SEEDS)
@@ -133,8 +131,8 @@ def test_several_seeds_are_told_together_with_intervals_over_them_and_found_agai
         (("a", "b", "c"), "5 to 60% stay correct without the head that each run needs most"),
     ],
 )
-def test_of_several_runs_each_has_a_head_of_its_own_that_it_needs_most(runs: tuple[str, ...], text: str) -> None:
-    """Heads of one number in several seeds needn't do the same, so that their mean says nothing of either."""
+def test_each_of_several_runs_has_its_own_most_important_head(runs: tuple[str, ...], text: str) -> None:
+    """Heads with the same number in several seeds may do different things, so their mean has no meaning."""
     shares = {"a": [0.9, 0.8, 0.7, 0.3], "b": [0.05, 0.9, 0.9, 0.9], "c": [0.9, 0.6, 0.8, 0.7]}
     with duckdb.connect() as connection:
         connection.execute(
@@ -153,7 +151,7 @@ def test_of_several_runs_each_has_a_head_of_its_own_that_it_needs_most(runs: tup
 
 
 @pytest.mark.usefixtures("recorded")
-def test_mistakes_are_one_line(trained: Built) -> None:
+def test_invalid_requests_are_one_line(trained: Built) -> None:
     for values, text in (
         ({"name": "nobody"}, "run 'nobody' does not exist"),
         ({"name": SEEDS[0], "layers": (7,)}, "layer 7 does not exist: run 'run-seed0' has layers 1 to 2"),
@@ -169,7 +167,7 @@ def test_mistakes_are_one_line(trained: Built) -> None:
 
 
 @pytest.mark.usefixtures("recorded")
-def test_runs_that_are_no_seeds_of_one_training_are_refused_before_any_work(trained: Built) -> None:
+def test_runs_of_different_trainings_are_rejected_before_any_work(trained: Built) -> None:
     encoder = TINY_TRAINING.encoder.model_copy(update={"unit": "residue"})
     spec = TINY_TRAINING.model_copy(update={"seed": 7, "learning_rate": 0.5, "encoder": encoder})
     train(job_of(trained, (trained.workspace.root / "runs").path, spec, "unlike"))

@@ -46,18 +46,18 @@ def read_back(command: str, model: type[BaseModel], presets: Any) -> Any:
     ],
     ids=lambda spec: spec.name,
 )
-def test_a_corpus_is_generated_again_by_its_command(spec: CorpusSpec) -> None:
+def test_generate_command_has_the_same_spec(spec: CorpusSpec) -> None:
     command = Remedies("/tmp/my place").generate(spec)
     request = read_back(command, GenerateRequest, CORPUS_PRESETS)
     assert (request.spec(CorpusSpec), request.workspace) == (spec, "/tmp/my place")
 
 
-def test_a_preset_is_named_rather_than_spelt_out() -> None:
+def test_command_names_a_preset_if_possible() -> None:
     assert Remedies("./workspace").generate(CORPORA["billion"]) == "numerate corpus generate billion"
     assert Remedies("x").generate(CORPORA["notebook"]) == "numerate corpus generate --workspace x"
 
 
-def test_a_mixture_of_ones_own_asks_for_a_file() -> None:
+def test_custom_mixture_needs_a_spec_file() -> None:
     mixed = next(spec for spec in CORPORA.values() if spec.mixture)
     own = mixed.model_copy(update={"mixture": mixed.mixture[:1]})
     assert Remedies("./workspace").generate(own) == ""
@@ -66,7 +66,7 @@ def test_a_mixture_of_ones_own_asks_for_a_file() -> None:
 
 @pytest.mark.parametrize("kind", ["digit", "pairs", "unigram"])
 @pytest.mark.parametrize("name", ["", "other"])
-def test_a_tokenizer_and_tokens_are_made_again_by_their_commands(kind: str, name: str) -> None:
+def test_tokenizer_and_encode_commands_have_the_same_requests(kind: str, name: str) -> None:
     request = TokenizerRequest(corpus="pairs", kind=kind, tokenizer=name, workspace="w")
     command = Remedies("w").tokenizer(request.tokenizer_name, "pairs", kind)
     assert read_back(command, TokenizerRequest, {"notebook": TokenizerRequest()}) == request
@@ -83,7 +83,7 @@ def config(small: Built) -> Iterator[RunConfig]:
 
 
 @pytest.mark.parametrize("training", [*(request.spec(TrainingSpec) for request in TRAININGS.values())])
-def test_a_run_goes_on_by_its_command(config: RunConfig, training: TrainingSpec) -> None:
+def test_train_command_has_the_same_request(config: RunConfig, training: TrainingSpec) -> None:
     training = training.model_copy(update={"seed": 7, "min_workers": 1, "where": "a < 'x' -- \"\n AND true"})
     run = config.model_copy(update={"training": training})
     request = read_back(Remedies("w").train(run), TrainRequest, TRAININGS)
@@ -92,14 +92,14 @@ def test_a_run_goes_on_by_its_command(config: RunConfig, training: TrainingSpec)
     assert request.workspace == "w"
 
 
-def test_a_training_with_a_curriculum_of_its_own_asks_for_a_file(config: RunConfig) -> None:
+def test_custom_curriculum_has_no_command(config: RunConfig) -> None:
     training = TrainingSpec(
         encoder=EncoderConfig(random_offset=True), curriculum=(CurriculumStage(where="a > 3", steps=10),)
     )
     assert Remedies("./workspace").train(config.model_copy(update={"training": training})) == ""
 
 
-def test_a_folder_is_deleted_only_where_something_makes_it_again() -> None:
+def test_folder_is_deleted_only_if_a_command_makes_it_again() -> None:
     assert removal(LocalLocation(Path("/a b")), "make") == "rm -r '/a b' && make"
     assert removal(LocalLocation(Path("/a b")), "") == ""
     assert removal(open_place("s3://bucket/a"), "make") == ""

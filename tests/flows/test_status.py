@@ -174,7 +174,7 @@ def test_truncated_last_checkpoint_is_a_fault(place: Path, cut: slice) -> None:
     assert "--corpus small --name one" in fault.remedy
 
 
-def test_an_older_schema_version_is_migrated(place: Path) -> None:
+def test_older_schema_version_is_migrated(place: Path) -> None:
     write_old(place / "corpora/old", MIXED)
     assert broken(place) == {"corpus old": "numerate corpus migrate old"}
     assert "schema version 1" in {corpus.state for corpus in status_of(str(place)).corpora}

@@ -1,4 +1,4 @@
-"""Verifying, mending and migrating as a person types it."""
+"""Commands that verify, repair and migrate a corpus."""
 
 import json
 import shutil
@@ -25,7 +25,7 @@ def place(tmp_path: Path, small: Built) -> Path:
 
 
 @pytest.mark.slow
-def test_faults_are_named_and_the_command_that_mends_them_does(place: Path, small: Built) -> None:
+def test_faults_are_listed_and_the_suggested_command_repairs_them(place: Path, small: Built) -> None:
     def verify(*arguments: str) -> tuple[int, str, str]:
         result = numerate("corpus", "verify", *arguments, "--workspace", str(place))
         return result.returncode, result.stdout, result.stderr
@@ -66,13 +66,13 @@ def test_faults_are_named_and_the_command_that_mends_them_does(place: Path, smal
         ("Bad Name", ["'Bad Name'"]),
     ],
 )
-def test_a_corpus_that_is_not_there_is_one_line(typed: Typed, place: Path, corpus: str, words: list[str]) -> None:
+def test_missing_corpus_is_a_one_line_error(typed: Typed, place: Path, corpus: str, words: list[str]) -> None:
     assert_one_line(typed("corpus", "verify", corpus, "--workspace", str(place)), 2, *words)
     assert not (place / "corpora/nowhere").exists()
 
 
 @pytest.mark.slow
-def test_an_old_corpus_is_migrated_by_the_command_that_its_refusal_names(place: Path, prefect_api: str) -> None:
+def test_old_corpus_is_migrated_by_the_command_in_its_error(place: Path, prefect_api: str) -> None:
     write_old(place / "corpora/old", MIXED)
     workspace = ("--workspace", str(place))
     assert_one_line(numerate("corpus", "verify", "old", *workspace), 2, "'numerate corpus migrate old'")
@@ -85,7 +85,7 @@ def test_an_old_corpus_is_migrated_by_the_command_that_its_refusal_names(place: 
 
 
 @pytest.mark.parametrize("name", ["verify-corpus", "corpus-leakage"])
-def test_a_quick_run_makes_first_the_corpus_that_an_empty_workspace_lacks(
+def test_quick_run_first_generates_the_missing_corpus(
     name: str, ray_instance: int, recorded: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(CORPUS_PRESETS, "notebook", GenerateRequest(name="notebook", terms=2))

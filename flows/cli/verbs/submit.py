@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, Parameter
 from pydantic import BaseModel, Field
 
-from flows.cli.command_factory import request_command, run_flow
+from flows.cli.command_factory import print_result, request_command, run_flow
 from flows.common.parameters import EndToEndRequest, InWorkspace, OfCorpus, TrainRequest
 from flows.common.progress import say
 from flows.registry import COMMANDS
@@ -77,8 +77,7 @@ def execute(stage: str, request: str, /) -> None:
         in_job = type(registered.form).model_validate({**values, "ray": "auto"})
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise UserError("execute runs inside a job only, with a stage and its request as JSON: use 'submit'") from error
-    result = run_flow(registered.entrypoint, in_job, False)
-    print(json.dumps(result, indent=2))
+    print_result(run_flow(registered.entrypoint, in_job, False), as_json=True)
 
 
 def _submit(stage: str, request: InWorkspace, as_json: bool, options: _Submission | None) -> None:
@@ -136,7 +135,6 @@ def _follow(jobs: "Jobs", job: "Job", as_json: bool) -> "Job":
     stream = sys.stderr if as_json else sys.stdout
 
     def write(text: str) -> None:
-        """Write a part of the job's log."""
         stream.write(text)
         stream.flush()
 
@@ -150,7 +148,7 @@ def _follow(jobs: "Jobs", job: "Job", as_json: bool) -> "Job":
 
 def _show(job: "Job", as_json: bool) -> None:
     if as_json:
-        print(json.dumps(asdict(job), indent=2))
+        print_result(asdict(job), as_json)
     else:
         say(f"job {job.id}: {job.status.lower()}{f' ({job.message})' if job.status == 'FAILED' else ''}")
 
