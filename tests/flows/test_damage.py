@@ -26,7 +26,7 @@ DEEP = b"[" * 100_000 + b"]" * 100_000
 
 
 @pytest.fixture
-def place(small: Built, tmp_path: Path) -> Path:
+def root(small: Built, tmp_path: Path) -> Path:
     """A workspace with two corpora, of which one may be damaged."""
     for name in ("small", "other"):
         shutil.copytree(small.workspace.root.path / "corpora" / "small", tmp_path / "w" / "corpora" / name)
@@ -72,44 +72,44 @@ def with_path(path: str) -> Callable[[pa.Table], pa.Table]:
     ids=["nul", "outside", "absolute", "other-columns", "garbage", "empty"],
 )
 def test_damaged_list_of_shards_hides_nothing_else(
-    place: Path, damage: Callable[[pa.Table], pa.Table] | bytes, capsys: pytest.CaptureFixture[str]
+    root: Path, damage: Callable[[pa.Table], pa.Table] | bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    forge(place / "corpora/small", damage)
-    assert_named_and_the_rest_shown(place, "small", capsys)
-    found = examine(LocalLocation(place / "corpora/small"))
+    forge(root / "corpora/small", damage)
+    assert_named_and_the_rest_shown(root, "small", capsys)
+    found = examine(LocalLocation(root / "corpora/small"))
     assert found.shards is None
     assert any(fault.path.startswith("shards") for fault in found.faults)
 
 
 @pytest.mark.parametrize("data", [DEEP, b'{"schema_version": 3, "spec": ' + DEEP + b"}"], ids=["list", "spec"])
 def test_manifest_with_deeply_nested_json_hides_nothing_else(
-    place: Path, data: bytes, capsys: pytest.CaptureFixture[str]
+    root: Path, data: bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (place / "corpora/small/manifest.json").write_bytes(data)
-    assert_named_and_the_rest_shown(place, "small", capsys)
-    assert run(["corpus", "verify", "small", "--workspace", str(place)]) == 1
+    (root / "corpora/small/manifest.json").write_bytes(data)
+    assert_named_and_the_rest_shown(root, "small", capsys)
+    assert run(["corpus", "verify", "small", "--workspace", str(root)]) == 1
     assert "manifest.json is damaged" in capsys.readouterr().err
 
 
-def assert_named_and_the_rest_shown(place: Path, damaged: str, capsys: pytest.CaptureFixture[str]) -> None:
-    status = status_of(str(place))
+def assert_named_and_the_rest_shown(root: Path, damaged: str, capsys: pytest.CaptureFixture[str]) -> None:
+    status = status_of(str(root))
     assert {corpus.name: corpus.state for corpus in status.corpora} == {"other": "complete", damaged: "damaged"}
     assert any(fault.what == f"corpus {damaged}" for fault in status.broken)
     assert "other" not in {fault.what.removeprefix("corpus ") for fault in status.broken}
-    catalog = refresh_catalog(Workspace.open(str(place)))
+    catalog = refresh_catalog(Workspace.open(str(root)))
     with duckdb.connect(str(catalog), read_only=True) as connection:
         assert connection.execute("SELECT count(*) > 0 FROM corpus_other").fetchall() == [(True,)]
         assert connection.execute("SELECT DISTINCT corpus FROM shards").fetchall() == [("other",)]
 
 
-def test_other_files_with_deeply_nested_json_hide_nothing_else(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_files_with_deeply_nested_json_hide_nothing_else(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for file in ("runs/deep/run.json", "tokenizers/small-digit/card.json", ".prefect/served.json"):
-        (place / file).parent.mkdir(parents=True, exist_ok=True)
-        (place / file).write_bytes(DEEP)
-    status = status_of(str(place))
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        (root / file).write_bytes(DEEP)
+    status = status_of(str(root))
     assert [corpus.state for corpus in status.corpora] == ["complete", "complete"]
     assert {fault.what for fault in status.broken} >= {"run deep", "tokenizer small-digit"}
-    assert run(["sql", "SELECT count(*) AS n FROM runs", "--workspace", str(place), "--format", "csv"]) == 0
+    assert run(["sql", "SELECT count(*) AS n FROM runs", "--workspace", str(root), "--format", "csv"]) == 0
     assert '"n"\n0\n' in capsys.readouterr().out
 
 

@@ -25,51 +25,51 @@ Usage = namedtuple("Usage", ["total", "used", "free"])
 
 
 @pytest.fixture
-def place(tmp_path: Path) -> Workspace:
+def workspace(tmp_path: Path) -> Workspace:
     return Workspace.open(str(tmp_path / "w"))
 
 
-def test_machine_checks_return_a_finding_and_change_nothing(place: Workspace) -> None:
+def test_machine_checks_return_a_finding_and_change_nothing(workspace: Workspace) -> None:
     for check in MACHINE_CHECKS:
-        found = check(place)
-        assert found.text
-        assert (found.level == "ok") == (found.remedy == ""), found
-    assert not place.root.exists()
+        finding = check(workspace)
+        assert finding.text
+        assert (finding.level == "ok") == (finding.remedy == ""), finding
+    assert not workspace.root.exists()
 
 
 def test_unsupported_packages_are_reported_with_the_command_that_installs_them(
-    place: Workspace, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = ["fastapi<0.151,>=0.139", "duckdb<3,>=2.0", "gone>=1", 'psutil>=6; extra == "benchmarks"']
     monkeypatch.setattr(machine_checks.metadata, "requires", lambda name: wanted)
     versions = {"fastapi": "0.165.0", "duckdb": "2.0.0"}
     monkeypatch.setattr(machine_checks, "_version", lambda name: versions.get(name, ""))
-    found = machine_checks.check_packages(place)
-    assert found.level == "problem"
-    assert "unsupported versions: fastapi 0.165.0, gone is missing (Prefect's server fails" in found.text
-    assert found.remedy == "run: pip install 'fastapi<0.151,>=0.139' 'gone>=1'"
+    finding = machine_checks.check_packages(workspace)
+    assert finding.level == "problem"
+    assert "unsupported versions: fastapi 0.165.0, gone is missing (Prefect's server fails" in finding.text
+    assert finding.remedy == "run: pip install 'fastapi<0.151,>=0.139' 'gone>=1'"
     versions |= {"fastapi": "0.140.0", "gone": "1"}
     monkeypatch.setattr(machine_checks, "_pins", lambda: {"fastapi": "0.150.0", "duckdb": "2.0.0+cpu"})
-    found = machine_checks.check_packages(place)
-    assert (found.level, found.text) == ("warning", "untested versions: fastapi 0.140.0 (tested: 0.150.0)")
+    finding = machine_checks.check_packages(workspace)
+    assert (finding.level, finding.text) == ("warning", "untested versions: fastapi 0.140.0 (tested: 0.150.0)")
     monkeypatch.setattr(machine_checks, "_pins", dict)
-    assert machine_checks.check_packages(place).level == "ok"
+    assert machine_checks.check_packages(workspace).level == "ok"
 
 
 @pytest.mark.parametrize(
     ("free", "level"), [(50_000_000, "problem"), (1_000_000_000, "warning"), (10_000_000_000, "ok")]
 )
-def test_small_disk_is_reported(place: Workspace, monkeypatch: pytest.MonkeyPatch, free: int, level: str) -> None:
+def test_small_disk_is_reported(workspace: Workspace, monkeypatch: pytest.MonkeyPatch, free: int, level: str) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda path: Usage(free, 0, free))
-    assert machine_checks.check_disk(place).level == level
+    assert machine_checks.check_disk(workspace).level == level
 
 
 def test_workspace_that_is_not_writable_is_a_problem() -> None:
-    found = machine_checks.check_workspace(Workspace.open("/proc/self/nowhere"))
-    assert (found.level, "--workspace" in found.remedy) == ("problem", True)
+    finding = machine_checks.check_workspace(Workspace.open("/proc/self/nowhere"))
+    assert (finding.level, "--workspace" in finding.remedy) == ("problem", True)
 
 
-def test_limits_of_a_control_group_are_used(tmp_path: Path, place: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_limits_of_a_control_group(tmp_path: Path, workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     assert machine.cores() <= len(os.sched_getaffinity(0))
     assert (machine.granted_cores(tmp_path), machine.granted_memory(tmp_path)) == (None, None)
     (tmp_path / "cpu.max").write_text("max 100000\n")
@@ -88,7 +88,7 @@ def test_limits_of_a_control_group_are_used(tmp_path: Path, place: Workspace, mo
     (older / "cpu/cpu.cfs_quota_us").write_text("150000\n")
     assert machine.granted_cores(older) == 1.5
     monkeypatch.setattr(machine_checks, "granted_memory", lambda: 1_500_000_000)
-    assert machine_checks.check_memory(place).level == "problem"
+    assert machine_checks.check_memory(workspace).level == "problem"
 
 
 @pytest.mark.parametrize("version", [1, 2])
@@ -119,22 +119,23 @@ def test_cores_are_limited_by_the_own_control_group_and_its_parents(version: int
     assert machine.cores(tmp_path / "groups") == len(os.sched_getaffinity(0))
 
 
-def test_fewer_than_two_cores_are_a_warning(place: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fewer_than_two_cores_are_a_warning(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine_checks, "cores", lambda: 1)
     monkeypatch.setattr(machine_checks, "granted_cores", lambda: 1.5)
-    found = machine_checks.check_cores(place)
-    assert (found.level, found.text.endswith("CPU time limited to 1.5 cores by the control group")) == ("warning", True)
-    assert "use two or more cores" in found.remedy
+    finding = machine_checks.check_cores(workspace)
+    assert finding.level == "warning"
+    assert finding.text.endswith("CPU time limited to 1.5 cores by the control group")
+    assert "use two or more cores" in finding.remedy
 
 
-def test_clock_in_the_past_is_a_problem(place: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clock_in_the_past_is_a_problem(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     class Past(datetime):
         @classmethod
         def now(cls, tz: object = None) -> "Past":
             return cls(1970, 1, 1, tzinfo=UTC)
 
     monkeypatch.setattr(machine_checks, "datetime", Past)
-    assert machine_checks.check_clock(place).level == "problem"
+    assert machine_checks.check_clock(workspace).level == "problem"
 
 
 def answer(monkeypatch: pytest.MonkeyPatch, done: bool, line: str) -> None:
@@ -145,38 +146,38 @@ def answer(monkeypatch: pytest.MonkeyPatch, done: bool, line: str) -> None:
 def test_engines_that_cannot_be_imported_are_problems(place: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     answer(monkeypatch, False, "ImportError: libcuda.so.1")
     for check in (check_gpu, check_ray, check_prefect):
-        found = check(place)
-        assert found.level == "problem"
-        assert "ImportError: libcuda.so.1" in found.text
-        assert "pip install" in found.remedy
+        finding = check(workspace)
+        assert finding.level == "problem"
+        assert "ImportError: libcuda.so.1" in finding.text
+        assert "pip install" in finding.remedy
 
 
-def test_gpu_that_torch_cannot_use_is_a_warning(place: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpu_that_torch_cannot_use_is_a_warning(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     answer(monkeypatch, True, json.dumps({"version": "2.13.0+cpu", "cuda": "", "gpus": []}))
     monkeypatch.setattr(engine_checks, "has_nvidia", lambda: True)
-    assert check_gpu(place).level == "warning"
+    assert check_gpu(workspace).level == "warning"
     monkeypatch.setattr(engine_checks, "has_nvidia", lambda: False)
-    assert check_gpu(place).level == "ok"
+    assert check_gpu(workspace).level == "ok"
     answer(monkeypatch, True, json.dumps({"version": "2.13.0", "cuda": "12.8", "gpus": [["H100", 85 * 10**9]]}))
-    assert "H100 with 85 GB" in check_gpu(place).text
+    assert "H100 with 85 GB" in check_gpu(workspace).text
 
 
-def test_little_shared_memory_is_a_warning(place: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_little_shared_memory_is_a_warning(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     answer(monkeypatch, True, "2.60.0")
     monkeypatch.setattr("shutil.disk_usage", lambda path: Usage(64 << 20, 0, 64 << 20))
-    found = check_ray(place)
-    assert (found.level, "--shm-size" in found.remedy) == ("warning", True)
+    finding = check_ray(workspace)
+    assert (finding.level, "--shm-size" in finding.remedy) == ("warning", True)
 
 
 def test_configured_server_that_does_not_respond_is_a_problem(
-    place: Workspace, monkeypatch: pytest.MonkeyPatch
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answer(monkeypatch, True, "3.8.8")
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
-    assert check_prefect(place).level == "ok"
+    assert check_prefect(workspace).level == "ok"
     monkeypatch.setenv("PREFECT_API_URL", "http://127.0.0.1:1/api")
-    found = check_prefect(place)
-    assert (found.level, "unset PREFECT_API_URL" in found.remedy) == ("problem", True)
+    finding = check_prefect(workspace)
+    assert (finding.level, "unset PREFECT_API_URL" in finding.remedy) == ("problem", True)
 
 
 def test_process_that_uses_a_port_is_named() -> None:
@@ -185,13 +186,13 @@ def test_process_that_uses_a_port_is_named() -> None:
         port = server.getsockname()[1]
         assert engine_checks._port(port, str, "Ray needs it").level == "ok"
         server.listen()
-        found = engine_checks._port(port, str, "Ray needs it")
-    assert found.level == "warning"
-    assert f"process {os.getpid()} (" in found.text
-    assert found.text.endswith("Ray needs it")
+        finding = engine_checks._port(port, str, "Ray needs it")
+    assert finding.level == "warning"
+    assert f"process {os.getpid()} (" in finding.text
+    assert finding.text.endswith("Ray needs it")
 
 
-def test_ports_used_by_a_ray_head_are_ok(place: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ports_used_by_a_ray_head_are_ok(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     bodies: list[bytes] = []
 
     class Dashboard(BaseHTTPRequestHandler):
@@ -211,8 +212,8 @@ def test_ports_used_by_a_ray_head_are_ok(place: Workspace, monkeypatch: pytest.M
             bodies.append(body)
             answer(monkeypatch, is_head, "used by the head node of a Ray cluster")
             for check in (engine_checks.check_port_8265, engine_checks.check_port_6379):
-                found = check(place)
-                assert (found.level, found.remedy == "") == (level, level == "ok"), found
+                finding = check(workspace)
+                assert (finding.level, finding.remedy == "") == (level, level == "ok"), finding
         server.shutdown()
 
 
@@ -238,22 +239,22 @@ def test_problem_is_exit_code_one_and_a_warning_is_zero(capsys: pytest.CaptureFi
     assert values["findings"][1] == {"name": "clock", "level": "problem", "text": "past", "remedy": "set it"}
 
 
-def test_failed_check_is_a_warning(place: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_check_is_a_warning(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     def check_of_nothing(workspace: Workspace) -> Finding:
         raise OSError("no such\nthing")
 
     monkeypatch.setattr(doctor, "MACHINE_CHECKS", (check_of_nothing,))
     monkeypatch.setattr(doctor, "ENGINE_CHECKS", ())
-    (found,) = findings(place)
-    assert found == ("of nothing", Finding("warning", "check failed (OSError: no such thing)"))
+    (finding,) = findings(workspace)
+    assert finding == ("of nothing", Finding("warning", "check failed (OSError: no such thing)"))
 
 
 @pytest.mark.slow
 def test_deep_checks_succeed_on_this_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     app(["doctor", "--deep", "--json", "--workspace", str(tmp_path / "w")], result_action="return_value")
-    found = {one["name"]: one for one in json.loads(capsys.readouterr().out)["findings"]}
-    assert len(found) == len(MACHINE_CHECKS) + len(ENGINE_CHECKS) + len(DEEP_CHECKS)
-    assert found["python"]["text"].endswith(sys.executable)
-    assert {found[name]["level"] for name in ("ray", "prefect", "ray starts", "prefect starts")} == {"ok"}
-    assert "with" in found["ray starts"]["text"]
+    results = {one["name"]: one for one in json.loads(capsys.readouterr().out)["findings"]}
+    assert len(results) == len(MACHINE_CHECKS) + len(ENGINE_CHECKS) + len(DEEP_CHECKS)
+    assert results["python"]["text"].endswith(sys.executable)
+    assert {results[name]["level"] for name in ("ray", "prefect", "ray starts", "prefect starts")} == {"ok"}
+    assert "with" in results["ray starts"]["text"]
     assert not (tmp_path / "w").exists()

@@ -28,7 +28,7 @@ def said(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder to be in, with a link that leads to itself."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / CIRCLE).symlink_to(CIRCLE)
@@ -57,7 +57,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ],
 )
 def test_invalid_path_or_number_is_a_one_line_error(
-    arguments: list[str], words: str, place: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], words: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert words in said(arguments, capsys)
 
@@ -76,22 +76,22 @@ def test_invalid_path_or_number_is_a_one_line_error(
     ],
 )
 def test_invalid_spec_file_is_a_one_line_error(
-    text: str, words: str, place: Path, capsys: pytest.CaptureFixture[str]
+    text: str, words: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (place / "spec.json").write_text(text)
+    (folder / "spec.json").write_text(text)
     assert words in said(["corpus", "generate", "spec.json"], capsys)
 
 
-def test_endless_file_is_read_up_to_the_limit(place: Path) -> None:
-    (place / "zero.yaml").symlink_to("/dev/zero")
+def test_endless_file_is_read_up_to_the_limit(folder: Path) -> None:
+    (folder / "zero.yaml").symlink_to("/dev/zero")
     with pytest.raises(UserError, match="has more than 262,144 bytes"):
         read_parameters("zero.yaml")
 
 
-def test_deleted_working_directory_is_a_one_line_error(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (place / "gone").mkdir()
-    os.chdir(place / "gone")
-    (place / "gone").rmdir()
+def test_deleted_working_directory_is_a_one_line_error(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "gone").mkdir()
+    os.chdir(folder / "gone")
+    (folder / "gone").rmdir()
     for words in (["status"], ["solve", "1+2"], ["run", "quick"]):
         assert said(words, capsys) == "error: the working directory was deleted: change to another first\n"
 

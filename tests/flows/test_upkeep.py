@@ -18,16 +18,16 @@ from tests.pipelines.test_migrate import MIXED, write_old
 
 
 @pytest.fixture
-def place(tmp_path: Path, small: Built) -> Path:
+def root(tmp_path: Path, small: Built) -> Path:
     """A workspace of its own with the small corpus."""
     shutil.copytree(small.corpus.location.path, tmp_path / "w/corpora/small", ignore=shutil.ignore_patterns("tokens"))
     return tmp_path / "w"
 
 
 @pytest.mark.slow
-def test_faults_are_listed_and_the_suggested_command_repairs_them(place: Path, small: Built) -> None:
+def test_faults_are_listed_and_the_suggested_command_repairs_them(root: Path, small: Built) -> None:
     def verify(*arguments: str) -> tuple[int, str, str]:
-        result = numerate("corpus", "verify", *arguments, "--workspace", str(place))
+        result = numerate("corpus", "verify", *arguments, "--workspace", str(root))
         return result.returncode, result.stdout, result.stderr
 
     size = small.corpus.manifest.bytes
@@ -36,7 +36,7 @@ def test_faults_are_listed_and_the_suggested_command_repairs_them(place: Path, s
         f"corpus small: 12 shards, 10,000 rows, {size:,} bytes: no faults, recomputed\n",
         "",
     )
-    folder = place / "corpora/small"
+    folder = root / "corpora/small"
     first, second = sorted((folder / "data/split=test").rglob("*.parquet"))[:2]
     whole = first.read_bytes(), second.read_bytes()
     first.unlink()
@@ -45,7 +45,7 @@ def test_faults_are_listed_and_the_suggested_command_repairs_them(place: Path, s
     assert code == 1
     named = [f"{path.relative_to(folder)}: {text}" for path, text in ((first, "is missing"), (second, "is damaged"))]
     assert all(line.startswith(name) for line, name in zip(lines.splitlines(), named, strict=True))
-    remedy = f"numerate corpus verify file://{folder} --workspace {place} --repair"
+    remedy = f"numerate corpus verify file://{folder} --workspace {root} --repair"
     assert error == f"error: corpus 'small' has 2 faults: run '{remedy}'\n"
     code, lines, error = verify("small", "--repair", "--json")
     assert (code, error) == (0, "")
@@ -55,7 +55,7 @@ def test_faults_are_listed_and_the_suggested_command_repairs_them(place: Path, s
     ]
     assert (result["shards"], result["rows"], result["bytes"]) == (12, 10_000, size)
     assert (first.read_bytes(), second.read_bytes()) == whole
-    assert (place / "catalog.duckdb").exists()
+    assert (root / "catalog.duckdb").exists()
 
 
 @pytest.mark.parametrize(
@@ -66,15 +66,15 @@ def test_faults_are_listed_and_the_suggested_command_repairs_them(place: Path, s
         ("Bad Name", ["'Bad Name'"]),
     ],
 )
-def test_missing_corpus_is_a_one_line_error(typed: Typed, place: Path, corpus: str, words: list[str]) -> None:
-    assert_one_line(typed("corpus", "verify", corpus, "--workspace", str(place)), 2, *words)
-    assert not (place / "corpora/nowhere").exists()
+def test_missing_corpus_is_a_one_line_error(typed: Typed, root: Path, corpus: str, words: list[str]) -> None:
+    assert_one_line(typed("corpus", "verify", corpus, "--workspace", str(root)), 2, *words)
+    assert not (root / "corpora/nowhere").exists()
 
 
 @pytest.mark.slow
-def test_old_corpus_is_migrated_by_the_command_in_its_error(place: Path, prefect_api: str) -> None:
-    write_old(place / "corpora/old", MIXED)
-    workspace = ("--workspace", str(place))
+def test_old_corpus_is_migrated_by_the_command_in_its_error(root: Path, prefect_api: str) -> None:
+    write_old(root / "corpora/old", MIXED)
+    workspace = ("--workspace", str(root))
     assert_one_line(numerate("corpus", "verify", "old", *workspace), 2, "'numerate corpus migrate old'")
     result = numerate("corpus", "migrate", "old", *workspace, api=prefect_api)
     assert (result.returncode, result.stdout) == (0, "")

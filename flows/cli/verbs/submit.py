@@ -49,26 +49,6 @@ class _Submission(BaseModel):
     status: bool = Field(False, description="Print the status of the job only.")
 
 
-_corpus = App(name="corpus", help="Corpora of arithmetic problems.")
-_tokenizer = App(name="tokenizer", help="Tokenizers.")
-submit_app.command(_corpus)
-submit_app.command(_tokenizer)
-_PARENTS = {"corpus": _corpus, "tokenizer": _tokenizer}
-
-
-def _add_commands() -> None:
-    """Add a command for each flow that has one."""
-    for stage, registered in COMMANDS.items():
-        group, name = stage.split()[0], stage.split()[-1]
-        text = (
-            f"Submit 'numerate {stage}' to a Ray cluster, and follow the job.\n\n"
-            f"Example: `numerate submit {stage} --workspace /shared/numerate`"
-        )
-        submission = Annotated[_Submission | None, Parameter(name="*", negative="")]
-        parent = _PARENTS.get(group, submit_app)
-        request_command(parent, name, registered.presets, text, partial(_submit, stage), submission)
-
-
 @submit_app.command(show=False)
 def execute(stage: str, request: str, /) -> None:
     """Run a stage inside a job, on the job's own cluster."""
@@ -153,4 +133,22 @@ def _show(job: "Job", as_json: bool) -> None:
         say(f"job {job.id}: {job.status.lower()}{f' ({job.message})' if job.status == 'FAILED' else ''}")
 
 
-_add_commands()
+_GROUPS = {
+    "corpus": App(name="corpus", help="Corpora of arithmetic problems."),
+    "tokenizer": App(name="tokenizer", help="Tokenizers."),
+}
+for _group in _GROUPS.values():
+    submit_app.command(_group)
+for _stage, _registered in COMMANDS.items():
+    _help = (
+        f"Submit 'numerate {_stage}' to a Ray cluster, and follow the job.\n\n"
+        f"Example: `numerate submit {_stage} --workspace /shared/numerate`"
+    )
+    request_command(
+        _GROUPS.get(_stage.split()[0], submit_app),
+        _stage.split()[-1],
+        _registered.presets,
+        _help,
+        partial(_submit, _stage),
+        Annotated[_Submission | None, Parameter(name="*", negative="")],
+    )
