@@ -143,7 +143,7 @@ def answer(monkeypatch: pytest.MonkeyPatch, done: bool, line: str) -> None:
     monkeypatch.setattr(engine_checks, "_python", lambda code, seconds, **environment: (done, line))
 
 
-def test_engines_that_cannot_be_imported_are_problems(place: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_engines_that_cannot_be_imported_are_problems(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
     answer(monkeypatch, False, "ImportError: libcuda.so.1")
     for check in (check_gpu, check_ray, check_prefect):
         finding = check(workspace)
