@@ -100,7 +100,7 @@ def test_colours_appear_only_on_a_terminal_without_no_color(small: Built, monkey
         """Show the workspace."""
         app(words, result_action="return_value")
 
-    assert "\x1b[32mwhole" in shown_by(status, monkeypatch)
+    assert "\x1b[32mcomplete" in shown_by(status, monkeypatch)
     monkeypatch.setenv("NO_COLOR", "1")
     assert "\x1b[3" not in shown_by(status, monkeypatch)
 
