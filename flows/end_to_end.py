@@ -47,14 +47,11 @@ def check_request(request: EndToEndRequest) -> None:
         run = workspace.run(name)
         if (run / "run.json").exists():
             existing = load_run(run)
-            existing_spec = {key: value for key, value in existing.corpus_spec.items() if key != "generator_version"}
-            known = {"corpus": existing.corpus, "corpus_spec": existing_spec, "tokenizer": existing.tokenizer}
-            requested = {"corpus": corpus.name, "corpus_spec": corpus.identity(), "tokenizer": tokenizer}
-            refuse_other(
-                run,
-                {**known, "training": existing.training.identity()},
-                {**requested, "training": spec.identity()},
-            )
+            corpus_spec = {key: value for key, value in existing.corpus_spec.items() if key != "generator_version"}
+            names = ("corpus", "corpus_spec", "tokenizer", "training")
+            known = (existing.corpus, corpus_spec, existing.tokenizer, existing.training.identity())
+            requested = (corpus.name, corpus.identity(), tokenizer, spec.identity())
+            refuse_other(run, dict(zip(names, known, strict=True)), dict(zip(names, requested, strict=True)))
 
 
 @flow(name="end-to-end", flow_run_name="end to end {request.run_name}")

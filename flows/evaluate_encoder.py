@@ -61,7 +61,11 @@ def _evaluated(request: EvaluateRequest) -> dict[str, Any]:
     folder, predictions = paths_of(run, config, label, spec)
     if request.make_missing and not suite:
         ensure_tokens(request, name, config.tokenizer)
-    corpus, tokens = prepare(workspace, config, model.tokenizer, suite) if suite else _loaded(workspace, config, name)
+    if suite:
+        corpus, tokens = prepare(workspace, config, model.tokenizer, suite)
+    else:
+        corpus = load(workspace.corpus(name), f"corpus {name!r}")
+        tokens = load(workspace.tokens(name, config.tokenizer), f"corpus {name!r} encoded by {config.tokenizer!r}")
     check_corpus(model, corpus, tokens)
     inputs = {
         "evaluation": spec.model_dump(),
@@ -71,8 +75,7 @@ def _evaluated(request: EvaluateRequest) -> dict[str, Any]:
         "corpus_identity": corpus.manifest.identity,
         "suite": request.suite if suite or spec.split == "test" else "",
     }
-    cached = _up_to_date(folder, inputs) if predictions.exists() else None
-    if cached:
+    if predictions.exists() and (cached := _up_to_date(folder, inputs)):
         say(headline(request.name, cached) + " (up to date)")
         show_evaluation(workspace, headline(request.name, cached), [], page_of(workspace, request.name))
         return cached
@@ -174,15 +177,6 @@ def _label(problems: str, spec: EvaluationSpec) -> str:
     return f"{label}-{hash_of(values)[:8]}"
 
 
-def _loaded(workspace: Workspace, config: RunConfig, name: str) -> tuple[Dataset, Dataset]:
-    """A corpus and its tokens in the workspace; raises `UserError` if one of them is missing."""
-    tokens = workspace.tokens(name, config.tokenizer)
-    return (
-        load(workspace.corpus(name), f"corpus {name!r}"),
-        load(tokens, f"corpus {name!r} encoded by {config.tokenizer!r}"),
-    )
-
-
 def _remarks(outcome: Evaluation, suite: Suite | None) -> tuple[str, ...]:
     """Notes on repeated problems and on problems that were left out."""
     remarks = suite.remarks if suite else ()
@@ -219,7 +213,7 @@ def _no_trained_counterpart(config: RunConfig) -> Fair | None:
     key, validation, test = (config.corpus_spec[name] for name in ("split_key", "validation", "test"))
 
     def fair(facts: pa.Table, canonical: NDArray[np.uint64]) -> NDArray[np.bool_]:
-        """Boolean mask [n], computed from the texts of the problems."""
+        """Boolean mask [n]."""
         problems, answers = (facts[name].combine_chunks() for name in ("problem", "answer"))
         return has_no_trained_counterpart(key, validation, test, config.operators, problems, answers)
 

@@ -8,7 +8,7 @@ from typing import Any
 from flows.common.engines import ray_session
 from flows.common.flow import flow
 from flows.common.parameters import TrainRequest
-from flows.common.progress import human, metered, say
+from flows.common.progress import counted, human, metered, say
 from flows.common.timing import note_seconds
 from flows.encode_corpus import ensure_tokens
 from flows.reports.artifacts import show_training
@@ -55,7 +55,6 @@ def _train(jobs: list[TrainingJob], untrained: int, title: str, spec: TrainingSp
         first_steps: dict[str, int] = {}
 
         def train_one(job: TrainingJob, seat: Seat) -> TrainingResult:
-            """Train one job and record its duration."""
             began = time.monotonic()
             try:
                 result = launch(job, room, seat.report, seat.stop)
@@ -65,7 +64,6 @@ def _train(jobs: list[TrainingJob], untrained: int, title: str, spec: TrainingSp
             return result
 
         def report(progress: Mapping[str, Progress]) -> None:
-            """Show the combined progress of all jobs."""
             if not progress:
                 return
             for run, latest in progress.items():
@@ -111,6 +109,7 @@ def _say_result(job: TrainingJob, result: TrainingResult, seconds: float, room: 
             f"run {name!r} was stopped at step {result.step:,} of {steps:,}: run the same command again to resume"
         )
     say(
-        f"run {name}: {steps:,} steps in {seconds:.1f} s on {room.workers} {'GPU' if room.gpus else 'CPU'} "
-        f"worker{'s' if room.workers > 1 else ''}, exact match on validation {result.exact_match:.2%}"
+        f"run {name}: {steps:,} steps in {seconds:.1f} s on "
+        f"{counted(room.workers, 'GPU worker' if room.gpus else 'CPU worker')}, exact match on validation "
+        f"{result.exact_match:.2%}"
     )

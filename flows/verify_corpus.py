@@ -101,7 +101,7 @@ def _result(request: VerifyRequest, corpus: Examination, shards: tuple[ShardReco
         "rows": sum(shard.rows for shard in shards),
         "bytes": sum(shard.bytes for shard in shards),
         "recomputed": request.deep,
-        "mended": [asdict(fault) for fault in sorted(corpus.faults)],
+        "repaired": [asdict(fault) for fault in sorted(corpus.faults)],
     }
 
 

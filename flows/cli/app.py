@@ -7,28 +7,27 @@ error. Each command imports only the engines that it needs.
 import atexit
 import errno
 import io
-import json
 import os
 import sys
 import tempfile
 import traceback
 from contextlib import suppress
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, Any, Literal
 
 from cyclopts import App, CycloptsError, Parameter
 from pydantic import ValidationError
 
-from flows.cli.command_factory import Json, WorkspaceUri, flow_commands
+from flows.cli.command_factory import Json, Verbose, WorkspaceUri, flow_commands, print_result, run_flow
 from flows.cli.help import INTRODUCTION, MANUAL, arrange
 from flows.cli.interruption import CODE, CONTINUES, interrupted
+from flows.cli.options import options_of, resolve
 from flows.cli.terminal import printable
 from flows.cli.verbs.corpus import corpus_app
 from flows.cli.verbs.overview import add_completion, doctor, report, status
-from flows.cli.verbs.probe import probe
 from flows.cli.verbs.publish import publish_app
 from flows.cli.verbs.serve import serve
 from flows.cli.verbs.submit import submit_app
-from flows.common.parameters import WORKSPACE, request_text
+from flows.common.parameters import WORKSPACE, ProbeRequest, request_text
 from storage.errors import QueryAbandoned, RunFailure, UserError
 from storage.parameters import one_line
 from storage.places.opening import open_location
@@ -39,7 +38,7 @@ app = App(
 )
 tokenizer_app = App(name="tokenizer", help="Tokenizers.")
 model_app = App(name="model", help="Encoders.")
-for command in (report, status, doctor, probe, serve):
+for command in (report, status, doctor, serve):
     app.command(command)
 for group in (corpus_app, tokenizer_app, model_app, publish_app, submit_app):
     app.command(group)
@@ -62,7 +61,7 @@ def describe_model(preset: str = "tiny", *, as_json: Json = False) -> None:
     from flows.cli.description import encoder_json, encoder_text
 
     description = encoder_json(preset)
-    print(json.dumps(description, indent=2) if as_json else encoder_text(description))
+    print_result(description, as_json, encoder_text(description))
 
 
 @model_app.command(name="export")
@@ -98,7 +97,29 @@ def export_model(
     if text := request_text(load_run(folder)):
         (folder / "request.yaml").write(text)
     result = {"run": run, "location": target, "step": exported.step, "exact_match": exported.exact_match}
-    print(json.dumps(result, indent=2) if as_json else f"run {run}, step {exported.step:,}: {target}")
+    print_result(result, as_json, f"run {run}, step {exported.step:,}: {target}")
+
+
+def probe(run: str = "notebook", /, *, options: Any = None, as_json: Json = False, verbose: Verbose = False) -> None:
+    """Probe a trained encoder: digit geometry, probes, attention and edits of its states; writes an HTML report.
+
+    Results that are already in the run's folder probes/ are not recomputed. Query them with SQL: `probes`,
+    `probe_geometry`, `probe_attention`, `probe_unit`, `probe_interventions`, `probe_series`.
+
+    Example: `numerate probe notebook`
+
+    Parameters
+    ----------
+    run
+        Name of the run, or of an encoder that comes with Numerate; with --compare, name of the comparison.
+    """
+    name = getattr(options, "name", None) or run
+    request = resolve(ProbeRequest, run, {run: ProbeRequest(name=name)}, options)
+    print_result(run_flow("flows.probe_encoder.probe_encoder", request, verbose), as_json)
+
+
+probe.__annotations__["options"] = Annotated[options_of(ProbeRequest) | None, Parameter(name="*")]
+app.command(probe)
 
 
 @app.command
@@ -217,7 +238,9 @@ def run(arguments: list[str]) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A character that the terminal cannot show is not an error.
         sys.stdout.reconfigure(errors="replace")
-    if _working_directory_is_missing():
+    try:
+        os.getcwd()
+    except FileNotFoundError:
         # Libraries end the process in that case.
         return _print_error("the working directory was deleted: change to another first", UserError.exit_code)
     ending = False
@@ -236,7 +259,10 @@ def run(arguments: list[str]) -> int:
     except BaseException as interruption:
         code = _print_error(str(interruption) or CONTINUES, CODE)
         if isinstance(interruption, QueryAbandoned):
-            _end_at_once(code)
+            # End the process without waiting for threads.
+            sys.stdout.flush()
+            atexit._run_exitfuncs()
+            os._exit(code)
         return code
     return 0
 
@@ -264,8 +290,11 @@ def _failed(error: Exception, verbose: bool, ending: bool) -> int:
         code = UserError.exit_code if error.errno == errno.ELOOP else RunFailure.exit_code
         return _print_error(f"{error.filename or 'the system'}: {_reason(error)}", code)
     text = " ".join(str(error).split()) or "no message"
-    where = _written_to_file("".join(traceback.format_exception(error)))
-    return _print_error(f"{type(error).__name__}: {text} (a bug; the traceback is in {where})", RunFailure.exit_code)
+    with tempfile.NamedTemporaryFile("w", prefix="numerate-", suffix=".txt", delete=False) as file:
+        traceback.print_exception(error, file=file)
+    return _print_error(
+        f"{type(error).__name__}: {text} (a bug; the traceback is in {file.name})", RunFailure.exit_code
+    )
 
 
 def _reason(error: Exception) -> str:
@@ -287,21 +316,6 @@ def _drop_output() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _working_directory_is_missing() -> bool:
-    try:
-        os.getcwd()
-    except FileNotFoundError:
-        return True
-    return False
-
-
-def _written_to_file(text: str) -> str:
-    """Write a text to a new file; returns its path."""
-    with tempfile.NamedTemporaryFile("w", prefix="numerate-", suffix=".txt", delete=False) as file:
-        file.write(text)
-    return file.name
-
-
 def _standard_input() -> str:
     """The SQL on standard input; raises `UserError` if it is empty or not UTF-8."""
     text = b"" if sys.stdin.isatty() else sys.stdin.buffer.read()
@@ -321,10 +335,3 @@ def _print_error(text: str, code: int) -> int:
         with suppress(OSError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
     return code
-
-
-def _end_at_once(code: int) -> NoReturn:
-    """Run the exit functions and end the process, without waiting for threads."""
-    sys.stdout.flush()
-    atexit._run_exitfuncs()
-    os._exit(code)

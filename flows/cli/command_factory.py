@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
 from flows.cli.options import AnyModel, options_of, resolve
-from flows.common.parameters import InWorkspace
+from flows.common.parameters import WORKSPACE, InWorkspace
 from flows.registry import COMMANDS, RegisteredFlow, flow_at
 from storage.workspace import Workspace
 
@@ -17,8 +18,26 @@ WorkspaceUri = Annotated[
     str,
     Parameter(name="--workspace", help="Folder that holds corpora, tokenizers and runs, or s3://, gs:// or az:// URI."),
 ]
-Cluster = Annotated[str, Parameter(name="--ray", help=InWorkspace.model_fields["ray"].description)]
 Verbose = Annotated[bool, Parameter(name="--verbose", negative="", help="Show Prefect's own log.")]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class FlowOptions:
+    """Options of every command that runs a flow."""
+
+    workspace: WorkspaceUri = WORKSPACE
+    ray: Annotated[str, Parameter(name="--ray", help=InWorkspace.model_fields["ray"].description)] = ""
+    as_json: Json = False
+    verbose: Verbose = False
+
+    @property
+    def workspace_and_ray(self) -> dict[str, str]:
+        """The fields of a request."""
+        return {"workspace": self.workspace, "ray": self.ray}
+
+
+DEFAULTS = FlowOptions()
 
 
 def flow_commands(parent: App, *commands: str) -> None:
@@ -44,7 +63,6 @@ def request_command(
     model = type(next(iter(presets.values())))
 
     def command(spec: str = "notebook", /, *, options: Any = None, as_json: Any = False, extra: Any = False) -> None:
-        """The command; its help text is set below."""
         action(resolve(model, spec, presets, options), as_json, extra)
 
     command.__doc__ = (
@@ -58,10 +76,7 @@ def request_command(
 
 
 def _run_and_print(registered: RegisteredFlow, request: InWorkspace, as_json: bool, verbose: Any) -> None:
-    """Run the flow, and print its result with --json."""
-    result = run_flow(registered.entrypoint, request, bool(verbose))
-    if as_json:
-        print(json.dumps(result, indent=2))
+    print_result(run_flow(registered.entrypoint, request, bool(verbose)), as_json)
 
 
 def run_flow(entrypoint: str, request: InWorkspace, verbose: bool) -> Any:
@@ -75,3 +90,11 @@ def run_flow(entrypoint: str, request: InWorkspace, verbose: bool) -> Any:
         check_address(request.ray)
     connect_prefect(workspace, verbose=verbose)
     return flow_at(entrypoint)(request)
+
+
+def print_result(result: Any, as_json: bool, text: str = "") -> None:
+    """Print the result as JSON, or else its text if there is any."""
+    if as_json:
+        print(json.dumps(result, indent=2))
+    elif text:
+        print(text)

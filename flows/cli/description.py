@@ -6,34 +6,32 @@ from typing import Any
 from flows.common.progress import counted, human
 from model.config.presets import ENCODERS
 from model.tokenizer import Tokenizer
-from pipelines.generation.describe import Description, describe
-from pipelines.spec.corpus import CorpusSpec
+from pipelines.generation.describe import Description
 from pipelines.tokens.vocabulary import train_pieces
 from storage.errors import UserError
 from storage.sql.views import CORPUS_VIEW
 
 
-def corpus_json(spec: CorpusSpec) -> dict[str, Any]:
+def corpus_json(description: Description) -> dict[str, Any]:
     """Description of a corpus as JSON values; `spec` has the values of a spec file."""
-    description = describe(spec)
     return {
-        "name": spec.name,
+        "name": description.spec.name,
         "rows": description.rows,
         **{name: value for name, value in asdict(description).items() if name != "spec"},
         "split_rows": description.split_rows,
-        "spec": spec.identity(),
+        "spec": description.spec.identity(),
     }
 
 
-def corpus_text(spec: CorpusSpec) -> str:
-    """Description of a corpus as text."""
-    description = describe(spec)
+def corpus_text(description: Description) -> str:
+    spec = description.spec
     columns = {name: description.columns[name] for name in CORPUS_VIEW.in_order(description.columns)}
     width = max(map(len, columns))
+    ranges = f"{counted(description.tasks, 'range')} of at most {spec.rows_per_shard:,} rows"
     return "\n".join(
         [
             f"corpus {spec.name}: {description.rows:,} rows, about {human(description.bytes)}B "
-            f"({description.bytes / description.rows:.1f} bytes a row), in {_ranges(description)}",
+            f"({description.bytes / description.rows:.1f} bytes a row), in {ranges}",
             "about " + ", ".join(f"{rows:,} {split}" for split, rows in description.split_rows.items()),
             "",
             *(f"  {name:{width}}  {kind:7} {CORPUS_VIEW.column_comment(name)}" for name, kind in columns.items()),
@@ -41,11 +39,6 @@ def corpus_text(spec: CorpusSpec) -> str:
             *(f"  {row['split']:11} {row['problem']} = {row['answer']}" for row in description.examples),
         ]
     )
-
-
-def _ranges(description: Description) -> str:
-    step = description.spec.rows_per_shard
-    return f"{description.tasks:,} ranges of at most {step:,} rows" if description.tasks > 1 else "one range"
 
 
 def encoder_json(preset: str) -> dict[str, Any]:

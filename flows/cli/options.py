@@ -21,26 +21,26 @@ def options_of(model: type[BaseModel]) -> Any:
     fields: dict[str, Any] = {}
     for name, field in model.model_fields.items():
         kind: Any = field.annotation
-        shown, parameter = "", Parameter()
+        default, parameter = "", Parameter()
         if get_origin(kind) is tuple:
-            if isinstance(get_args(kind)[0], type) and issubclass(get_args(kind)[0], BaseModel):
+            if _is_model(get_args(kind)[0]):
                 # Nested tables, such as the parts of a mixture, can only be set in a file.
                 continue
             # An operator may be '-'. Several operators are given by repeating the option.
             parameter = Parameter(allow_leading_hyphen=True, negative_iterable=())
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
+        if _is_model(kind):
             kind = options_of(kind)
         else:
-            default = field.get_default(call_default_factory=True)
-            shown = (
-                f" Default: {', '.join(default) if isinstance(default, tuple) else default}."
-                if default not in ("", ())
-                else ""
-            )
+            value = field.get_default(call_default_factory=True)
+            default = ", ".join(value) if isinstance(value, tuple) else str(value)
         # Help texts are Markdown, where <name> would be an invisible tag.
-        text = f"{field.description or name}{shown}".replace("<", r"\<")
+        text = f"{field.description or name}{f' Default: {default}.' if default else ''}".replace("<", r"\<")
         fields[name] = (Annotated[kind | None, Field(description=text), parameter], None)
     return create_model(f"{model.__name__}Options", **fields)
+
+
+def _is_model(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
 def resolve(model: type[AnyModel], source: str, presets: Mapping[str, AnyModel], options: BaseModel | None) -> AnyModel:
@@ -48,18 +48,17 @@ def resolve(model: type[AnyModel], source: str, presets: Mapping[str, AnyModel],
 
     Raises `UserError` with a one-line message that names the invalid field.
     """
-    values = presets[source].model_dump() if source in presets else _read_file(source, presets)
+    if source in presets:
+        values = presets[source].model_dump()
+    elif Path(source).suffix in (".yaml", ".yml", ".json"):
+        values = read_parameters(source)
+    else:
+        raise UserError(f"preset {source!r} is unknown: use one of {', '.join(presets)}, or name a .yaml or .json file")
     given = options.model_dump(exclude_unset=True) if options else {}
     try:
         return model.model_validate(_merged(values, given))
     except ValidationError as error:
         raise UserError(one_line(error)) from error
-
-
-def _read_file(source: str, presets: Mapping[str, AnyModel]) -> dict[str, Any]:
-    if Path(source).suffix not in (".yaml", ".yml", ".json"):
-        raise UserError(f"preset {source!r} is unknown: use one of {', '.join(presets)}, or name a .yaml or .json file")
-    return read_parameters(source)
 
 
 def _merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

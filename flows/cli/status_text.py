@@ -2,7 +2,7 @@
 
 import io
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 from rich import box
 from rich.console import Console
@@ -17,7 +17,7 @@ from storage.datasets.manifest import SPLITS
 _EMPTY = (
     "empty workspace: 'numerate run quick' generates a corpus, trains an encoder on it and reports, in a minute or two"
 )
-_GOOD_STATES = ("whole", "trained", "trained elsewhere")
+_GOOD_STATES = ("complete", "trained", "trained elsewhere")
 
 
 def print_status(status: Status) -> None:
@@ -42,64 +42,46 @@ def print_status(status: Status) -> None:
         for fault in status.broken:
             # In a shared workspace, other people choose the names of folders.
             console.print(f"  {printable(fault.what)}: {printable(fault.text)}")
-            if fault.mend:
-                console.print(f"    {printable(fault.mend)}", style="bold")
+            if fault.remedy:
+                console.print(f"    {printable(fault.remedy)}", style="bold")
     elif status.corpora or status.runs:
         console.print("\nno problems")
 
 
-def _tables(status: Status) -> Iterable[Table]:
-    if status.corpora:
-        yield _table(
-            ("corpus", "rows", "bytes", *SPLITS, "state"),
-            [
-                (
-                    item.name,
-                    _count(item.rows),
-                    _size(item.bytes),
-                    *(_count(item.splits.get(split, 0)) for split in SPLITS),
-                    _with_checked_shards(item.state, item.looked_at, item.shards),
-                )
-                for item in status.corpora
-            ],
-            numbers=range(1, 6),
+def _tables(status: Status) -> list[Table]:
+    """The tables that are not empty."""
+    corpora = [
+        (
+            corpus.name,
+            _count(corpus.rows),
+            _size(corpus.bytes),
+            *(_count(corpus.splits.get(split, 0)) for split in SPLITS),
+            corpus.state
+            if corpus.checked_shards == corpus.shards
+            else f"{corpus.state} ({corpus.checked_shards:,} of {corpus.shards:,} shards checked)",
         )
-    if status.tokenizers:
-        yield _table(
-            ("tokenizer", "kind", "pieces", "trained on", "state"),
-            [(item.name, item.kind, _count(item.pieces), item.corpus, item.state) for item in status.tokenizers],
-            numbers=(2,),
-        )
-    if status.tokens:
-        yield _table(
-            ("tokens of", "by", "rows", "bytes", "state"),
-            [(item.corpus, item.tokenizer, _count(item.rows), _size(item.bytes), item.state) for item in status.tokens],
-            numbers=(2, 3),
-        )
-    if status.runs:
-        yield _table(
-            ("run", "corpus", "step", "of", "validation", "test", "state"),
-            [
-                (
-                    item.name,
-                    item.corpus,
-                    f"{item.step:,}",
-                    f"{item.steps:,}",
-                    _share(item.validation),
-                    _share(item.test),
-                    item.state,
-                )
-                for item in status.runs
-            ],
-            numbers=range(2, 6),
-        )
+        for corpus in status.corpora
+    ]
+    tokenizers = [(one.name, one.kind, _count(one.pieces), one.corpus, one.state) for one in status.tokenizers]
+    tokens = [(one.corpus, one.tokenizer, _count(one.rows), _size(one.bytes), one.state) for one in status.tokens]
+    runs = [
+        (run.name, run.corpus, f"{run.step:,}", f"{run.steps:,}", *map(_share, (run.validation, run.test)), run.state)
+        for run in status.runs
+    ]
+    tables = (
+        _table(("corpus", "rows", "bytes", *SPLITS, "state"), corpora, numbers=range(1, 6)),
+        _table(("tokenizer", "kind", "pieces", "trained on", "state"), tokenizers, numbers=(2,)),
+        _table(("tokens of", "by", "rows", "bytes", "state"), tokens, numbers=(2, 3)),
+        _table(("run", "corpus", "step", "of", "validation", "test", "state"), runs, numbers=range(2, 6)),
+    )
+    return [table for table in tables if table.row_count]
 
 
-def _table(names: Sequence[str], rows: list[tuple[str, ...]], numbers: Iterable[int]) -> Table:
+def _table(names: Sequence[str], rows: Sequence[tuple[str, ...]], numbers: Collection[int]) -> Table:
     lines = box.SIMPLE_HEAD if (sys.stdout.encoding or "").lower().startswith("utf") else box.ASCII
     table = Table(box=lines, show_edge=False, pad_edge=False)
     for column, name in enumerate(names):
-        table.add_column(name, justify="right" if column in set(numbers) else "left", no_wrap=True)
+        table.add_column(name, justify="right" if column in numbers else "left", no_wrap=True)
     for *values, state in rows:
         table.add_row(
             *map(printable, values), Text(state, style="green" if state.startswith(_GOOD_STATES) else "yellow")
@@ -115,10 +97,6 @@ def _print_table(console: Console, table: Table) -> None:
     text = io.StringIO()
     Console(file=text, width=10_000, highlight=False, color_system=None).print(table)
     sys.stdout.write("".join(f"{line.rstrip()}\n" for line in text.getvalue().splitlines()))
-
-
-def _with_checked_shards(state: str, looked_at: int, shards: int) -> str:
-    return state if looked_at == shards else f"{state} ({looked_at:,} of {shards:,} shards checked)"
 
 
 def _count(number: int) -> str:

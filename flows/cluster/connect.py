@@ -8,7 +8,7 @@ import os
 import sys
 import uuid
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,30 +42,51 @@ def code_environment() -> dict[str, Any]:
 
 
 @contextmanager
-def joined(address: str) -> Iterator[None]:
+def joined(address: str, workspace: Location | None) -> Iterator[None]:
     """Connect to the cluster at `address` as a driver for the block.
 
-    Raises `UserError` for an invalid address, a wrong token or another Ray version, and `RunFailure` if the head does
-    not respond.
+    Raises `UserError` for an invalid address, a wrong token, another Ray version or a node that cannot see the
+    workspace, and `RunFailure` if the head does not respond.
     """
     head = check_address(address)
     environment = {} if _JOB_CONFIG in os.environ else code_environment()
     start = partial(ray.init, address=head, runtime_env=environment, logging_level="ERROR", log_to_driver=False)
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(ray_in_thread(start))
-        except (RayError, RuntimeError, ConnectionError, ValueError) as error:
-            raise RunFailure(
-                f"this machine cannot join the Ray cluster at {address} ({_first_line(error)}): run the command on one "
-                "of its nodes, or submit it as a job with 'numerate submit'"
-            ) from error
+
+    def explained(error: Exception) -> RunFailure:
+        return RunFailure(
+            f"this machine cannot join the Ray cluster at {address} ({_first_line(error)}): run the command on one of "
+            "its nodes, or submit it as a job with 'numerate submit'"
+        )
+
+    with ray_in_thread(start, explained):
+        if workspace:
+            _check_workspace(workspace)
         yield
 
 
 def check_address(address: str) -> str:
-    """Check within seconds that the head responds; returns its host:port. Raises the same errors as `joined`."""
+    """Check within seconds that the head responds, accepts the token, and has the same Ray version.
+
+    Returns its host:port. Raises the same errors as `joined`.
+    """
     head = _host_and_port(address)
-    _check_head(address, head)
+    try:
+        with init_grpc_channel(head) as channel:
+            reply = NodeInfoGcsServiceStub(channel).CheckAlive(CheckAliveRequest(), timeout=_HEAD_SECONDS)
+    except AuthenticationError as error:
+        raise UserError(f"ray {address!r} requires a token, but none is set: {TOKEN}") from error
+    except grpc.RpcError as error:
+        if error.code() == grpc.StatusCode.UNAUTHENTICATED:
+            raise UserError(f"ray {address!r} rejects the token: {TOKEN}") from error
+        raise RunFailure(
+            f"no Ray head node responds at {address} ({error.code().name.lower().replace('_', ' ')}): check host and "
+            "port ('ray start --head' prints them), and that this machine can reach the port"
+        ) from error
+    if reply.ray_version != ray.__version__:
+        raise UserError(
+            f"ray {address!r} runs Ray {reply.ray_version}, this machine has {ray.__version__}: install the same "
+            "version on both"
+        )
     return head
 
 
@@ -90,30 +111,9 @@ def _host_and_port(address: str) -> str:
     return str(head)
 
 
-def _check_head(address: str, head: str) -> None:
-    """Check within seconds that the head responds, accepts the token, and has the same Ray version."""
-    try:
-        with init_grpc_channel(head) as channel:
-            reply = NodeInfoGcsServiceStub(channel).CheckAlive(CheckAliveRequest(), timeout=_HEAD_SECONDS)
-    except AuthenticationError as error:
-        raise UserError(f"ray {address!r} requires a token, but none is set: {TOKEN}") from error
-    except grpc.RpcError as error:
-        if error.code() == grpc.StatusCode.UNAUTHENTICATED:
-            raise UserError(f"ray {address!r} rejects the token: {TOKEN}") from error
-        raise RunFailure(
-            f"no Ray head node responds at {address} ({error.code().name.lower().replace('_', ' ')}): check host and "
-            "port ('ray start --head' prints them), and that this machine can reach the port"
-        ) from error
-    if reply.ray_version != ray.__version__:
-        raise UserError(
-            f"ray {address!r} runs Ray {reply.ray_version}, this machine has {ray.__version__}: install the same "
-            "version on both"
-        )
-
-
-def check_workspace(workspace: Location) -> None:
+def _check_workspace(workspace: Location) -> None:
     """Raise `UserError` with the name of a node that cannot see the workspace's files; runs one probe per node."""
-    marker = workspace / f".seen-{uuid.uuid4().hex}"
+    marker = workspace / f".visible-{uuid.uuid4().hex}"
     marker.write(b"")
     try:
         nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]

@@ -63,7 +63,6 @@ class Job:
 
     @property
     def ended(self) -> bool:
-        """Whether the job has ended."""
         return self.exit_code is not None
 
 
@@ -110,7 +109,6 @@ class Jobs:
         return sorted(attempts, key=lambda job: int(job.id.rpartition("-")[2]))
 
     def current(self, job: str) -> Job:
-        """The current state of a job."""
         with self._one_line_errors():
             return Job.of(self._client.get_job_info(job), self.address)
 

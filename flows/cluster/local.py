@@ -17,12 +17,15 @@ _START_SECONDS, _HANDLER_SECONDS = 5.0, 0.005
 
 
 @contextmanager
-def ray_in_thread(start: Callable[[], object]) -> Iterator[None]:
-    """Run Ray for the block, started by `start`; raises its exceptions."""
+def ray_in_thread(start: Callable[[], object], explained: Callable[[Exception], Exception]) -> Iterator[None]:
+    """Run Ray for the block, started by `start`; `explained` converts its exceptions."""
     thread = _RayThread(start)
     atexit.register(thread.stop_and_wait)
     try:
-        thread.start_and_wait()
+        try:
+            thread.start_and_wait()
+        except Exception as error:
+            raise explained(error) from error
         yield
     finally:
         thread.stop_and_wait()

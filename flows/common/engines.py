@@ -156,19 +156,15 @@ def ray_session(address: str = "", workspace: Location | None = None, *, cpus: i
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     import ray
 
-    if ray.is_initialized():
-        yield _cpus()
-    elif address:
-        # Imported late: it imports parts of Ray that a private instance does not need.
-        from flows.cluster import connect
+    with ExitStack() as stack:
+        if address and not ray.is_initialized():
+            # Imported late: it imports parts of Ray that a private instance does not need.
+            from flows.cluster.connect import joined
 
-        with connect.joined(address):
-            if workspace:
-                connect.check_workspace(workspace)
-            yield _cpus()
-    else:
-        with _private(cpus):
-            yield _cpus()
+            stack.enter_context(joined(address, workspace))
+        elif not ray.is_initialized():
+            stack.enter_context(_private(cpus))
+        yield int(ray.cluster_resources().get("CPU", 1))
 
 
 @contextmanager
@@ -189,16 +185,16 @@ def _private(cpus: int) -> Iterator[None]:
         logging_level="ERROR",
         log_to_driver=False,
     )
+
+    def explained(error: Exception) -> RunFailure:
+        # Ray raises plain exceptions if one of its processes does not start in time.
+        text = " ".join(str(error).split())
+        return RunFailure(
+            f"Ray did not start ({text}): run the same command again; 'numerate doctor' may show the cause"
+        )
+
     try:
-        with ExitStack() as stack:
-            try:
-                stack.enter_context(ray_in_thread(start))
-            except Exception as error:
-                # Ray raises plain exceptions if one of its processes does not start in time.
-                text = " ".join(str(error).split())
-                raise RunFailure(
-                    f"Ray did not start ({text}): run the same command again; 'numerate doctor' may show the cause"
-                ) from error
+        with ray_in_thread(start, explained):
             yield
     finally:
         if is_unset:
@@ -228,9 +224,3 @@ def _require_token() -> None:
                 os.link(temporary, token)
             temporary.unlink()
         token.chmod(0o600)
-
-
-def _cpus() -> int:
-    import ray
-
-    return int(ray.cluster_resources().get("CPU", 1))

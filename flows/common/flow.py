@@ -4,7 +4,6 @@ Each flow runs as one Prefect task, because every further task costs 0.1 s. Ray 
 """
 
 import os
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -108,7 +107,7 @@ def _tag_and_watch(workspace: Workspace) -> None:
             client.update_flow_run(run.id, tags=[*run.tags, workspace_tag(workspace), process_tag()])
     runner = served(workspace).runner
     if runner and runner == os.getppid() and run.parent_task_run_id is None:
-        threading.Thread(target=end_with, args=(runner,), daemon=True).start()
+        end_with(runner)
 
 
 def _is_transient(task: Any, run: Any, state: Any) -> bool:

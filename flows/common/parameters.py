@@ -1,7 +1,8 @@
 """One pydantic model of parameters for each flow. Forms, command-line options and spec files are derived from it."""
 
 import shlex
-from typing import TYPE_CHECKING, Literal, TypeVar
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, ClassVar, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, Field, model_validator
@@ -24,6 +25,9 @@ WORKSPACE = "./workspace"
 # Forms also reject URIs with credentials, before anything records them.
 _NO_CREDENTIALS: JsonDict = {"pattern": r"^(?!\w+://.*[@?#])"}
 
+KIND_OF_GROUP = {1: "digit", 2: "pairs", 3: "triples"}
+"""Kind of a tokenizer by its maximum number of digits per token."""
+
 SuiteName = Literal["test", "grid", "edge", "adderboard", "nested"]
 
 Spec = TypeVar("Spec", bound=BaseModel)
@@ -33,6 +37,8 @@ class InWorkspace(Form):
     """Base of all requests that use a workspace."""
 
     shown_last = ("seeds", "make_missing", "workspace", "ray")
+    names: ClassVar[Mapping[str, str]] = {}
+    """Fields that contain names of folders, and what they name: corpus, tokenizer or run."""
 
     workspace: str = Field(
         WORKSPACE,
@@ -45,6 +51,18 @@ class InWorkspace(Form):
         description="Ray cluster to use: host:port of its head node, or 'auto' on one of its nodes; empty starts a "
         "private Ray instance on this machine.",
     )
+
+    @model_validator(mode="after")
+    def _check_names(self) -> Self:
+        """Reject invalid names before any work starts; an empty name stands for a default."""
+        for field, kind in self.names.items():
+            value = getattr(self, field)
+            names = value if isinstance(value, tuple) else (value,) if value else ()
+            for name in names:
+                checked_name(name, kind)
+            if len(set(names)) < len(names):
+                raise ValueError(f"{field} {', '.join(names)} lists a {kind} twice: list each {kind} once")
+        return self
 
     @property
     def writes(self) -> bool:
@@ -59,21 +77,6 @@ class InWorkspace(Form):
     def spec(self, kind: type[Spec]) -> Spec:
         """The part of the request that is a `kind`, such as its `CorpusSpec`, without workspace and names."""
         return kind(**self.model_dump(include=set(kind.model_fields)))
-
-
-def _check_names(request: BaseModel, **kinds: str) -> None:
-    """Raise `UserError` for a field that is not a valid folder name; forms fail too, before any work starts."""
-    for field, kind in kinds.items():
-        if name := getattr(request, field):
-            checked_name(name, kind)
-
-
-def _check_compared(names: tuple[str, ...]) -> None:
-    """Validate the names of runs to compare; raises `ValueError` if a name occurs twice."""
-    for name in names:
-        checked_name(name, "run")
-    if len(set(names)) < len(names):
-        raise ValueError(f"compare {', '.join(names)} lists a run twice: list each run once")
 
 
 class GenerateRequest(InWorkspace, CorpusSpec):
@@ -149,15 +152,12 @@ class MigrateRequest(OneCorpus):
 class OfCorpus(MakesMissing):
     """Base of requests for one corpus and one tokenizer."""
 
+    names: ClassVar = {"corpus": "corpus", "tokenizer": "tokenizer"}
+
     corpus: str = Field("notebook", description="Name of the corpus.")
     tokenizer: str = Field(
         "", description="Name of the tokenizer; empty means <corpus>-digit, or <corpus>-<kind> in tokenizer training."
     )
-
-    @model_validator(mode="after")
-    def _usable_names(self) -> "OfCorpus":
-        _check_names(self, corpus="corpus", tokenizer="tokenizer")
-        return self
 
     @property
     def tokenizer_name(self) -> str:
@@ -181,12 +181,9 @@ class EncodeRequest(OfCorpus):
 class TrainRequest(OfCorpus, Seeds, TrainingSpec):
     """Train an encoder."""
 
-    name: str = Field("", description="Name of the run; empty means the name of the corpus.")
+    names: ClassVar = {**OfCorpus.names, "name": "run"}
 
-    @model_validator(mode="after")
-    def _usable_name(self) -> "TrainRequest":
-        _check_names(self, name="run")
-        return self
+    name: str = Field("", description="Name of the run; empty means the name of the corpus.")
 
     @property
     def run_name(self) -> str:
@@ -196,6 +193,8 @@ class TrainRequest(OfCorpus, Seeds, TrainingSpec):
 
 class EvaluateRequest(MakesMissing, EvaluationSpec):
     """Evaluate an encoder."""
+
+    names: ClassVar = {"name": "run", "corpus": "corpus", "compare": "run"}
 
     name: str = Field("notebook", description="Name of the run.")
     corpus: str = Field("", description="Name of the corpus to evaluate on; empty means the corpus of the run.")
@@ -221,13 +220,7 @@ class EvaluateRequest(MakesMissing, EvaluationSpec):
     )
 
     @model_validator(mode="after")
-    def _usable_names(self) -> "EvaluateRequest":
-        _check_names(self, name="run", corpus="corpus")
-        _check_compared(self.compare)
-        return self
-
-    @model_validator(mode="after")
-    def _consistent_problems(self) -> "EvaluateRequest":
+    def _consistent_problems(self) -> Self:
         if self.suite != "test":
             if self.corpus:
                 raise ValueError(f"suite {self.suite!r} has its own corpus: omit corpus {self.corpus!r}")
@@ -246,6 +239,8 @@ class EvaluateRequest(MakesMissing, EvaluationSpec):
 class ProbeRequest(InWorkspace, ProbingSpec):
     """Probe an encoder."""
 
+    names: ClassVar = {"name": "run", "compare": "run"}
+
     name: str = Field("notebook", description="Name of the run, or of an encoder that comes with Numerate.")
     compare: tuple[str, ...] = Field(
         (),
@@ -255,9 +250,7 @@ class ProbeRequest(InWorkspace, ProbingSpec):
     )
 
     @model_validator(mode="after")
-    def _usable_names(self) -> "ProbeRequest":
-        _check_names(self, name="run")
-        _check_compared(self.compare)
+    def _enough_seeds(self) -> Self:
         if 0 < len(self.compare) < 3:
             raise ValueError(
                 f"compare lists {', '.join(self.compare)}, too few seeds for an interval: list three or more runs, or "
@@ -269,16 +262,13 @@ class ProbeRequest(InWorkspace, ProbingSpec):
 class EndToEndRequest(InWorkspace, Seeds):
     """Run all stages: corpus, tokenizer, encoding, training, evaluation."""
 
+    names: ClassVar = {"name": "run"}
+
     name: str = Field("", description="Name of the run; empty means the name of the corpus.")
     corpus: CorpusSpec = Field(CorpusSpec(), description="Corpus.")
     tokenizer: TokenizerSpec = Field(TokenizerSpec(), description="Tokenizer.")
     training: TrainingSpec = Field(TrainingSpec(), description="Training.")
     evaluation: EvaluationSpec = Field(EvaluationSpec(), description="Evaluation.")
-
-    @model_validator(mode="after")
-    def _usable_name(self) -> "EndToEndRequest":
-        _check_names(self, name="run")
-        return self
 
     @property
     def run_name(self) -> str:
@@ -286,7 +276,6 @@ class EndToEndRequest(InWorkspace, Seeds):
         return self.name or self.corpus.name
 
     def generate_request(self) -> GenerateRequest:
-        """Request for the first stage."""
         return GenerateRequest(**self.workspace_and_ray, **self.corpus.model_dump())
 
     @property
@@ -295,15 +284,12 @@ class EndToEndRequest(InWorkspace, Seeds):
         return "" if self.tokenizer.kind == "digit" else self.tokenizer_request().tokenizer_name
 
     def tokenizer_request(self) -> TokenizerRequest:
-        """Request for the second stage."""
         return TokenizerRequest(**self.workspace_and_ray, corpus=self.corpus.name, **self.tokenizer.model_dump())
 
     def encode_request(self) -> EncodeRequest:
-        """Request for the third stage."""
         return EncodeRequest(**self.workspace_and_ray, corpus=self.corpus.name, tokenizer=self.tokenizer_name)
 
     def train_request(self) -> TrainRequest:
-        """Request for the fourth stage."""
         return TrainRequest(
             **self.workspace_and_ray,
             corpus=self.corpus.name,
@@ -314,25 +300,23 @@ class EndToEndRequest(InWorkspace, Seeds):
         )
 
     def evaluate_request(self) -> EvaluateRequest:
-        """Request for the fifth stage."""
         return EvaluateRequest(**self.workspace_and_ray, name=self.run_name, **self.evaluation.model_dump())
 
     def evaluate_requests(self) -> list[EvaluateRequest]:
-        """Request for the fifth stage, for the run of each seed."""
+        """One request for the run of each seed."""
         names = [name for name, _ in seed_runs(self.run_name, self.training, self.seeds)]
         return [self.evaluate_request().model_copy(update={"name": name}) for name in names]
 
 
 def request_of(config: "RunConfig") -> EndToEndRequest | None:
     """The request that reproduces a run with its corpus and tokenizer; None if the tokenizer has learned pieces."""
-    kind = {1: "digit", 2: "pairs", 3: "triples"}.get(config.group)
-    if kind is None:
+    if config.group not in KIND_OF_GROUP:
         return None
     corpus = {name: value for name, value in config.corpus_spec.items() if name != "generator_version"}
     return EndToEndRequest(
         name=config.name,
         corpus=CorpusSpec.model_validate({**corpus, "name": config.corpus}),
-        tokenizer=TokenizerSpec.model_validate({"kind": kind}),
+        tokenizer=TokenizerSpec.model_validate({"kind": KIND_OF_GROUP[config.group]}),
         training=config.training,
     )
 

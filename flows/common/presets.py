@@ -14,6 +14,10 @@ _SMALL_BATCHES: dict[str, Any] = {
     "matrix_learning_rate": 0.02,
     "checkpoint_every": 1_000,
 }
+_RARE_DIFFERENCES: dict[str, Any] = {
+    "curriculum": (CurriculumStage(steps=4_500),),
+    "where": "operators = '-' AND answer_digits < digits OR id % 50 = 0",
+}
 
 PRESETS: dict[str, EndToEndRequest] = {
     "notebook": EndToEndRequest(),
@@ -46,48 +50,26 @@ PRESETS: dict[str, EndToEndRequest] = {
             ("paper", 3e-4, {"optimizer": "adamw"}),
         )
     },
-    # Sums of two numbers of up to ten digits, for evaluation on far longer ones.
-    "length": EndToEndRequest(
-        name="length",
-        corpus=CORPORA["addition-10"],
-        training=TrainingSpec(encoder=ENCODERS["local"], steps=2_500, **_SMALL_BATCHES),
-    ),
-    # Products of two numbers of up to three digits.
-    "products": EndToEndRequest(
-        name="products",
-        corpus=CORPORA["products-3"],
-        training=TrainingSpec(
-            encoder=ENCODERS["mixing"],
-            steps=9_000,
-            running_sum=1.0,
-            **_SMALL_BATCHES,
-        ),
-    ),
-    # Brackets, signs and all operators, up to four numbers of one digit.
-    "expressions": EndToEndRequest(
-        name="expressions",
-        corpus=CORPORA["expressions-4"],
-        training=TrainingSpec(encoder=ENCODERS["mixing"], steps=9_000, **_SMALL_BATCHES),
-    ),
-    # + and − of two numbers of up to five digits, negative results included.
-    "signed": EndToEndRequest(
-        name="signed",
-        corpus=CORPORA["signed-5"],
-        training=TrainingSpec(encoder=ENCODERS["signed"], steps=6_000, **_SMALL_BATCHES),
-    ),
-    # The same up to twelve digits. The last steps train mostly on differences of numbers with equal leading digits,
-    # which are rare by chance.
-    "signed-12": EndToEndRequest(
-        name="signed-12",
-        corpus=CORPORA["signed-12"],
-        training=TrainingSpec(
-            encoder=ENCODERS["signed"].model_copy(update={"loops": 4}),
-            steps=7_000,
-            curriculum=(CurriculumStage(steps=4_500),),
-            where="operators = '-' AND answer_digits < digits OR id % 50 = 0",
-            **_SMALL_BATCHES,
-        ),
-    ),
+    **{
+        name: EndToEndRequest(
+            name=name,
+            corpus=CORPORA[corpus],
+            training=TrainingSpec(encoder=encoder, steps=steps, **_SMALL_BATCHES, **more),
+        )
+        for name, corpus, encoder, steps, more in (
+            # Sums of two numbers of up to ten digits, for evaluation on far longer ones.
+            ("length", "addition-10", ENCODERS["local"], 2_500, {}),
+            # Products of two numbers of up to three digits.
+            ("products", "products-3", ENCODERS["mixing"], 9_000, {"running_sum": 1.0}),
+            # Brackets, signs and all operators, up to four numbers of one digit.
+            ("expressions", "expressions-4", ENCODERS["mixing"], 9_000, {}),
+            # + and − of two numbers of up to five digits, negative results included.
+            ("signed", "signed-5", ENCODERS["signed"], 6_000, {}),
+            # The same up to twelve digits. The last steps train mostly on differences of numbers with equal leading
+            # digits, which are rare by chance.
+            ("signed-12", "signed-12", ENCODERS["signed"].model_copy(update={"loops": 4}), 7_000, _RARE_DIFFERENCES),
+        )
+    },
 }
 
 CORPUS_PRESETS = {name: GenerateRequest(**spec.model_dump(exclude_unset=True)) for name, spec in CORPORA.items()}

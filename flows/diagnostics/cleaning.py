@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 
 from flows.cli.terminal import printable
 from flows.common.progress import counted
+from flows.diagnostics.inventory import entries_of
 from model.runs.checkpoints import Checkpoints
 from model.runs.run_config import load_run
 from storage.datasets.manifest import committed, unused_lists
@@ -46,11 +47,9 @@ class Cleaning:
 
     @property
     def bytes(self) -> int:
-        """Total size of the removed files."""
         return sum(file.bytes for file in self.removed)
 
     def json(self) -> str:
-        """The result as JSON text."""
         return json.dumps({**asdict(self), "bytes": self.bytes}, indent=2)
 
 
@@ -85,14 +84,12 @@ def print_cleaning(result: Cleaning) -> None:
 
 
 def _folders(workspace: Workspace) -> Iterator[tuple[Location, str, Callable[[Location], Iterator[Waste]]]]:
-    runs, corpora = workspace.root / "runs", workspace.root / "corpora"
-    for name in runs.children():
-        yield runs / name, f"run {name!r}", _waste_of_run
-    for name in corpora.children():
-        yield corpora / name, f"corpus {name!r}", _waste_of_dataset
-        tokens = corpora / name / "tokens"
-        for tokenizer in tokens.children():
-            yield tokens / tokenizer, f"the tokens of corpus {name!r}", _waste_of_dataset
+    for run in entries_of(workspace.root / "runs"):
+        yield run, f"run {run.name!r}", _waste_of_run
+    for corpus in entries_of(workspace.root / "corpora"):
+        yield corpus, f"corpus {corpus.name!r}", _waste_of_dataset
+        for tokens in entries_of(corpus / "tokens"):
+            yield tokens, f"the tokens of corpus {corpus.name!r}", _waste_of_dataset
 
 
 def _clean_folder(
@@ -100,9 +97,9 @@ def _clean_folder(
 ) -> None:
     """Clean one folder while no other process writes to it."""
     # `.launch` is held from before the first worker starts until the last one has ended.
-    places = [folder, launch] if (launch := folder / ".launch").exists() else [folder]
+    held = [folder, launch] if (launch := folder / ".launch").exists() else [folder]
     with ExitStack() as locks:
-        for path in places:
+        for path in held:
             if not result.dry_run:
                 locks.enter_context(path.exclusive(subject))
             elif path.is_locked():
@@ -134,8 +131,7 @@ def _waste_of_dataset(folder: Location) -> Iterator[Waste]:
             yield notes, "progress notes of a dataset that is complete", notes.remove
         for listed in (folder / name for name in sorted(unused_lists(folder))):
             yield listed, "a list of shards that the manifest does not use", listed.remove
-        subsets = folder / ".subsets"
-        for path in (subsets / name for name in subsets.children()):
+        for path in entries_of(folder / ".subsets"):
             if path.changed() < committed_at:
                 yield path, "row counts of an older version of the dataset", path.remove
     yield from _incomplete_files(folder)

@@ -7,19 +7,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from http.client import HTTPException
+from collections.abc import Callable
 from pathlib import Path
-from urllib.error import URLError
-from urllib.request import urlopen
 
 from flows.common.progress import human
-from flows.diagnostics.findings import Check, Finding
-from flows.diagnostics.machine_checks import has_nvidia
-from flows.server.app import answers
+from flows.diagnostics.machine_checks import Check, Finding, has_nvidia
+from flows.server.app import answers, response_of
 from flows.server.settings import configured_api
 from storage.workspace import Workspace
 
-_IMPORT_SECONDS, _START_SECONDS, _ANSWER_SECONDS = 120.0, 180.0, 5.0
+_IMPORT_SECONDS, _START_SECONDS = 120.0, 180.0
 _SHARED_MEMORY = Path("/dev/shm")
 # Size of Ray's object store, as set in `flows.common.engines`.
 _STORE_BYTES = 256 << 20
@@ -68,30 +65,28 @@ def check_gpu(workspace: Workspace) -> Finding:
     """Whether torch can be imported and sees the GPUs of this machine."""
     succeeded, line = _python(_TORCH, _IMPORT_SECONDS)
     if not succeeded:
-        return Finding(
-            "gpu", "problem", f"torch cannot be imported ({line})", "run: pip install --force-reinstall torch"
-        )
+        return Finding("problem", f"torch cannot be imported ({line})", "run: pip install --force-reinstall torch")
     torch = json.loads(line)
     if torch["gpus"]:
         gpus = ", ".join(f"{name} with {human(size)}B" for name, size in torch["gpus"])
-        return Finding("gpu", "ok", f"{gpus}; torch {torch['version']}")
+        return Finding("ok", f"{gpus}; torch {torch['version']}")
     if has_nvidia():
         built = f"built for CUDA {torch['cuda']}" if torch["cuda"] else "built for CPUs only"
         remedy = "install a build of torch that matches the driver, see https://pytorch.org/get-started/locally"
-        return Finding("gpu", "warning", f"a GPU exists, but torch {torch['version']} ({built}) cannot use it", remedy)
-    return Finding("gpu", "ok", f"none, training uses the CPU; torch {torch['version']}")
+        return Finding("warning", f"a GPU exists, but torch {torch['version']} ({built}) cannot use it", remedy)
+    return Finding("ok", f"none, training uses the CPU; torch {torch['version']}")
 
 
 def check_ray(workspace: Workspace) -> Finding:
     """Whether Ray can be imported and has enough shared memory."""
     succeeded, line = _python("import ray; print(ray.__version__)", _IMPORT_SECONDS)
     if not succeeded:
-        return Finding("ray", "problem", f"cannot be imported ({line})", "run: pip install 'ray[default,train]'")
+        return Finding("problem", f"cannot be imported ({line})", "run: pip install 'ray[default,train]'")
     if _SHARED_MEMORY.exists() and (size := shutil.disk_usage(_SHARED_MEMORY).free) < _STORE_BYTES:
         text = f"{line}, {_SHARED_MEMORY} has {human(size)}B free, Ray needs {human(_STORE_BYTES)}B and uses the disk"
         remedy = "give the container more shared memory, for example: docker run --shm-size=1g"
-        return Finding("ray", "warning", text, remedy)
-    return Finding("ray", "ok", line)
+        return Finding("warning", text, remedy)
+    return Finding("ok", line)
 
 
 def check_prefect(workspace: Workspace) -> Finding:
@@ -99,64 +94,61 @@ def check_prefect(workspace: Workspace) -> Finding:
     succeeded, line = _python("import prefect, prefect.server.api.server; print(prefect.__version__)", _IMPORT_SECONDS)
     if not succeeded:
         remedy = "run: pip install 'prefect>=3.8.8,<3.9' 'fastapi>=0.139,<0.151'"
-        return Finding("prefect", "problem", f"cannot be imported ({line})", remedy)
+        return Finding("problem", f"cannot be imported ({line})", remedy)
     if not (url := configured_api()):
-        return Finding("prefect", "ok", f"{line}, no server is configured: commands start a temporary one if needed")
+        return Finding("ok", f"{line}, no server is configured: commands start a temporary one if needed")
     if not answers(url):
         remedy = "start that server, or use none: unset PREFECT_API_URL (or api.url in Prefect's files or profile)"
-        return Finding("prefect", "problem", f"{line}, the server at {url} does not respond", remedy)
-    return Finding("prefect", "ok", f"{line}, the server at {url} responds")
+        return Finding("problem", f"{line}, the server at {url} does not respond", remedy)
+    return Finding("ok", f"{line}, the server at {url} responds")
 
 
 def check_port_4200(workspace: Workspace) -> Finding:
     """Whether the port of Prefect's server is free or has a Prefect server."""
-    if answers(f"http://127.0.0.1:{PREFECT_PORT}/api"):
-        return Finding(f"port {PREFECT_PORT}", "ok", "used by a Prefect server")
-    return _port(PREFECT_PORT, "'numerate serve' uses another port")
+
+    def owner() -> str:
+        return "used by a Prefect server" if answers(f"http://127.0.0.1:{PREFECT_PORT}/api") else ""
+
+    return _port(PREFECT_PORT, owner, "'numerate serve' uses another port")
 
 
 def check_port_8265(workspace: Workspace) -> Finding:
-    """Whether the port of Ray's dashboard is free or has a job server."""
-    if _dashboard_answers():
-        return Finding(f"port {DASHBOARD_PORT}", "ok", "used by the job server of a Ray cluster")
-    return _port(DASHBOARD_PORT, "the head node of a Ray cluster needs it for its dashboard and for jobs")
+    """Whether the port of Ray's dashboard is free or has the job server of a healthy head; this needs no token."""
+
+    def owner() -> str:
+        response = response_of(f"http://127.0.0.1:{DASHBOARD_PORT}/api/gcs_healthz")
+        return "used by the job server of a Ray cluster" if response == b"success" else ""
+
+    return _port(DASHBOARD_PORT, owner, "the head node of a Ray cluster needs it for its dashboard and for jobs")
 
 
 def check_port_6379(workspace: Workspace) -> Finding:
     """Whether the port of a Ray cluster's head is free or has a head."""
-    torch = _port(HEAD_PORT, "the head node of a Ray cluster needs it")
-    if torch.level == "ok":
-        return torch
-    is_head, line = _python(_CHECK_HEAD.format(port=HEAD_PORT), _IMPORT_SECONDS)
-    return Finding(torch.name, "ok", line) if is_head else torch
+
+    def owner() -> str:
+        is_head, line = _python(_CHECK_HEAD.format(port=HEAD_PORT), _IMPORT_SECONDS)
+        return line if is_head else ""
+
+    return _port(HEAD_PORT, owner, "the head node of a Ray cluster needs it")
 
 
-def _dashboard_answers() -> bool:
-    """Whether the dashboard of a healthy Ray head responds; this query needs no token."""
-    try:
-        with urlopen(f"http://127.0.0.1:{DASHBOARD_PORT}/api/gcs_healthz", timeout=_ANSWER_SECONDS) as response:
-            return bool(response.read(100) == b"success")
-    except (URLError, OSError, ValueError, HTTPException):
-        return False
-
-
-def check_start_of_ray(workspace: Workspace) -> Finding:
+def check_ray_starts(workspace: Workspace) -> Finding:
     """Whether a private Ray instance starts and runs a task."""
-    return _started("ray starts", _START_RAY, "with {line} CPUs", "see the logs in /tmp/ray/session_latest/logs")
+    return _started(_START_RAY, "with {line} CPUs", "see the logs in /tmp/ray/session_latest/logs")
 
 
-def check_start_of_prefect(workspace: Workspace) -> Finding:
+def check_prefect_starts(workspace: Workspace) -> Finding:
     """Whether a Prefect server starts."""
-    return _started("prefect starts", _START_PREFECT, "at {line}", "run: prefect server start  to see why")
+    return _started(_START_PREFECT, "at {line}", "run: prefect server start  to see why")
 
 
-def _started(name: str, code: str, text: str, remedy: str) -> Finding:
+def _started(code: str, text: str, remedy: str) -> Finding:
     with tempfile.TemporaryDirectory() as home:
         began = time.monotonic()
         succeeded, line = _python(code, _START_SECONDS, PREFECT_HOME=home, RAY_LOG_TO_STDERR="0")
     if not succeeded:
-        return Finding(name, "problem", line, remedy)
-    return Finding(name, "ok", f"in {time.monotonic() - began:.0f} s, {text.format(line=line)}")
+        return Finding("problem", line, remedy)
+    return Finding("ok", f"in {time.monotonic() - began:.0f} s, {text.format(line=line)}")
 
 
 def _python(code: str, seconds: float, **environment: str) -> tuple[bool, str]:
@@ -172,22 +164,21 @@ def _python(code: str, seconds: float, **environment: str) -> tuple[bool, str]:
     return not ended.returncode, lines[-1] if lines else f"exit code {ended.returncode}"
 
 
-def _port(port: int, use: str) -> Finding:
-    """Whether a port is free, and otherwise which process uses it."""
+def _port(port: int, owner: Callable[[], str], use: str) -> Finding:
+    """Whether a port is free or has its usual owner, which `owner` names; otherwise which process uses it."""
     import psutil
 
-    name = f"port {port}"
-    listening = [
-        tcp for tcp in psutil.net_connections("tcp") if tcp.status == psutil.CONN_LISTEN and tcp.laddr.port == port
-    ]
+    connections = psutil.net_connections("tcp")
+    listening = [tcp for tcp in connections if tcp.status == psutil.CONN_LISTEN and tcp.laddr.port == port]
     if not listening:
-        return Finding(name, "ok", "free")
-    holder = "a process that only root can identify"
+        return Finding("ok", "free")
+    if text := owner():
+        return Finding("ok", text)
+    process = "a process that only root can identify"
     if pid := listening[0].pid:
-        process = psutil.Process(pid)
-        words = process.cmdline() or [process.name()]
-        holder = f"process {pid} ({' '.join(words)[:80]})"
-    return Finding(name, "warning", f"in use by {holder}; {use}", "end that process, or use another port")
+        words = psutil.Process(pid).cmdline() or [psutil.Process(pid).name()]
+        process = f"process {pid} ({' '.join(words)[:80]})"
+    return Finding("warning", f"in use by {process}; {use}", "end that process, or use another port")
 
 
 ENGINE_CHECKS: tuple[Check, ...] = (
@@ -198,4 +189,4 @@ ENGINE_CHECKS: tuple[Check, ...] = (
     check_port_8265,
     check_port_6379,
 )
-DEEP_CHECKS: tuple[Check, ...] = (check_start_of_ray, check_start_of_prefect)
+DEEP_CHECKS: tuple[Check, ...] = (check_ray_starts, check_prefect_starts)

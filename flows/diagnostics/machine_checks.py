@@ -5,12 +5,14 @@ import platform
 import shutil
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from typing import Literal
 
 from flows.common.progress import human
-from flows.diagnostics.findings import Check, Finding
 from storage.errors import UserError
 from storage.machine import cores, granted_cores, granted_memory
 from storage.workspace import Workspace
@@ -23,22 +25,36 @@ _SKEW_SECONDS = 5.0
 _CONSTRAINTS = Path(__file__).parents[2] / "constraints.txt"
 
 
+@dataclass(frozen=True)
+class Finding:
+    """Result of one check; `remedy` says what to do unless the level is ok."""
+
+    level: Literal["ok", "warning", "problem"]
+    text: str
+    remedy: str = ""
+
+
+Check = Callable[[Workspace], Finding]
+"""A check is named after its function: `check_port_4200` is shown as 'port 4200'."""
+
+
 def check_python(workspace: Workspace) -> Finding:
     """Version of the Python interpreter."""
     text = f"{platform.python_version()} at {sys.executable}"
     if sys.version_info < _OLDEST_PYTHON:
-        return Finding("python", "problem", text, "install Python 3.11 or later, and install Numerate with it")
-    return Finding("python", "ok", text)
+        return Finding("problem", text, "install Python 3.11 or later, and install Numerate with it")
+    return Finding("ok", text)
 
 
 def check_packages(workspace: Workspace) -> Finding:
     """Compare installed versions with the required ranges and with the tested versions."""
     from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
 
     try:
         declared = [Requirement(text) for text in metadata.requires("numerate") or ()]
     except metadata.PackageNotFoundError:
-        return Finding("packages", "warning", "Numerate is not installed as a package", "run: pip install -e .")
+        return Finding("warning", "Numerate is not installed as a package", "run: pip install -e .")
     required = {item.name: item for item in declared if not item.marker or item.marker.evaluate({"extra": ""})}
     installed = {name: _version(name) for name in required}
     unsupported = [
@@ -50,17 +66,19 @@ def check_packages(workspace: Workspace) -> Finding:
         if "fastapi" in unsupported:
             versions += " (Prefect's server fails with newer versions of fastapi)"
         remedy = "run: pip install " + " ".join(f"'{name}{required[name].specifier}'" for name in unsupported)
-        return Finding("packages", "problem", f"unsupported versions: {versions}", remedy)
-    pinned = _pins()
+        return Finding("problem", f"unsupported versions: {versions}", remedy)
+    pins = _pins()
+    tested = {name: pins.get(canonicalize_name(name), version) for name, version in installed.items()}
+    # The part after '+' names the build, for example for CPUs.
     untested = [
-        f"{name} {version} (tested: {pinned[_plain(name)]})"
+        f"{name} {version} (tested: {tested[name]})"
         for name, version in installed.items()
-        if _differs(name, version, pinned)
+        if version.partition("+")[0] != tested[name].partition("+")[0]
     ]
     if untested:
         remedy = "run: pip install -c constraints.txt -e .  if something fails, or to write identical Parquet files"
-        return Finding("packages", "warning", f"untested versions: {', '.join(untested)}", remedy)
-    return Finding("packages", "ok", f"{len(required)} in supported versions{', all as tested' if pinned else ''}")
+        return Finding("warning", f"untested versions: {', '.join(untested)}", remedy)
+    return Finding("ok", f"{len(required)} in supported versions{', all as tested' if pins else ''}")
 
 
 def check_workspace(workspace: Workspace) -> Finding:
@@ -71,31 +89,29 @@ def check_workspace(workspace: Workspace) -> Finding:
             Workspace.create(str(root))
         except UserError as error:
             remedy = f"make {root} writable, or choose another --workspace"
-            return Finding("workspace", "problem", str(error), remedy)
-        return Finding("workspace", "ok", f"{root} is writable")
+            return Finding("problem", str(error), remedy)
+        return Finding("ok", f"{root} is writable")
     if root.remote:
-        return Finding("workspace", "ok", f"{root} can be reached and is empty")
+        return Finding("ok", f"{root} can be reached and is empty")
     parent = next(path for path in workspace.on_disk.path.parents if path.exists())
     if not os.access(parent, os.W_OK):
-        return Finding("workspace", "problem", f"{root} cannot be created in {parent}", "choose another --workspace")
-    return Finding("workspace", "ok", f"{root} does not exist yet, and can be created")
+        return Finding("problem", f"{root} cannot be created in {parent}", "choose another --workspace")
+    return Finding("ok", f"{root} does not exist yet, and can be created")
 
 
 def check_disk(workspace: Workspace) -> Finding:
     """Free disk space at the workspace."""
     free = workspace.root.free_bytes()
     if free is None:
-        return Finding("disk", "ok", f"{workspace.root} has no known limit")
+        return Finding("ok", f"{workspace.root} has no known limit")
     text = f"{human(free)}B free at {workspace.root}"
     if free < _LEAST_DISK:
         remedy = "free some disk space ('numerate clean' may help), or choose another --workspace"
-        return Finding("disk", "problem", text, remedy)
+        return Finding("problem", text, remedy)
     if free < NOTEBOOK_BYTES and not (workspace.corpus("notebook") / "manifest.json").exists():
         text += f", 'numerate run' needs {human(NOTEBOOK_BYTES)}B"
-        return Finding(
-            "disk", "warning", text, "free some disk space, or start with 'numerate run quick', which needs little"
-        )
-    return Finding("disk", "ok", text)
+        return Finding("warning", text, "free some disk space, or start with 'numerate run quick', which needs little")
+    return Finding("ok", text)
 
 
 def check_memory(workspace: Workspace) -> Finding:
@@ -107,10 +123,10 @@ def check_memory(workspace: Workspace) -> Finding:
     free = min(memory.available, total)
     text = f"{human(total)}B{' (limit of the control group)' if total < memory.total else ''}, {human(free)}B available"
     if total < _LEAST_MEMORY:
-        return Finding("memory", "problem", text, f"use a machine or a container with {human(_SMALL_MEMORY)}B or more")
+        return Finding("problem", text, f"use a machine or a container with {human(_SMALL_MEMORY)}B or more")
     if free < _LEAST_MEMORY:
-        return Finding("memory", "warning", text, "end other programs that use memory before 'numerate run'")
-    return Finding("memory", "ok", text)
+        return Finding("warning", text, "end other programs that use memory before 'numerate run'")
+    return Finding("ok", text)
 
 
 def check_cores(workspace: Workspace) -> Finding:
@@ -119,20 +135,18 @@ def check_cores(workspace: Workspace) -> Finding:
     text = f"{usable} usable" + (f" of {total}" if usable < total else "")
     text += f", CPU time limited to {granted:g} cores by the control group" if granted else ""
     if usable < 2:
-        return Finding(
-            "cores", "warning", text, "use two or more cores: one core reaches half the speed that the README states"
-        )
-    return Finding("cores", "ok", text)
+        return Finding("warning", text, "use two or more cores: one core reaches half the speed that the README states")
+    return Finding("ok", text)
 
 
 def check_compiler(workspace: Workspace) -> Finding:
     """Whether there is a C++ compiler, which is needed to compile layers on a GPU."""
     names = (os.environ.get("CXX", "g++"), "g++", "clang++", "c++")
     if path := next(filter(None, map(shutil.which, names)), None):
-        return Finding("compiler", "ok", path)
+        return Finding("ok", path)
     if has_nvidia():
-        return Finding("compiler", "warning", "none: layers cannot be compiled for the GPU", "install g++")
-    return Finding("compiler", "ok", "none; only training on a GPU needs one")
+        return Finding("warning", "none: layers cannot be compiled for the GPU", "install g++")
+    return Finding("ok", "none; only training on a GPU needs one")
 
 
 def check_clock(workspace: Workspace) -> Finding:
@@ -140,17 +154,15 @@ def check_clock(workspace: Workspace) -> Finding:
     now = datetime.now(UTC)
     text, remedy = f"{now:%Y-%m-%d %H:%M:%S} UTC", "set the clock, for example: timedatectl set-ntp true"
     if now.year < 2026:
-        return Finding("clock", "problem", f"{text}, which is in the past", remedy)
+        return Finding("problem", f"{text}, which is in the past", remedy)
     if workspace.root.exists() and workspace.root.can_be_written():
         probe = workspace.root / ".clock"
         probe.write(f"{now}".encode())
         skew = probe.changed() - time.time()
         probe.remove()
         if abs(skew) > _SKEW_SECONDS:
-            return Finding(
-                "clock", "warning", f"{text}, the clock of the workspace's disk differs by {skew:+.0f} s", remedy
-            )
-    return Finding("clock", "ok", text)
+            return Finding("warning", f"{text}, the clock of the workspace's disk differs by {skew:+.0f} s", remedy)
+    return Finding("ok", text)
 
 
 def has_nvidia() -> bool:
@@ -166,21 +178,14 @@ def _version(name: str) -> str:
 
 
 def _pins() -> dict[str, str]:
-    """Tested versions by name; empty if Numerate is installed without its repository."""
+    """Tested versions by canonical name; empty if Numerate is installed without its repository."""
+    from packaging.utils import canonicalize_name
+
     try:
-        lines = _CONSTRAINTS.read_text().splitlines()
+        lines = [line.partition("==") for line in _CONSTRAINTS.read_text().splitlines()]
     except OSError:
         return {}
-    return {_plain(name): version for name, found, version in (line.partition("==") for line in lines) if found}
-
-
-def _differs(name: str, version: str, pinned: dict[str, str]) -> bool:
-    # The part after '+' names the build, for example for CPUs.
-    return _plain(name) in pinned and version.partition("+")[0] != pinned[_plain(name)].partition("+")[0]
-
-
-def _plain(name: str) -> str:
-    return name.lower().replace("_", "-")
+    return {canonicalize_name(name): version for name, equals, version in lines if equals}
 
 
 MACHINE_CHECKS: tuple[Check, ...] = (

@@ -5,14 +5,14 @@ A command is exact: the command line parses it into the same request.
 
 import shlex
 from collections.abc import Iterator, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, get_args
 
 from flows.common.parameters import (
     WORKSPACE,
     EncodeRequest,
     GenerateRequest,
     InWorkspace,
-    MigrateRequest,
     TokenizerRequest,
     TrainRequest,
     VerifyRequest,
@@ -20,67 +20,64 @@ from flows.common.parameters import (
 from flows.common.presets import CORPUS_PRESETS, PRESETS
 from model.config.training import TrainingSpec
 from model.runs.run_config import RunConfig
-from pipelines.spec.corpus import CorpusSpec
+from pipelines.spec.corpus import CorpusSpec, TokenizerKind
 from storage.places.place import Location
 
 _DEFAULT = "notebook"
 _TRAININGS = {name: preset.train_request() for name, preset in PRESETS.items()}
 
 
-def generate_command(spec: CorpusSpec, workspace: str) -> str:
-    """Command that generates a corpus; empty if its mixture needs a file."""
-    return _command("corpus generate", GenerateRequest(workspace=workspace, **spec.model_dump()), CORPUS_PRESETS)
+@dataclass(frozen=True)
+class Remedies:
+    """Commands for a workspace, a path or URI as the user gave it; a method is named after what its command does."""
+
+    workspace: str
+
+    def generate(self, spec: CorpusSpec | None) -> str:
+        """Empty if there is no spec or its mixture needs a file."""
+        if spec is None:
+            return ""
+        request = GenerateRequest(workspace=self.workspace, **spec.model_dump())
+        return _command("corpus generate", request, CORPUS_PRESETS)
+
+    def generate_from(self, file: str) -> str:
+        return _joined(["numerate", "corpus", "generate", file], self.workspace)
+
+    def repair(self, corpus: str) -> str:
+        return VerifyRequest(corpus=corpus, repair=True, workspace=self.workspace).command
+
+    def migrate(self, corpus: str) -> str:
+        return _joined(["numerate", "corpus", "migrate", corpus], self.workspace)
+
+    def tokenizer(self, name: str, corpus: str, kind: str) -> str:
+        """Empty if the kind is unknown."""
+        if not corpus or kind not in get_args(TokenizerKind):
+            return ""
+        request = TokenizerRequest(corpus=corpus, kind=kind, workspace=self.workspace)
+        if request.tokenizer_name != name:
+            request = request.model_copy(update={"tokenizer": name})
+        return _command("tokenizer train", request, {_DEFAULT: TokenizerRequest()})
+
+    def encode(self, corpus: str, tokenizer: str) -> str:
+        return _command("encode", EncodeRequest(**self._of_corpus(corpus, tokenizer)), {_DEFAULT: EncodeRequest()})
+
+    def train(self, config: RunConfig) -> str:
+        """Command that resumes a run; empty if its curriculum needs a file."""
+        request = TrainRequest(
+            **self._of_corpus(config.corpus, config.tokenizer),
+            name=config.name,
+            **config.training.model_dump(include=set(TrainingSpec.model_fields)),
+        )
+        return _command("train", request, _TRAININGS)
+
+    def _of_corpus(self, corpus: str, tokenizer: str) -> dict[str, Any]:
+        tokenizer = "" if tokenizer == f"{corpus}-digit" else tokenizer
+        return {"corpus": corpus, "tokenizer": tokenizer, "workspace": self.workspace}
 
 
-def generate_from(file: str, workspace: str) -> str:
-    """Command that generates a corpus from a spec file."""
-    return _joined(["numerate", "corpus", "generate", file], workspace)
-
-
-def repair_command(corpus: str, workspace: str) -> str:
-    """Command that repairs the shards of a corpus."""
-    return VerifyRequest(corpus=corpus, repair=True, workspace=workspace).command
-
-
-def migrate_command(corpus: str, workspace: str) -> str:
-    """Command that migrates a corpus of an older schema version."""
-    return _joined(["numerate", "corpus", "migrate", MigrateRequest(corpus=corpus).corpus], workspace)
-
-
-def tokenizer_command(name: str, corpus: str, kind: str, workspace: str) -> str:
-    """Command that trains a tokenizer of the given kind."""
-    request = TokenizerRequest(corpus=corpus, kind=kind, workspace=workspace)
-    if request.tokenizer_name != name:
-        request = request.model_copy(update={"tokenizer": name})
-    return _command("tokenizer train", request, {_DEFAULT: TokenizerRequest()})
-
-
-def encode_command(corpus: str, tokenizer: str, workspace: str) -> str:
-    """Command that encodes a corpus."""
-    return _command("encode", EncodeRequest(**_of_corpus(corpus, tokenizer, workspace)), {_DEFAULT: EncodeRequest()})
-
-
-def train_command(config: RunConfig, workspace: str) -> str:
-    """Command that resumes a run; empty if its curriculum needs a file."""
-    request = TrainRequest(
-        **_of_corpus(config.corpus, config.tokenizer, workspace),
-        name=config.name,
-        **config.training.model_dump(include=set(TrainingSpec.model_fields)),
-    )
-    return _command("train", request, _TRAININGS)
-
-
-def removal(place: Location, again: str) -> str:
+def removal(folder: Location, again: str) -> str:
     """Command that deletes a local folder and then runs `again`; empty for remote folders or no `again`."""
-    return f"rm -r {shlex.quote(str(place))} && {again}" if again and not place.remote else ""
-
-
-def _of_corpus(corpus: str, tokenizer: str, workspace: str) -> dict[str, Any]:
-    return {
-        "corpus": corpus,
-        "tokenizer": "" if tokenizer == f"{corpus}-digit" else tokenizer,
-        "workspace": workspace,
-    }
+    return f"rm -r {shlex.quote(str(folder))} && {again}" if again and not folder.remote else ""
 
 
 def _joined(words: list[str], workspace: str) -> str:

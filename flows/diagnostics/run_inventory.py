@@ -1,17 +1,17 @@
 """State of each training run in a workspace, and its faults; without torch, whose import takes longer than the rest."""
 
+import json
 from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from flows.diagnostics import remedies
-from flows.diagnostics.inventory import KINDS, Inventory, read_json, spec_of
+from flows.common.parameters import KIND_OF_GROUP
+from flows.diagnostics.inventory import Item, spec_of
+from flows.diagnostics.remedies import removal
 from model.runs.checkpoint_index import CheckpointIndex, is_cut_off
 from model.runs.run_config import RunConfig, load_run
 from storage.errors import RunFailure, UserError
 from storage.places.place import Location
-
-_KIND_OF_GROUP = {1: "digit", 2: "pairs", 3: "triples"}
 
 
 @dataclass(frozen=True)
@@ -28,31 +28,28 @@ class RunState:
     test: float | None = None
 
 
-def run_state(inventory: Inventory, folder: Location) -> RunState | None:
-    """State of a run; None if the folder has no run. Look at corpora, tokenizers and tokens first."""
+def run_state(item: Item) -> RunState | None:
+    """State of a run; None if the folder has no run. Corpora, tokenizers and tokens must be inspected first."""
+    folder = item.folder
     if not (folder / "run.json").exists():
         return None
-    subject = f"run {folder.name}"
     try:
         config = load_run(folder)
-    except UserError as error:
-        inventory.fault(subject, str(error))
-        return RunState(folder.name, "of another version")
-    except RunFailure as error:
-        inventory.fault(subject, str(error))
-        return RunState(folder.name, "damaged")
+    except (UserError, RunFailure) as error:
+        item.fault(str(error))
+        return RunState(folder.name, "of another version" if isinstance(error, UserError) else "damaged")
     steps, checkpoints = config.training.steps, _checkpoints(folder / "checkpoints")
-    train = remedies.train_command(config, inventory.workspace)
+    train = item.inventory.remedies.train(config)
     if checkpoints is None:
         damaged_folder = folder / "checkpoints"
         text = f"{damaged_folder / 'index.json'} is damaged: delete {damaged_folder} and train again"
-        inventory.fault(subject, text, remedies.removal(damaged_folder, train))
+        item.fault(text, removal(damaged_folder, train))
         return RunState(folder.name, "damaged", config.corpus, config.tokenizer, 0, steps)
     saved, validation, damaged = checkpoints
     last_metrics = _last_metrics(folder / "metrics")
     if folder.is_locked() or (folder / ".launch").is_locked():
-        inventory.at_work.append(f"{subject} is being trained, step {max(last_metrics, saved):,} of {steps:,}")
         state, saved = "training", max(last_metrics, saved)
+        item.inventory.at_work.append(f"{item.subject} is being trained, step {saved:,} of {steps:,}")
     elif saved and not last_metrics:
         # An exported run, without the files that only training needs.
         state = "trained elsewhere"
@@ -62,55 +59,44 @@ def run_state(inventory: Inventory, folder: Location) -> RunState | None:
             lost = f"its checkpoint of step {damaged:,} is damaged, training resumes at step {saved:,} of {steps:,}"
         else:
             lost = f"its training was interrupted at step {saved:,} of {steps:,}"
-        if not _sources_are_gone(inventory, subject, config) and saved < steps:
-            inventory.fault(subject, f"{lost}: resume the training", train)
-    return RunState(
-        folder.name,
-        state,
-        config.corpus,
-        config.tokenizer,
-        saved,
-        steps,
-        validation,
-        read_json(folder / "report.json").get("exact_match"),
-    )
+        if not _sources_are_gone(item, config) and saved < steps:
+            item.fault(f"{lost}: resume the training", train)
+    test = _exact_match(folder / "report.json")
+    return RunState(folder.name, state, config.corpus, config.tokenizer, saved, steps, validation, test)
 
 
-def _sources_are_gone(inventory: Inventory, subject: str, config: RunConfig) -> bool:
+def _sources_are_gone(item: Item, config: RunConfig) -> bool:
     """Whether a run's corpus, tokenizer or tokens are missing or have changed; the first such fault is added."""
-    name, workspace = config.corpus, inventory.workspace
+    name, inventory, remedies = config.corpus, item.inventory, item.inventory.remedies
     corpus, tokenizer = inventory.corpora.get(name), inventory.tokenizers.get(config.tokenizer)
     under_other_name = config.model_copy(update={"name": f"{config.name}-new"[:64]})
-    # A damaged or unfinished source is already reported.
-    reported = {fault.what for fault in inventory.faults}
     if corpus is None:
-        spec = spec_of(name, config.corpus_spec)
-        if f"corpus {name}" not in reported:
-            remedy = remedies.generate_command(spec, workspace) if spec else ""
-            inventory.fault(subject, f"its corpus {name} is missing: generate it again", remedy)
+        missing, text = f"corpus {name}", f"its corpus {name} is missing: generate it again"
+        remedy = remedies.generate(spec_of(name, config.corpus_spec))
     elif corpus.identity != config.corpus_identity:
-        remedy = remedies.train_command(under_other_name, workspace)
-        inventory.fault(subject, f"corpus {name} has changed: train on it under another name", remedy)
+        missing, text = "", f"corpus {name} has changed: train on it under another name"
+        remedy = remedies.train(under_other_name)
     elif tokenizer is None:
-        kind = _KIND_OF_GROUP.get(config.group, config.tokenizer.rpartition("-")[2])
-        if f"tokenizer {config.tokenizer}" not in reported:
-            text = f"its tokenizer {config.tokenizer} is missing, the command uses the default options"
-            remedy = remedies.tokenizer_command(config.tokenizer, name, kind, workspace) if kind in KINDS else ""
-            inventory.fault(subject, text, remedy)
+        missing = f"tokenizer {config.tokenizer}"
+        text = f"its {missing} is missing, the command uses the default options"
+        kind = KIND_OF_GROUP.get(config.group, config.tokenizer.rpartition("-")[2])
+        remedy = remedies.tokenizer(config.tokenizer, name, kind)
     elif tokenizer != config.tokenizer_identity:
-        remedy = remedies.train_command(under_other_name, workspace)
-        inventory.fault(subject, f"tokenizer {config.tokenizer} has changed: train under another name", remedy)
+        missing, text = "", f"tokenizer {config.tokenizer} has changed: train under another name"
+        remedy = remedies.train(under_other_name)
     elif (name, config.tokenizer) not in inventory.tokens:
-        if f"tokens of {name} by {config.tokenizer}" not in reported:
-            remedy = remedies.encode_command(name, config.tokenizer, workspace)
-            inventory.fault(subject, f"the tokens of {name} are missing: encode it again", remedy)
+        missing, text = f"tokens of {name} by {config.tokenizer}", f"the tokens of {name} are missing: encode it again"
+        remedy = remedies.encode(name, config.tokenizer)
     else:
         return False
+    # A damaged or unfinished source is already reported.
+    if missing not in {fault.what for fault in inventory.faults}:
+        item.fault(text, remedy)
     return True
 
 
 def _checkpoints(folder: Location) -> tuple[int, float | None, int] | None:
-    """Step of the last whole checkpoint, best exact match of all whole ones, and step of the last truncated checkpoint.
+    """Step of the last intact checkpoint, best exact match of all intact ones, and step of the last truncated one.
 
     These are 0, None and 0 without an index; the result is None if the index is damaged.
     """
@@ -126,10 +112,10 @@ def _checkpoints(folder: Location) -> tuple[int, float | None, int] | None:
         for entry in entries
         if (folder / entry.file).exists()
     ]
-    whole = [(step, match) for step, match, damaged in existing if not damaged]
+    intact = [(step, match) for step, match, damaged in existing if not damaged]
     return (
-        max((step for step, _ in whole), default=0),
-        max((match for _, match in whole), default=None),
+        max((step for step, _ in intact), default=0),
+        max((match for _, match in intact), default=None),
         max((step for step, _, damaged in existing if damaged), default=0),
     )
 
@@ -138,3 +124,11 @@ def _last_metrics(folder: Location) -> int:
     """The last step with recorded metrics, from the names of the metrics files."""
     names = [name for name in folder.children() if name.startswith("part-") and name.endswith(".parquet")]
     return max((int(name.removesuffix(".parquet").rpartition("-")[2]) for name in names), default=0)
+
+
+def _exact_match(report: Location) -> float | None:
+    """Exact match in a report of an evaluation; None if it is missing or invalid."""
+    try:
+        return json.loads(report.read()).get("exact_match")
+    except (RunFailure, ValueError, RecursionError, AttributeError):
+        return None

@@ -5,11 +5,10 @@ It changes nothing and opens no shards. `numerate corpus verify` finds damage th
 
 import json
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import count
 from typing import Any, TypeVar
-from urllib.error import URLError
 from urllib.request import Request, urlopen
 
 from flows.common.engines import reachable_api
@@ -18,12 +17,15 @@ from flows.diagnostics.inventory import (
     CorpusState,
     Fault,
     Inventory,
+    Item,
     TokenizerState,
     TokensState,
     corpus_state,
+    entries_of,
     tokenizer_state,
     tokens_state,
 )
+from flows.diagnostics.remedies import Remedies
 from flows.diagnostics.run_inventory import RunState, run_state
 from flows.server.run_tags import belongs_to
 from storage.errors import UserError
@@ -65,10 +67,6 @@ class Status:
     flows: list[FlowRun] = field(default_factory=list)
     broken: list[Fault] = field(default_factory=list)
 
-    def json(self) -> str:
-        """The status as JSON text."""
-        return json.dumps(asdict(self), indent=2)
-
 
 def status_of(workspace: str = WORKSPACE) -> Status:
     """Read the state of a workspace within a few seconds; raises `UserError` if a named workspace does not exist."""
@@ -78,29 +76,32 @@ def status_of(workspace: str = WORKSPACE) -> Status:
         if workspace != WORKSPACE:
             raise UserError(f"workspace {opened.root} does not exist: choose another with --workspace")
         return status
-    inventory, root = Inventory(workspace), opened.root
-    inspect = partial(_inspected, inventory)
-    corpora = [root / "corpora" / name for name in (root / "corpora").children()]
-    tokenizers = [root / "tokenizers" / name for name in (root / "tokenizers").children()]
-    tokens = [(folder.name, folder / "tokens" / name) for folder in corpora for name in (folder / "tokens").children()]
-    runs = [root / "runs" / name for name in (root / "runs").children()]
-    deadline = _deadlines(len(corpora) + len(tokens))
-    status.corpora = _without_none(
-        inspect(f"corpus {folder.name}", CorpusState(folder.name, _DAMAGED), corpus_state, folder, deadline())
-        for folder in corpora
-    )
-    status.tokenizers = _without_none(
-        inspect(f"tokenizer {folder.name}", TokenizerState(folder.name, _DAMAGED), tokenizer_state, folder)
-        for folder in tokenizers
-    )
+    inventory, root = Inventory(Remedies(workspace)), opened.root
+    corpora, tokenizers, runs = (entries_of(root / name) for name in ("corpora", "tokenizers", "runs"))
+    tokens = [(corpus.name, folder) for corpus in corpora for folder in entries_of(corpus / "tokens")]
+    end, datasets_left = time.monotonic() + _SECONDS, count(len(corpora) + len(tokens), -1)
+
+    def deadline() -> float:
+        """Deadline of the next dataset: the remaining time is divided evenly."""
+        now = time.monotonic()
+        return now + max(0.0, end - now) / next(datasets_left)
+
+    for folder in corpora:
+        item = Item(inventory, folder, f"corpus {folder.name}")
+        status.corpora += _inspected(item, CorpusState(folder.name, _DAMAGED), corpus_state, deadline())
+    for folder in tokenizers:
+        item = Item(inventory, folder, f"tokenizer {folder.name}")
+        status.tokenizers += _inspected(item, TokenizerState(folder.name, _DAMAGED), tokenizer_state)
     for corpus, folder in tokens:
-        subject, damaged = f"tokens of {corpus} by {folder.name}", TokensState(corpus, folder.name, _DAMAGED)
-        status.tokens += _without_none([inspect(subject, damaged, tokens_state, corpus, folder, deadline())])
-    status.runs = _without_none(
-        inspect(f"run {folder.name}", RunState(folder.name, _DAMAGED), run_state, folder) for folder in runs
-    )
-    spill = root / ".spill"
-    queries = ["a SQL query" for name in spill.children() if (spill / name).is_locked()]
+        item, damaged = (
+            Item(inventory, folder, f"tokens of {corpus} by {folder.name}"),
+            TokensState(corpus, folder.name, _DAMAGED),
+        )
+        status.tokens += _inspected(item, damaged, tokens_state, corpus, deadline())
+    for folder in runs:
+        item = Item(inventory, folder, f"run {folder.name}")
+        status.runs += _inspected(item, RunState(folder.name, _DAMAGED), run_state)
+    queries = ["a SQL query" for spill in entries_of(root / ".spill") if spill.is_locked()]
     status.at_work, status.broken = [*inventory.at_work, *queries], inventory.faults
     status.flows = running_flows(opened)
     return status
@@ -125,34 +126,16 @@ def running_flows(workspace: Workspace) -> list[FlowRun]:
             for run in runs
             if belongs_to(workspace, run["tags"])
         ]
-    except (URLError, OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError):
         return []
 
 
-def _inspected(
-    inventory: Inventory, subject: str, damaged: State, inspect: Callable[..., State | None], *arguments: Any
-) -> State | None:
-    """Call `inspect`; an unexpected error becomes a fault of this one item and does not hide others."""
+def _inspected(item: Item, damaged: State, inspect: Callable[..., State | None], *arguments: Any) -> list[State]:
+    """The state of an item, if there is one; an unexpected error becomes a fault of this item, and hides no others."""
     try:
-        return inspect(inventory, *arguments)
+        state = inspect(item, *arguments)
     except Exception as error:
         text = " ".join(str(error).split())[:_LONGEST]
-        inventory.fault(subject, f"cannot be read ({type(error).__name__}: {text})")
-        return damaged
-
-
-def _without_none(states: Iterable[State | None]) -> list[State]:
-    return [state for state in states if state is not None]
-
-
-def _deadlines(datasets: int) -> Callable[[], float]:
-    """Return a function that gives each dataset's deadline: the remaining time is divided evenly."""
-    end, left = time.monotonic() + _SECONDS, datasets
-
-    def next_deadline() -> float:
-        """Deadline of the next dataset."""
-        nonlocal left
-        now, left = time.monotonic(), left - 1
-        return now + max(0.0, end - now) / (left + 1)
-
-    return next_deadline
+        item.fault(f"cannot be read ({type(error).__name__}: {text})")
+        state = damaged
+    return [] if state is None else [state]

@@ -84,7 +84,10 @@ def corpus_publication(workspace: Workspace, name: str, repository: str, licence
     return Publication(
         kind="dataset",
         what=f"corpus {corpus.manifest.name!r}",
-        first=tuple(_shard(corpus, shard) for shard in corpus.shards),
+        first=tuple(
+            PublishedFile(shard.path, shard.bytes, shard.sha256, partial(_verified, corpus, shard))
+            for shard in corpus.shards
+        ),
         last=(
             PublishedFile.of(corpus.manifest.list_name, corpus.list_location.read()),
             PublishedFile.of("manifest.json", (folder / "manifest.json").read()),
@@ -132,10 +135,6 @@ def model_publication(
         card=card,
         remarks=remarks,
     )
-
-
-def _shard(corpus: Dataset, shard: ShardRecord) -> PublishedFile:
-    return PublishedFile(shard.path, shard.bytes, shard.sha256, partial(_verified, corpus, shard))
 
 
 def _verified(corpus: Dataset, shard: ShardRecord) -> bytes | Path:

@@ -36,7 +36,7 @@ class Sent:
     url: str
     files: int
     bytes: int
-    found: int
+    existing: int
     """Number of files that the hub already had."""
 
 
@@ -87,9 +87,10 @@ class _Push:
         last = [file for file in publication.last if not _same(existing.get(file.path), file)]
         *earlier, final = list(_batches(first, self.commit_files)) or [[]]
         done = 0
+        notice = PublishedFile.of(CARD, unfinished_card(publication.what).encode())
         for number, batch in enumerate(earlier):
-            notice = [] if number or publication.marker in existing else [self._notice()]
-            self._commit([*batch, *notice], f"Add {len(batch)} files, upload not finished")
+            replaces_card = not number and publication.marker not in existing
+            self._commit([*batch, notice] if replaces_card else batch, f"Add {len(batch)} files, upload not finished")
             done += len(batch)
             say(f"sent {done:,} of {len(first):,} files, {human(sum(file.size for file in first[:done]))}B")
         if first or last:
@@ -155,10 +156,6 @@ class _Push:
                 "choose another repository, or delete this one"
             )
 
-    def _notice(self) -> PublishedFile:
-        """The card of an unfinished repository."""
-        return PublishedFile.of(CARD, unfinished_card(self.publication.what).encode())
-
     def _commit(self, files: Sequence[PublishedFile], message: str) -> None:
         from huggingface_hub import CommitOperationAdd
 
@@ -172,7 +169,7 @@ class _Push:
 
 
 def _batches(files: Sequence[PublishedFile], most_files: int) -> Iterator[list[PublishedFile]]:
-    """Group files into batches of at most `most` files and `_COMMIT_BYTES` bytes; a larger file is its own batch."""
+    """Group files into batches of limited size; a file that exceeds `_COMMIT_BYTES` is a batch of its own."""
     batch: list[PublishedFile] = []
     for file in files:
         if batch and (len(batch) == most_files or sum(each.size for each in batch) + file.size > _COMMIT_BYTES):

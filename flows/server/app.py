@@ -13,9 +13,9 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 from urllib.request import urlopen
 
 from flows.server.middleware import Guard
@@ -92,26 +92,22 @@ class PrefectServer:
 
     @property
     def api_url(self) -> str:
-        """URL of the API for Prefect's clients."""
         return f"{self.url}/api"
 
     @property
     def pid(self) -> int:
-        """Process id of the server."""
         return self._process.pid
 
-    def runs(self) -> bool:
-        """Whether the process is running."""
+    def is_running(self) -> bool:
         return self._process.poll() is None
 
     def stop(self) -> None:
-        """Stop the server and wait until it has ended."""
         stop_process(self._process, _STOP_SECONDS)
 
     def _wait(self) -> None:
         until = time.monotonic() + _START_SECONDS
         # Another server may respond on a port that was taken in the meantime.
-        while not (_process_id(self.url) == self._process.pid and answers(self.api_url)):
+        while response_of(f"{self.url}{_PROCESS}") != b"%d" % self._process.pid or not answers(self.api_url):
             if self._process.poll() is not None or time.monotonic() > until:
                 raise RunFailure(f"Prefect's server did not start: see {self._log}, or run 'numerate doctor'")
             time.sleep(_POLL_SECONDS)
@@ -127,22 +123,18 @@ def stop_process(process: "subprocess.Popen[bytes]", seconds: float) -> None:
         process.wait()
 
 
-def _process_id(url: str) -> int:
-    """Process id of the server at the URL if it is a server of this module; otherwise 0."""
+def response_of(url: str) -> bytes | None:
+    """The first 100 bytes of a server's response; None if there is none or its status is an error."""
     try:
-        with urlopen(f"{url}{_PROCESS}", timeout=5) as response:
-            return int(response.read())
-    except (URLError, OSError, ValueError):
-        return 0
+        with urlopen(url, timeout=5) as response:
+            return bytes(response.read(100))
+    except (OSError, ValueError, HTTPException):
+        return None
 
 
 def answers(api_url: str) -> bool:
     """Whether a Prefect server responds at this URL."""
-    try:
-        with urlopen(f"{api_url}/health", timeout=5) as response:
-            return bool(response.status == 200)
-    except (URLError, OSError, ValueError):
-        return False
+    return response_of(f"{api_url}/health") is not None
 
 
 def free_port(host: str = LOOPBACK, port: int = 0) -> int:
@@ -165,11 +157,15 @@ def _reachable(host: str) -> str:
 
 
 def end_with(parent: int, linger: float = 0.0) -> None:
-    """Wait until the parent process has ended, and `linger` seconds more, then send SIGTERM to this process."""
-    while os.getppid() == parent:
-        time.sleep(_WATCH_SECONDS)
-    time.sleep(linger)
-    os.kill(os.getpid(), signal.SIGTERM)
+    """Watch the parent process: `linger` seconds after it has ended, this process gets SIGTERM."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_WATCH_SECONDS)
+        time.sleep(linger)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def main() -> None:
@@ -177,7 +173,7 @@ def main() -> None:
     import uvicorn
 
     options = json.loads(sys.argv[1])
-    threading.Thread(target=end_with, args=(options["parent"], options["linger"]), daemon=True).start()
+    end_with(options["parent"], options["linger"])
     application = Guard(RetryWhenBusy(_application(options["workspace"])), options["host"], options["allowed"])
     uvicorn.run(application, host=options["host"], port=options["port"], log_level="error", lifespan="on")
 
@@ -194,7 +190,6 @@ def _application(workspace: str) -> Any:
     application = create_app()
 
     def process_id(request: Request) -> Response:
-        """Process id of this server."""
         return PlainTextResponse(str(os.getpid()))
 
     routes = [Route(_PROCESS, process_id)]

@@ -35,11 +35,10 @@ def report_route(workspace: Workspace, auth: str = "") -> Route:
     expected = authorization(auth).encode()
 
     def report(request: Request) -> Response:
-        """Respond with one page or image."""
         given = request.headers.get("authorization", "").encode()
         if auth and not hmac.compare_digest(given, expected):
             return PlainTextResponse("name and password required", 401, headers={**HEADERS, **_CHALLENGE})
-        page = shown(workspace, request.path_params["path"])
+        page = page_at(workspace, request.path_params["path"])
         if page is None:
             return PlainTextResponse("no such report", 404, headers=HEADERS)
         content, media_type = page
@@ -48,7 +47,7 @@ def report_route(workspace: Workspace, auth: str = "") -> Route:
     return Route(REPORTS + "/{path:path}", report)
 
 
-def shown(workspace: Workspace, path: str) -> tuple[bytes, str] | None:
+def page_at(workspace: Workspace, path: str) -> tuple[bytes, str] | None:
     """Content and media type of a report's page or image at a path in the workspace; None for any other path.
 
     Symbolic links are not followed, and only regular files are read.

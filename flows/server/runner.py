@@ -8,7 +8,6 @@ import json
 import os
 import signal
 import sys
-import threading
 from contextlib import suppress
 from typing import Any
 from uuid import UUID
@@ -137,7 +136,7 @@ def main() -> None:
     """Run the runner's process, with the arguments from `flows.server.serve`."""
     end_quietly()
     options = json.loads(sys.argv[1])
-    threading.Thread(target=end_with, args=(options["parent"],), daemon=True).start()
+    end_with(options["parent"])
     try:
         asyncio.run(run_deployments(Workspace.open(options["workspace"]), options["own_server"], options["at_once"]))
     except UserError as error:

@@ -90,7 +90,10 @@ def _serve(
             server = start_server()
             api = server.api_url
             use_api(api, server.auth)
-        runner, ready = _start_runner(workspace, server is not None, at_once), False
+        own, ready = server is not None, False
+        options = {"parent": os.getpid(), "workspace": str(workspace.root), "own_server": own, "at_once": at_once}
+        command = [sys.executable, "-m", "flows.server.runner", json.dumps(options)]
+        runner = subprocess.Popen(command, start_new_session=True)
         while not stopped():
             _check(runner, server)
             if not ready and served(workspace).runner == runner.pid:
@@ -127,16 +130,11 @@ def _on_signals() -> Callable[[], bool]:
     return lambda: bool(arrived)
 
 
-def _start_runner(workspace: Workspace, own: bool, at_once: int) -> "subprocess.Popen[bytes]":
-    options = {"parent": os.getpid(), "workspace": str(workspace.root), "own_server": own, "at_once": at_once}
-    return subprocess.Popen([sys.executable, "-m", "flows.server.runner", json.dumps(options)], start_new_session=True)
-
-
 def _check(runner: "subprocess.Popen[bytes]", server: PrefectServer | None) -> None:
     if runner.poll() == UserError.exit_code:
         # The runner has printed the reason.
         raise SystemExit(UserError.exit_code)
     if runner.poll() is not None:
         raise RunFailure("the runner of the flows ended unexpectedly: start 'numerate serve' again")
-    if server and not server.runs():
+    if server and not server.is_running():
         raise RunFailure("Prefect's server ended unexpectedly: start 'numerate serve' again")

@@ -90,7 +90,5 @@ def _read(path: Path) -> dict[str, Any]:
 def _text(values: Any, *keys: str) -> str:
     """The value at a path of keys, as text; empty if it is missing."""
     for key in keys:
-        if not isinstance(values, Mapping):
-            return ""
-        values = values.get(key, "")
+        values = values.get(key, "") if isinstance(values, Mapping) else ""
     return "" if isinstance(values, Mapping) else str(values)

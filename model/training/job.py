@@ -29,6 +29,12 @@ class Progress:
     """Share of validation problems answered exactly, from the last validation."""
     problems_per_second: float
 
+    def __str__(self) -> str:
+        return (
+            f"step {self.step:,} of {self.steps:,}, loss {self.loss:.4f}, exact match on validation "
+            f"{self.exact_match:.2%}, {self.problems_per_second:,.0f} problems/s"
+        )
+
 
 @dataclass(frozen=True)
 class TrainingResult:

@@ -60,7 +60,7 @@ def server(served_workspace: Workspace, tmp_path_factory: pytest.TempPathFactory
 def guarded(
     server: PrefectServer, served_workspace: Workspace, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[PrefectServer]:
-    """A server with a password, behind a proxy with a host name. An older server left records that all can read.
+    """A server with a password and a proxy with a host name. Records of an earlier server are readable by others.
 
     To make the records' tables anew would take it five seconds.
     """

@@ -1,4 +1,4 @@
-"""What is cleaned away, what stays, and that nobody at work is disturbed."""
+"""`numerate clean`: what is removed, what stays, and that running work is not disturbed."""
 
 import json
 import os
@@ -35,7 +35,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, small: Built) -> Path:
 
 
 @pytest.fixture
-def place(trained: Path, tmp_path: Path) -> Workspace:
+def workspace(trained: Path, tmp_path: Path) -> Workspace:
     """The same for a test that cleans it."""
     shutil.copytree(trained, tmp_path / "w")
     return Workspace.open(str(tmp_path / "w"))
@@ -76,91 +76,91 @@ def litter(workspace: Workspace) -> set[str]:
     }
 
 
-def test_what_nothing_needs_goes_and_all_else_stays(place: Workspace) -> None:
-    checkpoints = Checkpoints(place.run("one") / "checkpoints")
-    index, before = checkpoints.index(), files(place)
+def test_unneeded_files_are_removed_and_others_stay(workspace: Workspace) -> None:
+    checkpoints = Checkpoints(workspace.run("one") / "checkpoints")
+    index, before = checkpoints.index(), files(workspace)
     assert index.best
     assert index.last
     needed = {index.best.file, index.last.file}
     assert len(index.entries) > len(needed)
     older = {f"runs/one/checkpoints/{each.file}" for each in index.entries if each.file not in needed}
-    expected = litter(place) | older
-    named = clean(place, dry_run=True)
+    expected = litter(workspace) | older
+    named = clean(workspace, dry_run=True)
     assert {each.path for each in named.removed} == expected
-    assert files(place).keys() >= before.keys()
-    result = clean(place)
+    assert files(workspace).keys() >= before.keys()
+    result = clean(workspace)
     assert (result.removed, result.left) == (named.removed, [])
-    after = files(place)
+    after = files(workspace)
     assert result.bytes == sum(len(before[name]) for name in older) + 5 * len(b"123")
     assert after.keys() == before.keys() - older
     assert {entry.file for entry in checkpoints.index().entries} == needed
     assert all(after[name] == before[name] for name in after if not name.endswith("index.json"))
-    assert clean(place).removed == []
+    assert clean(workspace).removed == []
 
 
-def test_a_cleaned_run_answers_exports_and_is_found_trained(place: Workspace, tmp_path: Path) -> None:
-    clean(place)
-    model, text = Solver(place, "one").model_for("1+2")
+def test_cleaned_run_can_be_used_exported_and_trained(workspace: Workspace, tmp_path: Path) -> None:
+    clean(workspace)
+    model, text = Solver(workspace, "one").model_for("1+2")
     assert model.solve([text])
-    export(place.run("one"), LocalLocation(tmp_path / "out"))
-    assert train(*prepare(place, "one", "small", "small-digit", SPEC)).finished
+    export(workspace.run("one"), LocalLocation(tmp_path / "out"))
+    assert train(*prepare(workspace, "one", "small", "small-digit", SPEC)).finished
 
 
-def test_one_run_is_cleaned_alone(place: Workspace) -> None:
-    shutil.copytree(place.run("one").path, place.run("two").path)
-    litter(place)
-    assert all(each.path.startswith("runs/one/") for each in clean(place, "one").removed)
-    assert any(each.path.startswith("runs/two/") for each in clean(place).removed)
+def test_only_the_named_run_is_cleaned(workspace: Workspace) -> None:
+    shutil.copytree(workspace.run("one").path, workspace.run("two").path)
+    litter(workspace)
+    assert all(each.path.startswith("runs/one/") for each in clean(workspace, "one").removed)
+    assert any(each.path.startswith("runs/two/") for each in clean(workspace).removed)
 
 
 @pytest.fixture(params=["run", "launch"])
-def at_work(request: pytest.FixtureRequest, place: Workspace) -> Iterator[str]:
+def at_work(request: pytest.FixtureRequest, workspace: Workspace) -> Iterator[str]:
     """Somebody who holds the run, or the folder from which its workers are started."""
-    folder = place.run("one")
+    folder = workspace.run("one")
     with (folder if request.param == "run" else folder / ".launch").exclusive("run 'one'"):
         yield request.param
 
 
-def test_a_run_that_is_being_trained_is_left_alone(place: Workspace, at_work: str) -> None:
-    litter(place)
-    before = files(place)
-    result = clean(place)
+def test_run_in_training_is_skipped(workspace: Workspace, at_work: str) -> None:
+    litter(workspace)
+    before = files(workspace)
+    result = clean(workspace)
     assert not any(each.path.startswith("runs/") for each in result.removed)
     assert len(result.left) == 1
     assert "run 'one' is being written by another process" in result.left[0]
-    assert all(files(place)[name] == data for name, data in before.items() if name.startswith("runs/"))
+    assert all(files(workspace)[name] == data for name, data in before.items() if name.startswith("runs/"))
     with pytest.raises(UserError, match="run 'one' is being written"):
-        clean(place, "one")
+        clean(workspace, "one")
 
 
-def test_a_file_that_is_being_written_is_left_alone(place: Workspace) -> None:
-    with (place.run("one") / "predictions/x.parquet").staged() as path:
+def test_file_that_is_being_written_stays(workspace: Workspace) -> None:
+    with (workspace.run("one") / "predictions/x.parquet").staged() as path:
         path.write_bytes(b"half")
-        clean(place)
+        clean(workspace)
         assert path.read_bytes() == b"half"
 
 
-def test_a_run_without_an_index_keeps_its_checkpoints(place: Workspace) -> None:
-    folder = place.run("one") / "checkpoints"
+def test_run_without_an_index_keeps_its_checkpoints(workspace: Workspace) -> None:
+    folder = workspace.run("one") / "checkpoints"
     (folder / "index.json").write(b"{")
     before = folder.children()
-    result = clean(place)
+    result = clean(workspace)
     assert "index.json is damaged" in result.left[0]
     (folder / "index.json").remove()
-    clean(place)
+    clean(workspace)
     assert set(folder.children()) == set(before) - {"index.json"}
 
 
-def test_notes_of_a_corpus_that_is_not_committed_yet_stay(place: Workspace) -> None:
-    litter(place)
-    (place.corpus("small") / "manifest.json").remove()
-    clean(place)
-    assert (place.corpus("small") / ".progress/000001.json").exists()
+def test_progress_notes_of_an_uncommitted_corpus_stay(workspace: Workspace) -> None:
+    litter(workspace)
+    (workspace.corpus("small") / "manifest.json").remove()
+    clean(workspace)
+    assert (workspace.corpus("small") / ".progress/000001.json").exists()
 
 
-def test_a_line_is_shown_for_each_thing(place: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
-    litter(place)
-    result = clean(place, dry_run=True)
+def test_one_line_is_printed_per_removed_file(workspace: Workspace, capsys: pytest.CaptureFixture[str]) -> None:
+    litter(workspace)
+    result = clean(workspace, dry_run=True)
     print_cleaning(result)
     *lines, total = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("would remove runs/one/checkpoints/step-")
@@ -170,19 +170,19 @@ def test_a_line_is_shown_for_each_thing(place: Workspace, capsys: pytest.Capture
 
 
 @pytest.mark.slow
-def test_the_command_cleans_and_refuses_in_one_line(place: Workspace, tmp_path: Path) -> None:
-    workspace = ("--workspace", str(place.root))
-    found = json.loads(numerate("clean", "one", "--dry-run", "--json", *workspace).stdout)
-    result = numerate("clean", "one", *workspace)
+def test_clean_command_removes_files_and_prints_one_line_errors(workspace: Workspace, tmp_path: Path) -> None:
+    option = ("--workspace", str(workspace.root))
+    found = json.loads(numerate("clean", "one", "--dry-run", "--json", *option).stdout)
+    result = numerate("clean", "one", *option)
     assert len(result.stdout.splitlines()) == len(found["removed"]) + 1
-    assert_one_line(numerate("clean", "two", *workspace), 2, "run 'two' does not exist")
+    assert_one_line(numerate("clean", "two", *option), 2, "run 'two' does not exist")
     assert_one_line(numerate("clean", "--workspace", str(tmp_path / "none")), 2, "none does not exist")
 
 
-def test_a_list_of_shards_that_a_commit_left_is_removed(place: Workspace) -> None:
-    folder = place.corpus("small")
+def test_unused_list_of_shards_is_removed(workspace: Workspace) -> None:
+    folder = workspace.corpus("small")
     named, left = lists(folder), folder / f"shards-{'0' * 16}.parquet"
     left.write(b"of a commit that was cut off")
-    found = {each.path: each.reason for each in clean(place).removed}
-    assert found[left.below(place.root)] == "a list of shards that the manifest does not use"
+    found = {each.path: each.reason for each in clean(workspace).removed}
+    assert found[left.below(workspace.root)] == "a list of shards that the manifest does not use"
     assert lists(folder) == named

@@ -1,4 +1,4 @@
-"""The command as a person types it, where it ends before any engine starts: in this process, once in one of its own."""
+"""Commands that end before any engine starts: in this process, and once in a separate process."""
 
 import json
 import os
@@ -67,18 +67,18 @@ def assert_one_line(result: subprocess.CompletedProcess[str], code: int, *words:
         (["dance"], ["dance"]),
     ],
 )
-def test_a_mistake_is_one_line_and_exit_code_two(
+def test_invalid_request_is_one_line_and_exit_code_two(
     typed: Typed, tmp_path: Path, arguments: list[str], words: list[str]
 ) -> None:
     assert_one_line(typed(*arguments), 2, *words)
     assert list(tmp_path.rglob("*.parquet")) == []
 
 
-def test_a_process_ends_with_the_line_and_the_code() -> None:
+def test_process_ends_with_the_line_and_the_code() -> None:
     assert_one_line(numerate("run", "noteboo"), 2, "'noteboo'", "notebook, quick")
 
 
-def test_work_that_fails_is_one_line_and_exit_code_one(typed: Typed, own_small: Built) -> None:
+def test_failed_work_is_one_line_and_exit_code_one(typed: Typed, own_small: Built) -> None:
     shard = own_small.corpus.location / own_small.corpus.shards[-1].path
     shard.write(shard.read()[:100])
     result = typed("sql", "SELECT sum(a) FROM corpus_small", "--workspace", str(own_small.workspace.root))
@@ -86,14 +86,14 @@ def test_work_that_fails_is_one_line_and_exit_code_one(typed: Typed, own_small: 
 
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
-def test_leakage_of_tokens_is_one_line(typed: Typed, small: Built, order: tuple[int, int]) -> None:
+def test_leakage_of_tokens_is_a_one_line_error(typed: Typed, small: Built, order: tuple[int, int]) -> None:
     names = ["small", str(small.tokens.location)]
     result = typed("corpus", "leakage", *(names[place] for place in order), "--workspace", str(small.workspace.root))
     assert_one_line(result, 2, "holds tokens, not problems")
 
 
 @pytest.mark.parametrize("words", [["status"], ["status", "--verbose"]], ids=["plain", "verbose"])
-def test_an_error_of_the_system_is_one_line_and_with_verbose_a_traceback(
+def test_system_error_is_one_line_or_a_traceback_with_verbose(
     words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def fails(*words: object, **options: object) -> None:
@@ -107,7 +107,7 @@ def test_an_error_of_the_system_is_one_line_and_with_verbose_a_traceback(
         assert (command.run(words), capsys.readouterr().err) == (1, "error: /data/x: Input/output error\n")
 
 
-def test_without_arguments_it_names_three_things_to_try(typed: Typed) -> None:
+def test_command_without_arguments_prints_the_introduction(typed: Typed) -> None:
     result = typed()
     assert result.returncode == 0
     assert all(verb in result.stdout for verb in ("numerate run", "numerate solve", "numerate sql"))
@@ -128,11 +128,11 @@ def test_help_is_exit_code_zero(typed: Typed) -> None:
         ("SELECT 1 / 0; SELECT 2", "exactly one SELECT"),
     ],
 )
-def test_sql_that_is_no_harmless_select_is_one_line(typed: Typed, small: Built, query: str, words: str) -> None:
+def test_sql_other_than_select_is_a_one_line_error(typed: Typed, small: Built, query: str, words: str) -> None:
     assert_one_line(typed("sql", query, "--workspace", str(small.workspace.root)), 2, words)
 
 
-def test_sql_answers_over_the_corpus_in_a_table_and_in_json(typed: Typed, small: Built) -> None:
+def test_sql_on_a_corpus_prints_a_table_or_json(typed: Typed, small: Built) -> None:
     place = str(small.workspace.root)
     query = "SELECT sum, count(*) AS rows FROM corpus_small GROUP BY ALL ORDER BY ALL"
     table = typed("sql", query, "--workspace", place)
@@ -144,7 +144,7 @@ def test_sql_answers_over_the_corpus_in_a_table_and_in_json(typed: Typed, small:
 
 
 @pytest.mark.parametrize("preset", list(CORPORA))
-def test_a_preset_is_described_before_anything_is_written(typed: Typed, preset: str, tmp_path: Path) -> None:
+def test_description_of_a_preset_writes_nothing(typed: Typed, preset: str, tmp_path: Path) -> None:
     found = json.loads(typed("corpus", "describe", preset, "--json").stdout)
     assert found["rows"] == CORPORA[preset].total_rows == sum(found["split_rows"].values())
     assert {"id", "split", "family", "width", "problem", "answer"} <= set(found["columns"])
@@ -155,7 +155,7 @@ def test_a_preset_is_described_before_anything_is_written(typed: Typed, preset: 
     assert not list(tmp_path.iterdir())
 
 
-def test_a_description_follows_the_options_and_explains_the_columns(typed: Typed) -> None:
+def test_description_follows_the_options_and_explains_the_columns(typed: Typed) -> None:
     text = typed("corpus", "describe", "addition", "--rows", "50000", "--digits", "3").stdout
     assert text.startswith("corpus addition: 50,000 rows, about ")
     assert re.search(r"\n  carries +int32 +Longest run", text)

@@ -21,7 +21,7 @@ def report(match: float, step: int, **changes: Any) -> dict[str, Any]:
 REPORTS = {name: {"best": report(best, 10), "last": report(last, 20)} for name, (best, last) in MATCHES.items()}
 
 
-def test_a_comparison_has_median_minimum_and_maximum_of_best_and_last() -> None:
+def test_comparison_has_median_minimum_and_maximum_of_best_and_last() -> None:
     comparison = compare(REPORTS)
     for line in comparison.lines:
         share = line.value if isinstance(line.value, int) else 1
@@ -34,7 +34,7 @@ def test_a_comparison_has_median_minimum_and_maximum_of_best_and_last() -> None:
     assert [(line.run, line.best_step, line.last_step) for line in comparison.runs] == [(n, 10, 20) for n in "abc"]
 
 
-def test_the_headline_is_the_median_not_the_best_run(tmp_path: Path) -> None:
+def test_headline_is_the_median_and_never_the_best_run(tmp_path: Path) -> None:
     comparison = compare(REPORTS)
     write_page(LocalLocation(tmp_path / "index.html"), "comparison.html", name="mine", comparison=comparison)
     page = (tmp_path / "index.html").read_text()
@@ -44,7 +44,7 @@ def test_the_headline_is_the_median_not_the_best_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("key", "value"), [("corpus", "grid-2"), ("problems", 99), ("split", "validation")])
-def test_runs_that_were_evaluated_on_other_problems_are_not_compared(key: str, value: object) -> None:
+def test_runs_with_different_evaluations_are_not_compared(key: str, value: object) -> None:
     other = {"best": report(0.5, 1, **{key: value}), "last": report(0.5, 2)}
     with pytest.raises(UserError, match=f"run 'd' was evaluated on {key} {value}"):
         compare({**REPORTS, "d": other})

@@ -1,4 +1,4 @@
-"""What the flow of a corpus does besides its rows."""
+"""The flow `generate-corpus`, apart from the generated rows."""
 
 import os
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("alone")
-def test_a_generation_that_is_killed_after_its_commit_gets_its_card_the_next_time(
+def test_generation_killed_after_its_commit_gets_its_card_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generate: Any = corpus.generate_corpus.fn.__wrapped__  # type: ignore[attr-defined]

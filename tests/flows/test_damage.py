@@ -1,4 +1,4 @@
-"""One damaged file is named, and hides nothing else of the workspace: in `status`, in `sql` and in `verify`."""
+"""A damaged file is reported and hides nothing else of the workspace, in `status`, `sql` and `verify`."""
 
 import hashlib
 import io
@@ -26,7 +26,7 @@ DEEP = b"[" * 100_000 + b"]" * 100_000
 
 
 @pytest.fixture
-def place(small: Built, tmp_path: Path) -> Path:
+def root(small: Built, tmp_path: Path) -> Path:
     """A workspace with two corpora, of which one may be damaged."""
     for name in ("small", "other"):
         shutil.copytree(small.workspace.root.path / "corpora" / "small", tmp_path / "w" / "corpora" / name)
@@ -71,48 +71,50 @@ def with_path(path: str) -> Callable[[pa.Table], pa.Table]:
     ],
     ids=["nul", "outside", "absolute", "other-columns", "garbage", "empty"],
 )
-def test_a_damaged_list_of_shards_hides_nothing_else(
-    place: Path, damage: Callable[[pa.Table], pa.Table] | bytes, capsys: pytest.CaptureFixture[str]
+def test_damaged_list_of_shards_hides_nothing_else(
+    root: Path, damage: Callable[[pa.Table], pa.Table] | bytes, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    forge(place / "corpora/small", damage)
-    assert_named_and_the_rest_shown(place, "small", capsys)
-    found = examine(LocalLocation(place / "corpora/small"))
+    forge(root / "corpora/small", damage)
+    assert_named_and_the_rest_shown(root, "small", capsys)
+    found = examine(LocalLocation(root / "corpora/small"))
     assert found.shards is None
     assert any(fault.path.startswith("shards") for fault in found.faults)
 
 
 @pytest.mark.parametrize("data", [DEEP, b'{"schema_version": 3, "spec": ' + DEEP + b"}"], ids=["list", "spec"])
-def test_json_of_any_depth_hides_nothing_else(place: Path, data: bytes, capsys: pytest.CaptureFixture[str]) -> None:
-    (place / "corpora/small/manifest.json").write_bytes(data)
-    assert_named_and_the_rest_shown(place, "small", capsys)
-    assert run(["corpus", "verify", "small", "--workspace", str(place)]) == 1
+def test_manifest_with_deeply_nested_json_hides_nothing_else(
+    root: Path, data: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (root / "corpora/small/manifest.json").write_bytes(data)
+    assert_named_and_the_rest_shown(root, "small", capsys)
+    assert run(["corpus", "verify", "small", "--workspace", str(root)]) == 1
     assert "manifest.json is damaged" in capsys.readouterr().err
 
 
-def assert_named_and_the_rest_shown(place: Path, damaged: str, capsys: pytest.CaptureFixture[str]) -> None:
-    status = status_of(str(place))
-    assert {corpus.name: corpus.state for corpus in status.corpora} == {"other": "whole", damaged: "damaged"}
+def assert_named_and_the_rest_shown(root: Path, damaged: str, capsys: pytest.CaptureFixture[str]) -> None:
+    status = status_of(str(root))
+    assert {corpus.name: corpus.state for corpus in status.corpora} == {"other": "complete", damaged: "damaged"}
     assert any(fault.what == f"corpus {damaged}" for fault in status.broken)
     assert "other" not in {fault.what.removeprefix("corpus ") for fault in status.broken}
-    catalog = refresh_catalog(Workspace.open(str(place)))
+    catalog = refresh_catalog(Workspace.open(str(root)))
     with duckdb.connect(str(catalog), read_only=True) as connection:
         assert connection.execute("SELECT count(*) > 0 FROM corpus_other").fetchall() == [(True,)]
         assert connection.execute("SELECT DISTINCT corpus FROM shards").fetchall() == [("other",)]
 
 
-def test_other_json_of_any_depth_hides_nothing_else(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_files_with_deeply_nested_json_hide_nothing_else(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for file in ("runs/deep/run.json", "tokenizers/small-digit/card.json", ".prefect/served.json"):
-        (place / file).parent.mkdir(parents=True, exist_ok=True)
-        (place / file).write_bytes(DEEP)
-    status = status_of(str(place))
-    assert [corpus.state for corpus in status.corpora] == ["whole", "whole"]
+        (root / file).parent.mkdir(parents=True, exist_ok=True)
+        (root / file).write_bytes(DEEP)
+    status = status_of(str(root))
+    assert [corpus.state for corpus in status.corpora] == ["complete", "complete"]
     assert {fault.what for fault in status.broken} >= {"run deep", "tokenizer small-digit"}
-    assert run(["sql", "SELECT count(*) AS n FROM runs", "--workspace", str(place), "--format", "csv"]) == 0
+    assert run(["sql", "SELECT count(*) AS n FROM runs", "--workspace", str(root), "--format", "csv"]) == 0
     assert '"n"\n0\n' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("data", [DEEP, b"[]", b'{"fingerprint": "print"}', b'{"fingerprint": "print", "shards": [1]}'])
-def test_a_damaged_note_is_a_task_to_be_done_again(tmp_path: Path, data: bytes) -> None:
+def test_damaged_progress_note_repeats_its_task(tmp_path: Path, data: bytes) -> None:
     notes = Notes(LocalLocation(tmp_path), "print")
     notes.write(0, [])
     (tmp_path / ".progress" / "000000.json").write_bytes(data)

@@ -1,4 +1,4 @@
-"""Where evaluations lie, and when they are done again."""
+"""Paths of evaluations, and when they are computed again."""
 
 import json
 import shutil
@@ -35,7 +35,7 @@ ASKED: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-def test_only_the_test_split_in_one_pass_is_the_runs_own_report_and_no_other_is_overwritten(tmp_path: Path) -> None:
+def test_each_kind_of_evaluation_has_its_own_report(tmp_path: Path) -> None:
     run = LocalLocation(tmp_path)
     places = [paths_of(run, CONFIG, label, EvaluationSpec(**spec)) for label, spec in ASKED]
     assert places[0] == (run, run / "predictions" / f"{CONFIG.corpus}.test.parquet")
@@ -45,7 +45,7 @@ def test_only_the_test_split_in_one_pass_is_the_runs_own_report_and_no_other_is_
 
 
 @pytest.mark.usefixtures("recorded")
-def test_several_passes_are_told_apart_in_sql_and_another_corpus_of_the_same_name_is_asked_anew(tmp_path: Path) -> None:
+def test_sql_distinguishes_decodings_and_a_changed_corpus_is_evaluated_again(tmp_path: Path) -> None:
     built = build_small(tmp_path)
     train(job_of(built, (built.workspace.root / "runs").path, TINY_TRAINING))
     request = EvaluateRequest(workspace=str(built.workspace.root), name="run")

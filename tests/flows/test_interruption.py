@@ -1,4 +1,4 @@
-"""Ctrl-C ends any query soon, with exit code 130 and nothing half-written, also one that heeds no interruption."""
+"""Ctrl-C ends any query soon, with exit code 130 and no partial output, even if it ignores interruptions."""
 
 import os
 import signal
@@ -85,7 +85,7 @@ def test_ctrl_c_ends_a_query_with_exit_code_130(small: Built, tmp_path: Path, qu
         ("flows.cli.grammar", "error: interrupted: run the same command again to continue\n"),
     ],
 )
-def test_a_signal_during_an_import_is_one_line(module: str, said: str, number: int, tmp_path: Path) -> None:
+def test_signal_during_an_import_is_one_line(module: str, said: str, number: int, tmp_path: Path) -> None:
     ended = subprocess.run(
         [sys.executable, "-c", _SIGNAL_AT_AN_IMPORT, module, str(number)],
         env=ENVIRONMENT, cwd=tmp_path, capture_output=True, text=True, check=False, preexec_fn=restore_sigint,
@@ -93,7 +93,7 @@ def test_a_signal_during_an_import_is_one_line(module: str, said: str, number: i
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", said)
 
 
-def test_an_interruption_that_python_drops_comes_again(tmp_path: Path) -> None:
+def test_dropped_interruption_is_raised_again(tmp_path: Path) -> None:
     dropped = """
 import os, signal, sys
 from flows.cli import interruption
@@ -116,7 +116,7 @@ sys.exit(interruption.guarded(work))
     assert ended.stderr == "error: interrupted: run the same command again to continue\n"
 
 
-def test_a_signal_at_the_end_changes_the_exit_code_and_lets_the_end_be() -> None:
+def test_signal_at_the_end_changes_only_the_exit_code() -> None:
     late = """
 import atexit, os, signal, sys
 from flows.cli import interruption
@@ -135,12 +135,12 @@ sys.exit(interruption.guarded(lambda: 0))
 
 
 @pytest.mark.usefixtures("hearing")
-def test_what_heeds_no_interruption_is_left_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_query_that_ignores_an_interruption_is_abandoned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(database, "_HEED_SECONDS", 0.01)
     goes_on = threading.Event()
 
     def compute() -> None:
-        """Heed nothing, behind a Ctrl-C."""
+        """Ignore a Ctrl-C."""
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # type: ignore[arg-type]
         goes_on.wait()
 
@@ -150,9 +150,9 @@ def test_what_heeds_no_interruption_is_left_behind(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.usefixtures("hearing")
-def test_what_heeds_an_interruption_ends_as_one() -> None:
+def test_interrupted_query_raises_the_interruption() -> None:
     def compute() -> None:
-        """Ask without end, behind a Ctrl-C."""
+        """Query without end after a Ctrl-C."""
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # type: ignore[arg-type]
         connection.sql(ENDLESS).fetchall()
 
@@ -161,7 +161,7 @@ def test_what_heeds_an_interruption_ends_as_one() -> None:
     assert not isinstance(stopped.value, QueryAbandoned)
 
 
-def test_results_and_failures_come_as_they_are() -> None:
+def test_results_and_failures_are_passed_on() -> None:
     with closing(duckdb.connect()) as connection:
         assert interruptible(connection, connection.sql("SELECT 42").fetchall) == [(42,)]
         with pytest.raises(duckdb.ConversionException):

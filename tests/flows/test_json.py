@@ -1,6 +1,6 @@
-"""A verb asked for JSON prints one JSON value on standard output and nothing else.
+"""A command with `--json` prints one JSON value on standard output and nothing else.
 
-`run` is shown by the whole chain, the doctor and completion beside their other tests.
+`run` is tested with the complete chain, the doctor and completion beside their other tests.
 """
 
 import json
@@ -52,7 +52,7 @@ def done(tmp_path_factory: pytest.TempPathFactory, small: Built, ray_instance: i
 @pytest.mark.parametrize(
     "words", [pytest.param(words, marks=pytest.mark.slow) if words == "evaluate" else words for words in CALLS]
 )
-def test_a_verb_prints_one_json_value(
+def test_command_prints_one_json_value(
     words: str,
     done: Path,
     recorded: str,

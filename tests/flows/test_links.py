@@ -1,4 +1,4 @@
-"""A workspace in which somebody put a link in place of any file or folder: nothing behind it is changed or shown."""
+"""A symbolic link in place of any file or folder of a workspace: its target is neither changed nor shown."""
 
 import os
 import re
@@ -11,7 +11,7 @@ import pytest
 
 from flows.diagnostics.cleaning import clean
 from flows.diagnostics.status import status_of
-from flows.server.report_pages import shown
+from flows.server.report_pages import page_at
 from model.training.preflight import prepare
 from model.training.trainer import train
 from pipelines.generation.build import build_corpus, protected
@@ -106,7 +106,7 @@ def _paths(root: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("deep", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_a_link_in_place_of_any_path_leads_nowhere(used: Path, tmp_path: Path, deep: bool) -> None:
+def test_symbolic_link_in_place_of_any_path_is_not_followed(used: Path, tmp_path: Path, deep: bool) -> None:
     paths = [path for path in _paths(used) if ("/" in path) == deep]
     assert len(paths) > (30 if deep else 4)
     for path in paths:
@@ -117,7 +117,7 @@ def test_a_link_in_place_of_any_path_leads_nowhere(used: Path, tmp_path: Path, d
         before = _content(outside)
         workspace = Workspace.open(str(root))
         for served in ("runs/one/index.html", "runs/one/loss.png"):
-            assert (shown(workspace, served) is None) == f"{served}/".startswith(f"{path}/"), path
+            assert (page_at(workspace, served) is None) == f"{served}/".startswith(f"{path}/"), path
         for action in _ACTIONS:
             with suppress(UserError, RunFailure):
                 action(workspace)

@@ -1,4 +1,4 @@
-"""What every verb promises, whoever adds it: an example that is understood, --json, a place in the help."""
+"""Requirements on every command: a valid example, `--json`, and a position in the help."""
 
 import shlex
 
@@ -16,12 +16,12 @@ def help_of(*words: str, capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().out
 
 
-def test_all_verbs_are_found() -> None:
+def test_all_commands_are_listed() -> None:
     assert {"run", "solve", "sql", "status", "doctor", "corpus generate", "completion bash"} <= set(VERBS)
 
 
 @pytest.mark.parametrize("words", VERBS)
-def test_a_verb_has_an_example_of_its_own_that_is_understood(words: str) -> None:
+def test_every_command_has_a_valid_example(words: str) -> None:
     example = example_of(VERBS[words])
     assert f"numerate {words}" in example
     if example.startswith("numerate") and "|" not in example:
@@ -31,7 +31,7 @@ def test_a_verb_has_an_example_of_its_own_that_is_understood(words: str) -> None
 
 
 @pytest.mark.parametrize("words", VERBS)
-def test_a_verb_takes_json_and_says_what_it_does(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_has_json_and_a_help_text(words: str, capsys: pytest.CaptureFixture[str]) -> None:
     text = help_of(*words.split(), capsys=capsys)
     assert f"Usage: numerate {words}" in text
     assert example_of(VERBS[words]).split()[0] in text
@@ -39,7 +39,7 @@ def test_a_verb_takes_json_and_says_what_it_does(words: str, capsys: pytest.Capt
     assert "--json" in options
 
 
-def test_the_manual_names_every_verb_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+def test_manual_lists_every_command_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     lines = help_of(capsys=capsys).splitlines()
     titles = [line.split("─")[1].strip() for line in lines if line.startswith("╭─")]
     assert titles[:2] == ["Generate, train, evaluate", "Query"]
@@ -52,12 +52,12 @@ def test_the_manual_names_every_verb_with_an_example(capsys: pytest.CaptureFixtu
         assert promise in flat
 
 
-def test_no_placeholder_is_lost_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_shows_every_placeholder(capsys: pytest.CaptureFixture[str]) -> None:
     assert "<corpus>-digit" in help_of("encode", capsys=capsys)
     assert "corpus_NAME" in help_of("sql", capsys=capsys)
 
 
-def test_a_first_time_user_is_told_three_things_that_work() -> None:
+def test_introduction_has_three_valid_commands() -> None:
     commands = [line.strip().split("  ")[0] for line in INTRODUCTION.splitlines() if line.startswith("  numerate")]
     assert len(commands) == 3
     assert len(INTRODUCTION.splitlines()) <= 10
@@ -65,7 +65,7 @@ def test_a_first_time_user_is_told_three_things_that_work() -> None:
         app.parse_args(shlex.split(command)[1:], exit_on_error=False, print_error=False)
 
 
-def test_a_verb_of_no_group_is_shown_too(capsys: pytest.CaptureFixture[str]) -> None:
+def test_command_without_a_group_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
     from flows.cli.help import arrange
 
     own = App(name="own")

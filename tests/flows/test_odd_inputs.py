@@ -1,4 +1,4 @@
-"""What a person can type, or a machine be like, that no work can begin with: one line, and never "a bug"."""
+"""Invalid input and unusual machines: a one-line error, never a message about a bug."""
 
 import json
 import os
@@ -28,7 +28,7 @@ def said(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder to be in, with a link that leads to itself."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / CIRCLE).symlink_to(CIRCLE)
@@ -56,8 +56,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (["solve", f"{'9' * 20_000}+1"], "the maximum is"),
     ],
 )
-def test_a_path_or_a_number_that_cannot_be(
-    arguments: list[str], words: str, place: Path, capsys: pytest.CaptureFixture[str]
+def test_invalid_path_or_number_is_a_one_line_error(
+    arguments: list[str], words: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert words in said(arguments, capsys)
 
@@ -75,23 +75,23 @@ def test_a_path_or_a_number_that_cannot_be(
         ("rows: [" + "1," * 200_000 + "1]", "has more than 262,144 bytes"),
     ],
 )
-def test_a_file_of_parameters_that_cannot_be(
-    text: str, words: str, place: Path, capsys: pytest.CaptureFixture[str]
+def test_invalid_spec_file_is_a_one_line_error(
+    text: str, words: str, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (place / "spec.json").write_text(text)
+    (folder / "spec.json").write_text(text)
     assert words in said(["corpus", "generate", "spec.json"], capsys)
 
 
-def test_a_file_without_an_end_is_read_no_further_than_its_limit(place: Path) -> None:
-    (place / "zero.yaml").symlink_to("/dev/zero")
+def test_endless_file_is_read_up_to_the_limit(folder: Path) -> None:
+    (folder / "zero.yaml").symlink_to("/dev/zero")
     with pytest.raises(UserError, match="has more than 262,144 bytes"):
         read_parameters("zero.yaml")
 
 
-def test_a_working_directory_that_was_deleted_is_named(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (place / "gone").mkdir()
-    os.chdir(place / "gone")
-    (place / "gone").rmdir()
+def test_deleted_working_directory_is_a_one_line_error(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (folder / "gone").mkdir()
+    os.chdir(folder / "gone")
+    (folder / "gone").rmdir()
     for words in (["status"], ["solve", "1+2"], ["run", "quick"]):
         assert said(words, capsys) == "error: the working directory was deleted: change to another first\n"
 
@@ -106,7 +106,7 @@ def test_a_working_directory_that_was_deleted_is_named(place: Path, capsys: pyte
         ("| head -c 1 >/dev/null; exit ${PIPESTATUS[0]}", 1, "", ""),
     ],
 )
-def test_standard_streams_that_are_closed_or_full(redirected: str, code: int, out: str, errors: str) -> None:
+def test_closed_or_full_standard_streams(redirected: str, code: int, out: str, errors: str) -> None:
     # More than a pipe holds, so that its reader is gone before the end.
     shown, times = ("x", 1_000_000) if "head" in redirected else ("NAME\n", 1)
     script = f"""
@@ -136,7 +136,7 @@ def test_control_characters_do_not_reach_a_terminal(small: Built, capsys: pytest
     assert "\x1b" not in capsys.readouterr().err
 
 
-def test_a_warning_and_what_clean_names_steer_no_terminal(own_small: Built, capsys: pytest.CaptureFixture[str]) -> None:
+def test_warnings_and_output_of_clean_are_printable(own_small: Built, capsys: pytest.CaptureFixture[str]) -> None:
     root = own_small.workspace.root.path
     notes = root / "corpora/red\x1b[31m/.progress"
     notes.mkdir(parents=True)
@@ -150,7 +150,7 @@ def test_a_warning_and_what_clean_names_steer_no_terminal(own_small: Built, caps
         assert "\x1b" not in text
 
 
-def test_a_terminal_takes_text_cut_anywhere(tmp_path: Path) -> None:
+def test_utf_8_that_arrives_in_pieces_is_printable(tmp_path: Path) -> None:
     with open(tmp_path / "out", "wb") as target:
         sink = PrintableSink(target)
         for byte in "é\x1b\x9b€".encode():

@@ -20,7 +20,7 @@ def asked(source: str, **options: object) -> EndToEndRequest:
     return resolve(EndToEndRequest, source, PRESETS, Options(**options))
 
 
-def test_an_option_changes_a_preset_and_nothing_else() -> None:
+def test_option_changes_only_its_value_of_a_preset() -> None:
     request = asked("quick", training={"steps": 7})
     assert request.training.steps == 7
     assert request.training.model_copy(update={"steps": 600}) == PRESETS["quick"].training
@@ -28,7 +28,7 @@ def test_an_option_changes_a_preset_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("name", ["spec.yaml", "spec.json"])
-def test_a_file_says_what_a_preset_says(tmp_path: Path, name: str) -> None:
+def test_spec_file_can_replace_a_preset(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_text('{"corpus": {"name": "mine", "terms": 3}}')
     request = asked(str(path), corpus={"terms": 2})
@@ -48,7 +48,7 @@ def test_a_file_says_what_a_preset_says(tmp_path: Path, name: str) -> None:
         ("corpus: !!python/object:os.system {}", "is not YAML or JSON"),
     ],
 )
-def test_a_bad_file_is_one_clear_line(tmp_path: Path, text: str, words: str) -> None:
+def test_invalid_file_is_a_one_line_error(tmp_path: Path, text: str, words: str) -> None:
     path = tmp_path / "spec.yaml"
     path.write_text(text)
     with pytest.raises(UserError, match=words) as failure:
@@ -63,7 +63,7 @@ def test_a_bad_file_is_one_clear_line(tmp_path: Path, text: str, words: str) -> 
         (["--operators=-"], ["-"]),
     ],
 )
-def test_a_minus_can_be_an_operator_on_the_command_line(
+def test_minus_can_be_an_operator_on_the_command_line(
     words: list[str], found: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     app(["corpus", "describe", "--rows", "9", "--json", *words], result_action="return_value")
@@ -71,7 +71,7 @@ def test_a_minus_can_be_an_operator_on_the_command_line(
 
 
 @pytest.mark.parametrize("words", [["--mixture", "x"], ["--empty-operators"], ["--operators", "^"], ["--rows", "x"]])
-def test_what_is_no_option_is_said_in_one_line(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_option_is_a_one_line_error(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     code = run(["corpus", "describe", *words])
     line = capsys.readouterr().err
     assert (code, line.count("\n")) == (2, 1)
@@ -79,17 +79,17 @@ def test_what_is_no_option_is_said_in_one_line(words: list[str], capsys: pytest.
     assert "pydantic" not in line
 
 
-def test_an_unknown_preset_is_named_with_those_that_are_known() -> None:
+def test_unknown_preset_lists_the_known_ones() -> None:
     with pytest.raises(UserError, match=r"preset 'noteboo' is unknown: use one of notebook, quick"):
         asked("noteboo")
 
 
-def test_a_missing_file_is_named() -> None:
+def test_error_names_the_missing_file() -> None:
     with pytest.raises(UserError, match=r"/no/such.yaml can't be read"):
         asked("/no/such.yaml")
 
 
-def test_the_parts_of_a_preset_agree_on_their_names() -> None:
+def test_stages_of_a_preset_use_the_same_names() -> None:
     request = PRESETS["quick"].model_copy(update={"workspace": "/w", "name": "mine"})
     assert request.generate_request().spec(CorpusSpec) == request.corpus
     assert request.train_request().spec(TrainingSpec) == request.training
@@ -99,7 +99,7 @@ def test_the_parts_of_a_preset_agree_on_their_names() -> None:
 
 
 @pytest.mark.parametrize("kind", ["digit", "pairs", "triples"])
-def test_the_tokenizer_is_named_after_its_kind_and_found_by_the_later_stages(kind: str) -> None:
+def test_later_stages_use_the_tokenizer_of_the_given_kind(kind: str) -> None:
     request = asked("quick", tokenizer={"kind": kind})
     names = {part.tokenizer_name for part in (request.tokenizer_request(), request.encode_request())}
     assert names | {request.train_request().tokenizer_name} == {f"quick-{kind}"}
@@ -107,7 +107,7 @@ def test_the_tokenizer_is_named_after_its_kind_and_found_by_the_later_stages(kin
     assert (asked("quick").encode_request().tokenizer, asked("quick").train_request().tokenizer) == ("", "")
 
 
-def test_learnt_pieces_with_place_values_are_refused_before_any_work(tmp_path: Path) -> None:
+def test_learned_pieces_with_place_values_are_rejected_before_any_work(tmp_path: Path) -> None:
     request = asked("quick", tokenizer={"kind": "bpe"}, workspace=str(tmp_path / "w"))
     with pytest.raises(UserError, match=r"encoder.positions is place-value, and place-value needs digits") as error:
         check_request(request)
@@ -125,7 +125,7 @@ def test_learnt_pieces_with_place_values_are_refused_before_any_work(tmp_path: P
         ({"kind": "words"}, "tokenizer.kind is 'words': input should be 'digit', 'pairs', 'triples', 'bpe' or"),
     ],
 )
-def test_a_tokenizer_that_cannot_be_is_one_line(tmp_path: Path, tokenizer: dict[str, object], words: str) -> None:
+def test_invalid_tokenizer_is_a_one_line_error(tmp_path: Path, tokenizer: dict[str, object], words: str) -> None:
     path = tmp_path / "spec.json"
     path.write_text(json.dumps({"tokenizer": tokenizer}))
     with pytest.raises(UserError, match=words):
@@ -145,7 +145,7 @@ def test_a_tokenizer_that_cannot_be_is_one_line(tmp_path: Path, tokenizer: dict[
         ({"family": "expression", "terms": 32, "digits": 60, "rows": 10**6}, "digit", "problems may have 2,079 tokens"),
     ],
 )
-def test_problems_that_no_row_of_tokens_holds_are_refused_before_anything_is_made(
+def test_problems_too_long_for_a_row_of_tokens_are_rejected_before_any_work(
     tmp_path: Path, corpus: dict[str, Any], kind: str, words: str
 ) -> None:
     rows = {"rows": 10**6} if corpus else {}

@@ -1,4 +1,4 @@
-"""Completion as a real shell takes it, and what of standard output and error a terminal and a pipe get."""
+"""Completion in a real shell, and output to a terminal and to a pipe."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def called(*words: str, capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def completed(script: str, line: str) -> list[str]:
-    """What bash offers behind `line` when Tab is pressed."""
+    """The completions that bash offers after `line`."""
     words = line.split(" ")
     ask = (
         f"{script}\nCOMP_WORDS=({' '.join(map(repr, words))}); COMP_CWORD={len(words) - 1}; COMP_LINE={line!r}; "
@@ -37,7 +37,7 @@ def completed(script: str, line: str) -> list[str]:
     return [word.strip() for word in result.stdout.splitlines()]
 
 
-def test_bash_completes_verbs_options_and_choices(capsys: pytest.CaptureFixture[str]) -> None:
+def test_bash_completes_commands_options_and_choices(capsys: pytest.CaptureFixture[str]) -> None:
     script = json.loads(called("completion", "bash", "--json", capsys=capsys))["script"]
     assert completed(script, "numerate sta") == ["status"]
     assert set(completed(script, "numerate corpus ")) >= {"generate", "describe", "verify", "migrate", "leakage"}
@@ -50,12 +50,12 @@ def test_bash_completes_verbs_options_and_choices(capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("shell", "mark"), [("zsh", "#compdef numerate"), pytest.param("fish", "complete -c", marks=pytest.mark.slow)]
 )
-def test_each_shell_has_its_script(shell: str, mark: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_each_shell_has_a_script(shell: str, mark: str, capsys: pytest.CaptureFixture[str]) -> None:
     script = called("completion", shell, capsys=capsys)
     assert mark in script
 
 
-def test_an_installed_completion_is_there_in_a_new_bash(
+def test_installed_completion_works_in_a_new_bash(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -75,7 +75,7 @@ def shown_by(work: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> str
     leader, follower = pty.openpty()
 
     def read() -> bytes:
-        """All that is written until nobody has the terminal open any more."""
+        """All output until the terminal is closed."""
         written = b""
         with suppress(OSError):
             while part := os.read(leader, 65536):
@@ -93,21 +93,19 @@ def shown_by(work: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> str
         return written.result().decode()
 
 
-def test_colours_are_for_a_terminal_alone_and_not_where_they_are_unwanted(
-    small: Built, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_colours_appear_only_on_a_terminal_without_no_color(small: Built, monkeypatch: pytest.MonkeyPatch) -> None:
     words = ["status", "--workspace", str(small.workspace.root)]
 
     def status() -> None:
         """Show the workspace."""
         app(words, result_action="return_value")
 
-    assert "\x1b[32mwhole" in shown_by(status, monkeypatch)
+    assert "\x1b[32mcomplete" in shown_by(status, monkeypatch)
     monkeypatch.setenv("NO_COLOR", "1")
     assert "\x1b[3" not in shown_by(status, monkeypatch)
 
 
-def test_a_progress_bar_is_for_a_terminal_alone(
+def test_progress_bar_appears_only_on_a_terminal(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def work() -> None:

@@ -1,4 +1,4 @@
-"""A predicate that can't be valid is refused before a row is generated, and so is one that depends on the time."""
+"""Invalid predicates, and those that depend on the time, are rejected before a row is generated."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ QUICK = PRESETS["quick"]
     "where", ["nosuch > 1", "a >", "a", "a = (SELECT 1)", "random() < 0.5", "a > CAST('abc' AS INT)", "'x'::INT = a"]
 )
 @pytest.mark.parametrize("staged", [False, True], ids=["where", "curriculum"])
-def test_what_is_no_predicate_is_refused_before_any_row(where: str, staged: bool, tmp_path: Path) -> None:
+def test_invalid_predicate_is_rejected_before_any_row(where: str, staged: bool, tmp_path: Path) -> None:
     change = {"curriculum": [{"steps": 1, "where": where}]} if staged else {"where": where}
     training = type(QUICK.training).model_validate({**QUICK.training.model_dump(), **change})
     with pytest.raises(UserError, match="where "):
@@ -28,7 +28,7 @@ def test_what_is_no_predicate_is_refused_before_any_row(where: str, staged: bool
     assert not (tmp_path / "corpora").exists()
 
 
-def test_the_columns_are_known_before_the_corpus_is(small: Built) -> None:
+def test_columns_are_known_before_the_generation(small: Built) -> None:
     known, lying = predicate_columns_of(small.spec), predicate_columns(small.tokens, small.tokens.shards)
     # Of the row of tokens alone the width follows from the rows.
     assert {name: known[name] for name in lying} == lying
@@ -53,7 +53,7 @@ def test_the_columns_are_known_before_the_corpus_is(small: Built) -> None:
         "Random() < a",
     ],
 )
-def test_what_depends_on_the_time_or_on_chance_is_refused(where: str) -> None:
+def test_predicate_that_depends_on_time_or_chance_is_rejected(where: str) -> None:
     with pytest.raises(UserError, match="can change between calls"):
         check_predicate(where, {"a": "BIGINT", "family": "VARCHAR"})
 
@@ -64,5 +64,5 @@ def test_what_depends_on_the_time_or_on_chance_is_refused(where: str) -> None:
      "list_contains([1, 2], a)", "a::VARCHAR LIKE '9%'", "list_sum([a, 1]) > 3",
      "CASE WHEN a > 1 THEN true ELSE false END"],
 )  # fmt: skip
-def test_what_depends_on_the_row_alone_is_a_predicate(where: str) -> None:
+def test_predicate_that_depends_only_on_the_row_is_accepted(where: str) -> None:
     check_predicate(where, {"a": "BIGINT", "family": "VARCHAR"})

@@ -1,4 +1,4 @@
-"""Prefect's settings are found where Prefect finds them: Prefect itself, in a process of its own, is the oracle."""
+"""Prefect's settings are read as Prefect reads them; Prefect itself, in a separate process, is the oracle."""
 
 import json
 import os
@@ -63,7 +63,7 @@ def write(folder: Path, source: str, number: int) -> dict[str, str]:
     return home
 
 
-def test_every_source_ranks_as_prefect_ranks_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_have_the_precedence_of_prefect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cases = []
     # The sources up to each; a higher one gives fewer of the settings.
     for most in range(len(SOURCES) + 1):
@@ -92,13 +92,13 @@ def test_every_source_ranks_as_prefect_ranks_it(tmp_path: Path, monkeypatch: pyt
     assert told[-1]["PREFECT_API_URL"] == "http://b/api"
 
 
-def test_a_file_that_is_no_toml_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_toml_is_a_one_line_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "prefect.toml").write_text("[api\n")
     with pytest.raises(UserError, match=r"prefect.toml cannot be read \(.*\): correct it, Prefect also reads it"):
         configured_api()
 
 
-def test_the_header_is_that_of_basic_authentication() -> None:
+def test_header_is_that_of_basic_authentication() -> None:
     # The example of RFC 7617.
     assert authorization("Aladdin:open sesame") == "Basic QWxhZGRpbjpvcGVuIHNlc2FtZQ=="

@@ -1,4 +1,4 @@
-"""`numerate probe`: its page and SQL views, for one run and for several seeds, and its one-line errors."""
+"""`numerate probe`: pages and views, for one run and for several, and one-line errors."""
 
 from html.parser import HTMLParser
 from pathlib import Path
@@ -69,8 +69,8 @@ def checked_page(place: str) -> Captions:
 
 
 @pytest.mark.usefixtures("recorded")
-def test_a_shipped_encoder_is_probed_and_all_views_have_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Enough to decode a digit from its embedding.
+def test_shipped_encoder_is_probed_and_all_views_have_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Enough to read a digit from its embedding; how well probes learn is shown beside their own tests.
     monkeypatch.setattr("model.probing.probes._ITERATIONS", 10)
     workspace = Workspace.create(str(tmp_path / "workspace"))
     result = probe_encoder.fn(requested(workspace, name="notebook", layers=(1,)))
@@ -115,7 +115,7 @@ def test_a_shipped_encoder_is_probed_and_all_views_have_rows(tmp_path: Path, mon
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("recorded")
-def test_several_seeds_share_a_page_with_intervals_over_seeds_and_are_cached(
+def test_several_seeds_are_reported_with_intervals_and_cached(
     trained: Built, capsys: pytest.CaptureFixture[str]
 ) -> None:
     request = requested(trained.workspace, name="seeds", compare=SEEDS)
@@ -142,8 +142,8 @@ def test_several_seeds_share_a_page_with_intervals_over_seeds_and_are_cached(
         (("a", "b", "c"), "5 to 60% stay correct without the head that each run needs most"),
     ],
 )
-def test_each_of_several_runs_has_its_own_most_needed_head(runs: tuple[str, ...], text: str) -> None:
-    """Heads of the same number in several seeds can differ in function, so their mean is not meaningful."""
+def test_each_of_several_runs_has_its_own_most_important_head(runs: tuple[str, ...], text: str) -> None:
+    """Heads with the same number in several seeds may do different things, so their mean has no meaning."""
     shares = {"a": [0.9, 0.8, 0.7, 0.3], "b": [0.05, 0.9, 0.9, 0.9], "c": [0.9, 0.6, 0.8, 0.7]}
     with duckdb.connect() as connection:
         connection.execute(
@@ -162,7 +162,7 @@ def test_each_of_several_runs_has_its_own_most_needed_head(runs: tuple[str, ...]
 
 
 @pytest.mark.usefixtures("recorded")
-def test_mistakes_are_one_line_errors(trained: Built) -> None:
+def test_invalid_requests_are_one_line(trained: Built) -> None:
     for values, text in (
         ({"name": "nobody"}, "run 'nobody' does not exist"),
         ({"name": SEEDS[0], "layers": (7,)}, "layer 7 does not exist: run 'run-seed0' has layers 1 to 2"),

@@ -1,4 +1,4 @@
-"""How long work shows itself: what was there before says nothing of how fast it goes."""
+"""Progress of work: the rate excludes units that were finished earlier."""
 
 import re
 
@@ -15,6 +15,7 @@ from flows.common.parameters import (
     TrainRequest,
 )
 from flows.common.progress import Meter, human
+from model.training import job
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def test_the_rate_counts_what_is_made_now_alone(clock: list[float]) -> None:
+def test_rate_excludes_units_that_were_finished_earlier(clock: list[float]) -> None:
     bar = Progress()
     meter = Meter("corpus long", 1_000, "rows", bar, None)
     meter.add_finished(600)
@@ -44,9 +45,15 @@ def test_numbers_have_three_figures_and_no_exponent(value: float, text: str) -> 
     assert not re.search("e[+-]", human(value))
 
 
-@pytest.mark.parametrize("asked", [TokenizerRequest, EncodeRequest, TrainRequest, EvaluateRequest])
-def test_what_is_made_first_is_made_on_the_same_cluster(
-    asked: type[InWorkspace], monkeypatch: pytest.MonkeyPatch, tmp_path: object
+def test_progress_of_a_training_is_readable() -> None:
+    progress = job.Progress(1_200, 9_000, 0.51234, 0.97265, 20_345.6)
+    text = "step 1,200 of 9,000, loss 0.5123, exact match on validation 97.27%, 20,346 problems/s"
+    assert f"{progress}" == text
+
+
+@pytest.mark.parametrize("kind", [TokenizerRequest, EncodeRequest, TrainRequest, EvaluateRequest])
+def test_missing_inputs_are_made_on_the_same_cluster(
+    kind: type[InWorkspace], monkeypatch: pytest.MonkeyPatch, tmp_path: object
 ) -> None:
     from flows import encode_corpus, generate_corpus, train_tokenizer
 
@@ -57,7 +64,7 @@ def test_what_is_made_first_is_made_on_the_same_cluster(
         (encode_corpus, "encode_corpus"),
     ]:
         monkeypatch.setattr(module, flow, begun.append)
-    request = asked(workspace=f"{tmp_path}/workspace", ray="head:6379")
+    request = kind(workspace=f"{tmp_path}/workspace", ray="head:6379")
     train_tokenizer.ensure_tokenizer(request, "notebook", "notebook-digit")
     encode_corpus.ensure_tokens(request, "notebook", "notebook-digit")
     assert len(begun) == 3

@@ -96,10 +96,10 @@ def card_of(text: str) -> tuple[dict[str, Any], str]:
     return yaml.safe_load(head), body
 
 
-def test_a_published_mixture_loads_as_it_lies_by_configurations(mixed: Dataset, hub: Hub, tmp_path: Path) -> None:
+def test_published_mixture_loads_by_configuration(mixed: Dataset, hub: Hub, tmp_path: Path) -> None:
     sent = push(mixed, licence="cc0-1.0")
     repository = hub["dataset:ada/mixed"]
-    assert (sent.files, sent.found) == (len(mixed.shards) + 3, 0)
+    assert (sent.files, sent.existing) == (len(mixed.shards) + 3, 0)
     for shard in mixed.shards:
         assert repository.files[shard.path] == (mixed.location / shard.path).read()
     folder = downloaded(hub, "dataset:ada/mixed", tmp_path / "copy")
@@ -112,7 +112,7 @@ def test_a_published_mixture_loads_as_it_lies_by_configurations(mixed: Dataset, 
     assert again.faults == []
 
 
-def test_columns_that_differ_within_a_family_and_splits_without_rows_load_too(hub: Hub, tmp_path: Path) -> None:
+def test_different_columns_in_a_family_and_empty_splits_can_be_loaded(hub: Hub, tmp_path: Path) -> None:
     pairs = {"family": "grid", "operators": ("+",), "terms": 2}
     spec = CorpusSpec(
         name="asked",
@@ -131,7 +131,7 @@ def test_columns_that_differ_within_a_family_and_splits_without_rows_load_too(hu
     assert_holds(found, corpus)
 
 
-def test_a_card_says_what_the_manifest_says_and_makes_the_corpus_again(mixed: Dataset) -> None:
+def test_card_agrees_with_the_manifest_and_regenerates_the_corpus(mixed: Dataset) -> None:
     workspace = Workspace.open(str(mixed.location.path.parents[1]))
     publication = corpus_publication(workspace, "mixed", "ada/mixed", "mit")
     head, body = card_of(publication.card)
@@ -150,7 +150,7 @@ def test_a_card_says_what_the_manifest_says_and_makes_the_corpus_again(mixed: Da
     assert "no licence" in " ".join(corpus_publication(workspace, "mixed", "ada/mixed").remarks)
 
 
-def test_a_dry_run_lists_everything_and_sends_nothing(
+def test_dry_run_lists_all_files_and_sends_nothing(
     mixed: Dataset, hub: Hub, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("HF_TOKEN")
@@ -171,9 +171,7 @@ def test_a_dry_run_lists_everything_and_sends_nothing(
     assert sorted(mixed.location.path.rglob("*")) == before
 
 
-def test_the_command_pushes_once_and_finds_it_the_next_time(
-    mixed: Dataset, hub: Hub, typed: Typed, tmp_path: Path
-) -> None:
+def test_repeated_publication_is_up_to_date(mixed: Dataset, hub: Hub, typed: Typed, tmp_path: Path) -> None:
     arguments = ["publish", "corpus", str(mixed.location), "--to", "ada/mixed", "--private", "--json"]
     # The client itself tries once more what was cut.
     hub.fail("upload", 3)
@@ -186,13 +184,13 @@ def test_the_command_pushes_once_and_finds_it_the_next_time(
     assert {"manifest.json", mixed.manifest.list_name, "README.md"} < set(repository.files)
     second = typed(*arguments)
     assert json.loads(second.stdout)["files"] == 0
-    assert json.loads(second.stdout)["found"] == len(mixed.shards) + 3
+    assert json.loads(second.stdout)["existing"] == len(mixed.shards) + 3
     assert (len(repository.commits), hub.counts["upload"]) == (1, uploads)
     assert TOKEN not in first.stdout + first.stderr + second.stdout + second.stderr
 
 
 @pytest.mark.parametrize("status", [500, 0])
-def test_a_push_that_is_cut_shows_itself_as_unfinished_and_goes_on(
+def test_interrupted_upload_is_marked_unfinished_and_continues(
     mixed: Dataset, hub: Hub, tmp_path: Path, status: int
 ) -> None:
     hub.fail("commit", 2, status)
@@ -211,14 +209,14 @@ def test_a_push_that_is_cut_shows_itself_as_unfinished_and_goes_on(
     sent = push(mixed)
     again = {path for commit in repository.commits[1:] for path in commit}
     assert again & committed == {"README.md"}
-    assert sent.found == 20
+    assert sent.existing == 20
     # The second commit's files had been uploaded; the rest is sent now, with the list of shards.
     assert hub.counts["upload"] - uploads == len(mixed.shards) - 40 + 1
     assert repository.files["manifest.json"] == (mixed.location / "manifest.json").read()
     assert b"has not finished" not in repository.files["README.md"]
 
 
-def test_a_new_licence_changes_the_card_alone(mixed: Dataset, hub: Hub) -> None:
+def test_new_licence_changes_only_the_card(mixed: Dataset, hub: Hub) -> None:
     push(mixed)
     hub["dataset:ada/mixed"].files["figure.png"] = b"added by hand"
     assert push(mixed, licence="mit").files == 1
@@ -226,7 +224,7 @@ def test_a_new_licence_changes_the_card_alone(mixed: Dataset, hub: Hub) -> None:
     assert "figure.png" in hub["dataset:ada/mixed"].files
 
 
-def test_a_repository_of_another_content_is_left_alone(mixed: Dataset, hub: Hub, tmp_path: Path) -> None:
+def test_repository_with_other_content_stays_unchanged(mixed: Dataset, hub: Hub, tmp_path: Path) -> None:
     other = _built(tmp_path, MIXED.model_copy(update={"seed": 1, "rows": 2_000}))
     push(other)
     before = dict(hub["dataset:ada/mixed"].files)
@@ -238,7 +236,7 @@ def test_a_repository_of_another_content_is_left_alone(mixed: Dataset, hub: Hub,
     assert {**hub["dataset:ada/mixed"].files, "manifest.json": before["manifest.json"]} == before
 
 
-def test_a_damaged_shard_is_never_sent(hub: Hub, tmp_path: Path) -> None:
+def test_damaged_shard_is_never_sent(hub: Hub, tmp_path: Path) -> None:
     corpus = _built(tmp_path, MIXED)
     place = corpus.location / corpus.shards[25].path
     data = place.read()
@@ -266,7 +264,7 @@ def test_a_damaged_shard_is_never_sent(hub: Hub, tmp_path: Path) -> None:
         ({"to": "bob/mixed"}, {}, "127.0.0.1 does not let this token write to bob/mixed"),
     ],
 )
-def test_a_mistake_is_one_line_before_anything_is_sent(
+def test_invalid_request_is_one_line_before_anything_is_sent(
     mixed: Dataset,
     hub: Hub,
     monkeypatch: pytest.MonkeyPatch,
@@ -291,7 +289,7 @@ def test_a_mistake_is_one_line_before_anything_is_sent(
         (TOKEN, "http://u:hf_in_url@127.0.0.1:9", 1, ["127.0.0.1 cannot be reached", "check the network"]),
     ],
 )
-def test_without_a_token_or_a_hub_the_command_says_so(
+def test_missing_token_or_hub_is_a_one_line_error(
     mixed: Dataset,
     hub: Hub,
     typed: Typed,
@@ -311,7 +309,7 @@ def test_without_a_token_or_a_hub_the_command_says_so(
     assert hub.counts.total() == 0
 
 
-def test_where_the_hub_is_not_to_be_asked_the_command_says_so(mixed: Dataset, hub: Hub, tmp_path: Path) -> None:
+def test_offline_mode_is_a_one_line_error(mixed: Dataset, hub: Hub, tmp_path: Path) -> None:
     arguments = ["publish", "corpus", str(mixed.location), "--to", "ada/mixed"]
     result = numerate(*arguments, hub=hub, HF_HOME=str(tmp_path), HF_HUB_OFFLINE="1")
     assert_one_line(result, 2, "HF_HUB_OFFLINE is set")
@@ -319,7 +317,7 @@ def test_where_the_hub_is_not_to_be_asked_the_command_says_so(mixed: Dataset, hu
     assert hub.counts.total() == 0
 
 
-def test_what_is_not_there_is_refused(hub: Hub, tmp_path: Path) -> None:
+def test_missing_corpus_or_run_is_rejected(hub: Hub, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="corpus 'none' does not exist"):
         publish_corpus("none", target=Target(to="ada/none", workspace=str(tmp_path)))
     with pytest.raises(UserError, match="run 'none' does not exist"):

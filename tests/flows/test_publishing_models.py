@@ -28,7 +28,7 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     return found
 
 
-def test_a_published_encoder_answers_where_it_was_downloaded(
+def test_downloaded_encoder_solves_problems(
     workspace: Workspace,
     hub: Hub,
     typed: Typed,
@@ -37,7 +37,7 @@ def test_a_published_encoder_answers_where_it_was_downloaded(
 ) -> None:
     publish_model("sums", target=Target(to="ada/sums", licence="mit", workspace=str(workspace.root), as_json=True))
     sent = json.loads(capsys.readouterr().out)
-    assert (sent["kind"], sent["found"], sent["url"]) == ("model", 0, f"{hub.url}/ada/sums")
+    assert (sent["kind"], sent["existing"], sent["url"]) == ("model", 0, f"{hub.url}/ada/sums")
     snapshot = snapshot_download("ada/sums", local_dir=tmp_path / "downloaded" / "sums", endpoint=hub.url)
     # As `numerate model export` writes it, and the card.
     exported = LocalLocation(tmp_path / "sums")
@@ -54,7 +54,7 @@ def test_a_published_encoder_answers_where_it_was_downloaded(
     assert "up to date" in capsys.readouterr().out
 
 
-def test_a_model_card_shows_what_was_measured_and_how_it_is_asked(workspace: Workspace) -> None:
+def test_model_card_has_results_and_usage(workspace: Workspace) -> None:
     publication = model_publication(workspace, "sums", "ada/sums")
     head, body = card_of(publication.card)
     report = json.loads((workspace.run("sums") / "report.json").read())
@@ -72,7 +72,7 @@ def test_a_model_card_shows_what_was_measured_and_how_it_is_asked(workspace: Wor
 
 
 @pytest.mark.parametrize("name", sorted(shipped_runs()))
-def test_figures_of_another_step_are_left_out_and_damaged_ones_refused(name: str) -> None:
+def test_reports_of_other_steps_are_left_out_and_damaged_ones_rejected(name: str) -> None:
     run = shipped_runs()[name]
     entry, files = exported_files(run, name)
     assert "| corpus `" in model_card(load_run(run), 1, entry.step, files, "ada/sums")
@@ -81,7 +81,7 @@ def test_figures_of_another_step_are_left_out_and_damaged_ones_refused(name: str
         model_card(load_run(run), 1, entry.step, {**files, "report.json": b"{"}, "ada/sums")
 
 
-def test_a_repository_of_another_encoder_is_left_alone(
+def test_repository_of_another_encoder_stays_unchanged(
     workspace: Workspace,
     hub: Hub,
     tmp_path: Path,
@@ -95,7 +95,7 @@ def test_a_repository_of_another_encoder_is_left_alone(
     assert hub["model:ada/sums"].files == before
 
 
-def test_a_run_without_a_checkpoint_is_refused(workspace: Workspace, tmp_path: Path) -> None:
+def test_run_without_a_checkpoint_is_rejected(workspace: Workspace, tmp_path: Path) -> None:
     other = Workspace.create(str(tmp_path))
     (other.run("begun") / "run.json").write((workspace.run("sums") / "run.json").read())
     (other.run("begun") / "tokenizer.model").write((workspace.run("sums") / "tokenizer.model").read())

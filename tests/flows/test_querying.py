@@ -1,4 +1,4 @@
-"""The formats of `numerate sql`, in this process: in one of its own where what it is joined to is the promise."""
+"""The formats of `numerate sql`, in this process, or in a separate process if pipes or terminals matter."""
 
 import csv
 import io
@@ -97,7 +97,7 @@ def expected_sums(small: Built) -> list[tuple[str, int]]:
 _SUMS = "SELECT problem, sum FROM corpus_small ORDER BY a, b"
 
 
-def test_csv_holds_every_row(small: Built) -> None:
+def test_csv_contains_every_row(small: Built) -> None:
     text = assert_done(sql_in_a_process(small, _SUMS, "--format", "csv")).decode()
     rows = list(csv.DictReader(io.StringIO(text)))
     assert [(row["problem"], int(row["sum"])) for row in rows] == expected_sums(small)
@@ -110,7 +110,7 @@ def test_json_is_one_array_of_objects_with_every_row(sql: Sql) -> None:
     assert json.loads(assert_done(sql("SELECT 1 AS n WHERE false", "--format", "json"))) == []
 
 
-def test_json_is_json_whatever_the_values_are(sql: Sql) -> None:
+def test_json_is_valid_for_any_values(sql: Sql) -> None:
     query = (
         "SELECT 'nan'::DOUBLE AS nan, ['-inf'::FLOAT, 1.5] AS list, 'NaN' AS text, NULL AS none, 2::HUGEINT ** 100 > 0 "
         "AS large, 170141183460469231731687303715884105727 AS huge, DATE '2026-11-24' AS day, 1 AS a, 2 AS a"
@@ -133,7 +133,7 @@ def test_json_is_json_whatever_the_values_are(sql: Sql) -> None:
     }
 
 
-def test_parquet_goes_to_a_file_or_down_a_pipe(small: Built, sql: Sql, piped: Sql, tmp_path: Path) -> None:
+def test_parquet_is_written_to_a_file_or_a_pipe(small: Built, sql: Sql, piped: Sql, tmp_path: Path) -> None:
     target = tmp_path / "sums.parquet"
     assert assert_done(sql(_SUMS, "--format", "parquet", "--output", str(target))) == b""
     taken = assert_done(piped(_SUMS, "--format", "parquet"))
@@ -144,7 +144,7 @@ def test_parquet_goes_to_a_file_or_down_a_pipe(small: Built, sql: Sql, piped: Sq
 
 
 @pytest.mark.parametrize("form", ["table", "csv", "json", "parquet"])
-def test_a_file_is_replaced_whole_or_stays_as_it_was(sql: Sql, tmp_path: Path, form: str) -> None:
+def test_output_file_is_replaced_atomically(sql: Sql, tmp_path: Path, form: str) -> None:
     target = tmp_path / "out"
     target.write_text("before")
     fails_late = "SELECT CASE WHEN range < 900000 THEN 1 ELSE error('boom') END FROM range(1000000)"
@@ -158,7 +158,7 @@ def test_a_file_is_replaced_whole_or_stays_as_it_was(sql: Sql, tmp_path: Path, f
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_table_ends_after_ten_thousand_rows_and_says_so(sql: Sql) -> None:
+def test_table_is_cut_after_ten_thousand_rows_with_a_note(sql: Sql) -> None:
     result = sql("SELECT * FROM range(10001)")
     assert result.returncode == 0
     assert len(result.stdout.decode().strip().splitlines()) == 2 + 10_000
@@ -166,7 +166,7 @@ def test_a_table_ends_after_ten_thousand_rows_and_says_so(sql: Sql) -> None:
     assert b"9999" in assert_done(sql("SELECT * FROM range(10000)"))
 
 
-def test_a_table_shows_values_as_they_are(sql: Sql) -> None:
+def test_table_shows_values_literally(sql: Sql) -> None:
     assert b"[red]x :smile: [/red]" in assert_done(sql("SELECT '[red]x :smile: [/red]' AS text"))
 
 
@@ -178,7 +178,7 @@ def test_sql_is_read_from_standard_input(sql: Sql) -> None:
     assert_refused(sql(stdin=b"SELECT '\xff'"), "UTF-8")
 
 
-def test_a_terminal_gets_neither_a_silent_wait_nor_parquet(small: Built) -> None:
+def test_terminal_input_and_parquet_output_are_rejected(small: Built) -> None:
     for arguments, words in (([], "no SQL was given"), (["SELECT 1", "--format", "parquet"], "--output")):
         ours, theirs = os.openpty()
         process = subprocess.Popen(
@@ -218,14 +218,14 @@ def test_a_mistake_is_one_line_and_nothing_is_written(sql: Sql, arguments: list[
     assert_refused(sql(*arguments), *words)
 
 
-def test_a_device_is_written_to_and_not_replaced(small: Built, sql: Sql) -> None:
+def test_device_is_written_and_not_replaced(small: Built, sql: Sql) -> None:
     written = sql_in_a_process(small, "SELECT 1 AS n", "--format", "csv", "--output", "/dev/stdout")
     assert assert_done(written) == b'"n"\n1\n'
     assert_done(sql("SELECT 1", "--output", "/dev/null"))
     assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
 
 
-def test_a_link_to_a_file_stays_a_link(sql: Sql, tmp_path: Path) -> None:
+def test_symbolic_link_to_a_file_is_kept(sql: Sql, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "file")
     assert_done(sql("SELECT 1 AS n", "--json", "--output", str(tmp_path / "link")))
     assert (tmp_path / "link").is_symlink()
@@ -235,7 +235,7 @@ def test_a_link_to_a_file_stays_a_link(sql: Sql, tmp_path: Path) -> None:
 _LONG = "SELECT range, hash(range) FROM range(5000000)"
 
 
-def test_a_reader_that_has_enough_ends_the_command_quietly(small: Built) -> None:
+def test_closed_pipe_ends_the_command_quietly(small: Built) -> None:
     process = subprocess.Popen(
         command_of(small, _LONG, "--format", "csv"),
         stdout=subprocess.PIPE,
@@ -253,13 +253,13 @@ def test_a_reader_that_has_enough_ends_the_command_quietly(small: Built) -> None
 
 
 @pytest.mark.parametrize("form", ["json", "parquet"])
-def test_a_reader_that_has_enough_of_another_format_is_no_mistake(piped: Sql, form: str) -> None:
+def test_closed_pipe_is_no_error_in_other_formats(piped: Sql, form: str) -> None:
     result = piped(_LONG, "--format", form, most=10)
     assert (result.returncode, result.stderr, len(result.stdout)) == (1, b"", 10)
 
 
 @pytest.mark.parametrize("place", ["corpora/small/data/x.parquet", "runs/x.csv", "catalog.duckdb"])
-def test_output_among_the_workspaces_own_data_is_refused(small: Built, sql: Sql, place: str) -> None:
+def test_output_inside_the_workspaces_data_is_rejected(small: Built, sql: Sql, place: str) -> None:
     target = small.workspace.root / place
     before = target.size()
     assert_refused(sql("SELECT 1", "--output", str(target), "--format", "csv"), "the workspace's own data")
@@ -275,9 +275,7 @@ def test_output_among_the_workspaces_own_data_is_refused(small: Built, sql: Sql,
         ("SELECT count(*) FROM (SELECT unnest(range(600000000)))", "json"),
     ],
 )
-def test_one_value_of_gigabytes_is_refused_before_the_machine_runs_out_of_memory(
-    small: Built, query: str, form: Format
-) -> None:
+def test_value_of_gigabytes_is_rejected_before_memory_runs_out(small: Built, query: str, form: Format) -> None:
     limits = resource.getrlimit(resource.RLIMIT_DATA)
     with pytest.raises(UserError, match="more than 1GB of memory") as failure:
         answer(small.workspace, query, form)
@@ -286,6 +284,6 @@ def test_one_value_of_gigabytes_is_refused_before_the_machine_runs_out_of_memory
     assert resource.getrlimit(resource.RLIMIT_DATA) == limits
 
 
-def test_a_python_that_runs_out_of_memory_over_an_answer_is_one_line_too() -> None:
+def test_python_out_of_memory_is_a_one_line_error() -> None:
     with pytest.raises(UserError, match="more than 1GB of memory"), bounded_memory():
         bytearray(4 << 30)

@@ -1,4 +1,4 @@
-"""The documents: SQL sessions run and show what is known exactly, commands are understood, links lead somewhere."""
+"""The documents: SQL sessions run and show exact results, commands are valid, links have targets."""
 
 import ast
 import importlib
@@ -91,7 +91,7 @@ def questions() -> dict[str, Table]:
 
 
 def lines_of_code(document: str) -> Iterator[str]:
-    """Lines typed in a shell: those of sh blocks, those behind a prompt in sessions, and spans in the prose."""
+    """Lines typed in a shell: those of sh blocks, those after a prompt in sessions, and code spans in the text."""
     for block in blocks(document, "sh"):
         yield from block.splitlines()
     for block in blocks(document, "console"):
@@ -150,7 +150,7 @@ def test_all_documents_are_read() -> None:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_links_and_pictures_lead_to_files_and_headings(document: str) -> None:
+def test_links_and_pictures_have_existing_targets(document: str) -> None:
     for target in links(document):
         path, _, anchor = target.partition("#")
         file = (ROOT / document).parent / path if path else ROOT / document
@@ -160,7 +160,7 @@ def test_links_and_pictures_lead_to_files_and_headings(document: str) -> None:
             assert anchor in anchors(file.resolve().relative_to(ROOT.resolve()).as_posix()), f"{document}: {target}"
 
 
-def test_the_readme_leads_to_every_other_document() -> None:
+def test_readme_links_to_every_other_document() -> None:
     reached = {target.partition("#")[0] for target in links(README)}
     assert {*DOCUMENTS} - {README} <= reached
 
@@ -178,7 +178,7 @@ def test_every_picture_is_shown_in_a_document() -> None:
     assert kept <= shown
 
 
-def test_commands_are_found() -> None:
+def test_documents_contain_commands() -> None:
     assert ["solve", "12+34+5+99"] in commands(README, "numerate")
     assert ["corpus", "generate", "$corpus"] in commands("model/README.md", "numerate")
     assert ["serve", "--host", "0.0.0.0"] in commands("flows/README.md", "numerate")
@@ -188,7 +188,7 @@ def test_commands_are_found() -> None:
 
 
 @pytest.mark.parametrize("document", WITH_COMMANDS)
-def test_every_command_is_understood(document: str) -> None:
+def test_every_command_is_valid(document: str) -> None:
     known = {" ".join(words) for words, _ in verbs_of(app)}
     for words in commands(document, "numerate"):
         # A verb, or a group of verbs, may be named without what it needs.
@@ -203,7 +203,7 @@ def test_every_command_is_understood(document: str) -> None:
 
 
 @pytest.mark.parametrize("document", WITH_COMMANDS)
-def test_every_option_that_is_named_exists(document: str) -> None:
+def test_every_mentioned_option_exists(document: str) -> None:
     known = {
         name for _, verb in verbs_of(app) for argument in verb.assemble_argument_collection() for name in argument.names
     } | {"--help", "--verbose", "--num-gpus"}
@@ -212,7 +212,7 @@ def test_every_option_that_is_named_exists(document: str) -> None:
 
 
 @pytest.mark.parametrize("document", WITH_COMMANDS)
-def test_modules_targets_and_tests_that_are_named_exist(document: str) -> None:
+def test_mentioned_modules_targets_and_tests_exist(document: str) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for words in commands(document, "make"):
         assert words[0] in targets, f"{document}: make {words[0]}"
@@ -224,7 +224,7 @@ def test_modules_targets_and_tests_that_are_named_exist(document: str) -> None:
 
 
 @pytest.mark.parametrize("document", WITH_COMMANDS)
-def test_python_imports_what_exists(document: str) -> None:
+def test_python_examples_import_existing_names(document: str) -> None:
     for block in blocks(document, "python"):
         for node in ast.walk(ast.parse(block)):
             if isinstance(node, ast.ImportFrom):
@@ -234,7 +234,7 @@ def test_python_imports_what_exists(document: str) -> None:
                     assert hasattr(module, alias.name), f"{document}: {node.module}.{alias.name}"
 
 
-def test_files_of_parameters_are_valid(tmp_path: Path) -> None:
+def test_spec_files_are_valid(tmp_path: Path) -> None:
     found = {}
     for document in WITH_COMMANDS:
         for block in blocks(document, "yaml"):
@@ -248,7 +248,7 @@ def test_files_of_parameters_are_valid(tmp_path: Path) -> None:
     assert (mine.training.steps, mine.corpus.terms) == (4000, 3)
 
 
-def test_a_query_has_the_same_answer_in_every_document() -> None:
+def test_query_has_the_same_result_in_every_document() -> None:
     assert len(questions()) == 10
     assert shown_queries(README)
     for document in WITH_COMMANDS:
@@ -256,7 +256,7 @@ def test_a_query_has_the_same_answer_in_every_document() -> None:
             assert questions()[query] == table, document
 
 
-def test_results_of_the_readme_are_those_of_the_references() -> None:
+def test_results_of_the_readme_are_in_the_references() -> None:
     section = prose(README).split("\n## Results\n")[1].split("\n## ")[0]
     references = "\n".join(prose(document) for document in REFERENCES)
     known = set(re.findall(r"[\w.,]*\d[\w.,]*\w|\d", references))
@@ -265,7 +265,7 @@ def test_results_of_the_readme_are_those_of_the_references() -> None:
     assert figures <= known
 
 
-def test_every_question_is_understood_and_has_the_columns_shown(tmp_path: Path) -> None:
+def test_every_query_is_valid_and_has_the_shown_columns(tmp_path: Path) -> None:
     spec = CORPORA["notebook"].model_copy(update={"rows": 9_000, "validation": 0.1, "test": 0.1})
     built = build_small(tmp_path, spec)
     build_corpus_plainly(CORPORA["arithmetic"].model_copy(update={"rows": 5_000}), built.workspace.corpus("arithmetic"))
@@ -290,7 +290,7 @@ def test_every_question_is_understood_and_has_the_columns_shown(tmp_path: Path) 
                     select(connection, words[-1]).fetchall()
 
 
-def test_the_sums_that_are_reached_most_are_those_shown() -> None:
+def test_most_frequent_sums_are_those_shown() -> None:
     ways = np.ones(1, np.int64)
     for _ in range(4):
         ways = np.convolve(ways, np.ones(100, np.int64))
@@ -301,7 +301,7 @@ def test_the_sums_that_are_reached_most_are_those_shown() -> None:
     assert rows == [[str(total), str(count)] for total, count in expected]
 
 
-def test_all_orders_of_the_problem_shown_are_in_its_split() -> None:
+def test_all_orders_of_the_shown_problem_are_in_its_split() -> None:
     spec = CORPORA["notebook"]
     texts = ["+".join(order) for order in permutations(("1", "22", "33", "44"))]
     splits = splits_of(
@@ -313,7 +313,7 @@ def test_all_orders_of_the_problem_shown_are_in_its_split() -> None:
 
 
 @pytest.mark.slow
-def test_what_the_corpus_of_two_million_rows_says_is_what_is_shown(tmp_path: Path) -> None:
+def test_results_on_the_corpus_of_two_million_rows_are_those_shown(tmp_path: Path) -> None:
     workspace = Workspace.create(str(tmp_path / "w"))
     build_corpus_plainly(CORPORA["arithmetic"].model_copy(update={"rows": 2_000_000}), workspace.corpus("arithmetic"))
     compared = 0

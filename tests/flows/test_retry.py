@@ -52,17 +52,17 @@ def post(monkeypatch: pytest.MonkeyPatch) -> Post:
 
 
 @pytest.mark.parametrize("busy", [0, 1, 5])
-def test_a_request_that_met_a_busy_database_is_tried_again(busy: int, post: Post) -> None:
+def test_request_is_retried_if_the_database_is_busy(busy: int, post: Post) -> None:
     answer, seen = post(busy)
     assert (answer.status_code, answer.content) == (201, b"x" * 100_000)
     assert seen == [b"x" * 100_000] * (busy + 1)
 
 
-def test_tries_have_an_end(post: Post) -> None:
+def test_number_of_retries_is_limited(post: Post) -> None:
     answer, seen = post(100)
     assert (answer.status_code, len(seen)) == (503, 6)
 
 
-def test_only_the_api_is_tried_again(post: Post) -> None:
+def test_only_requests_to_the_api_are_retried(post: Post) -> None:
     answer, seen = post(1, "/reports/x")
     assert (answer.status_code, len(seen)) == (503, 1)

@@ -1,4 +1,4 @@
-"""The page of a run holds what the workspace knows of it, and needs nothing else."""
+"""The page of a run shows its results and needs nothing else."""
 
 import base64
 import json
@@ -54,7 +54,7 @@ class Reader(HTMLParser):
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    """A workspace with a run that was trained, and asked nothing yet."""
+    """A workspace with a trained run that is not evaluated."""
     built = build_small(tmp_path_factory.mktemp("page"))
     train(job_of(built, (built.workspace.root / "runs").path, TINY_TRAINING))
     return built
@@ -68,7 +68,7 @@ def read(page: Path) -> tuple[Reader, str]:
 
 
 @pytest.mark.usefixtures("recorded")
-def test_it_grows_with_what_is_known(trained: Built) -> None:
+def test_page_has_a_section_for_each_result(trained: Built) -> None:
     page = Path(str(write_run_page(trained.workspace, "run")))
     assert read(page)[0].titles == ["Training", "Corpus small", "Tokenizer small-digit"]
     request = EvaluateRequest(workspace=str(trained.workspace.root), name="run")
@@ -90,7 +90,7 @@ def test_it_grows_with_what_is_known(trained: Built) -> None:
     assert text.count("data:image/svg+xml;base64,") >= 8
 
 
-def test_comparisons_with_and_without_a_unit_and_inside_seeds_are_part_of_it(trained: Built, tmp_path: Path) -> None:
+def test_page_includes_comparisons_with_and_without_a_unit_and_over_seeds(trained: Built, tmp_path: Path) -> None:
     folder = trained.workspace.comparison("units")
     asked = {"asked": "small", "applied": "on", "operator": "+"}
     for run, unit, right in (("run", "none", 0.25), ("other", "residue", 0.75)):
@@ -130,13 +130,13 @@ def test_comparisons_with_and_without_a_unit_and_inside_seeds_are_part_of_it(tra
         assert "asked" not in connection.table("comparisons").columns
 
 
-def test_an_encoder_that_comes_with_numerate_has_a_page(tmp_path: Path) -> None:
+def test_shipped_encoder_has_a_page(tmp_path: Path) -> None:
     workspace = Workspace.create(str(tmp_path))
     app(["report", "notebook", "--workspace", str(tmp_path)], exit_on_error=False, result_action="return_value")
     assert read(Path(str(workspace.run("shipped-notebook") / "report" / "index.html")))[1]
 
 
-def test_it_needs_no_network_and_no_script_and_may_be_dark(trained: Built) -> None:
+def test_page_needs_no_network_and_no_script_and_has_a_dark_style(trained: Built) -> None:
     page = Path(str(write_run_page(trained.workspace, "run")))
     reader, text = read(page)
     assert [value for value in reader.outside if not value.startswith("data:image/svg+xml;base64,")] == []
@@ -152,7 +152,7 @@ EVIL = "</script><script>document.title='ran'</script><img src=x onerror=\"docum
 
 
 @pytest.mark.usefixtures("recorded")
-def test_what_lies_in_the_workspace_is_data_to_a_page_and_never_html(own_small: Built) -> None:
+def test_contents_of_the_workspace_are_escaped_in_a_page(own_small: Built) -> None:
     workspace = own_small.workspace
     train(job_of(own_small, (workspace.root / "runs").path, TINY_TRAINING))
     evaluate_encoder.fn(EvaluateRequest(workspace=str(workspace.root), name="run"))
@@ -175,7 +175,7 @@ def test_what_lies_in_the_workspace_is_data_to_a_page_and_never_html(own_small: 
     assert text.count("&lt;script&gt;") >= 6
 
 
-def test_what_is_gone_is_left_out(trained: Built, tmp_path: Path) -> None:
+def test_missing_files_are_left_out(trained: Built, tmp_path: Path) -> None:
     moved = tmp_path / "corpora"
     place = Path(str(trained.workspace.root)) / "corpora"
     place.rename(moved)
@@ -186,7 +186,7 @@ def test_what_is_gone_is_left_out(trained: Built, tmp_path: Path) -> None:
         moved.rename(place)
 
 
-def test_a_run_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+def test_missing_run_is_a_one_line_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere") as error:
         write_run_page(Workspace.create(str(tmp_path / "workspace")), "nowhere")
     assert "\n" not in str(error.value)

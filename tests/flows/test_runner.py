@@ -1,4 +1,4 @@
-"""Which runs nothing works on any more, and how long one that is cancelled may take to end."""
+"""Orphaned runs, and the time that a cancelled run has to end."""
 
 import asyncio
 import socket
@@ -28,7 +28,7 @@ time.sleep(600)
 
 
 @pytest.mark.parametrize(("processes", "code"), [(PatientProcesses, 0), (ProcessManager, -9)])
-def test_a_cancelled_run_may_take_longer_than_prefect_lets_it(processes: type[ProcessManager], code: int) -> None:
+def test_cancelled_run_may_take_longer_than_prefects_limit(processes: type[ProcessManager], code: int) -> None:
     run = uuid.uuid4()
 
     async def cancelled() -> int | None:
@@ -71,11 +71,11 @@ def a_dead_process() -> dict[str, str]:
         pytest.param({"pid": "x"}, False, id="no number"),
     ],
 )
-def test_a_run_process_has_ended_where_its_process_certainly_is(changed: dict[str, str], gone: bool) -> None:
+def test_process_has_ended_only_if_this_is_certain(changed: dict[str, str], gone: bool) -> None:
     assert process_has_ended(["numerate", tag(**changed)]) is gone
 
 
-def test_machines_of_one_name_or_one_image_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_machines_with_equal_names_or_images_differ(monkeypatch: pytest.MonkeyPatch) -> None:
     mine = process_tag()
     texts: dict[str, Any] = {"/etc/machine-id": "another", "/proc/sys/kernel/random/boot_id": "one"}
     monkeypatch.setattr(marks, "_text", lambda path: texts[path])

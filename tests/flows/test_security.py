@@ -1,4 +1,4 @@
-"""What nobody can make Numerate do by a file or a name.
+"""Attacks through files and names that have no effect.
 
 SQL is tried in tests/storage/test_query.py, pickled checkpoints in tests/model/test_checkpoint.py.
 """
@@ -56,7 +56,7 @@ def dangers(source: str) -> list[str]:
     return found
 
 
-def test_no_source_unpickles_or_runs_what_it_read() -> None:
+def test_no_source_unpickles_or_executes_data() -> None:
     # All are looked at: those of each folder, and none that is gone.
     assert {path.relative_to(ROOT).parts[0] for path in SOURCES} == {"flows", "model", "pipelines", "storage"}
     assert len(SOURCES) > 150
@@ -64,7 +64,7 @@ def test_no_source_unpickles_or_runs_what_it_read() -> None:
     assert {path: lines for path, lines in found.items() if lines} == {}
 
 
-def test_the_search_finds_what_it_looks_for_and_lets_the_safe_ways_pass() -> None:
+def test_search_reports_unsafe_calls_and_accepts_safe_ones() -> None:
     for line in (
         "import pickle",
         "from pickle import loads",
@@ -105,7 +105,7 @@ FLOWS = (
 
 
 @pytest.mark.parametrize("verb", FLOWS, ids=" ".join)
-def test_yaml_that_names_a_python_object_is_one_line(
+def test_yaml_with_a_python_object_is_a_one_line_error(
     verb: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     trap, file = tmp_path / "trap", tmp_path / "spec.yaml"
@@ -124,7 +124,7 @@ def test_yaml_that_names_a_python_object_is_one_line(
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_the_loader_of_parameters_is_the_safe_one() -> None:
+def test_parameters_use_the_safe_loader() -> None:
     assert issubclass(parameters._Loader, yaml.SafeLoader)
     assert not any("python" in str(tag) for tag in parameters._Loader.yaml_constructors)
 
@@ -167,7 +167,7 @@ def refusals(call: Callable[[str], object], error: type[Exception], line_of: Cal
     return wrong
 
 
-def test_no_name_leads_out_of_the_workspace(tmp_path: Path) -> None:
+def test_names_with_paths_are_rejected(tmp_path: Path) -> None:
     workspace = Workspace.open(str(tmp_path))
     for place in (workspace.corpus, workspace.tokenizer, workspace.run, workspace.comparison):
         assert refusals(place, UserError) == []
@@ -184,7 +184,7 @@ REQUESTS = [
 ]
 
 
-def test_a_form_or_a_flow_run_refuses_such_a_name_before_any_work() -> None:
+def test_form_and_flow_run_reject_such_a_name_before_any_work() -> None:
     def refused(model: type[BaseModel], wrap: Callable[[str], dict[str, Any]]) -> list[str]:
         return refusals(lambda name: model.model_validate(wrap(name)), ValidationError, parameters.one_line)
 
@@ -212,7 +212,7 @@ def test_a_form_or_a_flow_run_refuses_such_a_name_before_any_work() -> None:
     ],
     ids=" ".join,
 )
-def test_the_command_refuses_such_a_name_in_one_line_before_any_work(
+def test_command_rejects_such_a_name_with_one_line_before_any_work(
     words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     place = tmp_path / "w"

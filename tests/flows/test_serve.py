@@ -1,4 +1,4 @@
-"""`numerate serve` as a person starts, uses, stops and kills it, and a team's workers."""
+"""`numerate serve`: start, use, stop and kill, and the workers of a team."""
 
 import json
 import os
@@ -74,7 +74,7 @@ def serving_folder_of(workspace: Path) -> Path:
     return found
 
 
-def test_a_server_that_others_reach_has_a_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_server_that_others_can_reach_requires_a_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     workspace = Workspace.create(str(tmp_path / "workspace"))
     monkeypatch.chdir(tmp_path)
     for host in ("0.0.0.0", "::", "10.0.0.1", "box.lan"):
@@ -90,7 +90,7 @@ def test_a_server_that_others_reach_has_a_password(tmp_path: Path, monkeypatch: 
         serve(workspace, allowed=["https://x"])
 
 
-def test_every_flow_is_deployed_with_a_form_of_its_request() -> None:
+def test_every_flow_is_deployed_with_a_form() -> None:
     for registered in FLOWS:
         flow = registered.flow()
         assert flow.name == registered.name
@@ -103,7 +103,7 @@ def test_every_flow_is_deployed_with_a_form_of_its_request() -> None:
                 assert {"position", "$ref" if "$ref" in field else "description"} <= set(field)
 
 
-def test_the_teams_file_follows_from_the_registry() -> None:
+def test_prefect_yaml_follows_from_the_registry() -> None:
     text = (ROOT / "prefect.yaml").read_text()
     assert text == team_file(), "run 'python -m flows.registry > prefect.yaml'"
     found = {each["name"]: each for each in yaml.safe_load(text)["deployments"]}
@@ -118,7 +118,7 @@ def test_the_teams_file_follows_from_the_registry() -> None:
 
 @pytest.mark.parametrize(("host", "reached"), [("::1", "[::1]"), ("::", "[::1]")])
 @pytest.mark.slow
-def test_a_server_listens_on_an_address_of_version_6(host: str, reached: str, tmp_path: Path) -> None:
+def test_server_can_listen_on_an_ipv6_address(host: str, reached: str, tmp_path: Path) -> None:
     auth = "ada:sesame" if host == "::" else ""
     served = start_serving(tmp_path / "workspace", "--host", host, auth=auth)
     try:
@@ -134,7 +134,7 @@ def test_a_server_listens_on_an_address_of_version_6(host: str, reached: str, tm
 
 
 @pytest.mark.slow
-def test_a_temporary_server_ends_with_a_command_that_is_killed(tmp_path: Path) -> None:
+def test_temporary_server_ends_with_a_killed_command(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "flows", "corpus", "generate", "addition", "--rows", "9000000"]
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
     workspace = tmp_path / "workspace"
@@ -147,7 +147,7 @@ def test_a_temporary_server_ends_with_a_command_that_is_killed(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("goes_on", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_a_killed_serve_leaves_no_run_that_says_running_and_the_next_goes_on(tmp_path: Path, goes_on: bool) -> None:
+def test_runs_of_a_killed_serve_are_crashed_and_can_be_resumed(tmp_path: Path, goes_on: bool) -> None:
     workspace = tmp_path / "workspace"
     served = start_serving(workspace)
     run = start_long(served, rows=5_000_000)
@@ -172,9 +172,7 @@ def test_a_killed_serve_leaves_no_run_that_says_running_and_the_next_goes_on(tmp
 
 
 @pytest.mark.slow
-def test_on_a_server_of_others_a_killed_serve_leaves_no_run_that_says_running(
-    server: PrefectServer, tmp_path: Path
-) -> None:
+def test_runs_of_a_killed_serve_are_crashed_on_a_shared_server(server: PrefectServer, tmp_path: Path) -> None:
     workspace, api = tmp_path / "workspace", server.api_url
     served = start_serving(workspace, api=api)
     run = start_long(served)
@@ -198,7 +196,7 @@ def test_on_a_server_of_others_a_killed_serve_leaves_no_run_that_says_running(
 
 
 @pytest.mark.slow
-def test_ctrl_c_cancels_what_is_under_way_and_leaves_no_process(tmp_path: Path) -> None:
+def test_ctrl_c_cancels_running_flows_and_leaves_no_process(tmp_path: Path) -> None:
     workspace = tmp_path / "workspace"
     served = start_serving(workspace, "--host", "0.0.0.0", "--json", auth="ada:sesame")
     found = wait_for(lambda: [line for line in served.log.read_text().splitlines() if line.startswith("{")])
@@ -221,7 +219,7 @@ def test_ctrl_c_cancels_what_is_under_way_and_leaves_no_process(tmp_path: Path) 
 
 
 @pytest.mark.slow
-def test_runs_that_wait_stay_scheduled_without_a_process_and_a_second_serve_is_refused(tmp_path: Path) -> None:
+def test_waiting_runs_stay_scheduled_and_a_second_serve_is_rejected(tmp_path: Path) -> None:
     workspace = tmp_path / "workspace"
     served = start_serving(workspace)
     try:
@@ -249,9 +247,7 @@ def test_runs_that_wait_stay_scheduled_without_a_process_and_a_second_serve_is_r
 
 
 @pytest.mark.slow
-def test_a_cancelled_training_gets_the_time_for_a_slow_checkpoint(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cancelled_training_has_time_for_a_slow_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "slow").mkdir()
     (tmp_path / "slow" / "sitecustomize.py").write_text(_SLOW_CHECKPOINTS)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'slow'}:{ROOT}")
@@ -272,7 +268,7 @@ def test_a_cancelled_training_gets_the_time_for_a_slow_checkpoint(
 
 
 @pytest.mark.slow
-def test_a_quick_run_of_every_deployment_works_with_its_defaults(tmp_path: Path) -> None:
+def test_quick_run_of_every_deployment_works_with_its_defaults(tmp_path: Path) -> None:
     served = start_serving(tmp_path / "workspace")
     try:
         for name in (
@@ -335,9 +331,7 @@ def worker(server: PrefectServer, tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.slow
-def test_a_worker_in_another_clone_runs_what_the_teams_file_deploys_one_after_the_other(
-    server: PrefectServer, worker: Path
-) -> None:
+def test_worker_in_another_clone_runs_deployed_flows_one_at_a_time(server: PrefectServer, worker: Path) -> None:
     pages = Served(worker / "workspace", None, server.url)  # type: ignore[arg-type]  (nobody serves it)
     runs = [pages.start("generate-corpus", name="pool", terms=2) for _ in range(2)]
     for run in runs:

@@ -1,4 +1,4 @@
-"""The Prefect server that `numerate serve` starts: what it shows, whom it answers, and which runs it ends."""
+"""The Prefect server of `numerate serve`: pages, access control, and orphaned runs."""
 
 import asyncio
 import os
@@ -26,7 +26,7 @@ from flows.reports.artifacts import link
 from flows.server import orphaned_runs
 from flows.server.app import PrefectServer, free_port
 from flows.server.middleware import Guard, checked_name
-from flows.server.report_pages import shown
+from flows.server.report_pages import page_at
 from flows.server.run_tags import process_tag
 from flows.server.runner import refuse_others
 from storage.errors import UserError
@@ -52,18 +52,18 @@ def planted(served_workspace: Workspace, tmp_path_factory: pytest.TempPathFactor
     return root
 
 
-def test_the_server_shows_reports_and_nothing_else_of_the_workspace(planted: Path) -> None:
+def test_server_shows_only_reports_of_the_workspace(planted: Path) -> None:
     workspace = Workspace.open(str(planted))
-    assert shown(workspace, PAGE) == (b"<p>", "text/html; charset=utf-8")
+    assert page_at(workspace, PAGE) == (b"<p>", "text/html; charset=utf-8")
     refused = (
         *("runs/a/run.json", "index.html", "runs/../../index.html", "runs/a/../../../index.html", "/index.html"),
         *("runs/evil/index.html", "runs/a/inner.png", "runs/linked/index.html", "runs/linked/secret.png"),
         *("runs/a/pipe.png", "runs/a/folder.png", "runs/b/report/index.html"),
     )
-    assert [path for path in refused if shown(workspace, path)] == []
+    assert [path for path in refused if page_at(workspace, path)] == []
 
 
-def test_a_page_or_picture_is_shown_so_that_it_can_run_nothing(server: PrefectServer, planted: Path) -> None:
+def test_headers_of_pages_and_pictures_forbid_scripts(server: PrefectServer, planted: Path) -> None:
     for path in (PAGE, "runs/a/checkpoints/x.png", "runs/a/pipe.png", "runs/a/folder.png", "runs/none/index.html"):
         status, headers = answered(server, "GET", f"/reports/{path}")
         assert status == (404 if path.startswith(("runs/a/pipe", "runs/a/folder", "runs/none")) else 200)
@@ -72,7 +72,7 @@ def test_a_page_or_picture_is_shown_so_that_it_can_run_nothing(server: PrefectSe
         assert headers["x-content-type-options"] == "nosniff"
 
 
-def test_a_long_body_is_refused_before_it_is_read(server: PrefectServer) -> None:
+def test_long_body_is_rejected_before_it_is_read(server: PrefectServer) -> None:
     connection = HTTPConnection(server.host, server.port, timeout=30)
     for given, status in (
         ({"Content-Length": str(33 << 20)}, 413),
@@ -94,7 +94,7 @@ BASIC = "Basic YWRhOm9wZW4gc2VzYW1l"
 
 
 @pytest.mark.usefixtures("planted")
-def test_a_server_with_a_password_answers_nobody_who_does_not_know_it(guarded: PrefectServer) -> None:
+def test_server_with_a_password_rejects_requests_without_it(guarded: PrefectServer) -> None:
     wrong = (*("", "Basic", "Basic !", "Basic YWRhOm9wZW4=", BASIC.lower(), f"{BASIC}A"), "Bearer YWRhOm9wZW4gc2VzYW1l")
     for method, path in (("POST", "/api/flows/filter"), ("GET", f"/reports/{PAGE}"), ("GET", "/api/version")):
         for given in wrong:
@@ -112,7 +112,7 @@ def test_a_server_with_a_password_answers_nobody_who_does_not_know_it(guarded: P
                 assert opened.recv(30) == ""
 
 
-def test_a_proxy_may_go_by_a_name_that_was_allowed(guarded: PrefectServer) -> None:
+def test_allowed_name_of_a_proxy_is_accepted(guarded: PrefectServer) -> None:
     for host in ("numbers.example", "numbers.example:8443", f"127.0.0.1:{guarded.port}"):
         own = {"Host": host, "Authorization": BASIC}
         assert answered(guarded, "POST", "/api/flows/filter", Origin="https://numbers.example:8443", **own)[0] == 200
@@ -124,7 +124,7 @@ def test_a_proxy_may_go_by_a_name_that_was_allowed(guarded: PrefectServer) -> No
             checked_name(name)
 
 
-def test_records_and_log_are_for_their_owner_alone_and_the_password_is_in_none(guarded: PrefectServer) -> None:
+def test_records_and_log_are_private_and_do_not_contain_the_password(guarded: PrefectServer) -> None:
     files = {path.name: path for path in guarded.home.iterdir() if path.is_file()}
     assert set(files) >= {"prefect.db", "prefect.db-wal", "server.log"}
     assert {path.stat().st_mode & 0o077 for path in files.values()} == {0}
@@ -132,9 +132,7 @@ def test_records_and_log_are_for_their_owner_alone_and_the_password_is_in_none(g
     assert "sesame" not in " ".join(psutil.Process(guarded.pid).cmdline())
 
 
-def test_who_serves_a_workspace_is_noted_on_this_machine_for_its_owner_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_record_of_a_served_workspace_is_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("PREFECT_HOME")
     monkeypatch.chdir(tmp_path)
@@ -165,7 +163,7 @@ def answered(server: PrefectServer, method: str, path: str, **headers: str) -> t
 
 
 @pytest.mark.parametrize("origin", ["http://evil.example", "https://evil.example", "null", "http://localhost:1"])
-def test_no_page_of_another_site_can_ask_the_server_for_anything(server: PrefectServer, origin: str) -> None:
+def test_requests_from_pages_of_other_sites_are_rejected(server: PrefectServer, origin: str) -> None:
     asked = {"Origin": origin, "Access_Control_Request_Method": "PATCH"}
     assert answered(server, "OPTIONS", "/api/deployments/x", **asked)[0] == 403
     for method, path in (
@@ -185,14 +183,14 @@ def test_no_page_of_another_site_can_ask_the_server_for_anything(server: Prefect
 
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site"])
-def test_a_page_of_another_site_may_link_here_but_show_nothing_of_ours(server: PrefectServer, site: str) -> None:
+def test_other_sites_may_link_to_pages_but_not_embed_them(server: PrefectServer, site: str) -> None:
     link = {"Sec_Fetch_Site": site, "Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "document"}
     assert answered(server, "GET", "/api/health", **link)[0] == 200
     for shown_as in ("iframe", "image", "script", "empty"):
         assert answered(server, "GET", "/api/health", **{**link, "Sec_Fetch_Dest": shown_as})[0] == 403
 
 
-def test_the_servers_own_pages_and_programs_are_answered(server: PrefectServer) -> None:
+def test_own_pages_and_programs_are_accepted(server: PrefectServer) -> None:
     assert answered(server, "POST", "/api/flows/filter")[0] == 200
     assert answered(server, "POST", "/api/flows/filter", Origin=server.url)[0] == 200
     for host in (f"localhost:{server.port}", "localhost:9999", "[::1]:4200", "127.0.0.1"):
@@ -205,14 +203,14 @@ def test_the_servers_own_pages_and_programs_are_answered(server: PrefectServer) 
 @pytest.mark.parametrize(
     "host", ["evil.example", "evil.example:4200", "127.0.0.1.evil.example", "localhost@evil", "", "["]
 )
-def test_no_name_that_was_made_to_point_here_reaches_the_server(server: PrefectServer, host: str) -> None:
+def test_rebound_host_names_are_rejected(server: PrefectServer, host: str) -> None:
     for path in ("/", "/api/health", "/reports/runs/a/report/index.html"):
         assert answered(server, "GET", path, Host=host)[0] == 403
     assert answered(server, "POST", "/api/flows/filter", Host=host, Origin=f"http://{host}")[0] == 403
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "fd00::2"])
-def test_a_server_that_is_open_to_the_network_goes_by_its_addresses_and_the_machines_name(host: str) -> None:
+def test_server_on_all_interfaces_accepts_its_addresses_and_the_name_of_the_machine(host: str) -> None:
     guard = Guard(None, host)
     name = socket.gethostname()
     for known in ("192.168.1.2:4200", "[fd00::2]:4200", name, f"{name.upper()}:4200", "localhost"):
@@ -233,7 +231,7 @@ def configured(server: PrefectServer, monkeypatch: pytest.MonkeyPatch) -> Iterat
 
 
 @pytest.mark.usefixtures("configured")
-def test_runs_that_nothing_works_on_any_more_are_ended_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_orphaned_runs_are_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(orphaned_runs, "_PAGE", 2)
     killed = subprocess.Popen(["true"])
     killed.wait()
@@ -297,7 +295,7 @@ def test_runs_that_nothing_works_on_any_more_are_ended_and_no_others(monkeypatch
     assert asyncio.run(states(own_server=True)) == {**expected, "another's": "CRASHED"}
 
 
-def test_what_another_serves_on_the_same_server_is_not_taken_over(configured: str) -> None:
+def test_deployments_of_another_user_are_not_replaced(configured: str) -> None:
     name = FLOWS[0].name
 
     async def served_by(tag: str) -> None:
@@ -320,7 +318,7 @@ def test_what_another_serves_on_the_same_server_is_not_taken_over(configured: st
         asyncio.run(served_by("workspace-x-2@there"))
 
 
-def test_a_port_that_is_taken_is_one_line() -> None:
+def test_port_in_use_is_a_one_line_error() -> None:
     with socket.socket() as holder:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
@@ -332,7 +330,7 @@ def test_a_port_that_is_taken_is_one_line() -> None:
         free_port("nowhere.invalid")
 
 
-def test_ports_of_both_versions_are_looked_at() -> None:
+def test_ports_of_ipv4_and_ipv6_are_checked() -> None:
     for host in ("::1", "::", "localhost", "127.0.0.1"):
         assert free_port(host) > 0
     with socket.socket(socket.AF_INET6) as holder:

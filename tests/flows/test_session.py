@@ -1,5 +1,4 @@
-"""A private Ray is its user's alone: it asks for a token, keeps that to itself, opens no dashboard, and takes the cores
-that are granted."""
+"""A private Ray instance requires a token, has no dashboard and uses only the granted cores."""
 
 import os
 import subprocess
@@ -13,7 +12,6 @@ import pytest
 import ray
 
 from flows.cluster import connect
-from flows.common import engines as session
 from flows.common.engines import ray_session
 
 _HOLD = """
@@ -28,7 +26,7 @@ _JOIN = "import ray, sys; ray.init(sys.argv[1], log_to_driver=False); print(ray.
 
 
 def as_user(home: Path, mode: str = "token") -> dict[str, str]:
-    """The environment of somebody on this machine."""
+    """The environment of a user of this machine."""
     home.mkdir(exist_ok=True)
     return {**os.environ, "HOME": str(home), "RAY_AUTH_MODE": mode}
 
@@ -48,9 +46,7 @@ def private(tmp_path: Path) -> Iterator[tuple[str, psutil.Process]]:
 
 
 @pytest.mark.slow
-def test_a_private_ray_takes_its_user_alone_and_opens_no_dashboard(
-    private: tuple[str, psutil.Process], tmp_path: Path
-) -> None:
+def test_private_ray_requires_a_token_and_has_no_dashboard(private: tuple[str, psutil.Process], tmp_path: Path) -> None:
     address, process = private
     token = tmp_path / "me" / ".ray" / "auth_token"
     assert token.stat().st_mode & 0o777 == 0o600
@@ -79,7 +75,7 @@ def test_a_private_ray_takes_its_user_alone_and_opens_no_dashboard(
     assert all("--disable-frontend" in each.cmdline() for each in dashboards)
 
 
-def test_a_private_ray_takes_the_cores_that_are_granted_and_it_alone_looks_after_its_workers_so_often(
+def test_private_ray_uses_the_granted_cores_and_a_short_health_check_interval(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     name, started = "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", list[int]()
@@ -88,8 +84,8 @@ def test_a_private_ray_takes_the_cores_that_are_granted_and_it_alone_looks_after
     monkeypatch.setattr(ray, "is_initialized", lambda: False)
     monkeypatch.setattr(ray, "init", lambda **options: started.append(options["num_cpus"]))
     monkeypatch.setattr(ray, "shutdown", lambda: None)
-    monkeypatch.setattr(session, "_cpus", lambda: 1)
-    monkeypatch.setattr(connect, "joined", lambda address: nullcontext())
+    monkeypatch.setattr(ray, "cluster_resources", dict)
+    monkeypatch.setattr(connect, "joined", lambda address, workspace: nullcontext())
     with ray_session("head:6379"):
         assert name not in os.environ
     with ray_session():

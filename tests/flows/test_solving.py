@@ -1,4 +1,4 @@
-"""What may be typed, what an encoder refuses though it can be read, and which answers it withholds."""
+"""Parsing of typed problems, limits of an encoder, and withheld answers."""
 
 import ast
 import json
@@ -61,7 +61,7 @@ def problems_of(built: Built) -> list[str]:
     return [text for path in built.corpus.paths("train") for text in pq.read_table(path)["problem"].to_pylist()]
 
 
-def test_every_problem_of_a_corpus_can_be_read_and_asked(nested: Built, expressions: TrainedEncoder) -> None:
+def test_every_problem_of_a_corpus_can_be_parsed_and_solved(nested: Built, expressions: TrainedEncoder) -> None:
     problems = problems_of(nested)
     assert any("(" in problem for problem in problems)
     assert any(problem.startswith("-") for problem in problems)
@@ -83,12 +83,12 @@ def test_every_problem_of_a_corpus_can_be_read_and_asked(nested: Built, expressi
         ("-02 - 0010 =", "-2-10"),
     ],
 )
-def test_zeros_that_lead_a_number_are_left_out(typed: str, text: str) -> None:
+def test_leading_zeros_are_removed(typed: str, text: str) -> None:
     assert read(typed).text == text
 
 
 @given(st.text(alphabet="12 +-*()", max_size=12))
-def test_what_is_read_is_an_expression_and_what_is_refused_is_none(text: str) -> None:
+def test_parser_accepts_exactly_the_valid_expressions(text: str) -> None:
     expected = is_expression(text)
     try:
         found = read(text)
@@ -101,7 +101,7 @@ def test_what_is_read_is_an_expression_and_what_is_refused_is_none(text: str) ->
 
 
 def is_expression(text: str) -> bool | None:
-    """What Python says; None where it knows more signs: +5 and any number of minuses."""
+    """Whether Python parses the text; None if it accepts more signs: +5 and any number of minuses."""
     try:
         nodes = list(ast.walk(ast.parse(text.strip(), mode="eval")))
     except SyntaxError:
@@ -133,7 +133,7 @@ def is_expression(text: str) -> bool | None:
         ("1+2" + "0" * 99 + "x", "'x' at 103"),
     ],
 )
-def test_a_mistake_is_told_with_its_place_in_one_line(problem: str, words: str) -> None:
+def test_error_names_the_position_in_one_line(problem: str, words: str) -> None:
     with pytest.raises(UserError) as failure:
         read(problem)
     assert words in str(failure.value)
@@ -149,7 +149,7 @@ def test_a_mistake_is_told_with_its_place_in_one_line(problem: str, words: str) 
         ("3*4", r"has \*, run 'addition' was trained only on \+"),
     ],
 )
-def test_what_a_run_never_saw_is_refused(problem: str, words: str) -> None:
+def test_operators_and_signs_outside_the_training_are_rejected(problem: str, words: str) -> None:
     with pytest.raises(UserError, match=words):
         read_problem(TrainedEncoder.open(shipped_runs()["addition"]), problem)
 
@@ -162,7 +162,7 @@ def test_what_a_run_never_saw_is_refused(problem: str, words: str) -> None:
         ("123-4", "3 digits"),
     ],
 )
-def test_a_problem_larger_than_the_expressions_that_were_learnt_is_refused(
+def test_problem_larger_than_the_trained_expressions_is_rejected(
     expressions: TrainedEncoder, problem: str, words: str
 ) -> None:
     with pytest.raises(UserError, match=words):
@@ -170,19 +170,19 @@ def test_a_problem_larger_than_the_expressions_that_were_learnt_is_refused(
 
 
 @pytest.mark.parametrize("below", [-0.1, 1.1, float("nan")])
-def test_a_confidence_that_is_none_is_refused(below: float) -> None:
+def test_invalid_confidence_is_rejected(below: float) -> None:
     with pytest.raises(UserError, match="a confidence is between 0 and 1"):
         Style(abstain_below=below)
 
 
-def test_only_answers_that_are_sure_enough_are_given() -> None:
+def test_answers_with_low_confidence_are_withheld() -> None:
     assert not Style().withholds(Solution("1", 0.0))
     assert not Style(abstain_below=0.5).withholds(Solution("1", 0.5))
     assert Style(abstain_below=0.5).withholds(Solution("1", 0.49))
     assert Style(abstain_below=0.5).withholds(Solution("1", float("nan")))
 
 
-def test_an_answer_that_is_withheld_is_a_question_mark_or_null(
+def test_withheld_answer_is_a_question_mark_or_null(
     unsure: Location, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -205,14 +205,14 @@ def test_an_answer_that_is_withheld_is_a_question_mark_or_null(
 
 
 @pytest.mark.slow
-def test_a_stream_keeps_the_place_of_what_is_withheld(unsure: Location, tmp_path: Path) -> None:
+def test_stream_prints_a_question_mark_per_withheld_answer(unsure: Location, tmp_path: Path) -> None:
     problems = "12+34\n1+2\n"
     result = numerate("solve", "--run", str(unsure), "--abstain-below", "1", stdin=problems, cwd=tmp_path)
     assert (result.returncode, result.stdout) == (0, "?\n?\n")
     assert_one_line(numerate("solve", "1+2", "--abstain-below", "2", cwd=tmp_path), 2, "abstain-below is 2.0")
 
 
-def test_input_without_line_breaks_is_one_line(
+def test_input_without_line_breaks_is_a_one_line_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""Whatever a spec file says, it is a corpus that can be made or one line that says what to change."""
+"""Any spec file is a valid corpus or gives a one-line error."""
 
 import re
 from collections.abc import Callable
@@ -119,7 +119,7 @@ SPECS = st.one_of(
 
 
 def spec_or_line(source: str, options: dict[str, Any]) -> CorpusSpec | None:
-    """The corpus that was asked for, or None where one line refused it, as the command would print it."""
+    """The requested corpus, or None if it is rejected with one line, as the command prints it."""
     try:
         return resolve(GenerateRequest, source, CORPUS_PRESETS, Options(**options)).spec(CorpusSpec)
     except UserError as refusal:
@@ -146,7 +146,7 @@ def assert_it_can_be_made(spec: CorpusSpec) -> None:
 
 @settings(max_examples=60, deadline=None, phases=_PHASES, suppress_health_check=list(HealthCheck))
 @given(SPECS)
-def test_a_spec_file_is_a_corpus_or_one_line(tmp_path: Path, values: dict[Any, Any]) -> None:
+def test_spec_file_is_valid_or_a_one_line_error(tmp_path: Path, values: dict[Any, Any]) -> None:
     path = tmp_path / "spec.yaml"
     path.write_text(yaml.safe_dump(values))
     if spec := spec_or_line(str(path), {}):
@@ -155,7 +155,7 @@ def test_a_spec_file_is_a_corpus_or_one_line(tmp_path: Path, values: dict[Any, A
 
 @settings(max_examples=100, deadline=None, phases=_PHASES, suppress_health_check=list(HealthCheck))
 @given(st.sampled_from([name for name in CORPUS_PRESETS if name != "notebook"]), of_some(CORPUS))
-def test_a_preset_with_any_options_is_a_corpus_or_one_line(preset: str, options: dict[str, Any]) -> None:
+def test_preset_with_any_options_is_valid_or_a_one_line_error(preset: str, options: dict[str, Any]) -> None:
     if spec := spec_or_line(preset, options):
         assert_it_can_be_made(spec)
 
@@ -164,7 +164,7 @@ def test_a_preset_with_any_options_is_a_corpus_or_one_line(preset: str, options:
     "text",
     ["rows: " + "9" * 5_000, "seed: 2026-99-99", "{}: 1", "[1]: 2", "? {a: 1}\n: 2", "1: 2", '"\\n": 1', "a" * 999],
 )
-def test_a_file_that_yaml_stumbles_over_is_one_line(tmp_path: Path, text: str) -> None:
+def test_invalid_yaml_is_a_one_line_error(tmp_path: Path, text: str) -> None:
     (tmp_path / "spec.yaml").write_text(text)
     assert spec_or_line(str(tmp_path / "spec.yaml"), {}) is None
 
@@ -172,7 +172,7 @@ def test_a_file_that_yaml_stumbles_over_is_one_line(tmp_path: Path, text: str) -
 @pytest.mark.parametrize(
     "text", ["rows: 2000\nrows: 3000", '{"rows": 2000, "rows": 3000}', "mixture: [{weight: 1, weight: 2}]"]
 )
-def test_a_name_said_twice_is_one_line(tmp_path: Path, text: str) -> None:
+def test_duplicate_name_is_a_one_line_error(tmp_path: Path, text: str) -> None:
     (tmp_path / "spec.yaml").write_text(text)
     with pytest.raises(UserError, match=r"'(rows|weight)' is given twice") as mistake:
         resolve(GenerateRequest, str(tmp_path / "spec.yaml"), CORPUS_PRESETS, None)
@@ -183,7 +183,7 @@ NAMES = ["../x", "..", "/etc", "a/b", "x/../../y", "", ".hidden", "s3://bucket/x
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_no_name_in_a_spec_leads_out_of_the_workspace(tmp_path: Path, name: str) -> None:
+def test_names_with_paths_in_a_spec_are_rejected(tmp_path: Path, name: str) -> None:
     workspace = Workspace.open(str(tmp_path / "w"))
     places: list[Callable[[str], object]] = [
         *(workspace.corpus, workspace.tokenizer, workspace.run, workspace.comparison),
@@ -200,7 +200,7 @@ def test_no_name_in_a_spec_leads_out_of_the_workspace(tmp_path: Path, name: str)
 
 
 @pytest.mark.parametrize("uri", ["s3://key:secret@bucket/x", "s3://key@bucket", "gs://bucket/x?token=y", "az://c/x#y"])
-def test_a_form_takes_no_uri_with_credentials(uri: str) -> None:
+def test_forms_reject_uris_with_credentials(uri: str) -> None:
     for model, name in ((EndToEndRequest, "workspace"), (VerifyRequest, "corpus"), (LeakageRequest, "held_out")):
         pattern = model.model_json_schema()["properties"][name]["pattern"]
         assert not re.search(pattern, uri)

@@ -1,4 +1,4 @@
-"""What every flow has in common, with a real Prefect server."""
+"""Common behaviour of all flows, with a real Prefect server."""
 
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("recorded")
         pytest.param(RunFailure("the disk is full"), 1, id="anything else"),
     ],
 )
-def test_only_what_a_lost_worker_failed_is_tried_again(
+def test_only_transient_failures_are_retried(
     failure: Exception, tries: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Any
 ) -> None:
     monkeypatch.setattr(flow_module, "_RETRY_SECONDS", [0.1])
@@ -34,7 +34,7 @@ def test_only_what_a_lost_worker_failed_is_tried_again(
 
     @flow(name="fragile", flow_run_name="fragile")
     def fragile(request: InWorkspace) -> dict[str, Any]:
-        """Works the third time, if it is asked so often."""
+        """Succeeds at the third attempt."""
         tried.append(request)
         if len(tried) < 3:
             raise failure
@@ -49,9 +49,7 @@ def test_only_what_a_lost_worker_failed_is_tried_again(
     assert len(tried) == tries
 
 
-def test_a_flow_around_another_one_does_not_try_again_what_that_one_tried_often_enough(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_outer_flow_does_not_retry_an_exhausted_inner_flow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(flow_module, "_RETRY_SECONDS", [0.1])
     tried: list[str] = []
 
@@ -86,9 +84,7 @@ def run_of_deployment(deployed: Flow[..., Any], request: dict[str, Any]) -> Any:
     return run_flow(deployed, flow_run=run, parameters=run.parameters)
 
 
-def test_whoever_looks_later_can_tell_where_a_run_works_and_what_it_contains(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_tags_of_a_run_show_its_workspace_and_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(status, "_API_SECONDS", 30.0)
     place = Workspace.create(str(tmp_path / "workspace"))
     seen: list[str] = []
@@ -116,7 +112,7 @@ def test_whoever_looks_later_can_tell_where_a_run_works_and_what_it_contains(
         pytest.param({}, "named failed: the disk is full: free some", id="failed work"),
     ],
 )
-def test_why_a_run_of_a_deployment_failed_is_one_line_in_the_terminal(
+def test_failed_run_of_a_deployment_prints_one_line(
     request_: dict[str, Any],
     line: str,
     monkeypatch: pytest.MonkeyPatch,

@@ -1,4 +1,4 @@
-"""What can be told of a submission before any cluster is asked; `tests/cluster` asks real ones."""
+"""Submissions before any cluster is contacted; `tests/cluster` uses real clusters."""
 
 import pytest
 
@@ -27,17 +27,17 @@ def name_of(request: InWorkspace) -> str:
     ],
     ids=["folder", "bucket", "training", "encoding", "whole"],
 )
-def test_a_stage_is_one_job_however_its_names_are_written(same: list[InWorkspace]) -> None:
+def test_equivalent_requests_are_one_job(same: list[InWorkspace]) -> None:
     assert len({name_of(request) for request in same}) == 1
 
 
-def test_other_work_is_another_job() -> None:
+def test_different_requests_are_different_jobs() -> None:
     requests = [TrainRequest(workspace="/w"), TrainRequest(workspace="/w", seed=1), TrainRequest(workspace="/v")]
     assert len({name_of(request) for request in requests}) == 3
 
 
 @pytest.mark.parametrize("address", ["http://[::1", "http://h:99999", "ray://h:10001", "://", "auto"])
-def test_an_address_that_can_not_be_a_job_servers_is_one_line(address: str) -> None:
+def test_invalid_address_of_a_job_server_is_a_one_line_error(address: str) -> None:
     with pytest.raises(UserError, match="is not the URL of a job server: use one such as http://HEAD:8265"):
         job_server(address)
 
@@ -52,14 +52,12 @@ def test_an_address_that_can_not_be_a_job_servers_is_one_line(address: str) -> N
         ("http://head:9000/", "http://head:9000"),
     ],
 )
-def test_rays_own_variable_tells_where_the_job_server_is(
-    variable: str, server: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_job_server_comes_from_rays_own_variables(variable: str, server: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", variable)
     assert job_server("") == server
 
 
 @pytest.mark.parametrize("words", [["dance", "{}"], ["train", "{"], ["train", "[]"]])
-def test_what_jobs_alone_run_says_so(words: list[str]) -> None:
+def test_execute_outside_a_job_is_a_one_line_error(words: list[str]) -> None:
     with pytest.raises(UserError, match="runs inside a job only"):
         app(["submit", "execute", *words], exit_on_error=False, print_error=False)

@@ -37,7 +37,7 @@ ADDITION = load_run(shipped_runs()["addition"])
 
 
 def config_of(corpus: str, encoder: EncoderConfig | None = None, version: int = GENERATOR_VERSION) -> RunConfig:
-    """The configuration of a run on a preset's corpus, by an encoder for any length if nothing else is asked."""
+    """The configuration of a run on a preset's corpus, with an encoder for any length by default."""
     training = ADDITION.training.model_copy(update={"encoder": encoder or ADDITION.training.encoder})
     spec = {**CORPORA[corpus].identity(), "generator_version": version}
     return ADDITION.model_copy(update={"name": "mine", "corpus_spec": spec, "training": training})
@@ -64,7 +64,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
 @pytest.mark.parametrize(
     ("name", "corpus", "digits"), [("grid", "signed-5", 12), ("edge", "long", 9), ("nested", "arithmetic", 0)]
 )
-def test_a_suites_answers_are_pythons_own_and_its_rows_are_test_alone(
+def test_suite_has_only_test_rows_with_the_answers_of_python(
     made: Made, name: SuiteName, corpus: str, digits: int
 ) -> None:
     rows = made(corpus, name, digits)
@@ -72,13 +72,13 @@ def test_a_suites_answers_are_pythons_own_and_its_rows_are_test_alone(
     assert all(row["answer"] == str(eval(row["problem"])) for row in rows)
 
 
-def test_adderboard_has_its_ten_thousand_and_ten_problems_in_their_order(made: Made) -> None:
+def test_adderboard_has_its_10_010_problems_in_order(made: Made) -> None:
     rows = sorted(made("addition-10", "adderboard"), key=lambda row: row["id"])
     assert [row["problem"] for row in rows] == [case.text for case in listing("adderboard")]
     assert Counter(row["kind"] for row in rows) == {"edge": 10, "random": 10_000}
 
 
-def test_the_grid_has_problems_of_all_pairs_of_lengths_that_training_never_saw(made: Made) -> None:
+def test_grid_has_held_out_problems_of_all_pairs_of_lengths(made: Made) -> None:
     rows = made("signed-5", "grid", 12)
     cells = Counter((row["operators"], *(len(number) for number in re.split(r"\D", row["problem"]))) for row in rows)
     # Short lengths have no more test problems than these.
@@ -108,7 +108,7 @@ def test_nested_problems_are_one_to_three_brackets_deeper_than_trained(made: Mad
         ("edge", config_of("addition-10", EncoderConfig(operands=2, places=2)), ""),
     ],
 )
-def test_a_suite_that_a_run_cannot_be_asked_is_refused(name: SuiteName, config: RunConfig, words: str) -> None:
+def test_suite_that_does_not_fit_a_run_is_rejected(name: SuiteName, config: RunConfig, words: str) -> None:
     if not words:
         assert suite_of(config, name).corpus.parts[0].digits == 1
         return
@@ -116,7 +116,7 @@ def test_a_suite_that_a_run_cannot_be_asked_is_refused(name: SuiteName, config: 
         suite_of(config, name)
 
 
-def test_what_an_encoder_cannot_hold_is_left_out_and_said(tmp_path: Path) -> None:
+def test_problems_that_an_encoder_cannot_hold_are_left_out_with_a_remark(tmp_path: Path) -> None:
     config = config_of("signed-5", EncoderConfig(positions=("place-value",), places=8))
     suite = suite_of(config, "grid", 12)
     # A sum has a digit more than its operands.
@@ -129,14 +129,14 @@ def test_what_an_encoder_cannot_hold_is_left_out_and_said(tmp_path: Path) -> Non
     assert re.fullmatch(rf"\d+ of the {len(listing('edge')):,} edge cases are evaluated: \+ up to 3 digits", remark)
 
 
-def test_what_an_encoder_holds_counts_in_groups_of_digits() -> None:
+def test_limits_of_an_encoder_count_groups_of_digits() -> None:
     config = config_of("signed-5", EncoderConfig(positions=("place-value",), places=8)).model_copy(update={"group": 2})
     suite = suite_of(config, "grid", 20)
     # Eight groups are sixteen digits.
     assert {part.operators: part.digits for part in suite.corpus.parts} == {("+",): 15, ("-",): 16}
 
 
-def test_problems_that_an_older_generator_trained_on_are_not_asked() -> None:
+def test_problems_that_an_older_generator_trained_on_are_left_out() -> None:
     assert fair_to(config_of("addition-10")) is None
     fair = fair_to(config_of("addition-10", version=4))
     assert fair
@@ -148,7 +148,7 @@ def test_problems_that_an_older_generator_trained_on_are_not_asked() -> None:
 
 @pytest.fixture(scope="module")
 def asked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Evaluation, Path]]:
-    """What the encoder that comes with Numerate says to small parts of the suites, and its predictions."""
+    """Results of the shipped encoder on small parts of the suites, and its predictions."""
     folder = tmp_path_factory.mktemp("asked")
     workspace, model = Workspace.create(str(folder)), TrainedEncoder.open(shipped_runs()["addition"])
     found = {}
@@ -164,7 +164,7 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Evaluatio
     return found
 
 
-def test_the_shipped_adder_answers_every_suite_long_carries_included(
+def test_shipped_adder_solves_every_suite(
     asked: dict[str, tuple[Evaluation, Path]],
 ) -> None:
     assert {name: outcome.correct for name, (outcome, _) in asked.items()} == {
@@ -174,7 +174,7 @@ def test_the_shipped_adder_answers_every_suite_long_carries_included(
     assert sum(outcome.left_out for outcome, _ in asked.values()) == 0
 
 
-def test_predictions_say_suite_split_and_checkpoint(asked: dict[str, tuple[Evaluation, Path]]) -> None:
+def test_predictions_have_suite_split_and_checkpoint(asked: dict[str, tuple[Evaluation, Path]]) -> None:
     for name, (outcome, path) in asked.items():
         table = pq.read_table(path)
         rows = set(zip(*(table[column].to_pylist() for column in ("suite", "split", "checkpoint")), strict=True))
@@ -182,7 +182,7 @@ def test_predictions_say_suite_split_and_checkpoint(asked: dict[str, tuple[Evalu
         assert len(table) == outcome.problems
 
 
-def test_the_cells_of_both_figures_are_those_of_the_predictions(asked: dict[str, tuple[Evaluation, Path]]) -> None:
+def test_cells_of_both_figures_agree_with_the_predictions(asked: dict[str, tuple[Evaluation, Path]]) -> None:
     with duckdb.connect() as connection:
         for name in ("grid", "edge"):
             connection.register("scored", pq.read_table(asked[name][1]))
@@ -202,7 +202,7 @@ def test_the_cells_of_both_figures_are_those_of_the_predictions(asked: dict[str,
             assert "<svg" in (grid_figure(connection, {"+": 10}) if name == "grid" else edge_figure(connection, kinds))
 
 
-def test_a_grid_of_missing_operands_has_the_cells_of_the_whole_problems(tmp_path: Path) -> None:
+def test_grid_of_missing_operands_has_the_cells_of_the_complete_problems(tmp_path: Path) -> None:
     workspace, model = Workspace.create(str(tmp_path)), TrainedEncoder.open(shipped_runs()["addition"])
     corpus, tokens = prepare(workspace, model.config, model.tokenizer, suite_of(model.config, "grid", 12))
     target, spec = workspace.root / "missing.parquet", EvaluationSpec(limit=100, missing="operand")
@@ -220,7 +220,7 @@ def test_a_grid_of_missing_operands_has_the_cells_of_the_whole_problems(tmp_path
         assert "<svg" in grid_figure(connection, {"+": 10})
 
 
-def test_a_breakdown_adds_up_to_the_whole(asked: dict[str, tuple[Evaluation, Path]]) -> None:
+def test_breakdown_adds_up_to_the_total(asked: dict[str, tuple[Evaluation, Path]]) -> None:
     outcome, path = asked["edge"]
     assert {"digits", "carries", "kind"} <= outcome.breakdown.keys()
     rows = pq.read_table(path).to_pylist()
@@ -242,12 +242,12 @@ def test_a_breakdown_adds_up_to_the_whole(asked: dict[str, tuple[Evaluation, Pat
         ({"compare": ("a", "a")}, "lists a run twice"),
     ],
 )
-def test_a_contradictory_request_is_refused(values: dict, words: str) -> None:
+def test_contradictory_request_is_rejected(values: dict, words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         EvaluateRequest(**values)
 
 
-def test_a_grid_of_four_numbers_has_its_corners_as_edge_cases_all_of_them_whatever_their_split(tmp_path: Path) -> None:
+def test_edge_suite_of_a_grid_of_four_numbers_has_all_corners(tmp_path: Path) -> None:
     config = config_of("notebook", EncoderConfig())
     suite = suite_of(config, "edge")
     assert suite.split == "all"

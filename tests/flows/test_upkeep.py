@@ -1,4 +1,4 @@
-"""Verifying, mending and migrating as a person types it."""
+"""Commands that verify, repair and migrate a corpus."""
 
 import json
 import shutil
@@ -18,16 +18,16 @@ from tests.pipelines.test_migrate import MIXED, write_old
 
 
 @pytest.fixture
-def place(tmp_path: Path, small: Built) -> Path:
+def root(tmp_path: Path, small: Built) -> Path:
     """A workspace of its own with the small corpus."""
     shutil.copytree(small.corpus.location.path, tmp_path / "w/corpora/small", ignore=shutil.ignore_patterns("tokens"))
     return tmp_path / "w"
 
 
 @pytest.mark.slow
-def test_faults_are_named_and_the_command_that_mends_them_does(place: Path, small: Built) -> None:
+def test_faults_are_listed_and_the_suggested_command_repairs_them(root: Path, small: Built) -> None:
     def verify(*arguments: str) -> tuple[int, str, str]:
-        result = numerate("corpus", "verify", *arguments, "--workspace", str(place))
+        result = numerate("corpus", "verify", *arguments, "--workspace", str(root))
         return result.returncode, result.stdout, result.stderr
 
     size = small.corpus.manifest.bytes
@@ -36,7 +36,7 @@ def test_faults_are_named_and_the_command_that_mends_them_does(place: Path, smal
         f"corpus small: 12 shards, 10,000 rows, {size:,} bytes: no faults, recomputed\n",
         "",
     )
-    folder = place / "corpora/small"
+    folder = root / "corpora/small"
     first, second = sorted((folder / "data/split=test").rglob("*.parquet"))[:2]
     whole = first.read_bytes(), second.read_bytes()
     first.unlink()
@@ -45,15 +45,17 @@ def test_faults_are_named_and_the_command_that_mends_them_does(place: Path, smal
     assert code == 1
     named = [f"{path.relative_to(folder)}: {text}" for path, text in ((first, "is missing"), (second, "is damaged"))]
     assert all(line.startswith(name) for line, name in zip(lines.splitlines(), named, strict=True))
-    remedy = f"numerate corpus verify file://{folder} --workspace {place} --repair"
+    remedy = f"numerate corpus verify file://{folder} --workspace {root} --repair"
     assert error == f"error: corpus 'small' has 2 faults: run '{remedy}'\n"
     code, lines, error = verify("small", "--repair", "--json")
     assert (code, error) == (0, "")
     result = json.loads(lines)
-    assert [fault["path"] for fault in result["mended"]] == [str(path.relative_to(folder)) for path in (first, second)]
+    assert [fault["path"] for fault in result["repaired"]] == [
+        str(path.relative_to(folder)) for path in (first, second)
+    ]
     assert (result["shards"], result["rows"], result["bytes"]) == (12, 10_000, size)
     assert (first.read_bytes(), second.read_bytes()) == whole
-    assert (place / "catalog.duckdb").exists()
+    assert (root / "catalog.duckdb").exists()
 
 
 @pytest.mark.parametrize(
@@ -64,15 +66,15 @@ def test_faults_are_named_and_the_command_that_mends_them_does(place: Path, smal
         ("Bad Name", ["'Bad Name'"]),
     ],
 )
-def test_a_corpus_that_is_not_there_is_one_line(typed: Typed, place: Path, corpus: str, words: list[str]) -> None:
-    assert_one_line(typed("corpus", "verify", corpus, "--workspace", str(place)), 2, *words)
-    assert not (place / "corpora/nowhere").exists()
+def test_missing_corpus_is_a_one_line_error(typed: Typed, root: Path, corpus: str, words: list[str]) -> None:
+    assert_one_line(typed("corpus", "verify", corpus, "--workspace", str(root)), 2, *words)
+    assert not (root / "corpora/nowhere").exists()
 
 
 @pytest.mark.slow
-def test_an_old_corpus_is_migrated_by_the_command_that_its_refusal_names(place: Path, prefect_api: str) -> None:
-    write_old(place / "corpora/old", MIXED)
-    workspace = ("--workspace", str(place))
+def test_old_corpus_is_migrated_by_the_command_in_its_error(root: Path, prefect_api: str) -> None:
+    write_old(root / "corpora/old", MIXED)
+    workspace = ("--workspace", str(root))
     assert_one_line(numerate("corpus", "verify", "old", *workspace), 2, "'numerate corpus migrate old'")
     result = numerate("corpus", "migrate", "old", *workspace, api=prefect_api)
     assert (result.returncode, result.stdout) == (0, "")
@@ -83,7 +85,7 @@ def test_an_old_corpus_is_migrated_by_the_command_that_its_refusal_names(place: 
 
 
 @pytest.mark.parametrize("name", ["verify-corpus", "corpus-leakage"])
-def test_a_quick_run_makes_first_the_corpus_that_an_empty_workspace_lacks(
+def test_quick_run_first_generates_the_missing_corpus(
     name: str, ray_instance: int, recorded: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setitem(CORPUS_PRESETS, "notebook", GenerateRequest(name="notebook", terms=2))

@@ -77,7 +77,7 @@ def test_older_corpus_is_read_queried_verified_and_trained_on_unchanged(older: B
     with open_catalog(older.workspace) as connection:
         assert select(connection, "SELECT count(*) FROM shards").fetchall() == [(len(corpus.shards),)]
     status = status_of(str(older.workspace.root))
-    assert [each.state for each in (*status.corpora, *status.tokens)] == ["whole", "whole"]
+    assert [each.state for each in (*status.corpora, *status.tokens)] == ["complete", "complete"]
 
 
 @pytest.mark.parametrize("writer", ["pyarrow 99.0", ""])

@@ -1,16 +1,15 @@
 """The commands of `numerate corpus`: generate, describe, leakage, verify and migrate."""
 
-import json
 from dataclasses import asdict
-from typing import Annotated, Any
+from typing import Annotated
 
 from cyclopts import App, Parameter
-from pydantic import BaseModel
 
-from flows.cli.command_factory import Cluster, Json, Verbose, WorkspaceUri, flow_commands, request_command, run_flow
-from flows.common.parameters import WORKSPACE, GenerateRequest, LeakageRequest, MigrateRequest, VerifyRequest
+from flows.cli.command_factory import DEFAULTS, FlowOptions, flow_commands, print_result, request_command, run_flow
+from flows.common.parameters import GenerateRequest, LeakageRequest, MigrateRequest, VerifyRequest
 from flows.common.presets import CORPUS_PRESETS
 from flows.common.progress import counted
+from pipelines.generation.describe import describe
 from pipelines.spec.corpus import CorpusSpec
 
 corpus_app = App(name="corpus", help="Corpora of arithmetic problems.")
@@ -18,20 +17,16 @@ corpus_app = App(name="corpus", help="Corpora of arithmetic problems.")
 flow_commands(corpus_app, "corpus generate")
 
 
-def _flag(model: type[BaseModel], name: str) -> Parameter:
-    """A flag with the help text of the model's field."""
-    return Parameter(negative="", help=model.model_fields[name].description)
-
-
-def _fault_lines(faults: list[dict[str, str]]) -> str:
-    return "\n".join(f"{fault['path']}: {fault['text']}" for fault in faults)
+def _verify_flag(name: str) -> Parameter:
+    """A flag with the help text of the request's field."""
+    return Parameter(negative="", help=VerifyRequest.model_fields[name].description)
 
 
 def _describe(request: GenerateRequest, as_json: bool, verbose: bool) -> None:
     from flows.cli.description import corpus_json, corpus_text
 
-    corpus = request.spec(CorpusSpec)
-    print(json.dumps(corpus_json(corpus), indent=2) if as_json else corpus_text(corpus))
+    description = describe(request.spec(CorpusSpec))
+    print_result(corpus_json(description), as_json, corpus_text(description))
 
 
 request_command(
@@ -45,16 +40,7 @@ request_command(
 
 
 @corpus_app.command
-def leakage(
-    train: str,
-    held_out: str,
-    /,
-    *,
-    workspace: WorkspaceUri = WORKSPACE,
-    ray: Cluster = "",
-    as_json: Json = False,
-    verbose: Verbose = False,
-) -> None:
+def leakage(train: str, held_out: str, /, *, options: FlowOptions = DEFAULTS) -> None:
     """Check that no problem in one corpus's train split appears, in any order, in another's validation or test split.
 
     It compares the problems themselves. If problems leak, it shows the first ten and fails.
@@ -72,36 +58,28 @@ def leakage(
     from storage.datasets.corpus import Corpus
 
     for name in (train, held_out):
-        Corpus.open(name, workspace)
+        Corpus.open(name, options.workspace)
+    request = LeakageRequest(train=train, held_out=held_out, **options.workspace_and_ray)
+    leaks: LeakFound | None = None
     try:
-        result = run_flow(
-            "flows.corpus_leakage.corpus_leakage",
-            LeakageRequest(train=train, held_out=held_out, workspace=workspace, ray=ray),
-            verbose,
-        )
-    except LeakFound as leaks:
-        _print_leakage(leaks.result, as_json)
-        raise
-    _print_leakage(result, as_json)
-
-
-def _print_leakage(result: dict[str, Any], as_json: bool) -> None:
+        result = run_flow("flows.corpus_leakage.corpus_leakage", request, options.verbose)
+    except LeakFound as failure:
+        leaks, result = failure, failure.result
     from flows.corpus_leakage import leakage_text
 
-    print(json.dumps(result, indent=2) if as_json else leakage_text(result))
+    print_result(result, options.as_json, leakage_text(result))
+    if leaks:
+        raise leaks
 
 
-@corpus_app.command(name="verify")
+@corpus_app.command
 def verify(
     corpus: str = "notebook",
     /,
     *,
-    deep: Annotated[bool, _flag(VerifyRequest, "deep")] = False,
-    repair: Annotated[bool, _flag(VerifyRequest, "repair")] = False,
-    workspace: WorkspaceUri = WORKSPACE,
-    ray: Cluster = "",
-    as_json: Json = False,
-    verbose: Verbose = False,
+    deep: Annotated[bool, _verify_flag("deep")] = False,
+    repair: Annotated[bool, _verify_flag("repair")] = False,
+    options: FlowOptions = DEFAULTS,
 ) -> None:
     """Compare a corpus with its manifest, byte by byte, and repair it if requested.
 
@@ -116,36 +94,28 @@ def verify(
     """
     from pipelines.generation.verify import CorpusDamaged, examine
 
-    request = VerifyRequest(corpus=corpus, deep=deep, repair=repair, workspace=workspace, ray=ray)
+    request = VerifyRequest(corpus=corpus, deep=deep, repair=repair, **options.workspace_and_ray)
     examine(request.folder())
     try:
-        result = run_flow("flows.verify_corpus.verify_corpus", request, verbose)
+        result = run_flow("flows.verify_corpus.verify_corpus", request, options.verbose)
     except CorpusDamaged as failure:
         faults = [asdict(fault) for fault in failure.faults]
-        print(json.dumps({"faults": faults}, indent=2) if as_json else _fault_lines(faults))
+        print_result({"faults": faults}, options.as_json, "\n".join(_fault_lines(faults)))
         raise
-    if as_json:
-        print(json.dumps(result, indent=2))
-        return
-    if result["mended"]:
-        print(_fault_lines(result["mended"]))
-    shards, rows = counted(result["shards"], "shard"), counted(result["rows"], "row")
-    print(
+    repaired, shards, rows = result["repaired"], counted(result["shards"], "shard"), counted(result["rows"], "row")
+    summary = (
         f"corpus {result['corpus']}: {shards}, {rows}, {result['bytes']:,} bytes: "
-        f"{'repaired' if result['mended'] else 'no faults'}{', recomputed' if result['recomputed'] else ''}"
+        f"{'repaired' if repaired else 'no faults'}{', recomputed' if result['recomputed'] else ''}"
     )
+    print_result(result, options.as_json, "\n".join([*_fault_lines(repaired), summary]))
 
 
-@corpus_app.command(name="migrate")
-def migrate(
-    corpus: str = "notebook",
-    /,
-    *,
-    workspace: WorkspaceUri = WORKSPACE,
-    ray: Cluster = "",
-    as_json: Json = False,
-    verbose: Verbose = False,
-) -> None:
+def _fault_lines(faults: list[dict[str, str]]) -> list[str]:
+    return [f"{fault['path']}: {fault['text']}" for fault in faults]
+
+
+@corpus_app.command
+def migrate(corpus: str = "notebook", /, *, options: FlowOptions = DEFAULTS) -> None:
     """Migrate a corpus of an older schema version to the current one, with the same ids and problems.
 
     Reserved problems are now always in the test split, so a few rows may change their split. Tokens of the old version
@@ -160,8 +130,6 @@ def migrate(
     """
     from pipelines.generation.migrate import old_spec
 
-    request = MigrateRequest(corpus=corpus, workspace=workspace, ray=ray)
+    request = MigrateRequest(corpus=corpus, **options.workspace_and_ray)
     old_spec(request.folder())
-    result = run_flow("flows.verify_corpus.migrate_corpus", request, verbose)
-    if as_json:
-        print(json.dumps(result, indent=2))
+    print_result(run_flow("flows.verify_corpus.migrate_corpus", request, options.verbose), options.as_json)

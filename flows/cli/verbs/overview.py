@@ -1,8 +1,8 @@
 """Commands that report: status of the workspace, page of a run, check of the machine, and shell completion."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Literal, get_args
@@ -10,7 +10,7 @@ from typing import Annotated, Literal, get_args
 import docstring_parser
 from cyclopts import App, Parameter
 
-from flows.cli.command_factory import Json, WorkspaceUri
+from flows.cli.command_factory import Json, WorkspaceUri, print_result
 from flows.common.parameters import WORKSPACE
 from storage.errors import UserError
 from storage.workspace import Workspace
@@ -31,7 +31,7 @@ def status(*, workspace: WorkspaceUri = WORKSPACE, as_json: Json = False) -> Non
 
     state = status_of(workspace)
     if as_json:
-        print(state.json())
+        print_result(asdict(state), as_json)
     else:
         print_status(state)
 
@@ -53,7 +53,7 @@ def report(run: str, /, *, workspace: WorkspaceUri = WORKSPACE, as_json: Json = 
 
     opened = Workspace.open(workspace)
     page = write_run_page(opened, resolve_run(opened, run))
-    print(json.dumps({"page": str(page)}) if as_json else f"report: {page}")
+    print_result({"page": str(page)}, as_json, f"report: {page}")
 
 
 def doctor(
@@ -100,18 +100,17 @@ def add_completion(app: App) -> None:
                 file = app.install_completion(shell=shell)
         except ShellDetectionError as error:
             raise UserError("the current shell is not bash, zsh or fish: name your shell") from error
-        shown = str(file).replace(str(Path.home()), "~", 1)
-        print(json.dumps({"file": str(file)}) if as_json else f"completion: {shown}, open a new shell")
+        short = str(file).replace(str(Path.home()), "~", 1)
+        print_result({"file": str(file)}, as_json, f"completion: {short}, open a new shell")
 
 
 def _add_print_command(app: App, completion: App, shell: Shell) -> None:
     """Add the command that prints one shell's completion."""
 
     def print_script(*, as_json: Json = False) -> None:
-        """The command; its help text is set below."""
         with _docstrings_parsed_once():
             script = app.generate_completion(shell=shell)
-        print(json.dumps({"shell": shell, "script": script}) if as_json else script)
+        print_result({"shell": shell, "script": script}, as_json, script)
 
     loads = {"fish": "numerate completion fish | source"}.get(shell, f'eval "$(numerate completion {shell})"')
     print_script.__doc__ = f"Print the completion for {shell}.\n\nExample: `{loads}`"

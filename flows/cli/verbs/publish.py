@@ -1,13 +1,12 @@
 """The commands of `numerate publish`, which push a corpus or a trained encoder to the Hugging Face hub."""
 
-import json
 import sys
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import App, Parameter
 
-from flows.cli.command_factory import Json, WorkspaceUri
+from flows.cli.command_factory import Json, WorkspaceUri, print_result
 from flows.common.parameters import WORKSPACE
 from flows.common.progress import counted
 from storage.workspace import Workspace
@@ -102,16 +101,12 @@ def _push(publication: "Publication", target: Target) -> None:
     else:
         sent = publish(publication, target.to, private=target.private)
         result |= asdict(sent)
-        text = f"{publication.what}: up to date: {sent.url}"
-        if sent.files:
-            files = counted(sent.files, "file")
-            text = f"{publication.what}: {files} of {sent.bytes:,} bytes sent, {sent.found:,} already there: {sent.url}"
-    if target.as_json:
-        print(json.dumps({**result, "remarks": publication.remarks}, indent=2))
-        return
-    print(text)
-    for remark in publication.remarks:
-        print(f"remark: {remark}", file=sys.stderr)
+        counts = f"{counted(sent.files, 'file')} of {sent.bytes:,} bytes sent, {sent.existing:,} already there"
+        text = f"{publication.what}: {counts if sent.files else 'up to date'}: {sent.url}"
+    print_result({**result, "remarks": publication.remarks}, target.as_json, text)
+    if not target.as_json:
+        for remark in publication.remarks:
+            print(f"remark: {remark}", file=sys.stderr)
 
 
 def _listing(publication: "Publication", repository: str) -> str:

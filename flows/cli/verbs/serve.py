@@ -40,11 +40,10 @@ def serve(
 
     if at_once < 1:
         raise UserError(f"at-once is {at_once}: use at least 1")
-    place = Workspace.create(workspace)
+    opened = Workspace.create(workspace)
 
     def announce(url: str) -> None:
-        """Print the URL of the pages when they are available, with --json only."""
         if as_json:
-            print(json.dumps({"workspace": str(place.root), "url": url}), flush=True)
+            print(json.dumps({"workspace": str(opened.root), "url": url}), flush=True)
 
-    serve_workspace(place, host=host, port=port, allowed=allow_host, at_once=at_once, announce=announce)
+    serve_workspace(opened, host=host, port=port, allowed=allow_host, at_once=at_once, announce=announce)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from flows.cli.grammar import read, shown
+from flows.cli.grammar import quoted, read
 from flows.common.progress import counted
 from model.evaluation.predictor import Solution, TrainedEncoder
 from model.runs.pretrained import shipped_runs
@@ -121,12 +121,12 @@ def read_problem(model: TrainedEncoder, text: str) -> str:
     problem = read(text)
     if unknown := problem.operators - set(known):
         raise NotTrainedError(
-            f"problem {shown(text)} has {' '.join(sorted(unknown))}, run {config.name!r} was trained only on "
+            f"problem {quoted(text)} has {' '.join(sorted(unknown))}, run {config.name!r} was trained only on "
             f"{' '.join(known)}: train one on a corpus with these operators"
         )
     if problem.signed and not config.signed_operands:
         raise NotTrainedError(
-            f"problem {shown(text)} has a minus before an operand, run {config.name!r} was trained without: "
+            f"problem {quoted(text)} has a minus before an operand, run {config.name!r} was trained without: "
             "train one on a corpus of expressions with -"
         )
     model.tokenizer.row(problem.text, model.layout_of(problem.text))

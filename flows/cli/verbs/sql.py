@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, cast
 
@@ -85,22 +86,6 @@ def _table(names: list[str], rows: list[tuple[Any, ...]]) -> Table:
     return table
 
 
-def _write_csv(connection: duckdb.DuckDBPyConnection, relation: duckdb.DuckDBPyRelation, output: str) -> None:
-    schema, batches = stream(connection, relation)
-    _check_types(relation, schema, "CSV", _not_in_csv)
-    with _sink(output) as sink, csv.CSVWriter(sink, schema) as writer:
-        for batch in batches:
-            writer.write_batch(batch)
-
-
-def _write_parquet(connection: duckdb.DuckDBPyConnection, relation: duckdb.DuckDBPyRelation, output: str) -> None:
-    schema, batches = stream(connection, relation)
-    _check_types(relation, schema, "Parquet", _not_in_parquet)
-    with _sink(output) as sink, pq.ParquetWriter(sink, schema, compression="zstd") as writer:
-        for batch in batches:
-            writer.write_batch(batch)
-
-
 def _write_json(connection: duckdb.DuckDBPyConnection, relation: duckdb.DuckDBPyRelation, output: str) -> None:
     """A JSON array with one object per line. DuckDB formats it, a dozen times as fast as Python."""
     rows = relation.set_alias("numerate_row").project("to_json(numerate_row)::VARCHAR AS text")
@@ -122,20 +107,22 @@ def _standard_json(row: str) -> str:
     return json.dumps(json.loads(row, parse_constant=lambda name: None), ensure_ascii=False)
 
 
-_WRITERS: dict[Format, Callable[[duckdb.DuckDBPyConnection, duckdb.DuckDBPyRelation, str], None]] = {
-    "table": _write_table,
-    "csv": _write_csv,
-    "json": _write_json,
-    "parquet": _write_parquet,
-}
-
-
-def _check_types(
-    relation: duckdb.DuckDBPyRelation, schema: pa.Schema, form: str, impossible: Callable[[pa.DataType], bool]
+def _write_batches(
+    form: str,
+    impossible: Callable[[pa.DataType], bool],
+    writer: Callable[[BinaryIO, pa.Schema], Any],
+    connection: duckdb.DuckDBPyConnection,
+    relation: duckdb.DuckDBPyRelation,
+    output: str,
 ) -> None:
+    """Write all rows in a format of Arrow; raises `UserError` for a column whose type is `impossible` in it."""
+    schema, batches = stream(connection, relation)
     for column, kind, arrow in zip(relation.columns, relation.types, schema.types, strict=True):
         if impossible(arrow):
             raise UserError(f"column {column!r} is {kind}, which {form} cannot store: cast it, as in {column}::VARCHAR")
+    with _sink(output) as sink, writer(sink, schema) as target:
+        for batch in batches:
+            target.write_batch(batch)
 
 
 def _not_in_csv(kind: pa.DataType) -> bool:
@@ -145,6 +132,14 @@ def _not_in_csv(kind: pa.DataType) -> bool:
 def _not_in_parquet(kind: pa.DataType) -> bool:
     nested = [kind.field(number).type for number in range(kind.num_fields)]
     return pa.types.is_union(kind) or pa.types.is_interval(kind) or any(map(_not_in_parquet, nested))
+
+
+_WRITERS: dict[Format, Callable[[duckdb.DuckDBPyConnection, duckdb.DuckDBPyRelation, str], None]] = {
+    "table": _write_table,
+    "csv": partial(_write_batches, "CSV", _not_in_csv, csv.CSVWriter),
+    "json": _write_json,
+    "parquet": partial(_write_batches, "Parquet", _not_in_parquet, partial(pq.ParquetWriter, compression="zstd")),
+}
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, Parameter
 from pydantic import BaseModel, Field
 
-from flows.cli.command_factory import request_command, run_flow
+from flows.cli.command_factory import print_result, request_command, run_flow
 from flows.common.parameters import EndToEndRequest, InWorkspace, OfCorpus, TrainRequest
 from flows.common.progress import say
 from flows.registry import COMMANDS
@@ -49,26 +49,6 @@ class _Submission(BaseModel):
     status: bool = Field(False, description="Print the status of the job only.")
 
 
-_corpus = App(name="corpus", help="Corpora of arithmetic problems.")
-_tokenizer = App(name="tokenizer", help="Tokenizers.")
-submit_app.command(_corpus)
-submit_app.command(_tokenizer)
-_PARENTS = {"corpus": _corpus, "tokenizer": _tokenizer}
-
-
-def _add_commands() -> None:
-    """Add a command for each flow that has one."""
-    for stage, registered in COMMANDS.items():
-        group, name = stage.split()[0], stage.split()[-1]
-        text = (
-            f"Submit 'numerate {stage}' to a Ray cluster, and follow the job.\n\n"
-            f"Example: `numerate submit {stage} --workspace /shared/numerate`"
-        )
-        submission = Annotated[_Submission | None, Parameter(name="*", negative="")]
-        parent = _PARENTS.get(group, submit_app)
-        request_command(parent, name, registered.presets, text, partial(_submit, stage), submission)
-
-
 @submit_app.command(show=False)
 def execute(stage: str, request: str, /) -> None:
     """Run a stage inside a job, on the job's own cluster."""
@@ -77,8 +57,7 @@ def execute(stage: str, request: str, /) -> None:
         in_job = type(registered.form).model_validate({**values, "ray": "auto"})
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise UserError("execute runs inside a job only, with a stage and its request as JSON: use 'submit'") from error
-    result = run_flow(registered.entrypoint, in_job, False)
-    print(json.dumps(result, indent=2))
+    print_result(run_flow(registered.entrypoint, in_job, False), as_json=True)
 
 
 def _submit(stage: str, request: InWorkspace, as_json: bool, options: _Submission | None) -> None:
@@ -136,7 +115,6 @@ def _follow(jobs: "Jobs", job: "Job", as_json: bool) -> "Job":
     stream = sys.stderr if as_json else sys.stdout
 
     def write(text: str) -> None:
-        """Write a part of the job's log."""
         stream.write(text)
         stream.flush()
 
@@ -150,9 +128,27 @@ def _follow(jobs: "Jobs", job: "Job", as_json: bool) -> "Job":
 
 def _show(job: "Job", as_json: bool) -> None:
     if as_json:
-        print(json.dumps(asdict(job), indent=2))
+        print_result(asdict(job), as_json)
     else:
         say(f"job {job.id}: {job.status.lower()}{f' ({job.message})' if job.status == 'FAILED' else ''}")
 
 
-_add_commands()
+_GROUPS = {
+    "corpus": App(name="corpus", help="Corpora of arithmetic problems."),
+    "tokenizer": App(name="tokenizer", help="Tokenizers."),
+}
+for _group in _GROUPS.values():
+    submit_app.command(_group)
+for _stage, _registered in COMMANDS.items():
+    _help = (
+        f"Submit 'numerate {_stage}' to a Ray cluster, and follow the job.\n\n"
+        f"Example: `numerate submit {_stage} --workspace /shared/numerate`"
+    )
+    request_command(
+        _GROUPS.get(_stage.split()[0], submit_app),
+        _stage.split()[-1],
+        _registered.presets,
+        _help,
+        partial(_submit, _stage),
+        Annotated[_Submission | None, Parameter(name="*", negative="")],
+    )
