@@ -20,6 +20,7 @@ from model.training.preflight import prepare
 from pipelines.spec.corpus import CorpusSpec
 from pipelines.spec.presets import CORPORA
 from storage.places.disk import LocalLocation
+from storage.places.opening import open_location
 from tests.builders import LONGER, SMALL, Built
 
 TRAININGS = {name: preset.train_request() for name, preset in PRESETS.items()}
