@@ -145,7 +145,10 @@ def encode_plainly(
     name = f"{spec.name}-{tokens.kind}"
     train_tokenizer(tokens, corpus, workspace.tokenizer(name))
     tokenizer, _ = load_tokenizer(workspace.tokenizer(name))
-    layouts = token_layouts([in_tokens(corpus.location, tokenizer, shard) for shard in corpus.shards])
+    # With a token per character, the shards' lengths in characters are those in tokens.
+    by_character = tokenizer.group == 1
+    measured = [shard if by_character else in_tokens(corpus.location, tokenizer, shard) for shard in corpus.shards]
+    layouts = token_layouts(measured)
     layout = max(layouts.values(), key=lambda layout: layout.width)
     target = workspace.tokens(spec.name, name)
     job = EncodeJob(corpus.location, target, tokenizer, layouts, former=version == 2)
