@@ -81,9 +81,9 @@ def _train(jobs: list[TrainingJob], untrained: int, title: str, spec: TrainingSp
 
 
 def _is_trained(job: TrainingJob) -> bool:
-    """Return whether a run is already trained; prints its result, and warnings about damaged checkpoints."""
-    for line in Checkpoints(job.run / "checkpoints").warnings():
-        say(f"warning: {line}")
+    """Return whether a run is already trained; prints its result, and a warning about damaged checkpoints."""
+    if warning := Checkpoints(job.run / "checkpoints").warning():
+        say(f"warning: {warning}")
     if result := existing_result(job):
         name, steps, match = job.config.name, result.step, result.exact_match
         say(f"run {name}: up to date, {steps:,} steps, exact match on validation {match:.2%}")

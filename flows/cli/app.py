@@ -243,16 +243,14 @@ def run(arguments: list[str]) -> int:
     except FileNotFoundError:
         # Libraries end the process in that case.
         return _print_error("the working directory was deleted: change to another first", UserError.exit_code)
-    ending = False
+    ending, code = False, 0
     try:
         if arguments:
-            app(arguments, exit_on_error=False, print_error=False)
+            code = _exit_code(arguments)
         else:
             print(INTRODUCTION, end="")
         ending = True
         sys.stdout.flush()
-    except SystemExit as exit:
-        return int(exit.code or 0)
     except Exception as error:
         # A library may turn an interruption into another exception.
         return _print_error(CONTINUES, CODE) if interrupted() else _failed(error, "--verbose" in arguments, ending)
@@ -264,6 +262,15 @@ def run(arguments: list[str]) -> int:
             atexit._run_exitfuncs()
             os._exit(code)
         return code
+    return code
+
+
+def _exit_code(arguments: list[str]) -> int:
+    """Run a command; returns its exit code. Cyclopts and some commands exit by themselves."""
+    try:
+        app(arguments, exit_on_error=False, print_error=False)
+    except SystemExit as exit:
+        return int(exit.code or 0)
     return 0
 
 

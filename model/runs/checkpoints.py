@@ -85,13 +85,16 @@ class Checkpoints:
             damaged.append(entry)
         return None, damaged
 
-    def warnings(self) -> list[str]:
-        """Warnings about damaged newest checkpoints, because of which a training resumes from an older one."""
+    def warning(self) -> str:
+        """A warning about damaged newest checkpoints, because of which a training resumes earlier; empty if intact."""
         last, damaged = self.newest_intact()
-        effect = "no earlier one exists, so training starts from step 0"
-        if last:
-            effect = f"training continues from step {last.step:,}"
-        return [f"checkpoint {self.folder / entry.file} is damaged: {effect}" for entry in damaged]
+        if not damaged:
+            return ""
+        effect = f"training continues from step {last.step:,}" if last else "training starts from step 0"
+        if len(damaged) == 1:
+            return f"checkpoint {self.folder / damaged[0].file} is damaged: {effect}"
+        steps = ", ".join(f"{entry.step:,}" for entry in reversed(damaged))
+        return f"the checkpoints of steps {steps} in {self.folder} are damaged: {effect}"
 
     def load(self, entry: CheckpointEntry, config: RunConfig) -> dict[str, Tensor]:
         """All tensors of a checkpoint; raises `RunFailure` if it is damaged or belongs to another run."""

@@ -42,8 +42,8 @@ def main() -> int:
 
 
 def _train_here(job: TrainingJob, stop: Stop) -> TrainingResult:
-    for line in Checkpoints(job.run / "checkpoints").warnings():
-        print(f"warning: {line}", file=sys.stderr)
+    if warning := Checkpoints(job.run / "checkpoints").warning():
+        print(f"warning: {warning}", file=sys.stderr)
     return train(job, stop=stop, report=lambda progress: print(progress, flush=True))
 
 

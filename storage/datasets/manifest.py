@@ -342,14 +342,17 @@ def _manifest(text: bytes, location: Location, what: str) -> Manifest:
     try:
         manifest = Manifest.model_validate_json(text)
     except ValidationError as error:
-        raise RunFailure(
-            f"{location / 'manifest.json'} is damaged ({one_line(error)}): delete it and run the same command again"
-        ) from error
+        raise _damaged_manifest(location, one_line(error)) from error
     if hash_of(manifest.spec) != manifest.spec_hash:
-        raise RunFailure(
-            f"{location / 'manifest.json'} is damaged (its spec was changed): delete it and run the same command again"
-        )
+        raise _damaged_manifest(location, "its spec was changed")
     return manifest
+
+
+def _damaged_manifest(location: Location, reason: str) -> RunFailure:
+    """The error for a damaged manifest, with the remedy."""
+    verb = "encode" if location.parent.name == "tokens" else "corpus generate"
+    remedy = f"delete it and run the same 'numerate {verb}' command again"
+    return RunFailure(f"{location / 'manifest.json'} is damaged ({reason}): {remedy}")
 
 
 def _damaged_list(location: Location, manifest: Manifest, state: str) -> RunFailure:

@@ -127,6 +127,13 @@ sys.exit(interruption.guarded(lambda: command.run([])))
     assert (ended.returncode, ended.stdout, ended.stderr) == (code, out, errors)
 
 
+def test_a_command_without_standard_output_fails() -> None:
+    shell = '"$0" -m flows corpus describe quick >&-'
+    ended = subprocess.run(["bash", "-c", shell, sys.executable], env=ENVIRONMENT, capture_output=True, text=True)
+    text = "error: standard output cannot be written (Bad file descriptor): redirect it\n"
+    assert (ended.returncode, ended.stderr) == (1, text)
+
+
 def test_control_characters_do_not_reach_a_terminal(small: Built, capsys: pytest.CaptureFixture[str]) -> None:
     assert printable("a\x1b[2J\x9b\u202eé\n\tb") == "a\\x1b[2J\\x9b\\u202eé\n\tb"
     values = "SELECT chr(27) || '[2J' AS value, 'é' AS plain"

@@ -224,3 +224,10 @@ def test_input_without_line_breaks_is_a_one_line_error(
         "",
         "error: a line has more than 1,048,576 characters: write one problem per line\n",
     )
+
+
+def test_a_missing_run_is_an_error_before_any_line_is_read(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["solve", "--run", "../nowhere"]) == 2
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert re.fullmatch(r"error: run 'nowhere' does not exist \([^\n]+\n", shown.err)

@@ -138,11 +138,11 @@ def test_a_damaged_last_checkpoint_is_named_and_training_goes_on_from_the_one_be
     place = checkpoints.folder / "step-000000030.safetensors"
     place.write(place.read()[:-1])
     assert existing_result(cut) is None
-    assert checkpoints.warnings() == [f"checkpoint {place} is damaged: training continues from step 20"]
+    assert checkpoints.warning() == f"checkpoint {place} is damaged: training continues from step 20"
     assert train(cut) == existing_result(whole)
     assert same_bits(whole, cut)
     assert losses(whole) == losses(cut)
-    assert checkpoints.warnings() == []
+    assert checkpoints.warning() == ""
 
 
 def test_with_no_whole_checkpoint_left_training_begins_anew(small: Built, tmp_path: Path) -> None:
@@ -150,9 +150,13 @@ def test_with_no_whole_checkpoint_left_training_begins_anew(small: Built, tmp_pa
     train(job, stop=Countdown(0))
     checkpoints = Checkpoints(job.run / "checkpoints")
     (checkpoints.folder / "step-000000010.safetensors").write(b"")
-    (line,) = checkpoints.warnings()
-    assert line.endswith("is damaged: no earlier one exists, so training starts from step 0")
+    assert checkpoints.warning().endswith("step-000000010.safetensors is damaged: training starts from step 0")
     assert train(job).finished
+    for file in checkpoints.folder.children():
+        if file.endswith(".safetensors"):
+            (checkpoints.folder / file).write(b"")
+    text = f"the checkpoints of steps 10, 12 in {checkpoints.folder} are damaged: training starts from step 0"
+    assert checkpoints.warning() == text
     assert [step for step, _ in losses(job)] == list(range(1, 13))
 
 

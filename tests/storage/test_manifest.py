@@ -361,12 +361,13 @@ def test_a_manifest_with_a_changed_spec_is_damaged(own_small: Built) -> None:
     place.write(json.dumps({**head, "spec": {**head["spec"], "seed": 5}}).encode())
     with pytest.raises(RunFailure) as failure:
         load(own_small.corpus.location, "it")
-    assert str(failure.value) == f"{place} is damaged (its spec was changed): delete it and run the same command again"
+    remedy = "delete it and run the same 'numerate corpus generate' command again"
+    assert str(failure.value) == f"{place} is damaged (its spec was changed): {remedy}"
     place.write(json.dumps({**head, "rows": -1}).encode())
     with pytest.raises(RunFailure) as failure:
         load(own_small.corpus.location, "it")
     assert str(failure.value).startswith(f"{place} is damaged (rows is -1: ")
-    assert str(failure.value).endswith("): delete it and run the same command again")
+    assert str(failure.value).endswith(f"): {remedy}")
 
 
 def test_an_unknown_split_is_refused(small: Built) -> None:

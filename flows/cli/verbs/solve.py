@@ -29,7 +29,7 @@ class Solver:
     """The candidate encoders: the named one, or those of the workspace followed by those that come with Numerate."""
 
     def __init__(self, workspace: Workspace, name: str) -> None:
-        """Raises `UserError` if no run has that name."""
+        """Opens the named run; raises `UserError` or `RunFailure` if it does not exist or cannot be used."""
         self._opened: dict[str, TrainedEncoder] = {}
         shipped, folder = shipped_runs(), workspace.root / "runs"
         runs = {run: folder / run for run in folder.children() if (folder / run / "run.json").exists()}
@@ -37,11 +37,13 @@ class Solver:
         if "/" in name:
             # An exported run is used from its own folder.
             self._folders = {name: open_location(name, "run")}
+            self._open(name)
             return
         if name:
             if name not in known:
                 raise UserError(f"run {name!r} does not exist: train it, or use one of {', '.join(known)}")
             self._folders = {name: known[name]}
+            self._open(name)
             return
         # The workspace's copies of shipped runs exist only for their evaluations, and give the same answers.
         own = [run for run in runs if not run.startswith("shipped-")]
@@ -101,14 +103,14 @@ def answer_one(solver: Solver, problem: str, style: Style) -> None:
 
 
 def answer_stream(solver: Solver, style: Style) -> None:
-    """Solve standard input line by line; a line that cannot be read prints an empty line and an error message.
+    """Solve standard input line by line; a line that cannot be answered prints an empty line and an error message.
 
     Raises `UserError` at the end if there was such a line, and at once for a line that is too long.
     """
     invalid = sum(_answer_lines(solver, lines, style) for lines in (_typed() if sys.stdin.isatty() else _piped()))
     if invalid:
         verb = "its answer is an empty line" if invalid == 1 else "their answers are empty lines"
-        raise UserError(f"{counted(invalid, 'line')} could not be parsed: {verb}")
+        raise UserError(f"{counted(invalid, 'line')} could not be answered: {verb}")
 
 
 def read_problem(model: TrainedEncoder, text: str) -> str:
@@ -134,7 +136,7 @@ def read_problem(model: TrainedEncoder, text: str) -> str:
 
 
 def _answer_lines(solver: Solver, lines: list[str], style: Style) -> int:
-    """Print one answer per line, in batches per encoder; returns the number of lines that could not be parsed."""
+    """Print one answer per line, in batches per encoder; returns the number of lines that could not be answered."""
     problems_of: dict[str, dict[int, str]] = {}
     models: dict[str, TrainedEncoder] = {}
     answers, invalid = [""] * len(lines), 0
