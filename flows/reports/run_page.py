@@ -65,7 +65,10 @@ def _evaluations(run: Location, config: RunConfig) -> list[Section]:
         found.append(Section("test", f"Evaluation: test split of {config.corpus}", own.html(config)))
     for label in sorted(folder.children()):
         if evaluation := stored(EvaluationSection, folder / label / SECTION):
-            found.append(Section(f"evaluation-{label}", f"Evaluation: {label}", evaluation.html(config), folded=True))
+            outcome = evaluation.outcome
+            is_suite = outcome.suite not in ("", "test")
+            title = f"suite {outcome.suite} ({outcome.corpus})" if is_suite else label
+            found.append(Section(f"evaluation-{label}", f"Evaluation: {title}", evaluation.html(config), folded=True))
     return found
 
 

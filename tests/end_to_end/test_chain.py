@@ -258,6 +258,7 @@ def test_run_on_a_grid_of_three_numbers_reports_its_corners(home: Home) -> None:
     assert report["problems"] == 2 * 4**3
     page = (run / "report/index.html").read_text()
     assert "Suite <code>edge</code>" in page
+    assert f"Evaluation: suite edge ({report['corpus']})" in page
     assert f"{report['correct']} of {report['problems']}" in page
 
 
