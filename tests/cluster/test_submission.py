@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -62,7 +62,8 @@ def test_job_is_followed_to_its_end_and_a_second_submission_is_up_to_date(nodes:
     assert "corpus quick: 10,000 rows in" in output
     assert "-1: submitted" in errors
     assert "-1: succeeded" in errors
-    with urlopen(f"{nodes.dashboard}/api/jobs/") as response:
+    headers = {"Authorization": f"Bearer {nodes.token.read_text()}"}
+    with urlopen(Request(f"{nodes.dashboard}/api/jobs/", headers=headers)) as response:
         entrypoints = [job["entrypoint"] for job in json.load(response) if job["type"] == "SUBMISSION"]
     # The cluster's own interpreter, and not the path of the one that submits.
     assert entrypoints
