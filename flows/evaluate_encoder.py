@@ -213,7 +213,7 @@ def _no_trained_counterpart(config: RunConfig) -> Fair | None:
     key, validation, test = (config.corpus_spec[name] for name in ("split_key", "validation", "test"))
 
     def fair(facts: pa.Table, canonical: NDArray[np.uint64]) -> NDArray[np.bool_]:
-        """Boolean mask [n]."""
+        """Whether each problem may be scored, bool [n]: no counterpart of it is in the train split."""
         problems, answers = (facts[name].combine_chunks() for name in ("problem", "answer"))
         return has_no_trained_counterpart(key, validation, test, config.operators, problems, answers)
 

@@ -54,7 +54,7 @@ class InWorkspace(Form):
 
     @model_validator(mode="after")
     def _check_names(self) -> Self:
-        """Reject invalid names before any work starts; an empty name stands for a default."""
+        """Reject invalid names before any work starts; an empty name means the default."""
         for field, kind in self.names.items():
             value = getattr(self, field)
             names = value if isinstance(value, tuple) else (value,) if value else ()

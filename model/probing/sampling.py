@@ -116,7 +116,7 @@ def _tree(chance: random.Random, numbers: Sequence[str], operators: Sequence[str
 
 
 def _chain(numbers: Sequence[str], operators: Sequence[str]) -> str:
-    """Numbers without brackets."""
+    """The text of a problem without brackets, such as 1+2-3."""
     return numbers[0] + "".join(operator + number for operator, number in zip(operators, numbers[1:], strict=True))
 
 

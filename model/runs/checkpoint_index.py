@@ -27,7 +27,7 @@ class CheckpointIndex(BaseModel, frozen=True, extra="forbid"):
 
     @property
     def last(self) -> CheckpointEntry | None:
-        """The newest checkpoint."""
+        """The checkpoint of the highest step; None before the first one is saved."""
         return self.entries[-1] if self.entries else None
 
     @property

@@ -77,7 +77,7 @@ class Canonical:
         return mix64(totals ^ self._number)
 
     def leaf(self, hashes: UInt64s) -> Terms:
-        """Numbers as subexpressions."""
+        """The terms of single numbers with these hashes, from which `sum` and `product` build larger expressions."""
         none = np.zeros(len(hashes), np.bool_)
         return Terms(hashes, self.minus(hashes), hashes, none, none)
 

@@ -79,7 +79,7 @@ class ObjectFiles(AbstractFileSystem):
         return entries if detail else [entry["name"] for entry in entries]
 
     def rm_file(self, path: str) -> None:
-        """Deletes an object."""
+        """Deletes an object; raises `UserError` if the file system is read-only."""
         self._writable(path).remove()
 
     def _open(self, path: str, mode: str = "rb", **options: Any) -> RangedFile | _Upload:

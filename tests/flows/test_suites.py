@@ -147,9 +147,9 @@ def test_problems_that_an_older_generator_trained_on_are_left_out() -> None:
 
 
 @pytest.fixture(scope="module")
-def asked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Evaluation, Path]]:
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Evaluation, Path]]:
     """Results of the shipped encoder on small parts of the suites, and its predictions."""
-    folder = tmp_path_factory.mktemp("asked")
+    folder = tmp_path_factory.mktemp("evaluated")
     workspace, model = Workspace.create(str(folder)), TrainedEncoder.open(shipped_runs()["addition"])
     found = {}
     for name, digits, limit in (("grid", 12, 100), ("edge", 14, 0), ("adderboard", 0, 100)):
@@ -165,28 +165,28 @@ def asked(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Evaluatio
 
 
 def test_shipped_adder_solves_every_suite(
-    asked: dict[str, tuple[Evaluation, Path]],
+    evaluated: dict[str, tuple[Evaluation, Path]],
 ) -> None:
-    assert {name: outcome.correct for name, (outcome, _) in asked.items()} == {
-        name: outcome.problems for name, (outcome, _) in asked.items()
+    assert {name: outcome.correct for name, (outcome, _) in evaluated.items()} == {
+        name: outcome.problems for name, (outcome, _) in evaluated.items()
     }
-    assert asked["edge"][0].problems > 100
-    assert sum(outcome.left_out for outcome, _ in asked.values()) == 0
+    assert evaluated["edge"][0].problems > 100
+    assert sum(outcome.left_out for outcome, _ in evaluated.values()) == 0
 
 
-def test_predictions_have_suite_split_and_checkpoint(asked: dict[str, tuple[Evaluation, Path]]) -> None:
-    for name, (outcome, path) in asked.items():
+def test_predictions_have_suite_split_and_checkpoint(evaluated: dict[str, tuple[Evaluation, Path]]) -> None:
+    for name, (outcome, path) in evaluated.items():
         table = pq.read_table(path)
         rows = set(zip(*(table[column].to_pylist() for column in ("suite", "split", "checkpoint")), strict=True))
         assert rows == {(name, "test", "best")}
         assert len(table) == outcome.problems
 
 
-def test_cells_of_both_figures_agree_with_the_predictions(asked: dict[str, tuple[Evaluation, Path]]) -> None:
+def test_cells_of_both_figures_agree_with_the_predictions(evaluated: dict[str, tuple[Evaluation, Path]]) -> None:
     with duckdb.connect() as connection:
         for name in ("grid", "edge"):
-            connection.register("scored", pq.read_table(asked[name][1]))
-            rows = pq.read_table(asked[name][1]).to_pylist()
+            connection.register("scored", pq.read_table(evaluated[name][1]))
+            rows = pq.read_table(evaluated[name][1]).to_pylist()
             kinds = sorted({row["kind"] for row in rows if row["kind"]})
             expected: dict[tuple[int, int], list[bool]] = {}
             for row in rows:
@@ -220,8 +220,8 @@ def test_grid_of_missing_operands_has_the_cells_of_the_complete_problems(tmp_pat
         assert "<svg" in grid_figure(connection, {"+": 10})
 
 
-def test_breakdown_adds_up_to_the_total(asked: dict[str, tuple[Evaluation, Path]]) -> None:
-    outcome, path = asked["edge"]
+def test_breakdown_adds_up_to_the_total(evaluated: dict[str, tuple[Evaluation, Path]]) -> None:
+    outcome, path = evaluated["edge"]
     assert {"digits", "carries", "kind"} <= outcome.breakdown.keys()
     rows = pq.read_table(path).to_pylist()
     for column, groups in outcome.breakdown.items():

@@ -137,7 +137,7 @@ def train_in_processes(jobs: Sequence[TrainingJob], stop: Callable[[], bool]) ->
     shown: dict[str, Progress] = {}
 
     def report(progress: Mapping[str, Progress]) -> None:
-        """Print changed progress."""
+        """Print a line for each run whose progress differs from the last printed one."""
         for name, now in progress.items():
             if shown.get(name) != now:
                 print(f"{name}: {now}", flush=True)
