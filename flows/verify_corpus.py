@@ -14,7 +14,8 @@ from flows.reports.artifacts import show_faults
 from pipelines.generation.build import protected
 from pipelines.generation.migrate import migrate, old_spec
 from pipelines.generation.verify import CorpusDamaged, Examination, check_bytes, check_rows, examine, repair
-from storage.datasets.manifest import SCHEMA_VERSION, WRITER, ShardRecord
+from storage.datasets.manifest import WRITER, ShardRecord
+from storage.datasets.schema_version import SCHEMA_VERSION
 from storage.sql.catalog import refresh_catalog
 from storage.workspace import Workspace
 

@@ -25,7 +25,8 @@ from pipelines.split.canonical import Canonical
 from pipelines.split.parse import text_hashes
 from pipelines.tokens.encode import ENCODER_VERSION, encode_rows
 from pipelines.tokens.vocabulary import train_pieces
-from storage.datasets.manifest import SCHEMA_VERSION, SPLITS, hash_of
+from storage.datasets.manifest import SPLITS, hash_of
+from storage.datasets.schema_version import SCHEMA_VERSION
 from storage.order import Permutation, derive_key, keyed_hash, permuted, uniforms
 from storage.order import halves as halves_of
 from storage.reading.lanes import BucketOrder, LanePlan

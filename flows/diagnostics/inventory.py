@@ -15,8 +15,9 @@ from model.tokenizer import load_tokenizer
 from pipelines.generation.generate import GENERATOR_VERSION
 from pipelines.problems.components import components
 from pipelines.spec.corpus import UNFINISHED, CorpusSpec
-from storage.datasets.manifest import Manifest, head_of, known_spec
+from storage.datasets.manifest import Manifest
 from storage.datasets.quick_check import QuickCheck, quick_check
+from storage.datasets.schema_version import head_of, known_spec
 from storage.errors import RunFailure, UserError
 from storage.places.place import Location
 

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pipelines.generation.build import build_corpus, locked
 from pipelines.generation.fanout import Progress
 from pipelines.spec.corpus import CorpusSpec
-from storage.datasets.manifest import SCHEMA_VERSION, Dataset, committed, head_of, known_spec, load
+from storage.datasets.manifest import Dataset, committed, load
+from storage.datasets.schema_version import SCHEMA_VERSION, head_of, known_spec
 from storage.errors import RunFailure, UserError
 from storage.places.place import Location
 

@@ -25,14 +25,12 @@ from storage.datasets.manifest import (
     Dataset,
     Manifest,
     ShardRecord,
-    check_version,
     committed,
     counted,
     decoded,
-    head_of,
-    known_spec,
     list_name,
 )
+from storage.datasets.schema_version import check_version, head_of, known_spec
 from storage.datasets.shard import file_hash
 from storage.errors import RunFailure, UserError
 from storage.places.place import Location

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from storage.datasets.manifest import OLDEST_READ, Manifest, committed, head_of, load_table
+from storage.datasets.manifest import Manifest, committed, load_table
+from storage.datasets.schema_version import OLDEST_READ, head_of
 from storage.errors import RunFailure, UserError
 from storage.places.place import Location
 

@@ -12,19 +12,17 @@ from pipelines.generation.build import build_corpus
 from storage.datasets.manifest import (
     SCHEMA_VERSION,
     Dataset,
-    check_version,
     commit,
     counted,
     decoded,
     hash_of,
-    head_of,
-    known_spec,
     list_name,
     listed,
     lists,
     load,
     unused_lists,
 )
+from storage.datasets.schema_version import check_version, head_of, known_spec
 from storage.errors import RunFailure, UserError
 from storage.places.disk import LocalLocation
 from storage.places.opening import open_location
