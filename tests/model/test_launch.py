@@ -2,7 +2,6 @@
 
 import ipaddress
 import multiprocessing
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from flows.server.app import free_port
 from model.training.job import Progress
 from model.training.launchers.parallel_runs import Room
 from model.training.launchers.ray_launcher import join_on_this_machine, launch
@@ -32,9 +30,14 @@ def _by_file(folder: str, rank: int) -> None:
 
 
 def _by_port(folder: str, rank: int) -> None:
-    with open(f"{folder}/port") as file:
-        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=file.read())
-    dist.init_process_group("gloo", rank=rank, world_size=RANKS)
+    """Rank 0 listens at a port that the system chooses, so no other process can have it."""
+    handed_over = dist.FileStore(f"{folder}/port", RANKS)
+    if rank == 0:
+        store = dist.TCPStore("127.0.0.1", 0, RANKS, is_master=True, wait_for_workers=False)
+        handed_over.set("port", str(store.port))
+    else:
+        store = dist.TCPStore("127.0.0.1", int(handed_over.get("port")), RANKS, is_master=False)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=RANKS)
 
 
 def _ports_of_rank(join: Callable[[str, int], None], folder: str, rank: int) -> tuple[float, list[str]]:
@@ -49,7 +52,6 @@ def _ports_of_rank(join: Callable[[str, int], None], folder: str, rank: int) -> 
 
 
 def test_ranks_of_one_machine_meet_without_a_port_that_is_open_to_others(tmp_path: Path) -> None:
-    (tmp_path / "port").write_text(str(free_port()))
     with multiprocessing.get_context("spawn").Pool(RANKS) as pool:
         # Torch's own way is here to show that an open port would be seen.
         for join, is_open in ((_by_file, False), (_by_port, True)):
