@@ -23,6 +23,9 @@ from storage.places.place import Location
 
 PAD, UNKNOWN, MASK, BLANK = "[PAD]", "[UNK]", "[MASK]", "[BLANK]"
 EQUALS = "="
+# In the corpus families 'marks' and 'steps': a character that belongs to an operation that can be carried out now, any
+# other character, and the sign before the register of a product.
+MARK, UNMARKED, REGISTER = "^", ".", ":"
 DIGITS = "0123456789"
 
 # Types of token ids by size in bytes. SentencePiece's ids are well below 2¹⁵, so PyTorch's signed type holds them.
@@ -47,6 +50,14 @@ class TokenLayout(BaseModel, frozen=True, extra="forbid"):
     def width(self) -> int:
         """Tokens in a row."""
         return self.problem + 1 + self.answer
+
+
+def holds_marks(width: int, slots: int) -> bool:
+    """Whether rows of `width` tokens with `slots` slots hold marks: one per token of the problem, after a sign.
+
+    All other answers have fewer tokens than their problems.
+    """
+    return slots > width - 1 - slots
 
 
 def check_tokens(problem: int, answer: int) -> None:

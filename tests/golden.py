@@ -14,7 +14,8 @@ import pyarrow as pa
 import torch
 
 from model.config.training import TrainingSpec
-from model.objectives.objective import Batch, Objective
+from model.objectives.answers import AnswerObjective as Objective
+from model.objectives.objective import Batch
 from model.objectives.step_randomness import loops_of, place_offsets, slot_masks, warm_loops_of
 from model.runs.run_config import STEP_VERSION
 from model.tokenizer import Tokenizer, TokenLayout

@@ -29,6 +29,11 @@ class Extent(NamedTuple):
 class EncoderConfig(Form):
     """Architecture of the encoder."""
 
+    kind: Literal["answers", "rewriting"] = Field(
+        "answers",
+        description="What the encoder does: answers fills the slots of a problem's answer at once; rewriting marks the "
+        "operations of an expression that can be carried out, and carries out one at a time.",
+    )
     width: int = Field(128, description="Size of a hidden state.", ge=8, le=4096)
     heads: int = Field(4, description="Attention heads.", ge=1, le=64)
     layers: int = Field(2, description="Layers in the block.", ge=1, le=48)
@@ -85,6 +90,9 @@ class EncoderConfig(Form):
         ge=0,
         le=64,
     )
+    mark_loops: int = Field(
+        2, description="Kind rewriting: runs of the block for the marks of an expression.", ge=1, le=16
+    )
     unit: Unit = Field(
         "none",
         description="Symbolic unit before the block's final layer. residue computes + - * exactly, modulo powers of "
@@ -113,7 +121,7 @@ class EncoderConfig(Form):
     @property
     def any_length(self) -> bool:
         """Whether the computation at a digit position is independent of the length of the numbers."""
-        return self.positions == ("relative",) and self.far == "hidden"
+        return self.kind == "rewriting" or (self.positions == ("relative",) and self.far == "hidden")
 
     def check_pieces(self, group: int) -> None:
         """Raise `UserError` if positions need digits or groups of digits, but the pieces are learned (`group` is 0)."""
@@ -130,6 +138,8 @@ class EncoderConfig(Form):
         A place holds `group` digits; 0 means learned pieces and is treated like 1.
         """
         bounds: list[tuple[str, int, int]] = []
+        if self.kind == "rewriting":
+            return ""
         if "learned" in self.positions:
             bounds.append(("longest", self.longest, max(extent.problem, extent.answer)))
         if "place-value" in self.positions:

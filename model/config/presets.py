@@ -30,4 +30,8 @@ ENCODERS: dict[str, EncoderConfig] = {
     ),
     # Two layers in two loops, with place values and their differences: for products and expressions.
     "mixing": EncoderConfig(width=128, heads=8, loops=2, positions=("relative", "place-value"), reach=5),
+    # One looped layer that marks the operations of an expression and carries out one at a time: for + − × and brackets.
+    "rewriting": EncoderConfig(
+        kind="rewriting", width=96, layers=1, loops=8, min_loops=5, warm_loops=16, feedforward=512, reach=4
+    ),
 }

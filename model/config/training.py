@@ -12,7 +12,7 @@ from storage.reading.lanes import LANES
 STOP_SECONDS = 90.0
 
 
-Objective = Literal["answer", "anywhere", "all"]
+Objective = Literal["answer", "anywhere", "all", "rewriting"]
 
 
 class CurriculumStage(Form):
@@ -74,7 +74,8 @@ class TrainingSpec(Form):
     objective: Objective = Field(
         "answer",
         description="Tokens to mask: answer masks slots of the answer; anywhere masks an operand instead in some "
-        "problems, if exactly one number solves them; all masks any digits and slots.",
+        "problems, if exactly one number solves them; all masks any digits and slots; rewriting trains an encoder of "
+        "that kind on marks and single operations.",
     )
     operand_share: float = Field(
         0.3, description="Objective anywhere: share of problems that mask an operand and show the answer.", ge=0, le=1
@@ -106,6 +107,15 @@ class TrainingSpec(Form):
         if self.workers and self.min_workers > self.workers:
             raise ValueError(
                 f"min_workers is {self.min_workers}, more than workers ({self.workers}): lower min_workers"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _rewriting(self) -> "TrainingSpec":
+        if (self.objective == "rewriting") != (self.encoder.kind == "rewriting"):
+            raise ValueError(
+                f"objective is {self.objective} and encoder.kind is {self.encoder.kind}, but rewriting needs both: "
+                "set both to rewriting, or none"
             )
         return self
 

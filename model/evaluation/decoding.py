@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from model.config.evaluation import ONE_PASS, Decoding
 from model.network.encoder import Encoder
@@ -55,7 +55,7 @@ def logits_of_slots(encoder: Encoder, ids: Tensor, slots: int, decoding: Decodin
 
 
 @contextmanager
-def answering(encoder: Encoder, precision: torch.dtype) -> Iterator[None]:
+def answering(encoder: nn.Module, precision: torch.dtype) -> Iterator[None]:
     """Context for inference: evaluation mode, no gradients, and autocast to `precision`."""
     device = next(encoder.parameters()).device
     encoder.eval()

@@ -15,9 +15,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from model.network.compilation import compile_layers, compiles
-from model.network.encoder import Encoder
-from model.objectives.objective import Batch, Objective
-from model.objectives.training_pass import TrainingPass
+from model.objectives.choice import objective_of
+from model.objectives.objective import Batch
 from model.process import prepare_torch
 from model.ranks import add_up, barrier, rank, ranks
 from model.runs.run_config import load_run, note_precision, run_tokenizer
@@ -26,7 +25,7 @@ from model.training.checkpointing import TrainingCheckpoints
 from model.training.job import Progress, TrainingJob, TrainingResult
 from model.training.optimizer import build_optimizers, precision_name, precision_of, rate_factor, take_step
 from model.training.step_metrics import StepMetrics
-from model.training.throughput import peak_flops, training_flops
+from model.training.throughput import peak_flops
 from model.training.validation import Validation
 from storage.datasets.manifest import load
 from storage.errors import UserError
@@ -67,8 +66,8 @@ class _Trainer:
         self.tokens = load(job.tokens, "the encoded corpus")
         if self.tokens.manifest.identity != job.config.tokens_identity:
             raise UserError(f"the tokens at {job.tokens} do not match run {job.config.name!r}: choose another run name")
-        self.objective = Objective(self.spec, tokenizer).to(self.device)
-        self.encoder = Encoder(self.spec.encoder, tokenizer, running_sum=self.objective.running_sum is not None)
+        self.objective = objective_of(self.spec, tokenizer).to(self.device)
+        self.encoder = self.objective.encoder()
         self.encoder.initialise(derive_key(self.spec.seed, "weights"))
         self.encoder.to(self.device)
         self.optimizers = build_optimizers(self.encoder, self.spec)
@@ -77,9 +76,9 @@ class _Trainer:
         if compiles(self.spec, self.device):
             compile_layers(self.encoder.layers)
         self.precision = self._precision()
-        self.forward = self._distributed(TrainingPass(self.encoder, self.precision))
+        self.forward = self._distributed(self.objective.training_pass(self.encoder, self.precision))
         self.metrics = StepMetrics(job.run / "metrics", self.step, peak_flops(self.device, self.precision))
-        self.validation = Validation(self.tokens, self.spec, self.objective.mask_id, self.device)
+        self.validation = Validation(self.tokens, self.spec, self.objective, self.device)
 
     def run(self, stop: Callable[[], bool], report: Callable[[Progress], None]) -> TrainingResult:
         """Train until the last step or until `stop()` returns True; every process takes the same number of steps."""
@@ -126,17 +125,12 @@ class _Trainer:
             "learning_rate": rate,
             "data_seconds": waited,
         }
-        self.metrics.add(row, loss, self.spec.batch_size, self._flops(batch))
+        self.metrics.add(row, loss, self.spec.batch_size, self.objective.flops(batch))
 
     def _batch(self, rows: np.ndarray, slots: int) -> Batch:
         first = lanes_of(rank(), ranks())[0] * (self.spec.batch_size // LANES)
         ids = torch.from_numpy(rows).to(self.device).long()
         return Batch(ids, slots, self.step, torch.arange(first, first + len(rows), device=self.device))
-
-    def _flops(self, batch: Batch) -> int:
-        """FLOPs of a step on this device."""
-        (rows, width), last, loops = batch.ids.shape, self.objective.last(batch), self.objective.loops(batch.step)
-        return rows * training_flops(self.spec.encoder, self.objective.outputs, width, last, *loops)
 
     def _agree(self, stop: Callable[[], bool]) -> bool:
         """Process the losses of the last steps; True in all processes if `stop()` is True on rank 0."""
@@ -157,7 +151,7 @@ class _Trainer:
         barrier()
         return torch.bfloat16 if load_run(self.job.run).precision == "bfloat16" else torch.float32
 
-    def _distributed(self, forward: TrainingPass) -> nn.Module:
+    def _distributed(self, forward: nn.Module) -> nn.Module:
         if ranks() == 1:
             return forward
         devices = [self.device.index] if self.device.type == "cuda" else None

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from model.config.training import TrainingSpec
+from model.objectives.answers import AnswerObjective as Objective
 from model.objectives.missing_operand import MaskedRows, MissingOperand
-from model.objectives.objective import Batch, Objective
+from model.objectives.objective import Batch
 from model.tokenizer import BLANK, MASK, Tokenizer, TokenLayout
 from tests.benchmarks.tokenizers import digit_tokenizer
 

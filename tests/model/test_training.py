@@ -13,11 +13,11 @@ from torch.optim import Optimizer
 
 from model.config.training import TrainingSpec
 from model.evaluation.predictor import TrainedEncoder
+from model.network.flops import training_flops
 from model.runs.checkpoints import Checkpoints
 from model.runs.metrics import metric_parts
 from model.training.__main__ import main
 from model.training.optimizer import set_rates
-from model.training.throughput import training_flops
 from model.training.trainer import train
 from storage.errors import RunFailure
 from tests.builders import TINY_TRAINING, Built
@@ -95,7 +95,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(s
     place = job.run / "checkpoints" / Checkpoints(job.run / "checkpoints").index().last.file  # type: ignore[union-attr]
     before = place.read()
     original = torch.nn.functional.cross_entropy
-    import model.objectives.objective as module
+    import model.objectives.answers as module
 
     module.cross_entropy = lambda *a, **k: original(*a, **k) * float("nan")  # type: ignore[assignment]
     try:
