@@ -10,12 +10,14 @@ SentencePiece matches from the left. So numbers are first split into groups of t
 import hashlib
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
 
 import numpy as np
 import sentencepiece
+from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
 from storage.errors import RunFailure, UserError
@@ -152,6 +154,15 @@ class Tokenizer:
             if len(piece) == 1 and ord(piece) < 128:
                 ids[ord(piece)] = number
         return bytes(ids)
+
+    def right_aligned(self, texts: Sequence[str]) -> NDArray[np.uint8]:
+        """Token ids [n, longest] of texts, after padding; raises `UserError` as `character_ids` does."""
+        longest = max(map(len, texts))
+        filler = "\0"
+        characters = "".join(text.rjust(longest, filler) for text in texts).encode("ascii", "replace")
+        table = bytearray(self.character_ids())
+        table[ord(filler)] = self.id_of(PAD)
+        return np.frombuffer(characters.translate(bytes(table)), np.uint8).reshape(len(texts), longest)
 
     def pieces(self) -> list[str]:
         """All pieces, ordered by id."""

@@ -30,6 +30,11 @@ class Batch(NamedTuple):
     """Indices of the rows in the whole batch, int64 [n]."""
 
     @property
+    def problem(self) -> Tensor:
+        """Token ids of the problems, int64 [n, problem]."""
+        return self.ids[:, : -self.slots - 1]
+
+    @property
     def marks(self) -> bool:
         """Whether the rows are expressions with marks."""
         return holds_marks(self.ids.shape[1], self.slots)

@@ -80,11 +80,12 @@ class RewritingObjective(Objective[RewritingEncoder]):
 
     def right(self, encoder: RewritingEncoder, ids: Tensor, slots: int) -> Tensor:
         """Which complete rows of token ids [n, width] have exactly the right marks, or the right result, bool [n]."""
+        problem = ids[:, : -slots - 1]
         if holds_marks(ids.shape[1], slots):
-            units = self.reader.units(ids, slots)
+            units = self.reader.units(problem)
             marks = encoder.mark(units, encoder.config.mark_loops)
             return ~(((marks > 0) != self.marked(units, ids, slots)) & units.inside).any(1)
-        operations = self.reader.operations(ids, slots)
+        operations = self.reader.operations(problem)
         results, logits = self.results(operations, ids, slots), encoder.logits(encoder.settled(operations))
         found = Results(logits.digits.argmax(-1), logits.ends[:, :2].argmax(-1), logits.ends[:, 2:].argmax(-1))
         wrong = [(one != other) & (other != _IGNORED) for one, other in zip(found, results, strict=True)]
@@ -94,9 +95,9 @@ class RewritingObjective(Objective[RewritingEncoder]):
         config, loops = self.spec.encoder, self.loops(batch.step)
         per_token = config.layers * 2 * config.width * (4 * config.width + 2 * config.feedforward)
         if batch.marks:
-            units = self.reader.units(batch.ids, batch.slots).ids
+            units = self.reader.units(batch.problem).ids
             return 3 * config.mark_loops * units.numel() * per_token
-        operations = self.reader.operations(batch.ids, batch.slots)
+        operations = self.reader.operations(batch.problem)
         return (3 * loops.trained + loops.warm) * operations.fields[:, 0].numel() * per_token
 
     def loops(self, step: int) -> Loops:
@@ -108,12 +109,12 @@ class RewritingObjective(Objective[RewritingEncoder]):
     def loss(self, forward: nn.Module, batch: Batch) -> Tensor:
         loops = self.loops(batch.step)
         if batch.marks:
-            units = self.reader.units(batch.ids, batch.slots)
+            units = self.reader.units(batch.problem)
             logits = forward(units, loops).float()
             marked = self.marked(units, batch.ids, batch.slots).float()
             losses = binary_cross_entropy_with_logits(logits, marked, reduction="none")
             return torch.where(units.inside, losses, 0.0).sum() * per_token(units.inside)
-        operations = self.reader.operations(batch.ids, batch.slots)
+        operations = self.reader.operations(batch.problem)
         results = self.results(operations, batch.ids, batch.slots)
         return self._step_loss(forward(operations, loops), operations, results, loops)
 
@@ -127,11 +128,10 @@ class RewritingObjective(Objective[RewritingEncoder]):
         width = operations.fields.shape[2] - 2
         digits = torch.zeros(len(ids), width, dtype=torch.long, device=ids.device)
         digits[:, : min(width, slots - 1)] = values[:, :width]
-        inside = torch.arange(width, device=ids.device) < operations.places[:, None]
         # The text of zero has no sign, whatever the encoder says.
         negative = torch.where(values.any(1), (ids[:, -slots] == self.minus_id).long(), _IGNORED)
         done = (operations.kind != MULTIPLY) | (operations.lengths[:, 1] == 1)
-        return Results(torch.where(inside, digits, _IGNORED), negative, done.long())
+        return Results(torch.where(operations.inside, digits, _IGNORED), negative, done.long())
 
     def _step_loss(self, logits: StepLogits, operations: Operations, results: Results, loops: Loops) -> Tensor:
         times = operations.kind == MULTIPLY

@@ -12,8 +12,7 @@ from model.objectives.column_chains import column_chains
 from model.tokenizer import MARK, REGISTER, UNMARKED, Tokenizer, TokenLayout
 from pipelines.tokens.vocabulary import train_pieces
 
-SLOTS = 16
-LAYOUT = TokenLayout(problem=40, answer=SLOTS)
+LAYOUT = TokenLayout(problem=40, answer=16)
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +46,13 @@ def parsed(text: str) -> tuple[str, str, str, str]:
 
 
 def rows_of(texts: list[str], tokenizer: Tokenizer) -> torch.Tensor:
-    return torch.tensor([tokenizer.row(text, LAYOUT) for text in texts])
+    return torch.tensor([tokenizer.row(text, LAYOUT)[: LAYOUT.problem] for text in texts])
 
 
 def test_fields_are_aligned_at_their_units_and_signs_are_flags(tokenizer: Tokenizer) -> None:
     rng = random.Random(1)
     texts = [operation(rng) for _ in range(500)]
-    found = RowReader(tokenizer).operations(rows_of(texts, tokenizer), SLOTS)
+    found = RowReader(tokenizer).operations(rows_of(texts, tokenizer))
     for text, fields, flags, places in zip(
         texts, found.fields, found.flags.tolist(), found.places.tolist(), strict=True
     ):
@@ -61,7 +60,7 @@ def test_fields_are_aligned_at_their_units_and_signs_are_flags(tokenizer: Tokeni
         minuses = second.count("-")
         for digits, field in zip((first, second, register), fields.tolist(), strict=True):
             digits = re.sub(r"\D", "", digits)
-            assert field[0] == BORDER and field[places + 1] == BORDER
+            assert [field[0], field[places + 1]] == [BORDER, BORDER]
             assert all(content == OUTSIDE for content in field[places + 2 :])
             expected = [int(digit) for digit in reversed(digits)]
             assert field[1 : places + 1] == expected + [EMPTY] * (places - len(digits))
@@ -71,7 +70,7 @@ def test_fields_are_aligned_at_their_units_and_signs_are_flags(tokenizer: Tokeni
 
 def test_places_have_room_for_every_result(tokenizer: Tokenizer) -> None:
     texts = ["999+999", "999*9:999", "99*9:999", "1*123456:0", "999--999", "0*0:0", "--7"]
-    found = RowReader(tokenizer).operations(rows_of(texts, tokenizer), SLOTS)
+    found = RowReader(tokenizer).operations(rows_of(texts, tokenizer))
     needed = [4, 5, 5, 7, 4, 2, 1]
     assert all(places >= need for places, need in zip(found.places.tolist(), needed, strict=True))
 
@@ -79,7 +78,7 @@ def test_places_have_room_for_every_result(tokenizer: Tokenizer) -> None:
 def test_chains_are_those_of_written_arithmetic(tokenizer: Tokenizer) -> None:
     rng = random.Random(2)
     texts = [operation(rng) for _ in range(500)]
-    operations = RowReader(tokenizer).operations(rows_of(texts, tokenizer), SLOTS)
+    operations = RowReader(tokenizer).operations(rows_of(texts, tokenizer))
     found = column_chains(operations)
     for row, text in enumerate(texts):
         first, operator, second, register = parsed(text)
@@ -104,7 +103,7 @@ def test_chains_are_those_of_written_arithmetic(tokenizer: Tokenizer) -> None:
 
 def test_a_carry_is_certain_after_as_many_moves_as_columns_leave_it_open(tokenizer: Tokenizer) -> None:
     texts = ["5555+4444", "5555+4445", "1234+1111", "9999-9999", "1234-1233", "5*2:0"]
-    found = column_chains(RowReader(tokenizer).operations(rows_of(texts, tokenizer), SLOTS))
+    found = column_chains(RowReader(tokenizer).operations(rows_of(texts, tokenizer)))
     assert found.chain_moves[0, :5].tolist() == [0, 1, 2, 3, 4]
     assert found.chain_moves[1, :5].tolist() == [0, 1, 2, 3, 4]
     assert found.chain_moves[2, :5].tolist() == [0, 1, 1, 1, 1]
@@ -116,9 +115,7 @@ def test_a_carry_is_certain_after_as_many_moves_as_columns_leave_it_open(tokeniz
 
 def test_units_are_operators_brackets_and_whole_numbers(tokenizer: Tokenizer) -> None:
     texts = ["12*(3+45)-7", "-305", "((12))*-3"]
-    layout = TokenLayout(problem=14, answer=15)
-    ids = torch.tensor([tokenizer.row(text, layout) for text in texts])
-    units = RowReader(tokenizer).units(ids, 15)
+    units = RowReader(tokenizer).units(rows_of(texts, tokenizer))
     pieces = tokenizer.pieces()
     for text, row, inside, tokens in zip(
         texts, units.ids.tolist(), units.inside.tolist(), units.tokens.tolist(), strict=True
@@ -126,6 +123,8 @@ def test_units_are_operators_brackets_and_whole_numbers(tokenizer: Tokenizer) ->
         expected = re.findall(r"\d+|\D", text)
         found = [pieces[unit - 1] for unit, there in zip(row, inside, strict=True) if there]
         assert found == [unit[0] for unit in expected]
-        assert row[0] == len(pieces) + 1 and row[len(expected) + 1] == len(pieces) + 2
+        assert [row[0], row[len(expected) + 1]] == [len(pieces) + 1, len(pieces) + 2]
         starts = [match.start() for match in re.finditer(r"\d+|\D", text)]
-        assert [token - (14 - len(text)) for token, there in zip(tokens, inside, strict=True) if there] == starts
+        assert [
+            token - (LAYOUT.problem - len(text)) for token, there in zip(tokens, inside, strict=True) if there
+        ] == starts

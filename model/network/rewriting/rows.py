@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from model.network.positions import Positions, digit_values, piece_masks
 from model.tokenizer import DIGITS, PAD, Tokenizer
@@ -46,6 +47,11 @@ class Operations(NamedTuple):
         return torch.stack([self.flags[:, 0] == 1, self.flags[:, 2] == _SECOND_SIGN_FLAG + 1], 1)
 
     @property
+    def inside(self) -> Tensor:
+        """Which places are between the borders of their row, bool [n, E − 2]."""
+        return torch.arange(self.fields.shape[2] - 2, device=self.places.device) < self.places[:, None]
+
+    @property
     def lengths(self) -> Tensor:
         """Number of digits of a, b and R, int64 [n, 3]."""
         return (self.fields < EMPTY).sum(2)
@@ -78,12 +84,12 @@ class RowReader(nn.Module):
         """Number of different unit ids: padding, the pieces, begin and end."""
         return self.end + 1
 
-    def operations(self, ids: Tensor, slots: int) -> Operations:
-        """The operation in each row of token ids [n, width], whose last `slots` tokens are the result.
+    def operations(self, problem: Tensor) -> Operations:
+        """The operation in each row of token ids [n, width], which may begin with padding.
 
         A row with one number, such as -(-5), is an operation without a: its number is the field b.
         """
-        problem, places = ids[:, :-slots], self.positions(ids, slots)
+        places = self.positions(pad(problem, (0, 1)), 1)
         digit, operator, minus = (kind[problem] for kind in self.kinds)
         place, number = places.place_value[:, : problem.shape[1]], places.operand[:, : problem.shape[1]]
         alone = torch.where(digit, number, 0).max(1).values == 1
@@ -98,21 +104,20 @@ class RowReader(nn.Module):
         lengths = torch.stack([torch.where(digit & (field == which), place, 0).max(1).values for which in range(3)], 1)
         count = _places(kind, lengths)
         size = int(count.max()) + 2
-        at = torch.arange(size, device=ids.device)
+        at = torch.arange(size, device=problem.device)
         contents = torch.where(at < count[:, None] + 1, EMPTY, torch.where(at == count[:, None] + 1, BORDER, OUTSIDE))
         contents[:, 0] = BORDER
         # Tokens that are no digits write to a column of their own, which is dropped.
         target = torch.where(digit & (field < FIELDS), field * (size + 1) + place, FIELDS * (size + 1))
-        flat = torch.zeros(len(ids), FIELDS * (size + 1) + 1, dtype=torch.long, device=ids.device) - 1
+        flat = torch.full((len(problem), FIELDS * (size + 1) + 1), -1, device=problem.device)
         flat.scatter_(1, target, self.values[problem])
         digits = flat[:, :-1].unflatten(1, (FIELDS, size + 1))[:, :, :size]
         fields = torch.where(digits >= 0, digits, contents[:, None])
         flags = torch.stack([negative[:, 0], kind + _OPERATION_FLAG, negative[:, 1] + _SECOND_SIGN_FLAG], 1)
         return Operations(fields, flags, count)
 
-    def units(self, ids: Tensor, slots: int) -> Units:
-        """The units of the expressions in rows of token ids [n, width], whose last `slots` tokens are the marks."""
-        problem = ids[:, : -slots - 1]
+    def units(self, problem: Tensor) -> Units:
+        """The units of the expression in each row of token ids [n, width], which may begin with padding."""
         digit = self.kinds[0][problem]
         inner = torch.zeros_like(digit)
         inner[:, 1:] = digit[:, 1:] & digit[:, :-1]
@@ -122,11 +127,11 @@ class RowReader(nn.Module):
         size = int(count.max()) + 2
         # Tokens that begin no unit write to a column of their own, which is dropped.
         target = torch.where(unit, number, size)
-        columns = torch.arange(problem.shape[1], device=ids.device).expand_as(problem)
-        blank = torch.zeros(len(ids), size + 1, dtype=torch.long, device=ids.device)
+        columns = torch.arange(problem.shape[1], device=problem.device).expand_as(problem)
+        blank = torch.zeros(len(problem), size + 1, dtype=torch.long, device=problem.device)
         tokens = blank.scatter(1, target, columns)[:, :size]
         found = blank.scatter(1, target, problem + 1)[:, :size]
-        at = torch.arange(size, device=ids.device)
+        at = torch.arange(size, device=problem.device)
         inside = (at > 0) & (at <= count)
         found = torch.where(inside, found, torch.where(at == count + 1, self.end, 0))
         found[:, 0] = self.begin
