@@ -1,17 +1,21 @@
 """Opens a trained encoder with its tokenizer, for evaluation and for problems in text form."""
 
 import re
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
+from torch import nn
 
 from model.config.encoder import Extent
 from model.config.evaluation import ONE_PASS, Decoding
 from model.evaluation.decoding import Answers, fill_slots, spell
+from model.evaluation.rewriting import Rewriter, Trace
 from model.network.encoder import Encoder
+from model.network.rewriting.encoder import RewritingEncoder
 from model.process import prepare_torch
 from model.runs.checkpoints import CheckpointEntry, Checkpoints, restore
 from model.runs.run_config import RunConfig, load_run, run_tokenizer
@@ -20,45 +24,76 @@ from model.training.optimizer import precision_of
 from storage.errors import UserError
 from storage.places.place import Location
 
+Made = TypeVar("Made", bound=nn.Module)
+
 
 class Solution(NamedTuple):
     """An answer and its probability according to the encoder."""
 
     answer: str
+    """Empty if the encoder abstains."""
     confidence: float
+    trace: Trace | None = None
+    """How an encoder that rewrites came to the answer, or why it abstains."""
 
 
 @dataclass(frozen=True)
-class TrainedEncoder:
-    """An encoder with the weights of one checkpoint."""
+class TrainedModel(ABC):
+    """An encoder of any kind with the weights of one checkpoint."""
 
     config: RunConfig
     checkpoint: CheckpointEntry
     tokenizer: Tokenizer
+
+    @property
+    @abstractmethod
+    def parameters(self) -> int:
+        """Number of weights."""
+
+    @property
+    @abstractmethod
+    def precision(self) -> torch.dtype:
+        """Arithmetic precision of the answers."""
+
+    @abstractmethod
+    def solve(self, problems: Sequence[str], decoding: Decoding = ONE_PASS) -> list[Solution]:
+        """Answers to problems in text form; raises `UserError` for a problem that cannot be parsed or is too large."""
+
+    @abstractmethod
+    def check_decoding(self, decoding: Decoding) -> None:
+        """Raise `UserError` if the encoder cannot answer in this way."""
+
+
+def open_trained(folder: Location, which: str = "best") -> TrainedModel:
+    """Open the 'best' or 'last' checkpoint of a run of any kind; raises `UserError` if there is none."""
+    kind = load_run(folder).training.encoder.kind
+    return (TrainedRewriter if kind == "rewriting" else TrainedEncoder).open(folder, which)
+
+
+@dataclass(frozen=True)
+class TrainedEncoder(TrainedModel):
+    """An encoder that answers by filling the slots of the answer."""
+
     encoder: Encoder
     precision: torch.dtype
 
     @classmethod
     def open(cls, folder: Location, which: str = "best") -> "TrainedEncoder":
-        """Open the 'best' or 'last' checkpoint of a run; raises `UserError` if there is none."""
-        prepare_torch()
-        config = load_run(folder)
-        checkpoints = Checkpoints(folder / "checkpoints")
-        entry = checkpoints.choose(which)
-        tokenizer = run_tokenizer(folder, config)
-        # Loaded first, because this rejects checkpoints of other runs, which may have any shape.
-        tensors = checkpoints.load(entry, config)
-        encoder = Encoder(config.training.encoder, tokenizer)
-        restore(tensors, encoder)
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return cls(config, entry, tokenizer, encoder.to(device), precision_of(config.training, device))
+        """Open a checkpoint; raises `UserError` if there is none or the run's encoder is of another kind."""
+        opened = _opened(
+            folder, which, "answers", lambda config, tokenizer: Encoder(config.training.encoder, tokenizer)
+        )
+        return cls(*opened)
+
+    @property
+    def parameters(self) -> int:
+        return self.encoder.parameter_count()
 
     def fill(self, rows: np.ndarray, slots: int, decoding: Decoding = ONE_PASS) -> Answers:
         """Answers to token rows [n, width], whose last `slots` tokens are the answer."""
         return fill_slots(self.encoder, self.tokenizer, rows, slots, self.precision, decoding)
 
     def solve(self, problems: Sequence[str], decoding: Decoding = ONE_PASS) -> list[Solution]:
-        """Answers to problems in text form; raises `UserError` for a problem that cannot be parsed or is too large."""
         self.check_decoding(decoding)
         found: list[Solution | None] = [None] * len(problems)
         layouts = [self.layout_of(problem) for problem in problems]
@@ -72,7 +107,6 @@ class TrainedEncoder:
         return [solution for solution in found if solution]
 
     def check_decoding(self, decoding: Decoding) -> None:
-        """Raise `UserError` if the symbolic unit is to be disabled but the encoder has none."""
         if decoding.unit == "off" and self.encoder.unit is None:
             raise UserError(
                 f"decoding.unit is off, but run {self.config.name!r} has no symbolic unit: remove decoding.unit"
@@ -89,6 +123,62 @@ class TrainedEncoder:
             slots = 1 + -(-(extent.answer - 1) // group) if group else min(extent.answer, self.config.extent.answer)
             extent = extent._replace(problem=len(self.tokenizer.encode(problem)), answer=slots)
         return self.config.layout_for(extent)
+
+
+@dataclass(frozen=True)
+class TrainedRewriter(TrainedModel):
+    """An encoder that answers by rewriting the problem."""
+
+    rewriter: Rewriter
+
+    @classmethod
+    def open(cls, folder: Location, which: str = "best") -> "TrainedRewriter":
+        """Open a checkpoint; raises `UserError` if there is none or the run's encoder is of another kind."""
+        config, checkpoint, tokenizer, encoder, precision = _opened(
+            folder, which, "rewriting", lambda config, tokenizer: RewritingEncoder(config.training.encoder, tokenizer)
+        )
+        return cls(config, checkpoint, tokenizer, Rewriter(encoder, tokenizer, precision))
+
+    @property
+    def parameters(self) -> int:
+        return self.rewriter.encoder.parameter_count()
+
+    @property
+    def precision(self) -> torch.dtype:
+        return self.rewriter.precision
+
+    def solve(self, problems: Sequence[str], decoding: Decoding = ONE_PASS) -> list[Solution]:
+        self.check_decoding(decoding)
+        traces = self.rewriter.traces(problems)
+        return [Solution(trace.answer, trace.confidence, trace) for trace in traces]
+
+    def check_decoding(self, decoding: Decoding) -> None:
+        if decoding != ONE_PASS:
+            raise UserError(
+                f"run {self.config.name!r} answers by rewriting, which has no decoding options: remove them"
+            )
+
+
+def _opened(
+    folder: Location, which: str, kind: str, create: Callable[[RunConfig, Tokenizer], Made]
+) -> tuple[RunConfig, CheckpointEntry, Tokenizer, Made, torch.dtype]:
+    """Configuration, checkpoint, tokenizer, encoder and precision of a run."""
+    prepare_torch()
+    config = load_run(folder)
+    if config.training.encoder.kind != kind:
+        raise UserError(
+            f"run {config.name!r} has an encoder of kind {config.training.encoder.kind}, but {kind} is needed: use "
+            "another run"
+        )
+    checkpoints = Checkpoints(folder / "checkpoints")
+    entry = checkpoints.choose(which)
+    tokenizer = run_tokenizer(folder, config)
+    # Loaded first, because this rejects checkpoints of other runs, which may have any shape.
+    tensors = checkpoints.load(entry, config)
+    encoder = create(config, tokenizer)
+    restore(tensors, encoder)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return config, entry, tokenizer, encoder.to(device), precision_of(config.training, device)
 
 
 def extent_of(problem: str) -> Extent:

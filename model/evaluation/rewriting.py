@@ -149,7 +149,7 @@ class Rewriter:
 
     def _ids(self, texts: list[str]) -> Tensor:
         device = next(self.encoder.parameters()).device
-        return torch.from_numpy(self.tokenizer.right_aligned(texts)).to(device).long()
+        return torch.from_numpy(self.tokenizer.right_aligned(texts).astype(np.int64)).to(device)
 
 
 def _batches(lengths: list[int]) -> Iterator[list[int]]:
