@@ -35,10 +35,11 @@ from storage.reading.lanes import BucketOrder, LanePlan
 FILE = Path(__file__).with_name("golden.json")
 COMMAND = "python -m tests.golden"
 
-# The number of sampled rows of each component, by preset: 20 in total.
-_ROWS = {"notebook": 8, "arithmetic": 1, "long": 3}
+# The number of sampled rows of each component, by preset: 28 in total.
+_ROWS = {"notebook": 8, "arithmetic": 1, "long": 3, "steps": 8}
 _HASHED_ROWS = 2_000
 _PROBLEMS = ("7", "3+5", "3-5", "3*5", "2*3+4-5*6", "3*(1-1)", "2*(3-8)", f"{2**70}+{10**30}")
+_STEPS = ("345*62:0", "345*2:2070", "-345*02:7", f"3*7:{10**30}")
 _SPLIT_ROWS = 200
 
 
@@ -86,8 +87,9 @@ def _rows() -> dict[str, Any]:
         # One digit per row: the number of its split.
         splits = np.concatenate([sample_rows(spec, component, _SPLIT_ROWS)[1] for component in components(spec)])
         samples[f"splits of {name}"] = "".join(map(str, splits))
-    hashes = text_hashes(pa.array(_PROBLEMS), Canonical("golden"))
-    samples["canonical hashes"] = dict(zip(_PROBLEMS, hashes.tolist(), strict=True))
+    for name, texts in (("canonical hashes", _PROBLEMS), ("canonical hashes of steps", _STEPS)):
+        hashes = text_hashes(pa.array(texts), Canonical("golden"))
+        samples[name] = dict(zip(texts, hashes.tolist(), strict=True))
     return samples
 
 

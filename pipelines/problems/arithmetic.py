@@ -65,6 +65,25 @@ def multiplied(left: Limbs, right: Limbs, size: int) -> list[Int64s]:
     return _carry(columns)[0]
 
 
+def exact_quotients(dividends: Limbs, divisors: Limbs) -> list[Int64s]:
+    """Quotients of non-negative numbers, as many limbs as the dividends; zero unless the division is exact.
+
+    A quotient by zero is zero.
+    """
+    if len(dividends) <= 2:
+        low, *high = (limb.astype(np.int64) for limb in dividends)
+        dividend = low + high[0] * _BASE if high else low
+        divisor = divisors[0].astype(np.int64)
+        for number, limb in enumerate(divisors[1:], 1):
+            # A divisor above the dividends gives zero, whatever its highest limbs are.
+            divisor += np.where(limb != 0, limb.astype(np.int64) * _BASE if number == 1 else _BASE**2, 0)
+        divisor += divisor == 0
+        quotient = dividend // divisor
+        quotient *= (quotient * divisor == dividend) & (_is_positive(divisors))
+        return limbs_of(quotient, BASE**2 - 1)[: len(dividends)]
+    return _long_quotients(dividends, divisors)
+
+
 def digit_counts(limbs: Limbs) -> NDArray[np.int32]:
     """Number of decimal digits of non-negative numbers [n]; zero has one."""
     highest = limbs[0].astype(np.uint32)
@@ -128,6 +147,55 @@ def product_carries(left: NDArray[np.uint8], right: NDArray[np.uint8]) -> NDArra
             columns[place : place + len(b)] += product
         longest[part] = sum_carries(columns)
     return longest
+
+
+def _is_positive(limbs: Limbs) -> Flags:
+    positive: Flags = limbs[0] != 0
+    for limb in limbs[1:]:
+        positive = positive | (limb != 0)
+    return positive
+
+
+def _long_quotients(dividends: Limbs, divisors: Limbs) -> list[Int64s]:
+    """`exact_quotients` by long division with signed quotient limbs.
+
+    Three limbs of the divisor and five of the remainder estimate a limb of the quotient to the nearest integer. So each
+    remainder is at most half of the shifted divisor, and the last one is zero if and only if the division is exact.
+    """
+    size, rows = len(dividends), len(dividends[0])
+    wide = np.zeros((max(size, len(divisors)) + 2, rows), np.int64)
+    for number, limb in enumerate(divisors):
+        wide[number + 2] = limb
+    # Two limbs below the units and two above the top are zero, so that every estimate has its limbs.
+    rest = np.zeros((size + 4, rows), np.int64)
+    for number, limb in enumerate(dividends):
+        rest[number + 2] = limb
+    highest = np.zeros(rows, np.intp)
+    for number, limb in enumerate(divisors):
+        highest[limb != 0] = number
+    every = np.arange(rows)
+    divisor = sum(wide[highest + offset, every] * float(BASE) ** (offset - 2) for offset in range(3))
+    divisor = np.maximum(divisor, 1.0)
+    quotient = np.zeros((size, rows), np.int64)
+    for shift in reversed(range(size)):
+        fits = highest + shift < size
+        top = np.where(fits, highest + shift, 0)
+        value = sum(rest[top + offset, every] * float(BASE) ** (offset - 2) for offset in range(5))
+        estimate = np.rint(np.where(fits, value / divisor, 0)).astype(np.int64)
+        quotient[shift] = estimate
+        for number in range(min(len(divisors), size - shift)):
+            rest[number + shift + 2] -= estimate * wide[number + 2]
+        _normalise(rest[shift + 2 : size + 2])
+    exact = ~_is_positive(rest) & _is_positive(divisors)
+    return _carry(quotient * exact)[0]
+
+
+def _normalise(limbs: NDArray[np.int64]) -> None:
+    """Carries between limbs in place, to limbs from −BASE/2: a small negative number has no high limbs."""
+    for number in range(len(limbs) - 1):
+        carry = (limbs[number] + _BASE // 2) // _BASE
+        limbs[number] -= carry * _BASE
+        limbs[number + 1] += carry
 
 
 def _carry(limbs: Limbs) -> tuple[list[Int64s], Int64s]:

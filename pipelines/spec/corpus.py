@@ -16,7 +16,7 @@ from storage.workspace import checked_name
 UNFINISHED = ".progress/spec.yaml"
 
 Operator = Literal["+", "-", "*"]
-FamilyName = Literal["grid", "digits", "expression", "listed"]
+FamilyName = Literal["grid", "digits", "expression", "listed", "steps"]
 
 # The parameters of each family; all others must keep their defaults.
 _FAMILY_FIELDS: dict[str, tuple[str, ...]] = {
@@ -24,8 +24,11 @@ _FAMILY_FIELDS: dict[str, tuple[str, ...]] = {
     "digits": ("terms", "operators", "min_terms", "min_digits", "digits", "hard"),
     "expression": ("terms", "operators", "min_terms", "min_digits", "digits", "depth", "min_depth"),
     "listed": ("listing", "operators", "digits"),
+    "steps": ("operators", "digits"),
 }
 _ALL_FAMILY_FIELDS = {name for names in _FAMILY_FIELDS.values() for name in names}
+# Families whose different problems are not counted.
+_UNCOUNTED = ("expression", "steps")
 # Fields that have no effect when zero and are then omitted: corpora made before these fields keep their identity.
 _LATER_FIELDS = {"min_depth"}
 _LARGEST_GRID = 99_999
@@ -42,7 +45,8 @@ class ProblemSpec(Form):
     family: FamilyName = Field(
         "grid",
         description="Problem family: 'grid' has every combination of operands from one range, 'digits' has operands of "
-        "any length, 'expression' has nested brackets, 'listed' has fixed problems, all in the test split.",
+        "any length, 'expression' has nested brackets, 'listed' has fixed problems, all in the test split, 'steps' has "
+        "single sums, differences and digit products of an encoder that rewrites.",
     )
     terms: int = Field(
         4, ge=2, le=32, description="Number of operands per problem; the maximum for 'digits' and 'expression'."
@@ -54,7 +58,7 @@ class ProblemSpec(Form):
     high: int = Field(99, ge=0, le=_LARGEST_GRID, description="Grid: largest operand.")
     min_terms: int = Field(2, ge=2, le=32, description="Digits, expression: minimum number of operands.")
     digits: int = Field(
-        2, ge=1, le=1_000, description="Digits, expression, listed: maximum number of digits of an operand."
+        2, ge=1, le=1_000, description="Digits, expression, listed, steps: maximum number of digits of an operand."
     )
     min_digits: int = Field(
         1, ge=1, le=1_000, description="Digits, expression: minimum number of digits of an operand."
@@ -136,7 +140,7 @@ class ProblemSpec(Form):
 
     @property
     def size(self) -> int:
-        """Number of different problems; for expressions, which are not counted, the largest possible size."""
+        """Number of different problems; for expressions and steps, which repeat, the largest possible size."""
         choices = len(self.operators)
         if self.family == "grid":
             return int((self.high - self.low + 1) ** self.terms * choices ** (self.terms - 1))
@@ -149,12 +153,22 @@ class ProblemSpec(Form):
 
     def most_tokens(self, group: int) -> tuple[int, int]:
         """Maximum number of tokens of a problem and of a signed answer, if a token holds up to `group` digits."""
+        if self.family == "steps":
+            return self._most_step_tokens(group)
         digits = len(str(self.high)) if self.family == "grid" else self.digits
         terms = 2 if self.family == "listed" else self.terms
         # Per operand one operator; in an expression also a unary minus, and two brackets and a minus of its node.
         signs = 5 if self.family == "expression" else 1
         answer = terms * digits if "*" in self.operators else digits + len(str(terms))
         return terms * (-(-digits // group) + signs) - 1, 1 + -(-answer // group)
+
+    def _most_step_tokens(self, group: int) -> tuple[int, int]:
+        """`most_tokens` of two signed operands and, for a product, of a colon and a register with one more digit."""
+        products = "*" in self.operators
+        problem = 2 * -(-self.digits // group) + 3
+        if products:
+            problem += 1 - (-(self.digits + 1) // group)
+        return problem, 1 + -(-(self.digits + 1 + products) // group)
 
     def parameters(self) -> dict[str, Any]:
         """The family and its parameters as JSON values."""
@@ -188,8 +202,8 @@ class CorpusSpec(ProblemSpec):
         0,
         ge=0,
         le=LARGEST_SIZE,
-        description="Number of rows to take from the permuted order; 0 takes all, which 'expression' and very large "
-        "families do not allow.",
+        description="Number of rows to take from the permuted order; 0 takes all, which 'expression', 'steps' and very "
+        "large families do not allow.",
     )
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of the row order.")
     split_key: str = Field(
@@ -218,7 +232,7 @@ class CorpusSpec(ProblemSpec):
         parts = self.parts
         if not self.only_test and any(part.family == "listed" for part in parts):
             raise ValueError("family 'listed' has only test problems: set only_test too")
-        if not self.rows and any(part.family == "expression" or part.size > LARGEST_SIZE for part in parts):
+        if not self.rows and any(part.family in _UNCOUNTED or part.size > LARGEST_SIZE for part in parts):
             raise ValueError("rows is 0, but there are too many problems to take all: set rows")
         total = sum(part.size for part in parts)
         if self.rows > total:

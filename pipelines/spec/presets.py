@@ -84,6 +84,8 @@ CORPORA: dict[str, CorpusSpec] = {
             name="mixed-longer", rows=60_000, **_two_operands("+-*", 5, 6, hard=0.0).parameters(), **_MIXED_SPLIT
         ),
         CorpusSpec(name="mixed-deeper", rows=60_000, **_DEEPER.parameters(), **_MIXED_SPLIT),
+        # Single operations, for encoders that evaluate by rewriting.
+        _corpus("steps", 10_000_000, ProblemSpec(family="steps", operators=("+", "-", "*"), digits=10)),
         # The grid of four numbers 0–99 with all operators has 2.7 billion problems.
         _corpus("billion", 1_000_000_000, _MIXED_GRID),
     )

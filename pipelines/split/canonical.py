@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.problems.arithmetic import Limbs
+from pipelines.problems.arithmetic import LIMB_DIGITS, Limbs, digit_columns, digit_counts
 from storage.order import UInt64s, derive_key, mix64
 
 Flags = NDArray[np.bool_]
@@ -61,20 +61,26 @@ class Canonical:
         self._number, self._sum, self._product, self._minus = (
             np.uint64(derive_key(split_key, part)) for part in ("number", "sum", "product", "minus")
         )
+        self._step = np.uint64(derive_key(split_key, "step"))
         # Odd, so that multiplication by it is a bijection.
         self.limb_weight = np.uint64(derive_key(split_key, "limb") | 1)
 
     def number(self, limbs: Limbs) -> UInt64s:
         """Hashes of non-negative integers given as limbs of eight decimal digits, lowest first."""
-        total = limbs[-1].astype(np.uint64)
-        for limb in reversed(limbs[:-1]):
-            total *= self.limb_weight
-            total += limb
-        return self.finished(total)
+        return self.finished(self._total(limbs))
 
     def finished(self, totals: UInt64s) -> UInt64s:
         """Hashes of numbers from the sums of their limbs times powers of `limb_weight`."""
         return mix64(totals ^ self._number)
+
+    def weights(self, digits: int) -> UInt64s:
+        """The weight of a digit in `finished` at each place value, units first, [digits]."""
+        weights, limb = [], 1
+        for place in range(digits):
+            if place and place % LIMB_DIGITS == 0:
+                limb = limb * int(self.limb_weight) % (1 << 64)
+            weights.append(limb * 10 ** (place % LIMB_DIGITS) % (1 << 64))
+        return np.array(weights, np.uint64)
 
     def leaf(self, hashes: UInt64s) -> Terms:
         """The terms of single numbers with these hashes, from which `sum` and `product` build larger expressions."""
@@ -117,6 +123,26 @@ class Canonical:
         opposite = self.minus(term)
         none = np.zeros(len(factor), np.bool_)
         return Terms(np.where(turned, opposite, term), np.where(turned, term, opposite), factor, turned, none)
+
+    def step(
+        self, a: Limbs, b: Limbs, lengths: NDArray[np.integer], register: Limbs, consumed: Limbs, turned: Flags
+    ) -> UInt64s:
+        """Hashes of Horner steps of products, from magnitudes; `turned` [n] marks negative products.
+
+        `b` has `lengths` [n] digits, which are not consumed yet. If the register is |a| times the `consumed` digits,
+        or zero, the step is a state of the product of a and of the consumed digits followed by b, and has its hash.
+        `consumed` is zero otherwise, and the hash is that of the step itself, where the order of a and b matters.
+        """
+        first, second = self.number(a), self._total(b)
+        further = np.flatnonzero(_any(consumed))
+        if further.size:
+            second[further] += self._shifted([limb.take(further) for limb in consumed], lengths.take(further))
+        second = self.finished(second)
+        own = mix64(first ^ self._step)
+        for part in (second, lengths.astype(np.uint64), self.number(register)):
+            own = mix64(own + part)
+        step = np.where(_any(register) & ~_any(consumed), own, self.product(first + second))
+        return np.where(turned, self.minus(step), step)
 
     def fixed(self, hashes: Sequence[UInt64s], gaps: str) -> UInt64s:
         """Hashes of problems without brackets that all have the same operators, one character per gap."""
@@ -162,6 +188,31 @@ class Canonical:
             negative = np.where(joined, negative, np.broadcast_to(is_minus, size))
         close(np.ones(size, np.bool_))
         return np.where(terms > 1, self.sum(total), total)
+
+    def _total(self, limbs: Limbs) -> UInt64s:
+        """Sums of limbs times powers of `limb_weight`, for `finished`."""
+        total = limbs[-1].astype(np.uint64)
+        for limb in reversed(limbs[:-1]):
+            total *= self.limb_weight
+            total += limb
+        return total
+
+    def _shifted(self, limbs: Limbs, places: NDArray[np.integer]) -> UInt64s:
+        """`_total` of numbers times 10 to the power `places` [n]."""
+        digits = digit_columns(limbs, int(digit_counts(limbs).max()))
+        weights = self.weights(len(digits) + int(places.max()))
+        total = np.zeros(len(places), np.uint64)
+        for place, digit in enumerate(digits):
+            total += weights.take(places + place) * digit
+        return total
+
+
+def _any(limbs: Limbs) -> Flags:
+    """Whether numbers are not zero."""
+    found: Flags = limbs[0] != 0
+    for limb in limbs[1:]:
+        found = found | (limb != 0)
+    return found
 
 
 def _terms_of(gaps: str) -> Iterator[tuple[str, int]]:

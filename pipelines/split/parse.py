@@ -2,9 +2,11 @@
 
 The hashes equal those of the generator but are computed from the text in a shard. Corpora can therefore be compared
 without trusting their manifests. The grammar is numbers, `+ - *`, unary minus and brackets, with Python's precedence.
+A Horner step of a product, such as `345*2:2070`, is a problem too: see `pipelines.problems.steps`.
 """
 
 import ast
+import re
 from dataclasses import dataclass
 from math import prod
 
@@ -13,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from pipelines.problems.arithmetic import LIMB_DIGITS
+from pipelines.problems.arithmetic import LIMB_DIGITS, exact_quotients, limb_count
 from pipelines.split.canonical import Canonical, Flags, Terms
 from storage.datasets.arrow_buffers import string_buffers
 from storage.errors import RunFailure
@@ -27,6 +29,9 @@ Term = tuple[int, object]
 # Characters of a block, so that its arrays of 64-bit numbers fit in the cache.
 _BLOCK_CHARACTERS = 1 << 17
 
+# A Horner step: two signed factors, of which the second may begin with zeros, and the register.
+_STEP = r"^(?P<minus>-?)(?P<a>0|[1-9][0-9]*)\*(?P<turned>-?)(?P<b>[0-9]+):(?P<register>0|[1-9][0-9]*)$"
+
 
 def text_hashes(problems: pa.Array, canonical: Canonical) -> UInt64s:
     """Hashes of the canonical forms of problem texts, uint64 [n]; raises `RunFailure` for an invalid problem."""
@@ -38,6 +43,8 @@ def text_hashes(problems: pa.Array, canonical: Canonical) -> UInt64s:
 
 def canonical_form(problem: str) -> Form:
     """The canonical form of one problem as nested tuples; equal exactly for equivalent problems."""
+    if ":" in problem:
+        return _step_form(problem)
     tree = ast.parse(problem, mode="eval").body
     terms = _terms(tree)
     return terms[0] if len(terms) == 1 else ("sum", *sorted(terms, key=repr))
@@ -119,7 +126,47 @@ class _Items:
 
 
 def _block_hashes(problems: pa.Array, canonical: Canonical) -> UInt64s:
-    """Hashes of a block of problems: each bracket is reduced to one item, innermost brackets first."""
+    """Hashes of a block of problems, of which some can be Horner steps."""
+    if b":" not in string_buffers(problems)[0].tobytes():
+        return _expression_hashes(problems, canonical)
+    are_steps = pc.match_substring(problems, ":").to_numpy(zero_copy_only=False)
+    hashes = np.empty(len(problems), np.uint64)
+    for chosen, hashes_of in ((are_steps, _step_hashes), (~are_steps, _expression_hashes)):
+        if chosen.any():
+            hashes[chosen] = hashes_of(problems.filter(pa.array(chosen)), canonical)
+    return hashes
+
+
+def _step_hashes(problems: pa.Array, canonical: Canonical) -> UInt64s:
+    """Hashes of a block of Horner steps."""
+    text = _Text.of(problems)
+    fields = pc.extract_regex(problems, _STEP)
+    text.refuse_rows(fields.is_null().to_numpy(zero_copy_only=False))
+    (a, _), (b, lengths), (register, _) = (_limbs(fields.field(name)) for name in ("a", "b", "register"))
+    # Nothing is consumed if the register is zero, so the second factor is complete.
+    zeros = pc.starts_with(fields.field("b"), "0").to_numpy(zero_copy_only=False) & (lengths > 1)
+    text.refuse_rows(zeros & (register == 0).all(0))
+    minus, turned = (pc.equal(fields.field(name), "-").to_numpy(zero_copy_only=False) for name in ("minus", "turned"))
+    return canonical.step(a, b, lengths, register, exact_quotients(register, a), minus ^ turned)
+
+
+def _limbs(numbers: pa.Array) -> tuple[NDArray[np.uint32], NDArray[np.int32]]:
+    """Limbs, uint32 [limbs, n], of decimal texts, and their lengths, int32 [n]."""
+    characters, offsets = string_buffers(numbers)
+    digits, lengths = characters - np.uint8(ord("0")), np.diff(offsets)
+    longest = int(lengths.max())
+    limbs = np.zeros((limb_count(longest), len(lengths)), np.uint32)
+    for place in reversed(range(longest)):
+        digit = digits.take(offsets[1:] - 1 - place, mode="clip")
+        digit *= lengths > place
+        limb = limbs[place // LIMB_DIGITS]
+        limb *= np.uint32(10)
+        limb += digit
+    return limbs, lengths
+
+
+def _expression_hashes(problems: pa.Array, canonical: Canonical) -> UInt64s:
+    """Hashes of a block of expressions: each bracket is reduced to one item, innermost brackets first."""
     text = _Text.of(problems)
     digit = text.characters - np.uint8(ord("0")) <= 9
     opening, closing = text.are("("), text.are(")")
@@ -167,7 +214,7 @@ def _numbers(text: _Text, digit: Flags, number: Flags, canonical: Canonical) -> 
     begins, ends = np.flatnonzero(number), np.flatnonzero(digit & ~text.after(digit))
     lengths = ends - begins + 1
     places = np.repeat(ends, lengths) - np.flatnonzero(digit)
-    values = _weights(canonical, int(lengths.max())).take(places)
+    values = canonical.weights(int(lengths.max())).take(places)
     values *= text.characters.compress(digit) - np.uint8(ord("0"))
     # Differences of wrapped cumulative sums: several times faster than `reduceat` for short numbers.
     totals = np.cumsum(values).take(np.cumsum(lengths) - 1)
@@ -199,14 +246,15 @@ def _where_several(starts: Positions, terms: Terms, combined: Terms) -> Terms:
     return single
 
 
-def _weights(canonical: Canonical, digits: int) -> UInt64s:
-    """The weight of a digit at each place value, units first, [digits]."""
-    weights, limb = [], 1
-    for place in range(digits):
-        if place and place % LIMB_DIGITS == 0:
-            limb = limb * int(canonical.limb_weight) % (1 << 64)
-        weights.append(limb * 10 ** (place % LIMB_DIGITS) % (1 << 64))
-    return np.array(weights, np.uint64)
+def _step_form(problem: str) -> Form:
+    """The canonical form of a Horner step: that of its product if the register is one of its states."""
+    match = re.search(_STEP, problem)
+    assert match, f"{problem!r} is no step"
+    minus, a, turned, b, register = match.groups()
+    consumed, rest = divmod(int(register), int(a)) if int(a) else (0, int(register))
+    if rest:
+        return ("step", 1 if minus == turned else -1, int(a), len(b), int(b), int(register))
+    return canonical_form(f"{minus}{a}*{turned}{consumed or ''}{b}")
 
 
 def _terms(node: ast.AST) -> list[Term]:

@@ -16,6 +16,8 @@ from storage.sql.database import connect, parquet_source
 # Every tokenizer has a piece for each of these characters, even if its corpus does not contain them.
 _SIGNS = "+-*()="
 _ALPHABET = DIGITS + _SIGNS
+# A further sign of corpora of family 'steps' only: the ids of other tokenizers must not change.
+_STEP_SIGN = ":"
 
 # Maximum number of characters and special pieces if no pieces are learned, in addition to the groups.
 _CHARACTERS = 256
@@ -94,6 +96,7 @@ def train_pieces(sample: list[str], spec: TokenizerSpec = _DIGIT) -> bytes:
     unigram, arXiv 1804.10959) never span two numbers.
     """
     groups = group_pieces(spec.group)
+    signs = _SIGNS + _STEP_SIGN if any(_STEP_SIGN in line for line in sample) else _SIGNS
     # Except for kind 'digit', one character per line, because user-defined pieces would hide some characters.
     alphabet = [_ALPHABET] if spec.kind == "digit" else [*_ALPHABET]
     sink = io.BytesIO()
@@ -113,7 +116,7 @@ def train_pieces(sample: list[str], spec: TokenizerSpec = _DIGIT) -> bytes:
         unk_piece=UNKNOWN,
         bos_id=-1,
         eos_id=-1,
-        user_defined_symbols=[MASK, BLANK, *(groups if spec.group else _SIGNS)],
+        user_defined_symbols=[MASK, BLANK, *(groups if spec.group else signs)],
         num_threads=1,
         minloglevel=2,
     )

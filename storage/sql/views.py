@@ -51,6 +51,21 @@ _MEASURES = {
     "negative": "BOOLEAN: Whether the answer is negative.",
     "kind": "VARCHAR: For a listed problem, what it tests, such as carry chain; NULL for other problems.",
 }
+_STEP = {
+    "consumed": "VARCHAR: For a step of a product, such as 345*2:2070: the digits of the second factor that are "
+    "consumed, if the register is a multiple of the first factor's magnitude; otherwise empty, as for a sum.",
+    "draw": "VARCHAR: How a step is drawn: plain; edge (operands with few kinds of digits); tie (a window of columns "
+    "that pass a carry or borrow on); for products also trajectory (a state of a real product), dense (large digits) "
+    "and random.",
+    "done": "BOOLEAN: Whether the step completes its operation; true for a sum or difference.",
+    "column_total": "INTEGER: Largest column total of a step, without carries: digits of a sum; absolute difference of "
+    "digits if the magnitudes are subtracted; for a product, units of this product of digits, tens of the next lower "
+    "one, and digit of the register.",
+    "largest_carry": "INTEGER: Largest carry, or 1 for a borrow, from 0 to 2.",
+    "carry_bound": "INTEGER: Number of column moves after which all digits are certain. Every move tightens the bounds "
+    "on the carry into each column, from 0 to 1, or to 2 for a product. If the magnitudes are subtracted, the "
+    "comparison moves from the units to the longest operand's first digit, and all digits need its result.",
+}
 _CHECKPOINT = {
     "run": "VARCHAR: Name of the run.",
     "checkpoint": "VARCHAR: Probed checkpoint: best or last.",
@@ -83,6 +98,7 @@ CORPUS_VIEW = View(
         "sum": "BIGINT: The exact answer as a number.",
         "value": "BIGINT: The exact answer as a number.",
         **_MEASURES,
+        **_STEP,
     },
 )
 

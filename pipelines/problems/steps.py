@@ -1,0 +1,315 @@
+"""Steps: single operations of an encoder that evaluates by rewriting, each with its result.
+
+A row is a sum or difference of two signed literals, such as `-7+-12`, or one Horner step of a product, such as
+`-345*2:2070`. In a step `a*b:R`, b holds the digits that are not consumed yet, R is the register, and d is the first
+digit of b. The result is 10·R + |a|·d with the sign of the product; it is the next register.
+
+Each row is drawn by a hash of its number, with a room of 3 … digits + 2 columns (`step_draws`). So short and long rows
+are equally frequent, and short ones repeat.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from pipelines.problems.arithmetic import Flags, digit_columns, digit_counts, limb_count
+from pipelines.problems.family import Arrays, Block, Family, answer_columns, layout_for, pattern_column, schema_of
+from pipelines.problems.step_draws import DRAWS, Digits, Drawn, Lanes, Rows, StepDraws, joined, product_totals
+from pipelines.problems.text import decimal_text, number_words
+from pipelines.spec.corpus import ProblemSpec
+from pipelines.split.canonical import Canonical
+from storage.datasets.arrow_buffers import blank_words, to_strings
+from storage.order import UInt64s, derive_key, mix64
+
+# Columns of this family besides those of every family.
+COLUMNS = {
+    "consumed": pa.string(),
+    "draw": pa.dictionary(pa.int32(), pa.string()),
+    "done": pa.bool_(),
+    "column_total": pa.int32(),
+    "largest_carry": pa.int32(),
+    "carry_bound": pa.int32(),
+}
+
+# Share of products if there are other operators too.
+_PRODUCTS = 0.6
+_TRAJECTORIES = 0.45
+
+
+class _Results(NamedTuple):
+    """Results of n rows: digits of their magnitudes [columns, n], signs, and what the columns carry, each [n]."""
+
+    digits: Digits
+    negative: Flags
+    carries: NDArray[np.integer]
+    column_total: NDArray[np.integer]
+    largest_carry: NDArray[np.integer]
+    carry_bound: NDArray[np.integer]
+
+
+class Steps(Family):
+    """Rows of single steps with operands of up to `spec.digits` digits."""
+
+    def __init__(self, spec: ProblemSpec, canonical: Canonical, key: int, rows: int) -> None:
+        super().__init__(spec, canonical, key, rows)
+        # A register has one more digit than an operand, and a result one more than a register.
+        self._register_limbs = limb_count(spec.digits + 1)
+        self._draws = StepDraws(spec.digits)
+        self.block_rows = max(1 << 9, min(1 << 15, 1 << ((1 << 18) // spec.digits).bit_length() - 1))
+        schema = schema_of({})
+        for name, kind in COLUMNS.items():
+            schema = schema.append(pa.field(name, kind, nullable=False))
+        schema = schema.set(schema.names.index("carries"), pa.field("carries", pa.int32(), nullable=False))
+        self.layout = layout_for(schema, {"consumed": "DELTA_LENGTH_BYTE_ARRAY"})
+
+    def problems(self, positions: UInt64s) -> Block:
+        """The problems at `positions`.
+
+        `limbs` [2 · (limbs + register limbs), n] of a, b, R and the consumed digits, `lengths` [3, n] of a, b and R (0
+        for sums), `minus` [2, n] of a and b; `operator` (index in the spec), `draw` (index in `DRAWS`) and `digit` (the
+        first digit of b), each [n].
+        """
+        seeds = mix64(positions * np.uint64(0x9E3779B97F4A7C15) + np.uint64(derive_key(self._key, "steps")))
+        lanes, rows = Lanes(seeds, derive_key(self._key, "row")), len(positions)
+        room = 3 + lanes.below(self.spec.digits)
+        operator, walks = self._operators(lanes), lanes.chance(_TRAJECTORIES)
+        minus = np.array([lanes.chance(0.5), lanes.chance(0.5)])
+        times = self._are(operator, "*")
+        arrays: Arrays = {
+            "limbs": np.zeros((2 * (self._limbs + self._register_limbs), rows), np.uint32),
+            "lengths": np.zeros((3, rows), np.uint16),
+            "minus": minus,
+            "operator": operator,
+            "draw": np.zeros(rows, np.uint8),
+            "digit": np.zeros(rows, np.uint8),
+        }
+        block = Block(arrays)
+        apart = minus[0] ^ minus[1] ^ self._are(operator, "-")
+        for kind, where in enumerate((~times, times & walks, times & ~walks)):
+            chosen = np.flatnonzero(where)
+            # Taken also if no row is chosen: the draws of a row must not depend on the others of its block.
+            own = lanes.take(chosen)
+            if not chosen.size:
+                continue
+            if kind == 0:
+                drawn = self._draws.sums(own, room.take(chosen), apart.take(chosen))
+            else:
+                drawn = (self._draws.trajectories if kind == 1 else self._draws.registers)(own, room.take(chosen))
+            self._put(block, chosen, drawn)
+        # Zero has no sign. But the digits that remain of a negative factor keep its sign.
+        minus[0] &= self._operand(block, 0).any(0)
+        minus[1] &= self._operand(block, 1).any(0) | self._register(block).any(0)
+        return block
+
+    def canonical(self, problems: Block) -> UInt64s:
+        hashes = np.empty(problems.rows, np.uint64)
+        times = self._are(problems["operator"], "*")
+        if (rows := np.flatnonzero(~times)).size:
+            hashes[rows] = self._sum_hashes(problems.take(rows))
+        if (rows := np.flatnonzero(times)).size:
+            part = problems.take(rows)
+            hashes[rows] = self._canonical.step(
+                self._operand(part, 0),
+                self._operand(part, 1),
+                part["lengths"][1],
+                self._register(part),
+                self._consumed(part),
+                part["minus"][0] ^ part["minus"][1],
+            )
+        return hashes
+
+    def text_lengths(self, problems: Block) -> NDArray[np.integer] | int:
+        lengths, register = problems["lengths"], problems["lengths"][2]
+        total = lengths.sum(0, dtype=np.int32) + problems["minus"].sum(0, dtype=np.int32)
+        return total + np.int32(1) + (register > 0)
+
+    def _columns(self, problems: Block) -> dict[str, Any]:
+        results, lengths = self._results(problems), problems["lengths"]
+        consumed = self._consumed(problems)
+        counts = digit_counts(consumed) * consumed.any(0)
+        return {
+            **answer_columns(joined(results.digits), results.negative),
+            "problem": self._problem_text(problems),
+            "operators": pattern_column(problems["operator"], list(self.spec.operators), problems.rows),
+            "terms": np.full(problems.rows, 2, np.int32),
+            "digits": lengths[:2].max(0).astype(np.int32),
+            "carries": results.carries.astype(np.int32),
+            "depth": np.zeros(problems.rows, np.int32),
+            "consumed": decimal_text(consumed, counts, np.zeros(problems.rows, np.bool_)),
+            "draw": pattern_column(problems["draw"], list(DRAWS), problems.rows),
+            "done": ~self._are(problems["operator"], "*") | (lengths[1] == 1),
+            "column_total": results.column_total.astype(np.int32),
+            "largest_carry": results.largest_carry.astype(np.int32),
+            "carry_bound": results.carry_bound.astype(np.int32),
+        }
+
+    def _operators(self, lanes: Lanes) -> Digits:
+        """Operators as indices in the spec, [n]: products in 60 % of the rows, the others equally often."""
+        others = [operator for operator in self.spec.operators if operator != "*"]
+        chosen, times = lanes.below(max(1, len(others))), lanes.chance(_PRODUCTS)
+        symbols = np.array([self.spec.operators.index(operator) for operator in others or ("*",)], np.uint8)
+        found = symbols.take(chosen)
+        return np.where(times, np.uint8(self.spec.operators.index("*")), found) if "*" in self.spec.operators else found
+
+    def _are(self, operators: NDArray[np.uint8], symbol: str) -> Flags:
+        if symbol not in self.spec.operators:
+            return np.zeros(len(operators), np.bool_)
+        return operators == self.spec.operators.index(symbol)
+
+    def _put(self, block: Block, rows: Rows, drawn: Drawn) -> None:
+        """Writes drawn rows into the block."""
+        limbs, lengths, size = block["limbs"], block["lengths"], self._limbs
+        numbers = (joined(drawn.a), joined(drawn.b), drawn.register, drawn.consumed)
+        first = 0
+        for number in numbers:
+            for limb in number:
+                limbs[first, rows] = limb
+                first += 1
+        assert first == 2 * (size + self._register_limbs)
+        product = drawn.lengths > 0
+        lengths[0, rows] = digit_counts(numbers[0])
+        lengths[1, rows] = np.where(product, drawn.lengths, digit_counts(numbers[1]))
+        lengths[2, rows] = digit_counts(drawn.register) * product
+        block["digit"][rows] = drawn.b[np.maximum(drawn.lengths - 1, 0), np.arange(len(rows))]
+        block["draw"][rows] = drawn.draws
+
+    def _register(self, problems: Block) -> NDArray[np.uint32]:
+        """Limbs of R, [register limbs, n]."""
+        limbs: NDArray[np.uint32] = problems["limbs"][2 * self._limbs : 2 * self._limbs + self._register_limbs]
+        return limbs
+
+    def _consumed(self, problems: Block) -> NDArray[np.uint32]:
+        """Limbs of the consumed digits, [register limbs, n]."""
+        limbs: NDArray[np.uint32] = problems["limbs"][2 * self._limbs + self._register_limbs :]
+        return limbs
+
+    def _sum_hashes(self, problems: Block) -> UInt64s:
+        minus = problems["minus"] ^ np.stack([np.zeros(problems.rows, np.bool_), self._are(problems["operator"], "-")])
+        hashes = (self._canonical.number(self._operand(problems, term)) for term in range(2))
+        first, second = (
+            np.where(flags, self._canonical.minus(number), number) for flags, number in zip(minus, hashes, strict=True)
+        )
+        return self._canonical.sum(first + second)
+
+    def _results(self, problems: Block) -> _Results:
+        times = self._are(problems["operator"], "*")
+        parts = []
+        for chosen, results_of in (
+            (np.flatnonzero(~times), self._sum_results),
+            (np.flatnonzero(times), self._products),
+        ):
+            if chosen.size == problems.rows:
+                return results_of(problems)
+            if chosen.size:
+                parts.append((chosen, results_of(problems.take(chosen))))
+        fields = []
+        for values in zip(*(results for _, results in parts), strict=True):
+            merged = np.zeros((*values[-1].shape[:-1], problems.rows), values[-1].dtype)
+            for (chosen, _), part in zip(parts, values, strict=True):
+                if merged.ndim == 2:
+                    merged[: len(part), chosen] = part
+                else:
+                    merged[chosen] = part
+            fields.append(merged)
+        return _Results(*fields)
+
+    def _sum_results(self, problems: Block) -> _Results:
+        """Results of sums; the bound of a difference includes the comparison of the magnitudes, from the units up."""
+        digits, lengths = self.spec.digits, problems["lengths"]
+        first, second = (self._operand(problems, term) for term in range(2))
+        apart = problems["minus"][0] ^ problems["minus"][1] ^ self._are(problems["operator"], "-")
+        less = _is_less(first, second) & apart
+        sign = np.where(apart, np.int8(-1), np.int8(1))
+        totals = digit_columns(first, digits).view(np.int8) + digit_columns(second, digits).view(np.int8) * sign
+        totals *= np.where(less, np.int8(-1), np.int8(1))
+        tie, width = np.where(apart, np.int8(0), np.int8(9)), lengths[:2].max(0)
+        chain = _Chain(problems.rows, digits + 1)
+        moves, at_top = chain.moves(), chain.moves()
+        carry = np.zeros(problems.rows, np.int8)
+        for place, column in enumerate(totals):
+            total = column + carry
+            carry = (total >= 10).view(np.int8) - (total < 0).view(np.int8)
+            moves = 1 + moves * ((column == tie) & (place < width))
+            np.copyto(at_top, moves, where=width == place + 1)
+            chain.add((total - carry * np.int8(10)).view(np.uint8), carry, moves)
+        chain.add(carry.view(np.uint8), np.zeros_like(carry), moves)
+        # Which magnitude is larger decides every digit of a difference, one move later.
+        bound = np.maximum(chain.bound, (at_top + 1) * apart)
+        results = chain.digits
+        negative = (problems["minus"][0] ^ less) & results.any(0)
+        return _Results(results, negative, chain.longest, np.abs(totals).max(0), chain.largest, bound)
+
+    def _products(self, problems: Block) -> _Results:
+        """Results of Horner steps; a column's total has the units of this and the tens of the next lower product."""
+        digits = self.spec.digits
+        totals = np.zeros((digits + 2, problems.rows), np.uint8)
+        totals[:-1] = product_totals(digit_columns(self._operand(problems, 0), digits), problems["digit"])
+        totals[1:] += digit_columns(self._register(problems), digits + 1)
+        chain = _Chain(problems.rows, digits + 2)
+        # Moves after which it is certain whether the carry is at least one, and whether it is two.
+        one, two = chain.moves(), chain.moves()
+        carry = np.zeros(problems.rows, np.uint8)
+        for column in totals:
+            total = column + carry
+            carry = (total >= 10).view(np.uint8) + (total >= 20).view(np.uint8)
+            one, two = (
+                1 + one * (column == 9) + two * (column == 8),
+                1 + one * (column == 19) + two * (column == 18),
+            )
+            chain.add(total - carry * np.uint8(10), carry, np.maximum(one, two))
+        results = chain.digits
+        negative = (problems["minus"][0] ^ problems["minus"][1]) & results.any(0)
+        return _Results(results, negative, chain.longest, totals.max(0), chain.largest, chain.bound)
+
+    def _problem_text(self, problems: Block) -> pa.Array:
+        # The operator and a sign come first in the words of a number, or in a word of their own if there is no room.
+        size, step = self._limbs, limb_count(self.spec.digits + 2)
+        last = limb_count(self.spec.digits + 2) if "*" in self.spec.operators else 0
+        buffer, words = blank_words(problems.rows, 2 * step + last)
+        lengths, minus = problems["lengths"], problems["minus"] * np.uint64(ord("-"))
+        symbols = np.array([ord(operator) for operator in self.spec.operators], np.uint64)
+        for term in range(2):
+            end = (term + 1) * step
+            number_words(self._operand(problems, term), lengths[term], words[:, end - size : end])
+        words[:, 0] |= minus[0]
+        words[:, step] |= symbols.take(problems["operator"]) | minus[1] << np.uint64(8)
+        if last:
+            number_words(self._register(problems), lengths[2], words[:, -self._register_limbs :])
+            words[:, 2 * step] |= (lengths[2] > 0) * np.uint64(ord(":"))
+        return to_strings(buffer, self.text_lengths(problems))  # type: ignore[arg-type]
+
+
+class _Chain:
+    """What is carried from column to column in n rows, from the units up."""
+
+    def __init__(self, rows: int, columns: int) -> None:
+        self.digits = np.empty((columns, rows), np.uint8)
+        self.largest = np.zeros(rows, np.uint8)
+        # Small types are several times faster.
+        self._kind = np.dtype(np.uint8 if columns < 250 else np.uint16)
+        self.bound, self.longest, self._run = (self.moves() for _ in range(3))
+        self._column = 0
+
+    def moves(self) -> NDArray[Any]:
+        """Counts of moves that start at zero, [n]."""
+        return np.zeros(self.largest.shape, self._kind)
+
+    def add(self, digits: Digits, carry: NDArray[np.integer], moves: NDArray[Any]) -> None:
+        """The next column: its digits, the carry out of it, and after how many moves that is certain, each [n]."""
+        self.digits[self._column] = digits
+        self._column += 1
+        self._run += 1
+        self._run *= carry != 0
+        np.maximum(self.longest, self._run, out=self.longest)
+        np.maximum(self.largest, np.abs(carry).view(np.uint8), out=self.largest)
+        np.maximum(self.bound, moves, out=self.bound)
+
+
+def _is_less(first: NDArray[np.uint32], second: NDArray[np.uint32]) -> Flags:
+    """Whether the first number is less, [n]."""
+    less = np.zeros(first.shape[1], np.bool_)
+    for one, other in zip(first, second, strict=True):
+        less = np.where(one == other, less, one < other)
+    return less
