@@ -9,11 +9,18 @@ from pipelines.problems.family import Family
 from pipelines.problems.grid import Grid
 from pipelines.problems.lengths import shares_by_terms
 from pipelines.problems.listed import Listed
+from pipelines.problems.marks import Marks
 from pipelines.spec.corpus import CorpusSpec, ProblemSpec
 from pipelines.split.canonical import Canonical
 from storage.order import derive_key
 
-_FAMILIES: dict[str, type[Family]] = {"grid": Grid, "digits": Operands, "expression": Expressions, "listed": Listed}
+_FAMILIES: dict[str, type[Family]] = {
+    "grid": Grid,
+    "digits": Operands,
+    "expression": Expressions,
+    "marks": Marks,
+    "listed": Listed,
+}
 
 
 @dataclass(frozen=True)
