@@ -35,8 +35,8 @@ from storage.reading.lanes import BucketOrder, LanePlan
 FILE = Path(__file__).with_name("golden.json")
 COMMAND = "python -m tests.golden"
 
-# The number of sampled rows of each component, by preset: 28 in total.
-_ROWS = {"notebook": 8, "arithmetic": 1, "long": 3, "steps": 8}
+# The number of sampled rows of each component, by preset: 31 in total.
+_ROWS = {"notebook": 8, "arithmetic": 1, "long": 3, "marks": 3, "steps": 8}
 _HASHED_ROWS = 2_000
 _PROBLEMS = ("7", "3+5", "3-5", "3*5", "2*3+4-5*6", "3*(1-1)", "2*(3-8)", f"{2**70}+{10**30}")
 _STEPS = ("345*62:0", "345*2:2070", "-345*02:7", f"3*7:{10**30}")

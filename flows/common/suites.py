@@ -79,7 +79,7 @@ def prepare(workspace: Workspace, config: RunConfig, tokenizer: Tokenizer, suite
         answer=max(layout["answer"] for layout in layouts),
         digits=max(len(str(part.high)) if part.family == "grid" else part.digits for part in spec.parts),
         operands=max(2 if part.family in ("digits", "listed", "steps") else part.terms for part in spec.parts),
-        depth=max(part.depth if part.family == "expression" else 0 for part in spec.parts),
+        depth=max(part.depth if part.family in ("expression", "marks") else 0 for part in spec.parts),
     )
     if reason := config.training.encoder.refusal(extent, config.group):
         raise UserError(

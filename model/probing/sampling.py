@@ -87,7 +87,7 @@ def _text(chance: random.Random, part: Mapping[str, Any], lengths: range, held_o
         for term in range(terms)
     ]
     operators = [chance.choice(list(part["operators"])) for _ in range(terms - 1)]
-    if part["family"] == "expression":
+    if part["family"] in ("expression", "marks"):
         return _tree(chance, numbers, operators, part["depth"])
     return _chain(numbers, operators)
 

@@ -85,7 +85,7 @@ class RunConfig(BaseModel, frozen=True, extra="forbid"):
     @property
     def signed_operands(self) -> bool:
         """Whether the run's corpus has operands or brackets with a minus sign."""
-        return any(part["family"] == "expression" and "-" in part["operators"] for part in self.parts)
+        return any(part["family"] in ("expression", "marks") and "-" in part["operators"] for part in self.parts)
 
     @property
     def extent(self) -> Extent:
@@ -96,7 +96,7 @@ class RunConfig(BaseModel, frozen=True, extra="forbid"):
             answer=max(layout.answer for layout in self.layouts),
             digits=max(numbers),
             operands=max(part["terms"] for part in self.parts),
-            depth=max(part["depth"] if part["family"] == "expression" else 0 for part in self.parts),
+            depth=max(part["depth"] if part["family"] in ("expression", "marks") else 0 for part in self.parts),
         )
 
     @property

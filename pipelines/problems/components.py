@@ -9,6 +9,7 @@ from pipelines.problems.family import Family
 from pipelines.problems.grid import Grid
 from pipelines.problems.lengths import shares_by_terms
 from pipelines.problems.listed import Listed
+from pipelines.problems.marks import Marks
 from pipelines.problems.steps import Steps
 from pipelines.spec.corpus import CorpusSpec, ProblemSpec
 from pipelines.split.canonical import Canonical
@@ -18,8 +19,9 @@ _FAMILIES: dict[str, type[Family]] = {
     "grid": Grid,
     "digits": Operands,
     "expression": Expressions,
-    "listed": Listed,
+    "marks": Marks,
     "steps": Steps,
+    "listed": Listed,
 }
 
 

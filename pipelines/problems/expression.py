@@ -3,9 +3,11 @@
 A row's tree is drawn from the root by a hash of its number: a node covers leaves [first, last), takes an operator and
 splits them. Nodes are in pre-order, so children follow their parents: text is generated forwards, and values and
 canonical hashes backwards. Row numbers do not enumerate problems, so short expressions repeat.
+
+A subclass can draw other numbers of leaves, lengths, brackets and minuses, as `pipelines.problems.marks` does.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +16,7 @@ from numpy.typing import NDArray
 
 from pipelines.problems.arithmetic import LIMB_DIGITS, Flags, carried, limb_count, limbs_of, multiplied
 from pipelines.problems.family import (
+    Arrays,
     Block,
     Family,
     answer_columns,
@@ -44,8 +47,39 @@ class _Nodes(NamedTuple):
     minus: Flags
 
 
+class DrawnNodes(NamedTuple):
+    """Nodes that are being drawn, at most one in each row; arrays [n]."""
+
+    row_seeds: UInt64s
+    seed: UInt64s
+    is_sum: Flags
+    tight: Small
+    """Whether a sum needs brackets."""
+    around: Small
+    """Number of brackets around the node, without its own."""
+
+
+class Openings:
+    """The characters before the leaves in the text of n rows, in which each leaf has `step` characters."""
+
+    def __init__(self, characters: Small, leaves: int, step: int) -> None:
+        self.characters, self._step = characters.reshape(-1), step
+        self._used = np.zeros((len(characters), leaves), np.uint8)
+
+    def reserve(self, rows: Rows, leaves: NDArray[np.integer] | int, counts: Small | int) -> Rows:
+        """Indices into `characters` of the next `counts` characters before one leaf of each of these rows."""
+        used = self._used.reshape(-1)
+        leaf = rows * self._used.shape[1] + leaves
+        places = (leaf * self._step + used.take(leaf)).astype(np.intp, copy=False)
+        used[leaf] += np.asarray(counts, np.uint8)
+        return places
+
+
 class Expressions(Family):
     """Rows of expressions with up to `spec.terms` leaves and `spec.depth` nested brackets."""
+
+    _node_fields: Mapping[str, type[np.generic]] = {"bracket": np.bool_, "minus": np.bool_}
+    """What `_wrapped` draws around a node: at least its number of brackets, and whether it is negated."""
 
     def __init__(self, spec: ProblemSpec, canonical: Canonical, key: int, rows: int) -> None:
         super().__init__(spec, canonical, key, rows)
@@ -69,22 +103,18 @@ class Expressions(Family):
         rows, leaves = len(positions), self.spec.terms
         seeds = mix64(positions * np.uint64(0x9E3779B97F4A7C15) + np.uint64(self._key))
         block: dict[str, NDArray[Any]] = {}
-        terms = self._spread(seeds, "terms", 0, self.spec.min_terms, leaves)
+        terms = self._terms(seeds)
         block["lengths"] = np.empty((leaves, rows), np.uint8 if self.spec.digits < 256 else np.uint16)
         block["limbs"] = np.zeros((leaves * self._limbs, rows), np.uint32)
         for leaf in range(leaves):
-            length = self._spread(seeds, "length", leaf, self.spec.min_digits, self.spec.digits)
+            length = self._lengths(seeds, leaf)
             block["lengths"][leaf] = length * (leaf < terms)
             limbs = random_limbs(seeds, derive_key(self._key, "leaf", leaf), length, self._limbs)
             for number, limb in limbs:
                 block["limbs"][leaf * self._limbs + number] = limb
-        block["turned"] = np.zeros((leaves, rows), np.bool_)
-        if "-" in self.spec.operators:
-            for leaf in range(leaves):
-                chosen = self._spread(seeds, "turned", leaf, 1, _MINUS_ONE_IN) == 1
-                block["turned"][leaf] = chosen & (leaf < terms)
         self._grow(block, seeds, terms)
         block["terms"] = terms[None].astype(np.uint8)
+        self._sign(block, seeds)
         return Block(block)
 
     def canonical(self, problems: Block) -> UInt64s:
@@ -104,8 +134,8 @@ class Expressions(Family):
                     result = self._canonical.multiplied(left, right)
                 else:
                     right = right.negated(operator.take(chosen) == ord("-"))
-                    result = self._canonical.added(left, right).negated(minus.take(chosen))
-                terms.put(first.take(chosen), result)
+                    result = self._canonical.added(left, right)
+                terms.put(first.take(chosen), result.negated(minus.take(chosen)))
         return self._canonical.root(terms.take(np.arange(problems.rows)))
 
     def text_lengths(self, problems: Block) -> NDArray[np.integer] | int:
@@ -118,22 +148,53 @@ class Expressions(Family):
         return self._small_answers(problems) if self._small else self._large_answers(problems)
 
     def _columns(self, problems: Block) -> dict[str, Any]:
-        terms = problems["terms"][0].astype(np.int32)
         return {
             **answer_columns(*self.answers(problems)),
             "problem": self._problem_text(problems),
+            **self._shape_columns(problems),
+        }
+
+    def _shape_columns(self, problems: Block) -> dict[str, Any]:
+        """The columns that describe the trees."""
+        terms = problems["terms"][0].astype(np.int32)
+        return {
             "operators": to_strings(problems["gaps"].T.tobytes(), terms - 1),
             "terms": terms,
             "digits": problems["lengths"].max(0).astype(np.int32),
             "depth": problems["depth"][0].astype(np.int32),
         }
 
+    def _terms(self, seeds: UInt64s) -> NDArray[np.int64]:
+        """Number of leaves, [n]."""
+        return self._spread(seeds, "terms", 0, self.spec.min_terms, self.spec.terms)
+
+    def _lengths(self, seeds: UInt64s, leaf: int) -> NDArray[np.int64]:
+        """Digits of one leaf, [n]; rows with fewer leaves ignore it."""
+        return self._spread(seeds, "length", leaf, self.spec.min_digits, self.spec.digits)
+
+    def _sign(self, block: Arrays, seeds: UInt64s) -> None:
+        """Draws the minuses before leaves: `turned` [leaves, n]."""
+        leaves = self.spec.terms
+        block["turned"] = np.zeros((leaves, len(seeds)), np.bool_)
+        if "-" in self.spec.operators:
+            for leaf in range(leaves):
+                chosen = self._spread(seeds, "turned", leaf, 1, _MINUS_ONE_IN) == 1
+                block["turned"][leaf] = chosen & (leaf < block["terms"][0])
+
+    def _wrapped(self, nodes: DrawnNodes, deep: bool) -> Arrays:
+        """The `_node_fields` of drawn nodes, each [n]; `deep` nodes have no minus."""
+        minus = np.zeros(len(nodes.seed), np.bool_)
+        if "-" in self.spec.operators and not deep:
+            minus = nodes.is_sum & (nodes.around < self.spec.depth) & (nodes.seed >> np.uint64(61) == 0)
+        return {"bracket": nodes.is_sum & ((nodes.tight > 0) | minus), "minus": minus}
+
     def _grow(self, block: dict[str, NDArray[Any]], seeds: UInt64s, terms: NDArray[np.int64]) -> None:
         """Draws the trees node by node in pre-order; each row has a stack of nodes that are still to be drawn."""
         rows, nodes = len(seeds), self.spec.terms - 1
         for name in ("first", "middle", "last", "operator", "gaps"):
             block[name] = np.zeros((nodes, rows), np.uint8)
-        block["bracket"], block["minus"] = (np.zeros((nodes, rows), np.bool_) for _ in range(2))
+        for name, kind in self._node_fields.items():
+            block[name] = np.zeros((nodes, rows), kind)
         depth = np.zeros(rows, np.uint8)
         # Fields of a waiting node: first leaf, end of its leaves, brackets around it, and whether a sum needs its own
         # bracket.
@@ -146,16 +207,14 @@ class Expressions(Family):
                 break
             place = top.take(active)
             first, last, around, tight = (stack[place, field, active] for field in range(4))
-            seed = mix64(seeds.take(active) + np.uint64(derive_key(self._key, "node", node)))
+            row_seeds = seeds.take(active)
+            seed = mix64(row_seeds + np.uint64(derive_key(self._key, "node", node)))
             operator = self._operator(seed, (tight > 0) & (around >= self.spec.depth))
             if deep := node <= self.spec.min_depth and self.spec.min_depth > 0:
                 operator = self._deep_operator(operator, node)
             is_sum = operator != ord("*")
-            minus = np.zeros(len(active), np.bool_)
-            if "-" in self.spec.operators and not deep:
-                minus = is_sum & (around < self.spec.depth) & (seed >> np.uint64(61) == 0)
-            bracket = is_sum & ((tight > 0) | minus)
-            around = around + bracket
+            wrapped = self._wrapped(DrawnNodes(row_seeds, seed, is_sum, tight, around), deep)
+            around = around + wrapped["bracket"]
             span = (last - first - 1).astype(np.uint64)
             middle = (first + 1 + ((seed & np.uint64(0xFFFFFF)) * span >> np.uint64(24))).astype(np.uint8)
             if not self._products:
@@ -163,10 +222,8 @@ class Expressions(Family):
                 middle = np.where((operator == ord("-")) & (around >= self.spec.depth), last - 1, middle)
             if node < self.spec.min_depth:
                 middle = first + np.uint8(1)
-            for name, values in (
-                ("first", first), ("middle", middle), ("last", last), ("operator", operator),
-                ("bracket", bracket), ("minus", minus),
-            ):  # fmt: skip
+            drawn = {"first": first, "middle": middle, "last": last, "operator": operator, **wrapped}
+            for name, values in drawn.items():
                 block[name][node, active] = values
             block["gaps"][middle.astype(np.intp) - 1, active] = operator
             depth[active] = np.maximum(depth.take(active), around)
@@ -255,10 +312,9 @@ class Expressions(Family):
                     signs = (np.where(flags, -1, 1) for flags in (negative.take(place), turned))
                     total = left * next(signs) + right * next(signs)
                     result, sign = carried([*total])
-                    sign = sign ^ minus.take(chosen)
                 for number, limb in enumerate(result):
                     values[number, place] = limb
-                negative[place] = sign
+                negative[place] = sign ^ minus.take(chosen)
         magnitudes = [limb[:rows] for limb in values]
         some = np.zeros(rows, np.bool_)
         for limb in magnitudes:
@@ -268,28 +324,14 @@ class Expressions(Family):
     def _problem_text(self, problems: Block) -> pa.Array:
         """A row of bytes with room for every leaf's brackets, digits and operator; zero bytes are skipped."""
         rows, leaves = problems.rows, self.spec.terms
-        before = -(-(2 * self.spec.depth + 1) // 8) * 8
+        before = -(-self._opening_room // 8) * 8
         after = -(-(self.spec.depth + 1) // 8) * 8
         step = before + self._limbs * LIMB_DIGITS + after
         buffer, words = blank_words(rows, leaves * step // 8)
         characters = words.view(np.uint8)
-        opened, closed = (np.zeros((leaves, rows), np.uint8) for _ in range(2))
-        flat = characters.reshape(-1)
-
-        def open_with(character: str, row: Rows, leaf: Rows) -> None:
-            """Appends a character to those before a leaf."""
-            flat[row * (leaves * step) + leaf * step + opened[leaf, row]] = ord(character)
-            opened[leaf, row] += 1
-
-        for node in range(leaves - 1):
-            minus = np.flatnonzero(problems["minus"][node])
-            open_with("-", minus, problems["first"][node].take(minus).astype(np.intp))
-            bracket = np.flatnonzero(problems["bracket"][node])
-            open_with("(", bracket, problems["first"][node].take(bracket).astype(np.intp))
-            closed[problems["last"][node].take(bracket).astype(np.intp) - 1, bracket] += 1
+        self._write_openings(problems, Openings(characters, leaves, step))
+        closed = self._closings(problems)
         for leaf in range(leaves):
-            turned = np.flatnonzero(problems["turned"][leaf])
-            open_with("-", turned, np.full(turned.size, leaf))
             first = (leaf * step + before) // 8
             number_words(
                 self._operand(problems, leaf), problems["lengths"][leaf], words[:, first : first + self._limbs]
@@ -300,3 +342,27 @@ class Expressions(Family):
             if leaf < leaves - 1:
                 characters[:, end + self.spec.depth] = problems["gaps"][leaf]
         return to_strings(buffer, self.text_lengths(problems))  # type: ignore[arg-type]
+
+    @property
+    def _opening_room(self) -> int:
+        """Maximum number of characters before a leaf: a bracket and a minus of each node, and its own minus."""
+        return 2 * self.spec.depth + 1
+
+    def _write_openings(self, problems: Block, openings: Openings) -> None:
+        """Writes the minuses and brackets before all leaves, those of outer nodes first."""
+        for node in range(self.spec.terms - 1):
+            for name, character in (("minus", "-"), ("bracket", "(")):
+                rows = np.flatnonzero(problems[name][node])
+                places = openings.reserve(rows, problems["first"][node].take(rows), 1)
+                openings.characters[places] = ord(character)
+        for leaf in range(self.spec.terms):
+            places = openings.reserve(np.flatnonzero(problems["turned"][leaf]), leaf, 1)
+            openings.characters[places] = ord("-")
+
+    def _closings(self, problems: Block) -> Small:
+        """Number of closing brackets after each leaf, [leaves, n]."""
+        closed = np.zeros((self.spec.terms, problems.rows), np.uint8)
+        for node in range(self.spec.terms - 1):
+            rows = np.flatnonzero(problems["bracket"][node])
+            closed[problems["last"][node].take(rows).astype(np.intp) - 1, rows] += problems["bracket"][node].take(rows)
+        return closed

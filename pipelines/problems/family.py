@@ -123,9 +123,7 @@ def layout_for(schema: pa.Schema, encodings: Mapping[str, str] | None = None, pa
     """
     chosen = {"id": "DELTA_BINARY_PACKED", **dict.fromkeys(("problem", "answer"), "DELTA_LENGTH_BYTE_ARRAY")}
     chosen = {name: encoding for name, encoding in {**chosen, **(encodings or {})}.items() if encoding}
-    dictionary = tuple(
-        field.name for field in schema if field.name not in chosen and not pa.types.is_boolean(field.type)
-    )
+    dictionary = tuple(name for name in schema.names if name not in chosen and schema.field(name).type != pa.bool_())
     return Layout(schema, dictionary=dictionary, encodings=chosen, page_bytes=page_bytes)
 
 

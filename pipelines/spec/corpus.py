@@ -16,19 +16,20 @@ from storage.workspace import checked_name
 UNFINISHED = ".progress/spec.yaml"
 
 Operator = Literal["+", "-", "*"]
-FamilyName = Literal["grid", "digits", "expression", "listed", "steps"]
+FamilyName = Literal["grid", "digits", "expression", "marks", "steps", "listed"]
 
 # The parameters of each family; all others must keep their defaults.
 _FAMILY_FIELDS: dict[str, tuple[str, ...]] = {
     "grid": ("terms", "operators", "low", "high"),
     "digits": ("terms", "operators", "min_terms", "min_digits", "digits", "hard"),
     "expression": ("terms", "operators", "min_terms", "min_digits", "digits", "depth", "min_depth"),
+    "marks": ("terms", "operators", "min_terms", "min_digits", "digits", "depth"),
     "listed": ("listing", "operators", "digits"),
     "steps": ("operators", "digits"),
 }
 _ALL_FAMILY_FIELDS = {name for names in _FAMILY_FIELDS.values() for name in names}
 # Families whose different problems are not counted.
-_UNCOUNTED = ("expression", "steps")
+_UNCOUNTED = ("expression", "marks", "steps")
 # Fields that have no effect when zero and are then omitted: corpora made before these fields keep their identity.
 _LATER_FIELDS = {"min_depth"}
 _LARGEST_GRID = 99_999
@@ -37,6 +38,8 @@ _LONGEST_PROBLEM = 16_384
 _MOST_RANGES = 1 << 20
 # Digits of the largest product in `pipelines.problems.arithmetic`, less one limb for the carry of the sign.
 _LONGEST_PRODUCT = 7_180
+# In 'marks': minuses directly before a number or a bracket, and brackets around one number or subexpression.
+LONGEST_CHAIN, MOST_BRACKETS = 3, 3
 
 
 class ProblemSpec(Form):
@@ -45,23 +48,30 @@ class ProblemSpec(Form):
     family: FamilyName = Field(
         "grid",
         description="Problem family: 'grid' has every combination of operands from one range, 'digits' has operands of "
-        "any length, 'expression' has nested brackets, 'listed' has fixed problems, all in the test split, 'steps' has "
-        "single sums, differences and digit products of an encoder that rewrites.",
+        "any length, 'expression' has nested brackets, 'marks' has states of a rewriting with marks of the next "
+        "operations, 'steps' has single sums, differences and digit products of a rewriting, 'listed' has fixed "
+        "problems, all in the test split.",
     )
     terms: int = Field(
-        4, ge=2, le=32, description="Number of operands per problem; the maximum for 'digits' and 'expression'."
+        4,
+        ge=2,
+        le=32,
+        description="Number of operands per problem; the maximum for 'digits', 'expression' and 'marks'.",
     )
     operators: tuple[Operator, ...] = Field(
         ("+",), min_length=1, max_length=3, description="Operators between operands."
     )
     low: int = Field(0, ge=0, le=_LARGEST_GRID, description="Grid: smallest operand.")
     high: int = Field(99, ge=0, le=_LARGEST_GRID, description="Grid: largest operand.")
-    min_terms: int = Field(2, ge=2, le=32, description="Digits, expression: minimum number of operands.")
+    min_terms: int = Field(2, ge=2, le=32, description="Digits, expression, marks: minimum number of operands.")
     digits: int = Field(
-        2, ge=1, le=1_000, description="Digits, expression, listed, steps: maximum number of digits of an operand."
+        2,
+        ge=1,
+        le=1_000,
+        description="Digits, expression, marks, steps, listed: maximum number of digits of an operand.",
     )
     min_digits: int = Field(
-        1, ge=1, le=1_000, description="Digits, expression: minimum number of digits of an operand."
+        1, ge=1, le=1_000, description="Digits, expression, marks: minimum number of digits of an operand."
     )
     hard: float = Field(
         0.0,
@@ -70,7 +80,7 @@ class ProblemSpec(Form):
         description="Digits: share of rows with long chains of columns that propagate a carry or borrow, or with nines "
         "in a product.",
     )
-    depth: int = Field(2, ge=0, le=15, description="Expression: maximum nesting depth of brackets.")
+    depth: int = Field(2, ge=0, le=15, description="Expression, marks: maximum nesting depth of brackets.")
     min_depth: int = Field(
         0, ge=0, le=15, description="Expression: minimum nesting depth of brackets in every problem."
     )
@@ -132,7 +142,11 @@ class ProblemSpec(Form):
             raise ValueError(
                 f"problems can have {longest:,} characters, the limit is {_LONGEST_PROBLEM:,}: lower terms or digits"
             )
-        if self.family == "expression" and "*" in self.operators and self.terms * self.digits > _LONGEST_PRODUCT:
+        if (
+            self.family in ("expression", "marks")
+            and "*" in self.operators
+            and self.terms * self.digits > _LONGEST_PRODUCT
+        ):
             raise ValueError(
                 f"products can have {self.terms * self.digits:,} digits, the limit is {_LONGEST_PRODUCT:,}: "
                 "lower terms or digits, or leave '*' out"
@@ -157,6 +171,9 @@ class ProblemSpec(Form):
             return self._most_step_tokens(group)
         digits = len(str(self.high)) if self.family == "grid" else self.digits
         terms = 2 if self.family == "listed" else self.terms
+        if self.family == "marks":
+            # A mark has one token, also in a number whose digits are grouped.
+            return self._most_units(-(-digits // group)), 1 + self._most_units(digits)
         # Per operand one operator; in an expression also a unary minus, and two brackets and a minus of its node.
         signs = 5 if self.family == "expression" else 1
         answer = terms * digits if "*" in self.operators else digits + len(str(terms))
@@ -169,6 +186,13 @@ class ProblemSpec(Form):
         if products:
             problem += 1 - (-(self.digits + 1) // group)
         return problem, 1 + -(-(self.digits + 1 + products) // group)
+
+    def _most_units(self, number: int) -> int:
+        """Maximum number of units of a problem of family 'marks', if a number has `number` units."""
+        brackets, chain = min(self.depth, MOST_BRACKETS), LONGEST_CHAIN * ("-" in self.operators)
+        # Around a leaf or node: both brackets of each pair, and minuses before the first and the second.
+        around = 2 * brackets + chain * (brackets > 0) + ("-" in self.operators) * (brackets > 1)
+        return self.terms * (number + 1 + chain + around) + (self.terms - 1) * around - 1
 
     def parameters(self) -> dict[str, Any]:
         """The family and its parameters as JSON values."""
@@ -202,7 +226,8 @@ class CorpusSpec(ProblemSpec):
         0,
         ge=0,
         le=LARGEST_SIZE,
-        description="Number of rows to take from the permuted order; 0 takes all, which 'expression', 'steps' and very "
+        description="Number of rows to take from the permuted order; 0 takes all, which 'expression', 'marks', 'steps' "
+        "and very "
         "large families do not allow.",
     )
     seed: int = Field(0, ge=0, lt=2**63, description="Seed of the row order.")

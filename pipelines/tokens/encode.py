@@ -140,7 +140,7 @@ def shard_layout(source: pa.Schema, tokens: TokenLayout, kind: np.dtype) -> Layo
     kept = [field for field in source if field.name not in _TEXT]
     return Layout(
         pa.schema([*kept, pa.field(TOKENS, pa.binary(tokens.width * kind.itemsize), nullable=False)]),
-        dictionary=tuple(field.name for field in kept if field.name != "id" and not pa.types.is_boolean(field.type)),
+        dictionary=tuple(field.name for field in kept if field.name != "id" and field.type != pa.bool_()),
         encodings={"id": "DELTA_BINARY_PACKED"},
         # Zstandard is nearly twice as fast on pages above 256 KiB as on smaller ones.
         page_bytes=1 << 19,

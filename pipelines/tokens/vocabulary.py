@@ -19,6 +19,9 @@ _ALPHABET = DIGITS + _SIGNS
 # A further sign of corpora of family 'steps' only: the ids of other tokenizers must not change.
 _STEP_SIGN = ":"
 
+# The marks of family 'marks': only the tokenizers of corpora with them have pieces for them.
+_MARKS = "^."
+
 # Maximum number of characters and special pieces if no pieces are learned, in addition to the groups.
 _CHARACTERS = 256
 
@@ -92,13 +95,14 @@ def _first_problems(corpus: Dataset, shards: list[ShardRecord], rows: int) -> li
 def train_pieces(sample: list[str], spec: TokenizerSpec = _DIGIT) -> bytes:
     """Returns a SentencePiece model for `spec`, with a piece for each character of `sample` and of the alphabet.
 
-    Groups of digits, and signs for learned pieces, are user-defined pieces: learned pieces (BPE, arXiv 1508.07909;
-    unigram, arXiv 1804.10959) never span two numbers.
+    Groups of digits, and signs and marks for learned pieces, are user-defined pieces: learned pieces (BPE, arXiv
+    1508.07909; unigram, arXiv 1804.10959) never span two numbers or two marks.
     """
     groups = group_pieces(spec.group)
     signs = _SIGNS + _STEP_SIGN if any(_STEP_SIGN in line for line in sample) else _SIGNS
     # Except for kind 'digit', one character per line, because user-defined pieces would hide some characters.
     alphabet = [_ALPHABET] if spec.kind == "digit" else [*_ALPHABET]
+    marks = [mark for mark in _MARKS if any(mark in line for line in sample)]
     sink = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter([*sample, *alphabet]),
@@ -116,7 +120,7 @@ def train_pieces(sample: list[str], spec: TokenizerSpec = _DIGIT) -> bytes:
         unk_piece=UNKNOWN,
         bos_id=-1,
         eos_id=-1,
-        user_defined_symbols=[MASK, BLANK, *(groups if spec.group else signs)],
+        user_defined_symbols=[MASK, BLANK, *(groups if spec.group else [*signs, *marks])],
         num_threads=1,
         minloglevel=2,
     )

@@ -38,13 +38,14 @@ _PROBLEM = {
     "family": "VARCHAR: Problem family, such as grid. Filters skip files.",
     "width": "BIGINT: Upper bound of the problem's length in characters, a power of two from 16. Filters skip files.",
     "problem": "VARCHAR: The problem as text, such as 12+34.",
-    "answer": "VARCHAR: The exact answer as text.",
+    "answer": "VARCHAR: The exact answer as text. For family marks, one mark per character of the problem: ^ if it is "
+    "part of an operation that can be carried out now, otherwise a dot.",
 }
 _MEASURES = {
     "operators": "VARCHAR: Operators between the operands, one character each, such as +-*.",
     "terms": "INTEGER: Number of operands.",
     "digits": "INTEGER: Number of digits of the longest operand.",
-    "answer_digits": "INTEGER: Number of digits of the answer, without its sign.",
+    "answer_digits": "INTEGER: Number of digits of the answer, without its sign; for family marks, number of marks.",
     "carries": "INTEGER: Longest run of adjacent columns that carry or borrow; for a product of two factors, of its "
     "column sums. NULL for expressions, for more than two factors, and for mixtures of products and sums.",
     "depth": "INTEGER: Nesting depth of brackets.",
@@ -96,9 +97,12 @@ CORPUS_VIEW = View(
         **_PROBLEM,
         **{name: f"BIGINT: Operand {number}, counted from the left." for number, name in enumerate(ascii_lowercase, 1)},
         "sum": "BIGINT: The exact answer as a number.",
-        "value": "BIGINT: The exact answer as a number.",
+        "value": "BIGINT: The exact answer as a number; for family marks, the expression's exact value as VARCHAR.",
         **_MEASURES,
         **_STEP,
+        "marked": "INTEGER: Number of operations that can be carried out now.",
+        "signs": "INTEGER: Number of unary minuses in the problem.",
+        "finished": "BOOLEAN: Whether the problem is a single literal, in which no operation is left.",
     },
 )
 

@@ -132,8 +132,10 @@ def _suite_figures(
 def _figures(connection: duckdb.DuckDBPyConnection, outcome: Evaluation) -> list[tuple[str, str]]:
     """Exact match by answer and by every column of the breakdown."""
     figures = []
-    ((longest,),) = connection.execute("SELECT max(length(answer)) FROM scored").fetchall()
-    if longest <= _NUMBER_DIGITS:
+    # Marks are answers, too, but not numbers.
+    is_number = "bool_and(regexp_full_match(answer, '-?[0-9]+'))"
+    ((longest, numbers),) = connection.execute(f"SELECT max(length(answer)), {is_number} FROM scored").fetchall()
+    if numbers and longest <= _NUMBER_DIGITS:
         figures.append(("Exact match by answer", _by_answer(connection)))
     for column, groups in outcome.breakdown.items():
         if len(groups) <= _MOST_GROUPS or isinstance(groups[0].value, int):
