@@ -137,10 +137,13 @@ def solve(
     abstain_below: Annotated[
         float, Parameter(help="Print '?' (null in JSON) if the encoder's confidence, 0 to 1, is lower.")
     ] = 0.0,
+    trace: Annotated[
+        bool, Parameter(negative=(), help="Print the states below each other, if the encoder answers by rewriting.")
+    ] = False,
     workspace: WorkspaceUri = WORKSPACE,
     as_json: Json = False,
 ) -> None:
-    """Solve problems with a trained encoder, in one pass over its logits.
+    """Solve problems with a trained encoder: sums, differences and products of any length, with brackets.
 
     Without a problem, it reads one problem per line from standard input and writes one answer per line. A withheld
     answer is not a failure: the exit code is 0.
@@ -154,7 +157,7 @@ def solve(
     """
     from flows.cli.verbs.solve import Solver, Style, answer_one, answer_stream
 
-    style = Style(as_json, abstain_below)
+    style = Style(as_json, abstain_below, trace)
     opened = Workspace.open(workspace)
     if workspace != WORKSPACE and not opened.root.exists():
         raise UserError(f"workspace {opened.root} has no run: train one with 'numerate run'")

@@ -1,4 +1,7 @@
-"""Parses a typed problem: numbers, the operators + - *, brackets, and unary minus before a number or bracket."""
+"""Parses a typed problem: numbers, the operators + - *, brackets, and unary minus before a number or bracket.
+
+The signs × · − that people type are read as * and -.
+"""
 
 import re
 from typing import NamedTuple, NoReturn
@@ -7,6 +10,7 @@ from storage.errors import UserError
 
 _LONGEST_SHOWN = 60
 _OPERATORS = "+-*"
+_TYPED = str.maketrans({"×": "*", "·": "*", "−": "-", "–": "-"})
 _TOKEN = re.compile(r"[0-9]+|\S")
 
 
@@ -20,15 +24,18 @@ class Reading(NamedTuple):
     """Whether an operand has a unary minus."""
 
 
-def read(text: str) -> Reading:
-    """Parse a typed problem; raises `UserError` with the reason, and the position of the character if there is one."""
+def read(text: str, *, chains: bool = False) -> Reading:
+    """Parse a typed problem; raises `UserError` with the reason, and the position of the character if there is one.
+
+    `chains` allows several unary minuses in a row, and problems without an operator, such as (-5).
+    """
 
     def refuse(reason: str) -> NoReturn:
         raise UserError(f"problem {quoted(text)} cannot be parsed: {reason}; write it like 12+34")
 
     tokens, operators, open_brackets = list[str](), set[str](), list[int]()
     signed = after_operand = after_sign = False
-    for match in _TOKEN.finditer(text.rstrip().removesuffix("=")):
+    for match in _TOKEN.finditer(text.translate(_TYPED).rstrip().removesuffix("=")):
         token, position = match[0], match.start() + 1
         if token[0] in "0123456789(":
             if after_operand:
@@ -47,7 +54,7 @@ def read(text: str) -> Reading:
         elif after_operand:
             operators.add(token)
             after_operand = False
-        elif token == "-" and not after_sign:
+        elif token == "-" and (chains or not after_sign):
             signed = after_sign = True
         else:
             refuse(f"a number is missing before {token!r} at {position}")
@@ -58,7 +65,7 @@ def read(text: str) -> Reading:
         refuse("a number is missing at its end")
     if open_brackets:
         refuse(f"the bracket at {open_brackets[-1]} is never closed")
-    if not operators:
+    if not operators and not chains:
         refuse("there is no operator between two numbers")
     return Reading("".join(tokens), frozenset(operators), signed)
 

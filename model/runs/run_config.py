@@ -85,7 +85,9 @@ class RunConfig(BaseModel, frozen=True, extra="forbid"):
     @property
     def signed_operands(self) -> bool:
         """Whether the run's corpus has operands or brackets with a minus sign."""
-        return any(part["family"] in ("expression", "marks") and "-" in part["operators"] for part in self.parts)
+        return any(
+            part["family"] in ("expression", "marks", "steps") and "-" in part["operators"] for part in self.parts
+        )
 
     @property
     def extent(self) -> Extent:
@@ -95,14 +97,14 @@ class RunConfig(BaseModel, frozen=True, extra="forbid"):
             problem=max(layout.problem for layout in self.layouts),
             answer=max(layout.answer for layout in self.layouts),
             digits=max(numbers),
-            operands=max(part["terms"] for part in self.parts),
+            operands=max(part.get("terms", 2) for part in self.parts),
             depth=max(part["depth"] if part["family"] in ("expression", "marks") else 0 for part in self.parts),
         )
 
     @property
     def operand_counts(self) -> range:
         """Possible numbers of operands in the run's corpus."""
-        least = min(part["terms"] if part["family"] == "grid" else part["min_terms"] for part in self.parts)
+        least = min(part["terms"] if part["family"] == "grid" else part.get("min_terms", 2) for part in self.parts)
         return range(least, self.extent.operands + 1)
 
     def layout_for(self, extent: Extent) -> TokenLayout:

@@ -5,20 +5,26 @@ import math
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 from flows.cli.grammar import quoted, read
 from flows.common.progress import counted
-from model.evaluation.predictor import Solution, TrainedEncoder
+from model.evaluation.predictor import Solution, TrainedEncoder, TrainedModel, TrainedRewriter, open_trained
 from model.runs.pretrained import shipped_runs
-from storage.errors import UserError
+from model.runs.run_config import load_run
+from storage.errors import RunFailure, UserError
 from storage.places.opening import open_location
+from storage.places.place import Location
 from storage.workspace import Workspace
 
 _READ_BYTES = 1 << 16
 # No valid problem is nearly as long. The limit stops input without line breaks, such as /dev/zero.
 _LONGEST_LINE = 1 << 20
 _WITHHELD = "?"
+# Marking a longer expression takes minutes: every pass reads all of it, and a sum of n numbers takes n passes.
+_LONGEST_PROBLEM = 4_096
 
 
 class NotTrainedError(UserError):
@@ -30,7 +36,7 @@ class Solver:
 
     def __init__(self, workspace: Workspace, name: str) -> None:
         """Opens the named run; raises `UserError` or `RunFailure` if it does not exist or cannot be used."""
-        self._opened: dict[str, TrainedEncoder] = {}
+        self._opened: dict[str, TrainedModel] = {}
         shipped, folder = shipped_runs(), workspace.root / "runs"
         runs = {run: folder / run for run in folder.children() if (folder / run / "run.json").exists()}
         known = {**shipped, **runs}
@@ -47,10 +53,12 @@ class Solver:
             return
         # The workspace's copies of shipped runs exist only for their evaluations, and give the same answers.
         own = [run for run in runs if not run.startswith("shipped-")]
-        self._folders = {run: known[run] for run in sorted(own, key=lambda run: (run != "notebook", run))}
-        self._folders |= {run: folder for run, folder in shipped.items() if run not in runs}
+        candidates = {run: known[run] for run in sorted(own, key=lambda run: (run != "notebook", run))}
+        candidates |= {run: folder for run, folder in shipped.items() if run not in runs}
+        # Encoders that rewrite answer problems of every kind, so they come first.
+        self._folders = dict(sorted(candidates.items(), key=lambda item: not _rewrites(item[1])))
 
-    def model_for(self, text: str) -> tuple[TrainedEncoder, str]:
+    def model_for(self, text: str) -> tuple[TrainedModel, str]:
         """The first encoder that can solve the problem, and the problem as the encoder reads it.
 
         If there is none, raises the `UserError` of the first encoder that knows the operators.
@@ -65,9 +73,9 @@ class Solver:
                 refused.append(error)
         raise next((error for error in refused if not isinstance(error, NotTrainedError)), refused[0])
 
-    def _open(self, name: str) -> TrainedEncoder:
+    def _open(self, name: str) -> TrainedModel:
         if name not in self._opened:
-            self._opened[name] = TrainedEncoder.open(self._folders[name])
+            self._opened[name] = open_trained(self._folders[name])
         return self._opened[name]
 
 
@@ -78,15 +86,17 @@ class Style:
     as_json: bool = False
     abstain_below: float = 0.0
     """Minimum confidence, 0 to 1; answers below it are withheld."""
+    trace: bool = False
+    """Print the states of a rewriting below each other, instead of the answer alone."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.abstain_below <= 1:
             raise UserError(f"abstain-below is {self.abstain_below}, a confidence is between 0 and 1: change it")
 
     def withholds(self, solution: Solution) -> bool:
-        """Whether the confidence is too low to give the answer."""
+        """Whether there is no answer, or its confidence is too low to give it."""
         # Negated, so that a NaN confidence is withheld.
-        return not solution.confidence >= self.abstain_below
+        return not solution.answer or not solution.confidence >= self.abstain_below
 
 
 def answer_one(solver: Solver, problem: str, style: Style) -> None:
@@ -98,7 +108,7 @@ def answer_one(solver: Solver, problem: str, style: Style) -> None:
     (solution,) = model.solve([text])
     print(_answer_text(model, text, solution, style))
     if not style.as_json:
-        confidence = f", only {solution.confidence:.1%} sure" if style.withholds(solution) else ""
+        confidence = f", {_reason(solution)}" if style.withholds(solution) else ""
         print(f"(run {model.config.name}, step {model.checkpoint.step:,}{confidence})", file=sys.stderr)
 
 
@@ -113,14 +123,14 @@ def answer_stream(solver: Solver, style: Style) -> None:
         raise UserError(f"{counted(invalid, 'line')} could not be answered: {verb}")
 
 
-def read_problem(model: TrainedEncoder, text: str) -> str:
+def read_problem(model: TrainedModel, text: str) -> str:
     """The problem in `text` as the model reads it, without spaces and final '='.
 
     Raises `UserError` for invalid problems, for operators, signs and brackets that the run was not trained on, and for
     problems that are longer than the model can hold.
     """
     config, known = model.config, model.config.operators
-    problem = read(text)
+    problem = read(text, chains=isinstance(model, TrainedRewriter))
     if unknown := problem.operators - set(known):
         raise NotTrainedError(
             f"problem {quoted(text)} has {' '.join(sorted(unknown))}, run {config.name!r} was trained only on "
@@ -131,14 +141,20 @@ def read_problem(model: TrainedEncoder, text: str) -> str:
             f"problem {quoted(text)} has a minus before an operand, run {config.name!r} was trained without: "
             "train one on a corpus of expressions with -"
         )
-    model.tokenizer.row(problem.text, model.layout_of(problem.text))
+    if isinstance(model, TrainedEncoder):
+        model.tokenizer.row(problem.text, model.layout_of(problem.text))
+    elif len(problem.text) > _LONGEST_PROBLEM:
+        raise UserError(
+            f"problem {quoted(text)} has {len(problem.text):,} characters, but the maximum is {_LONGEST_PROBLEM:,}: "
+            "use a shorter problem"
+        )
     return problem.text
 
 
 def _answer_lines(solver: Solver, lines: list[str], style: Style) -> int:
     """Print one answer per line, in batches per encoder; returns the number of lines that could not be answered."""
     problems_of: dict[str, dict[int, str]] = {}
-    models: dict[str, TrainedEncoder] = {}
+    models: dict[str, TrainedModel] = {}
     answers, invalid = [""] * len(lines), 0
     for number, line in enumerate(lines):
         try:
@@ -153,6 +169,9 @@ def _answer_lines(solver: Solver, lines: list[str], style: Style) -> int:
         solutions = models[name].solve(list(problems.values()))
         for (number, problem), solution in zip(problems.items(), solutions, strict=True):
             answers[number] = _answer_text(models[name], problem, solution, style)
+            if not solution.answer:
+                invalid += 1
+                print(f"error: problem {quoted(problem)} has no answer: {_reason(solution)}", file=sys.stderr)
     print("\n".join(answers), flush=True)
     return invalid
 
@@ -184,18 +203,43 @@ def _piped() -> Iterator[list[str]]:
         yield [rest.decode(errors="replace")]
 
 
-def _answer_text(model: TrainedEncoder, problem: str, solution: Solution, style: Style) -> str:
+def _answer_text(model: TrainedModel, problem: str, solution: Solution, style: Style) -> str:
     withheld = style.withholds(solution)
     if not style.as_json:
-        return _WITHHELD if withheld else solution.answer
-    return json.dumps(
-        {
-            "problem": problem,
-            "answer": None if withheld else solution.answer,
-            "confidence": solution.confidence if math.isfinite(solution.confidence) else None,
-            "abstained": withheld,
-            "run": model.config.name,
-            "checkpoint": model.checkpoint.file,
-            "step": model.checkpoint.step,
-        }
-    )
+        answer = _WITHHELD if withheld else solution.answer
+        if style.trace and solution.trace:
+            states = solution.trace.states
+            return "\n".join([*(states[:-1] if states[-1] == solution.answer else states), answer])
+        return answer
+    values: dict[str, Any] = {
+        "problem": problem,
+        "answer": None if withheld else solution.answer,
+        "confidence": solution.confidence if math.isfinite(solution.confidence) else None,
+        "abstained": withheld,
+        "run": model.config.name,
+        "checkpoint": model.checkpoint.file,
+        "step": model.checkpoint.step,
+    }
+    if solution.trace:
+        steps = solution.trace.steps
+        values["states"] = solution.trace.states
+        values["steps"] = [
+            {"state": number, **step._asdict()} for number, operations in enumerate(steps) for step in operations
+        ]
+        if solution.trace.reason:
+            values["reason"] = solution.trace.reason
+    return json.dumps(values)
+
+
+def _reason(solution: Solution) -> str:
+    """Why an answer is withheld."""
+    if solution.trace and solution.trace.reason:
+        return solution.trace.reason
+    return f"only {solution.confidence:.1%} sure"
+
+
+def _rewrites(folder: Location) -> bool:
+    """Whether a run's encoder answers by rewriting; False if the run cannot be read."""
+    with suppress(UserError, RunFailure):
+        return load_run(folder).training.encoder.kind == "rewriting"
+    return False
