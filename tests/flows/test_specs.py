@@ -46,7 +46,7 @@ ODD = st.one_of(
 )
 
 FIELDS: dict[str, st.SearchStrategy[Any]] = {
-    "family": st.sampled_from(["grid", "digits", "expression"]),
+    "family": st.sampled_from(["grid", "digits", "expression", "marks"]),
     "operators": OPERATORS,
     "hard": SHARES,
     **dict.fromkeys(("terms", "low", "high", "min_terms", "digits", "min_digits", "depth"), NUMBERS),
@@ -75,6 +75,7 @@ PLAUSIBLE: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "grid": GRID,
     "digits": {**LENGTHS, "hard": st.floats(0, 1)},
     "expression": {**LENGTHS, "depth": st.integers(0, 15)},
+    "marks": {**LENGTHS, "depth": st.integers(0, 15)},
 }
 
 
@@ -138,9 +139,10 @@ def assert_it_can_be_made(spec: CorpusSpec) -> None:
     for component in made[:: max(1, len(made) // 4)]:
         table, splits = sample_rows(spec, component, 50)
         assert len(splits) == table.num_rows == min(50, component.rows)
-        for problem, answer in zip(table["problem"].to_pylist(), table["answer"].to_pylist(), strict=True):
+        values = table["value" if component.problems.family == "marks" else "answer"]
+        for problem, value in zip(table["problem"].to_pylist(), values.to_pylist(), strict=True):
             if len(problem) < 4_000:
-                assert str(eval(problem)) == answer
+                assert str(eval(problem)) == value
     assert sum(task.rows for task in range_tasks(spec)) == spec.total_rows
 
 

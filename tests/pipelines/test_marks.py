@@ -5,7 +5,10 @@ from collections import Counter
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,7 +16,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flows.hub.dataset_card import corpus_card
+from flows.reports.corpus import sample_of
+from flows.reports.evaluation.section import _figures
+from model.evaluation.evaluate import Evaluation
 from model.tokenizer import Tokenizer
+from pipelines.generation.describe import describe
 from pipelines.generation.generate import sample_rows
 from pipelines.problems.components import components
 from pipelines.problems.mark_rules import marks_and_counts, marks_of
@@ -23,7 +31,9 @@ from pipelines.spec.presets import CORPORA
 from pipelines.split.canonical import Canonical
 from pipelines.split.parse import canonical_form, text_hashes
 from pipelines.tokens.vocabulary import train_pieces
-from tests.builders import TOKENIZERS, build_small
+from storage.sql.query import open_catalog
+from storage.workspace import Workspace
+from tests.builders import TOKENIZERS, build_corpus_plainly, build_small
 
 CANONICAL = Canonical("numerate")
 OPERATORS = st.lists(st.sampled_from("+-*"), min_size=1, max_size=3, unique=True).map(tuple)
@@ -345,6 +355,28 @@ def test_kinds_of_states_have_their_shares(sample: list[dict]) -> None:
     assert all(lengths[length] / lengths.total() == pytest.approx(2 / 33, abs=0.01) for length in range(2, 13))
     terms = Counter(row["terms"] for row in sample)
     assert terms[2] < terms[3] < terms[4] < terms[5] < terms[6]
+
+
+def test_cards_and_reports_show_marks(tmp_path: Path) -> None:
+    spec = SAMPLE.model_copy(update={"name": "marked", "rows": 2_000})
+    workspace = Workspace.create(str(tmp_path / "workspace"))
+    corpus = build_corpus_plainly(spec, workspace.corpus(spec.name))
+    problem, answer = describe(spec).examples[0]["problem"], describe(spec).examples[0]["answer"]
+    assert f"| `{problem}` | `{answer}` |" in corpus_card(corpus)
+    page = sample_of(workspace, corpus, "problem", "answer", "carries", "depth")
+    assert page.columns == ["problem", "answer", "depth"]
+    assert page.rows[0][1] == marks_at(page.rows[0][0], by_rules(page.rows[0][0]))
+    with open_catalog(workspace) as connection:
+        query = "SELECT bool_and(finished = (marked = 0) AND length(problem) = answer_digits) FROM corpus_marked"
+        assert connection.sql(query).fetchall() == [(True,)]
+
+
+def test_an_evaluation_of_marks_has_no_figure_by_the_answers_value() -> None:
+    outcome = cast(Evaluation, SimpleNamespace(breakdown={}))
+    for answers, titles in (("('.'), ('^^^')", []), ("('12'), ('-3')", ["Exact match by answer"])):
+        with duckdb.connect() as connection:
+            connection.execute(f"CREATE TABLE scored AS SELECT true AS correct, * FROM (VALUES {answers}) t(answer)")
+            assert [title for title, _ in _figures(connection, outcome)] == titles
 
 
 @pytest.mark.parametrize("depth", [0, 15])

@@ -27,7 +27,7 @@ _PRODUCTS = {"family": "expression", "operators": ("+", "-", "*"), "rows": 1}
         ({"validation": 0}, "greater than 0"),
         ({"name": "No Such"}, "not usable"),
         ({"nonsense": 1}, "not permitted"),
-        ({"depth": 3}, "depth belongs to expression, not to family 'grid'"),
+        ({"depth": 3}, "depth belongs to expression and marks, not to family 'grid'"),
         ({"family": "digits", "digits": 40}, "too many problems to take all: set rows"),
         ({"family": "digits", "min_digits": 3, "digits": 2}, "min_digits is 3, above digits"),
         ({"family": "expression", "terms": 32, "digits": 508, "rows": 1}, "16,416 characters, the limit is 16,384"),
@@ -41,6 +41,9 @@ _PRODUCTS = {"family": "expression", "operators": ("+", "-", "*"), "rows": 1}
             "has no problem with - and at most 2 digits",
         ),
         ({**_PRODUCTS, "terms": 15, "digits": 480}, "7,200 digits, the limit is 7,180: .* or leave '\\*' out"),
+        ({**_PRODUCTS, "family": "marks", "terms": 15, "digits": 480}, "7,200 digits, the limit is 7,180"),
+        ({"family": "marks", "terms": 32, "digits": 508, "rows": 1}, "16,540 characters, the limit is 16,384"),
+        ({"family": "marks"}, "rows is 0, but there are too many problems"),
     ],
 )
 def test_impossible_corpus_is_refused(values: dict, words: str) -> None:
