@@ -23,7 +23,7 @@ from flows.reports.pages import write_page
 from flows.reports.run_page import page_of, write_run_page
 from model.config.evaluation import ONE_PASS, EvaluationSpec
 from model.evaluation.evaluate import Evaluation, check_corpus, evaluate
-from model.evaluation.predictor import TrainedEncoder
+from model.evaluation.predictor import TrainedModel, open_trained
 from model.evaluation.problem_batches import Fair, ProblemSet
 from model.runs.checkpoints import Checkpoints
 from model.runs.pretrained import resolve_run
@@ -51,7 +51,7 @@ def _evaluated(request: EvaluateRequest) -> dict[str, Any]:
     workspace, spec = Workspace.create(request.workspace), request.spec(EvaluationSpec)
     request = request.model_copy(update={"name": resolve_run(workspace, request.name)})
     run = workspace.run(request.name)
-    model = TrainedEncoder.open(run, spec.checkpoint)
+    model = open_trained(run, spec.checkpoint)
     config = model.config
     suite = suite_of(config, request.suite, request.suite_digits) if request.suite != "test" else None
     if suite:
@@ -105,7 +105,7 @@ def _evaluated(request: EvaluateRequest) -> dict[str, Any]:
 
 
 def _outcome(
-    request: EvaluateRequest, model: TrainedEncoder, problems: ProblemSet, spec: EvaluationSpec, predictions: Location
+    request: EvaluateRequest, model: TrainedModel, problems: ProblemSet, spec: EvaluationSpec, predictions: Location
 ) -> Evaluation:
     """Evaluate the model and write the predictions, in this process or on a GPU of the request's Ray cluster."""
     workspace = Workspace.open(request.workspace)
@@ -118,7 +118,7 @@ def _outcome(
         run = workspace.run(request.name)
         with ray_session(request.ray, workspace.root):
             return run_remotely(
-                lambda: evaluate(TrainedEncoder.open(run, spec.checkpoint), problems, spec, predictions), gpu=True
+                lambda: evaluate(open_trained(run, spec.checkpoint), problems, spec, predictions), gpu=True
             )
 
 

@@ -1,7 +1,8 @@
 """Evaluates exact match on a split, and writes every problem with the model's answer and its correctness."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import product
 
@@ -17,8 +18,10 @@ from model.evaluation.calibration import Calibration, calibration
 from model.evaluation.decoding import spell
 from model.evaluation.intervals import Group, breakdown, exact_match_by_class, exact_match_interval
 from model.evaluation.operand_recovery import score_operands
-from model.evaluation.predictor import TrainedEncoder
+from model.evaluation.predictor import TrainedEncoder, TrainedModel, TrainedRewriter
 from model.evaluation.problem_batches import FACTS, ProblemBatch, ProblemSet, ScoredBatch, stream
+from model.evaluation.rewriting import Trace
+from model.evaluation.step_table import STEPS, step_table
 from model.training.optimizer import precision_name
 from storage.datasets.manifest import Dataset
 from storage.errors import RunFailure, UserError
@@ -45,6 +48,19 @@ _SCHEMA = pa.schema(
         ("correct", pa.bool_()),
         ("confidence", pa.float32()),
         ("canonical", pa.uint64()),
+        ("states", pa.list_(pa.string())),
+    ]
+)
+# The steps of the rewritings, in a file beside that of the predictions.
+_STEP_SCHEMA = pa.schema(
+    [
+        ("suite", pa.string()),
+        ("checkpoint", pa.string()),
+        ("corpus", pa.string()),
+        ("split", pa.string()),
+        ("id", pa.int64()),
+        ("step", pa.int32()),
+        *STEPS.items(),
     ]
 )
 
@@ -92,7 +108,7 @@ class Evaluation(BaseModel, frozen=True):
 
 
 def evaluate(
-    model: TrainedEncoder,
+    model: TrainedModel,
     problems: ProblemSet,
     spec: EvaluationSpec,
     target: Location,
@@ -100,15 +116,21 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate a split's problems and write the predictions to `target` as Parquet, shard by shard.
 
+    For an encoder that rewrites, the steps are written to a file of the same name in the folder `steps`.
+
     Raises `UserError` if the model may have been trained on problems of the corpus or cannot read it, and `RunFailure`
     if no problem can be scored.
     """
     check_corpus(model, problems.corpus, problems.tokens)
     model.check_decoding(spec.decoding)
     if spec.missing == "operand":
+        if not isinstance(model, TrainedEncoder):
+            raise UserError("missing is operand, which an encoder that rewrites cannot predict: use missing answer")
         model.tokenizer.character_ids()
     results = _Results()
-    with target.staged() as path, pq.ParquetWriter(path, _SCHEMA, compression="zstd") as writer:
+    with ExitStack() as stack:
+        writer = _writer(stack, target, _SCHEMA)
+        steps = _writer(stack, steps_beside(target), _STEP_SCHEMA) if isinstance(model, TrainedRewriter) else None
         for batch in stream(problems, spec):
             results.streamed += len(batch.rows)
             progress(len(batch.rows))
@@ -117,6 +139,8 @@ def evaluate(
             scored = _score(model, batch, spec) if len(batch.rows) else None
             if scored and len(scored.correct):
                 writer.write_table(_predictions(scored, problems, spec))
+                if steps and scored.traces:
+                    steps.write_table(_steps(scored, scored.traces, problems, spec))
                 results.add(scored)
         if not results.scores:
             raise RunFailure(
@@ -146,7 +170,7 @@ class _Results:
 
 
 def _outcome(
-    model: TrainedEncoder,
+    model: TrainedModel,
     problems: ProblemSet,
     spec: EvaluationSpec,
     results: _Results,
@@ -169,12 +193,16 @@ def _outcome(
         classes=count,
         exact_match_by_class=exact_match_by_class(correct, classes),
         passes=spec.decoding.passes,
-        by_passes=by_passes(model, list(results.first.values()), spec.decoding) if compares_passes else (),
+        by_passes=(
+            by_passes(model, list(results.first.values()), spec.decoding)
+            if compares_passes and isinstance(model, TrainedEncoder)
+            else ()
+        ),
         breakdown=groups,
         calibration=calibration(confidence, correct),
         checkpoint=f"{spec.checkpoint} ({model.checkpoint.file})",
         step=model.checkpoint.step,
-        parameters=model.encoder.parameter_count(),
+        parameters=model.parameters,
         precision=precision_name(model.precision),
         missing=spec.missing,
         decoding=decoding_text(spec),
@@ -182,8 +210,15 @@ def _outcome(
     )
 
 
-def _score(model: TrainedEncoder, batch: ProblemBatch, spec: EvaluationSpec) -> ScoredBatch:
+def _score(model: TrainedModel, batch: ProblemBatch, spec: EvaluationSpec) -> ScoredBatch:
     """The model's answers to the problems that can be scored, which may be none."""
+    if isinstance(model, TrainedRewriter):
+        solutions = model.solve(batch.facts.column("problem").to_pylist(), spec.decoding)
+        prediction = pa.array([solution.answer for solution in solutions], pa.string())
+        confidence = np.array([solution.confidence for solution in solutions], np.float32)
+        traces = [solution.trace for solution in solutions if solution.trace]
+        return ScoredBatch(batch, {}, prediction, right_answers(prediction, batch), confidence, traces)
+    assert isinstance(model, TrainedEncoder)
     if spec.missing == "operand":
         return score_operands(model, batch, uniforms(derive_key("missing operand"), batch.ids))
     filled = model.fill(batch.rows, batch.slots, spec.decoding)
@@ -208,7 +243,31 @@ def _predictions(scored: ScoredBatch, problems: ProblemSet, spec: EvaluationSpec
     values |= {name: batch.facts.column(name) for name in ("id", *FACTS)} | scored.facts
     for name in ("prediction", "correct", "confidence"):
         values[name] = getattr(scored, name)
-    return pa.table({**values, "canonical": batch.canonical}, _SCHEMA)
+    states = [trace.states for trace in scored.traces] if scored.traces else pa.nulls(rows, pa.list_(pa.string()))
+    return pa.table({**values, "canonical": batch.canonical, "states": states}, _SCHEMA)
+
+
+def _steps(scored: ScoredBatch, traces: Sequence[Trace], problems: ProblemSet, spec: EvaluationSpec) -> pa.Table:
+    """The rows of the file of steps."""
+    table = step_table(scored.batch.facts.column("id").to_pylist(), traces)
+    constants = {
+        "suite": problems.suite,
+        "checkpoint": spec.checkpoint,
+        "corpus": problems.corpus.manifest.name,
+        "split": spec.split,
+    }
+    values = {name: pa.repeat(value, table.num_rows) for name, value in constants.items()}
+    return pa.table({**values, **{name: table[name] for name in table.column_names}}, _STEP_SCHEMA)
+
+
+def steps_beside(predictions: Location) -> Location:
+    """The file of steps that belongs to a file of predictions."""
+    return predictions.parent.parent / "steps" / predictions.name
+
+
+def _writer(stack: ExitStack, target: Location, schema: pa.Schema) -> pq.ParquetWriter:
+    """A writer of a Parquet file that appears when `stack` closes without an error."""
+    return stack.enter_context(pq.ParquetWriter(stack.enter_context(target.staged()), schema, compression="zstd"))
 
 
 def decoding_text(spec: EvaluationSpec) -> str:
@@ -217,7 +276,7 @@ def decoding_text(spec: EvaluationSpec) -> str:
     return json.dumps(values) if values else ""
 
 
-def check_corpus(model: TrainedEncoder, corpus: Dataset, tokens: Dataset) -> None:
+def check_corpus(model: TrainedModel, corpus: Dataset, tokens: Dataset) -> None:
     """Raise `UserError` if a run cannot be evaluated on a corpus's held-out problems.
 
     The corpus must be encoded with the run's tokenizer. Its split must be the same function of the problem as the

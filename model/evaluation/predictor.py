@@ -36,6 +36,11 @@ class Solution(NamedTuple):
     trace: Trace | None = None
     """How an encoder that rewrites came to the answer, or why it abstains."""
 
+    @property
+    def abstained(self) -> bool:
+        """Whether the encoder itself gave no answer."""
+        return self.trace is not None and not self.answer
+
 
 @dataclass(frozen=True)
 class TrainedModel(ABC):
@@ -44,16 +49,13 @@ class TrainedModel(ABC):
     config: RunConfig
     checkpoint: CheckpointEntry
     tokenizer: Tokenizer
+    encoder: nn.Module
+    precision: torch.dtype
 
     @property
-    @abstractmethod
     def parameters(self) -> int:
         """Number of weights."""
-
-    @property
-    @abstractmethod
-    def precision(self) -> torch.dtype:
-        """Arithmetic precision of the answers."""
+        return sum(weight.numel() for weight in self.encoder.parameters())
 
     @abstractmethod
     def solve(self, problems: Sequence[str], decoding: Decoding = ONE_PASS) -> list[Solution]:
@@ -75,7 +77,6 @@ class TrainedEncoder(TrainedModel):
     """An encoder that answers by filling the slots of the answer."""
 
     encoder: Encoder
-    precision: torch.dtype
 
     @classmethod
     def open(cls, folder: Location, which: str = "best") -> "TrainedEncoder":
@@ -84,10 +85,6 @@ class TrainedEncoder(TrainedModel):
             folder, which, "answers", lambda config, tokenizer: Encoder(config.training.encoder, tokenizer)
         )
         return cls(*opened)
-
-    @property
-    def parameters(self) -> int:
-        return self.encoder.parameter_count()
 
     def fill(self, rows: np.ndarray, slots: int, decoding: Decoding = ONE_PASS) -> Answers:
         """Answers to token rows [n, width], whose last `slots` tokens are the answer."""
@@ -129,27 +126,19 @@ class TrainedEncoder(TrainedModel):
 class TrainedRewriter(TrainedModel):
     """An encoder that answers by rewriting the problem."""
 
-    rewriter: Rewriter
+    encoder: RewritingEncoder
 
     @classmethod
     def open(cls, folder: Location, which: str = "best") -> "TrainedRewriter":
         """Open a checkpoint; raises `UserError` if there is none or the run's encoder is of another kind."""
-        config, checkpoint, tokenizer, encoder, precision = _opened(
+        opened = _opened(
             folder, which, "rewriting", lambda config, tokenizer: RewritingEncoder(config.training.encoder, tokenizer)
         )
-        return cls(config, checkpoint, tokenizer, Rewriter(encoder, tokenizer, precision))
-
-    @property
-    def parameters(self) -> int:
-        return self.rewriter.encoder.parameter_count()
-
-    @property
-    def precision(self) -> torch.dtype:
-        return self.rewriter.precision
+        return cls(*opened)
 
     def solve(self, problems: Sequence[str], decoding: Decoding = ONE_PASS) -> list[Solution]:
         self.check_decoding(decoding)
-        traces = self.rewriter.traces(problems)
+        traces = Rewriter(self.encoder, self.tokenizer, self.precision).traces(problems)
         return [Solution(trace.answer, trace.confidence, trace) for trace in traces]
 
     def check_decoding(self, decoding: Decoding) -> None:

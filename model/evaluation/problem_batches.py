@@ -1,6 +1,6 @@
 """The problems of an evaluation, read batch by batch from a corpus and its tokens."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import NamedTuple
@@ -10,6 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from model.config.evaluation import EvaluationSpec
+from model.evaluation.rewriting import Trace
 from model.training.batches import token_rows
 from storage.datasets.manifest import SPLITS, Dataset, ShardRecord
 from storage.errors import RunFailure
@@ -81,6 +82,8 @@ class ScoredBatch(NamedTuple):
     prediction: pa.Array
     correct: NDArray[np.bool_]
     confidence: NDArray[np.float32]
+    traces: Sequence[Trace] = ()
+    """How each problem was rewritten; empty if it was not."""
 
 
 def stream(problems: ProblemSet, spec: EvaluationSpec) -> Iterator[ProblemBatch]:

@@ -9,7 +9,7 @@ is no operation, or an end that is no number, is an abstention with a reason.
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import accumulate, groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -32,6 +32,8 @@ _MOST_POSITIONS = 1 << 14
 class Step(NamedTuple):
     """One operation that the encoder marked and carried out."""
 
+    begin: int
+    """Index of the span's first character in its state."""
     span: str
     result: str
     confidence: float
@@ -75,8 +77,8 @@ class Rewriter:
     def _rewritten(self, traces: list[Trace]) -> list[Trace]:
         """Carry out one pass over all states, and return the traces that go on."""
         marked = self._marked(traces)
-        spans = [span for groups in marked for is_marked, span in groups if is_marked]
-        results = dict(zip(dict.fromkeys(spans), self._carried_out([*dict.fromkeys(spans)]), strict=True))
+        spans = [*dict.fromkeys(span for groups in marked for is_marked, span in groups if is_marked)]
+        results = dict(zip(spans, self._carried_out(spans), strict=True))
         active = []
         for trace, groups in zip(traces, marked, strict=True):
             state = trace.states[-1]
@@ -85,7 +87,9 @@ class Rewriter:
             if refused is not None:
                 trace.reason = f"the encoder marks {refused} in {state}: {results[refused]}"
             elif chosen:
-                steps = [step for step in map(results.get, chosen) if isinstance(step, Step)]
+                begins = accumulate((len(span) for _, span in groups), initial=0)
+                done = [(begin, results[span]) for begin, (mark, span) in zip(begins, groups, strict=False) if mark]
+                steps = [step._replace(begin=begin) for begin, step in done if isinstance(step, Step)]
                 trace.steps.append(steps)
                 trace.confidence *= float(np.prod([step.confidence for step in steps]))
                 following = iter(steps)
@@ -124,7 +128,7 @@ class Rewriter:
                 sure[row] *= confidence
                 step = _PRODUCT_STEP.fullmatch(texts[row])
                 if done:
-                    found[row] = Step(spans[row], digits if digits == "0" else f"{sign}{digits}", sure[row])
+                    found[row] = Step(0, spans[row], digits if digits == "0" else f"{sign}{digits}", sure[row])
                 elif step:
                     following[row] = f"{step[1]}{step[2]}{REGISTER}{digits}"
                 else:

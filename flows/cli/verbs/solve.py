@@ -96,7 +96,7 @@ class Style:
     def withholds(self, solution: Solution) -> bool:
         """Whether there is no answer, or its confidence is too low to give it."""
         # Negated, so that a NaN confidence is withheld.
-        return not solution.answer or not solution.confidence >= self.abstain_below
+        return solution.abstained or not solution.confidence >= self.abstain_below
 
 
 def answer_one(solver: Solver, problem: str, style: Style) -> None:
@@ -169,7 +169,7 @@ def _answer_lines(solver: Solver, lines: list[str], style: Style) -> int:
         solutions = models[name].solve(list(problems.values()))
         for (number, problem), solution in zip(problems.items(), solutions, strict=True):
             answers[number] = _answer_text(models[name], problem, solution, style)
-            if not solution.answer:
+            if solution.abstained:
                 invalid += 1
                 print(f"error: problem {quoted(problem)} has no answer: {_reason(solution)}", file=sys.stderr)
     print("\n".join(answers), flush=True)
