@@ -21,6 +21,7 @@ from model.evaluation.operand_recovery import score_operands
 from model.evaluation.predictor import TrainedEncoder, TrainedModel, TrainedRewriter
 from model.evaluation.problem_batches import FACTS, ProblemBatch, ProblemSet, ScoredBatch, stream
 from model.evaluation.rewriting import Trace
+from model.evaluation.step_answers import STEP_FAMILIES, step_answers
 from model.evaluation.step_table import STEPS, step_table
 from model.training.optimizer import precision_name
 from storage.datasets.manifest import Dataset
@@ -213,6 +214,9 @@ def _outcome(
 def _score(model: TrainedModel, batch: ProblemBatch, spec: EvaluationSpec) -> ScoredBatch:
     """The model's answers to the problems that can be scored, which may be none."""
     if isinstance(model, TrainedRewriter):
+        if batch.family in STEP_FAMILIES:
+            texts = batch.facts.column("problem").to_pylist()
+            return ScoredBatch(batch, {}, *step_answers(model, texts, batch.rows, batch.slots))
         solutions = model.solve(batch.facts.column("problem").to_pylist(), spec.decoding)
         prediction = pa.array([solution.answer for solution in solutions], pa.string())
         confidence = np.array([solution.confidence for solution in solutions], np.float32)

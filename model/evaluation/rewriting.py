@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from model.evaluation.decoding import answering
-from model.network.rewriting.encoder import RewritingEncoder
+from model.network.rewriting.encoder import RewritingEncoder, StepLogits
+from model.network.rewriting.rows import Operations, Units
 from model.tokenizer import DIGITS, REGISTER, Tokenizer
 
 _UNIT = re.compile(r"\d+|\D")
@@ -27,6 +28,22 @@ _PRODUCT_STEP = re.compile(rf"(-?\d+\*-?)\d(\d+){REGISTER}\d+")
 
 # Positions that the encoder processes in one call.
 _MOST_POSITIONS = 1 << 14
+
+
+class Result(NamedTuple):
+    """What the encoder fills in for one operation in one pass."""
+
+    digits: str
+    negative: bool
+    done: bool
+    """Whether the operation needs no further pass."""
+    confidence: float
+    """Product of the probabilities of all digits, the sign and the end."""
+
+    @property
+    def text(self) -> str:
+        """The signed number."""
+        return f"-{self.digits}" if self.negative and self.digits != "0" else self.digits
 
 
 class Step(NamedTuple):
@@ -108,10 +125,9 @@ class Rewriter:
         for rows in _batches([len(row) for row in units]):
             read = self.encoder.reader.units(self._ids([traces[row].states[-1] for row in rows]))
             logits = self.encoder.mark(read, self.encoder.config.mark_loops).float()
-            sure = torch.where(read.inside, logits.abs().sigmoid().log(), 0.0).sum(1).exp().tolist()
             marks, inside = (logits > 0).cpu().numpy(), read.inside.cpu().numpy()
-            for row, mark, there, confidence in zip(rows, marks, inside, sure, strict=True):
-                traces[row].confidence *= confidence
+            for row, mark, there, confidence in zip(rows, marks, inside, mark_confidence(read, logits), strict=True):
+                traces[row].confidence *= float(confidence)
                 groups = groupby(zip(mark[there].tolist(), units[row], strict=True), key=lambda pair: pair[0])
                 found[row] = [(is_marked, "".join(unit for _, unit in group)) for is_marked, group in groups]
         return found
@@ -124,36 +140,47 @@ class Rewriter:
         sure = dict.fromkeys(texts, 1.0)
         while texts:
             following: dict[int, str] = {}
-            for row, digits, sign, done, confidence in self._filled(texts):
-                sure[row] *= confidence
+            for row, result in self._filled(texts):
+                sure[row] *= result.confidence
                 step = _PRODUCT_STEP.fullmatch(texts[row])
-                if done:
-                    found[row] = Step(0, spans[row], digits if digits == "0" else f"{sign}{digits}", sure[row])
+                if result.done:
+                    found[row] = Step(0, spans[row], result.text, sure[row])
                 elif step:
-                    following[row] = f"{step[1]}{step[2]}{REGISTER}{digits}"
+                    following[row] = f"{step[1]}{step[2]}{REGISTER}{result.digits}"
                 else:
                     found[row] = f"it asks for a further step after {texts[row]}"
             texts = following
         return found
 
-    def _filled(self, texts: dict[int, str]) -> Iterator[tuple[int, str, str, bool, float]]:
-        """One pass over operations: yields the row, the digits, the sign, whether it is done, and the confidence."""
+    def _filled(self, texts: dict[int, str]) -> Iterator[tuple[int, Result]]:
+        """One pass over operations: yields each row with its result."""
         rows, names = [*texts], [*texts.values()]
         for part in _batches([len(name) for name in names]):
             operations = self.encoder.reader.operations(self._ids([names[number] for number in part]))
             logits = self.encoder.logits(self.encoder.settled(operations))
-            inside = operations.inside
-            digit_sure, digits = logits.digits.float().log_softmax(-1).max(-1)
-            end_sure, ends = logits.ends.float().unflatten(-1, (2, 2)).log_softmax(-1).max(-1)
-            total = (torch.where(inside, digit_sure, 0.0).sum(1).add(end_sure.sum(1))).exp().tolist()
-            for number, row, there, end, confidence in zip(part, digits, inside, ends.tolist(), total, strict=True):
-                text = "".join(DIGITS[digit] for digit in reversed(row[there].tolist()))
-                negative, done = end
-                yield rows[number], text.lstrip("0") or "0", "-" if negative else "", bool(done), confidence
+            yield from zip((rows[number] for number in part), results_of(operations, logits), strict=True)
 
     def _ids(self, texts: list[str]) -> Tensor:
         device = next(self.encoder.parameters()).device
         return torch.from_numpy(self.tokenizer.right_aligned(texts).astype(np.int64)).to(device)
+
+
+def mark_confidence(units: Units, logits: Tensor) -> Tensor:
+    """Product of the probabilities of all marks of an expression, [n]."""
+    return torch.where(units.inside, logits.abs().sigmoid().log(), 0.0).sum(1).exp()
+
+
+def results_of(operations: Operations, logits: StepLogits) -> list[Result]:
+    """The results that slots and hub give for n operations."""
+    sure, digits = logits.digits.float().log_softmax(-1).max(-1)
+    end_sure, ends = logits.ends.float().unflatten(-1, (2, 2)).log_softmax(-1).max(-1)
+    total = torch.where(operations.inside, sure, 0.0).sum(1).add(end_sure.sum(1)).exp()
+    rows = zip(digits, operations.inside, ends.tolist(), total.tolist(), strict=True)
+    results = []
+    for slots, inside, (negative, done), confidence in rows:
+        text = "".join(DIGITS[digit] for digit in reversed(slots[inside].tolist())).lstrip("0") or "0"
+        results.append(Result(text, bool(negative), bool(done), confidence))
+    return results
 
 
 def _batches(lengths: list[int]) -> Iterator[list[int]]:

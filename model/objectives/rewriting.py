@@ -83,10 +83,17 @@ class RewritingObjective(Objective[RewritingEncoder]):
         problem = ids[:, : -slots - 1]
         if holds_marks(ids.shape[1], slots):
             units = self.reader.units(problem)
-            marks = encoder.mark(units, encoder.config.mark_loops)
-            return ~(((marks > 0) != self.marked(units, ids, slots)) & units.inside).any(1)
+            return self.right_marks(units, encoder.mark(units, encoder.config.mark_loops), ids, slots)
         operations = self.reader.operations(problem)
-        results, logits = self.results(operations, ids, slots), encoder.logits(encoder.settled(operations))
+        return self.right_results(operations, encoder.logits(encoder.settled(operations)), ids, slots)
+
+    def right_marks(self, units: Units, logits: Tensor, ids: Tensor, slots: int) -> Tensor:
+        """Which rows have exactly the right marks, bool [n]."""
+        return ~(((logits > 0) != self.marked(units, ids, slots)) & units.inside).any(1)
+
+    def right_results(self, operations: Operations, logits: StepLogits, ids: Tensor, slots: int) -> Tensor:
+        """Which rows have the right digits, sign and end, bool [n]."""
+        results = self.results(operations, ids, slots)
         found = Results(logits.digits.argmax(-1), logits.ends[:, :2].argmax(-1), logits.ends[:, 2:].argmax(-1))
         wrong = [(one != other) & (other != _IGNORED) for one, other in zip(found, results, strict=True)]
         return ~(wrong[0].any(1) | wrong[1] | wrong[2])
