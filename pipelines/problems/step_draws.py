@@ -127,47 +127,50 @@ class StepDraws:
         _lead(lanes, consumed, used, used > 0)
         _lead(lanes, b, left, unused & ((left > 1) | lanes.chance(0.8)))
         consumed, b = _cut(consumed, used), _cut(b, left)
-        size = limb_count(self.digits + 1)
-        limbs = np.zeros((size, len(room)), np.uint32)
-        limbs[: limb_count(self.digits)] = joined(consumed)
-        register = np.array(multiplied(joined(a), limbs, size))
+        limbs = self._limbs(consumed)
+        register = np.array(multiplied(joined(a), limbs, len(limbs)))
         draws = np.where(edge, _EDGE, _TRAJECTORY).astype(np.uint8)
         return Drawn(a, b, draws, left, register, limbs)
 
     def registers(self, lanes: Lanes, room: Int32s) -> Drawn:
         """Products with a random register of at most `room` − 2 digits, so that the result fits in the room."""
-        half = room // 2
-        length = np.where(lanes.chance(0.7), half + lanes.below(room - half), 1 + lanes.below(room - 1))
-        length = np.minimum(length, self.digits)
-        left = np.where(lanes.chance(0.2), 1, 1 + lanes.below(np.minimum(room - 1, self.digits)))
-        most = room - 2
-        size = np.where(lanes.chance(0.5), most, 1 + lanes.below(most))
+        length, left, size = self._lengths(lanes, room)
         dense, tie = lanes.chance(0.5), lanes.chance(1 / 3)
         a, b, register = (lanes.digits(self.digits) for _ in range(3))
-        every = np.arange(len(room))
-        place = np.maximum(left - 1, 0)
-        d = b[place, every]
+        first = (left - 1, np.arange(len(room)))
+        d = b[first]
         rows = np.flatnonzero(dense)
         a[:, rows], d[rows], register[:, rows] = _made_dense(
             lanes.take(rows), a.take(rows, 1), d.take(rows), register.take(rows, 1)
         )
-        repeated = np.flatnonzero(tie & lanes.chance(0.25))
-        digit = lanes.take(repeated)
-        a[:, repeated] = 1 + digit.below(9).astype(np.uint8)
-        d[repeated] = np.maximum(d.take(repeated), 9 - digit.below(5).astype(np.uint8))
-        b[place, every] = d
+        # The columns of a repeated digit are equal, so long chains of every kind are possible.
+        repeated = np.flatnonzero(tie & lanes.chance(0.4))
+        a[:, repeated], d[repeated] = _repeated(lanes.take(repeated), d.take(repeated))
+        b[first] = d
         _lead(lanes, a, length, np.ones(len(room), np.bool_))
         a, b, register = _cut(a, length), _cut(b, left), _cut(register, size)
         rows = np.flatnonzero(tie)
-        register[:, rows] = _tied_register(
-            lanes.take(rows), a.take(rows, 1), d.take(rows), register.take(rows, 1), most.take(rows)
-        )
+        parts = (a.take(rows, 1), length.take(rows), d.take(rows), register.take(rows, 1), room.take(rows) - 2)
+        a[:, rows], register[:, rows] = _tied_register(lanes.take(rows), *parts)
         # A register of zero would mean that nothing is consumed.
         register[0] += (register == 0).all(0) * (1 + lanes.below(9).astype(np.uint8))
-        limbs = np.zeros((limb_count(self.digits + 1), len(room)), np.uint32)
-        limbs[: limb_count(self.digits)] = joined(register)
+        limbs = self._limbs(register)
         draws = np.where(tie, _TIE, np.where(dense, _DENSE, _RANDOM)).astype(np.uint8)
         return Drawn(a, b, draws, left, limbs, np.array(exact_quotients(limbs, joined(a))))
+
+    def _lengths(self, lanes: Lanes, room: Int32s) -> tuple[Int32s, Int32s, Int32s]:
+        """Digits of a, of b and of a random register."""
+        half = room // 2
+        length = np.where(lanes.chance(0.7), half + lanes.below(room - half), 1 + lanes.below(room - 1))
+        left = np.where(lanes.chance(0.2), 1, 1 + lanes.below(np.minimum(room - 1, self.digits)))
+        size = np.where(lanes.chance(0.5), room - 2, 1 + lanes.below(room - 2))
+        return np.minimum(length, self.digits), left, size
+
+    def _limbs(self, digits: Digits) -> NDArray[np.uint32]:
+        """Limbs of numbers of up to `digits` digits, as many as a register has."""
+        limbs = np.zeros((limb_count(self.digits + 1), digits.shape[1]), np.uint32)
+        limbs[: limb_count(self.digits)] = joined(digits)
+        return limbs
 
     def _number(self, lanes: Lanes, length: Int32s, edge: Flags) -> Digits:
         """Numbers of `length` [n] digits, with edge cases where `edge` is set; some one-digit numbers are zero."""
@@ -273,15 +276,30 @@ def _made_dense(lanes: Lanes, a: Digits, d: Digits, register: Digits) -> tuple[D
     return a, d, register
 
 
-def _tied_register(lanes: Lanes, a: Digits, d: Digits, register: Digits, most: Int32s) -> Digits:
-    """Registers with a window in which every column total plus its carry is 9 or 19, or 10 or 20 in half of the rows.
+def _repeated(lanes: Lanes, d: Digits) -> tuple[Digits, Digits]:
+    """A repeated digit of the first factor and a digit of the second one, mostly with large products, each [n]."""
+    d = np.where(lanes.chance(0.4), 9, np.maximum(d, lanes.below(10))).astype(np.uint8)
+    return np.where(lanes.chance(0.5), _LARGE_UNITS.take(d), 1 + lanes.below(9)).astype(np.uint8), d
 
-    `most` [n] is the number of digits that a register may have.
+
+def _tied_register(
+    lanes: Lanes, a: Digits, length: Int32s, d: Digits, register: Digits, most: Int32s
+) -> tuple[Digits, Digits]:
+    """First factors of `length` [n] digits, and registers with a window of ties below `most` [n] digits.
+
+    In the window, every column total plus its carry is 9 or 19, or 10 or 20 in half of the rows.
     """
     ten = lanes.chance(0.5).astype(np.uint8)
     start = 1 + np.where(lanes.chance(0.4), lanes.below(2), lanes.below(most))
-    start = np.minimum(start, most)
+    # A large column below the window: without it, hardly a carry of one or two would enter.
+    large = lanes.below(3)
+    start = np.minimum(np.where(large > 0, np.maximum(start, 2), start), most)
     stop = np.where(lanes.chance(0.5), most, start + lanes.below(most - start + 1))
+    rows = np.flatnonzero((large > 0) & (start > 1))
+    register[start.take(rows) - 2, rows] = 9
+    rows = np.flatnonzero((large > 1) & (start > 1) & (start < length))
+    a[start.take(rows) - 1, rows] = _LARGE_UNITS.take(d.take(rows))
+    a[start.take(rows) - 2, rows] = 9
     place = _places(a, 1)
     inside = (place >= _small(start, place)) & (place <= _small(stop, place))
     totals = product_totals(a, d)
@@ -293,7 +311,7 @@ def _tied_register(lanes: Lanes, a: Digits, d: Digits, register: Digits, most: I
         np.copyto(register[column - 1], wanted, where=inside[column - 1])
         total += register[column - 1]
         carry = (total >= 10).astype(np.uint8) + (total >= 20)
-    return register
+    return a, register
 
 
 def product_totals(a: Digits, d: Digits) -> Digits:

@@ -57,7 +57,7 @@ class Steps(Family):
         # A register has one more digit than an operand, and a result one more than a register.
         self._register_limbs = limb_count(spec.digits + 1)
         self._draws = StepDraws(spec.digits)
-        self.block_rows = max(1 << 9, min(1 << 15, 1 << ((1 << 18) // spec.digits).bit_length() - 1))
+        self.block_rows = max(1 << 10, min(1 << 15, 1 << ((1 << 21) // spec.digits).bit_length() - 1))
         schema = schema_of({})
         for name, kind in COLUMNS.items():
             schema = schema.append(pa.field(name, kind, nullable=False))

@@ -47,7 +47,8 @@ _MEASURES = {
     "digits": "INTEGER: Number of digits of the longest operand.",
     "answer_digits": "INTEGER: Number of digits of the answer, without its sign; for family marks, number of marks.",
     "carries": "INTEGER: Longest run of adjacent columns that carry or borrow; for a product of two factors, of its "
-    "column sums. NULL for expressions, for more than two factors, and for mixtures of products and sums.",
+    "column sums, and for a step, of its column totals. NULL for expressions, for more than two factors, and for "
+    "mixtures of products and sums.",
     "depth": "INTEGER: Nesting depth of brackets.",
     "negative": "BOOLEAN: Whether the answer is negative.",
     "kind": "VARCHAR: For a listed problem, what it tests, such as carry chain; NULL for other problems.",

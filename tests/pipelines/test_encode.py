@@ -5,12 +5,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from model.tokenizer import BLANK, EQUALS, PAD, TokenLayout
+from model.tokenizer import BLANK, EQUALS, PAD, Tokenizer, TokenLayout
+from pipelines.generation.generate import sample_rows
+from pipelines.problems.components import components
 from pipelines.problems.grid import Grid
-from pipelines.spec.corpus import CorpusSpec, TokenizerSpec
+from pipelines.spec.corpus import CorpusSpec, TokenizerKind, TokenizerSpec
 from pipelines.split.canonical import Canonical
 from pipelines.tokens.encode import EncodeJob, encode_rows, encode_shard, encode_tasks
-from pipelines.tokens.vocabulary import sample_problems, train_tokenizer
+from pipelines.tokens.vocabulary import sample_problems, train_pieces, train_tokenizer
 from storage.datasets.arrow_buffers import fixed_width_values
 from storage.errors import RunFailure, UserError
 from storage.places.disk import LocalLocation
@@ -44,6 +46,18 @@ def test_negative_answers_have_their_sign_in_the_first_slot(small: Built) -> Non
     for row, answer in zip(rows, table.column("answer").to_pylist(), strict=True):
         assert row[-3:].tolist() == small.tokenizer.slots(answer, layout)
         assert small.tokenizer.decode([i for i in row[-3:] if i != small.tokenizer.id_of(BLANK)]) == answer
+
+
+@pytest.mark.parametrize("kind", ["digit", "pairs", "bpe"])
+def test_steps_are_encoded_as_sentencepiece_does(kind: TokenizerKind) -> None:
+    spec = CorpusSpec(name="x", rows=2_000, family="steps", digits=9, operators=("+", "-", "*"))
+    table, _ = sample_rows(spec, components(spec)[0], 2_000)
+    problems, answers = table["problem"].to_pylist(), table["answer"].to_pylist()
+    lines = [f"{problem}={answer}" for problem, answer in zip(problems, answers, strict=True)]
+    tokenizer = Tokenizer(train_pieces(lines, TokenizerSpec(kind=kind)))
+    layout = TokenLayout(problem=40, answer=14)
+    for row, problem, answer in zip(encode_rows(table, tokenizer, layout), problems, answers, strict=True):
+        assert row.tolist() == tokenizer.row(problem, layout)[:41] + tokenizer.slots(answer, layout)
 
 
 def test_every_line_is_decoded_exactly(small: Built) -> None:

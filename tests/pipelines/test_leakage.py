@@ -187,3 +187,32 @@ def test_missing_or_damaged_shard_gives_a_one_line_error(ray_instance: int, tmp_
     place.remove()
     with pytest.raises(RunFailure, match=rf"^shard .*{shard.path} is missing: run"):
         find_leaks(corpus, corpus, in_flight=2)
+
+
+STEPS = CorpusSpec(name="steps", rows=12_000, family="steps", digits=3, operators=("+", "-", "*"), **SHARES)
+
+
+def test_steps_of_held_out_problems_are_not_in_train(ray_instance: int, tmp_path: Path, corpora: dict) -> None:
+    steps = made(STEPS, tmp_path)
+    held_out = {canonical_form(problem) for problem in problems(corpora["arithmetic"], *HELD_OUT)}
+    assert any(canonical_form(problem) in held_out for problem in problems(steps, *HELD_OUT) if ":" in problem)
+    for train, other in ((steps, steps), (steps, corpora["arithmetic"]), (corpora["arithmetic"], steps)):
+        assert find_leaks(train, other, in_flight=2).leaks == 0
+    # Under another key, states of held-out products are trained on.
+    others = made(STEPS, tmp_path / "other", split_key="other")
+    expected = oracle(others, corpora["arithmetic"])
+    assert find_leaks(others, corpora["arithmetic"], in_flight=2).leaks == len(expected)
+    assert any(":" in problem for problem in expected)
+
+
+def test_state_of_a_held_out_product_is_a_leak(ray_instance: int, tmp_path: Path) -> None:
+    products = CorpusSpec(name="products", rows=4_000, family="digits", terms=2, digits=3, operators=("*",), **SHARES)
+    other, steps = made(products, tmp_path), made(STEPS, tmp_path)
+    problem = next(text for text in problems(other, "test") if re.fullmatch(r"\d{3}\*[1-9]\d{2}", text))
+    a, b = problem.split("*")
+    shard = steps.of_split("train")[-1]
+    assert find_leaks(steps, other, in_flight=2).leaks == 0
+    for state in (f"{a}*{b}:0", f"{a}*{b[1:]}:{int(a) * int(b[0])}", f"-{a}*-{b[2:]}:{int(a) * int(b[:2])}"):
+        found = find_leaks(rewritten(steps, shard, 7, state), other, in_flight=2)
+        assert (found.leaks, found.collisions) == (1, 0)
+        assert (found.examples[0].train, found.examples[0].held_out_split) == (state, "test")

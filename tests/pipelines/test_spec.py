@@ -40,6 +40,8 @@ _PRODUCTS = {"family": "expression", "operators": ("+", "-", "*"), "rows": 1}
             {"family": "listed", "listing": "adderboard", "operators": ("-",), "only_test": True},
             "has no problem with - and at most 2 digits",
         ),
+        ({"family": "steps"}, "too many problems to take all: set rows"),
+        ({"family": "steps", "rows": 1, "min_digits": 2}, "min_digits belongs to digits and expression"),
         ({**_PRODUCTS, "terms": 15, "digits": 480}, "7,200 digits, the limit is 7,180: .* or leave '\\*' out"),
         ({**_PRODUCTS, "family": "marks", "terms": 15, "digits": 480}, "7,200 digits, the limit is 7,180"),
         ({"family": "marks", "terms": 32, "digits": 508, "rows": 1}, "16,540 characters, the limit is 16,384"),

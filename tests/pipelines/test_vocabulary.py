@@ -3,8 +3,9 @@ from collections import Counter
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.spec.corpus import CorpusSpec, MixturePart
-from pipelines.tokens.vocabulary import sample_problems
+from model.tokenizer import Tokenizer
+from pipelines.spec.corpus import CorpusSpec, MixturePart, TokenizerKind, TokenizerSpec
+from pipelines.tokens.vocabulary import sample_problems, train_pieces
 from storage.datasets.manifest import Dataset
 from storage.places.disk import LocalLocation
 from tests.builders import Built, build_corpus_plainly
@@ -73,3 +74,15 @@ def test_a_sample_of_one_stratum_is_its_first_rows(small: Built) -> None:
         first += ["=".join(row) for row in rows]
     for rows in (1, 1_000, 5_000, len(first)):
         assert sample_problems(small.corpus, rows) == first[:rows]
+
+
+@pytest.mark.parametrize("kind", ["digit", "pairs", "triples", "bpe", "unigram"])
+def test_only_corpora_of_steps_have_a_piece_for_the_colon(kind: TokenizerKind) -> None:
+    spec = TokenizerSpec(kind=kind)
+    lines = [f"{a}*{b}={a * b}" for a in range(40) for b in range(40)]
+    steps = [f"{a}*{b % 10}:{a * 3}={a * 30 + a * (b % 10)}" for a in range(40) for b in range(40)]
+    tokenizer = Tokenizer(train_pieces([*lines, *steps], spec))
+    # No learned piece spans two numbers.
+    assert [piece for piece in tokenizer.pieces() if ":" in piece] == [":"]
+    assert tokenizer.decode(tokenizer.encode("-345*02:2070=-20700")) == "-345*02:2070=-20700"
+    assert ":" not in Tokenizer(train_pieces(lines, spec)).pieces()
