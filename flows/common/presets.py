@@ -41,7 +41,24 @@ PRESETS: dict[str, EndToEndRequest] = {
         name="vanilla",
         training=TrainingSpec(encoder=ENCODERS["vanilla"], optimizer="adamw", learning_rate=1e-3),
     ),
-    # Larger encoders on the same problems, for machines with a GPU.
+    # + − × of numbers of any length, with brackets, by rewriting.
+    "arithmetic": EndToEndRequest(
+        name="arithmetic",
+        corpus=CORPORA["rewriting"],
+        training=TrainingSpec(
+            encoder=ENCODERS["rewriting"],
+            objective="rewriting",
+            oversample="",
+            steps=9_000,
+            batch_size=256,
+            matrix_learning_rate=0.02,
+            learning_rate=5e-3,
+            validate_every=500,
+            validation_rows=4_096,
+            checkpoint_every=1_000,
+        ),
+    ),
+    # Larger encoders on the notebook's problems, for machines with a GPU.
     **{
         name: EndToEndRequest(name=name, training=TrainingSpec(encoder=ENCODERS[name], learning_rate=rate, **more))
         for name, rate, more in (

@@ -17,8 +17,8 @@ Digits = NDArray[np.uint8]
 Int32s = NDArray[np.int32]
 Rows = NDArray[np.intp]
 
-DRAWS = ("plain", "edge", "tie", "trajectory", "dense", "random")
-_PLAIN, _EDGE, _TIE, _TRAJECTORY, _DENSE, _RANDOM = range(len(DRAWS))
+DRAWS = ("plain", "edge", "tie", "trajectory", "dense", "random", "literal")
+_PLAIN, _EDGE, _TIE, _TRAJECTORY, _DENSE, _RANDOM, LITERAL = range(len(DRAWS))
 
 # For each digit d of the second factor, a digit whose product with d has the largest units.
 _LARGE_UNITS = np.array([max(range(1, 10), key=lambda digit: (digit * d % 10, -digit)) for d in range(10)], np.uint8)

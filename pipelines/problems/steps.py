@@ -1,8 +1,9 @@
 """Steps: single operations of an encoder that evaluates by rewriting, each with its result.
 
-A row is a sum or difference of two signed literals, such as `-7+-12`, or one Horner step of a product, such as
-`-345*2:2070`. In a step `a*b:R`, b holds the digits that are not consumed yet, R is the register, and d is the first
-digit of b. The result is 10·R + |a|·d with the sign of the product; it is the next register.
+A row is a sum or difference of two signed literals, such as `-7+-12`, one Horner step of a product, such as
+`-345*2:2070`, or one literal in a bracket or after two minuses, such as `-(-12)`. In a step `a*b:R`, b holds the digits
+that are not consumed yet, R is the register, and d is the first digit of b. The result is 10·R + |a|·d with the sign of
+the product; it is the next register.
 
 Each row is drawn by a hash of its number, with a room of 3 … digits + 2 columns (`step_draws`). So short and long rows
 are equally frequent, and short ones repeat.
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from pipelines.problems.arithmetic import Flags, digit_columns, digit_counts, limb_count
 from pipelines.problems.family import Arrays, Block, Family, answer_columns, layout_for, pattern_column, schema_of
-from pipelines.problems.step_draws import DRAWS, Digits, Drawn, Lanes, Rows, StepDraws, joined, product_totals
+from pipelines.problems.step_draws import DRAWS, LITERAL, Digits, Drawn, Lanes, Rows, StepDraws, joined, product_totals
 from pipelines.problems.text import decimal_text, number_words
 from pipelines.spec.corpus import ProblemSpec
 from pipelines.split.canonical import Canonical
@@ -36,6 +37,14 @@ COLUMNS = {
 # Share of products if there are other operators too.
 _PRODUCTS = 0.6
 _TRAJECTORIES = 0.45
+# Share of literals in brackets and after minuses among sums and differences, if there are differences.
+_LITERALS = 0.2
+# What is before the digits of such a literal; 0 is an ordinary row. All but the last have a closing bracket.
+_FORMS = ("", "(", "(-", "-(", "-(-", "--")
+_FORM_LENGTHS = np.array([0, *(len(form) + ("(" in form) for form in _FORMS[1:])], np.int32)
+_FORM_WORDS = np.array([sum(ord(sign) << 8 * number for number, sign in enumerate(form)) for form in _FORMS], np.uint64)
+_ODD_FORMS = np.array([form.count("-") % 2 > 0 for form in _FORMS])
+_BRACKETS = np.array(["(" in form for form in _FORMS])
 
 
 class _Results(NamedTuple):
@@ -68,8 +77,8 @@ class Steps(Family):
         """The problems at `positions`.
 
         `limbs` [2 · (limbs + register limbs), n] of a, b, R and the consumed digits, `lengths` [3, n] of a, b and R (0
-        for sums), `minus` [2, n] of a and b; `operator` (index in the spec), `draw` (index in `DRAWS`) and `digit` (the
-        first digit of b), each [n].
+        for sums), `minus` [2, n] of a and b; `operator` (index in the spec, or one more), `draw` (index in `DRAWS`),
+        `digit` (the first digit of b) and `form` (index in `_FORMS`), each [n]. A literal alone is b.
         """
         seeds = mix64(positions * np.uint64(0x9E3779B97F4A7C15) + np.uint64(derive_key(self._key, "steps")))
         lanes, rows = Lanes(seeds, derive_key(self._key, "row")), len(positions)
@@ -77,6 +86,9 @@ class Steps(Family):
         operator, walks = self._operators(lanes), lanes.chance(_TRAJECTORIES)
         minus = np.array([lanes.chance(0.5), lanes.chance(0.5)])
         times = self._are(operator, "*")
+        form = self._forms(lanes, ~times)
+        operator[form > 0] = len(self.spec.operators)
+        minus[:, form > 0] = [[False], [True]] & _ODD_FORMS.take(form[form > 0])
         arrays: Arrays = {
             "limbs": np.zeros((2 * (self._limbs + self._register_limbs), rows), np.uint32),
             "lengths": np.zeros((3, rows), np.uint16),
@@ -84,6 +96,7 @@ class Steps(Family):
             "operator": operator,
             "draw": np.zeros(rows, np.uint8),
             "digit": np.zeros(rows, np.uint8),
+            "form": form,
         }
         block = Block(arrays)
         apart = minus[0] ^ minus[1] ^ self._are(operator, "-")
@@ -98,6 +111,9 @@ class Steps(Family):
             else:
                 drawn = (self._draws.trajectories if kind == 1 else self._draws.registers)(own, room.take(chosen))
             self._put(block, chosen, drawn)
+        arrays["limbs"][: self._limbs, form > 0] = 0
+        arrays["lengths"][0, form > 0] = 0
+        arrays["draw"][form > 0] = LITERAL
         # Zero has no sign. But the digits that remain of a negative factor keep its sign.
         minus[0] &= self._operand(block, 0).any(0)
         minus[1] &= self._operand(block, 1).any(0) | self._register(block).any(0)
@@ -108,6 +124,10 @@ class Steps(Family):
         times = self._are(problems["operator"], "*")
         if (rows := np.flatnonzero(~times)).size:
             hashes[rows] = self._sum_hashes(problems.take(rows))
+        if (rows := np.flatnonzero(problems["form"])).size:
+            number = self._canonical.number(self._operand(problems.take(rows), 1))
+            odd = _ODD_FORMS.take(problems["form"].take(rows))
+            hashes[rows] = np.where(odd, self._canonical.minus(number), number)
         if (rows := np.flatnonzero(times)).size:
             part = problems.take(rows)
             hashes[rows] = self._canonical.step(
@@ -122,8 +142,9 @@ class Steps(Family):
 
     def text_lengths(self, problems: Block) -> NDArray[np.integer] | int:
         lengths, register = problems["lengths"], problems["lengths"][2]
-        total = lengths.sum(0, dtype=np.int32) + problems["minus"].sum(0, dtype=np.int32)
-        return total + np.int32(1) + (register > 0)
+        form = problems["form"]
+        signs = np.where(form > 0, _FORM_LENGTHS.take(form), problems["minus"].sum(0, dtype=np.int32) + 1)
+        return lengths.sum(0, dtype=np.int32) + signs + (register > 0)
 
     def _columns(self, problems: Block) -> dict[str, Any]:
         results, lengths = self._results(problems), problems["lengths"]
@@ -132,11 +153,11 @@ class Steps(Family):
         return {
             **answer_columns(joined(results.digits), results.negative),
             "problem": self._problem_text(problems),
-            "operators": pattern_column(problems["operator"], list(self.spec.operators), problems.rows),
-            "terms": np.full(problems.rows, 2, np.int32),
+            "operators": pattern_column(problems["operator"], [*self.spec.operators, ""], problems.rows),
+            "terms": np.where(problems["form"] > 0, np.int32(1), np.int32(2)),
             "digits": lengths[:2].max(0).astype(np.int32),
             "carries": results.carries.astype(np.int32),
-            "depth": np.zeros(problems.rows, np.int32),
+            "depth": _BRACKETS.take(problems["form"]).astype(np.int32),
             "consumed": decimal_text(consumed, counts, np.zeros(problems.rows, np.bool_)),
             "draw": pattern_column(problems["draw"], list(DRAWS), problems.rows),
             "done": ~self._are(problems["operator"], "*") | (lengths[1] == 1),
@@ -152,6 +173,11 @@ class Steps(Family):
         symbols = np.array([self.spec.operators.index(operator) for operator in others or ("*",)], np.uint8)
         found = symbols.take(chosen)
         return np.where(times, np.uint8(self.spec.operators.index("*")), found) if "*" in self.spec.operators else found
+
+    def _forms(self, lanes: Lanes, where: Flags) -> NDArray[np.uint8]:
+        """Forms of the rows, as indices in `_FORMS`, [n]: not 0 in a share of the rows in `where`."""
+        chosen, form = lanes.chance(_LITERALS), 1 + lanes.below(len(_FORMS) - 1)
+        return np.where(chosen & where & ("-" in self.spec.operators), form, 0).astype(np.uint8)
 
     def _are(self, operators: NDArray[np.uint8], symbol: str) -> Flags:
         if symbol not in self.spec.operators:
@@ -266,18 +292,20 @@ class Steps(Family):
     def _problem_text(self, problems: Block) -> pa.Array:
         # The operator and a sign come first in the words of a number, or in a word of their own if there is no room.
         size, step = self._limbs, limb_count(self.spec.digits + 2)
-        last = limb_count(self.spec.digits + 2) if "*" in self.spec.operators else 0
+        last = limb_count(self.spec.digits + 2)
         buffer, words = blank_words(problems.rows, 2 * step + last)
-        lengths, minus = problems["lengths"], problems["minus"] * np.uint64(ord("-"))
-        symbols = np.array([ord(operator) for operator in self.spec.operators], np.uint64)
+        lengths, form = problems["lengths"], problems["form"]
+        minus = (problems["minus"] & (form == 0)) * np.uint64(ord("-"))
+        symbols = np.array([*map(ord, self.spec.operators), 0], np.uint64)
         for term in range(2):
             end = (term + 1) * step
             number_words(self._operand(problems, term), lengths[term], words[:, end - size : end])
-        words[:, 0] |= minus[0]
+        words[:, 0] |= minus[0] | _FORM_WORDS.take(form)
         words[:, step] |= symbols.take(problems["operator"]) | minus[1] << np.uint64(8)
-        if last:
+        if "*" in self.spec.operators:
             number_words(self._register(problems), lengths[2], words[:, -self._register_limbs :])
             words[:, 2 * step] |= (lengths[2] > 0) * np.uint64(ord(":"))
+        words[:, 2 * step] |= _BRACKETS.take(form) * np.uint64(ord(")"))
         return to_strings(buffer, self.text_lengths(problems))  # type: ignore[arg-type]
 
 

@@ -9,6 +9,7 @@ _SUBTRACTION = ProblemSpec(family="digits", operators=("-",), terms=4, digits=20
 _MULTIPLICATION = ProblemSpec(family="digits", operators=("*",), terms=2, digits=12, hard=0.05)
 _EXPRESSION = ProblemSpec(family="expression", operators=("+", "-", "*"), terms=8, digits=4, depth=3)
 _MARKS = ProblemSpec(family="marks", operators=("+", "-", "*"), terms=6, digits=12, depth=2)
+_STEPS = ProblemSpec(family="steps", operators=("+", "-", "*"), digits=10)
 _LONG = ProblemSpec(family="digits", operators=("+", "-", "*"), terms=2, digits=200, hard=0.05)
 _MIXED_GRID = ProblemSpec(operators=("+", "-", "*"))
 
@@ -86,9 +87,11 @@ CORPORA: dict[str, CorpusSpec] = {
         ),
         CorpusSpec(name="mixed-deeper", rows=60_000, **_DEEPER.parameters(), **_MIXED_SPLIT),
         # Single operations, for encoders that evaluate by rewriting.
-        _corpus("steps", 10_000_000, ProblemSpec(family="steps", operators=("+", "-", "*"), digits=10)),
+        _corpus("steps", 10_000_000, _STEPS),
         # States of a rewriting, with marks of the operations that can be carried out next.
         _corpus("marks", 10_000_000, _MARKS),
+        # Both, to train an encoder that rewrites.
+        CorpusSpec(name="rewriting", rows=8_000_000, mixture=(_part(1, _MARKS), _part(3, _STEPS))),
         # The grid of four numbers 0–99 with all operators has 2.7 billion problems.
         _corpus("billion", 1_000_000_000, _MIXED_GRID),
     )

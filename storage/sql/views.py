@@ -58,7 +58,7 @@ _STEP = {
     "consumed, if the register is a multiple of the first factor's magnitude; otherwise empty, as for a sum.",
     "draw": "VARCHAR: How a step is drawn: plain; edge (operands with few kinds of digits); tie (a window of columns "
     "that pass a carry or borrow on); for products also trajectory (a state of a real product), dense (large digits) "
-    "and random.",
+    "and random; literal for a single number in a bracket or after two minuses.",
     "done": "BOOLEAN: Whether the step completes its operation; true for a sum or difference.",
     "column_total": "INTEGER: Largest column total of a step, without carries: digits of a sum; absolute difference of "
     "digits if the magnitudes are subtracted; for a product, units of this product of digits, tens of the next lower "

@@ -26,6 +26,7 @@ from tests.pipelines.test_digits import joined, split
 CANONICAL = Canonical("numerate")
 OPERATORS = st.sampled_from([("+",), ("-",), ("*",), ("+", "-"), ("*", "-"), ("+", "-", "*"), ("*", "+", "-")])
 LITERAL = r"-?(?:0|[1-9]\d*)"
+LITERAL_ALONE = re.compile(r"-?\(-?(0|[1-9]\d*)\)|--(0|[1-9]\d*)")
 
 
 class Step(NamedTuple):
@@ -130,6 +131,11 @@ def family(key: int = 3, operators: tuple = ("+", "-", "*"), digits: int = 10) -
     return Steps(ProblemSpec(family="steps", operators=operators, digits=digits), CANONICAL, key, 10**9)
 
 
+def operations(table: pa.Table) -> list[dict[str, Any]]:
+    """The rows with two operands."""
+    return [row for row in table.to_pylist() if row["terms"] == 2]
+
+
 def rows_of(steps: Steps, rows: int) -> tuple[Block, pa.Table]:
     positions = np.arange(rows, dtype=np.uint64)
     problems = steps.problems(positions)
@@ -138,7 +144,7 @@ def rows_of(steps: Steps, rows: int) -> tuple[Block, pa.Table]:
 
 @pytest.fixture(scope="module")
 def sample() -> list[dict[str, Any]]:
-    return rows_of(family(), 20_000)[1].to_pylist()
+    return operations(rows_of(family(), 20_000)[1])
 
 
 @given(operators=OPERATORS, digits=st.integers(1, 40), key=st.integers(0, 99))
@@ -148,9 +154,9 @@ def test_every_column_is_that_of_the_text(operators: tuple, digits: int, key: in
     problems, table = rows_of(steps, 250)
     assert table.schema.equals(steps.layout.schema)
     lengths = np.broadcast_to(steps.text_lengths(problems), 250)
-    for row, length in zip(table.to_pylist(), lengths, strict=True):
+    assert lengths.tolist() == [len(text) for text in table["problem"].to_pylist()]
+    for row in operations(table):
         text, step = row["problem"], read(row["problem"])
-        assert length == len(text)
         assert (row["answer"], row["negative"]) == (str(step.answer), step.answer < 0), text
         assert (row["operators"], row["terms"], row["depth"]) == (step.operator, 2, 0)
         assert row["operators"] in operators
@@ -162,6 +168,17 @@ def test_every_column_is_that_of_the_text(operators: tuple, digits: int, key: in
         assert row["consumed"] == consumed_of(step), text
 
 
+def test_literals_alone_are_in_brackets_or_after_two_minuses() -> None:
+    rows = [row for row in rows_of(family(), 20_000)[1].to_pylist() if row["draw"] == "literal"]
+    forms = Counter(re.sub(r"\d+", "1", row["problem"]) for row in rows)
+    assert forms.keys() == {"(1)", "(-1)", "-(1)", "-(-1)", "--1"}
+    assert min(forms.values()) > 200
+    for row in rows:
+        assert row["answer"] == str(eval(row["problem"]))
+        assert (row["operators"], row["terms"], row["done"]) == ("", 1, True)
+        assert row["depth"] == row["problem"].count("(")
+
+
 def consumed_of(step: Step) -> str:
     if not step.register or not step.a or step.register % step.a:
         return ""
@@ -171,8 +188,8 @@ def consumed_of(step: Step) -> str:
 @given(operators=OPERATORS, digits=st.integers(1, 60), key=st.integers(0, 99))
 @settings(max_examples=40, deadline=None)
 def test_literals_have_no_leading_zeros_and_zero_has_no_sign(operators: tuple, digits: int, key: int) -> None:
-    for text in rows_of(family(key, operators, digits), 200)[1]["problem"].to_pylist():
-        step = read(text)
+    for row in operations(rows_of(family(key, operators, digits), 200)[1]):
+        text, step = row["problem"], read(row["problem"])
         assert not text.startswith("-0")
         if not step.register:
             assert re.fullmatch(LITERAL, step.b), text
@@ -191,11 +208,15 @@ def test_hashes_are_those_of_the_texts_and_of_their_forms(operators: tuple, digi
     assert np.array_equal(hashes, text_hashes(table["problem"].combine_chunks(), CANONICAL))
     forms = [canonical_form(text) for text in texts]
     assert len(set(forms)) == len(set(hashes.tolist())) == len(set(zip(forms, hashes.tolist(), strict=True)))
-    assert forms == [form_of(read(text)) for text in texts]
+    assert forms == [form_of(text) for text in texts]
 
 
-def form_of(step: Step) -> tuple:
+def form_of(text: str) -> Any:
     """The canonical form from the definition: of the sum, of the product of which the step is a state, or its own."""
+    if LITERAL_ALONE.fullmatch(text):
+        # A number, with a sign if the number of minuses is odd.
+        return canonical_form("-" * (text.count("-") % 2) + text.strip("-()"))
+    step = read(text)
     if step.register is None:
         return canonical_form(f"{step.a}{step.operator}{step.b}")
     magnitude, sign = abs(step.a), -1 if (step.a < 0) ^ step.b.startswith("-") else 1
@@ -273,15 +294,15 @@ def test_row_does_not_depend_on_its_block() -> None:
         assert part.to_pylist() == table.slice(first, last - first).to_pylist()
 
 
-def test_all_draws_occur_in_their_shares(sample: list[dict[str, Any]]) -> None:
-    shares = Counter((row["operators"], row["draw"]) for row in sample)
+def test_all_draws_occur_in_their_shares() -> None:
+    shares = Counter((row["operators"], row["draw"]) for row in rows_of(family(), 20_000)[1].to_pylist())
     expected = {
-        ("+", "plain"): 0.09, ("+", "edge"): 0.04, ("+", "tie"): 0.07, ("-", "plain"): 0.09, ("-", "edge"): 0.04,
-        ("-", "tie"): 0.07, ("*", "trajectory"): 0.189, ("*", "edge"): 0.081, ("*", "tie"): 0.11, ("*", "dense"): 0.11,
-        ("*", "random"): 0.11,
+        ("+", "plain"): 0.072, ("+", "edge"): 0.032, ("+", "tie"): 0.056, ("", "literal"): 0.08,
+        ("-", "plain"): 0.072, ("-", "edge"): 0.032, ("-", "tie"): 0.056, ("*", "trajectory"): 0.189,
+        ("*", "edge"): 0.081, ("*", "tie"): 0.11, ("*", "dense"): 0.11, ("*", "random"): 0.11,
     }  # fmt: skip
     assert shares.keys() == expected.keys()
-    assert all(abs(shares[kind] / len(sample) - share) < 0.01 for kind, share in expected.items())
+    assert all(abs(shares[kind] / 20_000 - share) < 0.01 for kind, share in expected.items())
 
 
 def test_lengths_signs_and_results_vary(sample: list[dict[str, Any]]) -> None:
@@ -322,7 +343,7 @@ def test_all_column_totals_and_both_kinds_of_ties_are_frequent(sample: list[dict
 def test_carry_enters_half_of_the_windows_and_half_reach_the_top(operator: str) -> None:
     _, table = rows_of(family(operators=(operator,), digits=20), 20_000)
     entered, reached = [], []
-    for row in table.to_pylist():
+    for row in operations(table):
         step = read(row["problem"])
         if row["draw"] != "tie":
             continue
@@ -370,7 +391,7 @@ def test_no_row_has_more_tokens_than_the_spec_says(digits: int, operators: tuple
 def test_very_long_steps_are_exact(digits: int) -> None:
     steps = family(digits=digits)
     problems, table = rows_of(steps, 300)
-    texts = table["problem"].to_pylist()
-    assert table["answer"].to_pylist() == [str(read(text).answer) for text in texts]
-    assert table["consumed"].to_pylist() == [consumed_of(read(text)) for text in texts]
+    for row in operations(table):
+        step = read(row["problem"])
+        assert (row["answer"], row["consumed"]) == (str(step.answer), consumed_of(step))
     assert np.array_equal(steps.canonical(problems), text_hashes(table["problem"].combine_chunks(), CANONICAL))
