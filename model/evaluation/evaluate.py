@@ -20,9 +20,9 @@ from model.evaluation.intervals import Group, breakdown, exact_match_by_class, e
 from model.evaluation.operand_recovery import score_operands
 from model.evaluation.predictor import TrainedEncoder, TrainedModel, TrainedRewriter
 from model.evaluation.problem_batches import FACTS, ProblemBatch, ProblemSet, ScoredBatch, stream
-from model.evaluation.rewriting import Trace
-from model.evaluation.step_answers import STEP_FAMILIES, step_answers
-from model.evaluation.step_table import STEPS, step_table
+from model.evaluation.rewriting.answers import STEP_FAMILIES, step_answers
+from model.evaluation.rewriting.table import STEPS, step_table
+from model.evaluation.rewriting.trace import Trace
 from model.training.optimizer import precision_name
 from storage.datasets.manifest import Dataset
 from storage.errors import RunFailure, UserError

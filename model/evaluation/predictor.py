@@ -13,7 +13,8 @@ from torch import nn
 from model.config.encoder import Extent
 from model.config.evaluation import ONE_PASS, Decoding
 from model.evaluation.decoding import Answers, fill_slots, spell
-from model.evaluation.rewriting import Rewriter, Trace
+from model.evaluation.rewriting.loop import Rewriter
+from model.evaluation.rewriting.trace import Trace
 from model.network.encoder import Encoder
 from model.network.rewriting.encoder import RewritingEncoder
 from model.process import prepare_torch

@@ -10,7 +10,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from model.config.evaluation import EvaluationSpec
-from model.evaluation.rewriting import Trace
+from model.evaluation.rewriting.trace import Trace
 from model.training.batches import token_rows
 from storage.datasets.manifest import SPLITS, Dataset, ShardRecord
 from storage.errors import RunFailure

@@ -29,6 +29,15 @@ def windows(values: Tensor, size: int, reach: int) -> Tensor:
     return pad(values, (0, 0, reach, reach)).unfold(1, size + 2 * reach, size).transpose(2, 3)
 
 
+def unseen_scores(inside: Tensor, size: int, reach: int) -> Tensor:
+    """Scores that mask the keys of a block that are padding or beyond the ends, [n, blocks, 1, 1, keys].
+
+    So a row does not depend on how far it is padded, or on the number of blocks. `inside` [n, length] is bool.
+    """
+    keys = windows(inside[..., None].float(), size, reach)[..., 0]
+    return ((1 - keys) * MASKED_SCORE)[:, :, None, None]
+
+
 def distance_scores(scores: Tensor, size: int, blocks: int) -> Tensor:
     """Scores of every query and key of a block, [heads, …, size, keys], from `scores` [heads, …, 2 · reach + 1].
 

@@ -21,7 +21,7 @@ from torch.nn.functional import linear, pad
 
 from model.config.encoder import EncoderConfig
 from model.network.positions import MASKED_SCORE
-from model.network.rewriting.banded import block_size, distance_scores, windows
+from model.network.rewriting.banded import block_size, distance_scores, unseen_scores, windows
 from model.network.rewriting.rows import BORDER, CONTENTS, FIELDS, FLAGS, OUTSIDE, Operations, RowReader, Units
 from model.tokenizer import Tokenizer
 
@@ -115,7 +115,7 @@ class _Static(NamedTuple):
     flags: tuple[Tensor, Tensor]
     """Keys and values of the flags, for the hub, [n, 1, heads, 3, d / heads]."""
     scores: Tensor
-    """Added to the attention scores of the slots, [heads, size, keys]."""
+    """Added to the attention scores of the slots, [n, blocks, heads, size, keys]."""
 
 
 class RewritingEncoder(nn.Module):
@@ -164,11 +164,12 @@ class RewritingEncoder(nn.Module):
         length = units.ids.shape[1]
         size = block_size(length)
         ids = pad(units.ids, (0, -length % size))
-        embedded, inside = self.units(ids), (ids > 0)[..., None]
+        embedded, inside = self.units(ids), ids > 0
         scores = distance_scores(self.unit_scores, size, ids.shape[1] // size)
+        scores = scores + unseen_scores(inside, size, self.config.reach)
         state: Tensor | float = 0.0
         for _ in range(loops):
-            hidden = (state + embedded) * inside
+            hidden = state + embedded
             for layer in self.layers:
                 queries, others = layer.queries(hidden)
                 keys, values = layer.split(windows(others, size, self.config.reach))
@@ -188,19 +189,18 @@ class RewritingEncoder(nn.Module):
         kinds[:, 0] = _LOWER_BORDER
         inside = pad(contents != OUTSIDE, (0, room))
         embedded = pad(self.slots(kinds), (0, 0, 0, room))
-        static = [self._static(layer, operations, size, room) for layer in self.layers]
+        static = [self._static(layer, operations, inside, size) for layer in self.layers]
         # Padding is no key of the hub. With more slots, scores must differ more for the same attention.
         unseen = torch.zeros(inside.shape, device=inside.device).masked_fill(~inside, MASKED_SCORE)
         unseen = pad(unseen, (0, 1 + FIELDS))[:, None, None]
         sharpness = self.sharpness[:, None, None] * inside.sum(1).float().log()[:, None, None, None]
-        shown = inside[..., None]
         slots: Tensor | float = 0.0
         hub: Tensor | float = 0.0
         if states:
             slots, hub = pad(states.slots, (0, 0, 0, room)), states.hub[:, None]
         while True:
-            center = (hub + self.slots.weight[_HUB]).expand(len(shown), 1, -1)
-            hidden = torch.cat([(slots + embedded) * shown, center], 1)
+            center = (hub + self.slots.weight[_HUB]).expand(len(inside), 1, -1)
+            hidden = torch.cat([slots + embedded, center], 1)
             for layer, fixed in zip(self.layers, static, strict=True):
                 hidden = self._filled(layer, hidden, fixed, size, sharpness, unseen)
             hidden = self.norm(hidden)
@@ -231,8 +231,10 @@ class RewritingEncoder(nn.Module):
     def parameter_count(self) -> int:
         return sum(weight.numel() for weight in self.parameters())
 
-    def _static(self, layer: _Layer, operations: Operations, size: int, room: int) -> _Static:
+    def _static(self, layer: _Layer, operations: Operations, inside: Tensor, size: int) -> _Static:
+        """What a layer reads of operations; `inside` [n, length] marks places and borders, up to whole blocks."""
         offsets = CONTENTS * torch.arange(FIELDS, device=operations.fields.device)[:, None]
+        room = inside.shape[1] - operations.fields.shape[2]
         digits = pad(self.contents(operations.fields + offsets), (0, 0, 0, room))
         flags = layer.keys_values(self.flags(operations.flags))[:, None]
         fields = [windows(layer.keys_values(digits[:, field]), size, _PLACE_REACH) for field in range(FIELDS)]
@@ -241,6 +243,8 @@ class RewritingEncoder(nn.Module):
         near = distance_scores(self.place_scores, size, blocks)
         wide = self.wide_scores[:, None].expand(-1, size, -1)
         scores = torch.cat([*near[:, :FIELDS].unbind(1), wide[..., :FIELDS], near[:, FIELDS], wide[..., FIELDS:]], -1)
+        unseen = unseen_scores(inside, size, _PLACE_REACH)
+        scores = scores + torch.cat([pad(unseen.repeat(1, 1, 1, 1, FIELDS), (0, FIELDS)), pad(unseen, (0, 1))], -1)
         return _Static(keys.transpose(-1, -2).contiguous(), values.contiguous(), layer.split(flags), scores)
 
     def _filled(

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
-from model.evaluation.rewriting import Trace
+from model.evaluation.rewriting.trace import Trace
 
 STEPS = {
     "pass": pa.int32(),

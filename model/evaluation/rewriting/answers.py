@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from model.evaluation.decoding import answering, parts_of
 from model.evaluation.predictor import TrainedRewriter
-from model.evaluation.rewriting import mark_confidence, results_of
+from model.evaluation.rewriting.outputs import mark_confidence, results_of
 from model.objectives.rewriting import RewritingObjective
 from model.tokenizer import MARK, UNMARKED, holds_marks
 

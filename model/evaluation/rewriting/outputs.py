@@ -1,0 +1,61 @@
+"""Reads marks and results from the outputs of an encoder that rewrites, with their confidence."""
+
+from collections.abc import Iterator, Sequence, Sized
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from model.network.rewriting.encoder import StepLogits
+from model.network.rewriting.rows import Operations, Units
+from model.tokenizer import DIGITS
+
+# Units or characters that the encoder processes in one call.
+_MOST_POSITIONS = 1 << 14
+
+
+class Result(NamedTuple):
+    """What the encoder fills in for one operation in one pass."""
+
+    digits: str
+    negative: bool
+    done: bool
+    """Whether the operation needs no further pass."""
+    confidence: float
+    """Product of the probabilities of all digits, the sign and the end."""
+
+    @property
+    def text(self) -> str:
+        """The signed number."""
+        return f"-{self.digits}" if self.negative and self.digits != "0" else self.digits
+
+
+def results_of(operations: Operations, logits: StepLogits) -> list[Result]:
+    """The results that slots and hub give for n operations."""
+    sure, digits = logits.digits.float().log_softmax(-1).max(-1)
+    end_sure, ends = logits.ends.float().unflatten(-1, (2, 2)).log_softmax(-1).max(-1)
+    total = torch.where(operations.inside, sure, 0.0).sum(1).add(end_sure.sum(1)).exp()
+    # Units first; slots above the upper border are zeros, which a number does not begin with.
+    written = torch.where(operations.inside, digits, 0).flip(1).tolist()
+    rows = zip(written, ends.tolist(), total.tolist(), strict=True)
+    return [
+        Result("".join(DIGITS[digit] for digit in row).lstrip("0") or "0", bool(negative), bool(done), confidence)
+        for row, (negative, done), confidence in rows
+    ]
+
+
+def mark_confidence(units: Units, logits: Tensor) -> Tensor:
+    """Product of the probabilities of all marks of an expression, [n]."""
+    return torch.where(units.inside, logits.abs().sigmoid().log(), 0.0).sum(1).exp()
+
+
+def of_similar_length(rows: Sequence[Sized]) -> Iterator[list[int]]:
+    """Indices of all rows in batches of similar length, small enough for one call."""
+    batch: list[int] = []
+    for row in sorted(range(len(rows)), key=lambda row: len(rows[row])):
+        if batch and len(rows[row]) * (len(batch) + 1) > _MOST_POSITIONS:
+            yield batch
+            batch = []
+        batch.append(row)
+    if batch:
+        yield batch
