@@ -60,11 +60,14 @@ def encoder_json(preset: str) -> dict[str, Any]:
 def encoder_text(description: dict[str, Any]) -> str:
     """The values of `encoder_json` as text."""
     encoder, total = description["encoder"], description["parameters"]
+    positions = f"norm {encoder['norm']}; positions {', '.join(encoder['positions'])}"
+    if encoder["kind"] == "rewriting":
+        positions = "attention to neighbours only"
     lines = [
         f"encoder {description['preset']}: {total:,} parameters",
         f"layers: {encoder['layers']}, of width {encoder['width']} with {counted(encoder['heads'], 'head')} and a "
-        f"feed-forward layer of {encoder['feedforward']}, run {_times(encoder)}; norm {encoder['norm']}; "
-        f"positions {', '.join(encoder['positions'])}",
+        f"feed-forward layer of {encoder['feedforward']}, run {_times(encoder)}; "
+        f"{positions}",
         "",
         *(f"  {part:16} {count:>12,}  {count / total:6.1%}" for part, count in description["parts"].items()),
     ]

@@ -28,7 +28,7 @@ _NO_CREDENTIALS: JsonDict = {"pattern": r"^(?!\w+://.*[@?#])"}
 KIND_OF_GROUP = {1: "digit", 2: "pairs", 3: "triples"}
 """Kind of a tokenizer by its maximum number of digits per token."""
 
-SuiteName = Literal["test", "grid", "edge", "adderboard", "nested"]
+SuiteName = Literal["test", "grid", "edge", "adderboard", "nested", "expressions"]
 
 Spec = TypeVar("Spec", bound=BaseModel)
 
@@ -203,7 +203,8 @@ class EvaluateRequest(MakesMissing, EvaluationSpec):
         description="Problems to evaluate on: 'test' is a split of a corpus, the others are generated suites. 'grid': "
         "two operands of all combinations of lengths; 'edge': carry and borrow chains, zeros, nines and negative "
         "results, or the corners of the number ranges if the run has no problems of two operands; 'adderboard': the "
-        "public test of AdderBoard; 'nested': brackets nested deeper than in training.",
+        "public test of AdderBoard; 'nested': brackets nested deeper than in training; 'expressions': up to 40 "
+        "numbers, brackets up to 20 deep, and numbers of 30 digits, for an encoder that rewrites.",
     )
     suite_digits: int = Field(
         0,

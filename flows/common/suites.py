@@ -52,6 +52,8 @@ def suite_of(config: RunConfig, name: SuiteName, digits: int = 0) -> Suite:
     """
     if name == "nested":
         return _nested(config)
+    if name == "expressions":
+        return _expressions(config)
     if name == "edge" and (corners := corners_of(config)):
         return corners
     if 2 not in config.operand_counts:
@@ -169,7 +171,7 @@ def _adderboard(config: RunConfig) -> Suite:
 
 
 def _nested(config: RunConfig) -> Suite:
-    nested = [part for part in config.parts if part["family"] == "expression"]
+    nested = [part for part in config.parts if part["family"] in ("expression", "marks")]
     part = max(nested, key=lambda part: int(part["depth"]), default=None)
     if part is None or not part["depth"]:
         raise UserError(
@@ -189,8 +191,8 @@ def _nested(config: RunConfig) -> Suite:
             remarks.append(f"depth {depth} is left out: {reason or f'{_DEEPEST} is the deepest'}")
             continue
         shape = {"terms": terms, "min_terms": max(part["min_terms"], depth + 2), "depth": depth, "min_depth": depth}
-        kept = {key: part[key] for key in ("family", "operators", "digits", "min_digits")}
-        parts.append(MixturePart.model_validate({**kept, **shape}))
+        kept = {key: part[key] for key in ("operators", "digits", "min_digits")}
+        parts.append(MixturePart.model_validate({"family": "expression", **kept, **shape}))
     if not parts:
         raise UserError(f"suite 'nested' does not fit run {config.name!r}: {remarks[0]}")
     most = parts[-1].terms
@@ -201,6 +203,30 @@ def _nested(config: RunConfig) -> Suite:
         )
     rows = round(_NESTED_PROBLEMS * len(parts) / config.corpus_spec["test"])
     return Suite(_corpus("nested", config, parts, rows), tuple(remarks))
+
+
+def _expressions(config: RunConfig) -> Suite:
+    """Expressions as in training, and with far more numbers, brackets or digits, in cells of about 1,000 problems."""
+    if config.training.encoder.kind != "rewriting":
+        raise UserError(
+            f"suite 'expressions' needs an encoder that rewrites, run {config.name!r} answers at once: use suite "
+            "'nested', or train a run with preset 'arithmetic'"
+        )
+    cells = (
+        {"min_terms": 2, "terms": 6, "digits": 4, "depth": 2, "weight": 5},
+        {"min_terms": 20, "terms": 20, "digits": 4, "depth": 4},
+        {"min_terms": 40, "terms": 40, "digits": 4, "depth": 6},
+        {"min_terms": 10, "terms": 12, "digits": 4, "min_depth": 8, "depth": 8},
+        {"min_terms": 22, "terms": 24, "digits": 4, "min_depth": 20, "depth": 20, "weight": 0.3},
+        {"min_terms": 3, "terms": 4, "min_digits": 30, "digits": 30, "min_depth": 1, "depth": 2},
+    )
+    parts = [
+        MixturePart.model_validate({"family": "expression", "operators": config.operators, **cell}) for cell in cells
+    ]
+    weight = sum(part.weight for part in parts)
+    return Suite(
+        _corpus("expressions", config, parts, round(_NESTED_PROBLEMS * weight / config.corpus_spec["test"])), ()
+    )
 
 
 def _listed(name: str, operator: str, digits: int) -> MixturePart:

@@ -32,6 +32,7 @@ def model_card(
         step=step,
         trained_on=_training_problems(config),
         any_length=config.training.encoder.any_length,
+        rewrites=config.training.encoder.kind == "rewriting",
         results=results,
         breakdown=_breakdown(results),
         example=example_of(config),
@@ -105,7 +106,7 @@ def _encoder(config: "RunConfig") -> str:
     encoder = config.training.encoder
     loops = f", run {encoder.loops} times" if encoder.loops > 1 else ""
     layers, heads = counted(encoder.layers, "layer"), counted(encoder.heads, "head")
-    return (
-        f"{layers} of width {encoder.width}, {heads}, feed-forward {encoder.feedforward}{loops}; norm {encoder.norm}; "
-        f"positions {', '.join(encoder.positions)}"
-    )
+    shape = f"{layers} of width {encoder.width}, {heads}, feed-forward {encoder.feedforward}"
+    if encoder.kind == "rewriting":
+        return f"{shape}, run until nothing changes; attention to neighbours only"
+    return f"{shape}{loops}; norm {encoder.norm}; positions {', '.join(encoder.positions)}"

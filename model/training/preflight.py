@@ -69,6 +69,17 @@ def _check_encoder(config: RunConfig) -> None:
 def _check_objective(config: RunConfig, tokenizer: Tokenizer) -> None:
     """Raise `UserError` if the tokenizer, the corpus or the machine does not support the training's settings."""
     spec = config.training
+    families = {part["family"] for part in config.parts}
+    if spec.objective == "rewriting" and families - {"marks", "steps"}:
+        raise UserError(
+            f"objective is rewriting, but corpus {config.corpus!r} has problems of family "
+            f"{', '.join(sorted(families - {'marks', 'steps'}))}: use a corpus of marks and steps, such as rewriting"
+        )
+    if spec.objective != "rewriting" and "marks" in families:
+        raise UserError(
+            f"corpus {config.corpus!r} has problems of family marks, whose answers are marks: set objective and "
+            "encoder.kind to rewriting, or use another corpus"
+        )
     if spec.objective != "answer" or spec.running_sum or spec.encoder.carry_loops or spec.encoder.unit != "none":
         tokenizer.character_ids()
     if spec.running_sum and "*" not in config.operators:

@@ -55,7 +55,7 @@ class ProblemSpec(Form):
     terms: int = Field(
         4,
         ge=2,
-        le=32,
+        le=64,
         description="Number of operands per problem; the maximum for 'digits', 'expression' and 'marks'.",
     )
     operators: tuple[Operator, ...] = Field(
@@ -63,7 +63,7 @@ class ProblemSpec(Form):
     )
     low: int = Field(0, ge=0, le=_LARGEST_GRID, description="Grid: smallest operand.")
     high: int = Field(99, ge=0, le=_LARGEST_GRID, description="Grid: largest operand.")
-    min_terms: int = Field(2, ge=2, le=32, description="Digits, expression, marks: minimum number of operands.")
+    min_terms: int = Field(2, ge=2, le=64, description="Digits, expression, marks: minimum number of operands.")
     digits: int = Field(
         2,
         ge=1,
@@ -80,9 +80,9 @@ class ProblemSpec(Form):
         description="Digits: share of rows with long chains of columns that propagate a carry or borrow, or with nines "
         "in a product.",
     )
-    depth: int = Field(2, ge=0, le=15, description="Expression, marks: maximum nesting depth of brackets.")
+    depth: int = Field(2, ge=0, le=32, description="Expression, marks: maximum nesting depth of brackets.")
     min_depth: int = Field(
-        0, ge=0, le=15, description="Expression: minimum nesting depth of brackets in every problem."
+        0, ge=0, le=32, description="Expression: minimum nesting depth of brackets in every problem."
     )
     listing: Literal["", ListingName] = Field("", description="Listed: name of the list of problems.")
 

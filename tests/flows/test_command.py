@@ -47,7 +47,7 @@ def assert_one_line(result: subprocess.CompletedProcess[str], code: int, *words:
     [
         (["run", "noteboo"], ["'noteboo'", "notebook, quick"]),
         (["corpus", "generate", "--terms", "9"], ["terms is 9", "at most 8"]),
-        (["corpus", "generate", "--terms", "99"], ["terms is 99", "32"]),
+        (["corpus", "generate", "--terms", "99"], ["terms is 99", "64"]),
         (["corpus", "generate", "--terms", "many"], ["many"]),
         (["corpus", "generate", "--operators", "/"], ["/", "operators"]),
         (["corpus", "generate", "--low", "50", "--high", "7"], ["high is 7", "low (50)"]),

@@ -41,7 +41,7 @@ def test_spec_file_can_replace_a_preset(tmp_path: Path, name: str) -> None:
         ("", "contains no parameters"),
         ("- 1", "contains no parameters"),
         ("a: [", "is not YAML or JSON"),
-        ("corpus: {terms: 99}", "corpus.terms is 99: input should be less than or equal to 32"),
+        ("corpus: {terms: 99}", "corpus.terms is 99: input should be less than or equal to 64"),
         ("corpus: {term: 2}", "corpus.term is not a parameter"),
         ("training: {batch_size: 100}", "training.batch_size is 100: input should be a multiple of 64"),
         ("corpus: {low: 9, high: 3}", "corpus is .*: high is 3, below low|corpus: high is 3|high is 3"),
