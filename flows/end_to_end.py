@@ -15,7 +15,7 @@ from flows.reports.artifacts import show_end_to_end
 from flows.train_encoder import train_encoder
 from flows.train_tokenizer import train_tokenizer
 from model.config.training import seed_runs
-from model.runs.run_config import load_run, refuse_other
+from model.runs.run_config import RunConfig, load_run, refuse_other
 from model.tokenizer import check_tokens
 from model.training.launchers.ray_launcher import choose_room
 from pipelines.generation.build import predicate_columns_of
@@ -67,12 +67,19 @@ def end_to_end(request: EndToEndRequest) -> dict[str, Any]:
     workspace, evaluations = Workspace.open(request.workspace), request.evaluate_requests()
     reports = [evaluate_encoder(evaluation) for evaluation in evaluations]
     for evaluation in evaluations:
-        if corners_of(load_run(workspace.run(evaluation.name))):
-            evaluate_encoder(evaluation.model_copy(update={"suite": "edge"}))
+        for more in _further_evaluations(load_run(workspace.run(evaluation.name))):
+            evaluate_encoder(evaluation.model_copy(update=more))
     runs = [evaluation.name for evaluation in evaluations]
     lines = [headline(run, report) for run, report in zip(runs, reports, strict=True)]
     show_end_to_end(workspace, runs[0], lines, reports[0]["seconds"])
     return reports[0] if request.seeds == 1 else _over_seeds(request.run_name, reports)
+
+
+def _further_evaluations(config: RunConfig) -> list[dict[str, Any]]:
+    """What is evaluated besides the test split: the corners of a grid, or whole problems if the test split has steps."""
+    if config.training.encoder.kind == "rewriting":
+        return [{"suite": "grid", "suite_digits": 12, "limit": 6_000}, {"suite": "expressions", "limit": 3_000}]
+    return [{"suite": "edge"}] if corners_of(config) else []
 
 
 def _over_seeds(name: str, reports: list[dict[str, Any]]) -> dict[str, Any]:

@@ -87,6 +87,18 @@ def test_leading_zeros_are_removed(typed: str, text: str) -> None:
     assert read(typed).text == text
 
 
+@pytest.mark.parametrize(("typed", "text"), [("2×3", "2*3"), ("4·5 − 6", "4*5-6"), ("−7–8", "-7-8")])
+def test_signs_are_read_as_people_type_them(typed: str, text: str) -> None:
+    assert read(typed).text == text
+
+
+@pytest.mark.parametrize("text", ["--5", "3---4", "(5)", "-(-7)", "12"])
+def test_an_encoder_that_rewrites_also_reads_chains_of_minuses_and_single_numbers(text: str) -> None:
+    assert read(text, chains=True).text == text
+    with pytest.raises(UserError):
+        read(text)
+
+
 @given(st.text(alphabet="12 +-*()", max_size=12))
 def test_parser_accepts_exactly_the_valid_expressions(text: str) -> None:
     expected = is_expression(text)
