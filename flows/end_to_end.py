@@ -76,7 +76,7 @@ def end_to_end(request: EndToEndRequest) -> dict[str, Any]:
 
 
 def _further_evaluations(config: RunConfig) -> list[dict[str, Any]]:
-    """What is evaluated besides the test split: the corners of a grid, or whole problems if the test split has steps."""
+    """What is evaluated besides the test split: a grid's corners, or whole problems if the split has single steps."""
     if config.training.encoder.kind == "rewriting":
         return [{"suite": "grid", "suite_digits": 12, "limit": 6_000}, {"suite": "expressions", "limit": 3_000}]
     return [{"suite": "edge"}] if corners_of(config) else []
