@@ -50,6 +50,7 @@ _SCHEMA = pa.schema(
         ("confidence", pa.float32()),
         ("canonical", pa.uint64()),
         ("states", pa.list_(pa.string())),
+        ("passes", pa.int32()),
     ]
 )
 # The steps of the rewritings, in a file beside that of the predictions.
@@ -89,7 +90,7 @@ class Evaluation(BaseModel, frozen=True):
     exact_match_by_class: float = Field(
         description="Mean over canonical classes: repeated and reordered problems count once."
     )
-    passes: int
+    passes: int = Field(description="Passes that fill the answer; 0 if the problems are rewritten.")
     by_passes: tuple[PassesResult, ...] = Field(description="Exact match by number of passes.")
     breakdown: dict[str, tuple[Group, ...]] = Field({}, description="Exact match by properties of the problems.")
     calibration: Calibration
@@ -193,7 +194,7 @@ def _outcome(
         interval_method=method,
         classes=count,
         exact_match_by_class=exact_match_by_class(correct, classes),
-        passes=spec.decoding.passes,
+        passes=spec.decoding.passes if isinstance(model, TrainedEncoder) else 0,
         by_passes=(
             by_passes(model, list(results.first.values()), spec.decoding)
             if compares_passes and isinstance(model, TrainedEncoder)
@@ -247,8 +248,11 @@ def _predictions(scored: ScoredBatch, problems: ProblemSet, spec: EvaluationSpec
     values |= {name: batch.facts.column(name) for name in ("id", *FACTS)} | scored.facts
     for name in ("prediction", "correct", "confidence"):
         values[name] = getattr(scored, name)
-    states = [trace.states for trace in scored.traces] if scored.traces else pa.nulls(rows, pa.list_(pa.string()))
-    return pa.table({**values, "canonical": batch.canonical, "states": states}, _SCHEMA)
+    states = pa.nulls(rows, pa.list_(pa.string()))
+    if scored.traces:
+        states = pa.array([trace.states for trace in scored.traces], states.type)
+    passes = pc.subtract(pc.list_value_length(states), 1)
+    return pa.table({**values, "canonical": batch.canonical, "states": states, "passes": passes}, _SCHEMA)
 
 
 def _steps(scored: ScoredBatch, traces: Sequence[Trace], problems: ProblemSet, spec: EvaluationSpec) -> pa.Table:

@@ -15,7 +15,10 @@ from storage.places.place import Location
 from storage.sql.database import connect, parquet_source
 
 # Columns of the breakdown; a column with more than `_MOST_GROUPS` values is left out.
-COLUMNS = ("operators", "terms", "digits", "carries", "depth", "kind")
+COLUMNS = (
+    *("operators", "terms", "digits", "carries", "depth", "kind"),
+    *("passes", "draw", "column_total", "largest_carry", "carry_bound"),
+)
 _MOST_GROUPS = 256
 
 

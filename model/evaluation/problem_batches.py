@@ -30,6 +30,8 @@ FACTS = {
     **dict.fromkeys(("terms", "digits", "answer_digits", "carries", "depth"), pa.int32()),
     "negative": pa.bool_(),
     "kind": pa.string(),
+    **dict.fromkeys(("column_total", "largest_carry", "carry_bound"), pa.int32()),
+    "draw": pa.string(),
 }
 
 

@@ -20,6 +20,8 @@ from storage.workspace import Workspace
 # Data of the section, relative to the folder of the evaluation.
 SECTION = "report/section.json"
 _WRONG_ANSWERS = 20
+# Characters of a problem whose rewriting fits on the page.
+_LONGEST_TRACE = 72
 # Longer answers do not fit DuckDB's integers.
 _NUMBER_DIGITS = 15
 _COLUMN_LABELS = {
@@ -29,6 +31,11 @@ _COLUMN_LABELS = {
     "carries": "longest run of carries or borrows",
     "depth": "nested brackets",
     "kind": "kind",
+    "passes": "passes of the rewriting",
+    "draw": "kind of operation",
+    "column_total": "largest column total",
+    "largest_carry": "largest carry",
+    "carry_bound": "moves until all digits are certain",
 }
 # Operator patterns can be too many for a figure.
 _MOST_GROUPS = 20
@@ -46,6 +53,8 @@ class EvaluationSection(BaseModel):
     """Titles, and figures as SVG text."""
     wrong: tuple[tuple[str, str, str | None, float], ...]
     """Problem, answer, prediction and confidence of wrong predictions."""
+    traces: tuple[tuple[bool, tuple[str, ...]], ...] = ()
+    """Whether the answer is right, and the states, of some rewritings; a wrong one is the last."""
     splits: tuple[tuple[str, int, int], ...]
     """Split, number of rows and number of shards, for the run's corpus."""
 
@@ -90,6 +99,7 @@ def write_report(
             "SELECT problem, answer, prediction, confidence FROM scored WHERE NOT correct "
             f"ORDER BY id LIMIT {_WRONG_ANSWERS}"
         ).fetchall()
+        traces = [trace for right in (True, False) for trace in _traces(connection, right)]
         rows = connection.execute(
             "SELECT split, sum(rows)::BIGINT, count(*) FROM shards WHERE corpus = ? GROUP BY ALL ORDER BY 2 DESC",
             [config.corpus],
@@ -100,6 +110,7 @@ def write_report(
         remarks=remarks,
         figures=tuple(figures),
         wrong=tuple(wrong),
+        traces=tuple(traces[:2] + traces[2:][-1:]),
         splits=tuple(rows),
     )
     (folder / SECTION).write(section.model_dump_json().encode())
@@ -110,8 +121,20 @@ def write_report(
 
 
 def passes_text(passes: int) -> str:
-    """The number of passes in words."""
+    """The number of passes in words; 0 stands for a rewriting."""
+    if not passes:
+        return "steps of a rewriting"
     return "one pass" if passes == 1 else f"{passes} passes"
+
+
+def _traces(connection: duckdb.DuckDBPyConnection, right: bool) -> list[tuple[bool, tuple[str, ...]]]:
+    """At most three rewritings of moderate size with right or wrong answers."""
+    rows = connection.execute(
+        "SELECT states FROM scored WHERE correct = ? AND states IS NOT NULL AND len(states) BETWEEN 3 AND 16 "
+        f"AND length(problem) <= {_LONGEST_TRACE} ORDER BY abs(len(states) - 8), id LIMIT 3",
+        [right],
+    ).fetchall()
+    return [(right, tuple(states)) for (states,) in rows]
 
 
 def _suite_figures(
