@@ -238,7 +238,7 @@ def test_breakdown_adds_up_to_the_total(evaluated: dict[str, tuple[Evaluation, P
         ({"suite": "grid", "corpus": "x"}, "has its own corpus: omit corpus 'x'"),
         ({"suite": "edge", "split": "train"}, "has only test problems: omit split 'train'"),
         ({"suite_digits": 4}, "suite_digits applies to suites grid and edge, not to 'test'"),
-        ({"suite": "none"}, "'test', 'grid', 'edge', 'adderboard' or 'nested'"),
+        ({"suite": "none"}, "'test', 'grid', 'edge', 'adderboard', 'nested' or 'expressions'"),
         ({"compare": ("a", "a")}, "lists a run twice"),
     ],
 )
