@@ -65,7 +65,8 @@ class Rewriter:
                 trace.states.append("".join(next(following).result if mark else part for mark, part in parts))
                 active.append(trace)
             elif _NUMBER.fullmatch(state):
-                trace.answer = state
+                # A minus before a bracket of zero stays; zero has no sign.
+                trace.answer = "0" if state == "-0" else state
             else:
                 trace.reason = f"the encoder marks nothing in {state}"
         return active
