@@ -208,7 +208,7 @@ def _no_trained_counterpart(config: RunConfig) -> Fair | None:
 
     Counterparts are sums and differences of the same numbers.
     """
-    if config.training.objective == "answer":
+    if config.training.objective in ("answer", "rewriting"):
         return None
     key, validation, test = (config.corpus_spec[name] for name in ("split_key", "validation", "test"))
 
