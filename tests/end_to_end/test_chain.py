@@ -171,12 +171,15 @@ def test_repeated_command_is_up_to_date_and_writes_no_shard(home: Home) -> None:
 
 
 def test_solve_answers_a_problem_and_a_stream_of_problems(home: Home) -> None:
-    answer = home.numerate("solve", "12+34")[0].strip()
-    assert answer == home.in_process("solve", stdin=" 12 + 34 =\n")[0].strip()
-    output, _ = home.in_process("solve", stdin="1+2\n3+4\n99+99")
+    answer = home.numerate("solve", "12+34", "--run", "first")[0].strip()
+    assert answer == home.in_process("solve", "--run", "first", stdin=" 12 + 34 =\n")[0].strip()
+    output, _ = home.in_process("solve", "--run", "first", stdin="1+2\n3+4\n99+99")
     assert len(output.splitlines()) == 3
-    solution = json.loads(home.in_process("solve", "12+34", "--json")[0])
+    solution = json.loads(home.in_process("solve", "12+34", "--run", "first", "--json")[0])
     assert (solution["answer"], solution["run"]) == (answer, "first")
+    # Without a name, an encoder that rewrites answers.
+    solution = json.loads(home.in_process("solve", "12*(3+4)", "--json")[0])
+    assert (solution["answer"], solution["run"], solution["states"][1]) == ("84", "arithmetic", "12*(7)")
 
 
 @pytest.mark.parametrize(
@@ -193,7 +196,7 @@ def test_solve_answers_a_problem_and_a_stream_of_problems(home: Home) -> None:
     ],
 )
 def test_invalid_problem_prints_a_one_line_error(home: Home, problem: str, words: str) -> None:
-    output, errors = home.in_process("solve", problem, code=2)
+    output, errors = home.in_process("solve", problem, "--run", "first", code=2)
     assert output == ""
     assert len(errors.splitlines()) == 1
     assert words in errors

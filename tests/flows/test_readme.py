@@ -179,7 +179,7 @@ def test_every_picture_is_shown_in_a_document() -> None:
 
 
 def test_documents_contain_commands() -> None:
-    assert ["solve", "12+34+5+99"] in commands(README, "numerate")
+    assert ["solve", "12*(3+45)-7"] in commands(README, "numerate")
     assert ["corpus", "generate", "$corpus"] in commands("model/README.md", "numerate")
     assert ["serve", "--host", "0.0.0.0"] in commands("flows/README.md", "numerate")
     assert ["evaluate", "--name", "any", "--missing", "operand"] in commands("model/README.md", "numerate")

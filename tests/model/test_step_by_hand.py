@@ -14,6 +14,7 @@ from model.evaluation.evaluate import evaluate
 from model.evaluation.predictor import TrainedEncoder
 from model.evaluation.problem_batches import ProblemSet
 from model.network.encoder import Encoder
+from model.objectives.answers import AnswerObjective
 from model.runs.checkpoints import Checkpoints
 from model.tokenizer import Tokenizer, TokenLayout
 from model.training.batches import batches_from, held_rows, stages_of
@@ -117,10 +118,12 @@ def test_a_validation_takes_fewer_rows_at_once_the_wider_they_are(
             # The second of three pieces, everywhere.
             return torch.tensor([0.0, 1.0, 0.0]).expand(len(ids), slots, 3)
 
+    objective = AnswerObjective(TINY_TRAINING, small.tokenizer)
+
     held = torch.zeros(rows, width, dtype=torch.uint8)
     held[: rows // 4, -2:] = 1
     monkeypatch.setattr("model.training.validation.held_rows", lambda *_, **__: [(layout, held.numpy(), rows)])
-    validation = Validation(small.tokens, TINY_TRAINING, 2, torch.device("cpu"))
+    validation = Validation(small.tokens, TINY_TRAINING, objective, torch.device("cpu"))
     assert validation.exact_match(Says(1, 1), torch.float32) == (rows // 4) / rows  # type: ignore[arg-type]
     assert sum(shape[0] for shape in seen) == rows
     assert all(shape.numel() <= 1 << 15 for shape in seen)
