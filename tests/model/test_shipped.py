@@ -3,6 +3,7 @@ import random
 from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save
@@ -11,7 +12,9 @@ from flows.cli.options import resolve
 from flows.cli.verbs.solve import Solver
 from flows.common.parameters import EndToEndRequest, request_of
 from flows.common.presets import PRESETS
-from model.evaluation.predictor import TrainedEncoder, extent_of, open_trained
+from model.evaluation.decoding import answering
+from model.evaluation.predictor import TrainedEncoder, TrainedRewriter, extent_of, open_trained
+from model.evaluation.rewriting.outputs import results_of
 from model.runs.checkpoints import CheckpointIndex, Checkpoints, hash_of_bytes
 from model.runs.pretrained import export, resolve_run, shipped_runs
 from model.runs.run_config import claim_run, load_run
@@ -224,6 +227,25 @@ def test_the_shipped_rewriter_answers_what_people_type() -> None:
     # One of the random ones may be wrong on a processor that rounds otherwise; no short one is.
     assert len(wrong) <= 1, wrong
     assert not set(wrong) & set(problems[: 3 * len(numbers) ** 2])
+
+
+def test_early_stops_of_the_shipped_rewriter_change_no_result() -> None:
+    """Chains that carry or not through many places need as many loops as places."""
+    model = open_trained(shipped_runs()["arithmetic"])
+    assert isinstance(model, TrainedRewriter)
+    texts = []
+    for length in (3, 11, 40):
+        nines, ones, sevens = ("9" * length, "1" * length, "7" * length)
+        texts += [f"{nines}+1", f"{nines}+0", f"{sevens}-{sevens[1:]}8", f"{sevens}+{'2' * (length - 1)}3"]
+        texts += [f"{ones}*9:{'8' * (length - 1)}9", f"{sevens}*7:{nines}", f"1{'0' * length}-1"]
+    encoder = model.encoder
+    with answering(encoder, model.precision):
+        for text in texts:
+            ids = torch.from_numpy(model.tokenizer.right_aligned([text]).astype(np.int64))
+            read = encoder.reader.operations(ids)
+            fixed = encoder.after(read, 2 * read.fields.shape[2])
+            early, late = (results_of(read, encoder.logits(states)) for states in (encoder.settled(read), fixed))
+            assert early[0][:3] == late[0][:3], text
 
 
 @pytest.mark.slow

@@ -29,8 +29,8 @@ from model.tokenizer import Tokenizer
 # Distance of the places that a slot attends to. Larger ones can learn rules that only hold for the trained lengths.
 _PLACE_REACH = 1
 
-# Largest change of a settled, normalised state. One that learns of a carry changes by 2 to 4, rounding by up to 0.06.
-_SETTLED = 0.25
+# Largest change of a settled, normalised state. One that learns of a carry changes by 2 to 5, rounding by up to 0.06.
+_SETTLED = 0.6
 # Loops between two checks of what has settled.
 _LOOPS_AT_ONCE = 4
 
