@@ -22,7 +22,7 @@ from flows.reports.evaluation.section import SECTION, passes_text, write_report
 from flows.reports.pages import write_page
 from flows.reports.run_page import page_of, write_run_page
 from model.config.evaluation import ONE_PASS, EvaluationSpec
-from model.evaluation.evaluate import Evaluation, check_corpus, evaluate
+from model.evaluation.evaluate import Evaluation, check_corpus, check_missing, evaluate
 from model.evaluation.predictor import TrainedModel, open_trained
 from model.evaluation.problem_batches import Fair, ProblemSet
 from model.runs.checkpoints import Checkpoints
@@ -53,6 +53,7 @@ def _evaluated(request: EvaluateRequest) -> dict[str, Any]:
     run = workspace.run(request.name)
     model = open_trained(run, spec.checkpoint)
     config = model.config
+    check_missing(model, spec)
     suite = suite_of(config, request.suite, request.suite_digits) if request.suite != "test" else None
     if suite:
         spec = spec.model_copy(update={"split": suite.split})

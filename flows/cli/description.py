@@ -62,7 +62,7 @@ def encoder_text(description: dict[str, Any]) -> str:
     encoder, total = description["encoder"], description["parameters"]
     positions = f"norm {encoder['norm']}; positions {', '.join(encoder['positions'])}"
     if encoder["kind"] == "rewriting":
-        positions = "attention to neighbours only"
+        positions = "attention to neighbours and a hub"
     lines = [
         f"encoder {description['preset']}: {total:,} parameters",
         f"layers: {encoder['layers']}, of width {encoder['width']} with {counted(encoder['heads'], 'head')} and a "

@@ -125,10 +125,7 @@ def evaluate(
     """
     check_corpus(model, problems.corpus, problems.tokens)
     model.check_decoding(spec.decoding)
-    if spec.missing == "operand":
-        if not isinstance(model, TrainedEncoder):
-            raise UserError("missing is operand, which an encoder that rewrites cannot predict: use missing answer")
-        model.tokenizer.character_ids()
+    check_missing(model, spec)
     results = _Results()
     with ExitStack() as stack:
         writer = _writer(stack, target, _SCHEMA)
@@ -282,6 +279,14 @@ def decoding_text(spec: EvaluationSpec) -> str:
     """The decoding settings that differ from the defaults, as JSON; empty if none differ."""
     values = spec.decoding.model_dump(mode="json", exclude_defaults=True)
     return json.dumps(values) if values else ""
+
+
+def check_missing(model: TrainedModel, spec: EvaluationSpec) -> None:
+    """Raise `UserError` if operands are to be predicted and the encoder or its tokenizer cannot do so."""
+    if spec.missing == "operand":
+        if not isinstance(model, TrainedEncoder):
+            raise UserError("missing is operand, which an encoder that rewrites cannot predict: use missing answer")
+        model.tokenizer.character_ids()
 
 
 def check_corpus(model: TrainedModel, corpus: Dataset, tokens: Dataset) -> None:

@@ -156,9 +156,10 @@ def _opened(
     prepare_torch()
     config = load_run(folder)
     if config.training.encoder.kind != kind:
+        ways = {"answers": "fills the slots of an answer", "rewriting": "answers by rewriting"}
         raise UserError(
-            f"run {config.name!r} has an encoder of kind {config.training.encoder.kind}, but {kind} is needed: use "
-            "another run"
+            f"run {config.name!r} {ways[config.training.encoder.kind]}, but this needs an encoder that {ways[kind]}: "
+            "use another run"
         )
     checkpoints = Checkpoints(folder / "checkpoints")
     entry = checkpoints.choose(which)

@@ -97,7 +97,9 @@ def test_steps_are_evaluated_alone_and_expressions_by_rewriting(rewriting: Built
 def test_an_encoder_that_rewrites_is_refused_where_answers_at_once_are_needed(rewriting: Built, tmp_path: Path) -> None:
     job = job_of(rewriting, tmp_path, SPEC.model_copy(update={"steps": 1}))
     train(job)
-    with pytest.raises(UserError, match="has an encoder of kind rewriting, but answers is needed"):
+    with pytest.raises(
+        UserError, match="answers by rewriting, but this needs an encoder that fills the slots of an answer"
+    ):
         TrainedEncoder.open(job.run)
 
 
