@@ -2,9 +2,9 @@
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import ClassVar, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -25,7 +25,8 @@ from model.training.optimizer import precision_of
 from storage.errors import UserError
 from storage.places.place import Location
 
-Made = TypeVar("Made", bound=nn.Module)
+# How encoders of each kind answer.
+_WAYS = {"answers": "fills the slots of an answer", "rewriting": "answers by rewriting"}
 
 
 class Solution(NamedTuple):
@@ -53,9 +54,36 @@ class TrainedModel(ABC):
     encoder: nn.Module
     precision: torch.dtype
 
+    kind: ClassVar[str]
+    """The `kind` in the encoder's configuration."""
+    network: ClassVar[type[Encoder] | type[RewritingEncoder]]
+    """The encoder's class."""
+
+    @classmethod
+    def open(cls, folder: Location, which: str = "best") -> Self:
+        """Open the 'best' or 'last' checkpoint of a run.
+
+        Raises `UserError` if there is none or the run's encoder is of another kind.
+        """
+        prepare_torch()
+        config = load_run(folder)
+        own = config.training.encoder.kind
+        if own != cls.kind:
+            raise UserError(
+                f"run {config.name!r} {_WAYS[own]}, but this needs an encoder that {_WAYS[cls.kind]}: use another run"
+            )
+        checkpoints = Checkpoints(folder / "checkpoints")
+        entry = checkpoints.choose(which)
+        tokenizer = run_tokenizer(folder, config)
+        # Loaded first, because this rejects checkpoints of other runs, which may have any shape.
+        tensors = checkpoints.load(entry, config)
+        encoder = cls.network(config.training.encoder, tokenizer)
+        restore(tensors, encoder)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return cls(config, entry, tokenizer, encoder.to(device), precision_of(config.training, device))
+
     @property
     def parameters(self) -> int:
-        """Number of weights."""
         return sum(weight.numel() for weight in self.encoder.parameters())
 
     @abstractmethod
@@ -79,13 +107,8 @@ class TrainedEncoder(TrainedModel):
 
     encoder: Encoder
 
-    @classmethod
-    def open(cls, folder: Location, which: str = "best") -> "TrainedEncoder":
-        """Open a checkpoint; raises `UserError` if there is none or the run's encoder is of another kind."""
-        opened = _opened(
-            folder, which, "answers", lambda config, tokenizer: Encoder(config.training.encoder, tokenizer)
-        )
-        return cls(*opened)
+    kind = "answers"
+    network = Encoder
 
     def fill(self, rows: np.ndarray, slots: int, decoding: Decoding = ONE_PASS) -> Answers:
         """Answers to token rows [n, width], whose last `slots` tokens are the answer."""
@@ -129,13 +152,8 @@ class TrainedRewriter(TrainedModel):
 
     encoder: RewritingEncoder
 
-    @classmethod
-    def open(cls, folder: Location, which: str = "best") -> "TrainedRewriter":
-        """Open a checkpoint; raises `UserError` if there is none or the run's encoder is of another kind."""
-        opened = _opened(
-            folder, which, "rewriting", lambda config, tokenizer: RewritingEncoder(config.training.encoder, tokenizer)
-        )
-        return cls(*opened)
+    kind = "rewriting"
+    network = RewritingEncoder
 
     def solve(self, problems: Sequence[str], decoding: Decoding = ONE_PASS) -> list[Solution]:
         self.check_decoding(decoding)
@@ -147,29 +165,6 @@ class TrainedRewriter(TrainedModel):
             raise UserError(
                 f"run {self.config.name!r} answers by rewriting, which has no decoding options: remove them"
             )
-
-
-def _opened(
-    folder: Location, which: str, kind: str, create: Callable[[RunConfig, Tokenizer], Made]
-) -> tuple[RunConfig, CheckpointEntry, Tokenizer, Made, torch.dtype]:
-    """Configuration, checkpoint, tokenizer, encoder and precision of a run."""
-    prepare_torch()
-    config = load_run(folder)
-    if config.training.encoder.kind != kind:
-        ways = {"answers": "fills the slots of an answer", "rewriting": "answers by rewriting"}
-        raise UserError(
-            f"run {config.name!r} {ways[config.training.encoder.kind]}, but this needs an encoder that {ways[kind]}: "
-            "use another run"
-        )
-    checkpoints = Checkpoints(folder / "checkpoints")
-    entry = checkpoints.choose(which)
-    tokenizer = run_tokenizer(folder, config)
-    # Loaded first, because this rejects checkpoints of other runs, which may have any shape.
-    tensors = checkpoints.load(entry, config)
-    encoder = create(config, tokenizer)
-    restore(tensors, encoder)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return config, entry, tokenizer, encoder.to(device), precision_of(config.training, device)
 
 
 def extent_of(problem: str) -> Extent:

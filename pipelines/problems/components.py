@@ -9,8 +9,8 @@ from pipelines.problems.family import Family
 from pipelines.problems.grid import Grid
 from pipelines.problems.lengths import shares_by_terms
 from pipelines.problems.listed import Listed
-from pipelines.problems.marks import Marks
-from pipelines.problems.steps import Steps
+from pipelines.problems.rewriting.marks import Marks
+from pipelines.problems.rewriting.steps import Steps
 from pipelines.spec.corpus import CorpusSpec, ProblemSpec
 from pipelines.split.canonical import Canonical
 from storage.order import derive_key

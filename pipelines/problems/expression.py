@@ -4,7 +4,7 @@ A row's tree is drawn from the root by a hash of its number: a node covers leave
 splits them. Nodes are in pre-order, so children follow their parents: text is generated forwards, and values and
 canonical hashes backwards. Row numbers do not enumerate problems, so short expressions repeat.
 
-A subclass can draw other numbers of leaves, lengths, brackets and minuses, as `pipelines.problems.marks` does.
+A subclass can draw other numbers of leaves, lengths, brackets and minuses, as the family of marks does.
 """
 
 from collections.abc import Iterator, Mapping

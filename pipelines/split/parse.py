@@ -2,7 +2,7 @@
 
 The hashes equal those of the generator but are computed from the text in a shard. Corpora can therefore be compared
 without trusting their manifests. The grammar is numbers, `+ - *`, unary minus and brackets, with Python's precedence.
-A Horner step of a product, such as `345*2:2070`, is a problem too: see `pipelines.problems.steps`.
+A Horner step of a product, such as `345*2:2070`, is a problem too: see `pipelines.problems.rewriting.steps`.
 """
 
 import ast

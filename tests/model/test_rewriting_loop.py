@@ -16,7 +16,7 @@ from model.evaluation.rewriting.trace import Step, Trace
 from model.network.rewriting.encoder import RewritingEncoder, States, StepLogits
 from model.network.rewriting.rows import MULTIPLY, SUBTRACT, Operations, Units
 from model.tokenizer import MARK, REGISTER, UNMARKED, Tokenizer
-from pipelines.problems.mark_rules import marks_of
+from pipelines.problems.rewriting.mark_rules import marks_of
 from pipelines.tokens.vocabulary import train_pieces
 
 CONFIG = ENCODERS["rewriting"].model_copy(update={"width": 16, "heads": 2, "feedforward": 32})
@@ -38,7 +38,7 @@ class ByCode(RewritingEncoder):
     def mark(self, units: Units, loops: int) -> torch.Tensor:
         logits = torch.full(units.ids.shape, -9.0)
         for row, (ids, inside) in enumerate(zip(units.ids, units.inside, strict=True)):
-            # The first digit of a number stands for all of it.
+            # Only the first digit of a number is read.
             text = "".join(self.pieces[number - 1] for number in ids[inside].tolist())
             marks = marks_of(pa.array([text])).to_pylist()[0]
             logits[row, inside] = torch.tensor([9.0 if mark == MARK else -9.0 for mark in marks])

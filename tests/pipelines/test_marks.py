@@ -24,8 +24,8 @@ from model.tokenizer import Tokenizer
 from pipelines.generation.describe import describe
 from pipelines.generation.generate import sample_rows
 from pipelines.problems.components import components
-from pipelines.problems.mark_rules import marks_and_counts, marks_of
-from pipelines.problems.marks import Marks
+from pipelines.problems.rewriting.mark_rules import marks_and_counts, marks_of
+from pipelines.problems.rewriting.marks import Marks
 from pipelines.spec.corpus import CorpusSpec, ProblemSpec
 from pipelines.spec.presets import CORPORA
 from pipelines.split.canonical import Canonical

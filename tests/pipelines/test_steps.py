@@ -16,7 +16,7 @@ from pipelines.generation.generate import sample_rows
 from pipelines.problems.arithmetic import BASE, exact_quotients
 from pipelines.problems.components import components
 from pipelines.problems.family import Block
-from pipelines.problems.steps import Steps
+from pipelines.problems.rewriting.steps import Steps
 from pipelines.spec.corpus import CorpusSpec, MixturePart, ProblemSpec
 from pipelines.split.canonical import Canonical
 from pipelines.split.parse import canonical_form, text_hashes

@@ -121,7 +121,7 @@ def write_report(
 
 
 def passes_text(passes: int) -> str:
-    """The number of passes in words; 0 stands for a rewriting."""
+    """The number of passes in words; 0 means a rewriting."""
     if not passes:
         return "steps of a rewriting"
     return "one pass" if passes == 1 else f"{passes} passes"

@@ -26,7 +26,7 @@ class Result(NamedTuple):
 
     @property
     def text(self) -> str:
-        """The signed number."""
+        """The number as text; zero has no sign."""
         return f"-{self.digits}" if self.negative and self.digits != "0" else self.digits
 
 

@@ -2,8 +2,8 @@
 
 An operation has three fields, aligned at their units digits: the operands a and b, and the register R of a product.
 Two borders enclose the places of a row, one below the units and one above the highest place that its result can need.
-So place values are given, not learned. An expression's units are its operators, brackets and numbers; the first digit
-of a number stands for all of it.
+So place values are given, not learned. An expression's units are its operators, brackets and numbers. Only the
+first digit of a number is read.
 """
 
 from typing import NamedTuple

@@ -2,7 +2,7 @@
 
 The trees are those of `pipelines.problems.expression`. Every leaf and node can also have brackets that it does not
 need, minuses before brackets, and chains of minuses. Some rows are a single number. No minus is directly before a zero.
-`pipelines.problems.mark_rules` defines the operations that an answer marks.
+`pipelines.problems.rewriting.mark_rules` defines the operations that an answer marks.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from pipelines.problems.arithmetic import Flags, digit_counts
 from pipelines.problems.expression import DrawnNodes, Expressions, Openings, Rows, Small
 from pipelines.problems.family import Arrays, Block, layout_for, schema_of, with_text_operators
-from pipelines.problems.mark_rules import marks_and_counts
+from pipelines.problems.rewriting.mark_rules import marks_and_counts
 from pipelines.problems.text import decimal_text
 from pipelines.spec.corpus import LONGEST_CHAIN, MOST_BRACKETS, ProblemSpec
 from pipelines.split.canonical import Canonical

@@ -17,7 +17,17 @@ from numpy.typing import NDArray
 
 from pipelines.problems.arithmetic import Flags, digit_columns, digit_counts, limb_count
 from pipelines.problems.family import Arrays, Block, Family, answer_columns, layout_for, pattern_column, schema_of
-from pipelines.problems.step_draws import DRAWS, LITERAL, Digits, Drawn, Lanes, Rows, StepDraws, joined, product_totals
+from pipelines.problems.rewriting.step_draws import (
+    DRAWS,
+    LITERAL,
+    Digits,
+    Drawn,
+    Lanes,
+    Rows,
+    StepDraws,
+    joined,
+    product_totals,
+)
 from pipelines.problems.text import decimal_text, number_words
 from pipelines.spec.corpus import ProblemSpec
 from pipelines.split.canonical import Canonical
