@@ -8,6 +8,7 @@ import yaml
 from pydantic import BaseModel, Field, model_validator
 from pydantic.config import JsonDict
 
+from flows.common.rewriting_suites import RewritingSuiteName
 from model.config.evaluation import EvaluationSpec
 from model.config.probing import ProbingSpec
 from model.config.training import Seeds, TrainingSpec, seed_runs
@@ -28,7 +29,7 @@ _NO_CREDENTIALS: JsonDict = {"pattern": r"^(?!\w+://.*[@?#])"}
 KIND_OF_GROUP = {1: "digit", 2: "pairs", 3: "triples"}
 """Kind of a tokenizer by its maximum number of digits per token."""
 
-SuiteName = Literal["test", "grid", "edge", "adderboard", "nested", "expressions"]
+SuiteName = Literal["test", "grid", "edge", "adderboard", "nested", RewritingSuiteName]
 
 Spec = TypeVar("Spec", bound=BaseModel)
 
@@ -203,8 +204,12 @@ class EvaluateRequest(MakesMissing, EvaluationSpec):
         description="Problems to evaluate on: 'test' is a split of a corpus, the others are generated suites. 'grid': "
         "two operands of all combinations of lengths; 'edge': carry and borrow chains, zeros, nines and negative "
         "results, or the corners of the number ranges if the run has no problems of two operands; 'adderboard': the "
-        "public test of AdderBoard; 'nested': brackets nested deeper than in training; 'expressions': up to 40 "
-        "numbers, brackets up to 20 deep, and numbers of 30 digits, for an encoder that rewrites.",
+        "public test of AdderBoard; 'nested': brackets nested deeper than in training. For an encoder that rewrites: "
+        "'expressions': up to 40 numbers, brackets up to 20 deep, and numbers of 30 digits; 'signed': sums and "
+        "differences of signed numbers of up to 20 digits; 'long': of 200 and 1,000 digits; 'products': of one to "
+        "nine, 12, 20 and 50 digits; 'special': products of repeated digits, nines, inner zeros and neighbours of "
+        "powers of ten; 'small': all sums, differences and products of 0 to 99, and all sums of four digits; "
+        "'notebook': sums of four numbers of 0 to 99.",
     )
     suite_digits: int = Field(
         0,

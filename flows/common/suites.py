@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from flows.common.parameters import SuiteName
 from flows.common.progress import counted
+from flows.common.rewriting_suites import CELLS, RewritingSuiteName
 from model.config.encoder import Extent
 from model.evaluation.problem_batches import Fair
 from model.runs.run_config import RunConfig
@@ -52,8 +53,8 @@ def suite_of(config: RunConfig, name: SuiteName, digits: int = 0) -> Suite:
     """
     if name == "nested":
         return _nested(config)
-    if name == "expressions":
-        return _expressions(config)
+    if name in CELLS:
+        return _of_cells(config, name)
     if name == "edge" and (corners := corners_of(config)):
         return corners
     if 2 not in config.operand_counts:
@@ -205,28 +206,22 @@ def _nested(config: RunConfig) -> Suite:
     return Suite(_corpus("nested", config, parts, rows), tuple(remarks))
 
 
-def _expressions(config: RunConfig) -> Suite:
-    """Expressions as in training, and with far more numbers, brackets or digits, in cells of about 1,000 problems."""
+def _of_cells(config: RunConfig, name: RewritingSuiteName) -> Suite:
     if config.training.encoder.kind != "rewriting":
+        other = "nested" if name == "expressions" else "grid"
         raise UserError(
-            f"suite 'expressions' needs an encoder that rewrites, run {config.name!r} answers at once: use suite "
-            "'nested', or train a run with preset 'arithmetic'"
+            f"suite {name!r} needs an encoder that rewrites, run {config.name!r} answers at once: use suite "
+            f"{other!r}, or train a run with preset 'arithmetic'"
         )
-    cells = (
-        {"min_terms": 2, "terms": 6, "digits": 4, "depth": 2, "weight": 5},
-        {"min_terms": 20, "terms": 20, "digits": 4, "depth": 4},
-        {"min_terms": 40, "terms": 40, "digits": 4, "depth": 6},
-        {"min_terms": 10, "terms": 12, "digits": 4, "min_depth": 8, "depth": 8},
-        {"min_terms": 22, "terms": 24, "digits": 4, "min_depth": 20, "depth": 20, "weight": 0.3},
-        {"min_terms": 3, "terms": 4, "min_digits": 30, "digits": 30, "min_depth": 1, "depth": 2},
-    )
-    parts = [
-        MixturePart.model_validate({"family": "expression", "operators": config.operators, **cell}) for cell in cells
-    ]
-    weight = sum(part.weight for part in parts)
-    return Suite(
-        _corpus("expressions", config, parts, round(_NESTED_PROBLEMS * weight / config.corpus_spec["test"])), ()
-    )
+    cells = CELLS[name]
+    parts = cells.parts_for(config.operators)
+    if not parts:
+        raise UserError(
+            f"suite {name!r} has other operators than run {config.name!r} was trained on, which are "
+            f"{' '.join(config.operators)}: use another suite"
+        )
+    corpus = _corpus(name, config, parts, round(cells.problems / config.corpus_spec["test"]), only_test=cells.only_test)
+    return Suite(corpus, (cells.remark,) if cells.remark else (), "test" if cells.only_test else "all")
 
 
 def _listed(name: str, operator: str, digits: int) -> MixturePart:

@@ -1,4 +1,4 @@
-"""Listed: fixed problems in the order of their list. All of them are reserved, so every row is in the test split."""
+"""Listed: fixed problems in the order of their list. Reserved ones are test; of others, the share of any problem is."""
 
 from typing import Any
 

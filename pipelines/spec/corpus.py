@@ -103,7 +103,7 @@ class ProblemSpec(Form):
 
     def _check_listing(self) -> None:
         if not self.listing:
-            raise ValueError("listing is empty: set it to edge or adderboard")
+            raise ValueError("listing is empty: set it to edge, adderboard or products")
         if not self.size:
             raise ValueError(
                 f"list {self.listing!r} has no problem with {' '.join(self.operators)} and at most {self.digits} "

@@ -13,6 +13,7 @@ import pytest
 from pydantic import ValidationError
 
 from flows.common.parameters import EvaluateRequest, SuiteName
+from flows.common.rewriting_suites import CELLS
 from flows.common.suites import fair_to, prepare, suite_of
 from flows.reports.evaluation.suite_figures import edge_figure, grid_cells, grid_figure, kind_cells
 from model.config.encoder import EncoderConfig
@@ -30,6 +31,7 @@ from pipelines.split.canonical import Canonical
 from pipelines.split.parse import canonical_form, text_hashes
 from pipelines.split.reserved import listing
 from pipelines.tokens.vocabulary import train_pieces
+from storage.datasets.manifest import SPLITS
 from storage.errors import UserError
 from storage.workspace import Workspace
 
@@ -238,13 +240,64 @@ def test_breakdown_adds_up_to_the_total(evaluated: dict[str, tuple[Evaluation, P
         ({"suite": "grid", "corpus": "x"}, "has its own corpus: omit corpus 'x'"),
         ({"suite": "edge", "split": "train"}, "has only test problems: omit split 'train'"),
         ({"suite_digits": 4}, "suite_digits applies to suites grid and edge, not to 'test'"),
-        ({"suite": "none"}, "'test', 'grid', 'edge', 'adderboard', 'nested' or 'expressions'"),
+        ({"suite": "none"}, "'test', 'grid', 'edge', 'adderboard', 'nested', 'expressions'"),
         ({"compare": ("a", "a")}, "lists a run twice"),
     ],
 )
 def test_contradictory_request_is_rejected(values: dict, words: str) -> None:
     with pytest.raises(ValidationError, match=words):
         EvaluateRequest(**values)
+
+
+REWRITING = load_run(shipped_runs()["arithmetic"])
+
+
+@pytest.mark.parametrize("name", ["special", "small", "long"])
+def test_suites_of_an_encoder_that_rewrites_have_the_problems_that_they_name(name: SuiteName, tmp_path: Path) -> None:
+    suite = suite_of(REWRITING, name)
+    corpus, _ = prepare(Workspace.create(str(tmp_path)), REWRITING, Tokenizer(train_pieces([])), suite)
+    rows = [row for split in SPLITS for path in corpus.paths(split) for row in pq.ParquetFile(path).read().to_pylist()]
+    assert all(row["answer"] == str(eval(row["problem"])) for row in rows)
+    if name == "small":
+        pairs = {f"{a}{operator}{b}" for a in range(100) for b in range(100) for operator in "+-*"}
+        sums = {"+".join(digits) for digits in product("0123456789", repeat=4)}
+        assert sorted(row["problem"] for row in rows) == sorted(pairs | sums)
+        assert suite.split == "all"
+        return
+    assert corpus.manifest.rows == corpus.manifest.split_rows["test"] > 1_000
+    if name == "long":
+        lengths = Counter(len(number) for row in rows for number in re.findall("[0-9]+", row["problem"]))
+        assert lengths.keys() == {200, 1_000}
+        assert lengths[1_000] > 150
+    else:
+        assert Counter(row["kind"] for row in rows).keys() == set(_SPECIAL)
+        for row in rows:
+            left, right = row["problem"].split("*")
+            assert re.fullmatch(_SPECIAL[row["kind"]], left)
+            assert any(re.fullmatch(pattern, right) for pattern in _SPECIAL.values())
+
+
+_SPECIAL = {
+    "repeated digit": r"(\d)\1+",
+    "nines": r"9*(9|8|7)9*(9|8|7)?",
+    "inner zeros": r"[1-9]0+[1-9]",
+    "near a power of ten": r"10*|9+|10*1|1[01]|9",
+}
+
+
+def test_suites_for_rewriting_say_what_they_need() -> None:
+    for name, other in (("products", "grid"), ("expressions", "nested")):
+        with pytest.raises(UserError, match=f"needs an encoder that rewrites.* use suite '{other}'"):
+            suite_of(ADDITION, name)
+    sums = REWRITING.model_copy(update={"corpus_spec": {**REWRITING.corpus_spec, "mixture": _only_sums(REWRITING)}})
+    with pytest.raises(UserError, match="other operators than run 'arithmetic' was trained on, which are \\+"):
+        suite_of(sums, "products")
+    assert [part.operators for part in suite_of(sums, "small").corpus.parts] == [("+",), ("+",)]
+    assert all(cells.parts_for(("+", "-", "*")) for cells in CELLS.values())
+
+
+def _only_sums(config: RunConfig) -> list[dict[str, Any]]:
+    return [{**part, "operators": ["+"]} for part in config.corpus_spec["mixture"]]
 
 
 def test_edge_suite_of_a_grid_of_four_numbers_has_all_corners(tmp_path: Path) -> None:

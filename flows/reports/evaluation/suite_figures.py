@@ -34,7 +34,8 @@ def grid_cells(connection: duckdb.DuckDBPyConnection, operator: str, step: int) 
         "WITH whole AS (SELECT correct, replace(split_part(problem, '=', 1), '?', answer) AS problem FROM scored "
         "WHERE operators = $operator) "
         "SELECT (length(regexp_extract(problem, '[0-9]+$')) - 1) // $step AS second, "
-        "(length(regexp_extract(problem, '^[0-9]+')) - 1) // $step AS first, count(*), sum(correct::INT)::BIGINT "
+        "(length(regexp_extract(problem, '^-?([0-9]+)', 1)) - 1) // $step AS first, "
+        "count(*), sum(correct::INT)::BIGINT "
         "FROM whole GROUP BY ALL ORDER BY ALL",
         {"step": step, "operator": operator},
     ).fetchall()
