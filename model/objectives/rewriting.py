@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy
 
 from model.config.training import TrainingSpec
-from model.network.rewriting.encoder import RewritingEncoder, States, StepLogits
+from model.network.rewriting.encoder import RewritingEncoder, StepLogits
 from model.network.rewriting.rows import MULTIPLY, Operations, RowReader, Units
 from model.objectives.column_chains import column_chains
 from model.objectives.objective import Batch, Objective, per_token
@@ -54,14 +54,14 @@ class RewritingPass(nn.Module):
         with torch.autocast(device.type, self.precision, enabled=self.precision is not torch.float32):
             if isinstance(read, Units):
                 return encoder.mark(read, encoder.config.mark_loops)
-            state: States | None = None
+            state: Tensor | float = 0.0
             if loops.warm:
                 with torch.no_grad():
                     state = encoder.after(read, loops.warm)
                 # Otherwise autocast reuses the weights cast here, which have no gradient.
                 torch.clear_autocast_cache()
             states = [found for _, found in zip(range(loops.trained), encoder.fill(read, state), strict=False)]
-            return encoder.logits(States(*(torch.stack(part) for part in zip(*states, strict=True))))
+            return encoder.logits(read, torch.stack(states))
 
 
 class RewritingObjective(Objective[RewritingEncoder]):
@@ -85,7 +85,7 @@ class RewritingObjective(Objective[RewritingEncoder]):
             units = self.reader.units(problem)
             return self.right_marks(units, encoder.mark(units, encoder.config.mark_loops), ids, slots)
         operations = self.reader.operations(problem)
-        return self.right_results(operations, encoder.logits(encoder.settled(operations)), ids, slots)
+        return self.right_results(operations, encoder.logits(operations, encoder.settled(operations)), ids, slots)
 
     def right_marks(self, units: Units, logits: Tensor, ids: Tensor, slots: int) -> Tensor:
         """Which rows have exactly the right marks, bool [n]."""

@@ -13,7 +13,7 @@ from model.config.presets import ENCODERS
 from model.evaluation.rewriting.loop import Rewriter
 from model.evaluation.rewriting.table import step_table, value_of
 from model.evaluation.rewriting.trace import Step, Trace
-from model.network.rewriting.encoder import RewritingEncoder, States, StepLogits
+from model.network.rewriting.encoder import RewritingEncoder, StepLogits
 from model.network.rewriting.rows import MULTIPLY, SUBTRACT, Operations, Units
 from model.tokenizer import MARK, REGISTER, UNMARKED, Tokenizer
 from pipelines.problems.rewriting.mark_rules import marks_of
@@ -44,12 +44,11 @@ class ByCode(RewritingEncoder):
             logits[row, inside] = torch.tensor([9.0 if mark == MARK else -9.0 for mark in marks])
         return logits
 
-    def settled(self, operations: Operations) -> States:
-        self.operations = operations
-        return States(torch.zeros(0), torch.zeros(0))
+    def settled(self, operations: Operations) -> torch.Tensor:
+        return torch.zeros(0)
 
-    def logits(self, states: States) -> StepLogits:
-        operations, width = self.operations, self.operations.fields.shape[2] - 2
+    def logits(self, operations: Operations, states: torch.Tensor) -> StepLogits:
+        width = operations.fields.shape[2] - 2
         digits, ends = (
             torch.full((len(operations.places), width, 10), -9.0),
             torch.full((len(operations.places), 4), -9.0),
@@ -136,8 +135,8 @@ def test_what_the_encoder_marks_wrongly_is_an_abstention_with_a_reason(tokenizer
             return -super().mark(units, loops).abs()
 
     class Unfinished(ByCode):
-        def logits(self, states: States) -> StepLogits:
-            found = super().logits(states)
+        def logits(self, operations: Operations, states: torch.Tensor) -> StepLogits:
+            found = super().logits(operations, states)
             return found._replace(ends=found.ends[:, [0, 1, 3, 2]])
 
     for kind, reason in (
@@ -155,10 +154,10 @@ def test_a_batch_answers_as_single_problems_do(tokenizer: Tokenizer) -> None:
     rng = random.Random(2)
     texts = [f"{rng.randrange(10 ** rng.randint(1, 40))}*{rng.randrange(10**9)}{REGISTER}7" for _ in range(60)]
     read = encoder.reader.operations(torch.from_numpy(tokenizer.right_aligned(texts).astype("int64")))
-    together = encoder.logits(encoder.after(read, 6)).digits
+    together = encoder.logits(read, encoder.after(read, 6)).digits
     for row, text in enumerate(texts):
         alone = encoder.reader.operations(torch.from_numpy(tokenizer.right_aligned([text]).astype("int64")))
         places = int(alone.places[0])
         # Float32 with another number of blocks: the order of additions differs.
-        expected = encoder.logits(encoder.after(alone, 6)).digits[0, :places]
+        expected = encoder.logits(alone, encoder.after(alone, 6)).digits[0, :places]
         torch.testing.assert_close(together[row, :places], expected, rtol=1e-3, atol=1e-3)

@@ -244,7 +244,7 @@ def test_early_stops_of_the_shipped_rewriter_change_no_result() -> None:
             ids = torch.from_numpy(model.tokenizer.right_aligned([text]).astype(np.int64))
             read = encoder.reader.operations(ids)
             fixed = encoder.after(read, 2 * read.fields.shape[2])
-            early, late = (results_of(read, encoder.logits(states)) for states in (encoder.settled(read), fixed))
+            early, late = (results_of(read, encoder.logits(read, states)) for states in (encoder.settled(read), fixed))
             assert early[0][:3] == late[0][:3], text
 
 

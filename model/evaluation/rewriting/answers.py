@@ -46,7 +46,7 @@ def step_answers(
                 texts += [_marks(text, row) for text, row in zip(problems[part], marked, strict=True)]
             else:
                 operations = encoder.reader.operations(problem)
-                found = encoder.logits(encoder.settled(operations))
+                found = encoder.logits(operations, encoder.settled(operations))
                 right.append(objective.right_results(operations, found, ids, slots))
                 results = results_of(operations, found)
                 confidence.append(torch.tensor([result.confidence for result in results]))

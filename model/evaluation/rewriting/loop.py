@@ -110,7 +110,7 @@ class Rewriter:
         spans, names = [*texts], [*texts.values()]
         for rows in of_similar_length(names):
             operations = self.encoder.reader.operations(self._ids([names[row] for row in rows]))
-            logits = self.encoder.logits(self.encoder.settled(operations))
+            logits = self.encoder.logits(operations, self.encoder.settled(operations))
             yield from zip((spans[row] for row in rows), results_of(operations, logits), strict=True)
 
     def _ids(self, texts: list[str]) -> Tensor:

@@ -51,13 +51,6 @@ CHAINS = CARRIES + 3
 _LOWER_BORDER, _SLOT, _UPPER_BORDER, _HUB, _SLOT_KINDS = range(5)
 
 
-class States(NamedTuple):
-    """States of the slots [n, E, d], borders included, and of the hub [n, d]."""
-
-    slots: Tensor
-    hub: Tensor
-
-
 class StepLogits(NamedTuple):
     """Logits of one loop, of n operations of up to W places."""
 
@@ -159,23 +152,21 @@ class RewritingEncoder(nn.Module):
             state = self.unit_norm(hidden)
         return self.mark_head(state)[:, :length, 0]
 
-    def fill(self, operations: Operations, states: States | None = None) -> Iterator[States]:
-        """Yields the states after every loop, without end, from `states` on or from the beginning."""
-        fixed, symbols = self._fixed(operations), self._symbols()
-        length = operations.fields.shape[2]
-        state: Tensor | float = 0.0
-        if states:
-            room = fixed.embedded.shape[1] - 1 - length
-            state = torch.cat([pad(states.slots, (0, 0, 0, room)), states.hub[:, None]], 1)
-        while True:
-            state = self._loop(fixed, symbols, state)
-            yield States(state[:, :length], state[:, -1])
+    def fill(self, operations: Operations, states: Tensor | float = 0.0) -> Iterator[Tensor]:
+        """Yields the states after every loop, without end, from `states` on or from the beginning.
 
-    def after(self, operations: Operations, loops: int) -> States:
+        States [n, L + 1, d] are those of all places with borders, up to whole blocks, and of the hub as the last.
+        """
+        fixed, symbols = self._fixed(operations), self._symbols()
+        while True:
+            states = self._loop(fixed, symbols, states)
+            yield states
+
+    def after(self, operations: Operations, loops: int) -> Tensor:
         """The states after a number of loops."""
         return next(islice(self.fill(operations), loops - 1, None))
 
-    def settled(self, operations: Operations) -> States:
+    def settled(self, operations: Operations) -> Tensor:
         """The states of every row after which no loop changes anything, or after twice as many loops as places.
 
         The loops go on for the rows that still change, such as those with a long carry.
@@ -199,15 +190,16 @@ class RewritingEncoder(nn.Module):
                     break
                 rows, state, fixed = rows[open_rows], state[open_rows], fixed.of_rows(open_rows)
         assert found is not None
-        return States(found[:, : operations.fields.shape[2]], found[:, -1])
+        return found
 
-    def logits(self, states: States) -> StepLogits:
-        """All logits of slots and hub."""
+    def logits(self, operations: Operations, states: Tensor) -> StepLogits:
+        """All logits of states [..., n, L + 1, d], such as those of several loops."""
         heads = (self.digit_head, self.chain_head, self.product_head)
         weight, bias = torch.cat([head.weight for head in heads]), torch.cat([head.bias for head in heads])
-        # One product for all heads: their inputs are much larger than their outputs.
-        digits, chains, products = linear(states.slots[..., 1:-1, :], weight, bias).split([10, CHAINS, 20], -1)
-        return StepLogits(digits, self.end_head(states.hub), chains, products)
+        # One product for all heads and all states: the inputs are larger than the outputs, and would be copied.
+        last = operations.fields.shape[2] - 1
+        digits, chains, products = linear(states, weight, bias)[..., 1:last, :].split([10, CHAINS, 20], -1)
+        return StepLogits(digits, self.end_head(states[..., -1, :]), chains, products)
 
     def parameter_count(self) -> int:
         return sum(weight.numel() for weight in self.parameters())
