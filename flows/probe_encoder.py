@@ -10,9 +10,9 @@ from flows.reports.artifacts import show_probing
 from flows.reports.probing.page import write_probing
 from flows.reports.run_page import write_run_page
 from model.config.probing import ProbingSpec
-from model.evaluation.predictor import TrainedEncoder
+from model.evaluation.predictor import TrainedEncoder, open_trained
 from model.probing.over_training import series, series_is_cached, series_problems
-from model.probing.study import PARTS, Study, probe
+from model.probing.probe_run import probe, study_of
 from model.runs.pretrained import resolve_run
 from model.runs.run_config import load_run, refuse_unlike
 from storage.sql.catalog import refresh_catalog
@@ -27,7 +27,7 @@ def probe_encoder(request: ProbeRequest) -> dict[str, Any]:
     # Fail before any work starts.
     refuse_unlike([load_run(workspace.run(name)) for name in names])
     for name in names:
-        Study(TrainedEncoder.open(workspace.run(name), spec.checkpoint), spec)
+        study_of(open_trained(workspace.run(name), spec.checkpoint), spec)
     steps = {name: _probed(workspace, name, spec) for name in names}
     refresh_catalog(workspace)
     folder = workspace.comparison(request.name) if request.compare else workspace.run(names[0])
@@ -52,9 +52,10 @@ def probe_encoder(request: ProbeRequest) -> dict[str, Any]:
 def _probed(workspace: Workspace, name: str, spec: ProbingSpec) -> int:
     """Compute the missing tables of one run; returns the step of its checkpoint."""
     folder, began = workspace.run(name), time.monotonic()
-    with metered("probe-encoder", f"probe {name}", len(PARTS), "parts") as meter:
+    parts = len(study_of(open_trained(folder, spec.checkpoint), spec).parts())
+    with metered("probe-encoder", f"probe {name}", parts, "parts") as meter:
         model, up_to_date = probe(folder, spec, lambda part: meter.add(1))
-    if spec.series and not series_is_cached(folder, spec):
+    if isinstance(model, TrainedEncoder) and spec.series and not series_is_cached(folder, spec):
         up_to_date = False
         series(folder, model, spec)
     step = model.checkpoint.step

@@ -137,9 +137,7 @@ def solve(
     abstain_below: Annotated[
         float, Parameter(help="Print '?' (null in JSON) if the encoder's confidence, 0 to 1, is lower.")
     ] = 0.0,
-    trace: Annotated[
-        bool, Parameter(negative=(), help="Print the states below each other, if the encoder answers by rewriting.")
-    ] = False,
+    trace: Annotated[bool, Parameter(negative=(), help="Print the states of a rewriting below each other.")] = False,
     workspace: WorkspaceUri = WORKSPACE,
     as_json: Json = False,
 ) -> None:
@@ -161,7 +159,7 @@ def solve(
     opened = Workspace.open(workspace)
     if workspace != WORKSPACE and not opened.root.exists():
         raise UserError(f"workspace {opened.root} has no run: train one with 'numerate run'")
-    solver = Solver(opened, run)
+    solver = Solver(opened, run, traced=trace)
     if problem is not None:
         answer_one(solver, problem, style)
     else:

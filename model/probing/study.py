@@ -1,18 +1,14 @@
 """Probes one run: computes all tables, stores them in the run's folder, and recomputes only outdated ones."""
 
-import json
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from model.config.probing import PROBING_VERSION, ProbingSpec
+from model.config.probing import ProbingSpec
 from model.evaluation.predictor import TrainedEncoder
 from model.network.encoder import Encoder
 from model.probing.attention import attended
@@ -20,20 +16,15 @@ from model.probing.causal.counterfactuals import carry_pairs, digit_pairs
 from model.probing.causal.interventions import ablate_heads, move_digits, patch_carries
 from model.probing.causal.unit_ablation import UnitMeasure, unit_measures
 from model.probing.geometry import Table, means_by
-from model.probing.hooks import EMBEDDED, MOST_LOOPS, State, spread, states_of
+from model.probing.hooks import EMBEDDED, State, spread, states_of
 from model.probing.labels import Problem
+from model.probing.parts import DRAWS, Part, check_numbers
 from model.probing.probes import Split, readings
 from model.probing.sampling import Drawn, draw
 from model.probing.tables import Rows, attention_rows, row_of, symbol_rows, symbol_tables
 from model.probing.token_dataset import KINDS, Batch, Examples, batches_of, examples_of, states_at
 from model.tokenizer import TokenLayout
-from storage.datasets.manifest import hash_of
-from storage.datasets.shard import file_hash
-from storage.errors import UserError
-from storage.places.place import Location
 
-# Number of untrained and of random tables, over which controls are averaged.
-_DRAWS = 8
 # Labels that depend on the token's own or the next lower column, except for carries from further away.
 _OWN_COLUMN, _LOWER_COLUMN = frozenset({"digit", "column sum", "running sum", "carry out"}), frozenset({"carry in"})
 # One in this many columns is held out.
@@ -53,21 +44,25 @@ class Study:
 
     def __post_init__(self) -> None:
         encoder = self.model.config.training.encoder
-        self._check("layer", self.spec.layers, encoder.layers)
-        self._check("loop", self.spec.loops, encoder.loops_of(self.model.config.extent.answer))
+        check_numbers(self.model, "layer", self.spec.layers, encoder.layers)
+        check_numbers(self.model, "loop", self.spec.loops, encoder.loops_of(self.model.config.extent.answer))
         self.model.encoder.eval()
         if self.spec.loops:
             # Shorter answers may take fewer loops than the longest.
-            self._check("loop", self.spec.loops, encoder.loops_of(min(batch.layout.answer for batch in self.batches)))
+            shortest = min(batch.layout.answer for batch in self.batches)
+            check_numbers(self.model, "loop", self.spec.loops, encoder.loops_of(shortest))
 
-    def _check(self, name: str, requested: Sequence[int], last: int) -> None:
-        """Raise `UserError` for a layer or loop that the encoder does not have."""
-        for number in requested:
-            if not 1 <= number <= last:
-                raise UserError(
-                    f"{name} {number} does not exist: run {self.model.config.name!r} has {name}s 1 to {last} "
-                    "(embeddings are always probed); remove it"
-                )
+    @classmethod
+    def parts(cls) -> dict[str, Part]:
+        """The parts of this study."""
+        states = {"problems", "layers", "loops"}
+        return {
+            "geometry": Part(cls.geometry, states),
+            "probes": Part(cls.probes, states),
+            "attention": Part(cls.attention, {"problems"}),
+            "unit": Part(cls.unit, {"problems"}),
+            "interventions": Part(cls.interventions, {*states, "edited"}),
+        }
 
     @cached_property
     def has_columns(self) -> bool:
@@ -122,12 +117,10 @@ class Study:
             for name, rows in symbol_rows(vectors, names, tables, with_fits=symbols != "tokens").items():
                 found[name] += rows
 
-        others = [
-            symbol_tables(untrained_like(self.model, seed), self.model.tokenizer) for seed in range(1, _DRAWS + 1)
-        ]
+        others = [symbol_tables(untrained_like(self.model, seed), self.model.tokenizer) for seed in range(1, DRAWS + 1)]
         for symbols, (names, table) in symbol_tables(self.model.encoder, self.model.tokenizer).items():
             untrained = [other[symbols][1] for other in others]
-            random = [np.random.default_rng(seed).standard_normal(table.shape) for seed in range(_DRAWS)]
+            random = [np.random.default_rng(seed).standard_normal(table.shape) for seed in range(DRAWS)]
             for control, tables in (("trained", [table]), ("untrained", untrained), ("random", random)):
                 add("embedding", symbols, EMBEDDED, control, names, tables)
         if self.has_columns:
@@ -224,94 +217,8 @@ class Study:
         return {"interventions": [row_of(outcome) for outcome in found]}
 
 
-class Part(NamedTuple):
-    """Tables that are computed together."""
-
-    make: Callable[[Study], dict[str, Rows]]
-    options: set[str]
-    """Fields of `ProbingSpec` that the tables depend on."""
-
-
-_STATES = {"problems", "layers", "loops"}
-PARTS = {
-    "geometry": Part(Study.geometry, _STATES),
-    "probes": Part(Study.probes, _STATES),
-    "attention": Part(Study.attention, {"problems"}),
-    "unit": Part(Study.unit, {"problems"}),
-    "interventions": Part(Study.interventions, {*_STATES, "edited"}),
-}
-
-
 def untrained_like(model: TrainedEncoder, seed: int = 1) -> Encoder:
     """An encoder of the same architecture with random initial weights."""
     encoder = Encoder(model.config.training.encoder, model.tokenizer)
     encoder.initialise(seed)
     return encoder.to(model.encoder.tokens.weight.device).eval()
-
-
-def key_of(model: TrainedEncoder, spec: ProbingSpec, part: Part) -> str:
-    """Cache key of a part's tables: a hash of the weights, the relevant parameters and the probing version."""
-    options = spec.model_dump(mode="json", include=part.options)
-    encoder = model.config.training.encoder
-    for name, last in (("layers", encoder.layers), ("loops", encoder.loops_of(model.config.extent.answer))):
-        if name in options:
-            # Naming all layers or loops equals naming none, unless there are more loops than are studied by default.
-            named = sorted(set(options[name]))
-            all_named = named == [*range(1, last + 1)] and (name == "layers" or last <= MOST_LOOPS)
-            options[name] = [] if all_named else named
-    return hash_of([PROBING_VERSION, model.checkpoint.sha256, options])
-
-
-def probe(
-    folder: Location, spec: ProbingSpec, progress: Callable[[str], None] = lambda part: None
-) -> tuple[TrainedEncoder, bool]:
-    """Probe a run's checkpoint and write the tables to probes/; returns the encoder and whether all were up to date.
-
-    An interrupted probing continues with its unfinished parts.
-
-    Raises `UserError` if there is no checkpoint, or if the encoder does not have a requested layer or loop.
-    """
-    model = TrainedEncoder.open(folder, spec.checkpoint)
-    study = Study(model, spec)
-    probes, suffix = folder / "probes", f".{spec.checkpoint}.parquet"
-    mark = probes / f"{spec.checkpoint}.json"
-    keys = {name: key_of(model, spec, part) for name, part in PARTS.items()}
-    done = _done(mark, keys)
-    if len(done) == len(PARTS):
-        return model, True
-    for stale in set(probes.children()) - {table for part in done.values() for table in part["tables"]}:
-        if stale.endswith(suffix):
-            (probes / stale).remove()
-    head = {"checkpoint": spec.checkpoint, "step": model.checkpoint.step}
-    for name, part in PARTS.items():
-        if name not in done:
-            tables: dict[str, str] = {}
-            for table, rows in part.make(study).items():
-                if rows:
-                    target = probes / f"{table}{suffix}"
-                    with target.staged() as path:
-                        pq.write_table(
-                            pa.Table.from_pylist([{**head, **row} for row in rows]), path, compression="zstd"
-                        )
-                    tables[target.name] = file_hash(target)
-            done[name] = {"key": keys[name], "tables": tables}
-            mark.write(json.dumps(done, indent=2).encode() + b"\n")
-        progress(name)
-    return model, False
-
-
-def _done(mark: Location, keys: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """The parts that are up to date: their keys match and their table files have the stored hashes."""
-    try:
-        found = json.loads(mark.read()) if mark.exists() else {}
-        return {
-            name: part
-            for name, part in found.items()
-            if part["key"] == keys.get(name)
-            and all(
-                (file := mark.parent / table).exists() and file_hash(file) == expected
-                for table, expected in part["tables"].items()
-            )
-        }
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return {}

@@ -1,17 +1,14 @@
 """Converts the results of the other probing modules to table rows; each table is a Parquet file and a SQL view."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from model.network.encoder import Encoder
 from model.probing.attention import REACH, ROLES, Attended
-from model.probing.causal.interventions import Outcome
-from model.probing.causal.unit_ablation import UnitMeasure
 from model.probing.geometry import Measure, Table, components, cosines, measures, spectrum
 from model.probing.hooks import State
-from model.probing.probes import Reading
 from model.tokenizer import DIGITS, Tokenizer
 
 Row = dict[str, Any]
@@ -84,7 +81,7 @@ def attention_rows(found: Iterable[Attended]) -> Rows:
     return rows
 
 
-def row_of(result: Reading | Outcome | UnitMeasure) -> Row:
+def row_of(result: NamedTuple) -> Row:
     """The fields of a result, with a state as the columns loop and layer."""
     row = Row()
     for name, value in result._asdict().items():

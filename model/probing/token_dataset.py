@@ -15,7 +15,8 @@ from model.probing.labels import OPERATORS, Problem, answer_labels, operand_labe
 from model.tokenizer import TokenLayout
 from storage.order import derive_key, keyed_hash
 
-Kind = Literal["operand", "operator", "answer"]
+# Slots are those of an encoder that rewrites.
+Kind = Literal["operand", "operator", "answer", "slot"]
 KINDS: tuple[Kind, ...] = ("operand", "operator", "answer")
 # Most tokens per problem and kind.
 _MOST_TOKENS = 2
@@ -146,7 +147,7 @@ def _tokens(
     """Column, group, type and labels of the selected tokens of a kind in a problem."""
     tokens, first = problem.tokens, layout.problem - len(problem.tokens)
     if kind == "answer":
-        for place in _few(number, list(range(problem.answer_length))):
+        for place in chosen_places(number, problem.answer_length):
             digits = sorted(token.text for token in tokens if token.place == place)
             yield layout.width - 1 - place, place, _type_of(*digits), answer_labels(problem, place)
     elif kind == "operand":
@@ -183,6 +184,11 @@ def _long_numbers(problems: Sequence[Problem]) -> NDArray[np.int64]:
         numbers = [number for number in dict.fromkeys(problem.numbers) if number > 9]
         found[row, : len(numbers)] = numbers
     return found
+
+
+def chosen_places(number: int, places: int) -> list[int]:
+    """At most two of the places 0 to `places`, selected by a hash of the problem's index."""
+    return _few(number, list(range(places)))
 
 
 def _few(number: int, choices: list[int]) -> list[int]:

@@ -201,10 +201,11 @@ VIEWS = {
         "One row per probe: how well a label can be decoded from a state, as Cohen's kappa.",
         {
             **_CHECKPOINT,
-            "position": "VARCHAR: Kind of token: operand, operator or answer.",
+            "position": "VARCHAR: Kind of token: operand, operator or answer; for an encoder that rewrites, slot.",
             "label": "VARCHAR: Decoded label: digit; parity, mod 5 and mod 10 of the whole number or answer (not at "
             "its units token, whose digit contains them) and its magnitude; operator; carry in, carry out, column sum, "
-            "running sum (with the carry); sign; depth.",
+            "running sum (with the carry); sign; depth. Of a slot also the consumed digit of a product's step, and the "
+            "comparison of all lower digits.",
             **_STATE,
             "split": "VARCHAR: What is held out for the test: numbers, lengths (longer numbers), or columns "
             "(combinations of digits in held-out problems).",
@@ -260,15 +261,16 @@ VIEWS = {
         "runs/*/probes/coordinates.*.parquet",
     ),
     "probe_attention": View(
-        "One row per head and group of tokens: mean attention from the slots of answer digits.",
+        "One row per head and group of tokens: mean attention from slots of answer digits or of an operation.",
         {
             **_CHECKPOINT,
             **_STATE,
             "head": "BIGINT: Head, from 0.",
-            "reads": "VARCHAR: Grouping of the attended tokens: role, or place (difference of place values).",
-            "role": "VARCHAR: Role of the tokens for the answer's digit, such as same column.",
+            "reads": "VARCHAR: Grouping of the attended tokens: role, or place (difference of place values). For an "
+            "encoder that rewrites, who reads: hub, slot, or unit (a plus of an expression).",
+            "role": "VARCHAR: Role of the tokens for the answer's digit, such as same column; of a unit: what follows.",
             "difference": "BIGINT: Place value of the operands' digits minus that of the answer's digit, clipped to -3 "
-            "… 3.",
+            "… 3; for a unit, the distance of the unit that it reads.",
             "weight": "DOUBLE: Total attention to these tokens, averaged over answer digits.",
             "even": "DOUBLE: The weight under uniform attention to all tokens except padding.",
         },
@@ -298,12 +300,14 @@ VIEWS = {
         "One row per edit of states: how often the answer changes as predicted, or otherwise.",
         {
             **_CHECKPOINT,
-            "experiment": "VARCHAR: digit (shifted modulo 10), carry (patched from another problem) or head (ablated).",
+            "experiment": "VARCHAR: digit (shifted modulo 10), carry (patched from another problem) or head (ablated). "
+            "For an encoder that rewrites: consumed digit, carry between places, and precedence (the next operator).",
             **_STATE,
             "site": "VARCHAR: Edited tokens, or the ablated head.",
             "way": "VARCHAR: Kind of edit: digit, circles (periods 10 and 5), circle (period 10), carry, ablated. "
             "Controls: rest (all but the circle of period 10), rest as far (scaled to the length of circle), random (a "
-            "direction in the span of the digits with that length; for heads, a subspace) and same carry.",
+            "direction in the span of the digits with that length; for heads, a subspace), and same carry, digit or "
+            "operator.",
             "shift": "BIGINT: Shift of the digit modulo 10; 0 for all shifts together and for other experiments.",
             "problems": "BIGINT: Number of edited problems; all are answered correctly without the edit.",
             "predicted": "DOUBLE: Share of problems with the answer that the edit predicts; for heads, with an "

@@ -17,6 +17,7 @@ FIGURES = {
     "Patch a carry": "carries",
     "Whole numbers as tokens": "numbers",
     "Learning curves": "units",
+    "Edit the states of a step": "steps",
 }
 
 

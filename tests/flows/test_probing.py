@@ -69,6 +69,23 @@ def checked_page(place: str) -> Captions:
 
 
 @pytest.mark.usefixtures("recorded")
+def test_encoder_that_rewrites_is_probed_and_its_page_says_what_its_states_are_used_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("model.probing.probes._ITERATIONS", 10)
+    workspace = Workspace.create(str(tmp_path / "workspace"))
+    result = probe_encoder.fn(requested(workspace, name="arithmetic", loops=(6,)))
+    found = {finding["name"]: finding["found"] for finding in result["findings"]}
+    assert {name for name, is_found in found.items() if is_found} >= {
+        *("consumed digit used", "carry between places used", "precedence used")
+    }
+    captions = checked_page(result["page"])
+    assert captions.figures == 6
+    with open_catalog(workspace) as connection:
+        assert len(select(connection, "SELECT DISTINCT experiment FROM probe_interventions").fetchall()) == 3
+
+
+@pytest.mark.usefixtures("recorded")
 def test_shipped_encoder_is_probed_and_all_views_have_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Enough to read a digit from its embedding; how well probes learn is shown beside their own tests.
     monkeypatch.setattr("model.probing.probes._ITERATIONS", 10)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from flows.cli.app import run
 from flows.cli.grammar import read
-from flows.cli.verbs.solve import Style, read_problem
+from flows.cli.verbs.solve import Style, _reason, read_problem
 from model.evaluation.predictor import Solution, TrainedEncoder
 from model.runs.pretrained import shipped_runs
 from model.training.trainer import train
@@ -222,6 +222,39 @@ def test_stream_prints_a_question_mark_per_withheld_answer(unsure: Location, tmp
     result = numerate("solve", "--run", str(unsure), "--abstain-below", "1", stdin=problems, cwd=tmp_path)
     assert (result.returncode, result.stdout) == (0, "?\n?\n")
     assert_one_line(numerate("solve", "1+2", "--abstain-below", "2", cwd=tmp_path), 2, "abstain-below is 2.0")
+
+
+def test_messages_of_a_stream_name_the_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "problems").write_text("1+2\n\n3/4\n5*(6\n7*8")
+    with (tmp_path / "problems").open() as problems:
+        monkeypatch.setattr(sys, "stdin", problems)
+        assert run(["solve"]) == 2
+    answers, messages = capsys.readouterr()
+    assert answers == "3\n\n\n\n56\n"
+    assert [line.partition("problem")[0] for line in messages.splitlines()] == [
+        "error: line 3: ",
+        "error: line 4: ",
+        "error: 2 lines could not be answered: their answers are empty lines",
+    ]
+
+
+def test_a_trace_needs_an_encoder_that_rewrites(
+    unsure: Location, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for other in (str(unsure), "addition"):
+        assert run(["solve", "1+2", "--trace", "--run", other]) == 2
+        assert "answers at once and has no trace: leave out --trace or --run" in capsys.readouterr().err
+    assert run(["solve", "2*(3+4)", "--trace"]) == 0
+    assert capsys.readouterr().out.splitlines() == ["2*(3+4)", "2*(7)", "2*7", "14"]
+
+
+def test_the_confidence_of_a_withheld_answer_is_rounded_down() -> None:
+    for confidence, shown in ((0.99999, "99.9%"), (0.5, "50.0%"), (float("nan"), "nan%")):
+        assert _reason(Solution("1", confidence)) == f"only {shown} sure"
 
 
 def test_input_without_line_breaks_is_a_one_line_error(

@@ -9,7 +9,9 @@ import pytest
 from model.config.probing import ProbingSpec
 from model.evaluation.predictor import TrainedEncoder
 from model.probing.over_training import series, series_is_cached
-from model.probing.study import PARTS, Study, key_of, probe
+from model.probing.parts import key_of
+from model.probing.probe_run import probe
+from model.probing.study import Study
 from model.probing.token_dataset import Batch
 from model.runs.checkpoints import Checkpoints
 from model.tokenizer import TokenLayout
@@ -43,7 +45,7 @@ def files_of(job: TrainingJob) -> dict[str, int]:
 def test_a_repeated_probing_computes_nothing(run: TrainingJob, monkeypatch: pytest.MonkeyPatch) -> None:
     done = list[str]()
     model, up_to_date = probe(run.run, SPEC, done.append)
-    assert (up_to_date, done) == (False, [*PARTS])
+    assert (up_to_date, done) == (False, [*Study.parts()])
     rows = series(run.run, model, SPEC)
     assert {row["step"] for row in rows} == {10, 20, 30}
     assert {"digits", "kappa", "read"} <= {row["measure"].split(":")[0] for row in rows}
@@ -122,7 +124,7 @@ def test_parts_finished_before_a_kill_are_not_computed_again(run: TrainingJob) -
     before = files_of(run)
     done = list[str]()
     model, up_to_date = probe(run.run, spec, done.append)
-    assert (up_to_date, done) == (False, [*PARTS])
+    assert (up_to_date, done) == (False, [*Study.parts()])
     after = files_of(run)
     assert all(after[f"{name}.best.parquet"] == before[f"{name}.best.parquet"] for name in ("geometry", "probes"))
     assert probe(run.run, spec)[1]
@@ -190,11 +192,11 @@ def test_edits_use_the_layout_of_most_problems_over_all_batches(run: TrainingJob
 def test_naming_all_layers_equals_naming_none(run: TrainingJob) -> None:
     model = TrainedEncoder.open(run.run)
     keys = [
-        {name: key_of(model, SPEC.model_copy(update={"layers": layers}), part) for name, part in PARTS.items()}
+        {name: key_of(model, SPEC.model_copy(update={"layers": layers}), part) for name, part in Study.parts().items()}
         for layers in ((), (1, 2), (2, 1, 1), (2,))
     ]
     assert keys[0] == keys[1] == keys[2]
-    assert {name for name in PARTS if keys[3][name] != keys[0][name]} == {"geometry", "probes", "interventions"}
+    assert {name for name in Study.parts() if keys[3][name] != keys[0][name]} == {"geometry", "probes", "interventions"}
 
 
 @pytest.mark.slow

@@ -34,8 +34,11 @@ class NotTrainedError(UserError):
 class Solver:
     """The candidate encoders: the named one, or those of the workspace followed by those that come with Numerate."""
 
-    def __init__(self, workspace: Workspace, name: str) -> None:
-        """Opens the named run; raises `UserError` or `RunFailure` if it does not exist or cannot be used."""
+    def __init__(self, workspace: Workspace, name: str, *, traced: bool = False) -> None:
+        """Opens the named run; raises `UserError` or `RunFailure` if it does not exist or cannot be used.
+
+        With `traced`, only encoders that rewrite are candidates, because others have no trace.
+        """
         self._opened: dict[str, TrainedModel] = {}
         shipped, folder = shipped_runs(), workspace.root / "runs"
         runs = {run: folder / run for run in folder.children() if (folder / run / "run.json").exists()}
@@ -43,20 +46,21 @@ class Solver:
         if "/" in name:
             # An exported run is used from its own folder.
             self._folders = {name: open_location(name, "run")}
-            self._open(name)
-            return
-        if name:
+        elif name:
             if name not in known:
                 raise UserError(f"run {name!r} does not exist: train it, or use one of {', '.join(known)}")
             self._folders = {name: known[name]}
-            self._open(name)
+        if name:
+            if not isinstance(self._open(name), TrainedRewriter) and traced:
+                raise UserError(f"run {name!r} answers at once and has no trace: leave out --trace or --run")
             return
         # The workspace's copies of shipped runs exist only for their evaluations, and give the same answers.
         own = [run for run in runs if not run.startswith("shipped-")]
         candidates = {run: known[run] for run in sorted(own, key=lambda run: (run != "notebook", run))}
         candidates |= {run: folder for run, folder in shipped.items() if run not in runs}
         # Encoders that rewrite answer problems of every kind, so they come first.
-        self._folders = dict(sorted(candidates.items(), key=lambda item: not _rewrites(item[1])))
+        rewriting = {run: folder for run, folder in candidates.items() if _rewrites(folder)}
+        self._folders = rewriting if traced else {**rewriting, **candidates}
 
     def model_for(self, text: str) -> tuple[TrainedModel, str]:
         """The first encoder that can solve the problem, and the problem as the encoder reads it.
@@ -117,7 +121,12 @@ def answer_stream(solver: Solver, style: Style) -> None:
 
     Raises `UserError` at the end if there was such a line, and at once for a line that is too long.
     """
-    invalid = sum(_answer_lines(solver, lines, style) for lines in (_typed() if sys.stdin.isatty() else _piped()))
+    typed = sys.stdin.isatty()
+    invalid = read = 0
+    for lines in _typed() if typed else _piped():
+        places = ["" if typed else f"line {read + number:,}: " for number in range(1, len(lines) + 1)]
+        invalid += _answer_lines(solver, lines, places, style)
+        read += len(lines)
     if invalid:
         verb = "its answer is an empty line" if invalid == 1 else "their answers are empty lines"
         raise UserError(f"{counted(invalid, 'line')} could not be answered: {verb}")
@@ -151,8 +160,11 @@ def read_problem(model: TrainedModel, text: str) -> str:
     return problem.text
 
 
-def _answer_lines(solver: Solver, lines: list[str], style: Style) -> int:
-    """Print one answer per line, in batches per encoder; returns the number of lines that could not be answered."""
+def _answer_lines(solver: Solver, lines: list[str], places: list[str], style: Style) -> int:
+    """Print one answer per line, in batches per encoder; returns the number of lines that could not be answered.
+
+    Messages begin with the `places` of their lines.
+    """
     problems_of: dict[str, dict[int, str]] = {}
     models: dict[str, TrainedModel] = {}
     answers, invalid = [""] * len(lines), 0
@@ -164,13 +176,13 @@ def _answer_lines(solver: Solver, lines: list[str], style: Style) -> int:
                 problems_of.setdefault(model.config.name, {})[number] = problem
         except UserError as error:
             invalid += 1
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {places[number]}{error}", file=sys.stderr)
     for name, problems in problems_of.items():
         solutions = models[name].solve(list(problems.values()))
         for (number, problem), solution in zip(problems.items(), solutions, strict=True):
             answers[number] = _answer_text(models[name], problem, solution, style)
             if solution.abstained:
-                print(f"problem {quoted(problem)} has no answer: {_reason(solution)}", file=sys.stderr)
+                print(f"{places[number]}problem {quoted(problem)} has no answer: {_reason(solution)}", file=sys.stderr)
     print("\n".join(answers), flush=True)
     return invalid
 
@@ -234,7 +246,9 @@ def _reason(solution: Solution) -> str:
     """Why an answer is withheld."""
     if solution.trace and solution.trace.reason:
         return solution.trace.reason
-    return f"only {solution.confidence:.1%} sure"
+    # Rounded down: no answer is withheld for being 100.0 % sure.
+    known = math.isfinite(solution.confidence)
+    return f"only {math.floor(1_000 * solution.confidence) / 10 if known else math.nan:.1f}% sure"
 
 
 def _rewrites(folder: Location) -> bool:

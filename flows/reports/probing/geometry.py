@@ -41,10 +41,12 @@ def circle_finding(data: ProbeData) -> Finding | None:
     )
 
 
-def symbols_figure(data: ProbeData) -> Figure:
-    """Cosines of digits and signs, and their first two principal components."""
+def symbols_figure(data: ProbeData) -> Figure | None:
+    """Cosines of digits and signs, and their first two principal components; None without their embeddings."""
     where = "kind = 'embedding' AND symbols = 'tokens' AND control = '{}'"
     rows = data.rows("probe_similarity", "symbol, other, cosine", where.format("trained"), first=True)
+    if not rows:
+        return None
     cosines = {(symbol, other): cosine for symbol, other, cosine in rows}
     names = sorted({symbol for symbol, _ in cosines}, key=lambda name: (not name.isdigit(), "+-*()=".find(name), name))
     matrix = np.array([[cosines[symbol, other] for other in names] for symbol in names])

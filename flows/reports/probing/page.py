@@ -15,6 +15,7 @@ from flows.reports.probing.interventions import (
     digits_figure,
     heads_figure,
 )
+from flows.reports.probing.rewriting import edits_figure, edits_findings, hub_figure, operators_figure, slots_figure
 from flows.reports.probing.states import attention_figure, kappas_figure, label_findings, series_figure
 from flows.reports.probing.unit import unit_figure, unit_finding
 from storage.places.place import Location
@@ -24,6 +25,7 @@ from storage.workspace import Workspace
 _FIGURES = (
     *(symbols_figure, fits_figure, numbers_figure, kappas_figure, attention_figure),
     *(unit_figure, digits_figure, carries_figure, heads_figure, series_figure),
+    *(edits_figure, hub_figure, slots_figure, operators_figure),
 )
 
 # Data of the page's body, which the page of the run also shows.
@@ -59,7 +61,7 @@ def write_probing(
         data = ProbeData(connection, runs, checkpoint, series)
         figures = [figure for draw in _FIGURES if (figure := draw(data))]
         findings = [unit_finding(data), circle_finding(data), *label_findings(data)]
-        findings += [circle_use_finding(data), carry_finding(data)]
+        findings += [circle_use_finding(data), carry_finding(data), *edits_findings(data)]
     section = ProbingSection(
         runs=tuple(runs),
         checkpoint=checkpoint,
@@ -85,4 +87,6 @@ def _remarks(figures: Sequence[Figure], series: int) -> list[str]:
         else "Measures along training were not requested.",
     }
     titles = {figure.title for figure in figures}
+    if "Edit the states of a step" in titles:
+        return ["Measures along training are not made for an encoder that rewrites."] if series else []
     return [reason for title, reason in reasons.items() if title not in titles]

@@ -16,17 +16,24 @@ _LABELS = {
     "running sum": "sum of a slot's column including its carry",
     "mod 10": "whole answer modulo 10, beyond the units",
 }
-_POSITIONS = ("operand", "operator", "answer")
+# Of an encoder that rewrites.
+_SLOT_LABELS = {
+    "carry in": "carry into a place",
+    "consumed digit": "digit that a product's step consumes, at every place",
+    "digit": "digit of the result",
+}
+_POSITIONS = ("operand", "operator", "answer", "slot")
 _MOST_HEADS = 32
 
 
 def label_findings(data: ProbeData) -> list[Finding]:
-    """Whether the labels in `_LABELS` are decoded from the slots of the answer."""
-    return [finding for label in _LABELS if (finding := _label_finding(data, label))]
+    """Whether the labels are decoded from the slots of the answer, or of an operation."""
+    labels = [("answer", *each) for each in _LABELS.items()] + [("slot", *each) for each in _SLOT_LABELS.items()]
+    return [finding for each in labels if (finding := _label_finding(data, *each))]
 
 
-def _label_finding(data: ProbeData, label: str) -> Finding | None:
-    where = f"position = 'answer' AND label = '{label}'"
+def _label_finding(data: ProbeData, position: str, label: str, words: str) -> Finding | None:
+    where = f"position = '{position}' AND label = '{label}'"
     values = data.values("probes", ["split", "probe", "control", "loop", "layer"], where, "kappa")
 
     def by_state(split: str, probe: str, control: str) -> Values:
@@ -56,7 +63,7 @@ def _label_finding(data: ProbeData, label: str) -> Finding | None:
     return Finding(
         f"{label} decoded",
         found,
-        f"{_LABELS[label]}: {'found' if found else 'not found'}, κ {trained[best].text()} at "
+        f"{words}: {'found' if found else 'not found'}, κ {trained[best].text()} at "
         f"{state_text(best, max(loop for loop, _ in trained))}, the best of {len(trained)} states"
         f"{f', tested on {count:,} numbers' if count else ''} (untrained, upper ends, at most {untrained_high:.2f}, "
         f"random label for each type of token {random_text}){further}",

@@ -12,7 +12,7 @@ The sources are the looped Transformer (arXiv 2405.17399) and, for attention to 
 that are scaled by its logarithm (arXiv 2501.19399).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple, Self
 
@@ -41,7 +41,7 @@ _LEAVE_ONE_OF = 4
 # Symbols: the contents of a field that slots attend to (digits, empty places and borders), and the flags after them.
 _SEEN = OUTSIDE
 _CONTENT_SYMBOLS = FIELDS * _SEEN
-_SYMBOLS = _CONTENT_SYMBOLS + FLAGS
+SYMBOLS = _CONTENT_SYMBOLS + FLAGS
 
 # Carries 0 to 2, and the comparisons of two numbers' low digits.
 CARRIES = 3
@@ -134,33 +134,42 @@ class RewritingEncoder(nn.Module):
 
     def mark(self, units: Units, loops: int) -> Tensor:
         """Logits [n, U] of units that belong to an operation that can be carried out now."""
-        length = units.ids.shape[1]
-        size = block_size(length)
-        ids = pad(units.ids, (0, -length % size))
-        embedded, inside = self.units(ids), ids > 0
+        return self.mark_logits(units, next(islice(self.marking(units), loops - 1, None)))
+
+    def mark_logits(self, units: Units, states: Tensor) -> Tensor:
+        """Logits [n, U] of `mark` from the states that `marking` yields."""
+        return self.mark_head(states)[:, : units.ids.shape[1], 0]
+
+    def marking(self, units: Units, states: Tensor | float = 0.0) -> Iterator[Tensor]:
+        """Yields the states [n, U, d], padded to whole blocks, after every loop, without end, from `states` on."""
+        size = block_size(units.ids.shape[1])
+        ids = pad(units.ids, (0, -units.ids.shape[1] % size))
+        embedded = self.units(ids)
         scores = distance_scores(self.unit_scores, size, ids.shape[1] // size)
-        scores = scores + unseen_scores(inside, size, self.config.reach)
-        state: Tensor | float = 0.0
-        for _ in range(loops):
-            hidden = state + embedded
+        scores = scores + unseen_scores(ids > 0, size, self.config.reach)
+        while True:
+            hidden = states + embedded
             for layer in self.layers:
                 queries, others = layer.projected(hidden)
                 keys, values = layer.split(windows(others, size, self.config.reach))
                 weights = (layer.blocks(queries, size) @ keys.transpose(-1, -2) + scores).softmax(-1)
-                attended = layer.joined(weights.to(values.dtype) @ values)
+                attended = layer.joined(layer.weights(weights.to(values.dtype)) @ values)
                 hidden = layer.fed_forward(hidden + layer.output(attended))
-            state = self.unit_norm(hidden)
-        return self.mark_head(state)[:, :length, 0]
+            after: Tensor = self.unit_norm(hidden)
+            yield after
+            states = after
 
-    def fill(self, operations: Operations, states: Tensor | float = 0.0) -> Iterator[Tensor]:
+    def fill(self, operations: Operations, states: Tensor | float = 0.0) -> Generator[Tensor, Tensor | None, None]:
         """Yields the states after every loop, without end, from `states` on or from the beginning.
 
         States [n, L + 1, d] are those of all places with borders, up to whole blocks, and of the hub as the last.
+        States that are sent take the place of those that were yielded.
         """
         fixed, symbols = self._fixed(operations), self._symbols()
         while True:
-            states = self._loop(fixed, symbols, states)
-            yield states
+            found = self._loop(fixed, symbols, states)
+            sent = yield found
+            states = found if sent is None else sent
 
     def after(self, operations: Operations, loops: int) -> Tensor:
         """The states after a number of loops."""
@@ -276,14 +285,14 @@ class RewritingEncoder(nn.Module):
         keys, values = layer.split(near)
         scores = layer.blocks(queries[:, :-1], size) @ keys.transpose(-1, -2)
         weights = (torch.cat([layer.blocks(symbols[:, :-1], size), scores], -1) + fixed.scores).softmax(-1)
-        weights = weights.to(values.dtype)
-        symbol_weights = layer.joined(weights[..., :_SYMBOLS])
-        attended = layer.joined(weights[..., _SYMBOLS:] @ values)
+        weights = layer.weights(weights.to(values.dtype))
+        symbol_weights = layer.joined(weights[..., :SYMBOLS])
+        attended = layer.joined(weights[..., SYMBOLS:] @ values)
         keys, values = layer.split(others[:, None])
         scores = layer.blocks(queries[:, -1:], 1) @ keys.transpose(-1, -2)
         flags = layer.blocks(symbols[:, -1:], 1)[..., _CONTENT_SYMBOLS:]
         weights = (torch.cat([scores, flags], -1)[:, 0] * fixed.sharpness + fixed.hub_scores).softmax(-1)
-        weights = weights[:, None].to(values.dtype)
+        weights = layer.hub_weights(weights[:, None].to(values.dtype))
         hub_symbols = layer.joined(pad(weights[..., keys.shape[3] :], (_CONTENT_SYMBOLS, 0)))
         summary = layer.joined(weights[..., : keys.shape[3]] @ values)
         attended = layer.output(torch.cat([attended, summary], 1))

@@ -32,6 +32,8 @@ class Layer(nn.Module):
         self.heads = config.heads
         self.scale = 1.0 / math.sqrt(config.width // config.heads)
         self.attention_norm = nn.LayerNorm(config.width)
+        # Attention weights pass through these, so that hooks can read them.
+        self.weights, self.hub_weights = nn.Identity(), nn.Identity()
         self.queries_keys_values = nn.Linear(config.width, 3 * config.width)
         self.output = nn.Linear(config.width, config.width)
         self.feedforward_norm = nn.LayerNorm(config.width)

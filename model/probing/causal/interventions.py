@@ -21,15 +21,18 @@ from model.probing.hooks import EMBEDDED, Edit, State, attentions_of, edited, lo
 from model.probing.token_dataset import ids_of, orders_of
 from model.tokenizer import PAD, TokenLayout
 
+# The last three are of an encoder that rewrites.
+Experiment = Literal["digit", "carry", "head", "consumed digit", "carry between places", "precedence"]
+
 
 class Outcome(NamedTuple):
     """Result of an edit."""
 
-    experiment: Literal["digit", "carry", "head"]
+    experiment: Experiment
     state: State
     site: str
     way: str
-    """Kind of edit; 'rest', 'rest as far', 'random' and 'same carry' are controls."""
+    """Kind of edit; 'rest', 'rest as far', 'random', and 'same' carry, digit or operator are controls."""
     shift: int
     """Shift of the digit modulo 10; 0 for all shifts together, and for other experiments."""
     problems: int
