@@ -60,14 +60,15 @@ CELLS: dict[RewritingSuiteName, Cells] = {
     "signed": Cells(
         ({"family": "expression", "operators": _SIGNS, "min_terms": 2, "terms": 2, "digits": 20, "depth": 0},), 100_000
     ),
-    "long": Cells(({**_sums(200), "weight": 10}, _sums(1_000)), 1_100),
-    # 81 combinations of lengths have 99 parts of 102; there are few test problems of one digit times one digit.
+    "long": Cells(({**_sums(200), "weight": 10}, _sums(1_000)), 1_200),
+    # 81 combinations of lengths, and three; there are few test problems of one digit times one digit. The larger cells
+    # get more, because the number of problems in the test split varies.
     "products": Cells(
         (
             {"family": "digits", "operators": _TIMES, "terms": 2, "digits": 9, "weight": 99},
-            *(_products(digits) for digits in (12, 20, 50)),
+            *({**_products(digits), "weight": 1.3} for digits in (12, 20, 50)),
         ),
-        102_000,
+        103_000,
     ),
     "special": Cells(({"family": "listed", "listing": "products", "operators": _TIMES, "digits": 12},)),
     "small": Cells(
