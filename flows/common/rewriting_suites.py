@@ -56,7 +56,7 @@ CELLS: dict[RewritingSuiteName, Cells] = {
         ),
         9_300,
     ),
-    # One number in five has a minus of its own.
+    # About one number in eight has a minus of its own.
     "signed": Cells(
         ({"family": "expression", "operators": _SIGNS, "min_terms": 2, "terms": 2, "digits": 20, "depth": 0},), 100_000
     ),
