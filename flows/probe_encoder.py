@@ -26,9 +26,8 @@ def probe_encoder(request: ProbeRequest) -> dict[str, Any]:
     names = [resolve_run(workspace, name) for name in request.compare or (request.name,)]
     # Fail before any work starts.
     refuse_unlike([load_run(workspace.run(name)) for name in names])
-    for name in names:
-        study_of(open_trained(workspace.run(name), spec.checkpoint), spec)
-    steps = {name: _probed(workspace, name, spec) for name in names}
+    parts = {name: len(study_of(open_trained(workspace.run(name), spec.checkpoint), spec).parts()) for name in names}
+    steps = {name: _probed(workspace, name, spec, parts[name]) for name in names}
     refresh_catalog(workspace)
     folder = workspace.comparison(request.name) if request.compare else workspace.run(names[0])
     page = folder / "probes" / "index.html"
@@ -49,10 +48,9 @@ def probe_encoder(request: ProbeRequest) -> dict[str, Any]:
     }
 
 
-def _probed(workspace: Workspace, name: str, spec: ProbingSpec) -> int:
-    """Compute the missing tables of one run; returns the step of its checkpoint."""
+def _probed(workspace: Workspace, name: str, spec: ProbingSpec, parts: int) -> int:
+    """Compute the missing tables of one run, in so many parts; returns the step of its checkpoint."""
     folder, began = workspace.run(name), time.monotonic()
-    parts = len(study_of(open_trained(folder, spec.checkpoint), spec).parts())
     with metered("probe-encoder", f"probe {name}", parts, "parts") as meter:
         model, up_to_date = probe(folder, spec, lambda part: meter.add(1))
     if isinstance(model, TrainedEncoder) and spec.series and not series_is_cached(folder, spec):

@@ -17,6 +17,7 @@ from model.evaluation.rewriting.loop import Rewriter
 from model.evaluation.rewriting.trace import Trace
 from model.network.encoder import Encoder
 from model.network.rewriting.encoder import RewritingEncoder
+from model.network.rewriting.rows import Operations, Units
 from model.process import prepare_torch
 from model.runs.checkpoints import CheckpointEntry, Checkpoints, restore
 from model.runs.run_config import RunConfig, load_run, run_tokenizer
@@ -155,10 +156,22 @@ class TrainedRewriter(TrainedModel):
     kind = "rewriting"
     network = RewritingEncoder
 
+    @property
+    def rewriter(self) -> Rewriter:
+        return Rewriter(self.encoder, self.tokenizer, self.precision)
+
     def solve(self, problems: Sequence[str], decoding: Decoding = ONE_PASS) -> list[Solution]:
         self.check_decoding(decoding)
-        traces = Rewriter(self.encoder, self.tokenizer, self.precision).traces(problems)
+        traces = self.rewriter.traces(problems)
         return [Solution(trace.answer, trace.confidence, trace) for trace in traces]
+
+    def operations(self, texts: Sequence[str]) -> Operations:
+        """The operations in text form, as the encoder reads them."""
+        return self.encoder.reader.operations(self.rewriter.ids(texts))
+
+    def units(self, texts: Sequence[str]) -> Units:
+        """The units of expressions in text form."""
+        return self.encoder.reader.units(self.rewriter.ids(texts))
 
     def check_decoding(self, decoding: Decoding) -> None:
         if decoding != ONE_PASS:

@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 
 from model.config.probing import ProbingSpec
 from model.evaluation.predictor import TrainedEncoder, TrainedModel, TrainedRewriter, open_trained
-from model.probing.parts import key_of
 from model.probing.rewriting.study import RewritingStudy
 from model.probing.study import Study
+from model.probing.tables import key_of
 from storage.datasets.shard import file_hash
 from storage.places.place import Location
 

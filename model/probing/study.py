@@ -18,10 +18,9 @@ from model.probing.causal.unit_ablation import UnitMeasure, unit_measures
 from model.probing.geometry import Table, means_by
 from model.probing.hooks import EMBEDDED, State, spread, states_of
 from model.probing.labels import Problem
-from model.probing.parts import DRAWS, Part, check_numbers
 from model.probing.probes import Split, readings
 from model.probing.sampling import Drawn, draw
-from model.probing.tables import Rows, attention_rows, row_of, symbol_rows, symbol_tables
+from model.probing.tables import DRAWS, Part, Rows, attention_rows, check_numbers, row_of, symbol_rows, symbol_tables
 from model.probing.token_dataset import KINDS, Batch, Examples, batches_of, examples_of, states_at
 from model.tokenizer import TokenLayout
 

@@ -309,7 +309,8 @@ VIEWS = {
             "direction in the span of the digits with that length; for heads, a subspace), and same carry, digit or "
             "operator.",
             "shift": "BIGINT: Shift of the digit modulo 10; 0 for all shifts together and for other experiments.",
-            "problems": "BIGINT: Number of edited problems; all are answered correctly without the edit.",
+            "problems": "BIGINT: Number of edited problems; all are answered correctly without the edit (unchecked for "
+            "an encoder that rewrites).",
             "predicted": "DOUBLE: Share of problems with the answer that the edit predicts; for heads, with an "
             "unchanged answer.",
             "low": "DOUBLE: Lower end of its 95 % interval.",

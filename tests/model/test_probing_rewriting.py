@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from model.config.probing import ProbingSpec
 from model.evaluation.predictor import TrainedRewriter, open_trained
@@ -14,7 +13,7 @@ from model.network.rewriting.encoder import CARRIES, EQUAL, GREATER, LESS
 from model.probing.hooks import State
 from model.probing.probe_run import probe
 from model.probing.rewriting.edits import _carrying, _consuming, carried, consumed_digit, precedence
-from model.probing.rewriting.operations import drawn_operations, exact_result, examples_of_places, ids_of
+from model.probing.rewriting.operations import drawn_operations, exact_result, examples_of_places
 from model.probing.rewriting.reads import hub_reads, operator_reads, slot_reads
 from model.probing.rewriting.study import RewritingStudy
 from model.probing.token_dataset import UNKNOWN
@@ -34,7 +33,7 @@ def model() -> TrainedRewriter:
 def test_labels_are_those_of_written_arithmetic(model: TrainedRewriter) -> None:
     texts = drawn_operations(300, range(1, 7), 1)
     assert len({*texts}) == 300
-    operations = model.encoder.reader.operations(ids_of(texts, model.tokenizer, torch.device("cpu")))
+    operations = model.operations(texts)
     examples = examples_of_places(texts, operations)
     for index, (problem, place) in enumerate(zip(examples.problem, examples.column - 1, strict=True)):
         text = texts[problem]
@@ -99,7 +98,7 @@ def test_results_and_marks_follow_the_donor_and_not_the_control(model: TrainedRe
 
 def test_weights_of_a_head_add_up_to_one(model: TrainedRewriter) -> None:
     texts = drawn_operations(60, range(1, 9), 2)
-    operations = model.encoder.reader.operations(ids_of(texts, model.tokenizer, torch.device("cpu")))
+    operations = model.operations(texts)
     for reads in (hub_reads, slot_reads):
         totals: dict[tuple[State, int], float] = {}
         for each in reads(model.encoder, operations, 4):
@@ -107,7 +106,7 @@ def test_weights_of_a_head_add_up_to_one(model: TrainedRewriter) -> None:
             assert each.even
         assert totals.keys() == {(State(loop, 1), head) for loop in range(1, 5) for head in range(4)}
         assert all(total == pytest.approx(1, abs=1e-3) for total in totals.values())
-    units = model.encoder.reader.units(ids_of(["12+3*45"] * 2, model.tokenizer, torch.device("cpu")))
+    units = model.units(["12+3*45"] * 2)
     assert {(each.state.loop, each.difference) for each in operator_reads(model.encoder, units, [2, 2])} == {
         (loop, away) for loop in (1, 2) for away in range(-3, 4)
     }

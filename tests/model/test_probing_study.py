@@ -9,9 +9,9 @@ import pytest
 from model.config.probing import ProbingSpec
 from model.evaluation.predictor import TrainedEncoder
 from model.probing.over_training import series, series_is_cached
-from model.probing.parts import key_of
 from model.probing.probe_run import probe
 from model.probing.study import Study
+from model.probing.tables import key_of
 from model.probing.token_dataset import Batch
 from model.runs.checkpoints import Checkpoints
 from model.tokenizer import TokenLayout

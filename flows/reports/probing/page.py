@@ -15,7 +15,14 @@ from flows.reports.probing.interventions import (
     digits_figure,
     heads_figure,
 )
-from flows.reports.probing.rewriting import edits_figure, edits_findings, hub_figure, operators_figure, slots_figure
+from flows.reports.probing.rewriting import (
+    EDITS_TITLE,
+    edits_figure,
+    edits_findings,
+    hub_figure,
+    operators_figure,
+    slots_figure,
+)
 from flows.reports.probing.states import attention_figure, kappas_figure, label_findings, series_figure
 from flows.reports.probing.unit import unit_figure, unit_finding
 from storage.places.place import Location
@@ -87,6 +94,6 @@ def _remarks(figures: Sequence[Figure], series: int) -> list[str]:
         else "Measures along training were not requested.",
     }
     titles = {figure.title for figure in figures}
-    if "Edit the states of a step" in titles:
+    if EDITS_TITLE in titles:
         return ["Measures along training are not made for an encoder that rewrites."] if series else []
     return [reason for title, reason in reasons.items() if title not in titles]

@@ -14,6 +14,7 @@ _EDITS = {
     "carry between places": ("same carry", "another carry arrives"),
     "precedence": ("same operator", "a plus follows instead of a times"),
 }
+EDITS_TITLE = "Edit the states of a step"
 _DIGIT_SLOT = "slot of the consumed digit"
 _KEYS = ("experiment", "site", "loop", "way")
 
@@ -65,7 +66,7 @@ def edits_figure(data: ProbeData) -> Figure | None:
         axes.legend(frameon=False, fontsize=7, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1))
 
     return Figure(
-        "Edit the states of a step",
+        EDITS_TITLE,
         svg(draw, "Share of outcomes that follow an edit", height=0.9 + 0.22 * len(keys)),
         "States of another problem, the donor, replace those of one slot, or of the hub, after every loop. Its digit, "
         "carry or operator is another one. The result, or the marks, become those of the donor, stay, or change "

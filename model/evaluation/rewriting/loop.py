@@ -76,7 +76,7 @@ class Rewriter:
         found: list[list[tuple[bool, str]]] = [[] for _ in traces]
         units = [_UNIT.findall(trace.states[-1]) for trace in traces]
         for rows in of_similar_length(units):
-            read = self.encoder.reader.units(self._ids(["".join(units[row]) for row in rows]))
+            read = self.encoder.reader.units(self.ids(["".join(units[row]) for row in rows]))
             logits = self.encoder.mark(read, self.encoder.config.mark_loops).float()
             marks, inside, sure = (part.cpu() for part in (logits.gt(0), read.inside, mark_confidence(read, logits)))
             for row, mark, there, confidence in zip(rows, marks, inside, sure.tolist(), strict=True):
@@ -109,10 +109,11 @@ class Rewriter:
         """One pass over operations: yields each span with the result of its operation."""
         spans, names = [*texts], [*texts.values()]
         for rows in of_similar_length(names):
-            operations = self.encoder.reader.operations(self._ids([names[row] for row in rows]))
+            operations = self.encoder.reader.operations(self.ids([names[row] for row in rows]))
             logits = self.encoder.logits(operations, self.encoder.settled(operations))
             yield from zip((spans[row] for row in rows), results_of(operations, logits), strict=True)
 
-    def _ids(self, texts: list[str]) -> Tensor:
+    def ids(self, texts: Sequence[str]) -> Tensor:
+        """Token ids of texts [n, width]; shorter ones begin with padding."""
         device = next(self.encoder.parameters()).device
         return torch.from_numpy(self.tokenizer.right_aligned(texts).astype(np.int64)).to(device)

@@ -6,7 +6,7 @@ operators, but other numbers: nothing should change.
 """
 
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -17,10 +17,9 @@ from torch import Tensor
 from model.evaluation.intervals import exact_match_interval
 from model.evaluation.predictor import TrainedRewriter
 from model.evaluation.rewriting.outputs import results_of
-from model.network.rewriting.rows import Operations
 from model.probing.causal.interventions import Experiment, Outcome
 from model.probing.hooks import State
-from model.probing.rewriting.operations import exact_result, ids_of, number
+from model.probing.rewriting.operations import exact_result, number
 from model.tokenizer import REGISTER
 from storage.order import derive_key
 
@@ -33,25 +32,22 @@ class Edited(NamedTuple):
     text: str
     donor: str
     control: str
-    place: int
-    """The place of the carry; for other edits, 0."""
+    sites: dict[str, int]
+    """Indices of the states that are replaced, one site at a time; −1 is the hub, 0 the lower border."""
+    place: int = 0
+    """The place that the carry arrives at; for other edits, 0."""
 
 
 def consumed_digit(model: TrainedRewriter, count: int, seed: int) -> Iterator[Outcome]:
     """Replace the hub, or the slot that holds the digit, by that of a step which consumes another digit."""
     draw = random.Random(derive_key("consumed digit", str(seed)))
-    pairs = [_consuming(draw) for _ in range(count)]
-    sites = {"hub": lambda operations: torch.full_like(operations.places, -1), "slot of the digit": _leading}
-    yield from _edited(model, pairs, "consumed digit", "same digit", sites)
+    yield from _edited(model, [_consuming(draw) for _ in range(count)], "consumed digit", "same digit")
 
 
 def carried(model: TrainedRewriter, count: int, seed: int) -> Iterator[Outcome]:
     """Replace the slot below a place by that of a sum with another carry; the digits that both see add up to nine."""
     draw = random.Random(derive_key("carry between places", str(seed)))
-    pairs = [_carrying(draw) for _ in range(count)]
-    # The lower border has the first state, so the place below has the index of the place.
-    sites = {"lower slot": lambda operations: torch.tensor([pair.place for pair in pairs])}
-    yield from _edited(model, pairs, "carry between places", "same carry", sites)
+    yield from _edited(model, [_carrying(draw) for _ in range(count)], "carry between places", "same carry")
 
 
 def precedence(model: TrainedRewriter, count: int, seed: int) -> Iterator[Outcome]:
@@ -66,8 +62,7 @@ def precedence(model: TrainedRewriter, count: int, seed: int) -> Iterator[Outcom
         "next operator": [f"{a}+{b}+{c}" for a, b, c, *_ in numbers],
         "same operator": [f"{d}+{e}*{f}" for *_, d, e, f in numbers],
     }
-    device = next(encoder.parameters()).device
-    units = {way: encoder.reader.units(ids_of(each, model.tokenizer, device)) for way, each in texts.items()}
+    units = {way: model.units(each) for way, each in texts.items()}
 
     def marked(ways: Sequence[str]) -> NDArray[np.bool_]:
         """Marks of a, +, b, *, c, bool [n, 5], if each loop reads the units of one of the ways."""
@@ -90,27 +85,20 @@ def precedence(model: TrainedRewriter, count: int, seed: int) -> Iterator[Outcom
                 yield _outcome("precedence", State(loop + 1, 0), "all units", way, expected, unchanged, 0.0)
 
 
-def _edited(
-    model: TrainedRewriter,
-    pairs: Sequence[Edited],
-    experiment: Experiment,
-    control: str,
-    sites: Mapping[str, Callable[[Operations], Tensor]],
-) -> Iterator[Outcome]:
-    """Outcomes of replacing the states at each of the sites, which are indices of states [n], after every loop."""
-    encoder, device = model.encoder, next(model.encoder.parameters()).device
-    rows = torch.arange(len(pairs), device=device)
-
-    def read(texts: list[str]) -> Operations:
-        return encoder.reader.operations(ids_of(texts, model.tokenizer, device))
-
-    operations = read([pair.text for pair in pairs])
+def _edited(model: TrainedRewriter, pairs: Sequence[Edited], experiment: Experiment, control: str) -> Iterator[Outcome]:
+    """Outcomes of replacing the states at each of the sites after every loop."""
+    encoder = model.encoder
+    operations = model.operations([pair.text for pair in pairs])
+    rows = torch.arange(len(pairs), device=operations.places.device)
     loops = 2 * operations.fields.shape[2]
-    donors = {"donor": read([pair.donor for pair in pairs]), control: read([pair.control for pair in pairs])}
+    donors = {
+        "donor": model.operations([pair.donor for pair in pairs]),
+        control: model.operations([pair.control for pair in pairs]),
+    }
     expected = [(exact_result(pair.text), exact_result(pair.donor)) for pair in pairs]
     with torch.inference_mode():
-        for site, at in sites.items():
-            index = at(operations).to(device)
+        for site in pairs[0].sites:
+            index = torch.tensor([pair.sites[site] for pair in pairs], device=rows.device)
             for way, donor in donors.items():
                 running, source = encoder.fill(operations), encoder.fill(donor)
                 states = _patched(next(running), next(source), rows, index)
@@ -163,7 +151,7 @@ def _consuming(draw: random.Random) -> Edited:
         f"{first}*{second}{REGISTER}{register}",
         f"{first}*{digit}{second[1:]}{REGISTER}{register}",
         f"{other_first}*{second}{REGISTER}{other_register}",
-        0,
+        {"hub": -1, "slot of the digit": lengths[1]},
     )
 
 
@@ -185,12 +173,8 @@ def _carrying(draw: random.Random) -> Edited:
         first, second = low(carry)
         return f"{high[0]}{nine}{first}+{high[1]}{9 - nine}{second}"
 
-    return Edited(text(carries), text(not carries), text(carries), place)
-
-
-def _leading(operations: Operations) -> Tensor:
-    """Index of the state of the slot with the leading digit of b, [n]."""
-    return operations.lengths[:, 1]
+    # The lower border has the first state, so the slot below the place has the index of the place.
+    return Edited(text(carries), text(not carries), text(carries), {"lower slot": place}, place)
 
 
 def _from(digits: str, place: int) -> str:

@@ -14,7 +14,7 @@ from model.network.rewriting.encoder import CARRIES
 from model.network.rewriting.rows import MULTIPLY, Operations
 from model.objectives.column_chains import column_chains
 from model.probing.token_dataset import UNKNOWN, Examples, Labels, chosen_places
-from model.tokenizer import REGISTER, Tokenizer
+from model.tokenizer import REGISTER
 from storage.order import derive_key
 
 # Kinds of drawn operations; half are steps of products.
@@ -36,11 +36,6 @@ def drawn_operations(count: int, digits: range, seed: int) -> list[str]:
 def number(draw: random.Random, digits: int) -> str:
     """A random number of so many digits."""
     return str(draw.randrange(10 ** (digits - 1), 10**digits))
-
-
-def ids_of(texts: Sequence[str], tokenizer: Tokenizer, device: torch.device) -> torch.Tensor:
-    """Token ids [n, width] of operations or expressions."""
-    return torch.from_numpy(tokenizer.right_aligned(texts).astype(np.int64)).to(device)
 
 
 def examples_of_places(texts: Sequence[str], operations: Operations) -> Examples:

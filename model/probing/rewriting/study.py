@@ -12,15 +12,13 @@ from numpy.typing import NDArray
 from model.config.probing import ProbingSpec
 from model.evaluation.predictor import TrainedRewriter
 from model.network.rewriting.encoder import RewritingEncoder
-from model.network.rewriting.rows import Operations
 from model.probing.geometry import Table
 from model.probing.hooks import EMBEDDED, MOST_LOOPS, State, spread
-from model.probing.parts import DRAWS, Part, check_numbers
 from model.probing.probes import Split, readings
 from model.probing.rewriting.edits import carried, consumed_digit, precedence
-from model.probing.rewriting.operations import drawn_operations, examples_of_places, ids_of, number
+from model.probing.rewriting.operations import drawn_operations, examples_of_places, number
 from model.probing.rewriting.reads import hub_reads, operator_reads, slot_reads
-from model.probing.tables import Rows, row_of, symbol_rows
+from model.probing.tables import DRAWS, Part, Rows, check_numbers, row_of, symbol_rows
 from model.probing.token_dataset import Examples
 from model.tokenizer import DIGITS
 
@@ -49,7 +47,7 @@ class RewritingStudy:
         return {
             "geometry": Part(cls.geometry, set()),
             "probes": Part(cls.probes, {"problems", "layers", "loops"}),
-            "attention": Part(cls.attention, set()),
+            "attention": Part(cls.attention, {"problems"}),
             "interventions": Part(cls.interventions, {"edited"}),
         }
 
@@ -66,8 +64,8 @@ class RewritingStudy:
 
     @cached_property
     def examples(self) -> Examples:
-        """The studied places."""
-        return examples_of_places(self.texts, self._read(self.texts))
+        """At most two places of each operation, with their labels."""
+        return examples_of_places(self.texts, self.model.operations(self.texts))
 
     def splits(self) -> list[Split]:
         """Other operations than those that a probe was fitted on, and longer ones."""
@@ -101,7 +99,7 @@ class RewritingStudy:
         loops = sorted(self.spec.loops) or spread(range(1, last + 1), MOST_LOOPS)
         at = torch.from_numpy(self.examples.problem), torch.from_numpy(self.examples.column)
         with torch.inference_mode():
-            every = islice(encoder.fill(self._read(self.texts)), last)
+            every = islice(encoder.fill(self.model.operations(self.texts)), last)
             return {
                 State(loop, layers): states.cpu()[at].float().numpy()
                 for loop, states in enumerate(every, 1)
@@ -110,38 +108,26 @@ class RewritingStudy:
 
     def attention(self) -> dict[str, Rows]:
         encoder, loops = self.model.encoder, self.model.encoder.config.loops
-        operations = self._read(self.texts[:_ATTENDED])
-        draw = random.Random(self.seed)
-        rows: Rows = []
+        operations = self.model.operations(self.texts[:_ATTENDED])
         found = [*hub_reads(encoder, operations, loops), *slot_reads(encoder, operations, loops)]
+        draw = random.Random(self.seed)
         for operator in "+*":
             texts = [f"{number(draw, 4)}+{number(draw, 4)}{operator}{number(draw, 4)}" for _ in range(_ATTENDED)]
-            units = encoder.reader.units(ids_of(texts, self.model.tokenizer, self._device))
-            for read in operator_reads(encoder, units, [2] * len(texts)):
-                found.append(read._replace(role=f"a plus before {operator}"))
-        rows += [row_of(read) for read in found]
-        return {"attention": rows}
+            # The first number and the begin are before the plus.
+            reads = operator_reads(encoder, self.model.units(texts), [2] * len(texts))
+            found += [read._replace(role=f"a plus before {operator}") for read in reads]
+        return {"attention": [row_of(read) for read in found]}
 
     def interventions(self) -> dict[str, Rows]:
         edits = (consumed_digit, carried, precedence)
-        return {
-            "interventions": [
-                row_of(outcome) for edit in edits for outcome in edit(self.model, self.spec.edited, self.seed)
-            ]
-        }
-
-    @property
-    def _device(self) -> torch.device:
-        return next(self.model.encoder.parameters()).device
-
-    def _read(self, texts: list[str]) -> Operations:
-        return self.model.encoder.reader.operations(ids_of(texts, self.model.tokenizer, self._device))
+        outcomes = [outcome for edit in edits for outcome in edit(self.model, self.spec.edited, self.seed)]
+        return {"interventions": [row_of(outcome) for outcome in outcomes]}
 
     def _untrained(self, seed: int = 1) -> RewritingEncoder:
         """An encoder of the same architecture with random initial weights."""
         encoder = RewritingEncoder(self.model.config.training.encoder, self.model.tokenizer)
         encoder.initialise(seed)
-        return encoder.to(self._device).eval()
+        return encoder.to(self.model.encoder.digit_head.weight.device).eval()
 
 
 def _digits(encoder: RewritingEncoder) -> Table:
