@@ -3,13 +3,14 @@
 import random
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipelines.split.canonical import Canonical, split_numbers
+from pipelines.split.cases import Case, special_products
 from pipelines.split.hash_set import HashSet
 from pipelines.split.parse import text_hashes
 from storage.datasets.manifest import SPLITS
@@ -19,8 +20,8 @@ ListingName = Literal["edge", "adderboard", "products"]
 
 _LONGEST = 200
 
-# Edge cases are reserved since generator version 2; later ones state their version.
-_FIRST, _LATER = 2, 5
+# Since which generator version later edge cases are reserved.
+_LATER = 5
 
 # The edge cases and random draws of the suite (anadim/AdderBoard: ten cases and Python's Random(2025)).
 _ADDERBOARD_EDGES = (
@@ -29,39 +30,12 @@ _ADDERBOARD_EDGES = (
     (9_999_999_999, 9_999_999_999), (1, 9_999_999_999),
 )  # fmt: skip
 _ADDERBOARD_ROWS = 10_000
-# Pairs of special factors, and their most digits. They are not reserved: the usual share of them is in the test split.
-_PRODUCT_PAIRS, _PRODUCT_DIGITS = 150_000, 12
-
-
-class Case(NamedTuple):
-    """A listed problem of two operands, its kind, and the first generator version that reserves it."""
-
-    left: int
-    operator: str
-    right: int
-    kind: str
-    since: int = _FIRST
-
-    @property
-    def text(self) -> str:
-        return f"{self.left}{self.operator}{self.right}"
-
-    @property
-    def answer(self) -> int:
-        if self.operator == "*":
-            return self.left * self.right
-        return self.left + self.right if self.operator == "+" else self.left - self.right
-
-    @property
-    def digits(self) -> int:
-        """Number of digits of the longer operand."""
-        return len(str(max(self.left, self.right)))
 
 
 @lru_cache(maxsize=64)
 def listing(name: ListingName, operators: tuple[str, ...] = ("+", "-", "*"), digits: int = _LONGEST) -> list[Case]:
     """The problems of a list in order, limited to these operators and to operands of at most `digits` digits."""
-    cases = {"edge": _edges, "adderboard": _adderboard, "products": _products}[name]()
+    cases = {"edge": _edges, "adderboard": _adderboard, "products": special_products}[name]()
     return [case for case in cases if case.operator in operators and case.digits <= digits]
 
 
@@ -133,31 +107,3 @@ def _adderboard() -> tuple[Case, ...]:
     pairs = [(draw.randint(0, 9_999_999_999), draw.randint(0, 9_999_999_999)) for _ in range(_ADDERBOARD_ROWS)]
     edges = [Case(left, "+", right, "edge") for left, right in _ADDERBOARD_EDGES]
     return (*edges, *(Case(left, "+", right, "random") for left, right in pairs))
-
-
-@lru_cache(maxsize=1)
-def _products() -> tuple[Case, ...]:
-    """Products of two special numbers, each of which is rare among random numbers; the kind is that of the first."""
-    draw = random.Random(2026)
-    numbers = [(number, kind) for kind, found in _special_numbers().items() for number in found]
-    by_kind = {kind: sorted(found) for kind, found in _special_numbers().items()}
-    cases: dict[tuple[int, int], Case] = {}
-    for index in range(_PRODUCT_PAIRS):
-        kind = [*by_kind][index % len(by_kind)]
-        left, (right, _) = draw.choice(by_kind[kind]), draw.choice(numbers)
-        cases.setdefault((left, right), Case(left, "*", right, kind))
-    return tuple(cases.values())
-
-
-def _special_numbers() -> dict[str, set[int]]:
-    """Numbers of up to `_PRODUCT_DIGITS` digits by kind."""
-    lengths = range(2, _PRODUCT_DIGITS + 1)
-    ones = [(10**length - 1) // 9 for length in lengths]
-    powers = [10 ** (length - 1) for length in lengths]
-    digits = range(1, 10)
-    return {
-        "repeated digit": {digit * number for digit in digits for number in ones},
-        "nines": {9 * number - change * power for number in ones for power in (1, 10) for change in range(3)},
-        "inner zeros": {first * power + last for first in digits for last in digits for power in powers[1:]},
-        "near a power of ten": {power + change for power in powers for change in (-1, 0, 1)},
-    }
