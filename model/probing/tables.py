@@ -42,8 +42,7 @@ def check_numbers(model: TrainedModel, name: str, requested: Sequence[int], last
     for number in requested:
         if not 1 <= number <= last:
             raise UserError(
-                f"{name} {number} does not exist: run {model.config.name!r} has {name}s 1 to {last} "
-                "(embeddings are always probed); remove it"
+                f"{name} {number} does not exist: run {model.config.name!r} has {name}s 1 to {last}; remove it"
             )
 
 

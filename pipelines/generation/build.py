@@ -91,7 +91,7 @@ def make_corpus(
     The caller has locked the folder. `former` is the identity of a corpus of schema version 2, which is kept. Raises
     `RunFailure` if the disk is too small, or if a known shard is generated with other rows.
     """
-    what, identity, seen = f"corpus {spec.name!r}", corpus_identity(spec), Revision.at(folder)
+    what, identity, seen = f"corpus {spec.name!r}", corpus_identity(spec), Revision.at(folder, former)
     tasks, notes = range_tasks(spec), _notes(folder, identity, former)
     _check_disk(folder, what, tasks, lambda: corpus_bytes(spec))
     notes.adopt(known, tasks)
@@ -112,7 +112,6 @@ def make_corpus(
         spec=identity,
         shards=shards,
         base=seen,
-        former=former,
     )
     notes.clear()
     return dataset
@@ -170,7 +169,8 @@ def build_tokens(
         return tokens_identity(corpus, tokenizer, layouts)
 
     def make(existing: Dataset | None) -> Dataset:
-        seen, former = Revision.at(folder), existing.manifest.former_identity if existing else ""
+        former = existing.manifest.former_identity if existing else ""
+        seen = Revision.at(folder, former)
         layouts = layouts_in(existing) if existing else _layouts(corpus, tokenizer, in_flight)
         spec = tokens_identity(corpus, tokenizer, layouts)
         tasks, notes = encode_tasks(corpus.shards), _notes(folder, spec, former)
@@ -186,7 +186,6 @@ def build_tokens(
             spec=spec,
             shards=shards,
             base=seen,
-            former=former,
         )
         notes.clear()
         return dataset

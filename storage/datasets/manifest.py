@@ -188,10 +188,12 @@ class Revision:
     """The version of a dataset before it is rebuilt; a commit succeeds only if this version is unchanged."""
 
     manifest: Version
+    former: str = ""
+    """Identity of a dataset of schema version 2 that is repaired: it keeps this identity and its content hashes."""
 
     @classmethod
-    def at(cls, location: Location) -> "Revision":
-        return cls((location / "manifest.json").version())
+    def at(cls, location: Location, former: str = "") -> "Revision":
+        return cls((location / "manifest.json").version(), former)
 
 
 def commit(
@@ -203,12 +205,10 @@ def commit(
     spec: dict[str, Any],
     shards: list[ShardRecord],
     base: Revision | None = None,
-    former: str = "",
 ) -> Dataset:
     """Writes the list of shards under a new name and then `manifest.json`; this commits the dataset.
 
-    Older lists are removed afterwards. `former` is the identity of a repaired dataset of schema version 2: it keeps
-    this identity and the content hashes of that version.
+    Older lists are removed afterwards.
 
     Raises `RunFailure` if another process has committed other files since `base`, by default since this call.
     """
@@ -224,8 +224,8 @@ def commit(
         generator_version=generator_version,
         spec=spec,
         spec_hash=hash_of(spec),
-        **counted(shards, former),
-        former=former,
+        **counted(shards, base.former),
+        former=base.former,
         writer=WRITER,
         shards_sha256=hashlib.sha256(encoded).hexdigest(),
     )

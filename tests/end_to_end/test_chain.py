@@ -44,10 +44,7 @@ STAGES = ["generate", "tokenizer", "encode", "train", "evaluate"]
 
 @dataclass(frozen=True)
 class Home:
-    """A working directory with a spec and a workspace.
-
-    `numerate` uses the Prefect server at `api`, or starts a server of its own if `api` is empty.
-    """
+    """A working directory with a spec and a workspace; with an empty `api`, commands start a Prefect server."""
 
     folder: Path
     api: str = ""

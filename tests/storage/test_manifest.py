@@ -12,6 +12,7 @@ from pipelines.generation.build import build_corpus
 from storage.datasets.manifest import (
     SCHEMA_VERSION,
     Dataset,
+    Revision,
     commit,
     counted,
     decoded,
@@ -100,7 +101,7 @@ def test_a_repaired_dataset_of_version_2_keeps_its_identity(own_small: Built) ->
         generator_version=manifest.generator_version,
         spec=manifest.spec,
         shards=list(own_small.corpus.shards),
-        former=former,
+        base=Revision.at(own_small.corpus.location, former),
     )
     assert load(dataset.location, "it").manifest.identity == former
 
