@@ -11,7 +11,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks import encoding, generation, scale, training
+from tests.benchmarks import encoding, generation, scale, solving, training
 from tests.benchmarks.measure import Figure
 
 BENCHMARKS: dict[str, Callable[[Path], Iterator[Figure]]] = {
@@ -24,6 +24,7 @@ BENCHMARKS: dict[str, Callable[[Path], Iterator[Figure]]] = {
     "torch": training.against_torch,
     "bert": training.against_bert,
     "reading": training.reading,
+    "solving": solving.by_rewriting,
     "large": generation.large,
     "scale": scale.scale,
 }
