@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from flows.common.parameters import EvaluateRequest, SuiteName
 from flows.common.rewriting_suites import CELLS
 from flows.common.suites import fair_to, prepare, suite_of
+from flows.evaluate_encoder import evaluate_encoder
 from flows.reports.evaluation.suite_figures import edge_figure, grid_cells, grid_figure, kind_cells
 from model.config.encoder import EncoderConfig
 from model.config.evaluation import EvaluationSpec
@@ -220,6 +221,15 @@ def test_grid_of_missing_operands_has_the_cells_of_the_complete_problems(tmp_pat
         connection.register("scored", pq.read_table(target.path))
         assert {cell[:2]: cell.problems for cell in grid_cells(connection, "+", 3)} == expected
         assert "<svg" in grid_figure(connection, {"+": 10})
+
+
+@pytest.mark.usefixtures("recorded")
+def test_a_grid_of_missing_operands_has_a_report(tmp_path: Path) -> None:
+    values = {"name": "addition", "suite": "grid", "suite_digits": 12, "limit": 100, "missing": "operand"}
+    report = evaluate_encoder.fn(EvaluateRequest(workspace=str(tmp_path), **values))
+    assert (report["missing"], report["problems"] + report["left_out"]) == ("operand", 100)
+    (page,) = tmp_path.glob("runs/shipped-addition/evaluations/*missing-operand/report/index.html")
+    assert "Exact match by the lengths of both operands" in page.read_text()
 
 
 def test_breakdown_adds_up_to_the_total(evaluated: dict[str, tuple[Evaluation, Path]]) -> None:

@@ -8,6 +8,9 @@ import obstore
 import pytest
 from obstore.store import AzureStore, GCSStore, MemoryStore, S3Store
 
+from pipelines.generation.build import build_corpus
+from pipelines.generation.verify import check_bytes, examine, repair
+from storage.datasets.manifest import load
 from storage.errors import RunFailure, UserError
 from storage.places.bucket import ObjectLocation
 from storage.places.disk import LocalLocation
@@ -16,6 +19,7 @@ from storage.places.opening import open_location
 from storage.places.place import Location
 from storage.places.stores import built
 from storage.workspace import Workspace
+from tests.builders import SMALL
 from tests.object_store import KEY, SECRET, FaultyProxy
 
 
@@ -77,8 +81,8 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(folder: Location)
     assert (place.read(), folder.files("")) == (b"old", ["x"])
 
 
-@pytest.fixture
-def strict(monkeypatch: pytest.MonkeyPatch) -> ObjectLocation:
+@pytest.fixture(params=["gs", "az"])
+def strict(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ObjectLocation:
     """A folder of a store that refuses to delete missing objects, like Google's and Azure's; S3 ignores them."""
     store, delete = MemoryStore(), obstore.delete
 
@@ -88,9 +92,10 @@ def strict(monkeypatch: pytest.MonkeyPatch) -> ObjectLocation:
             obstore.head(store, path)
             delete(store, path)
 
-    monkeypatch.setattr("storage.places.object.store_of", lambda scheme, bucket: store)
+    for module in ("object", "lease"):
+        monkeypatch.setattr(f"storage.places.{module}.store_of", lambda scheme, bucket, quick=False: store)
     monkeypatch.setattr("storage.places.bucket.obstore.delete", refuse_missing)
-    return ObjectLocation("gs", "bucket", "folder")
+    return ObjectLocation(request.param, "bucket", "folder")
 
 
 def test_folders_and_files_are_removed_from_a_store_that_refuses_to_delete_what_is_missing(
@@ -106,6 +111,17 @@ def test_folders_and_files_are_removed_from_a_store_that_refuses_to_delete_what_
     (strict / "deeper").remove()
     strict.remove()
     assert not strict.exists()
+
+
+def test_a_corpus_is_committed_and_repaired_in_such_a_store(strict: ObjectLocation) -> None:
+    corpus, _ = build_corpus(SMALL, strict, in_flight=0)
+    before = corpus.manifest.identity
+    (strict / corpus.shards[0].path).remove()
+    found = examine(strict)
+    check_bytes(found, in_flight=0, progress=lambda done: None)
+    assert [fault.path for fault in found.faults] == [corpus.shards[0].path]
+    assert repair(found, in_flight=0, progress=lambda done: None).manifest.identity == before
+    assert load(strict, "it").shards == corpus.shards
 
 
 def test_an_object_that_another_process_deletes_is_no_failure(
