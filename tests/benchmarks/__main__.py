@@ -22,6 +22,7 @@ BENCHMARKS: dict[str, Callable[[Path], Iterator[Figure]]] = {
     "duckdb": generation.against_duckdb,
     "notebook": generation.against_the_notebook,
     "torch": training.against_torch,
+    "loop": training.loop,
     "bert": training.against_bert,
     "reading": training.reading,
     "solving": solving.by_rewriting,

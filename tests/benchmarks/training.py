@@ -2,6 +2,7 @@
 
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,12 @@ from torch.nn.functional import cross_entropy
 from model.config.encoder import EncoderConfig
 from model.config.training import TrainingSpec
 from model.network.encoder import Encoder
+from model.runs.metrics import step_seconds
 from model.tokenizer import TokenLayout
 from model.training.batches import Batches
 from model.training.optimizer import precision_of
+from model.training.preflight import prepare
+from model.training.trainer import train
 from pipelines.generation.build import token_layouts
 from pipelines.generation.generate import RangeTask, generate_range, sample_rows
 from pipelines.problems.components import components
@@ -30,6 +34,7 @@ from tests.benchmarks.measure import Figure, core_seconds, ratio, seconds
 from tests.benchmarks.peers import PeerMissingError, peer
 from tests.benchmarks.tokenizers import digit_tokenizer
 from tests.benchmarks.torch_encoder import TorchEncoder
+from tests.builders import build_small
 
 _STEPS, _BATCH, _SLOTS, _WIDTH = 10, 512, 4, 16
 _ROWS = 1 << 22
@@ -96,6 +101,25 @@ def _trainer(model: nn.Module, ids: Tensor, *slots: int) -> Callable[[], float]:
 
     rate()
     return rate
+
+
+def loop(folder: Path) -> Iterator[Figure]:
+    """Rows a second of the default training against its bare step: what Muon, reading, masks and metrics cost."""
+    _, _, bare = _ours()
+    spec = CORPORA["notebook"].model_copy(update={"name": "bench", "rows": 1 << 20})
+    built = build_small(folder, spec)
+    training = TrainingSpec(steps=80, batch_size=_BATCH)
+    runs = iter(range(100))
+
+    def ours() -> float:
+        """A training in this process; its first steps, and its validation at the end, do not count."""
+        (job,) = prepare(built.workspace, f"run-{next(runs)}", spec.name, f"{spec.name}-digit", training)
+        train(replace(job, threads=2))
+        return _BATCH / step_seconds(job.run / "metrics")
+
+    mine, theirs, times = ratio(ours, bare, 5)
+    detail = f"{mine:,.0f} against {theirs:,.0f} rows/s, batch {_BATCH}"
+    yield Figure("the training loop against a bare step with AdamW", times, "×", 0.95, 0.75, detail)
 
 
 def reading(folder: Path) -> Iterator[Figure]:

@@ -284,6 +284,11 @@ def test_value_of_gigabytes_is_rejected_before_memory_runs_out(small: Built, que
     assert resource.getrlimit(resource.RLIMIT_DATA) == limits
 
 
+def test_query_for_gigabytes_ends_in_one_line(small: Built) -> None:
+    result = sql_in_a_process(small, "SELECT list_sum(range(2000000000))")
+    assert_refused(result, "more than 1GB of memory")
+
+
 def test_python_out_of_memory_is_a_one_line_error() -> None:
     with pytest.raises(UserError, match="more than 1GB of memory"), bounded_memory():
         bytearray(4 << 30)

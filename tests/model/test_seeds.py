@@ -94,10 +94,10 @@ def test_an_interruption_leaves_checkpoints_of_those_that_run_and_begins_no_othe
         return train(job, stop=stop)
 
     def both_have_begun() -> bool:
-        return begun.acquire() and begun.acquire()
+        return begun.acquire(timeout=60) and begun.acquire(timeout=60)
 
     def interrupt(progress: object) -> None:
-        both_have_begun()
+        assert both_have_begun()
         raise KeyboardInterrupt
 
     if by_exception:
