@@ -15,6 +15,7 @@ from flows.reports.evaluation.unit_comparison import compared, comparisons_of
 from flows.reports.pages import rendered, stored, write_page
 from flows.reports.probing import page as probing
 from flows.reports.probing.page import ProbingSection
+from flows.reports.validation_figure import validation_figure
 from model.runs.run_config import RunConfig, load_run
 from model.tokenizer import load_tokenizer
 from storage.datasets.manifest import Dataset, committed, load
@@ -88,8 +89,9 @@ def _training(connection: duckdb.DuckDBPyConnection, config: RunConfig) -> list[
     )
     if facts["steps"] is None:
         return []
-    curve = learning_curve(connection, config.name)
-    return [Section("training", "Training", rendered("training.html", config=config, curve=curve, **facts))]
+    curve, errors = learning_curve(connection, config.name), validation_figure(connection, config.name)
+    body = rendered("training.html", config=config, curve=curve, errors=errors, **facts)
+    return [Section("training", "Training", body)]
 
 
 def _inside(workspace: Workspace, name: str) -> list[Section]:

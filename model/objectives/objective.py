@@ -67,6 +67,13 @@ class Objective(nn.Module, ABC, Generic[Trained]):
     def right(self, encoder: Trained, ids: Tensor, slots: int) -> Tensor:
         """Which complete rows of token ids [n, width] the encoder answers exactly, bool [n]."""
 
+    def difficulty(self, ids: Tensor, slots: int) -> dict[str, Tensor]:
+        """Properties that make complete rows hard, named like columns of the corpus, int64 [n] each; none by default.
+
+        Validation counts errors by their values.
+        """
+        return {}
+
     @abstractmethod
     def flops(self, batch: Batch) -> int:
         """FLOPs of the matrix products of a step on this device."""

@@ -71,6 +71,7 @@ class RewritingObjective(Objective[RewritingEncoder]):
         super().__init__(spec, tokenizer)
         self.reader = RowReader(tokenizer)
         self.mark_id, self.minus_id = tokenizer.id_of(MARK), tokenizer.id_of("-")
+        self.open_id, self.close_id = tokenizer.id_of("("), tokenizer.id_of(")")
 
     def encoder(self) -> RewritingEncoder:
         return RewritingEncoder(self.spec.encoder, self.tokenizer)
@@ -97,6 +98,19 @@ class RewritingObjective(Objective[RewritingEncoder]):
         found = Results(logits.digits.argmax(-1), logits.ends[:, :2].argmax(-1), logits.ends[:, 2:].argmax(-1))
         wrong = [(one != other) & (other != _IGNORED) for one, other in zip(found, results, strict=True)]
         return ~(wrong[0].any(1) | wrong[1] | wrong[2])
+
+    def difficulty(self, ids: Tensor, slots: int) -> dict[str, Tensor]:
+        """The depth of brackets in expressions; the largest column total, and the bound of carries, of operations."""
+        problem = ids[:, : -slots - 1]
+        if holds_marks(ids.shape[1], slots):
+            opened = (problem == self.open_id).long() - (problem == self.close_id).long()
+            return {"depth": opened.cumsum(1).amax(1)}
+        operations = self.reader.operations(problem)
+        columns = column_chains(operations)
+        moves = torch.where(operations.inside, columns.chain_moves, 0).amax(1)
+        # All digits of a difference of magnitudes need its sign.
+        bound = torch.maximum(moves, columns.end_moves)
+        return {"column_total": columns.totals.amax(1), "carry_bound": bound}
 
     def flops(self, batch: Batch) -> int:
         config, loops = self.spec.encoder, self.loops(batch.step)

@@ -1,6 +1,10 @@
-"""Metrics of a run, one row per step, in Parquet parts that can be read during the run; a resume drops later steps."""
+"""Metrics of a run, in Parquet parts that can be read during the run; a resume drops later steps.
+
+The metrics have one row per step. Errors on validation have one row per step, difficulty and value.
+"""
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -23,6 +27,25 @@ SCHEMA = pa.schema(
         pa.field("share_of_peak", pa.float64()),
     ]
 )
+ERRORS_SCHEMA = pa.schema(
+    [
+        pa.field("run", pa.string(), nullable=False),
+        pa.field("step", pa.int64(), nullable=False),
+        pa.field("difficulty", pa.string(), nullable=False),
+        pa.field("value", pa.int64(), nullable=False),
+        pa.field("problems", pa.int64(), nullable=False),
+        pa.field("wrong", pa.int64(), nullable=False),
+    ]
+)
+
+
+class ErrorCount(NamedTuple):
+    """Errors on the validation problems that have one value of a difficulty, such as a column total of 26."""
+
+    difficulty: str
+    value: int
+    problems: int
+    wrong: int
 
 
 @dataclass
@@ -30,6 +53,7 @@ class MetricsWriter:
     """Collects rows and writes them as `part-<first>-<last>.parquet`; steps count from 1."""
 
     folder: Location
+    schema: pa.Schema = SCHEMA
     rows: list[dict[str, object]] = field(default_factory=list)
 
     def add(self, row: dict[str, object]) -> None:
@@ -41,7 +65,7 @@ class MetricsWriter:
         if not self.rows:
             return
         name = f"part-{self.rows[0]['step']:09d}-{self.rows[-1]['step']:09d}.parquet"
-        table = pa.Table.from_pylist(self.rows, schema=SCHEMA)
+        table = pa.Table.from_pylist(self.rows, schema=self.schema)
         with (self.folder / name).staged() as path:
             pq.write_table(table, path, compression="zstd")
         self.rows.clear()

@@ -1,4 +1,7 @@
-"""Metrics and throughput of training steps. Losses stay on the device until a few steps are read together."""
+"""Metrics and throughput of training steps, and results of validations.
+
+Losses stay on the device until a few steps are read together.
+"""
 
 import math
 import time
@@ -8,20 +11,23 @@ import torch
 from torch import Tensor
 
 from model.ranks import add_up, rank, ranks
-from model.runs.metrics import MetricsWriter
+from model.runs.metrics import ERRORS_SCHEMA, MetricsWriter
+from model.training.validation import Validated
 from storage.places.place import Location
 
 
 class StepMetrics:
     """Collects the rows of the metrics; only rank 0 writes them."""
 
-    def __init__(self, folder: Location, step: int, peak: float) -> None:
-        """Continue the metrics after `step`; `peak` is the device's peak FLOP/s."""
-        self.writer, self.peak, self.loss = MetricsWriter(folder), peak, 0.0
+    def __init__(self, run: Location, step: int, peak: float) -> None:
+        """Continue the metrics of a run after `step`; `peak` is the device's peak FLOP/s."""
+        self.writer, self.peak, self.loss = MetricsWriter(run / "metrics"), peak, 0.0
+        self.errors = MetricsWriter(run / "validation", ERRORS_SCHEMA)
         self._pending: list[tuple[dict[str, Any], Tensor]] = []
         self._seconds_before = 0.0
         if rank() == 0:
             self.writer.drop_after(step)
+            self.errors.drop_after(step)
             self._seconds_before = self.writer.seconds()
         self.begin()
 
@@ -64,9 +70,14 @@ class StepMetrics:
         self.loss = losses[-1]
         return None
 
-    def write(self, exact_match: float | None = None) -> None:
-        """Write the rows up to here, so that they can be queried during the run; the last one gets `exact_match`."""
+    def write(self, validated: Validated | None = None) -> None:
+        """Write the rows up to here, so that they can be queried during the run; the last one gets a validation."""
         if rank() == 0 and self.writer.rows:
-            self.writer.rows[-1]["validation_exact_match"] = exact_match
+            last = self.writer.rows[-1]
+            if validated:
+                last["validation_exact_match"] = validated.exact_match
+                for error in validated.errors:
+                    self.errors.add({"run": last["run"], "step": last["step"], **error._asdict()})
             self.writer.flush()
+            self.errors.flush()
         self.writer.rows.clear()

@@ -77,7 +77,7 @@ class _Trainer:
             compile_layers(self.encoder.layers)
         self.precision = self._precision()
         self.forward = self._distributed(self.objective.training_pass(self.encoder, self.precision))
-        self.metrics = StepMetrics(job.run / "metrics", self.step, peak_flops(self.device, self.precision))
+        self.metrics = StepMetrics(job.run, self.step, peak_flops(self.device, self.precision))
         self.validation = Validation(self.tokens, self.spec, self.objective, self.device)
 
     def run(self, stop: Callable[[], bool], report: Callable[[Progress], None]) -> TrainingResult:
@@ -96,8 +96,9 @@ class _Trainer:
             validated = saved or self.step % self.spec.validate_every == 0
             if validated:
                 self._check_losses()
-                self.exact_match = self.validation.exact_match(self.encoder, self.precision)
-                self.metrics.write(self.exact_match)
+                found = self.validation.measure(self.encoder, self.precision)
+                self.exact_match = found.exact_match
+                self.metrics.write(found)
             if saved:
                 self.checkpoints.save(self.step, self.exact_match)
             if validated:

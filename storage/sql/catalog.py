@@ -158,8 +158,8 @@ def _results(workspace: Workspace) -> Iterator[tuple[str, _Part]]:
                 query = f"SELECT name AS run, corpus, tokenizer, training::JSON AS training FROM {source}"
                 yield "runs", _Part(of, query)
             for view, paths in _parquet_files(folder, f"{kind}s/*/"):
-                # The files of metrics contain the run.
-                owner = "" if view == "metrics" else f"{literal(name)} AS {kind}, "
+                # The files of a training contain the run.
+                owner = "" if view in ("metrics", "validation_errors") else f"{literal(name)} AS {kind}, "
                 source = parquet_source(paths, options=", hive_partitioning = false, union_by_name = true")
                 yield view, _Part(of, f"SELECT {owner}* FROM {source}")
 

@@ -155,6 +155,18 @@ VIEWS = {
         },
         "runs/*/metrics/*.parquet",
     ),
+    "validation_errors": View(
+        "One row per validation during training, difficulty and value: how many problems are wrong.",
+        {
+            "run": "VARCHAR: Name of the run.",
+            "step": "BIGINT: Optimizer step of the validation.",
+            "difficulty": "VARCHAR: What makes problems hard, such as column_total: a column of the corpus.",
+            "value": "BIGINT: Its value; 127 also counts larger ones.",
+            "problems": "BIGINT: Number of validation problems with this value.",
+            "wrong": "BIGINT: Number of them that the encoder answers wrongly.",
+        },
+        "runs/*/validation/*.parquet",
+    ),
     "predictions": View(
         "One row per evaluated problem: the encoder's answer.",
         {

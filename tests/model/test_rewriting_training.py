@@ -3,9 +3,11 @@
 from functools import partial
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from model.config.encoder import EncoderConfig
 from model.config.evaluation import EvaluationSpec
@@ -13,7 +15,9 @@ from model.config.training import TrainingSpec
 from model.evaluation.evaluate import evaluate, steps_beside
 from model.evaluation.predictor import TrainedEncoder, TrainedRewriter, open_trained
 from model.evaluation.problem_batches import ProblemSet
-from model.training.batches import layouts_of
+from model.objectives.rewriting import RewritingObjective
+from model.runs.metrics import read_metrics
+from model.training.batches import layouts_of, token_rows
 from model.training.preflight import prepare
 from model.training.trainer import train
 from pipelines.generation.generate import canonical_hashes
@@ -66,6 +70,49 @@ def test_a_training_learns_and_a_resume_changes_nothing(rewriting: Built, tmp_pa
     assert same_bits(whole, cut)
     curve = [loss for _, loss in losses(whole)]
     assert sum(curve[-10:]) < 0.8 * sum(curve[:10])
+
+
+def test_difficulties_are_columns_of_the_corpus(rewriting: Built) -> None:
+    objective = RewritingObjective(SPEC, rewriting.tokenizer)
+    tokens, seen = rewriting.tokens, set[str]()
+    for shard, path in zip(tokens.shards, tokens.paths_of(tokens.shards), strict=True):
+        rows = pq.read_table(path)
+        if "column_total" in rows.column_names:
+            # The minus of a zero such as (-0) has a bound of one more here, as its zero counts as a digit.
+            is_zero = pc.and_(pc.equal(rows["column_total"], 0), pc.equal(pc.cast(rows["operators"], pa.string()), ""))
+            rows = rows.filter(pc.invert(is_zero))
+        ids = torch.from_numpy(token_rows(rows["tokens"].combine_chunks(), tokens)).long()
+        found = objective.difficulty(ids, tokens.manifest.spec["layouts"][shard.stratum]["answer"])
+        assert {name: values.tolist() for name, values in found.items()} == {
+            name: rows[name].to_pylist() for name in found
+        }
+        seen |= found.keys()
+    assert seen == {"depth", "column_total", "carry_bound"}
+
+
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_validation_counts_errors_by_difficulty(rewriting: Built, tmp_path: Path, ranks: int) -> None:
+    job = job_of(rewriting, tmp_path, SPEC)
+    train_with(job, ranks) if ranks > 1 else train(job)
+    folder, metrics = job.run / "validation", read_metrics(job.run / "metrics")
+    errors = pa.concat_tables(pq.read_table(str(folder / name)) for name in folder.children())
+    matches = {
+        step: match
+        for step, match in zip(metrics["step"].to_pylist(), metrics["validation_exact_match"].to_pylist(), strict=True)
+        if match is not None
+    }
+    assert {*errors["step"].to_pylist()} == {*matches}
+    for step, match in matches.items():
+        counted = errors.filter(pc.equal(errors["step"], step)).group_by("difficulty")
+        sums = {
+            row["difficulty"]: row for row in counted.aggregate([("problems", "sum"), ("wrong", "sum")]).to_pylist()
+        }
+        # Every operation has a column total and a bound of its carries, every expression a depth.
+        assert [sums["column_total"][name] for name in ("problems_sum", "wrong_sum")] == [
+            sums["carry_bound"][name] for name in ("problems_sum", "wrong_sum")
+        ]
+        rows, wrong = (sums["depth"][name] + sums["carry_bound"][name] for name in ("problems_sum", "wrong_sum"))
+        assert match == pytest.approx(1 - wrong / rows), step
 
 
 def test_two_ranks_have_the_losses_of_one(rewriting: Built, tmp_path: Path) -> None:
