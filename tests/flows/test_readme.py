@@ -22,6 +22,7 @@ from flows.cli.options import resolve
 from flows.common.parameters import EndToEndRequest, GenerateRequest
 from flows.common.presets import CORPUS_PRESETS, PRESETS
 from model.config.evaluation import EvaluationSpec
+from model.config.training import TrainingFile
 from model.evaluation.evaluate import evaluate
 from model.evaluation.predictor import TrainedEncoder
 from model.evaluation.problem_batches import ProblemSet
@@ -32,6 +33,7 @@ from pipelines.spec.presets import CORPORA
 from pipelines.split.canonical import Canonical
 from pipelines.split.parse import text_hashes
 from pipelines.split.reserved import splits_of
+from storage.parameters import read_parameters
 from storage.sql.query import open_catalog, select
 from storage.workspace import Workspace
 from tests.builders import TINY_TRAINING, build_corpus_plainly, build_small
@@ -241,7 +243,8 @@ def test_spec_files_are_valid(tmp_path: Path) -> None:
             name = block.split()[1].rstrip(":")
             found[name] = tmp_path / name
             found[name].write_text(block)
-    assert set(found) == {"products.yaml", "mine.yaml"}
+    assert set(found) == {"products.yaml", "mine.yaml", "job.yaml"}
+    assert TrainingFile.model_validate(read_parameters(str(found["job.yaml"]))).seeds == 5
     products = resolve(GenerateRequest, str(found["products.yaml"]), CORPUS_PRESETS, None)
     assert [part.family for part in products.mixture] == ["grid", "digits", "expression"]
     mine = resolve(EndToEndRequest, str(found["mine.yaml"]), PRESETS, None)
