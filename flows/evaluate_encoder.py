@@ -21,7 +21,7 @@ from flows.reports.evaluation.comparison import compare, comparison_text
 from flows.reports.evaluation.section import SECTION, passes_text, write_report
 from flows.reports.pages import write_page
 from flows.reports.run_page import page_of, write_run_page
-from model.config.evaluation import ONE_PASS, EvaluationSpec
+from model.config.evaluation import ONE_PASS, Decoding, EvaluationSpec
 from model.evaluation.evaluate import Evaluation, check_corpus, check_missing, evaluate
 from model.evaluation.predictor import TrainedModel, open_trained
 from model.evaluation.problem_batches import Fair, ProblemSet
@@ -69,7 +69,7 @@ def _evaluated(request: EvaluateRequest) -> dict[str, Any]:
         tokens = load(workspace.tokens(name, config.tokenizer), f"corpus {name!r} encoded by {config.tokenizer!r}")
     check_corpus(model, corpus, tokens)
     inputs = {
-        "evaluation": spec.model_dump(),
+        "evaluation": spec.model_dump(exclude={"decoding": _unchanged(spec.decoding, "marks", "values")}),
         "step": model.checkpoint.step,
         "weights": model.checkpoint.sha256,
         "corpus": name,
@@ -173,9 +173,13 @@ def _label(problems: str, spec: EvaluationSpec) -> str:
     label = problems + ("" if spec.missing == "answer" else f"-missing-{spec.missing}")
     if spec.decoding == ONE_PASS:
         return label
-    # Evaluations from before symbolic units existed keep their labels.
-    values = spec.decoding.model_dump(mode="json", exclude={"unit"} if spec.decoding.unit == "on" else None)
+    values = spec.decoding.model_dump(mode="json", exclude=_unchanged(spec.decoding, "unit", "marks", "values"))
     return f"{label}-{hash_of(values)[:8]}"
+
+
+def _unchanged(decoding: Decoding, *later: str) -> set[str]:
+    """Of options that later versions added, those with their defaults: earlier evaluations stay as they are."""
+    return {name for name in later if getattr(decoding, name) == getattr(ONE_PASS, name)}
 
 
 def _remarks(outcome: Evaluation, suite: Suite | None) -> tuple[str, ...]:

@@ -27,6 +27,22 @@ class Decoding(Form):
     unit: Literal["on", "off"] = Field(
         "on", description="The encoder's symbolic unit; off disables it, to measure its effect."
     )
+    marks: Literal["encoder", "code"] = Field(
+        "encoder",
+        description="Rewriting: what marks the operations to carry out; code, which knows precedence, shows what wrong "
+        "marks cost.",
+    )
+    values: Literal["encoder", "code"] = Field(
+        "encoder",
+        description="Rewriting: what computes the value of an operation; code, which is exact, shows what wrong values "
+        "cost.",
+    )
+
+    @model_validator(mode="after")
+    def _something_by_the_encoder(self) -> "Decoding":
+        if self.marks == self.values == "code":
+            raise ValueError("marks and values are code, so nothing is left to the encoder: set one of them to encoder")
+        return self
 
 
 ONE_PASS = Decoding()

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
-from model.config.evaluation import Decoding, EvaluationSpec
+from model.config.evaluation import ONE_PASS, Decoding, EvaluationSpec
 from model.evaluation.calibration import Calibration, calibration
 from model.evaluation.decoding import spell
 from model.evaluation.intervals import Group, breakdown, exact_match_by_class, exact_match_interval
@@ -213,6 +213,10 @@ def _score(model: TrainedModel, batch: ProblemBatch, spec: EvaluationSpec) -> Sc
     """The model's answers to the problems that can be scored, which may be none."""
     if isinstance(model, TrainedRewriter):
         if batch.family in STEP_FAMILIES:
+            if spec.decoding != ONE_PASS:
+                raise UserError(
+                    "decoding.marks and decoding.values are for whole problems, not for single steps: use a suite"
+                )
             texts = batch.facts.column("problem").to_pylist()
             return ScoredBatch(batch, {}, *step_answers(model, texts, batch.rows, batch.slots))
         solutions = model.solve(batch.facts.column("problem").to_pylist(), spec.decoding)

@@ -13,6 +13,7 @@ from torch import nn
 from model.config.encoder import Extent
 from model.config.evaluation import ONE_PASS, Decoding
 from model.evaluation.decoding import Answers, fill_slots, spell
+from model.evaluation.rewriting.by_code import rewriter_class
 from model.evaluation.rewriting.loop import Rewriter
 from model.evaluation.rewriting.trace import Trace
 from model.network.encoder import Encoder
@@ -129,6 +130,11 @@ class TrainedEncoder(TrainedModel):
         return [solution for solution in found if solution]
 
     def check_decoding(self, decoding: Decoding) -> None:
+        if "code" in (decoding.marks, decoding.values):
+            raise UserError(
+                f"decoding.marks and decoding.values are for encoders that rewrite, but run {self.config.name!r} "
+                "answers at once: remove them"
+            )
         if decoding.unit == "off" and self.encoder.unit is None:
             raise UserError(
                 f"decoding.unit is off, but run {self.config.name!r} has no symbolic unit: remove decoding.unit"
@@ -162,7 +168,7 @@ class TrainedRewriter(TrainedModel):
 
     def solve(self, problems: Sequence[str], decoding: Decoding = ONE_PASS) -> list[Solution]:
         self.check_decoding(decoding)
-        traces = self.rewriter.traces(problems)
+        traces = rewriter_class(decoding)(self.encoder, self.tokenizer, self.precision).traces(problems)
         return [Solution(trace.answer, trace.confidence, trace) for trace in traces]
 
     def operations(self, texts: Sequence[str]) -> Operations:
@@ -174,9 +180,10 @@ class TrainedRewriter(TrainedModel):
         return self.encoder.reader.units(self.rewriter.ids(texts))
 
     def check_decoding(self, decoding: Decoding) -> None:
-        if decoding != ONE_PASS:
+        if decoding.model_copy(update={"marks": "encoder", "values": "encoder"}) != ONE_PASS:
             raise UserError(
-                f"run {self.config.name!r} answers by rewriting, which has no decoding options: remove them"
+                f"run {self.config.name!r} answers by rewriting, whose only decoding options are marks and values: "
+                "remove the others"
             )
 
 

@@ -24,7 +24,7 @@ from model.tokenizer import REGISTER, Tokenizer
 
 _UNIT = re.compile(r"\d+|\D")
 _NUMBER = re.compile(r"-?\d+")
-_OPERATION = re.compile(r"-?\(-?\d+\)|--\d+|-?\d+[-+*]-?\d+")
+OPERATION = re.compile(r"-?\(-?\d+\)|--\d+|-?\d+[-+*]-?\d+")
 _PRODUCT_STEP = re.compile(rf"(-?\d+\*-?)\d(\d+){REGISTER}\d+")
 
 
@@ -88,7 +88,7 @@ class Rewriter:
     def _carried_out(self, spans: Iterable[str]) -> dict[str, tuple[str, float] | str]:
         """The result and confidence of every span, or the reason why it has none."""
         found: dict[str, tuple[str, float] | str] = dict.fromkeys(spans, "which is no operation")
-        texts = {span: span for span in found if _OPERATION.fullmatch(span)}
+        texts = {span: span for span in found if OPERATION.fullmatch(span)}
         texts = {span: f"{text}{REGISTER}0" if "*" in text else text for span, text in texts.items()}
         sure: dict[str, list[float]] = {span: [] for span in texts}
         while texts:
