@@ -1,7 +1,7 @@
 """Runs many tasks over Ray with a limited number in flight. This is the only file of the folder that uses Ray.
 
 Each finished task writes a small note next to the shards, so that a killed run continues with the missing tasks. The
-caller must initialise Ray.
+caller must initialise Ray. Work in this process needs no Ray, so its functions import it.
 """
 
 import json
@@ -11,14 +11,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any, Protocol, TypeVar
-
-import ray
-from ray.exceptions import RayError, RayTaskError
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from storage.datasets.manifest import ShardRecord
 from storage.errors import TransientFailure
 from storage.places.place import Location
+
+if TYPE_CHECKING:
+    from ray import ObjectRef
 
 _POLL_SECONDS = 0.02
 _CANCEL_SECONDS = 5.0
@@ -163,6 +163,8 @@ def run_remotely(work: Callable[[], Result], *, gpu: bool = False) -> Result:
 
     Raises the errors of `each_result`.
     """
+    import ray
+
     gpus = min(1.0, ray.cluster_resources().get("GPU", 0.0)) if gpu else 0.0
     with closing(each_result(lambda _: work(), [None], in_flight=1, gpus=gpus)) as results:
         return next(results)[1]
@@ -186,6 +188,7 @@ def each_result(
     if not in_flight:
         yield from ((item, worker(item, *shared)) for item in items)
         return
+    import ray
 
     def call(item: Item, *arguments: Any) -> Result:
         """A plain function, because Ray requires one and `worker` can be a partial."""
@@ -193,7 +196,7 @@ def each_result(
 
     remote = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=_RETRIES)(call)
     arguments = [ray.put(value) for value in shared]
-    running: dict[ray.ObjectRef, Item] = {}
+    running: dict[ObjectRef, Item] = {}
     queue = iter(items)
     try:
         while True:
@@ -213,13 +216,15 @@ def each_result(
         _cancel(list(running))
 
 
-def _cancel(references: list[ray.ObjectRef]) -> None:
+def _cancel(references: "list[ObjectRef]") -> None:
     """Stops running calls: workers are interrupted, and killed if that does not end them.
 
     Waiting calls are cancelled first, so that no worker starts them. Workers are not killed at once: a worker that dies
     while its task is cancelled can crash the driver (a race in Ray's task manager between cancellation and retry, seen
     once with 2.60).
     """
+    import ray
+
     for force in (False, True):
         for reference in reversed(references):
             ray.cancel(reference, force=force)
@@ -227,7 +232,10 @@ def _cancel(references: list[ray.ObjectRef]) -> None:
             _, references = ray.wait(references, num_returns=len(references), timeout=_CANCEL_SECONDS)
 
 
-def _result(reference: ray.ObjectRef) -> Any:
+def _result(reference: "ObjectRef") -> Any:
+    import ray
+    from ray.exceptions import RayError, RayTaskError
+
     try:
         return ray.get(reference)
     except RayTaskError as error:

@@ -243,7 +243,7 @@ def test_spec_files_are_valid(tmp_path: Path) -> None:
             name = block.split()[1].rstrip(":")
             found[name] = tmp_path / name
             found[name].write_text(block)
-    assert set(found) == {"products.yaml", "mine.yaml", "job.yaml"}
+    assert set(found) == {"products.yaml", "mine.yaml", "job.yaml", "arithmetic.yaml"}
     assert TrainingFile.model_validate(read_parameters(str(found["job.yaml"]))).seeds == 5
     products = resolve(GenerateRequest, str(found["products.yaml"]), CORPUS_PRESETS, None)
     assert [part.family for part in products.mixture] == ["grid", "digits", "expression"]
