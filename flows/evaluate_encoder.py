@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from flows.common.engines import ray_session
 from flows.common.flow import flow
 from flows.common.parameters import EvaluateRequest
+from flows.common.presets import CORPUS_PRESETS
 from flows.common.progress import metered, say
 from flows.common.suites import Suite, fair_to, prepare, suite_of
 from flows.common.timing import note_seconds, seconds_of
@@ -32,7 +33,8 @@ from pipelines.generation.build import spec_of
 from pipelines.generation.fanout import run_remotely
 from pipelines.generation.generate import canonical_hashes
 from pipelines.split.counterparts import has_no_trained_counterpart
-from storage.datasets.manifest import Dataset, hash_of, load
+from storage.datasets.manifest import Dataset, committed, hash_of, load
+from storage.errors import UserError
 from storage.places.place import Location
 from storage.sql.catalog import refresh_catalog
 from storage.workspace import Workspace
@@ -65,6 +67,10 @@ def _evaluated(request: EvaluateRequest) -> dict[str, Any]:
     if suite:
         corpus, tokens = prepare(workspace, config, model.tokenizer, suite)
     else:
+        if name in CORPUS_PRESETS and not committed(workspace.corpus(name)):
+            raise UserError(
+                f"corpus {name!r} does not exist ({workspace.corpus(name)}): add --make-missing to generate it first"
+            )
         corpus = load(workspace.corpus(name), f"corpus {name!r}")
         tokens = load(workspace.tokens(name, config.tokenizer), f"corpus {name!r} encoded by {config.tokenizer!r}")
     check_corpus(model, corpus, tokens)
@@ -92,7 +98,7 @@ def _evaluated(request: EvaluateRequest) -> dict[str, Any]:
         "remarks": list(suite.remarks) if suite else [],
         "seconds": _stage_seconds(workspace, config, folder),
     }
-    remarks = _remarks(outcome, suite)
+    remarks = _remarks(outcome, suite, corpus.manifest.rows)
     refresh_catalog(workspace)
     figures = write_report(folder, workspace, config, outcome, report["seconds"], remarks)
     (folder / "report.json").write(json.dumps(report, indent=2).encode() + b"\n")
@@ -182,9 +188,12 @@ def _unchanged(decoding: Decoding, *later: str) -> set[str]:
     return {name for name in later if getattr(decoding, name) == getattr(ONE_PASS, name)}
 
 
-def _remarks(outcome: Evaluation, suite: Suite | None) -> tuple[str, ...]:
-    """Notes on repeated problems and on problems that were left out."""
+def _remarks(outcome: Evaluation, suite: Suite | None, rows: int) -> tuple[str, ...]:
+    """Notes on a suite of `rows` problems, on repeated problems and on problems that were left out."""
     remarks = suite.remarks if suite else ()
+    scored = outcome.problems + outcome.left_out
+    if suite and scored < rows:
+        remarks += (f"limit leaves {scored:,} of these {rows:,} problems",)
     if 2 * outcome.classes < outcome.problems:
         remarks += (
             f"most problems occur several times, repeated or in another order: with each counted once, "

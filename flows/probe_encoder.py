@@ -56,6 +56,8 @@ def _probed(workspace: Workspace, name: str, spec: ProbingSpec, parts: int) -> i
     if isinstance(model, TrainedEncoder) and spec.series and not series_is_cached(folder, spec):
         up_to_date = False
         series(folder, model, spec)
+    elif "series" in spec.model_fields_set and not isinstance(model, TrainedEncoder):
+        say(f"run {name} rewrites: series is ignored, because only encoders that answer at once have one")
     step = model.checkpoint.step
     took = "up to date" if up_to_date else f"{time.monotonic() - began:.1f} s"
     say(f"run {name}: probed at step {step:,}, {spec.checkpoint} checkpoint ({took})")

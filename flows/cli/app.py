@@ -83,17 +83,17 @@ def export_model(
     Parameters
     ----------
     run
-        Name of the run.
+        Name of the run, or of an encoder that comes with Numerate.
     target
         New folder.
     checkpoint
         Checkpoint to export.
     """
-    from model.runs.pretrained import export
+    from model.runs.pretrained import export, run_folder
     from model.runs.run_config import load_run
 
     folder = open_location(target)
-    exported = export(Workspace.open(workspace).run(run), folder, checkpoint)
+    exported = export(run_folder(Workspace.open(workspace), run), folder, checkpoint)
     if text := request_text(load_run(folder)):
         (folder / "request.yaml").write(text)
     result = {"run": run, "location": target, "step": exported.step, "exact_match": exported.exact_match}
@@ -104,7 +104,8 @@ def probe(run: str = "notebook", /, *, options: Any = None, as_json: Json = Fals
     """Probe a trained encoder: digit geometry, probes, attention and edits of its states; writes an HTML report.
 
     Results that are already in the run's folder probes/ are not recomputed. Query them with SQL: `probes`,
-    `probe_geometry`, `probe_attention`, `probe_unit`, `probe_interventions`, `probe_series`.
+    `probe_geometry`, `probe_similarity`, `probe_coordinates`, `probe_attention`, `probe_unit`, `probe_interventions`,
+    `probe_series`.
 
     Example: `numerate probe notebook`
 
@@ -124,14 +125,12 @@ app.command(probe)
 
 @app.command
 def solve(
-    problem: Annotated[str | None, Parameter(allow_leading_hyphen=True)] = None,
-    /,
-    *,
+    *problem: Annotated[str, Parameter(allow_leading_hyphen=True)],
     run: Annotated[
         str,
         Parameter(
-            help="Name of the run, or a folder with a slash in its path; empty takes the workspace's, or else one that "
-            "comes with Numerate."
+            help="Name of a run or of an encoder that comes with Numerate, or a folder with a slash in its path. Empty "
+            "takes the first one that can answer: a run of the workspace that rewrites, 'arithmetic', then the others."
         ),
     ] = "",
     abstain_below: Annotated[
@@ -143,8 +142,8 @@ def solve(
 ) -> None:
     """Solve problems with a trained encoder: sums, differences and products of any length, with brackets.
 
-    Without a problem, it reads one problem per line from standard input and writes one answer per line. A withheld
-    answer is not a failure: the exit code is 0.
+    Without a problem, it reads one problem per line from standard input and writes one answer per line: '?' if there
+    is none, and an empty line for a line that is no problem. A withheld answer is not a failure: the exit code is 0.
 
     Example: `numerate solve "12+34+5+99"`
 
@@ -153,17 +152,18 @@ def solve(
     problem
         Numbers, operators and brackets, of the kinds that the encoder was trained on.
     """
-    from flows.cli.verbs.solve import Solver, Style, answer_one, answer_stream
+    from flows.cli.verbs.solve import Solver, Style, answer_one, answer_stream, nothing_to_continue
 
     style = Style(as_json, abstain_below, trace)
     opened = Workspace.open(workspace)
     if workspace != WORKSPACE and not opened.root.exists():
         raise UserError(f"workspace {opened.root} has no run: train one with 'numerate run'")
     solver = Solver(opened, run, traced=trace)
-    if problem is not None:
-        answer_one(solver, problem, style)
-    else:
-        answer_stream(solver, style)
+    with nothing_to_continue():
+        if problem:
+            answer_one(solver, " ".join(problem), style)
+        else:
+            answer_stream(solver, style)
 
 
 @app.command

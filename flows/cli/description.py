@@ -5,7 +5,7 @@ from typing import Any
 
 from flows.common.progress import counted, human
 from model.config.presets import ENCODERS
-from model.tokenizer import Tokenizer
+from model.tokenizer import MARK, REGISTER, UNMARKED, Tokenizer
 from pipelines.generation.describe import Description
 from pipelines.tokens.vocabulary import train_pieces
 from storage.errors import UserError
@@ -48,7 +48,9 @@ def encoder_json(preset: str) -> dict[str, Any]:
     # Imported late: PyTorch takes a second to import.
     from model.network.parameter_counts import parameter_table
 
-    parts = parameter_table(ENCODERS[preset], Tokenizer(train_pieces([])))
+    # A corpus for rewriting has marks and a sign for registers, for which its tokenizer has pieces.
+    sample = [MARK, UNMARKED, REGISTER] if ENCODERS[preset].kind == "rewriting" else []
+    parts = parameter_table(ENCODERS[preset], Tokenizer(train_pieces(sample)))
     return {
         "preset": preset,
         "parameters": sum(parts.values()),

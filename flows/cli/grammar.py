@@ -1,6 +1,6 @@
 """Parses a typed problem: numbers, the operators + - *, brackets, and unary minus before a number or bracket.
 
-The signs × · − that people type are read as * and -.
+Other signs that people type for these are read too, such as × · − and full-width characters.
 """
 
 import re
@@ -10,12 +10,21 @@ from storage.errors import UserError
 
 _LONGEST_SHOWN = 60
 _OPERATORS = "+-*"
-_TYPED = str.maketrans({"×": "*", "·": "*", "−": "-", "–": "-"})
+_TYPED = str.maketrans(
+    {
+        **dict.fromkeys("×·⋅∙•∗✕✖⨯xX＊", "*"),
+        **dict.fromkeys("−–—‒－", "-"),
+        **dict(zip("０１２３４５６７８９＋（）＝？", "0123456789+()=?", strict=True)),
+        # A mark at the beginning of files that other systems write.
+        "\ufeff": " ",
+    }
+)
+_QUESTION = re.compile(r"\s*=\s*\??\s*$")
 _TOKEN = re.compile(r"[0-9]+|\S")
 
 
 class Reading(NamedTuple):
-    """A problem without spaces, final '=' and leading zeros of numbers."""
+    """A problem without spaces, final '=' or '=?', and leading zeros of numbers."""
 
     text: str
     operators: frozenset[str]
@@ -35,11 +44,11 @@ def read(text: str, *, chains: bool = False) -> Reading:
 
     tokens, operators, open_brackets = list[str](), set[str](), list[int]()
     signed = after_operand = after_sign = False
-    for match in _TOKEN.finditer(text.translate(_TYPED).rstrip().removesuffix("=")):
-        token, position = match[0], match.start() + 1
+    for match in _TOKEN.finditer(_QUESTION.sub("", text.translate(_TYPED))):
+        token, position, typed = match[0], match.start() + 1, text[match.start() : match.end()]
         if token[0] in "0123456789(":
             if after_operand:
-                refuse(f"an operator is missing before {token[0]!r} at {position}")
+                refuse(f"an operator is missing before {typed[0]!r} at {position}")
             if token == "(":
                 open_brackets.append(position)
             after_operand, after_sign = token != "(", False
@@ -50,14 +59,14 @@ def read(text: str, *, chains: bool = False) -> Reading:
                 refuse(f"a number is missing before the bracket at {position}")
             open_brackets.pop()
         elif token not in _OPERATORS:
-            refuse(f"{token!r} at {position} is not a digit, operator ({' '.join(_OPERATORS)}) or bracket")
+            refuse(f"{typed!r} at {position} is not a digit, operator ({' '.join(_OPERATORS)}) or bracket")
         elif after_operand:
             operators.add(token)
             after_operand = False
         elif token == "-" and (chains or not after_sign):
             signed = after_sign = True
         else:
-            refuse(f"a number is missing before {token!r} at {position}")
+            refuse(f"a number is missing before {typed!r} at {position}")
         tokens.append(token.lstrip("0") or "0")
     if not tokens:
         refuse("it is empty")

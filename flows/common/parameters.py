@@ -231,7 +231,7 @@ class EvaluateRequest(MakesMissing, EvaluationSpec):
             if self.corpus:
                 raise ValueError(f"suite {self.suite!r} has its own corpus: omit corpus {self.corpus!r}")
             if self.split != "test":
-                raise ValueError(f"suite {self.suite!r} has only test problems: omit split {self.split!r}")
+                raise ValueError(f"suite {self.suite!r} chooses its problems itself: omit split {self.split!r}")
         if self.suite_digits and self.suite not in ("grid", "edge"):
             raise ValueError(f"suite_digits applies to suites grid and edge, not to {self.suite!r}: omit it")
         return self

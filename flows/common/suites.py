@@ -131,6 +131,8 @@ def _grid(config: RunConfig, digits: int) -> Suite:
 
 def _edge(config: RunConfig, digits: int) -> Suite:
     limits, remarks = _most_digits(config, config.operators, min(digits, _LONGEST_LISTED))
+    if digits > _LONGEST_LISTED:
+        remarks = (f"operands have at most {_LONGEST_LISTED} digits, not {digits}", *remarks)
     limits = {operator: min(most, _LONGEST_LISTED) for operator, most in limits.items()}
     parts = [_listed("edge", operator, most) for operator, most in limits.items()]
     evaluated, total = sum(part.size for part in parts), len(listing("edge"))
@@ -208,10 +210,9 @@ def _nested(config: RunConfig) -> Suite:
 
 def _of_cells(config: RunConfig, name: RewritingSuiteName) -> Suite:
     if config.training.encoder.kind != "rewriting":
-        other = "nested" if name == "expressions" else "grid"
         raise UserError(
-            f"suite {name!r} needs an encoder that rewrites, run {config.name!r} answers at once: use suite "
-            f"{other!r}, or train a run with preset 'arithmetic'"
+            f"suite {name!r} needs an encoder that rewrites, run {config.name!r} answers at once: use another suite, "
+            "or evaluate 'arithmetic'"
         )
     cells = CELLS[name]
     parts = cells.parts_for(config.operators)

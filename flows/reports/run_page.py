@@ -68,7 +68,7 @@ def _evaluations(run: Location, config: RunConfig) -> list[Section]:
         if evaluation := stored(EvaluationSection, folder / label / SECTION):
             outcome = evaluation.outcome
             is_suite = outcome.suite not in ("", "test")
-            title = f"suite {outcome.suite} ({outcome.corpus})" if is_suite else label
+            title = f"suite {outcome.suite} ({label.removeprefix('suite.')})" if is_suite else label
             found.append(Section(f"evaluation-{label}", f"Evaluation: {title}", evaluation.html(config), folded=True))
     return found
 

@@ -26,7 +26,7 @@ class ProbingSpec(Form):
         (), max_length=48, description="Layers whose hidden states are probed; empty selects all."
     )
     loops: tuple[int, ...] = Field(
-        (), max_length=256, description="Loops whose hidden states are probed; empty selects all."
+        (), max_length=256, description="Loops whose hidden states are probed; empty selects all, or six of many."
     )
     edited: int = Field(
         400, ge=90, le=100_000, description="Problems for the interventions, which show what the encoder uses."

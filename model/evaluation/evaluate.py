@@ -60,6 +60,7 @@ _STEP_SCHEMA = pa.schema(
         ("checkpoint", pa.string()),
         ("corpus", pa.string()),
         ("split", pa.string()),
+        ("decoding", pa.string()),
         ("id", pa.int64()),
         ("step", pa.int32()),
         *STEPS.items(),
@@ -264,6 +265,7 @@ def _steps(scored: ScoredBatch, traces: Sequence[Trace], problems: ProblemSet, s
         "checkpoint": spec.checkpoint,
         "corpus": problems.corpus.manifest.name,
         "split": spec.split,
+        "decoding": decoding_text(spec),
     }
     values = {name: pa.repeat(value, table.num_rows) for name, value in constants.items()}
     return pa.table({**values, **{name: table[name] for name in table.column_names}}, _STEP_SCHEMA)

@@ -24,6 +24,12 @@ def shipped_runs() -> dict[str, Location]:
     return {name: SHIPPED / name for name in sorted(SHIPPED.children()) if (SHIPPED / name / "run.json").exists()}
 
 
+def run_folder(workspace: Workspace, name: str) -> Location:
+    """The folder of a workspace's run, or else of the encoder `name` shipped with Numerate."""
+    own = workspace.run(name)
+    return own if (own / "run.json").exists() else shipped_runs().get(name, own)
+
+
 def resolve_run(workspace: Workspace, name: str) -> str:
     """The name of a workspace's run, or of a copy `shipped-<name>` of the encoder `name` shipped with Numerate.
 

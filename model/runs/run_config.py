@@ -118,7 +118,7 @@ class RunConfig(BaseModel, frozen=True, extra="forbid"):
         if extent.digits > trained.digits and not encoder.any_length:
             reason = f"it has {extent.digits} digits, but the run was trained on up to {trained.digits}"
         if extent.depth > trained.depth:
-            reason = f"it has {extent.depth} nested brackets, but the run was trained on up to {trained.depth}"
+            reason = f"it has brackets nested {extent.depth} deep, but the run was trained on up to {trained.depth}"
         if extent.operands not in counts:
             reason = (
                 f"it has {extent.operands} operands, but the run was trained on {_span(counts.start, counts.stop - 1)}"

@@ -198,6 +198,7 @@ VIEWS = {
             "checkpoint": "VARCHAR: Evaluated checkpoint: best or last.",
             "corpus": "VARCHAR: Name of the problem's corpus.",
             "split": "VARCHAR: Split of the problem.",
+            "decoding": "VARCHAR: Decoding settings as in predictions; NULL for evaluations of earlier versions.",
             "id": "BIGINT: Number of the problem in its corpus; joins with predictions.",
             "step": "INTEGER: Number of the step in the problem, from 1.",
             "pass": "INTEGER: Number of the state, from 1; all operations of a state are carried out at once.",

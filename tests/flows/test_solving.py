@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from flows.cli.app import run
 from flows.cli.grammar import read
-from flows.cli.verbs.solve import Style, _reason, read_problem
+from flows.cli.verbs.solve import Style, _first_lines, _reason, nothing_to_continue, read_problem
 from model.evaluation.predictor import Solution, TrainedEncoder
 from model.runs.pretrained import shipped_runs
 from model.training.trainer import train
@@ -87,7 +88,9 @@ def test_leading_zeros_are_removed(typed: str, text: str) -> None:
     assert read(typed).text == text
 
 
-@pytest.mark.parametrize(("typed", "text"), [("2×3", "2*3"), ("4·5 − 6", "4*5-6"), ("−7–8", "-7-8")])
+@pytest.mark.parametrize(("typed", "text"), [("2×3", "2*3"), ("4·5 − 6", "4*5-6"), ("−7–8", "-7-8"),
+    ("2x3", "2*3"), ("2⋅3=?", "2*3"), ("\ufeff1＋２ = ?", "1+2"), ("（1－2）＊3＝", "(1-2)*3")],
+)  # fmt: skip
 def test_signs_are_read_as_people_type_them(typed: str, text: str) -> None:
     assert read(typed).text == text
 
@@ -142,7 +145,7 @@ def is_expression(text: str) -> bool | None:
         ("2(3+4)", "an operator is missing before '(' at 2"),
         ("()+1", "a number is missing before the bracket at 2"),
         ("1=2", "'=' at 2"),
-        ("1+2" + "0" * 99 + "x", "'x' at 103"),
+        ("1+2" + "0" * 99 + "y", "'y' at 103"),
     ],
 )
 def test_error_names_the_position_in_one_line(problem: str, words: str) -> None:
@@ -156,7 +159,7 @@ def test_error_names_the_position_in_one_line(problem: str, words: str) -> None:
 @pytest.mark.parametrize(
     ("problem", "words"),
     [
-        ("(1+2)", "1 nested brackets, but the run was trained on up to 0"),
+        ("(1+2)", "brackets nested 1 deep, but the run was trained on up to 0"),
         ("1+-2", "a minus before an operand, run 'addition' was trained without"),
         ("3*4", r"has \*, run 'addition' was trained only on \+"),
     ],
@@ -169,7 +172,7 @@ def test_operators_and_signs_outside_the_training_are_rejected(problem: str, wor
 @pytest.mark.parametrize(
     ("problem", "words"),
     [
-        ("((1+(2+3))*4)", "3 nested brackets, but the run was trained on up to 2"),
+        ("((1+(2+3))*4)", "brackets nested 3 deep, but the run was trained on up to 2"),
         ("1+2+3+4+5", "5 operands"),
         ("123-4", "3 digits"),
     ],
@@ -237,8 +240,69 @@ def test_messages_of_a_stream_name_the_line(
     assert [line.partition("problem")[0] for line in messages.splitlines()] == [
         "error: line 3: ",
         "error: line 4: ",
-        "error: 2 lines could not be answered: their answers are empty lines",
+        "error: 2 lines could not be answered: the answer of each is an empty line",
     ]
+
+
+def test_every_line_of_a_json_stream_is_an_object(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "problems").write_text("1+2\n\n3/4\n")
+    with (tmp_path / "problems").open() as problems:
+        monkeypatch.setattr(sys, "stdin", problems)
+        assert run(["solve", "--json"]) == 2
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [each["answer"] for each in found] == ["3", None, None]
+    assert (found[1]["error"], found[2]["problem"]) == ("the line is empty", "3/4")
+    assert "'/' at 2 is not a digit" in found[2]["error"]
+
+
+def test_much_longer_line_does_not_delay_those_before_it() -> None:
+    short, product = ["1+2", "34*(5-6)"], f"{'9' * 80}*{'8' * 80}"
+    assert _first_lines([*short, product, *short], 64) == short
+    assert _first_lines([product, *short], 64) == [product, *short]
+    assert _first_lines(short * 50, 64) == (short * 50)[:64]
+    for lines in ([product], short):
+        assert _first_lines(lines, 1) == lines[:1]
+
+
+@pytest.mark.parametrize("damage", ["no checkpoint", "truncated checkpoint", "damaged configuration"])
+def test_shipped_encoder_answers_if_the_run_of_the_same_name_cannot(
+    damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    own = tmp_path / "workspace" / "runs" / "arithmetic"
+    shutil.copytree(str(shipped_runs()["arithmetic"]), own)
+    (checkpoint,) = own.glob("checkpoints/*.safetensors")
+    if damage == "no checkpoint":
+        shutil.rmtree(own / "checkpoints")
+    elif damage == "truncated checkpoint":
+        checkpoint.write_bytes(checkpoint.read_bytes()[:-10])
+    else:
+        (own / "run.json").write_text("{")
+    for words in (["2*(3+4)"], ["2*(3+4)", "--trace"]):
+        assert run(["solve", *words]) == 0
+        answer, messages = capsys.readouterr()
+        assert answer.splitlines()[-1] == "14"
+        assert "(run arithmetic, step 9,000)" in messages
+        assert messages.count("warning: ") == (damage == "truncated checkpoint")
+    # The named run has no other to answer for it.
+    assert run(["solve", "1+2", "--run", "arithmetic"]) != 0
+
+
+def test_words_of_a_problem_are_joined(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for words, answer in ((["12", "+", "3"], "15"), (["12", "-", "3"], "9"), (["--5"], "5"), (["-5+3"], "-2")):
+        assert run(["solve", *words]) == 0
+        assert capsys.readouterr().out == f"{answer}\n"
+
+
+def test_interrupted_solve_does_not_speak_of_continuing() -> None:
+    with pytest.raises(KeyboardInterrupt, match=r"^interrupted$"), nothing_to_continue():
+        raise KeyboardInterrupt
 
 
 def test_a_trace_needs_an_encoder_that_rewrites(

@@ -4,8 +4,9 @@ import json
 import math
 import os
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,11 @@ _LONGEST_LINE = 1 << 20
 _WITHHELD = "?"
 # Marking a longer expression takes minutes: every pass reads all of it, and a sum of n numbers takes n passes.
 _LONGEST_PROBLEM = 4_096
+_LONGEST_REASON = 200
+# Lines of a stream that are answered together: the first time, at most, and how many times as long as all before it a
+# line must be to wait for the next time. Batches grow while they are fast, and shrink when they are slow.
+_FIRST_BATCH, _LARGEST_BATCH, _MUCH_LONGER, _SHORT = 64, 4_096, 4, 32
+_FAST_SECONDS, _SLOW_SECONDS = 5.0, 20.0
 
 
 class NotTrainedError(UserError):
@@ -57,7 +63,8 @@ class Solver:
         # The workspace's copies of shipped runs exist only for their evaluations, and give the same answers.
         own = [run for run in runs if not run.startswith("shipped-")]
         candidates = {run: known[run] for run in sorted(own, key=lambda run: (run != "notebook", run))}
-        candidates |= {run: folder for run, folder in shipped.items() if run not in runs}
+        # A run of the workspace comes first, but may have no checkpoint yet.
+        candidates |= {run if run not in runs else f"shipped-{run}": folder for run, folder in shipped.items()}
         # Encoders that rewrite answer problems of every kind, so they come first.
         rewriting = {run: folder for run, folder in candidates.items() if _rewrites(folder)}
         self._folders = rewriting if traced else {**rewriting, **candidates}
@@ -68,14 +75,26 @@ class Solver:
         If there is none, raises the `UserError` of the first encoder that knows the operators.
         """
         refused: list[UserError] = []
-        for name in self._folders:
+        for name in [*self._folders]:
+            if not (model := self._usable(name)):
+                continue
             try:
-                model = self._open(name)
                 return model, read_problem(model, text)
             except UserError as error:
-                # Skip runs of the workspace that have no checkpoint yet or another version.
                 refused.append(error)
         raise next((error for error in refused if not isinstance(error, NotTrainedError)), refused[0])
+
+    def _usable(self, name: str) -> TrainedModel | None:
+        """The encoder; None if it is damaged or has no checkpoint yet, and another one can answer instead."""
+        try:
+            return self._open(name)
+        except (UserError, RunFailure) as error:
+            if len(self._folders) == 1:
+                raise
+            if isinstance(error, RunFailure):
+                print(f"warning: {error}", file=sys.stderr)
+            del self._folders[name]
+            return None
 
     def _open(self, name: str) -> TrainedModel:
         if name not in self._opened:
@@ -103,6 +122,15 @@ class Style:
         return solution.abstained or not solution.confidence >= self.abstain_below
 
 
+@contextmanager
+def nothing_to_continue() -> Iterator[None]:
+    """Interruptions here say nothing of continuing: the same command would begin anew."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("interrupted") from None
+
+
 def answer_one(solver: Solver, problem: str, style: Style) -> None:
     """Print the answer of one problem, `?` if it is withheld, and the run that answered on standard error.
 
@@ -121,14 +149,25 @@ def answer_stream(solver: Solver, style: Style) -> None:
 
     Raises `UserError` at the end if there was such a line, and at once for a line that is too long.
     """
-    typed = sys.stdin.isatty()
+    if sys.stdin.isatty():
+        for line in _typed():
+            _answer_lines(solver, [line], [""], style)
+        return
     invalid = read = 0
-    for lines in _typed() if typed else _piped():
-        places = ["" if typed else f"line {read + number:,}: " for number in range(1, len(lines) + 1)]
-        invalid += _answer_lines(solver, lines, places, style)
-        read += len(lines)
+    most = _FIRST_BATCH
+    for lines in _piped():
+        while lines:
+            batch, began = _first_lines(lines, most), time.monotonic()
+            places = [f"line {read + number:,}: " for number in range(1, len(batch) + 1)]
+            invalid += _answer_lines(solver, batch, places, style)
+            read, lines, seconds = read + len(batch), lines[len(batch) :], time.monotonic() - began
+            if len(batch) == most and seconds < _FAST_SECONDS:
+                most = min(2 * most, _LARGEST_BATCH)
+            elif seconds > _SLOW_SECONDS:
+                most = max(len(batch) // 2, 1)
     if invalid:
-        verb = "its answer is an empty line" if invalid == 1 else "their answers are empty lines"
+        known = "an error" if style.as_json else "an empty line"
+        verb = f"its answer is {known}" if invalid == 1 else f"the answer of each is {known}"
         raise UserError(f"{counted(invalid, 'line')} could not be answered: {verb}")
 
 
@@ -167,7 +206,7 @@ def _answer_lines(solver: Solver, lines: list[str], places: list[str], style: St
     """
     problems_of: dict[str, dict[int, str]] = {}
     models: dict[str, TrainedModel] = {}
-    answers, invalid = [""] * len(lines), 0
+    answers, invalid = [_no_answer("", "the line is empty", style)] * len(lines), 0
     for number, line in enumerate(lines):
         try:
             if line.strip():
@@ -176,6 +215,7 @@ def _answer_lines(solver: Solver, lines: list[str], places: list[str], style: St
                 problems_of.setdefault(model.config.name, {})[number] = problem
         except UserError as error:
             invalid += 1
+            answers[number] = _no_answer(line, str(error), style)
             print(f"error: {places[number]}{error}", file=sys.stderr)
     for name, problems in problems_of.items():
         solutions = models[name].solve(list(problems.values()))
@@ -183,11 +223,27 @@ def _answer_lines(solver: Solver, lines: list[str], places: list[str], style: St
             answers[number] = _answer_text(models[name], problem, solution, style)
             if solution.abstained:
                 print(f"{places[number]}problem {quoted(problem)} has no answer: {_reason(solution)}", file=sys.stderr)
-    print("\n".join(answers), flush=True)
+    # An empty line separates traces.
+    print(("\n\n" if style.trace and not style.as_json else "\n").join(answers), flush=True)
     return invalid
 
 
-def _typed() -> Iterator[list[str]]:
+def _first_lines(lines: list[str], most: int) -> list[str]:
+    """The first lines, which are answered together, so that a much longer one does not delay their answers."""
+    longest = _SHORT
+    for number, line in enumerate(lines[:most]):
+        if number and len(line) > _MUCH_LONGER * longest:
+            return lines[:number]
+        longest = max(longest, len(line))
+    return lines[:most]
+
+
+def _no_answer(line: str, reason: str, style: Style) -> str:
+    """The answer to a line that is no problem."""
+    return json.dumps({"problem": line, "answer": None, "error": reason}) if style.as_json else ""
+
+
+def _typed() -> Iterator[str]:
     """The lines of an interactive session."""
     import readline  # noqa: F401  (gives input() a history)
 
@@ -198,7 +254,7 @@ def _typed() -> Iterator[list[str]]:
             print()
             return
         if line.strip():
-            yield [line]
+            yield line
 
 
 def _piped() -> Iterator[list[str]]:
@@ -245,7 +301,8 @@ def _answer_text(model: TrainedModel, problem: str, solution: Solution, style: S
 def _reason(solution: Solution) -> str:
     """Why an answer is withheld."""
     if solution.trace and solution.trace.reason:
-        return solution.trace.reason
+        reason = solution.trace.reason
+        return reason if len(reason) <= _LONGEST_REASON else f"{reason[:_LONGEST_REASON]}…"
     # Rounded down: no answer is withheld for being 100.0 % sure.
     known = math.isfinite(solution.confidence)
     return f"only {math.floor(1_000 * solution.confidence) / 10 if known else math.nan:.1f}% sure"
