@@ -28,12 +28,17 @@ def validation_figure(connection: duckdb.DuckDBPyConnection, run: str) -> str:
     if not names:
         return ""
 
+    # At least one power of ten is a labelled tick.
+    limits = (min(8.0, *(min(shares) / 1.5 for *_, shares in rows)), 130.0)
+
     def draw(*panels: Axes) -> None:
         for name, axes in zip(names, panels, strict=True):
             lines = [(low, high, steps, shares) for of, low, high, steps, shares in rows if of == name]
             for (low, high, steps, shares), color in zip(lines, LINES, strict=False):
                 axes.plot(steps, shares, color=color, label=str(low) if low == high else f"{low} to {high}")
-            axes.set(xlabel="step", yscale="log", title=_LABELS.get(name, name))
+            axes.set(xlabel="step", yscale="log", ylim=limits, title=_LABELS.get(name, name))
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter("")
             axes.legend(frameon=False, fontsize=8)
         panels[0].set_ylabel("wrong on validation, %")
 

@@ -16,15 +16,19 @@ from flows.evaluate_encoder import evaluate_encoder
 from flows.reports.evaluation import section as report
 from flows.reports.probing.page import SECTION, ProbingSection
 from flows.reports.run_page import write_run_page
+from flows.reports.validation_figure import validation_figure
 from model.comparison.tables import write_tables
 from model.config.evaluation import Decoding
 from model.runs.run_config import load_run
+from model.training.preflight import prepare
 from model.training.trainer import train
 from storage.errors import UserError
 from storage.sql.query import open_catalog, select
 from storage.workspace import Workspace
 from tests.builders import TINY_TRAINING, Built, build_small
 from tests.model.runs import job_of
+from tests.model.test_rewriting_training import REWRITING
+from tests.model.test_rewriting_training import SPEC as REWRITING_TRAINING
 
 VOID = {"meta", "br", "img", "path", "use", "rect", "image"}
 
@@ -190,3 +194,16 @@ def test_missing_run_is_a_one_line_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere") as error:
         write_run_page(Workspace.create(str(tmp_path / "workspace")), "nowhere")
     assert "\n" not in str(error.value)
+
+
+def test_page_of_an_encoder_that_rewrites_draws_errors_on_validation_by_difficulty(tmp_path: Path) -> None:
+    built = build_small(tmp_path, REWRITING)
+    for name, spec in (("rewriting", REWRITING_TRAINING), ("plain", None)):
+        if spec:
+            train(*prepare(built.workspace, name, "small", "small-digit", spec))
+        with open_catalog(built.workspace) as connection:
+            figure = validation_figure(connection, name)
+        for label in ("largest column total", "bound of carries", "depth of brackets"):
+            assert (f"<!-- {label} -->" in figure) == (spec is not None)
+    page = write_run_page(built.workspace, "rewriting").read().decode()
+    assert "Errors on validation by what makes problems hard" in page
