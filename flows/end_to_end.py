@@ -12,15 +12,13 @@ from flows.encode_corpus import encode_corpus
 from flows.evaluate_encoder import evaluate_encoder, headline
 from flows.generate_corpus import generate_corpus
 from flows.reports.artifacts import show_end_to_end
-from flows.train_encoder import train_encoder
+from flows.train_encoder import check_predicates, train_encoder
 from flows.train_tokenizer import train_tokenizer
 from model.config.training import seed_runs
 from model.runs.run_config import RunConfig, load_run, refuse_other
 from model.tokenizer import check_tokens
 from model.training.launchers.ray_launcher import choose_room
-from pipelines.generation.build import predicate_columns_of
 from storage.errors import UserError
-from storage.reading.subset import check_predicate
 from storage.workspace import Workspace
 
 
@@ -39,10 +37,7 @@ def check_request(request: EndToEndRequest) -> None:
             f"training.batch_size is {training.batch_size:,}, the train split will have about {rows:,} rows: "
             "lower batch_size or use a larger corpus"
         )
-    if wheres := [where for where in (*(stage.where for stage in training.curriculum), training.where) if where]:
-        columns = predicate_columns_of(corpus)
-        for where in wheres:
-            check_predicate(where, columns)
+    check_predicates(training, corpus)
     for name, spec in seed_runs(request.run_name, training, request.seeds):
         run = workspace.run(name)
         if (run / "run.json").exists():

@@ -8,6 +8,7 @@ from typing import Any
 from flows.common.engines import ray_session
 from flows.common.flow import flow
 from flows.common.parameters import TrainRequest
+from flows.common.presets import CORPUS_PRESETS
 from flows.common.progress import counted, human, metered, say
 from flows.common.timing import note_seconds
 from flows.encode_corpus import ensure_tokens
@@ -18,7 +19,11 @@ from model.training.job import Progress, TrainingJob, TrainingResult
 from model.training.launchers.parallel_runs import Room, Seat, train_side_by_side
 from model.training.launchers.ray_launcher import choose_room, launch
 from model.training.preflight import existing_result, prepare
+from pipelines.generation.build import predicate_columns_of
+from pipelines.spec.corpus import CorpusSpec
+from storage.datasets.manifest import committed
 from storage.errors import RunFailure
+from storage.reading.subset import check_predicate
 from storage.sql.catalog import refresh_catalog
 from storage.workspace import Workspace
 
@@ -31,6 +36,8 @@ def train_encoder(request: TrainRequest) -> dict[str, Any]:
     """
     workspace, name, spec = Workspace.create(request.workspace), request.run_name, request.spec(TrainingSpec)
     if request.make_missing:
+        if request.corpus in CORPUS_PRESETS and not committed(workspace.corpus(request.corpus)):
+            check_predicates(spec, CORPUS_PRESETS[request.corpus].spec(CorpusSpec))
         ensure_tokens(request, request.corpus, request.tokenizer_name)
     jobs = prepare(workspace, name, request.corpus, request.tokenizer_name, spec, request.seeds)
     for line in (*spec.ignored, *jobs[0].left_out):
@@ -46,6 +53,14 @@ def train_encoder(request: TrainRequest) -> dict[str, Any]:
     matches = ", ".join(f"{result['run']} {result['exact_match']:.2%}" for result in results)
     show_training(workspace, names, f"{spec.steps:,} steps; exact match on validation: {matches}")
     return results[0] if request.seeds == 1 else {"runs": results}
+
+
+def check_predicates(training: TrainingSpec, corpus: CorpusSpec) -> None:
+    """Raise `UserError`, before the corpus is generated, if a predicate of the training is invalid."""
+    if wheres := [where for where in (*(stage.where for stage in training.curriculum), training.where) if where]:
+        columns = predicate_columns_of(corpus)
+        for where in wheres:
+            check_predicate(where, columns)
 
 
 def _train(jobs: list[TrainingJob], untrained: int, title: str, spec: TrainingSpec) -> None:

@@ -91,6 +91,26 @@ def test_imports_have_no_cycle() -> None:
     TopologicalSorter({path: set().union(*map(files_of, names)) - {path} for path, names in IMPORTS.items()}).prepare()
 
 
+def test_files_are_written_and_deleted_only_by_the_places_that_refuse_links() -> None:
+    """All others write their own outputs, such as a file that the user names."""
+    outside = {"flows/common/engines.py", "flows/cli/verbs/sql.py", "flows/cli/terminal.py"}
+    changing = {"unlink", "rmtree", "write_text", "write_bytes", "rename", "symlink_to", "mkdir"}
+    users = set()
+    for path, source in SOURCES.items():
+        for node in ast.walk(ast.parse(source)):
+            if not isinstance(node, ast.Call):
+                continue
+            modes = [each.value for each in node.args if isinstance(each, ast.Constant) and isinstance(each.value, str)]
+            opens = isinstance(node.func, (ast.Name, ast.Attribute)) and (
+                getattr(node.func, "id", getattr(node.func, "attr", "")) == "open"
+            )
+            if (opens and any(re.fullmatch(r"[wax]b?\+?", mode) for mode in modes)) or (
+                isinstance(node.func, ast.Attribute) and node.func.attr in changing
+            ):
+                users.add(path)
+    assert {path for path in users if not path.startswith("storage/places/")} == outside
+
+
 def test_folder_has_at_most_about_twelve_modules() -> None:
     counts = Counter(path.rpartition("/")[0] for path in SOURCES if not path.endswith("__init__.py"))
     assert max(counts.values()) <= 14, counts.most_common(3)

@@ -49,6 +49,8 @@ def compare(spec: ComparingSpec, stop: Callable[[], bool] = lambda: False) -> Lo
     if stop():
         return None
     jobs = _jobs(workspace, spec, {key: spec.planned(variant, steps[key]) for key, variant in variants.items()})
+    for line in jobs[0].left_out:
+        print(f"warning: {line}", flush=True)
     failure: RunFailure | None = None
     try:
         results = _train(jobs, in_a_process, at_once, stop)

@@ -30,6 +30,8 @@ def main() -> int:
         file = TrainingFile.model_validate(read_parameters(sys.argv[1]))
         workspace, name = Workspace.create(file.workspace), file.name or file.corpus
         jobs = prepare(workspace, name, file.corpus, file.tokenizer_name, file.training, file.seeds)
+        for line in (*file.training.ignored, *jobs[0].left_out):
+            print(f"warning: {line}", file=sys.stderr)
         results = train_in_processes(jobs, stop) if len(jobs) > 1 else [_train_here(jobs[0], stop)]
         for job, result in zip(jobs, results, strict=True):
             run = f"run {job.config.name}: " if len(jobs) > 1 else ""

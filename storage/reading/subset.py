@@ -27,6 +27,7 @@ from storage.sql.database import (
     parse_sql,
     reason,
 )
+from storage.sql.memory import bounded_memory
 from storage.sql.scan import PARTITIONS, partition_of
 
 BLOCK_ROWS = 1 << 16
@@ -124,7 +125,8 @@ def predicate_columns(dataset: Dataset, shards: Sequence[ShardRecord]) -> dict[s
 
 def check_predicate(predicate: str, columns: dict[str, str]) -> None:
     """Raises `UserError` unless `predicate` is one deterministic, row-wise boolean condition over `columns`."""
-    with closing(duckdb.connect(config={"enable_external_access": False})) as connection:
+    with closing(connect()) as connection, bounded_memory():
+        connection.execute("SET enable_external_access = false")
         types = ", ".join(f"{identifier(name)} {kind}" for name, kind in columns.items())
         connection.execute(f"CREATE TABLE rows ({types})")
         # One row of nulls: constant expressions are evaluated, but no error depends on values.
@@ -210,7 +212,7 @@ def _block_counts(dataset: Dataset, source: str, shard: ShardRecord, predicate: 
 def _evaluated(dataset: Dataset, predicate: str, query: str) -> pa.Table:
     """The result of a query with `predicate`; raises `UserError` if the predicate fails for a row."""
     try:
-        with closing(connect(dataset.location, threads=2)) as connection:
+        with closing(connect(dataset.location, threads=2)) as connection, bounded_memory():
             return interruptible(connection, lambda: connection.sql(query).to_arrow_table())
     except duckdb.Error as error:
         raise UserError(f"where {predicate!r} can't be evaluated: {reason(error)}") from error

@@ -14,6 +14,7 @@ import duckdb
 
 from storage.datasets.manifest import Dataset, committed, load
 from storage.errors import RunFailure
+from storage.machine import cores
 from storage.places.place import Location
 from storage.sql.database import identifier, let_read, literal, parquet_source, reason
 from storage.sql.scan import columns_of, corpus_query
@@ -46,7 +47,7 @@ def refresh_catalog(workspace: Workspace) -> Location:
 
 
 def _write(workspace: Workspace) -> None:
-    with workspace.catalog.staged() as path, duckdb.connect() as connection:
+    with workspace.catalog.staged() as path, duckdb.connect(config={"threads": cores()}) as connection:
         let_read(connection, workspace.root)
         corpora = _corpora(workspace)
         views = _corpus_views(connection, corpora)

@@ -6,26 +6,23 @@ SELECT. The parsed statement is therefore checked too.
 """
 
 import re
-import resource
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from itertools import chain, islice
-from pathlib import Path
 from typing import Any
 
 import duckdb
 import pyarrow as pa
 
 from storage.errors import QueryAbandoned, RunFailure, UserError
+from storage.machine import cores
 from storage.places.disk import LocalLocation
 from storage.sql.catalog import refresh_catalog
 from storage.sql.database import closing, interruptible, let_read, literal, parse_sql, reason
+from storage.sql.memory import MEMORY, too_large
 from storage.workspace import Workspace
 
-_MEMORY = "1GB"
-# Additional memory for the process: DuckDB's own limit does not count single values, such as long lists.
-_PROCESS_BYTES = 3 << 30
 _SPILL = re.compile("[0-9a-f]{32}")
 
 # Query nodes that only read; a WITH clause can contain others that write.
@@ -43,7 +40,7 @@ def open_catalog(workspace: Workspace) -> Iterator[duckdb.DuckDBPyConnection]:
     """A read-only connection to a new catalog; it reads no file outside the workspace and installs no extension."""
     catalog = refresh_catalog(workspace)
     with _spill_folder(workspace) as spill:
-        limits = {"memory_limit": _MEMORY, "temp_directory": str(spill)}
+        limits = {"threads": cores(), "memory_limit": MEMORY, "temp_directory": str(spill)}
         with closing(duckdb.connect(str(catalog), read_only=True, config=limits)) as connection:
             connection.execute("SET autoinstall_known_extensions = false")
             connection.execute("SET autoload_known_extensions = false")
@@ -54,29 +51,6 @@ def open_catalog(workspace: Workspace) -> Iterator[duckdb.DuckDBPyConnection]:
             connection.execute("SET enable_external_access = false")
             connection.execute("SET lock_configuration = true")
             yield connection
-
-
-@contextmanager
-def bounded_memory() -> Iterator[None]:
-    """Limits this process to a few gigabytes more than it uses now, for the block; raises `UserError` beyond that.
-
-    The limit covers all threads and new child processes, so the process should do nothing else meanwhile. A system
-    without Linux's /proc has no limit.
-    """
-    statm = Path("/proc/self/statm")
-    if not statm.exists():
-        yield
-        return
-    has = int(statm.read_text().split()[5]) * resource.getpagesize()
-    before, most = resource.getrlimit(resource.RLIMIT_DATA)
-    bounds = [has + _PROCESS_BYTES, *(limit for limit in (before, most) if limit != resource.RLIM_INFINITY)]
-    resource.setrlimit(resource.RLIMIT_DATA, (min(bounds), most))
-    try:
-        yield
-    except MemoryError:
-        raise _too_large() from None
-    finally:
-        resource.setrlimit(resource.RLIMIT_DATA, (before, most))
 
 
 def select(connection: duckdb.DuckDBPyConnection, query: str) -> duckdb.DuckDBPyRelation:
@@ -128,19 +102,13 @@ def sql_error(error: Exception) -> UserError | RunFailure:
     """Converts DuckDB's error to one line, with its suggestions and without the marked excerpt of the query."""
     text = str(error)
     if text.startswith("Out of Memory Error"):
-        return _too_large()
+        return too_large()
     text = reason(error) if "Traceback" in text else " ".join(re.split(r"\n\s*LINE \d+:", text)[0].split())
     if text.startswith("Permission Error"):
         return UserError(f"SQL: {text} (SQL reads only files of the workspace, and follows no link out of it)")
     if re.match(r"(IO|Invalid|Invalid Input|Serialization) Error\b.*\.parquet", text):
         return RunFailure(f"SQL: {text} (a file of the workspace may be missing or damaged)")
     return UserError(f"SQL: {text}")
-
-
-def _too_large() -> UserError:
-    return UserError(
-        f"SQL: the query needs more than {_MEMORY} of memory or fills the disk: add a filter, an aggregate or a LIMIT"
-    )
 
 
 def _refuse_effects(connection: duckdb.DuckDBPyConnection, query: str) -> None:

@@ -32,7 +32,7 @@ from storage.workspace import Workspace
 from tests.builders import SMALL, SMALL_TOKENIZER, TINY_TRAINING
 from tests.pipelines.test_migrate import SUMS, write_old
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("recorded")]
+pytestmark = pytest.mark.usefixtures("recorded")
 
 _RUN, _TOKENIZER = "one", "small-digit"
 
@@ -55,6 +55,11 @@ def _encode(workspace: Workspace) -> None:
 
 def _train(workspace: Workspace) -> None:
     train(*prepare(workspace, _RUN, "small", _TOKENIZER, TINY_TRAINING.model_copy(update={"keep": 3})))
+
+
+def _train_on_a_part(workspace: Workspace) -> None:
+    spec = TINY_TRAINING.model_copy(update={"where": "a > 3", "oversample": "b < 9"})
+    train(*prepare(workspace, "two", "small", _TOKENIZER, spec))
 
 
 def _evaluate(workspace: Workspace, **values: object) -> None:
@@ -107,6 +112,7 @@ _STAGES = {
     "tokenizer": _Stage(_train_tokenizer),
     "tokens": _Stage(_encode),
     "training": _Stage(_train),
+    "training on a part": _Stage(_train_on_a_part),
     "evaluation": _Stage(_evaluate),
     "suite": _Stage(lambda workspace: _evaluate(workspace, suite="edge")),
     "comparison of evaluations": _Stage(lambda workspace: _evaluate(workspace, compare=(_RUN,))),
@@ -124,34 +130,43 @@ _STAGES = {
 }
 
 
+class _Stages:
+    """A workspace before and after each stage, made as far as tests ask for them; not to be changed."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.current = folder, folder / "w"
+        self.places: dict[str, tuple[Path, Path]] = {}
+        Workspace.create(str(self.current))
+
+    def of(self, name: str) -> tuple[Path, Path]:
+        for number, (done, stage) in enumerate(_STAGES.items()):
+            if name in self.places:
+                break
+            if done not in self.places:
+                stage.prepare(Workspace.open(str(self.current)))
+                places = (self.folder / f"{number}-before", self.folder / f"{number}-after")
+                shutil.copytree(self.current, places[0])
+                stage.write(Workspace.open(str(self.current)))
+                shutil.copytree(self.current, places[1])
+                self.places[done] = places
+        return self.places[name]
+
+
 @pytest.fixture(scope="module")
-def before(tmp_path_factory: pytest.TempPathFactory, prefect_api: str) -> dict[str, tuple[Path, Path]]:
-    """By stage, a workspace before and after it; not to be changed."""
-    from prefect.settings import PREFECT_API_URL, temporary_settings
-
-    with temporary_settings({PREFECT_API_URL: prefect_api}):
-        return _stages(tmp_path_factory.mktemp("stages"))
+def stages(tmp_path_factory: pytest.TempPathFactory) -> _Stages:
+    return _Stages(tmp_path_factory.mktemp("stages"))
 
 
-def _stages(folder: Path) -> dict[str, tuple[Path, Path]]:
-    current = folder / "w"
-    Workspace.create(str(current))
-    found = {}
-    for number, (name, stage) in enumerate(_STAGES.items()):
-        stage.prepare(Workspace.open(str(current)))
-        places = (folder / f"{number}-before", folder / f"{number}-after")
-        shutil.copytree(current, places[0])
-        stage.write(Workspace.open(str(current)))
-        shutil.copytree(current, places[1])
-        found[name] = places
-    return found
+_QUICK = ("corpus", "tokenizer", "tokens")
 
 
-@pytest.mark.parametrize("name", _STAGES)
+@pytest.mark.parametrize(
+    "name", [name if name in _QUICK else pytest.param(name, marks=pytest.mark.slow) for name in _STAGES]
+)
 def test_stage_does_not_follow_a_link_in_place_of_any_path_that_it_writes(
-    before: dict[str, tuple[Path, Path]], tmp_path: Path, name: str
+    stages: _Stages, tmp_path: Path, name: str
 ) -> None:
-    start, end = before[name]
+    start, end = stages.of(name)
     paths = list(_written(start, end))
     assert paths
     for path in paths:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.cli.app import app
+from flows.cli.app import app, run
 from flows.common.progress import metered
 from tests.builders import Built
 
@@ -103,6 +103,16 @@ def test_colours_appear_only_on_a_terminal_without_no_color(small: Built, monkey
     assert "\x1b[32mcomplete" in shown_by(status, monkeypatch)
     monkeypatch.setenv("NO_COLOR", "1")
     assert "\x1b[3" not in shown_by(status, monkeypatch)
+
+
+@pytest.mark.parametrize("form", ["table", "csv", "json"])
+def test_control_characters_of_values_do_not_reach_a_terminal(
+    small: Built, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    words = ["sql", "SELECT 'a' || chr(27) || '[2Jb' AS x", "--format", form, "--workspace", str(small.workspace.root)]
+    shown = shown_by(lambda: run(words), monkeypatch)
+    assert "\x1b[2J" not in shown
+    assert "[2Jb" in shown
 
 
 def test_progress_bar_appears_only_on_a_terminal(

@@ -1,11 +1,14 @@
 """Invalid predicates, and those that depend on the time, are rejected before a row is generated."""
 
+import resource
 from pathlib import Path
 
 import pytest
 
+from flows.common.parameters import TrainRequest
 from flows.common.presets import PRESETS
 from flows.end_to_end import check_request
+from flows.train_encoder import train_encoder
 from pipelines.generation.build import predicate_columns_of
 from pipelines.spec.corpus import CorpusSpec
 from pipelines.spec.presets import CORPORA
@@ -26,6 +29,30 @@ def test_invalid_predicate_is_rejected_before_any_row(where: str, staged: bool, 
     with pytest.raises(UserError, match="where "):
         check_request(QUICK.model_copy(update={"workspace": str(tmp_path), "training": training}))
     assert not (tmp_path / "corpora").exists()
+
+
+@pytest.mark.usefixtures("recorded")
+@pytest.mark.parametrize(
+    "values", [{"where": "nosuch > 1"}, {"curriculum": [{"steps": 1, "where": "nosuch > 1"}]}], ids=["where", "stage"]
+)
+def test_training_that_makes_its_corpus_rejects_a_predicate_before_any_row(
+    values: dict[str, object], tmp_path: Path
+) -> None:
+    request = TrainRequest.model_validate(
+        {"workspace": str(tmp_path), "corpus": "quick", "make_missing": True, **values}
+    )
+    with pytest.raises(UserError, match="where 'nosuch > 1' is not a valid condition"):
+        train_encoder.fn(request)
+    assert not (tmp_path / "corpora").exists()
+
+
+@pytest.mark.parametrize("where", ["list_sum(range(2000000000)) > 0", "length(repeat('x', 4000000000)) > a"])
+def test_predicate_for_gigabytes_is_rejected_before_memory_runs_out(where: str) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_DATA)
+    with pytest.raises(UserError) as failure:
+        check_predicate(where, {"a": "BIGINT"})
+    assert "\n" not in str(failure.value)
+    assert resource.getrlimit(resource.RLIMIT_DATA) == limits
 
 
 def test_columns_are_known_before_the_generation(small: Built) -> None:

@@ -19,7 +19,7 @@ import pytest
 from flows.cli import app as command
 from flows.cli.verbs.sql import Format, answer
 from storage.errors import UserError
-from storage.sql.query import bounded_memory
+from storage.sql.memory import bounded_memory
 from tests.builders import Built
 
 _ROOT = Path(__file__).parents[2]

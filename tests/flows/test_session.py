@@ -12,6 +12,7 @@ import pytest
 import ray
 
 from flows.cluster import connect
+from flows.common import engines
 from flows.common.engines import ray_session
 
 _HOLD = """
@@ -73,6 +74,23 @@ def test_private_ray_requires_a_token_and_has_no_dashboard(private: tuple[str, p
     assert dashboards
     # Without its pages the process only counts; its counters may be read on a port of their own.
     assert all("--disable-frontend" in each.cmdline() for each in dashboards)
+
+
+def test_token_of_ray_is_readable_by_its_owner_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    before = os.umask(0)
+    try:
+        for _ in range(2):
+            engines._require_token()
+            token = tmp_path / ".ray" / "auth_token"
+            assert token.stat().st_mode & 0o777 == 0o600
+            assert len(token.read_text()) == 64
+            # As Ray itself would have left it.
+            token.chmod(0o644)
+    finally:
+        os.umask(before)
 
 
 def test_private_ray_uses_the_granted_cores_and_a_short_health_check_interval(

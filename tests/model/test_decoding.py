@@ -62,6 +62,7 @@ def test_each_pass_fills_its_share_in_the_requested_order(
     # Each slot's probability of its own answer: e^s against the other pieces.
     pieces = small.tokenizer.size
     expected = np.prod([np.exp(s) / (np.exp(s) + pieces - 1) for s in (1, 2, 3, 4)])
+    # A product of four float32 probabilities, each rounded to 1e-7; another slot's probability changes it by a half.
     assert found.confidence == pytest.approx(np.full(3, expected), rel=1e-4)
 
 

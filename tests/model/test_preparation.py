@@ -1,3 +1,5 @@
+import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -6,6 +8,7 @@ import torch
 from model.config.training import CurriculumStage
 from model.network.compilation import compiles
 from model.tokenizer import TokenLayout
+from model.training.__main__ import main
 from model.training.preflight import prepare
 from storage.errors import RunFailure, UserError
 from tests.builders import TINY_TRAINING, Built
@@ -97,7 +100,9 @@ def test_a_run_name_in_use_with_another_configuration_is_refused(small: Built, t
     job_of(small, tmp_path, TINY_TRAINING.model_copy(update={"workers": 2}))
 
 
-def test_rows_that_are_in_no_batch_are_reported_with_their_numbers(longer: Built) -> None:
+def test_rows_that_are_in_no_batch_are_reported_with_their_numbers(
+    longer: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Layouts with fewer rows than a batch: once, though every stage leaves them out."""
     held: dict[int, int] = {}
     for shard in longer.tokens.of_split("train"):
@@ -119,5 +124,16 @@ def test_rows_that_are_in_no_batch_are_reported_with_their_numbers(longer: Built
         f"{few:,} of {few + many:,} rows of train are left out: {few:,} rows of {width} tokens; a batch needs {size:,} "
         "rows of one width: lower batch_size or use a larger corpus",
     )
+    job = {
+        "workspace": str(longer.workspace.root),
+        "corpus": "longer",
+        "name": "incomplete",
+        "training": TINY_TRAINING.model_copy(update={"batch_size": size, "steps": 1}).model_dump(mode="json"),
+    }
+    (tmp_path / "job.json").write_text(json.dumps(job))
+    monkeypatch.setattr(sys, "argv", ["model.training", str(tmp_path / "job.json")])
+    assert main() == 0
+    longer.workspace.run("incomplete").remove()
+    assert f"warning: {few:,} of {few + many:,} rows of train are left out" in capsys.readouterr().err
     (first,) = left_out(batch_size=size, curriculum=(CurriculumStage(where="true", steps=3),), where="true")
     assert f"rows of train where true are left out: {few:,} rows of {width} tokens" in first

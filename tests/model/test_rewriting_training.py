@@ -134,6 +134,7 @@ def test_steps_are_evaluated_alone_and_expressions_by_rewriting(rewriting: Built
     target = LocalLocation(tmp_path / "predictions" / "p.parquet")
     outcome = evaluate(model, problems, EvaluationSpec(limit=0, checkpoint="last"), target)
     assert outcome.problems == rewriting.corpus.manifest.split_rows["test"]
+    # Shares of different problems, of which an encoder after 30 steps has few right.
     assert outcome.exact_match == pytest.approx(result.exact_match, abs=0.2)
     table = pq.read_table(target.path)
     marks = table.filter(pc.equal(table["family"], "marks"))

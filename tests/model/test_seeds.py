@@ -143,10 +143,14 @@ def test_a_plain_process_trains_seeds_and_an_interruption_leaves_all_resumable(s
     )
     assert process.stdout
     seen = set[str]()
+    # Without progress, the end of its output ends the loop.
+    deadline = threading.Timer(300, process.kill)
+    deadline.start()
     for line in process.stdout:
         seen.add(line.split(":")[0])
         if seen >= {"several-seed0", "several-seed1"}:
             break
+    deadline.cancel()
     # Ctrl-C on a terminal reaches the whole process group.
     os.killpg(process.pid, signal.SIGINT)
     rest, errors = process.communicate(timeout=120)

@@ -36,6 +36,7 @@ def test_an_exported_run_answers_as_it_did_and_holds_weights_alone(small: Built,
     assert all(name.startswith("model.") and value.dtype == torch.bfloat16 for name, value in tensors.items())
     before, after = TrainedEncoder.open(job.run, "last"), TrainedEncoder.open(target)
     for old, new in zip(before.encoder.parameters(), after.encoder.parameters(), strict=True):
+        # An export is rounded to bfloat16, which keeps 8 bits of a number.
         assert torch.allclose(old, new, rtol=1 / 256, atol=0)
     assert after.config == before.config.model_copy(update={"name": "exported"})
     assert len(after.solve(["1+2", "99+1"])) == 2

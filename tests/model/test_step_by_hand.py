@@ -76,6 +76,7 @@ def test_a_steps_loss_is_the_mean_over_its_masked_slots(
             for number, row in enumerate(rows)
             for slot in masked_slots(5, step - 1, number, slots, 0.3)
         ]
+        # A mean of float32 losses of size 3, each rounded to 6e-8 of it; a wrong target changes it by 1e-3.
         assert loss == pytest.approx(sum(total - logits[target] for target in targets) / len(targets), rel=1e-5)
 
 

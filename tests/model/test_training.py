@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from model.config.training import TrainingSpec
 from model.evaluation.predictor import TrainedEncoder
 from model.network.flops import training_flops
+from model.process import prepare_torch
 from model.runs.checkpoints import Checkpoints
 from model.runs.metrics import metric_parts
 from model.training.__main__ import main
@@ -53,6 +54,19 @@ def test_weights_that_are_no_numbers_are_never_saved(small: Built, tmp_path: Pat
     finally:
         module.set_rates = set_rates
     assert Checkpoints(job.run / "checkpoints").index().last == good
+
+
+def test_a_process_uses_no_more_threads_than_the_granted_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_num_threads()
+    monkeypatch.setattr("model.process.cores", lambda: 1)
+    try:
+        torch.set_num_threads(2)
+        prepare_torch()
+        assert torch.get_num_threads() == 1
+        prepare_torch(2)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_metrics_say_how_fast_and_how_near_to_the_peak_a_step_is(

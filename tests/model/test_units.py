@@ -144,6 +144,7 @@ def test_a_saturated_baseline_multiplies_where_its_gate_says_so() -> None:
         unit.gate.bias.zero_()
     values = torch.tensor([[12.0, 34.0]]).expand(2, -1)
     found = unit(values, torch.tensor([[1.0, 0.0, 0.0], [0.0, 0.0, 1.0]]))
+    # Gates of sigmoid(30) and powers by logarithms in float32, rounded to some 1e-6; another operation is off by 10 %.
     assert found[:, 0].tolist() == pytest.approx([46.0, 408.0], rel=1e-4)
 
 

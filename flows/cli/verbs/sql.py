@@ -24,7 +24,8 @@ from rich.table import Table
 from flows.cli.terminal import PrintableSink, printable
 from storage.errors import UserError
 from storage.places.disk import LocalLocation, local_path
-from storage.sql.query import bounded_memory, fetched, open_catalog, select, stream
+from storage.sql.memory import bounded_memory
+from storage.sql.query import fetched, open_catalog, select, stream
 from storage.workspace import Workspace
 
 Format = Literal["table", "csv", "json", "parquet"]
