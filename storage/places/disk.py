@@ -130,7 +130,9 @@ class LocalLocation(Location):
     def staged(self) -> Iterator[Path]:
         """Yields a path in the same folder; on success the file is synced and renamed, otherwise it is deleted.
 
-        A file with the same bytes is not rewritten. Raises `RunFailure` if the disk is full.
+        A file with the same bytes is not rewritten. The caller writes by path: if someone replaces the folder by a link
+        in the meantime, the new file is created in the link's target, and deleted there. No file of the target changes.
+        Raises `RunFailure` if the disk is full.
         """
         beside = self.path.parent / f".{self.path.name}.{uuid.uuid4().hex}.partial"
         try:

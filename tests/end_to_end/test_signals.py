@@ -29,6 +29,7 @@ _COMMAND_VARIABLE = "NUMERATE_TEST_COMMAND"
 _RESULT_SECONDS = 300.0
 _EXIT_SECONDS = 20.0
 _QUICK = ("run", "quick", "--training.steps", "5000")
+_SHORT = ("run", "quick", "--training.steps", "20")
 
 
 @dataclass
@@ -131,13 +132,20 @@ MOMENTS: dict[str, Callable[[Command], bool]] = {
     "training-workers": has_started("RayTrainWorker"),
     "training": has_file("runs/quick/metrics/*.parquet"),
 }
+# Moments after the training, which is short.
+LATE_MOMENTS: dict[str, Callable[[Command], bool]] = {
+    "trained": has_file("runs/quick/checkpoints/step-000000020.safetensors"),
+    "evaluation": has_file("runs/quick/predictions"),
+    "evaluated": has_file("runs/quick/predictions/*.parquet"),
+    "report": has_file("runs/quick/report.json"),
+}
 
 
 def _cases() -> Iterator[object]:
-    """Every moment with both signals; only one case is not slow: Ray once replaced the handler at this moment."""
-    for moment in MOMENTS:
+    """Every moment with both signals; two cases are not slow: Ray once replaced the handler at the first one."""
+    for moment in (*MOMENTS, *LATE_MOMENTS):
         for number in (signal.SIGTERM, signal.SIGINT):
-            quick = (moment, number) == ("ray-start", signal.SIGTERM)
+            quick = (moment, number) in (("ray-start", signal.SIGTERM), ("generation", signal.SIGINT))
             yield pytest.param(moment, number, marks=[] if quick else pytest.mark.slow, id=f"{moment}-{number.name}")
 
 
@@ -145,11 +153,12 @@ def _cases() -> Iterator[object]:
 def test_signal_ends_a_command_with_one_line_and_leaves_no_process(
     tmp_path: Path, moment: str, number: signal.Signals
 ) -> None:
-    command = start(tmp_path, *_QUICK)
-    command.wait_for(MOMENTS[moment])
+    command = start(tmp_path, *(_SHORT if moment in LATE_MOMENTS else _QUICK))
+    command.wait_for({**MOMENTS, **LATE_MOMENTS}[moment])
     send_signal(command.process, number)
     code, out, errors = command.result()
     *progress, last = errors.splitlines() or [""]
     assert (code, last.partition(":")[2][:12], out) == (130, " interrupted", ""), errors
-    assert all(line.startswith(("corpus quick", "tokenizer quick", "encode quick")) for line in progress), errors
+    stages = ("corpus quick", "tokenizer quick", "encode quick", "run quick", "report: ")
+    assert all(line.startswith(stages) for line in progress), errors
     assert command.remaining() == []
