@@ -310,7 +310,7 @@ def test_a_damaged_shard_fails_in_one_line_that_names_it(own_small: Built) -> No
 def test_a_query_larger_than_memory_spills_into_the_workspace_and_leaves_nothing(
     own_small: Built, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("storage.sql.query._MEMORY", "100MB")
+    monkeypatch.setattr("storage.sql.query.MEMORY", "100MB")
     spill = own_small.workspace.root / ".spill"
     with open_catalog(own_small.workspace) as connection:
         _, batches = stream(
