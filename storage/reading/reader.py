@@ -3,7 +3,7 @@
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import count
 
 import duckdb
@@ -18,6 +18,8 @@ from storage.reading.subset import KeptRows
 from storage.sql.database import connect, parquet_source, reason
 
 _STREAM_ROWS = 1 << 16
+# A split or a set of rare rows of at most so many bytes is read once: an epoch of it can be as short as one batch.
+_HELD_BYTES = 1 << 22
 _BYTE = np.dtype(np.uint8)
 
 
@@ -37,6 +39,8 @@ class ElasticReader:
     kind: np.dtype = _BYTE
     below: Location | None = None
     """The folder of the paths, if it is in an object store."""
+    _held: dict[int, NDArray[np.uint8]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    """The rows of shards that stay in memory, by shard."""
 
     def batches(self, first_step: int, *, rank: int = 0, ranks: int = 1) -> Generator[NDArray[np.integer]]:
         """Yields this rank's part of batch `first_step` and all later ones, without end: [rows, numbers per row].
@@ -77,6 +81,16 @@ class ElasticReader:
         return window, offset
 
     def _read(self, connection: duckdb.DuckDBPyConnection, shard: int, first: int, target: NDArray[np.uint8]) -> None:
+        if sum(self.plan.counts) * self.width > _HELD_BYTES:
+            self._stream(connection, shard, first, target)
+            return
+        if shard not in self._held:
+            rows = np.empty((self.plan.counts[shard], self.width), np.uint8)
+            self._stream(connection, shard, 0, rows)
+            self._held[shard] = rows
+        target[:] = self._held[shard][first : first + len(target)]
+
+    def _stream(self, connection: duckdb.DuckDBPyConnection, shard: int, first: int, target: NDArray[np.uint8]) -> None:
         if self.kept:
             query = self.kept[shard].query(self.column, first, len(target))
         else:

@@ -106,7 +106,7 @@ def _trainer(model: nn.Module, ids: Tensor, *slots: int) -> Callable[[], float]:
 def loop(folder: Path) -> Iterator[Figure]:
     """Rows a second of the default training against its bare step: what Muon, reading, masks and metrics cost."""
     _, _, bare = _ours()
-    spec = CORPORA["notebook"].model_copy(update={"name": "bench", "rows": 1 << 20})
+    spec = CORPORA["notebook"].model_copy(update={"name": "bench", "rows": 1 << 22})
     built = build_small(folder, spec)
     training = TrainingSpec(steps=80, batch_size=_BATCH)
     runs = iter(range(100))
