@@ -10,9 +10,9 @@ PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest
 run: $(STAMP)
 	$(BIN)/numerate run
 
-# Three files at once, each in a process with one thread: tests spend a third of their time waiting for servers and
-# processes, so three use two cores. The tests of a file run in one process, because they share fixtures. In alphabetical order most of the
-# longest files come first.
+# Three files at once on two cores, each in a process with one thread: tests spend a third of their time waiting for
+# servers and processes. The tests of a file run in one process, because they share fixtures. In alphabetical order most
+# of the longest files come first.
 test: $(STAMP)
 	$(PYTEST) -m "not slow" -n 3 --dist loadfile --no-loadscope-reorder
 
