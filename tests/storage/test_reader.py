@@ -1,4 +1,6 @@
+from collections.abc import Iterator
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -13,6 +15,15 @@ from storage.order import Permutation, derive_key
 from storage.reading.lanes import LANES, LanePlan
 from storage.reading.reader import BucketReader, ElasticReader
 from tests.builders import Built
+
+
+@pytest.fixture(scope="module", autouse=True, params=["streamed", "held"])
+def _rows(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Rows of these small corpora are read window by window, like those of large ones, or stay in memory."""
+    with pytest.MonkeyPatch.context() as patched:
+        if request.param == "streamed":
+            patched.setattr("storage.reading.reader._HELD_BYTES", 0)
+        yield
 
 
 def reader_of(built: Built, batch: int = 128, seed: int = 4) -> ElasticReader:
@@ -31,6 +42,27 @@ def undisturbed(small: Built) -> list[np.ndarray]:
     """An epoch and seven steps of one rank."""
     reader = reader_of(small)
     return batches(reader, 0, reader.plan.steps_per_epoch + 7, 1)
+
+
+def test_rows_that_stay_in_memory_are_those_that_are_read_again(small: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = reader_of(small)
+    steps = 2 * reader.plan.steps_per_epoch + 3
+    reads: list[int] = []
+    stream = ElasticReader._stream
+
+    def counted(*arguments: Any) -> None:
+        reads.append(1)
+        stream(*arguments)
+
+    monkeypatch.setattr(ElasticReader, "_stream", counted)
+    found = []
+    for size in (0, 1 << 22):
+        monkeypatch.setattr("storage.reading.reader._HELD_BYTES", size)
+        reads.clear()
+        found.append((batches(reader_of(small), 0, steps, 1), len(reads)))
+    (again, many), (held, once) = found
+    assert all(np.array_equal(one, other) for one, other in zip(again, held, strict=True))
+    assert (once, many > 10 * once) == (len(reader.paths), True)
 
 
 @pytest.mark.parametrize("ranks", [2, 3, 5, 64])
