@@ -129,6 +129,12 @@ def data_files(folder: Path) -> dict[str, bytes]:
     }
 
 
+def contents(place: Path) -> dict[str, tuple[bytes, int]]:
+    """Contents and inodes of a file, or of all files of a folder, by path."""
+    files = (path for path in (place, *place.rglob("*")) if path.is_file())
+    return {str(path): (path.read_bytes(), path.stat().st_ino) for path in files}
+
+
 def build_small(
     folder: Path, spec: CorpusSpec = SMALL, tokens: TokenizerSpec = SMALL_TOKENIZER, version: int = 3
 ) -> Built:

@@ -27,16 +27,6 @@ SCHEMA = pa.schema(
         pa.field("share_of_peak", pa.float64()),
     ]
 )
-ERRORS_SCHEMA = pa.schema(
-    [
-        pa.field("run", pa.string(), nullable=False),
-        pa.field("step", pa.int64(), nullable=False),
-        pa.field("difficulty", pa.string(), nullable=False),
-        pa.field("value", pa.int64(), nullable=False),
-        pa.field("problems", pa.int64(), nullable=False),
-        pa.field("wrong", pa.int64(), nullable=False),
-    ]
-)
 
 
 class ErrorCount(NamedTuple):
@@ -46,6 +36,14 @@ class ErrorCount(NamedTuple):
     value: int
     problems: int
     wrong: int
+
+
+ERRORS_SCHEMA = pa.schema(
+    [
+        pa.field(name, pa.string() if name in ("run", "difficulty") else pa.int64(), nullable=False)
+        for name in ("run", "step", *ErrorCount._fields)
+    ]
+)
 
 
 @dataclass

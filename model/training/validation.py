@@ -52,27 +52,19 @@ class Validation:
                 parts = [self.objective.right(encoder, ids[part].long(), slots) for part in parts_of(*ids.shape)]
                 right.append(torch.cat(parts))
         encoder.train()
-        correct = torch.stack([part.sum(dtype=torch.float64) for part in right]).sum()
-        counts = [self._counts(name, right) for name in self.difficulties]
-        total, *found = add_up(torch.cat([correct.view(1), *(count.flatten() for count in counts)])).split(
-            [1, *(count.numel() for count in counts)]
-        )
-        errors = (
-            ErrorCount(name, value, int(problems), int(problems - rightly))
-            for name, count in zip(self.difficulties, found, strict=True)
-            for value, (problems, rightly) in enumerate(count.view(-1, 2).tolist())
-            if problems
-        )
-        return Validated(total.item() / self.problems, tuple(errors))
+        correct = add_up(torch.cat(right).sum(dtype=torch.float64)).item()
+        errors = [error for name in self.difficulties for error in self._errors(name, right)]
+        return Validated(correct / self.problems, tuple(errors))
 
     def _rows(self, ids: Tensor, slots: int) -> _Rows:
         return _Rows(ids, slots, self.objective.difficulty(ids.long(), slots))
 
-    def _counts(self, name: str, right: list[Tensor]) -> Tensor:
-        """Rows and right rows by value of one difficulty, float64 [values, 2]."""
+    def _errors(self, name: str, right: list[Tensor]) -> list[ErrorCount]:
+        """Errors of all processes by value of one difficulty; `right` says which rows of each layout are right."""
         counts = torch.zeros(_LARGEST + 1, 2, dtype=torch.float64, device=self.device)
         for rows, correct in zip(self.rows, right, strict=True):
             if name in rows.difficulty:
                 values = rows.difficulty[name].clamp(0, _LARGEST)
-                counts.index_add_(0, values, torch.stack([torch.ones_like(correct), correct], 1).double())
-        return counts
+                counts.index_add_(0, values, torch.stack([torch.ones_like(correct), ~correct], 1).double())
+        found = enumerate(add_up(counts).long().tolist())
+        return [ErrorCount(name, value, problems, wrong) for value, (problems, wrong) in found if problems]

@@ -130,8 +130,8 @@ class LocalLocation(Location):
     def staged(self) -> Iterator[Path]:
         """Yields a path in the same folder; on success the file is synced and renamed, otherwise it is deleted.
 
-        A file with the same bytes is not rewritten. The caller writes by path: if someone replaces the folder by a link
-        in the meantime, the new file is created in the link's target, and deleted there. No file of the target changes.
+        A file with the same bytes is not rewritten. The caller writes by path. If somebody replaces the folder by a
+        link meanwhile, the temporary file is in the link's target until it is deleted; no other file there changes.
         Raises `RunFailure` if the disk is full.
         """
         beside = self.path.parent / f".{self.path.name}.{uuid.uuid4().hex}.partial"

@@ -18,7 +18,7 @@ from pipelines.generation.build import build_corpus, protected
 from storage.errors import RunFailure, UserError
 from storage.sql.query import open_catalog
 from storage.workspace import Workspace
-from tests.builders import SMALL, TINY_TRAINING, Built
+from tests.builders import SMALL, TINY_TRAINING, Built, contents
 
 _SECRET = b"secret"
 _REPLACED = (
@@ -114,18 +114,13 @@ def test_symbolic_link_in_place_of_any_path_is_not_followed(used: Path, tmp_path
         shutil.copytree(used, root)
         (root / path).rename(outside)
         (root / path).symlink_to(outside)
-        before = _content(outside)
+        before = contents(outside)
         workspace = Workspace.open(str(root))
         for served in ("runs/one/index.html", "runs/one/loss.png"):
             assert (page_at(workspace, served) is None) == f"{served}/".startswith(f"{path}/"), path
         for action in _ACTIONS:
             with suppress(UserError, RunFailure):
                 action(workspace)
-            assert _content(outside) == before, path
+            assert contents(outside) == before, path
         shutil.rmtree(root)
         shutil.rmtree(outside) if outside.is_dir() else outside.unlink()
-
-
-def _content(place: Path) -> dict[str, tuple[bytes, int]]:
-    files = (path for path in (place, *place.rglob("*")) if path.is_file())
-    return {str(path): (path.read_bytes(), path.stat().st_ino) for path in files}

@@ -29,7 +29,7 @@ from storage.datasets.manifest import load
 from storage.errors import RunFailure, UserError
 from storage.sql.catalog import refresh_catalog
 from storage.workspace import Workspace
-from tests.builders import SMALL, SMALL_TOKENIZER, TINY_TRAINING
+from tests.builders import SMALL, SMALL_TOKENIZER, TINY_TRAINING, contents
 from tests.pipelines.test_migrate import SUMS, write_old
 
 pytestmark = pytest.mark.usefixtures("recorded")
@@ -177,10 +177,10 @@ def test_stage_does_not_follow_a_link_in_place_of_any_path_that_it_writes(
         _copy(end / path, outside)
         _remove(root / path)
         (root / path).symlink_to(outside)
-        content = _content(outside)
+        content = contents(outside)
         with suppress(UserError, RunFailure):
             _STAGES[name].write(Workspace.open(str(root)))
-        assert _content(outside) == content, path
+        assert contents(outside) == content, path
         for place in (root, outside):
             _remove(place)
 
@@ -208,8 +208,3 @@ def _remove(place: Path) -> None:
         shutil.rmtree(place)
     else:
         place.unlink(missing_ok=True)
-
-
-def _content(place: Path) -> dict[str, tuple[bytes, int]]:
-    files = (path for path in (place, *place.rglob("*")) if path.is_file())
-    return {str(path): (path.read_bytes(), path.stat().st_ino) for path in files}

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -25,6 +26,8 @@ from storage.places.place import Location
 from tests.builders import TINY_TRAINING, Built, build_small
 from tests.flows.test_command import assert_one_line, numerate
 from tests.model.runs import job_of
+
+Solved = Callable[..., tuple[int, str, str]]
 
 NESTED = CorpusSpec(
     name="nested",
@@ -227,15 +230,24 @@ def test_stream_prints_a_question_mark_per_withheld_answer(unsure: Location, tmp
     assert_one_line(numerate("solve", "1+2", "--abstain-below", "2", cwd=tmp_path), 2, "abstain-below is 2.0")
 
 
-def test_messages_of_a_stream_name_the_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def solved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Solved:
+    """Solve a stream in an empty folder; returns the exit code, the output and the messages."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "problems").write_text("1+2\n\n3/4\n5*(6\n7*8")
-    with (tmp_path / "problems").open() as problems:
-        monkeypatch.setattr(sys, "stdin", problems)
-        assert run(["solve"]) == 2
-    answers, messages = capsys.readouterr()
+
+    def solve(stream: str, *options: str) -> tuple[int, str, str]:
+        (tmp_path / "problems").write_text(stream)
+        with (tmp_path / "problems").open() as problems:
+            monkeypatch.setattr(sys, "stdin", problems)
+            code = run(["solve", *options])
+        return code, *capsys.readouterr()
+
+    return solve
+
+
+def test_messages_of_a_stream_name_the_line(solved: Solved) -> None:
+    code, answers, messages = solved("1+2\n\n3/4\n5*(6\n7*8")
+    assert code == 2
     assert answers == "3\n\n\n\n56\n"
     assert [line.partition("problem")[0] for line in messages.splitlines()] == [
         "error: line 3: ",
@@ -244,15 +256,10 @@ def test_messages_of_a_stream_name_the_line(
     ]
 
 
-def test_every_line_of_a_json_stream_is_an_object(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "problems").write_text("1+2\n\n3/4\n")
-    with (tmp_path / "problems").open() as problems:
-        monkeypatch.setattr(sys, "stdin", problems)
-        assert run(["solve", "--json"]) == 2
-    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+def test_every_line_of_a_json_stream_is_an_object(solved: Solved) -> None:
+    code, answers, _ = solved("1+2\n\n3/4\n", "--json")
+    assert code == 2
+    found = [json.loads(line) for line in answers.splitlines()]
     assert [each["answer"] for each in found] == ["3", None, None]
     assert (found[1]["error"], found[2]["problem"]) == ("the line is empty", "3/4")
     assert "'/' at 2 is not a digit" in found[2]["error"]

@@ -13,6 +13,7 @@ from storage.places.disk import LocalLocation
 from storage.places.links import LinkError, lock_below
 from storage.places.opening import open_location
 from storage.places.place import Location
+from tests.builders import contents
 
 ROOT = Path(__file__).parents[2]
 
@@ -66,13 +67,13 @@ def _staged(place: Location) -> None:
 def test_the_target_of_a_link_to_a_folder_is_neither_changed_nor_read(
     root: LocalLocation, outside: Path, use: Callable[[Location], object], deep: str
 ) -> None:
-    before = _content(outside)
+    before = contents(outside)
     (root.path / "own").mkdir()
     (root.path / deep).symlink_to(outside)
     with pytest.raises(LinkError, match=rf"{deep} is a symbolic link, which is not followed in a workspace") as failure:
         use(root / deep)
     assert "\n" not in str(failure.value)
-    assert _content(outside) == before
+    assert contents(outside) == before
 
 
 def test_a_link_counts_as_missing(root: LocalLocation, outside: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -101,7 +102,7 @@ def test_a_link_counts_as_missing(root: LocalLocation, outside: Path, caplog: py
 
 
 def test_a_link_itself_is_replaced_or_removed(root: LocalLocation, outside: Path) -> None:
-    before = _content(outside)
+    before = contents(outside)
     for name in ("one", "two", "three"):
         (root.path / name).symlink_to(outside if name == "two" else outside / "x")
     (root / "one").write(b"precious")
@@ -110,7 +111,7 @@ def test_a_link_itself_is_replaced_or_removed(root: LocalLocation, outside: Path
     assert (root.path / "one").read_text() == "precious"
     assert not (root.path / "one").is_symlink()
     assert sorted(os.listdir(root.path)) == ["one"]
-    assert _content(outside) == before
+    assert contents(outside) == before
 
 
 def test_a_lock_that_is_a_link_is_refused_and_an_existing_file_keeps_its_bytes(
@@ -198,8 +199,3 @@ def test_every_user_who_can_write_a_folder_can_lock_it_with_any_umask(tmp_path: 
             assert (private.path / ".lock").stat().st_mode & 0o777 == 0o600
     finally:
         os.umask(umask)
-
-
-def _content(folder: Path) -> dict[str, tuple[str, int]]:
-    files = (path for path in folder.rglob("*") if path.is_file())
-    return {str(path): (path.read_text(), path.stat().st_ino) for path in files}

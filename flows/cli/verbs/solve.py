@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from flows.cli.grammar import quoted, read
 from flows.common.progress import counted
@@ -27,10 +27,9 @@ _WITHHELD = "?"
 # Marking a longer expression takes minutes: every pass reads all of it, and a sum of n numbers takes n passes.
 _LONGEST_PROBLEM = 4_096
 _LONGEST_REASON = 200
-# Lines of a stream that are answered together: the first time, at most, and how many times as long as all before it a
-# line must be to wait for the next time. Batches grow while they are fast, and shrink when they are slow.
-_FIRST_BATCH, _LARGEST_BATCH, _MUCH_LONGER, _SHORT = 64, 4_096, 4, 32
-_FAST_SECONDS, _SLOW_SECONDS = 5.0, 20.0
+# A line of a stream waits for the next batch if it is so many times as long as all lines before it in its batch, which
+# count as at least so long.
+_MUCH_LONGER, _SHORT = 4, 32
 
 
 class NotTrainedError(UserError):
@@ -124,7 +123,7 @@ class Style:
 
 @contextmanager
 def nothing_to_continue() -> Iterator[None]:
-    """Interruptions here say nothing of continuing: the same command would begin anew."""
+    """An interruption prints no hint to continue, because the same command starts again."""
     try:
         yield
     except KeyboardInterrupt:
@@ -154,17 +153,14 @@ def answer_stream(solver: Solver, style: Style) -> None:
             _answer_lines(solver, [line], [""], style)
         return
     invalid = read = 0
-    most = _FIRST_BATCH
+    size = _BatchSize()
     for lines in _piped():
         while lines:
-            batch, began = _first_lines(lines, most), time.monotonic()
+            batch, began = _first_lines(lines, size.most), time.monotonic()
             places = [f"line {read + number:,}: " for number in range(1, len(batch) + 1)]
             invalid += _answer_lines(solver, batch, places, style)
-            read, lines, seconds = read + len(batch), lines[len(batch) :], time.monotonic() - began
-            if len(batch) == most and seconds < _FAST_SECONDS:
-                most = min(2 * most, _LARGEST_BATCH)
-            elif seconds > _SLOW_SECONDS:
-                most = max(len(batch) // 2, 1)
+            size.adapt(len(batch), time.monotonic() - began)
+            read, lines = read + len(batch), lines[len(batch) :]
     if invalid:
         known = "an error" if style.as_json else "an empty line"
         verb = f"its answer is {known}" if invalid == 1 else f"the answer of each is {known}"
@@ -226,6 +222,24 @@ def _answer_lines(solver: Solver, lines: list[str], places: list[str], style: St
     # An empty line separates traces.
     print(("\n\n" if style.trace and not style.as_json else "\n").join(answers), flush=True)
     return invalid
+
+
+@dataclass
+class _BatchSize:
+    """The most lines of a stream that are answered together: more while batches are fast, fewer after a slow one."""
+
+    most: int = 64
+
+    _LARGEST: ClassVar = 4_096
+    _FAST_SECONDS: ClassVar = 5.0
+    _SLOW_SECONDS: ClassVar = 20.0
+
+    def adapt(self, lines: int, seconds: float) -> None:
+        """Take notice of a batch that had so many lines and took so long."""
+        if lines == self.most and seconds < self._FAST_SECONDS:
+            self.most = min(2 * self.most, self._LARGEST)
+        elif seconds > self._SLOW_SECONDS:
+            self.most = max(lines // 2, 1)
 
 
 def _first_lines(lines: list[str], most: int) -> list[str]:
