@@ -28,6 +28,9 @@ def main() -> int:
     except (UserError, RunFailure) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, UserError) else 1
+    except KeyboardInterrupt:
+        print("error: interrupted: run the same command again to continue", file=sys.stderr)
+        return 130
     return 0
 
 

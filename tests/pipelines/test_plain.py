@@ -1,6 +1,7 @@
 """Generation, encoding and training in plain processes, where Ray and Prefect are not installed."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from storage.places.disk import LocalLocation
 from storage.workspace import Workspace
 from tests.builders import TINY_TRAINING, data_files
 from tests.flows.test_readme import blocks
+from tests.processes import restore_sigint, wait_for
 
 ROOT = Path(__file__).parents[2]
 # Importing a blocked module raises ModuleNotFoundError.
@@ -60,6 +62,25 @@ def test_wrong_use_is_one_line(tmp_path: Path) -> None:
     assert result.returncode == 2
     assert len(result.stderr.splitlines()) == 1
     assert "invalid choice: 'sums'" in run(tmp_path, "pipelines.generation", "sums").stderr
+
+
+def test_ctrl_c_is_one_line_and_the_same_command_continues(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipelines.generation", "rewriting"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=restore_sigint,
+    )
+    notes = tmp_path / "workspace" / "corpora" / "rewriting" / ".progress"
+    wait_for(lambda: any(notes.glob("*.json")), process=process)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert (process.returncode, output) == (130, "")
+    assert errors == "error: interrupted: run the same command again to continue\n"
+    assert any(notes.glob("*.json"))
 
 
 @pytest.mark.parametrize("name", ["arithmetic"])
