@@ -19,10 +19,10 @@ NUMERIC = (
     *(
         f"tests/model/test_{name}.py"
         for name in (
-            "decoding", "encoder", "evaluation", "optimizer", "precision", "probing_decoders", "probing_geometry",
-            "probing_interventions", "probing_rewriting", "probing_states", "probing_study", "probing_unit", "resume",
-            "rewriting_by_code", "rewriting_loop", "rewriting_training", "running_sum", "seeds", "shipped",
-            "step_by_hand", "tokenizer", "training", "units",
+            "decoding", "encoder", "evaluation", "muon", "optimizer", "precision", "probing_decoders",
+            "probing_geometry", "probing_interventions", "probing_rewriting", "probing_states", "probing_study",
+            "probing_unit", "resume", "rewriting_by_code", "rewriting_loop", "rewriting_training", "running_sum",
+            "seeds", "shipped", "step_by_hand", "tokenizer", "training", "units",
         )
     ),
     *(f"tests/flows/test_{name}.py" for name in ("evaluation", "probing", "solving", "suites")),

@@ -23,7 +23,7 @@ from model.process import prepare_torch
 from model.runs.checkpoints import CheckpointEntry, Checkpoints, restore
 from model.runs.run_config import RunConfig, load_run, run_tokenizer
 from model.tokenizer import Tokenizer, TokenLayout
-from model.training.optimizer import precision_of
+from model.training.optimizer import answering_precision
 from storage.errors import UserError
 from storage.places.place import Location
 
@@ -82,7 +82,7 @@ class TrainedModel(ABC):
         encoder = cls.network(config.training.encoder, tokenizer)
         restore(tensors, encoder)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return cls(config, entry, tokenizer, encoder.to(device), precision_of(config.training, device))
+        return cls(config, entry, tokenizer, encoder.to(device), answering_precision(config.training, device))
 
     @property
     def parameters(self) -> int:

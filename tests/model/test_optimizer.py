@@ -1,9 +1,10 @@
 import os
 
+import pytest
 import torch
 
 from model.config.training import TrainingSpec
-from model.training.optimizer import precision_of
+from model.training.optimizer import answering_precision, precision_of
 
 CPU = torch.device("cpu")
 
@@ -17,3 +18,10 @@ def test_auto_is_float32_if_the_libraries_may_not_use_bfloat16_instructions() ->
         assert found is torch.float32
     for asked in (torch.float32, torch.bfloat16):
         assert precision_of(TrainingSpec(precision=str(asked).removeprefix("torch.")), CPU) is asked
+
+
+@pytest.mark.parametrize("asked", ["auto", "bfloat16", "float32"])
+def test_encoders_answer_in_bfloat16_only_where_the_hardware_multiplies_it(asked: str) -> None:
+    found = answering_precision(TrainingSpec(precision=asked), CPU)
+    fast = precision_of(TrainingSpec(), CPU)
+    assert found is (torch.float32 if asked == "float32" else fast)

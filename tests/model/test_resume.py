@@ -18,8 +18,8 @@ from tests.builders import TINY_TRAINING, Built
 from tests.model.runs import LONGER, job_of, losses, same_bits
 from tests.model.workers import Countdown, Ranks
 
-# Sums in another order differ by a last bit; Muon, which rounds to bfloat16 on its way, makes that a thousandth.
-COMPARABLE = {"optimizer": "adamw", "precision": "float32"}
+# Sums in another order differ by a last bit, which grows from step to step.
+COMPARABLE = {"precision": "float32"}
 
 
 @pytest.fixture(scope="module")

@@ -116,8 +116,8 @@ def test_validation_counts_errors_by_difficulty(rewriting: Built, tmp_path: Path
 
 
 def test_two_ranks_have_the_losses_of_one(rewriting: Built, tmp_path: Path) -> None:
-    # Sums in another order differ by a last bit; Muon, which rounds to bfloat16 on its way, makes that a thousandth.
-    spec = SPEC.model_copy(update={"optimizer": "adamw", "precision": "float32", "steps": 12})
+    # Sums in another order differ by a last bit, which grows from step to step.
+    spec = SPEC.model_copy(update={"precision": "float32", "steps": 12})
     jobs = [job_of(rewriting, tmp_path / str(ranks), spec) for ranks in (1, 2)]
     train(jobs[0])
     train_with(jobs[1], 2)
