@@ -56,6 +56,7 @@ def _evaluated(request: EvaluateRequest) -> dict[str, Any]:
     model = open_trained(run, spec.checkpoint)
     config = model.config
     check_missing(model, spec)
+    model.check_decoding(spec.decoding)
     suite = suite_of(config, request.suite, request.suite_digits) if request.suite != "test" else None
     if suite:
         spec = spec.model_copy(update={"split": suite.split})
@@ -75,7 +76,7 @@ def _evaluated(request: EvaluateRequest) -> dict[str, Any]:
         tokens = load(workspace.tokens(name, config.tokenizer), f"corpus {name!r} encoded by {config.tokenizer!r}")
     check_corpus(model, corpus, tokens)
     inputs = {
-        "evaluation": spec.model_dump(exclude={"decoding": _unchanged(spec.decoding, "marks", "values")}),
+        "evaluation": spec.model_dump(exclude={"decoding": _later_defaults(spec.decoding, "marks", "values")}),
         "step": model.checkpoint.step,
         "weights": model.checkpoint.sha256,
         "corpus": name,
@@ -177,15 +178,18 @@ def paths_of(run: Location, config: RunConfig, label: str, spec: EvaluationSpec)
 def _label(problems: str, spec: EvaluationSpec) -> str:
     """Label of an evaluation; settings other than the defaults are appended."""
     label = problems + ("" if spec.missing == "answer" else f"-missing-{spec.missing}")
-    if spec.decoding == ONE_PASS:
+    if spec.decoding.is_default():
         return label
-    values = spec.decoding.model_dump(mode="json", exclude=_unchanged(spec.decoding, "unit", "marks", "values"))
+    values = spec.decoding.model_dump(mode="json", exclude=_later_defaults(spec.decoding, "unit", "marks", "values"))
     return f"{label}-{hash_of(values)[:8]}"
 
 
-def _unchanged(decoding: Decoding, *later: str) -> set[str]:
-    """Of options that later versions added, those with their defaults: earlier evaluations stay as they are."""
-    return {name for name in later if getattr(decoding, name) == getattr(ONE_PASS, name)}
+def _later_defaults(decoding: Decoding, *later: str) -> set[str]:
+    """Of options that later versions added, those with their defaults: earlier evaluations stay as they are.
+
+    The method has no effect, because another one than the encoder's is refused.
+    """
+    return {"method"} | {name for name in later if getattr(decoding, name) == getattr(ONE_PASS, name)}
 
 
 def _remarks(outcome: Evaluation, suite: Suite | None, rows: int) -> tuple[str, ...]:

@@ -2,11 +2,23 @@
 
 from typing import Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, model_validator
 from pydantic_core import CoreSchema
 
 
-class Form(BaseModel):
+class Shorthand(BaseModel):
+    """Parameters whose most important field can be given alone, as a plain text."""
+
+    shorthand: ClassVar[str] = ""
+    """Name of that field; empty if there is none."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, values: Any) -> Any:
+        return {cls.shorthand: values} if cls.shorthand and isinstance(values, str) else values
+
+
+class Form(Shorthand):
     """Frozen parameters without unknown names; their JSON schema gives each field's `position` in the form."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -8,6 +8,7 @@ from cyclopts import Parameter
 from pydantic import BaseModel, Field, ValidationError, create_model
 
 from storage.errors import UserError
+from storage.form import Shorthand
 from storage.parameters import one_line, read_parameters
 
 AnyModel = TypeVar("AnyModel", bound=BaseModel)
@@ -36,7 +37,9 @@ def options_of(model: type[BaseModel]) -> Any:
         # Help texts are Markdown, where <name> would be an invisible tag.
         text = f"{field.description or name}{f' Default: {default}.' if default else ''}".replace("<", r"\<")
         fields[name] = (Annotated[kind | None, Field(description=text), parameter], None)
-    return create_model(f"{model.__name__}Options", **fields)
+    options = create_model(f"{model.__name__}Options", __base__=Shorthand, **fields)
+    options.shorthand = getattr(model, "shorthand", "")
+    return options
 
 
 def _is_model(kind: Any) -> bool:

@@ -8,8 +8,15 @@ from storage.form import Form
 
 
 class Decoding(Form):
-    """How masked answer slots are filled."""
+    """How a problem is answered."""
 
+    shorthand = "method"
+
+    method: Literal["automatic", "slots", "rewriting"] = Field(
+        "automatic",
+        description="Fill the slots of the answer, or rewrite the problem step by step; automatic is what the encoder "
+        "was trained for, and another method is refused.",
+    )
     passes: int = Field(
         1, description="Passes of the encoder; each pass fills an equal share of the slots.", ge=1, le=1_024
     )
@@ -44,6 +51,10 @@ class Decoding(Form):
             raise ValueError("marks and values are code, so nothing is left to the encoder: set one of them to encoder")
         return self
 
+    def is_default(self, *exceptions: str) -> bool:
+        """Whether all options have their defaults, apart from `exceptions` and the method, which only refuses."""
+        return not self.model_dump(exclude_defaults=True, exclude={"method", *exceptions})
+
 
 ONE_PASS = Decoding()
 
@@ -69,6 +80,6 @@ class EvaluationSpec(Form):
 
     @model_validator(mode="after")
     def _one_pass(self) -> "EvaluationSpec":
-        if self.missing == "operand" and self.decoding != ONE_PASS:
+        if self.missing == "operand" and not self.decoding.is_default():
             raise ValueError("missing is operand, which is filled in one pass: remove the decoding options")
         return self

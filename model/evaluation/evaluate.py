@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
-from model.config.evaluation import ONE_PASS, Decoding, EvaluationSpec
+from model.config.evaluation import Decoding, EvaluationSpec
 from model.evaluation.calibration import Calibration, calibration
 from model.evaluation.decoding import spell
 from model.evaluation.intervals import Group, breakdown, exact_match_by_class, exact_match_interval
@@ -214,7 +214,7 @@ def _score(model: TrainedModel, batch: ProblemBatch, spec: EvaluationSpec) -> Sc
     """The model's answers to the problems that can be scored, which may be none."""
     if isinstance(model, TrainedRewriter):
         if batch.family in STEP_FAMILIES:
-            if spec.decoding != ONE_PASS:
+            if not spec.decoding.is_default():
                 raise UserError(
                     "decoding.marks and decoding.values are for whole problems, not for single steps: use a suite"
                 )
@@ -283,7 +283,7 @@ def _writer(stack: ExitStack, target: Location, schema: pa.Schema) -> pq.Parquet
 
 def decoding_text(spec: EvaluationSpec) -> str:
     """The decoding settings that differ from the defaults, as JSON; empty if none differ."""
-    values = spec.decoding.model_dump(mode="json", exclude_defaults=True)
+    values = spec.decoding.model_dump(mode="json", exclude_defaults=True, exclude={"method"})
     return json.dumps(values) if values else ""
 
 

@@ -130,6 +130,11 @@ class TrainedEncoder(TrainedModel):
         return [solution for solution in found if solution]
 
     def check_decoding(self, decoding: Decoding) -> None:
+        if decoding.method == "rewriting":
+            raise UserError(
+                f"decoding.method is rewriting, but run {self.config.name!r} {_WAYS[self.kind]}: name a run whose "
+                "encoder rewrites, or remove decoding.method"
+            )
         if "code" in (decoding.marks, decoding.values):
             raise UserError(
                 f"decoding.marks and decoding.values are for encoders that rewrite, but run {self.config.name!r} "
@@ -180,7 +185,11 @@ class TrainedRewriter(TrainedModel):
         return self.encoder.reader.units(self.rewriter.ids(texts))
 
     def check_decoding(self, decoding: Decoding) -> None:
-        if decoding.model_copy(update={"marks": "encoder", "values": "encoder"}) != ONE_PASS:
+        if decoding.method == "slots":
+            raise UserError(
+                f"decoding.method is slots, but run {self.config.name!r} {_WAYS[self.kind]}: remove decoding.method"
+            )
+        if not decoding.is_default("marks", "values"):
             raise UserError(
                 f"run {self.config.name!r} answers by rewriting, whose only decoding options are marks and values: "
                 "remove the others"

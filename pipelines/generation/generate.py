@@ -24,7 +24,7 @@ from storage.datasets.shard import ContentHash, Shard, open_shard
 from storage.order import UInt64s
 from storage.places.place import Location
 
-GENERATOR_VERSION = 5
+GENERATOR_VERSION = 6
 
 # Classes of problem length in characters; each shard holds one of them and is in a folder of that name.
 WIDTHS = np.array([1 << power for power in range(4, 15)])

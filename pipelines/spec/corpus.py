@@ -39,7 +39,7 @@ _MOST_RANGES = 1 << 20
 # Digits of the largest product in `pipelines.problems.arithmetic`, less one limb for the carry of the sign.
 _LONGEST_PRODUCT = 7_180
 # In 'marks': minuses directly before a number or a bracket, and brackets around one number or subexpression.
-LONGEST_CHAIN, MOST_BRACKETS = 3, 3
+LONGEST_CHAIN, MOST_BRACKETS = 7, 3
 
 
 class ProblemSpec(Form):

@@ -3,12 +3,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from flows.cli.app import app, run
 from flows.cli.options import options_of, resolve
 from flows.common.parameters import EndToEndRequest
 from flows.common.presets import PRESETS
 from flows.end_to_end import check_request
+from model.config.evaluation import Decoding
 from model.config.training import TrainingSpec
 from pipelines.spec.corpus import CorpusSpec
 from storage.errors import UserError
@@ -18,6 +20,12 @@ Options = options_of(EndToEndRequest)
 
 def asked(source: str, **options: object) -> EndToEndRequest:
     return resolve(EndToEndRequest, source, PRESETS, Options(**options))
+
+
+def test_a_plain_value_sets_the_field_that_stands_for_all() -> None:
+    assert asked("quick", evaluation={"decoding": "slots"}).evaluation.decoding == Decoding(method="slots")
+    with pytest.raises(ValidationError, match="Input should be 'automatic', 'slots' or 'rewriting'"):
+        asked("quick", evaluation={"decoding": "other"})
 
 
 def test_option_changes_only_its_value_of_a_preset() -> None:

@@ -8,14 +8,18 @@ import pyarrow as pa
 import pytest
 import torch
 
-from model.config.evaluation import Decoding
+from flows.evaluate_encoder import paths_of
+from model.config.evaluation import Decoding, EvaluationSpec
+from model.evaluation.evaluate import decoding_text
 from model.evaluation.predictor import TrainedEncoder, TrainedRewriter, open_trained
 from model.evaluation.rewriting.by_code import MarksByCode, ValuesByCode, marked_parts, value_of
 from model.evaluation.rewriting.trace import Trace
 from model.runs.pretrained import shipped_runs
+from model.runs.run_config import load_run
 from model.tokenizer import MARK
 from pipelines.problems.rewriting.mark_rules import marks_of
 from storage.errors import UserError
+from storage.places.opening import open_location
 from tests.pipelines.mark_oracles import by_tree
 
 PROBLEMS = ["12*(3+45)-7", "-(-(-3))", "(12-34)*-5+6", "--5--5", "2*-3*4", "7", "0-0", "-(0)", "999*999", "1-2-3-4"]
@@ -88,6 +92,28 @@ def test_options_that_fit_no_encoder_are_refused(trained: TrainedRewriter) -> No
     assert isinstance(plain, TrainedEncoder)
     with pytest.raises(UserError, match="are for encoders that rewrite, but run 'signed' answers at once: remove them"):
         plain.solve(["1+1"], Decoding(values="code"))
+
+
+def test_another_method_than_the_encoders_is_refused(trained: TrainedRewriter) -> None:
+    plain = open_trained(shipped_runs()["signed"])
+    rewriting, slots = (Decoding.model_validate(name) for name in ("rewriting", "slots"))
+    assert (rewriting.method, slots.method) == ("rewriting", "slots")
+    assert trained.solve(["12*(3+45)"], rewriting)[0].answer == "576"
+    assert plain.solve(["3-45"], slots)[0].answer == "-42"
+    with pytest.raises(UserError, match=r"run 'arithmetic' answers by rewriting: remove decoding.method"):
+        trained.solve(["1+1"], slots)
+    with pytest.raises(UserError, match="run 'signed' fills the slots of an answer: name a run whose encoder rewrites"):
+        plain.solve(["1+1"], rewriting)
+
+
+def test_the_method_alone_makes_no_other_evaluation(tmp_path: Path) -> None:
+    config = load_run(shipped_runs()["arithmetic"])
+    folders = [
+        paths_of(open_location(str(tmp_path)), config, "suite.x", EvaluationSpec(decoding=decoding))
+        for decoding in (Decoding(), Decoding(method="rewriting"), Decoding(marks="code"))
+    ]
+    assert folders[0] == folders[1] != folders[2]
+    assert decoding_text(EvaluationSpec(decoding=Decoding(method="slots"))) == decoding_text(EvaluationSpec()) == ""
 
 
 def test_answers_by_the_encoder_use_no_code() -> None:

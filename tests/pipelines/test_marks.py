@@ -25,7 +25,7 @@ from pipelines.generation.generate import sample_rows
 from pipelines.problems.components import components
 from pipelines.problems.rewriting.mark_rules import marks_and_counts, marks_of
 from pipelines.problems.rewriting.marks import Marks
-from pipelines.spec.corpus import CorpusSpec, ProblemSpec
+from pipelines.spec.corpus import LONGEST_CHAIN, CorpusSpec, ProblemSpec
 from pipelines.spec.presets import CORPORA
 from pipelines.split.canonical import Canonical
 from pipelines.split.parse import canonical_form, text_hashes
@@ -241,6 +241,14 @@ def test_all_kinds_of_states_occur(sample: list[dict]) -> None:
     ):  # fmt: skip
         assert sum(count for shape, count in shapes.items() if re.search(part, shape)) >= 100, part
     assert len(shapes) > 20_000
+
+
+def test_chains_of_all_lengths_occur_and_longer_ones_are_rarer(sample: list[dict]) -> None:
+    chains = [chain for row in sample for chain in re.findall(r"(?:^|[(+*])(-+)(?=[\d(])", row["problem"])]
+    counts = Counter(map(len, chains))
+    assert sorted(counts) == [*range(1, LONGEST_CHAIN + 1)]
+    assert counts[LONGEST_CHAIN] >= 50
+    assert all(counts[length] > counts[length + 1] for length in range(1, LONGEST_CHAIN))
 
 
 def test_kinds_of_states_have_their_shares(sample: list[dict]) -> None:

@@ -32,6 +32,12 @@ _UNSIGNED, _RICH, _LOOSE = 77, 68, 100
 _FEW_SIGNS, _MANY_SIGNS, _BRACKETS = 16, 102, 56
 # One number in this many has the fewest digits.
 _SHORT_ONE_IN = 3
+# Share of the chains that have more than 1, 2 … minuses, of 256: most are short, and all lengths occur.
+_LONGER_CHAINS = (64, 24, 14, 9, 5, 2)
+# Minuses of a chain, by a random byte.
+_CHAINS = (1 + (np.arange(256)[:, None] < _LONGER_CHAINS).sum(1)).astype(np.uint8)
+
+Codes = NDArray[np.uint16]
 
 
 class _Rates(NamedTuple):
@@ -64,28 +70,35 @@ class Wrapping(NamedTuple):
     inner: Small
 
     @property
-    def codes(self) -> Small:
+    def codes(self) -> Codes:
         """Indices into the tables of wrappings."""
-        return (self.brackets << 5) + (self.outer << 3) + (self.between << 2) + self.inner
+        high = self.brackets.astype(np.uint16) << _BRACKET_BITS
+        return high + (self.outer << _OUTER_BITS) + (self.between << _BETWEEN_BIT) + self.inner
 
 
 def _text(code: int) -> str:
     """The characters before the leaf or node."""
-    brackets, outer, between, inner = code >> 5, code >> 3 & 3, code >> 2 & 1, code & 3
+    brackets, outer = code >> _BRACKET_BITS, code >> _OUTER_BITS & LONGEST_CHAIN
+    between, inner = code >> _BETWEEN_BIT & 1, code & LONGEST_CHAIN
     groups = ["-" * outer, "-" * between, ""][:brackets]
     return "".join(f"{minuses}(" for minuses in groups) + "-" * inner
 
 
-_TEXTS = [_text(code).encode() for code in range(128)]
-_CHARACTERS = np.array(_TEXTS, "S16").view(np.uint8).reshape(-1, 16)
+# Where the parts of a code begin. A chain has three bits, up to `LONGEST_CHAIN`.
+_BETWEEN_BIT, _OUTER_BITS, _BRACKET_BITS = 3, 4, 7
+_TEXTS = [_text(code).encode() for code in range((MOST_BRACKETS + 1) << _BRACKET_BITS)]
+_WIDEST = max(map(len, _TEXTS))
+_CHARACTERS = np.array(_TEXTS, f"S{_WIDEST}").view(np.uint8).reshape(-1, _WIDEST)
 _LENGTHS = np.array([*map(len, _TEXTS)], np.uint8)
+# With the closing brackets.
+_BOTH_LENGTHS = _LENGTHS + np.array([text.count(b"(") for text in _TEXTS], np.uint8)
 _SIGNS = np.array([text.count(b"-") for text in _TEXTS], np.uint8)
 
 
 class Marks(Expressions):
     """Rows of expressions as they occur while they are rewritten, with the marks of the next operations."""
 
-    _node_fields: Mapping[str, type[np.generic]] = {"bracket": np.uint8, "minus": np.bool_, "wrapping": np.uint8}
+    _node_fields: Mapping[str, type[np.generic]] = {"bracket": np.uint8, "minus": np.bool_, "wrapping": np.uint16}
 
     def __init__(self, spec: ProblemSpec, canonical: Canonical, key: int, rows: int) -> None:
         super().__init__(spec, canonical, key, rows)
@@ -107,7 +120,7 @@ class Marks(Expressions):
         """
         block = super().problems(positions)
         codes = np.concatenate([block["wrapping"], block["leaf_wrapping"]])
-        extra = (_LENGTHS + (np.arange(128, dtype=np.uint8) >> 5)).take(codes).sum(0, dtype=np.int32)
+        extra = _BOTH_LENGTHS.take(codes).sum(0, dtype=np.int32)
         signs = _SIGNS.take(codes).sum(0, dtype=np.int32)
         return Block({**block.arrays, "extra": extra[None], "signs": signs[None]})
 
@@ -159,7 +172,7 @@ class Marks(Expressions):
         """Draws what is around the leaves: `leaf_wrapping` and `turned` [leaves, n]; updates `depth`."""
         rates, terms = self._rates(seeds), block["terms"][0]
         signed = (seeds >> np.uint64(26) & np.uint64(0x3FFF)) * terms >> np.uint64(14)
-        block["leaf_wrapping"] = np.zeros((self.spec.terms, len(seeds)), np.uint8)
+        block["leaf_wrapping"] = np.zeros((self.spec.terms, len(seeds)), np.uint16)
         opened, closed = self._node_openings(block), super()._closings(Block(block))
         around, deepest = np.zeros(len(seeds), np.uint8), block["depth"][0].copy()
         for leaf in range(self.spec.terms):
@@ -176,12 +189,12 @@ class Marks(Expressions):
             if leaf == 0:
                 self._wrap_single_numbers(codes, seeds, chance, nonzero)
             block["leaf_wrapping"][leaf] = codes
-            np.maximum(deepest, around + (codes >> 5), out=deepest)
+            np.maximum(deepest, around + (codes >> _BRACKET_BITS).astype(np.uint8), out=deepest)
             around -= closed[leaf]
         block["depth"] = deepest[None]
         block["turned"] = (_SIGNS.take(block["leaf_wrapping"]) & 1).view(np.bool_)
 
-    def _wrap_single_numbers(self, codes: Small, seeds: UInt64s, chance: _Bytes, nonzero: Flags) -> None:
+    def _wrap_single_numbers(self, codes: Codes, seeds: UInt64s, chance: _Bytes, nonzero: Flags) -> None:
         """Replaces the wrappings in rows of one number, so that they are finished or not, as drawn."""
         kind = _kind(seeds)
         finished = np.flatnonzero(kind < _FINISHED)
@@ -189,11 +202,11 @@ class Marks(Expressions):
         codes[finished] = signed & self._has_minus
         lone = np.flatnonzero((kind >= _FINISHED) & (kind < _FINISHED + _LONE))
         has_sign = nonzero.take(lone) & self._has_minus
-        bracket = (codes.take(lone) < 1 << 5) & (self.spec.depth > 0)
+        bracket = (codes.take(lone) < 1 << _BRACKET_BITS) & (self.spec.depth > 0)
         bracket &= ~has_sign | (chance.choice.take(lone) < 128) | (self._rates(seeds.take(lone)).signs == 0)
-        added = codes.take(lone) + (bracket << np.uint8(5))
+        added = codes.take(lone) + (bracket << np.uint16(_BRACKET_BITS))
         # Two minuses are not finished either.
-        codes[lone] = np.where((added < 1 << 5) & has_sign, np.maximum(added, 2), added)
+        codes[lone] = np.where((added < 1 << _BRACKET_BITS) & has_sign, np.maximum(added, 2), added)
 
     def _rates(self, seeds: UInt64s) -> _Rates:
         kind, loose = seeds.astype(np.uint8), (seeds >> np.uint64(8)).astype(np.uint8) < _LOOSE
@@ -222,7 +235,7 @@ class Marks(Expressions):
             _write_texts(problems["leaf_wrapping"][leaf].take(rows), rows, leaf, openings)
 
     def _closings(self, problems: Block) -> Small:
-        return super()._closings(problems) + (problems["leaf_wrapping"] >> 5)
+        return super()._closings(problems) + (problems["leaf_wrapping"] >> _BRACKET_BITS).astype(np.uint8)
 
 
 def _kind(seeds: UInt64s) -> NDArray[np.uint16]:
@@ -231,8 +244,8 @@ def _kind(seeds: UInt64s) -> NDArray[np.uint16]:
 
 
 def _chain(some: Flags, chance: Small) -> Small:
-    """Numbers of minuses, 1 to `LONGEST_CHAIN` where `some` and otherwise 0; each further one in a quarter of them."""
-    return some * (np.uint8(1) + (chance < 64) + (chance < 16))
+    """Numbers of minuses, 1 to `LONGEST_CHAIN` where `some` and otherwise 0."""
+    return some * _CHAINS.take(chance)
 
 
 def _wrapping(chance: _Bytes, rates: _Rates, least: Small, room: Small, signed: Flags, inner: Small) -> Wrapping:
@@ -244,7 +257,7 @@ def _wrapping(chance: _Bytes, rates: _Rates, least: Small, room: Small, signed: 
     return Wrapping(brackets, outer, between.view(np.uint8), inner)
 
 
-def _write_texts(codes: Small, rows: Rows, leaves: NDArray[np.integer] | int, openings: Openings) -> None:
+def _write_texts(codes: Codes, rows: Rows, leaves: NDArray[np.integer] | int, openings: Openings) -> None:
     """Writes the wrappings with these codes before the leaves of `rows`, each [n]."""
     lengths = _LENGTHS.take(codes)
     places = openings.reserve(rows, leaves, lengths)
