@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 from model.config.encoder import EncoderConfig
 from model.config.training import TrainingSpec
 from model.tokenizer import Tokenizer, TokenLayout, load_tokenizer
-from pipelines.generation.build import token_layouts, tokens_identity
-from pipelines.generation.generate import GENERATOR_VERSION, generate_range, range_tasks
+from pipelines.generation.build import corpus_identity, token_layouts, tokens_identity
+from pipelines.generation.generate import generate_range, range_tasks
 from pipelines.spec.corpus import CorpusSpec, TokenizerSpec
 from pipelines.tokens.encode import ENCODER_VERSION, EncodeJob, encode_shard, encode_tasks, in_tokens
 from pipelines.tokens.vocabulary import train_tokenizer
@@ -71,9 +71,14 @@ def build_corpus_plainly(spec: CorpusSpec, folder: Location, version: int = 3) -
     """The same corpus as `build_corpus` builds, range by range in this process, in a schema version."""
     former = version == 2
     shards = [record for task in range_tasks(spec) for record in generate_range(spec, folder, task, former=former)]
-    identity = {**spec.identity(), "generator_version": GENERATOR_VERSION}
+    identity = corpus_identity(spec)
     return (commit_version_2 if former else commit)(
-        folder, kind="corpus", name=spec.name, generator_version=GENERATOR_VERSION, spec=identity, shards=shards
+        folder,
+        kind="corpus",
+        name=spec.name,
+        generator_version=identity["generator_version"],
+        spec=identity,
+        shards=shards,
     )
 
 

@@ -66,9 +66,9 @@ def main() -> None:
     if unknown := [name for name in names if name not in MACHINES]:
         parser.error(f"combination {unknown[0]!r} is unknown: choose from {', '.join(MACHINES)}")
     if not multiplies_bfloat16(torch.device("cpu")):
-        slow = [name for name in names if MACHINES[name].precision == "bfloat16"]
-        print(f"left out: {', '.join(slow)}, because this processor does not multiply bfloat16", flush=True)
-        names = [name for name in names if name not in slow]
+        for name in [name for name in names if MACHINES[name].precision == "bfloat16"]:
+            print(f"{name} ({MACHINES[name]}): left out, because this processor does not multiply bfloat16", flush=True)
+            names.remove(name)
     failed = [name for name in names if not _passes(name, MACHINES[name])]
     if failed:
         sys.exit(f"failed: {', '.join(failed)}; python -m tests.portable {' '.join(failed)} repeats them")

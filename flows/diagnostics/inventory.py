@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from flows.common.progress import counted
 from flows.diagnostics.remedies import Remedies, removal
 from model.tokenizer import load_tokenizer
-from pipelines.generation.generate import GENERATOR_VERSION
+from pipelines.generation.generate import generator_version
 from pipelines.problems.components import components
 from pipelines.spec.corpus import UNFINISHED, CorpusSpec
 from storage.datasets.manifest import Manifest
@@ -222,7 +222,7 @@ def _corpus_remedy(remedies: Remedies, name: str, identity: dict[str, Any]) -> s
 
     A corpus of another generator version cannot be repaired, so it is generated again under another name.
     """
-    if identity.get("generator_version") == GENERATOR_VERSION:
+    if identity.get("generator_version") == generator_version(identity):
         return remedies.repair(name)
     return remedies.generate(spec_of(f"{name}-new"[:64], identity))
 

@@ -11,7 +11,7 @@ import yaml
 from flows.hub.cards import UNKNOWN_LICENCE, rendered
 from pipelines.generation.build import spec_of
 from pipelines.generation.describe import column_types, first_problems
-from pipelines.generation.generate import GENERATOR_VERSION, range_tasks
+from pipelines.generation.generate import generator_version, range_tasks
 from pipelines.problems.components import components
 from pipelines.spec.corpus import CorpusSpec
 from storage.datasets.manifest import SPLITS, Dataset, ShardRecord
@@ -50,10 +50,12 @@ def corpus_card(corpus: Dataset, repository: str = "", licence: str = UNKNOWN_LI
     Raises `UserError` for a corpus of another generator version, because its examples cannot be generated.
     """
     manifest, spec = corpus.manifest, spec_of(corpus)
-    if manifest.generator_version != GENERATOR_VERSION:
+    current = generator_version(manifest.spec)
+    if manifest.generator_version != current:
         raise UserError(
             f"corpus {manifest.name!r} is of generator version {manifest.generator_version}, this release has "
-            f"{GENERATOR_VERSION}: publish it with the release that made it, or generate it again under another name"
+            f"{current} for its families: publish it with the release that made it, or generate it again under another "
+            "name"
         )
     configurations = configurations_of(corpus, spec)
     return rendered(

@@ -14,7 +14,7 @@ import yaml
 
 from model.tokenizer import Tokenizer, TokenLayout, check_tokens
 from pipelines.generation.fanout import Notes, Progress, Task, each_result, make_shards
-from pipelines.generation.generate import GENERATOR_VERSION, first_splits, generate_range, range_tasks, sample_rows
+from pipelines.generation.generate import first_splits, generate_range, generator_version, range_tasks, sample_rows
 from pipelines.problems.components import Component, components
 from pipelines.spec.corpus import UNFINISHED, CorpusSpec
 from pipelines.tokens.encode import (
@@ -108,7 +108,7 @@ def make_corpus(
         folder,
         kind="corpus",
         name=spec.name,
-        generator_version=GENERATOR_VERSION,
+        generator_version=identity["generator_version"],
         spec=identity,
         shards=shards,
         base=seen,
@@ -119,7 +119,8 @@ def make_corpus(
 
 def corpus_identity(spec: CorpusSpec) -> dict[str, Any]:
     """The spec that the manifest of a corpus stores."""
-    return {**spec.identity(), "generator_version": GENERATOR_VERSION}
+    identity = spec.identity()
+    return {**identity, "generator_version": generator_version(identity)}
 
 
 @contextmanager

@@ -5,10 +5,10 @@ unfinished ranges, which are then generated identically.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +25,9 @@ from storage.order import UInt64s
 from storage.places.place import Location
 
 GENERATOR_VERSION = 6
+# The versions that last changed the rows of single families, and of all others.
+_CHANGED = {"marks": 6}
+_CHANGED_ALL = 5
 
 # Classes of problem length in characters; each shard holds one of them and is in a folder of that name.
 WIDTHS = np.array([1 << power for power in range(4, 15)])
@@ -33,6 +36,15 @@ _CLASS_OF_LENGTH = np.searchsorted(WIDTHS, np.arange(WIDTHS[-1] + 1)).astype(np.
 # Maximum size of a row group in rows and in bytes: queries read smaller groups more slowly.
 _GROUP_ROWS = 1 << 17
 _GROUP_BYTES = 1 << 26
+
+
+def generator_version(identity: Mapping[str, Any]) -> int:
+    """The version that last changed rows of a corpus, from the identity of its spec.
+
+    Corpora of other families stay valid when a version changes one family.
+    """
+    families = [part.get("family") for part in identity.get("mixture") or [identity]]
+    return max(_CHANGED.get(family, _CHANGED_ALL) for family in families)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from pipelines.generation.build import make_corpus
 from pipelines.generation.fanout import Progress, each_result
-from pipelines.generation.generate import GENERATOR_VERSION, contents_of_range, range_tasks
+from pipelines.generation.generate import contents_of_range, generator_version, range_tasks
 from pipelines.spec.corpus import CorpusSpec
 from storage.datasets.manifest import (
     WRITER,
@@ -81,10 +81,10 @@ class Examination:
 
     def spec(self) -> CorpusSpec:
         """The spec of the rows; raises `UserError` if this version generates other rows."""
-        version = self.identity.get("generator_version")
-        if version != GENERATOR_VERSION:
+        version, current = self.identity.get("generator_version"), generator_version(self.identity)
+        if version != current:
             raise UserError(
-                f"{self.what} has generator version {version}, this Numerate has {GENERATOR_VERSION} and can't "
+                f"{self.what} has generator version {version}, this Numerate has {current} for its families and can't "
                 "recompute its rows: leave out --deep and --repair"
             )
         return CorpusSpec.of_identity(self.name, self.identity)

@@ -6,13 +6,22 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from pipelines.generation.generate import canonical_hashes, contents_of_range, generate_range, range_tasks
+from pipelines.generation.build import build_corpus, corpus_identity
+from pipelines.generation.generate import (
+    GENERATOR_VERSION,
+    canonical_hashes,
+    contents_of_range,
+    generate_range,
+    range_tasks,
+)
 from pipelines.problems.components import components
 from pipelines.spec.corpus import CorpusSpec, MixturePart
+from pipelines.spec.presets import CORPORA
 from pipelines.split.canonical import split_numbers
 from pipelines.split.parse import canonical_form
 from pipelines.split.reserved import listing
-from storage.datasets.manifest import SPLITS, Dataset
+from storage.datasets.manifest import SPLITS, Dataset, commit
+from storage.errors import UserError
 from storage.places.disk import LocalLocation
 from tests.builders import SMALL, Built, build_corpus_plainly
 
@@ -53,6 +62,23 @@ def test_a_spec_gives_the_same_bytes_whatever_the_order_of_its_tasks(tmp_path: P
     assert records == {record.path: record for record in small.corpus.shards}
     for path in records:
         assert (folder / path).read() == (small.corpus.location / path).read()
+
+
+def test_a_corpus_keeps_its_version_while_its_families_do_not_change(tmp_path: Path) -> None:
+    versions = {name: corpus_identity(spec)["generator_version"] for name, spec in CORPORA.items()}
+    assert max(versions.values()) == GENERATOR_VERSION
+    changed_last = {name for name, version in versions.items() if version == GENERATOR_VERSION}
+    # 'rewriting' is a mixture that has states with marks.
+    assert changed_last == {"marks", "rewriting"}
+    assert (versions["notebook"], versions["steps"]) == (5, 5)
+    marks = CORPORA["marks"].model_copy(update={"rows": 1_000})
+    folder = LocalLocation(tmp_path)
+    commit(
+        folder, kind="corpus", name="marks", generator_version=5,
+        spec={**marks.identity(), "generator_version": 5}, shards=[],
+    )  # fmt: skip
+    with pytest.raises(UserError, match="exists with another configuration"):
+        build_corpus(marks, folder, in_flight=0)
 
 
 def test_a_manifest_is_the_same_for_the_same_spec(tmp_path: Path, small: Built) -> None:
