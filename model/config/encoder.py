@@ -93,6 +93,10 @@ class EncoderConfig(Form):
     mark_loops: int = Field(
         2, description="Kind rewriting: runs of the block for the marks of an expression.", ge=1, le=16
     )
+    mark_layers: Literal["shared", "own"] = Field(
+        "shared",
+        description="Kind rewriting: shared uses the layers of operations for marks too, own gives marks their own.",
+    )
     unit: Unit = Field(
         "none",
         description="Symbolic unit before the block's final layer. residue computes + - * exactly, modulo powers of "

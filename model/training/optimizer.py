@@ -19,7 +19,7 @@ def build_optimizers(model: nn.Module, spec: TrainingSpec) -> dict[str, Optimize
     matrices: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
     for name, weight in model.named_parameters():
-        is_matrix = spec.optimizer == "muon" and weight.ndim == 2 and name.startswith("layers.")
+        is_matrix = spec.optimizer == "muon" and weight.ndim == 2 and name.startswith(("layers.", "mark_layers."))
         (matrices if is_matrix else others).append(weight)
     adamw = AdamW(others, lr=spec.learning_rate, betas=(0.9, 0.98), weight_decay=0.0)
     if spec.optimizer == "adamw":

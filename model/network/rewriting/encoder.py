@@ -109,6 +109,8 @@ class RewritingEncoder(nn.Module):
         # The field of each flag: the sign of a, the kind of operation, the sign of b.
         self.flag_fields = nn.Buffer(torch.tensor([0, 0, 1, 1, 1, 1, 2, 2]), persistent=False)
         self.layers = _Layers(Layer(config) for _ in range(config.layers))
+        own = config.mark_layers == "own"
+        self.mark_layers = _Layers(Layer(config) for _ in range(config.layers)) if own else None
         self.norm = nn.LayerNorm(width)
         self.unit_norm = nn.LayerNorm(width)
         self.digit_head = nn.Linear(width, 10)
@@ -132,6 +134,11 @@ class RewritingEncoder(nn.Module):
                     spread = 0.3 if embedding else weight.shape[1] ** -0.5
                     weight.copy_(torch.randn(weight.shape, generator=generator) * spread)
 
+    @property
+    def marking_layers(self) -> "_Layers":
+        """The layers of expressions; by default those of operations."""
+        return self.layers if self.mark_layers is None else self.mark_layers
+
     def mark(self, units: Units, loops: int) -> Tensor:
         """Logits [n, U] of units that belong to an operation that can be carried out now."""
         return self.mark_logits(units, next(islice(self.marking(units), loops - 1, None)))
@@ -149,7 +156,7 @@ class RewritingEncoder(nn.Module):
         scores = scores + unseen_scores(ids > 0, size, self.config.reach)
         while True:
             hidden = states + embedded
-            for layer in self.layers:
+            for layer in self.marking_layers:
                 queries, others = layer.projected(hidden)
                 keys, values = layer.split(windows(others, size, self.config.reach))
                 weights = (layer.blocks(queries, size) @ keys.transpose(-1, -2) + scores).softmax(-1)

@@ -44,7 +44,7 @@ def hub_reads(encoder: RewritingEncoder, operations: Operations, loops: int) -> 
         "hub": 1 / visible,
         "flags": FIELDS / visible,
     }
-    with weights_recorded(encoder, "hub_weights") as found, torch.inference_mode():
+    with weights_recorded(encoder.layers, "hub_weights") as found, torch.inference_mode():
         encoder.after(steps, loops)
     for state, weights in found:
         for head in range(weights.shape[2]):
@@ -62,7 +62,7 @@ def hub_reads(encoder: RewritingEncoder, operations: Operations, loops: int) -> 
 
 def slot_reads(encoder: RewritingEncoder, operations: Operations, loops: int) -> Iterator[Read]:
     """What the slots of all places read: the fields at their own place and beside it, flags, slots, and the hub."""
-    with weights_recorded(encoder, "weights") as found, torch.inference_mode():
+    with weights_recorded(encoder.layers, "weights") as found, torch.inference_mode():
         encoder.after(operations, loops)
     # The slots of places come after the lower border. Symbols are sorted by field; see `RewritingEncoder`.
     inside = operations.inside.cpu()
@@ -83,7 +83,7 @@ def slot_reads(encoder: RewritingEncoder, operations: Operations, loops: int) ->
 
 def operator_reads(encoder: RewritingEncoder, units: Units, at: Sequence[int]) -> Iterator[Read]:
     """What an operator reads of the units around it; `at` is its unit in each of n short expressions."""
-    with weights_recorded(encoder, "weights") as found, torch.inference_mode():
+    with weights_recorded(encoder.marking_layers, "weights") as found, torch.inference_mode():
         next(islice(encoder.marking(units), encoder.config.mark_loops - 1, None))
     rows, place = torch.arange(len(at)), torch.tensor(at)
     for state, weights in found:
@@ -94,15 +94,15 @@ def operator_reads(encoder: RewritingEncoder, units: Units, at: Sequence[int]) -
 
 
 @contextmanager
-def weights_recorded(encoder: RewritingEncoder, name: str) -> Iterator[list[tuple[State, Tensor]]]:
+def weights_recorded(layers: nn.ModuleList, name: str) -> Iterator[list[tuple[State, Tensor]]]:
     """Collects the attention weights that pass through a module of each layer in this block, loop by loop."""
     found: list[tuple[State, Tensor]] = []
 
     def keep(module: nn.Module, arguments: tuple[Tensor, ...], weights: Tensor) -> None:
-        number, layers = len(found), len(encoder.layers)
-        found.append((State(number // layers + 1, number % layers + 1), weights.float().cpu()))
+        loop, number = divmod(len(found), len(layers))
+        found.append((State(loop + 1, number + 1), weights.float().cpu()))
 
-    hooks = [getattr(layer, name).register_forward_hook(keep) for layer in encoder.layers]
+    hooks = [getattr(layer, name).register_forward_hook(keep) for layer in layers]
     try:
         yield found
     finally:
