@@ -2,7 +2,7 @@
 
 `python -m tests.portable` runs all combinations, `python -m tests.portable NAME …` the named ones. Each value of each
 setting occurs in a combination. No combination has bfloat16 with oneDNN limited to AVX2: that is hundreds of times
-slower, and `auto` never chooses it. Neither has one on a processor that does not multiply bfloat16.
+slower, and `auto` never chooses it. On a processor that does not multiply bfloat16, its combinations are left out.
 """
 
 import argparse
@@ -69,6 +69,8 @@ def main() -> None:
         for name in [name for name in names if MACHINES[name].precision == "bfloat16"]:
             print(f"{name} ({MACHINES[name]}): left out, because this processor does not multiply bfloat16", flush=True)
             names.remove(name)
+        if not names:
+            sys.exit("nothing was run")
     failed = [name for name in names if not _passes(name, MACHINES[name])]
     if failed:
         sys.exit(f"failed: {', '.join(failed)}; python -m tests.portable {' '.join(failed)} repeats them")

@@ -59,16 +59,20 @@ def resolve(model: type[AnyModel], source: str, presets: Mapping[str, AnyModel],
         raise UserError(f"preset {source!r} is unknown: use one of {', '.join(presets)}, or name a .yaml or .json file")
     given = options.model_dump(exclude_unset=True) if options else {}
     try:
-        return model.model_validate(_merged(values, given))
+        return model.model_validate(_merged(model, values, given))
     except ValidationError as error:
         raise UserError(one_line(error)) from error
 
 
-def _merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+def _merged(model: Any, values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     merged = dict(values)
     for name, change in changes.items():
-        if isinstance(change, dict) and isinstance(merged.get(name), dict):
-            merged[name] = _merged(merged[name], change)
+        kind = model.model_fields[name].annotation if _is_model(model) and name in model.model_fields else None
+        before, shorthand = merged.get(name), getattr(kind, "shorthand", "")
+        if isinstance(before, str) and shorthand:
+            before = {shorthand: before}
+        if isinstance(change, dict) and isinstance(before, dict):
+            merged[name] = _merged(kind, before, change)
         elif change is not None:
             merged[name] = change
     return merged

@@ -20,10 +20,9 @@ from model.runs.run_config import RunConfig
 from model.tokenizer import Tokenizer
 from model.training.rare_problems import corner_ranges
 from pipelines.generation.build import build_corpus, build_tokens, corpus_identity
-from pipelines.generation.generate import generator_version
 from pipelines.spec.corpus import CorpusSpec, MixturePart
 from pipelines.split.canonical import split_numbers
-from pipelines.split.reserved import listing, reserved
+from pipelines.split.reserved import LAST_RESERVED, listing, reserved
 from storage.datasets.manifest import SPLITS, Dataset, hash_of
 from storage.errors import UserError
 from storage.workspace import Workspace
@@ -98,13 +97,13 @@ def trained_digits(config: RunConfig, operator: str) -> int:
 
 
 def fair_to(config: RunConfig) -> Fair | None:
-    """Filter for problems that cannot be in a run's train split; None if its corpus has the rows of this version.
+    """Filter for problems that cannot be in a run's train split; None if no later version reserves more.
 
     Problems that only later generator versions reserve may be in the train split, up to its longest operands.
     """
     spec = config.corpus_spec
     version = int(spec.get("generator_version", 0))
-    if version >= generator_version(spec):
+    if version >= LAST_RESERVED:
         return None
     later = reserved(spec["split_key"], version)
 

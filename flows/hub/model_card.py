@@ -108,5 +108,6 @@ def _encoder(config: "RunConfig") -> str:
     layers, heads = counted(encoder.layers, "layer"), counted(encoder.heads, "head")
     shape = f"{layers} of width {encoder.width}, {heads}, feed-forward {encoder.feedforward}"
     if encoder.kind == "rewriting":
-        return f"{shape}, run until little changes; attention to neighbours and a hub"
+        marks = ", and as many for marks" if encoder.mark_layers == "own" else ""
+        return f"{shape}{marks}, run until little changes; attention to neighbours and a hub"
     return f"{shape}{loops}; norm {encoder.norm}; positions {', '.join(encoder.positions)}"

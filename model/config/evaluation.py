@@ -73,7 +73,7 @@ class EvaluationSpec(Form):
     checkpoint: Literal["best", "last"] = Field(
         "best", description="Checkpoint to evaluate: the best one on validation, or the last one."
     )
-    decoding: Decoding = Field(ONE_PASS, description="How the slots of the answer are filled.")
+    decoding: Decoding = Field(ONE_PASS, description="How a problem is answered; a plain value is the method.")
     missing: Literal["answer", "operand"] = Field(
         "answer", description="What to predict: the answer, or a masked operand, as in 12+?=30."
     )

@@ -45,7 +45,7 @@ class TrainingSpec(Form):
         description="Share of problems whose whole answer is masked; the other problems mask random slots.",
     )
     precision: Literal["auto", "bfloat16", "float32"] = Field(
-        "auto", description="Arithmetic precision; auto uses bfloat16 if the machine supports it."
+        "auto", description="Arithmetic precision of the training; auto uses bfloat16 if the machine supports it."
     )
     workers: int = Field(0, ge=0, le=LANES, description="DDP workers; 0 uses one per GPU, or two without GPUs.")
     validate_every: int = Field(200, ge=1, description="Steps between validations.")

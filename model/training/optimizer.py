@@ -67,7 +67,7 @@ def precision_of(spec: TrainingSpec, device: torch.device) -> torch.dtype:
 def answering_precision(spec: TrainingSpec, device: torch.device) -> torch.dtype:
     """Data type in which a trained encoder answers on this machine.
 
-    It is bfloat16 only where the hardware multiplies it, whatever the training used: the weights are the same.
+    It is that of the training, but bfloat16 only where the hardware multiplies it: the weights are the same.
     """
     return precision_of(spec, device) if multiplies_bfloat16(device) else torch.float32
 

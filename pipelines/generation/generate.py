@@ -24,10 +24,10 @@ from storage.datasets.shard import ContentHash, Shard, open_shard
 from storage.order import UInt64s
 from storage.places.place import Location
 
-GENERATOR_VERSION = 6
-# The versions that last changed the rows of single families, and of all others.
-_CHANGED = {"marks": 6}
+# The versions that last changed rows or splits of all families, and later those of single ones.
 _CHANGED_ALL = 5
+_CHANGED = {"marks": 6}
+GENERATOR_VERSION = max(_CHANGED_ALL, *_CHANGED.values())
 
 # Classes of problem length in characters; each shard holds one of them and is in a folder of that name.
 WIDTHS = np.array([1 << power for power in range(4, 15)])
@@ -44,7 +44,7 @@ def generator_version(identity: Mapping[str, Any]) -> int:
     Corpora of other families stay valid when a version changes one family.
     """
     families = [part.get("family") for part in identity.get("mixture") or [identity]]
-    return max(_CHANGED.get(family, _CHANGED_ALL) for family in families)
+    return max(_CHANGED_ALL, *(_CHANGED.get(family, 0) for family in families))
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ ListingName = Literal["edge", "adderboard", "products"]
 
 _LONGEST = 200
 
-# Since which generator version later edge cases are reserved.
-_LATER = 5
+# The last generator version that reserves more problems.
+LAST_RESERVED = 5
 
 # The edge cases and random draws of the suite (anadim/AdderBoard: ten cases and Python's Random(2025)).
 _ADDERBOARD_EDGES = (
@@ -84,21 +84,21 @@ def _edges_of(digits: int) -> Iterator[Case]:
     yield Case(nines, "*", nines, "nines")
     yield Case(nines, "*", 1, "nines")
     for number in (fives, counted):
-        yield Case(number, "+", nines + 1 - number, "carry chain", _LATER)
-        yield Case(number, "+", nines - number, "chain without a carry", _LATER)
+        yield Case(number, "+", nines + 1 - number, "carry chain", LAST_RESERVED)
+        yield Case(number, "+", nines - number, "chain without a carry", LAST_RESERVED)
     if digits > 1:
         low = fives // 10
-        yield Case(9 * power + low - 1, "-", low, "borrow chain", _LATER)
-        yield Case(9 * power + low, "-", low, "chain without a borrow", _LATER)
-        yield Case(1, "-", power, "negative", _LATER)
-    yield Case(counted, "-", nines, "negative", _LATER)
-    yield Case(0, "-", counted, "negative", _LATER)
-    yield Case(nines, "-", nines, "nines", _LATER)
+        yield Case(9 * power + low - 1, "-", low, "borrow chain", LAST_RESERVED)
+        yield Case(9 * power + low, "-", low, "chain without a borrow", LAST_RESERVED)
+        yield Case(1, "-", power, "negative", LAST_RESERVED)
+    yield Case(counted, "-", nines, "negative", LAST_RESERVED)
+    yield Case(0, "-", counted, "negative", LAST_RESERVED)
+    yield Case(nines, "-", nines, "nines", LAST_RESERVED)
     for left, operator, right in (
         (0, "+", counted), (counted, "+", 0), (power, "+", power), (counted, "-", 0), (counted, "-", counted),
         (0, "*", counted), (counted, "*", 0), (power, "*", power),
     ):  # fmt: skip
-        yield Case(left, operator, right, "zeros", _LATER)
+        yield Case(left, operator, right, "zeros", LAST_RESERVED)
 
 
 @lru_cache(maxsize=1)

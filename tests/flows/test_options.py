@@ -28,6 +28,16 @@ def test_a_plain_value_sets_the_field_that_stands_for_all() -> None:
         asked("quick", evaluation={"decoding": "other"})
 
 
+def test_an_option_beside_a_plain_value_in_a_file_keeps_it(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("evaluation: {decoding: rewriting}")
+    found = asked(str(file), evaluation={"decoding": {"marks": "code"}})
+    assert found.evaluation.decoding == Decoding(method="rewriting", marks="code")
+    file.write_text("evaluation: {decoding: other}")
+    with pytest.raises(UserError, match=r"decoding.method is 'other': input should be 'automatic', 'slots' or"):
+        asked(str(file))
+
+
 def test_option_changes_only_its_value_of_a_preset() -> None:
     request = asked("quick", training={"steps": 7})
     assert request.training.steps == 7

@@ -1,9 +1,11 @@
 """The encoder that rewrites: one set of weights marks what can be carried out, and carries out one operation.
 
-Both kinds of rows pass through the same layers, over and over (loops). For an expression, every unit attends to the
-units around it and gets a mark. For an operation, there is one slot per place. A slot attends to the digits of all
-fields and to the slots at its own place and beside it, to the flags, and to one hub. The hub attends to all slots. So
-information about the whole row, such as the digit that a product consumes, takes two loops, and a carry one per place.
+Both kinds of rows pass through the same layers, over and over (loops), unless `mark_layers` gives expressions their
+own. For an expression, every unit attends to the units around it and gets a mark. For an operation, there is one slot
+per place. A slot attends to the digits of all fields and to the slots at its own place and beside it, to the flags, and
+to one hub. The hub attends to all slots. So information about the whole row, such as the digit that a product consumes,
+takes two loops, and a carry one per place.
+
 Only slots and hub loop. Digits and flags never change, and there are few different ones (symbols). So attention to them
 is two matrices of the pass: the scores of all symbols from a slot's state, and what each symbol adds to it. What a slot
 sees of a symbol, at which distance and how often, is a score that is added.

@@ -34,6 +34,7 @@ _FEW_SIGNS, _MANY_SIGNS, _BRACKETS = 16, 102, 56
 _SHORT_ONE_IN = 3
 # Share of the chains that have more than 1, 2 … minuses, of 256: most are short, and all lengths occur.
 _LONGER_CHAINS = (64, 24, 14, 9, 5, 2)
+assert len(_LONGER_CHAINS) == LONGEST_CHAIN - 1
 # Minuses of a chain, by a random byte.
 _CHAINS = (1 + (np.arange(256)[:, None] < _LONGER_CHAINS).sum(1)).astype(np.uint8)
 
@@ -78,14 +79,15 @@ class Wrapping(NamedTuple):
 
 def _text(code: int) -> str:
     """The characters before the leaf or node."""
-    brackets, outer = code >> _BRACKET_BITS, code >> _OUTER_BITS & LONGEST_CHAIN
-    between, inner = code >> _BETWEEN_BIT & 1, code & LONGEST_CHAIN
+    brackets, outer = code >> _BRACKET_BITS, code >> _OUTER_BITS & _CHAIN
+    between, inner = code >> _BETWEEN_BIT & 1, code & _CHAIN
     groups = ["-" * outer, "-" * between, ""][:brackets]
     return "".join(f"{minuses}(" for minuses in groups) + "-" * inner
 
 
-# Where the parts of a code begin. A chain has three bits, up to `LONGEST_CHAIN`.
-_BETWEEN_BIT, _OUTER_BITS, _BRACKET_BITS = 3, 4, 7
+# The bits of a chain, and where the other parts of a code begin.
+_BETWEEN_BIT = LONGEST_CHAIN.bit_length()
+_CHAIN, _OUTER_BITS, _BRACKET_BITS = (1 << _BETWEEN_BIT) - 1, _BETWEEN_BIT + 1, 2 * _BETWEEN_BIT + 1
 _TEXTS = [_text(code).encode() for code in range((MOST_BRACKETS + 1) << _BRACKET_BITS)]
 _WIDEST = max(map(len, _TEXTS))
 _CHARACTERS = np.array(_TEXTS, f"S{_WIDEST}").view(np.uint8).reshape(-1, _WIDEST)
