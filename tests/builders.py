@@ -71,15 +71,9 @@ def build_corpus_plainly(spec: CorpusSpec, folder: Location, version: int = 3) -
     """The same corpus as `build_corpus` builds, range by range in this process, in a schema version."""
     former = version == 2
     shards = [record for task in range_tasks(spec) for record in generate_range(spec, folder, task, former=former)]
-    identity = corpus_identity(spec)
-    return (commit_version_2 if former else commit)(
-        folder,
-        kind="corpus",
-        name=spec.name,
-        generator_version=identity["generator_version"],
-        spec=identity,
-        shards=shards,
-    )
+    identity, write = corpus_identity(spec), commit_version_2 if former else commit
+    generator = identity["generator_version"]
+    return write(folder, kind="corpus", name=spec.name, generator_version=generator, spec=identity, shards=shards)
 
 
 def commit_version_2(

@@ -2,7 +2,7 @@
 
 `python -m tests.portable` runs all combinations, `python -m tests.portable NAME …` the named ones. Each value of each
 setting occurs in a combination. No combination has bfloat16 with oneDNN limited to AVX2: that is hundreds of times
-slower, and `auto` never chooses it. On a processor that does not multiply bfloat16, its combinations are left out.
+slower, and `auto` never chooses it. A processor without bfloat16 instructions leaves out its combinations.
 """
 
 import argparse
@@ -16,14 +16,14 @@ from pathlib import Path
 
 import torch
 
-from model.training.optimizer import multiplies_bfloat16
+from model.training.hardware import supports_bfloat16
 
 # The test files that compare floats of an encoder or of a probe, or answers that depend on them.
 NUMERIC = (
     *(
         f"tests/model/test_{name}.py"
         for name in (
-            "decoding", "encoder", "evaluation", "muon", "optimizer", "precision", "probing_decoders",
+            "decoding", "encoder", "evaluation", "optimizer", "precision", "probing_decoders",
             "probing_geometry", "probing_interventions", "probing_rewriting", "probing_states", "probing_study",
             "probing_unit", "resume", "rewriting_by_code", "rewriting_loop", "rewriting_training", "running_sum",
             "seeds", "shipped", "step_by_hand", "tokenizer", "training", "units",
@@ -65,9 +65,11 @@ def main() -> None:
     names = parser.parse_args().names or [*MACHINES]
     if unknown := [name for name in names if name not in MACHINES]:
         parser.error(f"combination {unknown[0]!r} is unknown: choose from {', '.join(MACHINES)}")
-    if not multiplies_bfloat16(torch.device("cpu")):
+    if not supports_bfloat16(torch.device("cpu")):
         for name in [name for name in names if MACHINES[name].precision == "bfloat16"]:
-            print(f"{name} ({MACHINES[name]}): left out, because this processor does not multiply bfloat16", flush=True)
+            print(
+                f"{name} ({MACHINES[name]}): left out, because this processor has no bfloat16 instructions", flush=True
+            )
             names.remove(name)
         if not names:
             sys.exit("nothing was run")

@@ -23,7 +23,7 @@ from model.evaluation.problem_batches import FACTS, ProblemBatch, ProblemSet, Sc
 from model.evaluation.rewriting.answers import STEP_FAMILIES, step_answers
 from model.evaluation.rewriting.table import STEPS, step_table
 from model.evaluation.rewriting.trace import Trace
-from model.training.optimizer import precision_name
+from model.training.hardware import precision_name
 from storage.datasets.manifest import Dataset
 from storage.errors import RunFailure, UserError
 from storage.order import derive_key, uniforms

@@ -23,7 +23,7 @@ from model.process import prepare_torch
 from model.runs.checkpoints import CheckpointEntry, Checkpoints, restore
 from model.runs.run_config import RunConfig, load_run, run_tokenizer
 from model.tokenizer import Tokenizer, TokenLayout
-from model.training.optimizer import answering_precision
+from model.training.hardware import answering_precision
 from storage.errors import UserError
 from storage.places.place import Location
 

@@ -1,17 +1,26 @@
 """Optimizers and learning-rate schedule: Muon for the matrices of the layers, AdamW for all other parameters.
 
+Muon orthogonalises the updates of matrices (K. Jordan et al., 2024). All its computations are in float32. torch's own
+`Muon` rounds to bfloat16. Its result depends more on the order of sums, and it takes most of a training's time on a
+processor without bfloat16 instructions.
+
 In a trial Muon brought a 0.4 M-parameter encoder from 17 % to 100 % within 1,215 steps. AdamW alone is the paper's
 training, except for the learning rates.
 """
 
-from typing import Literal
+import math
+from collections.abc import Iterable
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from model.config.training import TrainingSpec
-from model.training.muon import Muon
+
+# Singular values s become a·s + b·s³ + c·s⁵. After five such steps, those from 0.003 to 1 are between 0.68 and 1.2.
+_A, _B, _C = 3.4445, -4.775, 2.0315
+_STEPS = 5
 
 
 def build_optimizers(model: nn.Module, spec: TrainingSpec) -> dict[str, Optimizer]:
@@ -52,37 +61,54 @@ def take_step(optimizers: dict[str, Optimizer], step: int, spec: TrainingSpec) -
         optimizer.zero_grad(set_to_none=True)
 
 
-def precision_name(precision: torch.dtype) -> Literal["bfloat16", "float32"]:
-    """Name of a data type, as specifications and reports use it."""
-    return "bfloat16" if precision is torch.bfloat16 else "float32"
+class Muon(Optimizer):
+    """Gradient descent with Nesterov momentum on matrices, with orthogonalised updates."""
+
+    def __init__(self, matrices: Iterable[nn.Parameter], lr: float, momentum: float = 0.95) -> None:
+        super().__init__(matrices, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            same_shape: dict[tuple[int, ...], list[nn.Parameter]] = {}
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    same_shape.setdefault(tuple(sorted(weight.shape)), []).append(weight)
+            for weights in same_shape.values():
+                found = orthogonalised(torch.stack([_wide(self._update(weight, group)) for weight in weights]))
+                for weight, update in zip(weights, found, strict=True):
+                    rows, columns = weight.shape
+                    rate = group["lr"] * math.sqrt(max(1, rows / columns))
+                    weight.add_(update.T if rows > columns else update, alpha=-rate)
+
+    def _update(self, weight: nn.Parameter, group: dict[str, Any]) -> Tensor:
+        """The momentum after this step's gradient, looking one step ahead."""
+        assert weight.grad is not None
+        state = self.state[weight]
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(weight)
+        average = state["momentum_buffer"].lerp_(weight.grad, 1 - group["momentum"])
+        return weight.grad.lerp(average, group["momentum"])
 
 
-def precision_of(spec: TrainingSpec, device: torch.device) -> torch.dtype:
-    """Data type of a training on this machine; `auto` selects bfloat16 if the hardware multiplies it."""
-    if spec.precision == "auto":
-        return torch.bfloat16 if multiplies_bfloat16(device) else torch.float32
-    return torch.bfloat16 if spec.precision == "bfloat16" else torch.float32
+def orthogonalised(matrices: Tensor) -> Tensor:
+    """Approximate U·Vᵀ of matrices U·S·Vᵀ, float32 [n, rows, columns] with no more rows than columns.
 
-
-def answering_precision(spec: TrainingSpec, device: torch.device) -> torch.dtype:
-    """Data type in which a trained encoder answers on this machine.
-
-    It is that of the training, but bfloat16 only where the hardware multiplies it: the weights are the same.
+    The steps multiply from the left with a polynomial of M·Mᵀ, which is smaller than M. So only these products are
+    iterated, and M is multiplied once.
     """
-    return precision_of(spec, device) if multiplies_bfloat16(device) else torch.float32
+    scaled = matrices / matrices.norm(dim=(1, 2), keepdim=True).clamp_min(1e-7)
+    squares = scaled @ scaled.mT
+    product: Tensor | None = None
+    for _ in range(_STEPS):
+        factor = torch.baddbmm(squares, squares, squares, beta=_B, alpha=_C)
+        factor.diagonal(dim1=1, dim2=2).add_(_A)
+        product = factor if product is None else factor @ product
+        squares = factor @ (factor @ squares)
+    assert product is not None
+    return product @ scaled
 
 
-def multiplies_bfloat16(device: torch.device) -> bool:
-    """Whether the hardware multiplies bfloat16 and the libraries are allowed to use it.
-
-    `ATEN_CPU_CAPABILITY` and `ONEDNN_MAX_CPU_ISA` can disable features of the processor. oneDNN then computes bfloat16
-    hundreds of times slower than float32.
-    """
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    has = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return bool(
-        has
-        and torch.backends.cpu.get_cpu_capability().startswith("AVX512")
-        and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    )
+def _wide(matrix: Tensor) -> Tensor:
+    """The matrix, or its transpose if it has more rows than columns."""
+    return matrix.T if matrix.shape[0] > matrix.shape[1] else matrix

@@ -22,10 +22,10 @@ from model.ranks import add_up, barrier, rank, ranks
 from model.runs.run_config import load_run, note_precision, run_tokenizer
 from model.training.batches import Stage, batches_from, stages_of
 from model.training.checkpointing import TrainingCheckpoints
+from model.training.hardware import peak_flops, precision_name, precision_of
 from model.training.job import Progress, TrainingJob, TrainingResult
-from model.training.optimizer import build_optimizers, precision_name, precision_of, rate_factor, take_step
+from model.training.optimizer import build_optimizers, rate_factor, take_step
 from model.training.step_metrics import StepMetrics
-from model.training.throughput import peak_flops
 from model.training.validation import Validation
 from storage.datasets.manifest import load
 from storage.errors import UserError

@@ -20,7 +20,7 @@ from model.network.compilation import compile_layers
 from model.network.encoder import Encoder
 from model.network.flops import training_flops
 from model.tokenizer import TokenLayout
-from model.training.throughput import peak_flops
+from model.training.hardware import peak_flops
 from pipelines.generation.generate import sample_rows
 from pipelines.problems.components import components
 from pipelines.spec.presets import CORPORA

@@ -18,7 +18,7 @@ from model.network.encoder import Encoder
 from model.runs.metrics import step_seconds
 from model.tokenizer import TokenLayout
 from model.training.batches import Batches
-from model.training.optimizer import precision_of
+from model.training.hardware import precision_of
 from model.training.preflight import prepare
 from model.training.trainer import train
 from pipelines.generation.build import token_layouts

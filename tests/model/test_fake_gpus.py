@@ -8,12 +8,11 @@ import torch
 
 from model.config.training import TrainingSpec
 from model.network.compilation import compiles
+from model.training.hardware import peak_flops, precision_of
 from model.training.job import TrainingResult
 from model.training.launchers import parallel_runs as seeds
 from model.training.launchers import ray_launcher as launch
 from model.training.launchers.parallel_runs import Room
-from model.training.optimizer import precision_of
-from model.training.throughput import peak_flops
 from storage.errors import UserError
 from storage.places.disk import LocalLocation
 

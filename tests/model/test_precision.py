@@ -1,19 +1,23 @@
 """A run keeps the arithmetic of its first step, and says which that was."""
 
+import os
 from pathlib import Path
 
+import pytest
 import torch
 
+from model.config.training import TrainingSpec
 from model.runs.checkpoints import Checkpoints
 from model.runs.run_config import load_run
-from model.training.optimizer import precision_name, precision_of
+from model.training.hardware import answering_precision, precision_name, precision_of
 from model.training.trainer import train
 from tests.builders import TINY_TRAINING, Built
 from tests.model.runs import job_of
 from tests.model.workers import Countdown
 
+CPU = torch.device("cpu")
 AUTO = TINY_TRAINING.model_copy(update={"precision": "auto"})
-HERE = precision_name(precision_of(AUTO, torch.device("cpu")))
+HERE = precision_name(precision_of(AUTO, CPU))
 ELSEWHERE = {"float32": "bfloat16", "bfloat16": "float32"}[HERE]
 
 
@@ -38,3 +42,21 @@ def test_a_resume_on_another_machine_keeps_the_arithmetic(small: Built, tmp_path
 def test_a_name_is_free_for_the_same_training_whatever_arithmetic_it_took(small: Built, tmp_path: Path) -> None:
     train(job_of(small, tmp_path, AUTO), stop=Countdown(0))
     assert train(job_of(small, tmp_path, AUTO)).finished
+
+
+def test_auto_is_float32_if_the_libraries_may_not_use_bfloat16_instructions() -> None:
+    """`make test-portable` runs this with each of these limits."""
+    limits = {os.environ.get("ATEN_CPU_CAPABILITY"), os.environ.get("ONEDNN_MAX_CPU_ISA")}
+    found = precision_of(TrainingSpec(), CPU)
+    assert found in (torch.float32, torch.bfloat16)
+    if limits & {"default", "avx2", "AVX2"}:
+        assert found is torch.float32
+    for asked in (torch.float32, torch.bfloat16):
+        assert precision_of(TrainingSpec(precision=str(asked).removeprefix("torch.")), CPU) is asked
+
+
+@pytest.mark.parametrize("asked", ["auto", "bfloat16", "float32"])
+def test_encoders_answer_in_bfloat16_only_on_hardware_that_supports_it(asked: str) -> None:
+    found = answering_precision(TrainingSpec(precision=asked), CPU)
+    fast = precision_of(TrainingSpec(), CPU)
+    assert found is (torch.float32 if asked == "float32" else fast)

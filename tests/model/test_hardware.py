@@ -10,8 +10,8 @@ from model.config.encoder import EncoderConfig
 from model.network.encoder import Encoder
 from model.network.flops import training_flops
 from model.objectives.training_pass import Loops, TrainingPass
+from model.training.hardware import peak_flops
 from model.training.step_metrics import StepMetrics
-from model.training.throughput import peak_flops
 from storage.places.disk import LocalLocation
 from tests.benchmarks.tokenizers import digit_tokenizer
 from tests.model.test_objectives import complete
