@@ -46,8 +46,14 @@ class PrefectServer:
         allowed: Sequence[str] = (),
         auth: str = "",
     ) -> None:
-        """`home` is private to its owner; `allowed` are additional host names; `auth` is NAME:PASSWORD."""
-        self.home, self.host, self.port, self.auth = home, host, port or free_port(), auth
+        """`home` is private to its owner; `allowed` are additional host names; `auth` is NAME:PASSWORD.
+
+        Raises `UserError` if the port is taken; 0 is any free port.
+        """
+        if (LocalLocation(home).free_bytes() or 0) < _LEAST_FREE_BYTES:
+            raise RunFailure(f"the disk of {home} is full: free some space and run the same command again")
+        listener = bound_socket(host, port)
+        self.home, self.host, self.port, self.auth = home, host, int(listener.getsockname()[1]), auth
         self.url = f"http://{_reachable(host)}:{self.port}"
         environment = {**os.environ, "PREFECT_HOME": str(home), "PREFECT_UI_API_URL": "/api"}
         # Prefect's default allows pages of every site.
@@ -61,17 +67,15 @@ class PrefectServer:
         options = {
             "parent": os.getpid(),
             "host": host,
-            "port": self.port,
+            "socket": listener.fileno(),
             "allowed": list(allowed),
             "workspace": str(workspace.root) if workspace else "",
             # After all other processes are killed, running flow runs have this long to report their final state.
             "linger": _LINGER_SECONDS if workspace else 0.0,
         }
-        if (LocalLocation(home).free_bytes() or 0) < _LEAST_FREE_BYTES:
-            raise RunFailure(f"the disk of {home} is full: free some space and run the same command again")
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._log = home / "server.log"
-        with open(os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as log:
+        with listener, open(os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as log:
             # Records of an earlier server were perhaps readable by others.
             for path in (self._log, *home.glob("prefect.db*")):
                 path.chmod(0o600)
@@ -83,6 +87,7 @@ class PrefectServer:
                 stderr=log,
                 start_new_session=True,
                 umask=0o077,
+                pass_fds=[listener.fileno()],
             )
         try:
             self._wait()
@@ -106,11 +111,22 @@ class PrefectServer:
 
     def _wait(self) -> None:
         until = time.monotonic() + _START_SECONDS
-        # Another server may respond on a port that was taken in the meantime.
+        # A server that started at the same time may respond on a requested port.
         while response_of(f"{self.url}{_PROCESS}") != b"%d" % self._process.pid or not answers(self.api_url):
-            if self._process.poll() is not None or time.monotonic() > until:
-                raise RunFailure(f"Prefect's server did not start: see {self._log}, or run 'numerate doctor'")
+            ended = self._process.poll() is not None
+            if ended or time.monotonic() > until:
+                reason = _error_of(self._log) if ended else f"no response within {_START_SECONDS:.0f} s"
+                raise RunFailure(
+                    f"Prefect's server did not start ({reason}): see {self._log}, or run 'numerate doctor'"
+                )
             time.sleep(_POLL_SECONDS)
+
+
+def _error_of(log: Path) -> str:
+    """The last error in a server's log, such as `DatabaseError: …` or `[Errno 98] …`, or else its last line."""
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    errors = [line for line in lines if "Err" in line]
+    return (errors or lines or ["it printed nothing"])[-1][:200]
 
 
 def stop_process(process: "subprocess.Popen[bytes]", seconds: float) -> None:
@@ -137,14 +153,23 @@ def answers(api_url: str) -> bool:
     return response_of(f"{api_url}/health") is not None
 
 
-def free_port(host: str = LOOPBACK, port: int = 0) -> int:
-    """The requested port, or any free port for 0; raises `UserError` if the requested port is taken."""
+def bound_socket(host: str = LOOPBACK, port: int = 0) -> socket.socket:
+    """A socket with the requested port, or with any free port for 0; raises `UserError` if it is taken.
+
+    A server that inherits the socket has its port from the start. A port that is only known to be free can be taken
+    during the seconds in which the server imports Prefect.
+    """
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind) as listener:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind((address[0], port, *address[2:]))
-            return int(listener.getsockname()[1])
+        bound = socket.socket(family, kind)
+        try:
+            # Connections of an earlier server do not keep a requested port; sockets must not share a free one.
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(port != 0))
+            bound.bind((address[0], port, *address[2:]))
+        except BaseException:
+            bound.close()
+            raise
+        return bound
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or "ports are 0 to 65535"
         raise UserError(f"port {port} of {host} cannot be used ({reason}): choose another with --port") from error
@@ -175,7 +200,9 @@ def main() -> None:
     options = json.loads(sys.argv[1])
     end_with(options["parent"], options["linger"])
     application = Guard(RetryWhenBusy(_application(options["workspace"])), options["host"], options["allowed"])
-    uvicorn.run(application, host=options["host"], port=options["port"], log_level="error", lifespan="on")
+    # uvicorn.run takes a socket by its number too, but treats it as a Unix socket.
+    listener = socket.socket(fileno=options["socket"])
+    uvicorn.Server(uvicorn.Config(application, log_level="error", lifespan="on")).run(sockets=[listener])
 
 
 def _application(workspace: str) -> Any:

@@ -23,7 +23,7 @@ from flows.common.engines import (
     use_api,
 )
 from flows.common.progress import say
-from flows.server.app import LOOPBACK, PORT, PrefectServer, free_port, stop_process
+from flows.server.app import LOOPBACK, PORT, PrefectServer, stop_process
 from flows.server.middleware import checked_name, is_loopback
 from flows.server.settings import configured_api, setting
 from model.config.training import STOP_SECONDS
@@ -114,12 +114,12 @@ def _serve(
 def _start_server(workspace: Workspace, host: str, port: int, allowed: Sequence[str], auth: str) -> PrefectServer:
     start = partial(PrefectServer, prefect_home(workspace), host=host, workspace=workspace, allowed=allowed, auth=auth)
     if port:
-        return start(port=free_port(host, port))
+        return start(port=port)
     try:
-        return start(port=free_port(host, PORT))
+        return start(port=PORT)
     except (UserError, RunFailure):
-        # The port is taken, or another process took it in the meantime.
-        return start(port=free_port(host))
+        # The port is taken, perhaps by a server that started at the same time.
+        return start()
 
 
 def _on_signals() -> Callable[[], bool]:

@@ -24,12 +24,12 @@ from flows.common.engines import Served, note_served, prefect_home, served, serv
 from flows.registry import FLOWS
 from flows.reports.artifacts import link
 from flows.server import orphaned_runs
-from flows.server.app import PrefectServer, free_port
+from flows.server.app import PrefectServer, bound_socket
 from flows.server.middleware import Guard, checked_name
 from flows.server.report_pages import page_at
 from flows.server.run_tags import process_tag
 from flows.server.runner import refuse_others
-from storage.errors import UserError
+from storage.errors import RunFailure, UserError
 from storage.workspace import Workspace
 
 PAGE = "runs/a/report/index.html"
@@ -323,21 +323,35 @@ def test_port_in_use_is_a_one_line_error() -> None:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
         with pytest.raises(UserError, match=r"port \d+ of 127.0.0.1 cannot be used .*: choose another with --port"):
-            free_port(port=holder.getsockname()[1])
+            bound_socket(port=holder.getsockname()[1])
     with pytest.raises(UserError, match=r"port 65536 of 127.0.0.1 cannot be used \(ports are 0 to 65535\)"):
-        free_port(port=65_536)
+        bound_socket(port=65_536)
     with pytest.raises(UserError, match=r"port 0 of nowhere.invalid cannot be used \(.+\): choose another"):
-        free_port("nowhere.invalid")
+        bound_socket("nowhere.invalid")
+
+
+def test_port_is_kept_until_the_server_listens() -> None:
+    with bound_socket() as bound:
+        port = bound.getsockname()[1]
+        with pytest.raises(UserError, match=f"port {port} of 127.0.0.1 cannot be used"):
+            bound_socket(port=port)
+
+
+def test_server_that_ends_says_why(tmp_path: Path) -> None:
+    (tmp_path / "prefect.db").write_bytes(b"no database" * 1000)
+    with pytest.raises(RunFailure, match=r"did not start \(.*file is not a database.*\): see .*server.log"):
+        PrefectServer(tmp_path)
 
 
 def test_ports_of_ipv4_and_ipv6_are_checked() -> None:
     for host in ("::1", "::", "localhost", "127.0.0.1"):
-        assert free_port(host) > 0
+        with bound_socket(host) as bound:
+            assert bound.getsockname()[1] > 0
     with socket.socket(socket.AF_INET6) as holder:
         holder.bind(("::1", 0))
         holder.listen()
         with pytest.raises(UserError, match=r"port \d+ of ::1 cannot be used"):
-            free_port("::1", holder.getsockname()[1])
+            bound_socket("::1", holder.getsockname()[1])
 
 
 def test_reports_are_linked_only_from_the_server_that_shows_them(

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.nn.functional import linear, scaled_dot_product_attention
 
 from model.config.training import TrainingSpec
 from model.runs.checkpoints import Checkpoints
@@ -12,6 +13,7 @@ from model.runs.run_config import load_run
 from model.training.hardware import answering_precision, precision_name, precision_of
 from model.training.trainer import train
 from tests.builders import TINY_TRAINING, Built
+from tests.emulated_bfloat16 import EmulatedBfloat16
 from tests.model.runs import job_of
 from tests.model.workers import Countdown
 
@@ -60,3 +62,27 @@ def test_encoders_answer_in_bfloat16_only_on_hardware_that_supports_it(asked: st
     found = answering_precision(TrainingSpec(precision=asked), CPU)
     fast = precision_of(TrainingSpec(), CPU)
     assert found is (torch.float32 if asked == "float32" else fast)
+
+
+def test_emulated_bfloat16_is_that_of_the_libraries() -> None:
+    """Training of small matrices, because products of bfloat16 are slow where they must be emulated."""
+    generator = torch.Generator().manual_seed(0)
+    inputs, weight = (torch.randn(2, 4, 8, 8, generator=generator) for _ in range(2))
+
+    def results() -> list[torch.Tensor]:
+        leaf, other = inputs.clone().requires_grad_(), weight[0, 0].clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            hidden = linear(leaf, other) @ leaf
+            output = scaled_dot_product_attention(hidden, hidden, hidden)
+        output.float().square().sum().backward()
+        assert leaf.grad is not None
+        assert other.grad is not None
+        return [hidden.detach(), output.detach(), leaf.grad, other.grad]
+
+    with EmulatedBfloat16() as emulation:
+        emulated = results()
+    assert emulation.products == 8
+    for one, two in zip(emulated, results(), strict=True):
+        assert one.dtype is two.dtype
+        # Several roundings to eight bits follow each other; float32 sums in another order can change each.
+        torch.testing.assert_close(one.float(), two.float(), rtol=0.05, atol=0.05 * float(two.detach().abs().max()))
