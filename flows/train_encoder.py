@@ -19,9 +19,10 @@ from model.training.job import Progress, TrainingJob, TrainingResult
 from model.training.launchers.parallel_runs import Room, Seat, train_side_by_side
 from model.training.launchers.ray_launcher import choose_room, launch
 from model.training.preflight import existing_result, prepare
-from pipelines.generation.build import predicate_columns_of
+from model.training.rare_problems import RARE
+from pipelines.generation.build import predicate_columns_of, spec_of
 from pipelines.spec.corpus import CorpusSpec
-from storage.datasets.manifest import committed
+from storage.datasets.manifest import committed, load
 from storage.errors import RunFailure
 from storage.reading.subset import check_predicate
 from storage.sql.catalog import refresh_catalog
@@ -36,8 +37,8 @@ def train_encoder(request: TrainRequest) -> dict[str, Any]:
     """
     workspace, name, spec = Workspace.create(request.workspace), request.run_name, request.spec(TrainingSpec)
     if request.make_missing:
-        if request.corpus in CORPUS_PRESETS and not committed(workspace.corpus(request.corpus)):
-            check_predicates(spec, CORPUS_PRESETS[request.corpus].spec(CorpusSpec))
+        if corpus := _spec_of(workspace, request.corpus):
+            check_predicates(spec, corpus)
         ensure_tokens(request, request.corpus, request.tokenizer_name)
     jobs = prepare(workspace, name, request.corpus, request.tokenizer_name, spec, request.seeds)
     for line in (*spec.ignored, *jobs[0].left_out):
@@ -57,10 +58,19 @@ def train_encoder(request: TrainRequest) -> dict[str, Any]:
 
 def check_predicates(training: TrainingSpec, corpus: CorpusSpec) -> None:
     """Raise `UserError`, before the corpus is generated, if a predicate of the training is invalid."""
-    if wheres := [where for where in (*(stage.where for stage in training.curriculum), training.where) if where]:
+    oversampled = training.oversample if training.oversample != RARE else ""
+    predicates = (*(stage.where for stage in training.curriculum), training.where, oversampled)
+    if any(predicates):
         columns = predicate_columns_of(corpus)
-        for where in wheres:
-            check_predicate(where, columns)
+        for predicate in filter(None, predicates):
+            check_predicate(predicate, columns)
+
+
+def _spec_of(workspace: Workspace, corpus: str) -> CorpusSpec | None:
+    """The spec of a corpus that exists or has the name of a preset; None for any other name."""
+    if committed(folder := workspace.corpus(corpus)):
+        return spec_of(load(folder, f"corpus {corpus!r}"))
+    return CORPUS_PRESETS[corpus].spec(CorpusSpec) if corpus in CORPUS_PRESETS else None
 
 
 def _train(jobs: list[TrainingJob], untrained: int, title: str, spec: TrainingSpec) -> None:
@@ -70,12 +80,12 @@ def _train(jobs: list[TrainingJob], untrained: int, title: str, spec: TrainingSp
         first_steps: dict[str, int] = {}
 
         def train_one(job: TrainingJob, seat: Seat) -> TrainingResult:
-            began = time.monotonic()
+            began, first = time.monotonic(), _steps_of(job)
             try:
                 result = launch(job, room, seat.report, seat.stop)
             finally:
                 note_seconds(job.run, time.monotonic() - began, add=True)
-            _say_result(job, result, time.monotonic() - began, room)
+            _say_result(job, result, first, time.monotonic() - began, room)
             return result
 
         def report(progress: Mapping[str, Progress]) -> None:
@@ -116,15 +126,26 @@ def _result_of(job: TrainingJob) -> dict[str, Any]:
     }
 
 
-def _say_result(job: TrainingJob, result: TrainingResult, seconds: float, room: Room) -> None:
-    """Print the result of a finished training; raises `RunFailure` for one that was stopped."""
+def _steps_of(job: TrainingJob) -> int:
+    """Steps that an interrupted run has done already."""
+    last, _ = Checkpoints(job.run / "checkpoints").newest_intact()
+    return last.step if last else 0
+
+
+def _say_result(job: TrainingJob, result: TrainingResult, first: int, seconds: float, room: Room) -> None:
+    """Print the result of a training from step `first` on; raises `RunFailure` for one that was stopped."""
     name, steps = job.config.name, job.config.training.steps
     if not result.finished:
         raise RunFailure(
             f"run {name!r} was stopped at step {result.step:,} of {steps:,}: run the same command again to resume"
         )
     say(
-        f"run {name}: {steps:,} steps in {seconds:.1f} s on "
+        f"run {name}: {_done(first, steps)} in {seconds:.1f} s on "
         f"{counted(room.workers, 'GPU worker' if room.gpus else 'CPU worker')}, exact match on validation "
         f"{result.exact_match:.2%}"
     )
+
+
+def _done(first: int, steps: int) -> str:
+    """The steps of this call, such as `300 steps`, or `steps 201 to 300` after an interruption."""
+    return f"steps {first + 1:,} to {steps:,}" if first else f"{steps:,} steps"

@@ -7,6 +7,7 @@ from pathlib import Path
 PRIVATE = "numerate-private"
 
 _GROUPS, _OWN_GROUP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+_MEMORY = Path("/proc/meminfo")
 
 
 def cores(groups: Path = _GROUPS) -> int:
@@ -48,6 +49,22 @@ def granted_memory(groups: Path = _GROUPS) -> int | None:
     limit = _first(groups / "memory.max", groups / "memory/memory.limit_in_bytes")
     # Control groups v1 express "no limit" by the largest number of whole pages.
     return int(limit) if limit.isdigit() and int(limit) < 1 << 60 else None
+
+
+def free_memory(groups: Path = _GROUPS, machine: Path = _MEMORY) -> int:
+    """Bytes that this process can still allocate on this machine and in its control group, without swap."""
+    free = _numbers(_first(machine)).get("MemAvailable", 0) << 10
+    if (limit := granted_memory(groups)) is not None:
+        used = _numbers(_first(groups / "memory.stat", groups / "memory/memory.stat"))
+        # The page cache of files can be given back; what is allocated cannot.
+        free = min(free, limit - used.get("anon", used.get("total_rss", 0)))
+    return max(0, free)
+
+
+def _numbers(text: str) -> dict[str, int]:
+    """Lines such as `MemAvailable:  123 kB` or `anon 123` as numbers by name, in the unit of the file."""
+    words = (line.replace(":", " ").split() for line in text.splitlines())
+    return {word[0]: int(word[1]) for word in words if len(word) > 1 and word[1].isdigit()}
 
 
 def _first(*files: Path) -> str:

@@ -13,7 +13,7 @@ from storage.places.disk import local_path
 
 _LONGEST_NAME = 60
 # Ten times the largest reasonable file; PyYAML parses about 70 kB a second.
-_MOST_BYTES = 1 << 18
+MOST_BYTES = 1 << 18
 
 
 class _Short(Repr):
@@ -42,11 +42,11 @@ def read_parameters(source: str) -> dict[str, Any]:
     path = local_path(source, "file")
     try:
         with path.open("rb") as file:
-            data = file.read(_MOST_BYTES + 1)
+            data = file.read(MOST_BYTES + 1)
     except OSError as error:
         raise UserError(f"{source} can't be read ({error.strerror}): name a YAML or JSON file") from error
-    if len(data) > _MOST_BYTES:
-        raise UserError(f"{source} has more than {_MOST_BYTES:,} bytes, the limit for parameters: name a smaller file")
+    if len(data) > MOST_BYTES:
+        raise UserError(f"{source} has more than {MOST_BYTES:,} bytes, the limit for parameters: name a smaller file")
     try:
         values = yaml.load(data.decode(), _Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:

@@ -2,9 +2,11 @@
 
 Without such instructions, torch multiplies bfloat16 matrices hundreds of times slower than float32. Here, such a
 product is computed in float32 from the same bfloat16 values, and its result is rounded to bfloat16. Processors with
-these instructions do the same, except for the order of the sums.
+these instructions do the same, except for the order of the sums. The emulation covers one process: train one seed at a
+time.
 """
 
+import multiprocessing.process
 import runpy
 import sys
 from typing import Any
@@ -53,12 +55,17 @@ def _widened(value: Any) -> Any:
     return value.float() if _is_bfloat16(value) else value
 
 
+def _refuse(process: object) -> None:
+    raise RuntimeError("bfloat16 is not emulated in other processes: train one seed at a time")
+
+
 def main() -> None:
     """Run the module that the command line names."""
     if len(sys.argv) < 2:
         sys.exit("usage: python -m tests.emulated_bfloat16 MODULE ARGUMENT …")
     del sys.argv[0]
     hardware.supports_bfloat16 = lambda device: True
+    multiprocessing.process.BaseProcess.start = _refuse  # type: ignore[method-assign]
     with EmulatedBfloat16():
         runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 

@@ -6,6 +6,7 @@
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from model.objectives.objective import Batch
 from model.objectives.step_randomness import loops_of, place_offsets, slot_masks, warm_loops_of
 from model.runs.run_config import STEP_VERSION
 from model.tokenizer import Tokenizer, TokenLayout
-from pipelines.generation.generate import GENERATOR_VERSION, RangeTask, contents_of_range, sample_rows
+from pipelines.generation.generate import CHANGED_ALL, RangeTask, contents_of_range, generator_version, sample_rows
 from pipelines.problems.components import components
 from pipelines.spec.presets import CORPORA
 from pipelines.split.canonical import Canonical
@@ -75,32 +76,31 @@ def _order() -> dict[str, Any]:
     }
 
 
-def _rows() -> dict[str, Any]:
-    samples: dict[str, Any] = {}
-    for name, rows in _ROWS.items():
-        spec = CORPORA[name]
-        samples[name] = []
-        for component in components(spec):
-            table, splits = sample_rows(spec, component, rows)
-            for split, row in zip(splits, table.to_pylist(), strict=True):
-                samples[name].append({"split": SPLITS[split], **row})
-        # One digit per row: the number of its split.
-        splits = np.concatenate([sample_rows(spec, component, _SPLIT_ROWS)[1] for component in components(spec)])
-        samples[f"splits of {name}"] = "".join(map(str, splits))
-    for name, texts in (("canonical hashes", _PROBLEMS), ("canonical hashes of steps", _STEPS)):
+def _canonical() -> dict[str, Any]:
+    samples = {}
+    for name, texts in (("problems", _PROBLEMS), ("steps", _STEPS)):
         hashes = text_hashes(pa.array(texts), Canonical("golden"))
         samples[name] = dict(zip(texts, hashes.tolist(), strict=True))
     return samples
 
 
-def _contents() -> dict[str, Any]:
-    hashes = {}
-    for name in _ROWS:
-        spec = CORPORA[name]
-        for component in components(spec):
-            task = RangeTask(component.number, component, 0, _HASHED_ROWS)
-            contents = {shard.path: shard.content for shard in contents_of_range(spec, task)}
-            hashes[f"{name}, component {component.number}"] = hash_of(contents)
+def _rows(preset: str) -> dict[str, Any]:
+    spec, samples = CORPORA[preset], []
+    for component in components(spec):
+        table, splits = sample_rows(spec, component, _ROWS[preset])
+        for split, row in zip(splits, table.to_pylist(), strict=True):
+            samples.append({"split": SPLITS[split], **row})
+    splits = np.concatenate([sample_rows(spec, component, _SPLIT_ROWS)[1] for component in components(spec)])
+    # One digit per row: the number of its split.
+    return {"rows": samples, "splits": "".join(map(str, splits))}
+
+
+def _contents(preset: str) -> dict[str, Any]:
+    spec, hashes = CORPORA[preset], {}
+    for component in components(spec):
+        task = RangeTask(component.number, component, 0, _HASHED_ROWS)
+        contents = {shard.path: shard.content for shard in contents_of_range(spec, task)}
+        hashes[f"component {component.number}"] = hash_of(contents)
     return hashes
 
 
@@ -158,10 +158,16 @@ def _text(value: Any, levels: int, margin: str = "") -> str:
     return "\n".join([begin, ",\n".join(lines), f"{margin}{end}"])
 
 
+# The version of a preset is that of its families, so a new version of one family excuses no change of another one.
+_VERSIONS = {preset: {"generator_version": generator_version(CORPORA[preset].identity())} for preset in _ROWS}
 _PARTS: dict[str, tuple[dict[str, int], Callable[[], dict[str, Any]]]] = {
-    "order": ({"GENERATOR_VERSION": GENERATOR_VERSION}, _order),
-    "rows": ({"GENERATOR_VERSION": GENERATOR_VERSION}, _rows),
-    "contents": ({"GENERATOR_VERSION": GENERATOR_VERSION, "SCHEMA_VERSION": SCHEMA_VERSION}, _contents),
+    "order": ({"CHANGED_ALL": CHANGED_ALL}, _order),
+    "canonical": ({"CHANGED_ALL": CHANGED_ALL}, _canonical),
+    **{f"rows of {preset}": (versions, partial(_rows, preset)) for preset, versions in _VERSIONS.items()},
+    **{
+        f"contents of {preset}": ({**versions, "SCHEMA_VERSION": SCHEMA_VERSION}, partial(_contents, preset))
+        for preset, versions in _VERSIONS.items()
+    },
     "tokens": ({"ENCODER_VERSION": ENCODER_VERSION}, _tokens),
     "steps": ({"STEP_VERSION": STEP_VERSION}, _steps),
 }

@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from pipelines.generation.generate import CHANGED_ALL
 from tests import golden
 
 STORED = json.loads(golden.FILE.read_text())
@@ -24,3 +25,9 @@ def test_changed_value_is_reported_unless_its_version_is_raised(version: int, li
     stored = {"versions": {"X": 1}, "values": {"a": 1, "b": 2}}
     current = {"versions": {"X": version}, "values": {"a": 3, "b": 2, "c": 4}}
     assert golden.changed("part", stored, current) == lines
+
+
+def test_a_new_version_of_one_family_excuses_no_other_one() -> None:
+    versions = {preset: golden.sample(f"rows of {preset}")["versions"] for preset in ("notebook", "steps", "marks")}
+    assert versions["notebook"] == versions["steps"] == {"generator_version": CHANGED_ALL}
+    assert versions["marks"]["generator_version"] > CHANGED_ALL

@@ -195,6 +195,9 @@ def _private(cpus: int) -> Iterator[None]:
 
     try:
         with ray_in_thread(start, explained):
+            if node := ray._private.worker._global_node:
+                # With its logs, which Ray lets other users read.
+                Path(node.get_session_dir_path()).chmod(0o700)
             yield
     finally:
         if is_unset:

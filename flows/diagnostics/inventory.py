@@ -19,6 +19,7 @@ from storage.datasets.manifest import Manifest
 from storage.datasets.quick_check import QuickCheck, quick_check
 from storage.datasets.schema_version import head_of, known_spec
 from storage.errors import RunFailure, UserError
+from storage.parameters import MOST_BYTES
 from storage.places.place import Location
 
 
@@ -205,10 +206,11 @@ def tokens_state(item: Item, corpus: str, deadline: float) -> TokensState | None
 
 def _recorded_spec(folder: Location) -> CorpusSpec | None:
     """The recorded spec of an unfinished corpus; None if there is no valid one."""
-    if not (folder / UNFINISHED).exists():
+    file = folder / UNFINISHED
+    if not file.exists() or file.size() > MOST_BYTES:
         return None
     try:
-        return CorpusSpec.model_validate(yaml.safe_load((folder / UNFINISHED).read()))
+        return CorpusSpec.model_validate(yaml.safe_load(file.read()))
     except (RunFailure, yaml.YAMLError, ValidationError):
         return None
 

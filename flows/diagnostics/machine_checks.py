@@ -15,12 +15,15 @@ from typing import Literal
 from flows.common.progress import human
 from storage.errors import UserError
 from storage.machine import cores, granted_cores, granted_memory
+from storage.places.disk import cache_folder
 from storage.workspace import Workspace
 
 # Disk space of `numerate run` for the notebook's 100 million rows. Memory limits below are for Ray and two workers.
 NOTEBOOK_BYTES = 2_400_000_000
 _LEAST_DISK, _LEAST_MEMORY, _SMALL_MEMORY = 200_000_000, 2_000_000_000, 4_000_000_000
 _OLDEST_PYTHON = (3, 11)
+# Prefixes of the names of file systems that several machines can share.
+_SHARED_KINDS = ("nfs", "cifs", "smb", "lustre", "gpfs", "beegfs", "ceph", "fuse.")
 _SKEW_SECONDS = 5.0
 _CONSTRAINTS = Path(__file__).parents[2] / "constraints.txt"
 
@@ -114,6 +117,20 @@ def check_disk(workspace: Workspace) -> Finding:
     return Finding("ok", text)
 
 
+def check_records(workspace: Workspace) -> Finding:
+    """Whether Prefect's records can be on a disk of this machine, which SQLite needs."""
+    import psutil
+
+    folder = cache_folder()
+    mounted = [part for part in psutil.disk_partitions(all=True) if folder.is_relative_to(part.mountpoint)]
+    kind = max(mounted, key=lambda part: len(part.mountpoint)).fstype if mounted else ""
+    text = f"Prefect's records are in {folder}"
+    if kind.startswith(_SHARED_KINDS):
+        remedy = "set XDG_CACHE_HOME to a folder on a disk of this machine"
+        return Finding("warning", f"{text}, on a shared file system ({kind}), where SQLite can lose data", remedy)
+    return Finding("ok", text)
+
+
 def check_memory(workspace: Workspace) -> Finding:
     """Total, granted and available memory."""
     import psutil
@@ -193,6 +210,7 @@ MACHINE_CHECKS: tuple[Check, ...] = (
     check_packages,
     check_workspace,
     check_disk,
+    check_records,
     check_memory,
     check_cores,
     check_compiler,

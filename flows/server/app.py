@@ -19,6 +19,7 @@ from typing import Any
 from urllib.request import urlopen
 
 from flows.server.middleware import Guard
+from flows.server.new_records import RECORDS, begin_records, forget_empty_tables, keep_empty_tables
 from flows.server.retry import RetryWhenBusy
 from storage.errors import RunFailure, UserError
 from storage.places.disk import LocalLocation
@@ -74,10 +75,11 @@ class PrefectServer:
             "linger": _LINGER_SECONDS if workspace else 0.0,
         }
         home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._log = home / "server.log"
+        self._log, is_new = home / "server.log", not (home / RECORDS).exists()
+        copied = begin_records(home)
         with listener, open(os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as log:
             # Records of an earlier server were perhaps readable by others.
-            for path in (self._log, *home.glob("prefect.db*")):
+            for path in (self._log, *home.glob(f"{RECORDS}*")):
                 path.chmod(0o600)
             # A separate session, so that Ctrl-C does not reach the server: it still has to record how the flow ended.
             self._process = subprocess.Popen(
@@ -91,9 +93,13 @@ class PrefectServer:
             )
         try:
             self._wait()
-        except BaseException:
+        except BaseException as error:
             self.stop()
+            if copied and isinstance(error, RunFailure):
+                forget_empty_tables(home)
             raise
+        if is_new and not copied:
+            keep_empty_tables(home)
 
     @property
     def api_url(self) -> str:

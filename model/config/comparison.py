@@ -6,7 +6,7 @@ from pydantic import Field
 
 from model.config.encoder import Unit
 from model.config.presets import ENCODERS
-from model.config.training import EncodedCorpus, TrainingSpec
+from model.config.training import EncodedCorpus, PrecisionName, TrainingSpec
 
 # Name of an encoder, and of its symbolic unit.
 Variant = tuple[str, str]
@@ -51,9 +51,7 @@ class ComparingSpec(EncodedCorpus):
     problems: int = Field(10_000, ge=0, description="Problems to evaluate from each test split; 0 evaluates all.")
     curve_problems: int = Field(2_000, ge=1, description="Problems to evaluate with each checkpoint.")
     goal: float = Field(0.99, gt=0, le=1, description="Exact match up to which training problems are counted.")
-    precision: Literal["auto", "bfloat16", "float32"] = Field(
-        "auto", description="Arithmetic precision, as in a training."
-    )
+    precision: PrecisionName = Field("auto", description="Arithmetic precision, as in a training.")
     compile: Literal["auto", "on", "off"] = Field(
         "off", description="Whether torch.compile compiles the layers, which takes a large part of a short training."
     )

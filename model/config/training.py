@@ -13,6 +13,7 @@ STOP_SECONDS = 90.0
 
 
 Objective = Literal["answer", "anywhere", "all", "rewriting"]
+PrecisionName = Literal["auto", "bfloat16", "float32"]
 
 
 class CurriculumStage(Form):
@@ -44,7 +45,7 @@ class TrainingSpec(Form):
         le=1,
         description="Share of problems whose whole answer is masked; the other problems mask random slots.",
     )
-    precision: Literal["auto", "bfloat16", "float32"] = Field(
+    precision: PrecisionName = Field(
         "auto", description="Arithmetic precision of the training; auto uses bfloat16 if the machine supports it."
     )
     workers: int = Field(0, ge=0, le=LANES, description="DDP workers; 0 uses one per GPU, or two without GPUs.")

@@ -82,7 +82,8 @@ class TrainedModel(ABC):
         encoder = cls.network(config.training.encoder, tokenizer)
         restore(tensors, encoder)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        return cls(config, entry, tokenizer, encoder.to(device), answering_precision(config.training, device))
+        trained = config.precision or config.training.precision
+        return cls(config, entry, tokenizer, encoder.to(device), answering_precision(trained, device))
 
     @property
     def parameters(self) -> int:

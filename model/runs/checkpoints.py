@@ -60,12 +60,12 @@ class Checkpoints:
 
     def prunable(self) -> list[Location]:
         """The files that `prune` deletes, in the index or not; empty if there is no index."""
-        return self._files_except(kept) if (kept := self._best_and_last()) else []
+        return self._files_except(kept) if (kept := self._needed()) else []
 
     def prune(self) -> None:
-        """Delete all checkpoints except the best and the last one."""
+        """Delete all checkpoints except the best, the last and the newest intact one."""
         version = (self.folder / "index.json").version()
-        if kept := self._best_and_last():
+        if kept := self._needed():
             self._keep(kept, version)
 
     def choose(self, which: str) -> CheckpointEntry:
@@ -116,9 +116,10 @@ class Checkpoints:
             )
         return tensors
 
-    def _best_and_last(self) -> tuple[CheckpointEntry, ...]:
-        index = self.index()
-        return tuple(entry for entry in index.entries if entry in (index.best, index.last))
+    def _needed(self) -> tuple[CheckpointEntry, ...]:
+        """The best and the last checkpoint, and the newest intact one, from which a training continues."""
+        index, (intact, _) = self.index(), self.newest_intact()
+        return tuple(entry for entry in index.entries if entry in (index.best, index.last, intact))
 
     def _keep(self, entries: tuple[CheckpointEntry, ...], version: Version) -> None:
         """Write the index if it still has this version, then delete all other checkpoint files.

@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-from model.config.training import TrainingSpec
+from model.config.training import PrecisionName
 
 # FLOP/s of dense bfloat16 products, from NVIDIA's data sheets. The first prefix of the device name applies.
 _KNOWN_PEAKS = {
@@ -26,19 +26,20 @@ def precision_name(precision: torch.dtype) -> Literal["bfloat16", "float32"]:
     return "bfloat16" if precision is torch.bfloat16 else "float32"
 
 
-def precision_of(spec: TrainingSpec, device: torch.device) -> torch.dtype:
+def precision_of(name: PrecisionName, device: torch.device) -> torch.dtype:
     """Data type of a training on this machine; `auto` selects bfloat16 if the hardware supports it."""
-    if spec.precision == "auto":
+    if name == "auto":
         return torch.bfloat16 if supports_bfloat16(device) else torch.float32
-    return torch.bfloat16 if spec.precision == "bfloat16" else torch.float32
+    return torch.bfloat16 if name == "bfloat16" else torch.float32
 
 
-def answering_precision(spec: TrainingSpec, device: torch.device) -> torch.dtype:
-    """Data type in which a trained encoder answers on this machine.
+def answering_precision(trained: PrecisionName, device: torch.device) -> torch.dtype:
+    """Data type in which an encoder answers on this machine, from that of its training.
 
-    It is that of the training, but bfloat16 only where the hardware supports it: the weights are the same.
+    It is the same, but bfloat16 only where the hardware supports it. `auto` is that of an old run, which did not record
+    its data type.
     """
-    return precision_of(spec, device) if supports_bfloat16(device) else torch.float32
+    return precision_of(trained, device) if supports_bfloat16(device) else torch.float32
 
 
 def supports_bfloat16(device: torch.device) -> bool:

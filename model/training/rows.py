@@ -1,5 +1,6 @@
 """A corpus's token rows as tensors, for a custom training loop."""
 
+import warnings
 from collections.abc import Iterator
 
 import torch
@@ -15,11 +16,13 @@ def tensors(
     """Endless batches of token ids [batch_size, width], in the order of `numerate train` without predicates.
 
     The ids are uint8, or int16 if the tokenizer has more than 256 pieces. All rows of a batch have one width; the
-    width may differ between batches.
+    width may differ between batches. A warning names rows that are in no batch, because fewer of their width exist.
 
     Raises `UserError` if the corpus is not encoded with that tokenizer or is too small.
     """
     folder = corpus.workspace.tokens(corpus.dataset.manifest.name, tokenizer)
     tokens = load(folder, f"corpus {corpus.dataset.manifest.name!r} encoded with {tokenizer!r}")
     batches = Batches.of(tokens, split, batch_size, seed)
+    if batches.left_out:
+        warnings.warn(batches.left_out, stacklevel=2)
     return (torch.from_numpy(rows) for _, rows in batches.reader.batches(0))

@@ -148,7 +148,7 @@ class _Trainer:
     def _precision(self) -> torch.dtype:
         """The data type of the run: rank 0 chooses it at the first step, and every resume keeps it on any machine."""
         if rank() == 0:
-            note_precision(self.job.run, precision_name(precision_of(self.spec, self.device)))
+            note_precision(self.job.run, precision_name(precision_of(self.spec.precision, self.device)))
         barrier()
         return torch.bfloat16 if load_run(self.job.run).precision == "bfloat16" else torch.float32
 

@@ -25,9 +25,8 @@ from storage.order import UInt64s
 from storage.places.place import Location
 
 # The versions that last changed rows or splits of all families, and later those of single ones.
-_CHANGED_ALL = 5
+CHANGED_ALL = 5
 _CHANGED = {"marks": 6}
-GENERATOR_VERSION = max(_CHANGED_ALL, *_CHANGED.values())
 
 # Classes of problem length in characters; each shard holds one of them and is in a folder of that name.
 WIDTHS = np.array([1 << power for power in range(4, 15)])
@@ -44,7 +43,7 @@ def generator_version(identity: Mapping[str, Any]) -> int:
     Corpora of other families stay valid when a version changes one family.
     """
     families = [part.get("family") for part in identity.get("mixture") or [identity]]
-    return max(_CHANGED_ALL, *(_CHANGED.get(family, 0) for family in families))
+    return max(CHANGED_ALL, *(_CHANGED.get(family, 0) for family in families))
 
 
 @dataclass(frozen=True)

@@ -136,8 +136,9 @@ class Lease:
                 lambda: obstore.put(self._store, self._object.key, data, mode=expected or "create"),
             )
             self._version = version_of(made)
-        except (AlreadyExistsError, PreconditionError):
-            # The response to our own write may have been lost; no other process writes this owner.
+        except (AlreadyExistsError, PreconditionError, FileNotFoundError):
+            # Another process took the lease or deleted its folder; some stores answer "not found" then. Or the response
+            # to our own write was lost; no other process writes this owner.
             current = self.read()
             if not current or current[0].get("owner") != self._owner:
                 return False
@@ -164,7 +165,9 @@ class Lease:
         clock = self.folder / f"{_LOCK}-{self._owner}"
         with_retries(str(clock), lambda: obstore.put(self._store, clock.key, b""))
         meta = clock.meta()
-        with_retries(str(clock), lambda: obstore.delete(self._store, clock.key))
+        # A repeated request may find no object, because the first response was lost.
+        with suppress(FileNotFoundError):
+            with_retries(str(clock), lambda: obstore.delete(self._store, clock.key))
         return meta is not None and meta["last_modified"].timestamp() - written > _EXPIRE_SECONDS
 
     @property

@@ -6,19 +6,22 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from storage.errors import UserError
+from storage.machine import free_memory
 
 MEMORY = "1GB"
 """DuckDB's own limit, which does not count single values, such as long lists."""
-# Memory that the process may use beyond what it uses at the beginning.
-_PROCESS_BYTES = 3 << 30
+# Memory that the process may use beyond what it uses at the beginning: at most this, and this share of what is free.
+_PROCESS_BYTES, _SHARE = 3 << 30, 0.8
+# DuckDB needs about this much for any query.
+_LEAST_BYTES = 512 << 20
 
 
 @contextmanager
 def bounded_memory() -> Iterator[None]:
     """Limits this process to a few gigabytes more than it uses now, for the block; raises `UserError` beyond that.
 
-    The limit covers all threads and new child processes, so the process should do nothing else meanwhile. A system
-    without Linux's /proc has no limit.
+    The limit is lower where less memory is free on the machine or in the control group. It covers all threads and new
+    child processes, so the process should do nothing else meanwhile. A system without Linux's /proc has no limit.
     """
     statm = Path("/proc/self/statm")
     if not statm.exists():
@@ -26,7 +29,8 @@ def bounded_memory() -> Iterator[None]:
         return
     has = int(statm.read_text().split()[5]) * resource.getpagesize()
     before, most = resource.getrlimit(resource.RLIMIT_DATA)
-    bounds = [has + _PROCESS_BYTES, *(limit for limit in (before, most) if limit != resource.RLIM_INFINITY)]
+    more = min(_PROCESS_BYTES, max(_LEAST_BYTES, int(_SHARE * free_memory())))
+    bounds = [has + more, *(limit for limit in (before, most) if limit != resource.RLIM_INFINITY)]
     resource.setrlimit(resource.RLIMIT_DATA, (min(bounds), most))
     try:
         yield

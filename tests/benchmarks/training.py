@@ -85,7 +85,7 @@ def _step_figure(what: str, config: EncoderConfig, rates: tuple[float, float, fl
 
 def _trainer(model: nn.Module, ids: Tensor, *slots: int) -> Callable[[], float]:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    precision = precision_of(TrainingSpec(), torch.device("cpu"))
+    precision = precision_of("auto", torch.device("cpu"))
 
     def step() -> None:
         """One optimizer step."""

@@ -137,7 +137,6 @@ def keep_full(path: Path, stop: threading.Event) -> None:
                 time.sleep(0.01)
 
 
-@pytest.mark.slow
 def test_second_of_two_concurrent_generations_of_a_corpus_fails_with_one_line(
     tmp_path: Path, ray_instance: int
 ) -> None:

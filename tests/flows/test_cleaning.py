@@ -186,3 +186,15 @@ def test_unused_list_of_shards_is_removed(workspace: Workspace) -> None:
     found = {each.path: each.reason for each in clean(workspace).removed}
     assert found[left.below(workspace.root)] == "a list of shards that the manifest does not use"
     assert lists(folder) == named
+
+
+def test_the_checkpoint_from_which_a_training_continues_stays(workspace: Workspace) -> None:
+    checkpoints = Checkpoints(workspace.run("one") / "checkpoints")
+    last = checkpoints.index().last
+    assert last
+    (checkpoints.folder / last.file).write((checkpoints.folder / last.file).read()[:100])
+    intact, damaged = checkpoints.newest_intact()
+    assert intact
+    assert damaged == [last]
+    clean(workspace, dry_run=False)
+    assert checkpoints.newest_intact() == (intact, [last])

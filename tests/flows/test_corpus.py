@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 
 from flows import generate_corpus as corpus
-from flows.common.parameters import GenerateRequest
+from flows.common.parameters import GenerateRequest, LeakageRequest, VerifyRequest
+from flows.corpus_leakage import corpus_leakage
+from flows.registry import FLOWS
+from flows.verify_corpus import verify_corpus
 from storage.datasets.manifest import committed
 from storage.workspace import Workspace
 from tests.builders import SMALL
@@ -63,3 +66,14 @@ def test_generation_killed_after_its_commit_gets_its_card_later(
     monkeypatch.setattr(type(folder), "can_be_written", lambda self: False)
     generate(request)
     assert "README.md" not in os.listdir(str(folder))
+
+
+@pytest.mark.usefixtures("recorded", "ray_instance")
+def test_quick_runs_of_verification_and_leakage_work_in_an_empty_workspace(tmp_path: Path) -> None:
+    forms = {each.name: each.form.model_dump() for each in FLOWS}
+    # The default corpus has 10⁸ rows.
+    verified = VerifyRequest(**{**forms["verify-corpus"], "workspace": str(tmp_path / "one"), "corpus": "quick"})
+    assert verify_corpus.fn(verified)["repaired"] == []
+    names = {"train": "quick", "held_out": "quick"}
+    compared = LeakageRequest(**{**forms["corpus-leakage"], "workspace": str(tmp_path / "other"), **names})
+    assert corpus_leakage.fn(compared)["leaks"] == 0

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 
 import pytest
 
@@ -64,6 +65,17 @@ def test_small_disk_is_reported(workspace: Workspace, monkeypatch: pytest.Monkey
     assert machine_checks.check_disk(workspace).level == level
 
 
+@pytest.mark.parametrize(("kind", "level"), [("ext4", "ok"), ("nfs4", "warning"), ("fuse.sshfs", "warning")])
+def test_records_on_a_shared_file_system_are_reported(
+    workspace: Workspace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str, level: str
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    parts = [SimpleNamespace(mountpoint="/", fstype="ext4"), SimpleNamespace(mountpoint=str(tmp_path), fstype=kind)]
+    monkeypatch.setattr("psutil.disk_partitions", lambda all: parts)
+    found = machine_checks.check_records(workspace)
+    assert (found.level, kind in found.text) == (level, level == "warning")
+
+
 def test_workspace_that_is_not_writable_is_a_problem() -> None:
     finding = machine_checks.check_workspace(Workspace.open("/proc/self/nowhere"))
     assert (finding.level, "--workspace" in finding.remedy) == ("problem", True)
@@ -78,6 +90,13 @@ def test_limits_of_a_control_group(tmp_path: Path, workspace: Workspace, monkeyp
     (tmp_path / "cpu.max").write_text("50000 100000\n")
     (tmp_path / "memory.max").write_text("1500000000\n")
     assert (machine.granted_cores(tmp_path), machine.granted_memory(tmp_path)) == (0.5, 1_500_000_000)
+    (tmp_path / "meminfo").write_text("MemTotal:  9000000 kB\nMemAvailable:    2000000 kB\n")
+    # Only what is allocated counts, not the page cache.
+    (tmp_path / "memory.stat").write_text("anon 400000000\nfile 900000000\n")
+    assert machine.free_memory(tmp_path, tmp_path / "meminfo") == 1_100_000_000
+    (tmp_path / "memory.max").write_text("max\n")
+    assert machine.free_memory(tmp_path, tmp_path / "meminfo") == 2_048_000_000
+    (tmp_path / "memory.max").write_text("1500000000\n")
     older = tmp_path / "older"
     (older / "cpu").mkdir(parents=True)
     (older / "memory").mkdir()

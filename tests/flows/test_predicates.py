@@ -1,6 +1,7 @@
 """Invalid predicates, and those that depend on the time, are rejected before a row is generated."""
 
 import resource
+import shutil
 from pathlib import Path
 
 import pytest
@@ -22,9 +23,9 @@ QUICK = PRESETS["quick"]
 @pytest.mark.parametrize(
     "where", ["nosuch > 1", "a >", "a", "a = (SELECT 1)", "random() < 0.5", "a > CAST('abc' AS INT)", "'x'::INT = a"]
 )
-@pytest.mark.parametrize("staged", [False, True], ids=["where", "curriculum"])
-def test_invalid_predicate_is_rejected_before_any_row(where: str, staged: bool, tmp_path: Path) -> None:
-    change = {"curriculum": [{"steps": 1, "where": where}]} if staged else {"where": where}
+@pytest.mark.parametrize("place", ["where", "curriculum", "oversample"])
+def test_invalid_predicate_is_rejected_before_any_row(where: str, place: str, tmp_path: Path) -> None:
+    change = {place: [{"steps": 1, "where": where}] if place == "curriculum" else where}
     training = type(QUICK.training).model_validate({**QUICK.training.model_dump(), **change})
     with pytest.raises(UserError, match="where "):
         check_request(QUICK.model_copy(update={"workspace": str(tmp_path), "training": training}))
@@ -33,7 +34,9 @@ def test_invalid_predicate_is_rejected_before_any_row(where: str, staged: bool, 
 
 @pytest.mark.usefixtures("recorded")
 @pytest.mark.parametrize(
-    "values", [{"where": "nosuch > 1"}, {"curriculum": [{"steps": 1, "where": "nosuch > 1"}]}], ids=["where", "stage"]
+    "values",
+    [{"where": "nosuch > 1"}, {"curriculum": [{"steps": 1, "where": "nosuch > 1"}]}, {"oversample": "nosuch > 1"}],
+    ids=["where", "stage", "oversample"],
 )
 def test_training_that_makes_its_corpus_rejects_a_predicate_before_any_row(
     values: dict[str, object], tmp_path: Path
@@ -44,6 +47,15 @@ def test_training_that_makes_its_corpus_rejects_a_predicate_before_any_row(
     with pytest.raises(UserError, match="where 'nosuch > 1' is not a valid condition"):
         train_encoder.fn(request)
     assert not (tmp_path / "corpora").exists()
+
+
+@pytest.mark.usefixtures("recorded")
+def test_training_that_makes_tokens_rejects_a_predicate_before_it_encodes(small: Built, tmp_path: Path) -> None:
+    shutil.copytree(small.corpus.location.path, tmp_path / "corpora/small", ignore=shutil.ignore_patterns("tokens"))
+    request = TrainRequest(workspace=str(tmp_path), corpus="small", make_missing=True, where="nosuch > 1")
+    with pytest.raises(UserError, match="where 'nosuch > 1' is not a valid condition"):
+        train_encoder.fn(request)
+    assert not (tmp_path / "tokenizers").exists()
 
 
 @pytest.mark.parametrize("where", ["list_sum(range(2000000000)) > 0", "length(repeat('x', 4000000000)) > a"])

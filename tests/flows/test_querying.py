@@ -19,6 +19,7 @@ import pytest
 from flows.cli import app as command
 from flows.cli.verbs.sql import Format, answer
 from storage.errors import UserError
+from storage.sql import memory
 from storage.sql.memory import bounded_memory
 from tests.builders import Built
 
@@ -282,6 +283,15 @@ def test_value_of_gigabytes_is_rejected_before_memory_runs_out(small: Built, que
     assert "\n" not in str(failure.value)
     # What this process does later isn't bounded.
     assert resource.getrlimit(resource.RLIMIT_DATA) == limits
+
+
+@pytest.mark.parametrize(("free", "more"), [(100 << 30, 3 << 30), (2_000_000_000, 1_600_000_000), (0, 512 << 20)])
+def test_memory_of_a_query_depends_on_what_is_free(monkeypatch: pytest.MonkeyPatch, free: int, more: int) -> None:
+    monkeypatch.setattr(memory, "free_memory", lambda: free)
+    data = int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
+    with bounded_memory():
+        limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
+    assert limit - data == pytest.approx(more, abs=32 << 20)
 
 
 def test_query_for_gigabytes_ends_in_one_line(small: Built) -> None:

@@ -2,11 +2,15 @@
 
 import asyncio
 import os
+import shutil
 import socket
+import sqlite3
 import subprocess
 import uuid
 from collections.abc import Iterator
+from contextlib import closing
 from http.client import HTTPConnection
+from importlib.metadata import version
 from pathlib import Path
 
 import psutil
@@ -23,7 +27,7 @@ from websockets.typing import Subprotocol
 from flows.common.engines import Served, note_served, prefect_home, served, serving_folder
 from flows.registry import FLOWS
 from flows.reports.artifacts import link
-from flows.server import orphaned_runs
+from flows.server import app, new_records, orphaned_runs
 from flows.server.app import PrefectServer, bound_socket
 from flows.server.middleware import Guard, checked_name
 from flows.server.report_pages import page_at
@@ -271,11 +275,11 @@ def test_only_orphaned_runs_are_ended(monkeypatch: pytest.MonkeyPatch) -> None:
             ended = await orphaned_runs.end_orphaned_runs(client, MARK, own_server=own_server)
             assert len(ended) == len(set(ended))
             assert {run.id for run in runs.values()} >= set(ended)
-            found = {}
-            for name, run in runs.items():
-                found[name] = str((await client.read_flow_run(run.id)).state_type.value)
+            found = {name: (await client.read_flow_run(run.id)).state_type for name, run in runs.items()}
+            # Not before all are read: the server cancels a run whose outer run is deleted.
+            for run in runs.values():
                 await client.delete_flow_run(run.id)
-            return found
+            return {name: str(state.value) for name, state in found.items()}
 
     @task
     def work() -> None:
@@ -337,10 +341,32 @@ def test_port_is_kept_until_the_server_listens() -> None:
             bound_socket(port=port)
 
 
-def test_server_that_ends_says_why(tmp_path: Path) -> None:
-    (tmp_path / "prefect.db").write_bytes(b"no database" * 1000)
+def test_new_records_begin_with_a_copy_of_the_empty_tables(
+    server: PrefectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    tables = tmp_path / "cache" / "numerate" / f"prefect-{version('prefect')}.db"
+    one, other = tmp_path / "one", tmp_path / "other"
+    for home in (one, other):
+        home.mkdir()
+    assert not new_records.begin_records(one)
+    new_records.keep_empty_tables(server.home)
+    assert tables.stat().st_mode & 0o777 == 0o600
+    assert new_records.begin_records(one)
+    assert not new_records.begin_records(one)
+    schemas = []
+    for home in (one, server.home):
+        with closing(sqlite3.connect(home / "prefect.db")) as records:
+            schemas.append(records.execute("SELECT sql FROM sqlite_master ORDER BY name").fetchall())
+    assert schemas[0] == schemas[1] != []
+    # One that is damaged is not used twice.
+    tables.write_bytes(b"no database" * 1000)
+    shutil.copy(tables, other / "prefect.db")
+    monkeypatch.setattr(app, "begin_records", lambda home: True)
     with pytest.raises(RunFailure, match=r"did not start \(.*file is not a database.*\): see .*server.log"):
-        PrefectServer(tmp_path)
+        PrefectServer(other)
+    assert [path.name for path in other.iterdir()] == ["server.log"]
+    assert not tables.exists()
 
 
 def test_ports_of_ipv4_and_ipv6_are_checked() -> None:

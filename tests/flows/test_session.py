@@ -93,6 +93,12 @@ def test_token_of_ray_is_readable_by_its_owner_alone(monkeypatch: pytest.MonkeyP
         os.umask(before)
 
 
+def test_logs_of_a_private_ray_are_readable_by_its_owner_alone(ray_instance: int) -> None:
+    folder = Path(ray._private.worker._global_node.get_session_dir_path())
+    assert any((folder / "logs").iterdir())
+    assert folder.stat().st_mode & 0o777 == 0o700
+
+
 def test_private_ray_uses_the_granted_cores_and_a_short_health_check_interval(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

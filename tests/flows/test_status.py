@@ -196,6 +196,17 @@ def test_interrupted_work_is_shown_with_progress_and_remedy(root: Path, small: B
     assert commands["tokens of small by small-digit"] == "numerate encode --corpus small"
 
 
+def test_a_spec_of_a_hundred_megabytes_is_not_read(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = root / "corpora/cut/.progress/spec.yaml"
+    file.parent.mkdir(parents=True)
+    file.write_text(yaml.safe_dump(SMALL.model_dump(mode="json", exclude_defaults=True)))
+    with file.open("r+b") as large:
+        large.truncate(100 << 20)
+    Notes(LocalLocation(file.parents[1]), "x").write(0, [])
+    monkeypatch.setattr(yaml, "safe_load", lambda data: pytest.fail("it is read"))
+    assert "corpus cut" in broken(root)
+
+
 def test_interrupted_training_is_resumed_by_the_suggested_command(root: Path) -> None:
     index = root / "runs/one/checkpoints/index.json"
     entries = json.loads(index.read_text())["entries"]

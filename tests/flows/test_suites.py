@@ -26,7 +26,7 @@ from model.runs.pretrained import shipped_runs
 from model.runs.run_config import RunConfig, load_run
 from model.tokenizer import Tokenizer
 from pipelines.generation.build import spec_of
-from pipelines.generation.generate import GENERATOR_VERSION, canonical_hashes
+from pipelines.generation.generate import canonical_hashes, generator_version
 from pipelines.spec.presets import CORPORA
 from pipelines.split.canonical import Canonical
 from pipelines.split.parse import canonical_form, text_hashes
@@ -39,10 +39,11 @@ from storage.workspace import Workspace
 ADDITION = load_run(shipped_runs()["addition"])
 
 
-def config_of(corpus: str, encoder: EncoderConfig | None = None, version: int = GENERATOR_VERSION) -> RunConfig:
-    """The configuration of a run on a preset's corpus, with an encoder for any length by default."""
+def config_of(corpus: str, encoder: EncoderConfig | None = None, version: int = 0) -> RunConfig:
+    """The configuration of a run on a preset's corpus, with an encoder for any length and its version by default."""
     training = ADDITION.training.model_copy(update={"encoder": encoder or ADDITION.training.encoder})
-    spec = {**CORPORA[corpus].identity(), "generator_version": version}
+    identity = CORPORA[corpus].identity()
+    spec = {**identity, "generator_version": version or generator_version(identity)}
     return ADDITION.model_copy(update={"name": "mine", "corpus_spec": spec, "training": training})
 
 

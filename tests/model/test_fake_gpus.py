@@ -138,7 +138,7 @@ def test_a_gpu_computes_in_bfloat16_where_it_can_and_layers_are_compiled_where_t
     has: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: has)
-    assert precision_of(TrainingSpec(), CUDA) is (torch.bfloat16 if has else torch.float32)
+    assert precision_of("auto", CUDA) is (torch.bfloat16 if has else torch.float32)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object() if has else None)
     monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/g++")
     assert compiles(TrainingSpec(), CUDA) == has

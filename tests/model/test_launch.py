@@ -7,10 +7,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+import ray
 import torch
 import torch.distributed as dist
 
 from model.training.job import Progress
+from model.training.launchers import ray_launcher
 from model.training.launchers.parallel_runs import Room
 from model.training.launchers.ray_launcher import join_on_this_machine, launch
 from tests.builders import TINY_TRAINING, Built
@@ -59,6 +61,12 @@ def test_ranks_of_one_machine_meet_without_a_port_that_is_open_to_others(tmp_pat
             found = pool.starmap_async(_ports_of_rank, asked, chunksize=1).get(timeout=120)
             assert [value for value, _ in found] == [1.0, 1.0]
             assert any(ports for _, ports in found) == is_open
+
+
+def test_workers_of_a_private_ray_meet_through_a_file(ray_instance: int) -> None:
+    namespace = ray.get_runtime_context().namespace
+    assert ray_launcher._torch_config(namespace, "gloo").backend_cls is ray_launcher._FileBackend
+    assert ray_launcher._torch_config("another", "gloo").backend_cls is not ray_launcher._FileBackend
 
 
 @pytest.mark.slow

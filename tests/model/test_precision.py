@@ -1,17 +1,23 @@
 """A run keeps the arithmetic of its first step, and says which that was."""
 
+import json
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from torch.nn.functional import linear, scaled_dot_product_attention
 
-from model.config.training import TrainingSpec
+from model.evaluation.predictor import TrainedEncoder
 from model.runs.checkpoints import Checkpoints
 from model.runs.run_config import load_run
-from model.training.hardware import answering_precision, precision_name, precision_of
+from model.training import hardware
+from model.training.hardware import precision_name, precision_of
 from model.training.trainer import train
+from storage.workspace import Workspace
 from tests.builders import TINY_TRAINING, Built
 from tests.emulated_bfloat16 import EmulatedBfloat16
 from tests.model.runs import job_of
@@ -19,7 +25,7 @@ from tests.model.workers import Countdown
 
 CPU = torch.device("cpu")
 AUTO = TINY_TRAINING.model_copy(update={"precision": "auto"})
-HERE = precision_name(precision_of(AUTO, CPU))
+HERE = precision_name(precision_of(AUTO.precision, CPU))
 ELSEWHERE = {"float32": "bfloat16", "bfloat16": "float32"}[HERE]
 
 
@@ -49,19 +55,41 @@ def test_a_name_is_free_for_the_same_training_whatever_arithmetic_it_took(small:
 def test_auto_is_float32_if_the_libraries_may_not_use_bfloat16_instructions() -> None:
     """`make test-portable` runs this with each of these limits."""
     limits = {os.environ.get("ATEN_CPU_CAPABILITY"), os.environ.get("ONEDNN_MAX_CPU_ISA")}
-    found = precision_of(TrainingSpec(), CPU)
+    found = precision_of("auto", CPU)
     assert found in (torch.float32, torch.bfloat16)
     if limits & {"default", "avx2", "AVX2"}:
         assert found is torch.float32
-    for asked in (torch.float32, torch.bfloat16):
-        assert precision_of(TrainingSpec(precision=str(asked).removeprefix("torch.")), CPU) is asked
+    assert precision_of("float32", CPU) is torch.float32
+    assert precision_of("bfloat16", CPU) is torch.bfloat16
 
 
-@pytest.mark.parametrize("asked", ["auto", "bfloat16", "float32"])
-def test_encoders_answer_in_bfloat16_only_on_hardware_that_supports_it(asked: str) -> None:
-    found = answering_precision(TrainingSpec(precision=asked), CPU)
-    fast = precision_of(TrainingSpec(), CPU)
-    assert found is (torch.float32 if asked == "float32" else fast)
+@pytest.mark.parametrize("supported", [False, True])
+def test_encoders_answer_as_they_were_trained_but_in_bfloat16_only_on_hardware_that_supports_it(
+    small: Built, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, supported: bool
+) -> None:
+    job = job_of(small, tmp_path, AUTO.model_copy(update={"steps": 2}))
+    train(job)
+    monkeypatch.setattr(hardware, "supports_bfloat16", lambda device: supported)
+    for trained, expected in (("bfloat16", supported), ("float32", False), ("", supported)):
+        noted = load_run(job.run).model_copy(update={"precision": trained})
+        (job.run / "run.json").write(noted.model_dump_json().encode())
+        assert (TrainedEncoder.open(job.run).precision is torch.bfloat16) == expected
+
+
+def test_a_training_in_emulated_bfloat16_has_one_process(small: Built, tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    workspace = shutil.copytree(small.workspace.root.path, tmp_path / "w", ignore=shutil.ignore_patterns("runs"))
+    values = {"workspace": str(workspace), "corpus": "small", "name": "emulated"}
+    training = AUTO.model_copy(update={"steps": 2}).model_dump(mode="json")
+    command = [sys.executable, "-m", "tests.emulated_bfloat16", "model.training", str(file)]
+    file.write_text(json.dumps({**values, "training": training}))
+    subprocess.run(command, check=True)
+    assert load_run(Workspace.open(str(workspace)).run("emulated")).precision == "bfloat16"
+    file.write_text(json.dumps({**values, "name": "several", "training": training, "seeds": 2}))
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 1
+    assert "2 of 2 seeds failed" in result.stderr
+    assert "train one seed at a time" in result.stderr
 
 
 def test_emulated_bfloat16_is_that_of_the_libraries() -> None:

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
 from model.config.encoder import EncoderConfig
 from model.evaluation.predictor import TrainedEncoder
 from model.network.encoder import Encoder
 from model.probing.attention import ROLES, attended
+from model.probing.causal import interventions
 from model.probing.causal.counterfactuals import carry_pairs, digit_pairs
 from model.probing.causal.interventions import Outcome, ablate_heads, ablated, move_digits, patch_carries
 from model.probing.geometry import circle
@@ -17,7 +19,7 @@ from model.probing.labels import Problem, value_of
 from model.probing.token_dataset import batches_of
 from model.runs.pretrained import shipped_runs
 from model.runs.run_config import load_run, run_tokenizer
-from model.tokenizer import BLANK, DIGITS, Tokenizer
+from model.tokenizer import BLANK, DIGITS, PAD, Tokenizer
 
 FOLDER = shipped_runs()["addition"]
 WIDTH = 32
@@ -101,6 +103,26 @@ def test_the_mean_of_a_head_excludes_padding() -> None:
     mean = [(4 + 8 + 12 + 16 + 20) / 5 + column for column in range(2)]
     assert left[..., :2].tolist() == [[pytest.approx(mean)] * 3] * 2
     assert torch.equal(left[..., 2:], values[..., 2:])
+
+
+def test_heads_are_replaced_by_means_without_padding(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = copying(one_hot())
+    pairs = digit_pairs(model, PROBLEMS, model.layout_of(PROBLEMS[0].text))
+    seen: list[torch.Tensor] = []
+
+    def noted(output: torch.nn.Module, subspace: torch.Tensor, shown: torch.Tensor) -> RemovableHandle:
+        seen.append(shown)
+        return ablated(output, subspace, shown)
+
+    monkeypatch.setattr(interventions, "ablated", noted)
+    [*ablate_heads(model, pairs)]
+    padding = torch.from_numpy(pairs.rows.astype(np.int64)) == model.tokenizer.id_of(PAD)
+    slots = pairs.layout.answer
+    assert padding[:, :-slots].any()
+    for shown in seen:
+        # The slots of the answer are shown, whatever the row has there.
+        assert torch.equal(shown[:, :-slots], ~padding[:, :-slots])
+        assert shown[:, -slots:].all()
 
 
 def test_uniform_attention_excludes_padding() -> None:

@@ -169,7 +169,7 @@ def test_the_series_has_controls_and_its_last_checkpoint_equals_the_study(
         if (row["kind"], row["symbols"], row["control"], row["measure"])
         == ("embedding", "digits", "trained", "circle 10")
     )
-    # Both are computed from the same weights in batches of the same shape; only sums may differ by a last bit.
+    # The weights and the shapes of the batches are the same; sums may differ by a last bit.
     assert last["digits: circle 10"]["value"] == pytest.approx(circle["value"])
     for control, name in (("trained", "value"), ("untrained", "control")):
         best = max(
@@ -179,7 +179,8 @@ def test_the_series_has_controls_and_its_last_checkpoint_equals_the_study(
             == ("answer", "digit", "numbers", "linear", control)
             and row["layer"]
         )
-        assert last["kappa: digit, answer"][name] == pytest.approx(best)
+        # A last bit can change one of the probe's predictions, and with it kappa by about one in their number.
+        assert last["kappa: digit, answer"][name] == pytest.approx(best, abs=0.01)
 
 
 def test_edits_use_the_layout_of_most_problems_over_all_batches(run: TrainingJob) -> None:

@@ -19,7 +19,7 @@ from model.training.job import TrainingJob, TrainingResult
 from model.training.launchers.parallel_runs import Seat, in_a_process, room_for, train_in_processes, train_side_by_side
 from model.training.preflight import existing_result
 from model.training.trainer import train
-from storage.errors import RunFailure
+from storage.errors import RunFailure, TransientFailure
 from storage.machine import cores
 from tests.builders import TINY_TRAINING, Built
 from tests.model.runs import LONGER, job_of, same_bits
@@ -57,6 +57,26 @@ def test_a_seed_that_fails_is_named_and_the_others_are_trained(small: Built, tmp
     with pytest.raises(RunFailure, match=r"^1 of 3 seeds failed \(run run-seed1: .*tokenizer of this run.*\); the oth"):
         train_side_by_side(jobs, here, 1)
     assert [existing_result(job) is not None for job in jobs] == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("errors", "kind"),
+    [
+        ([TransientFailure("a worker was lost")] * 2, TransientFailure),
+        ([TransientFailure("a worker was lost"), RunFailure("the loss is nan")], RunFailure),
+    ],
+)
+def test_seeds_that_lost_workers_can_be_tried_again(
+    small: Built, tmp_path: Path, errors: list[RunFailure], kind: type[RunFailure]
+) -> None:
+    left = iter(errors)
+
+    def lost(job: TrainingJob, seat: Seat) -> TrainingResult:
+        raise next(left)
+
+    with pytest.raises(RunFailure, match="2 of 2 seeds failed") as failure:
+        train_side_by_side(jobs_of(small, tmp_path, 2), lost, 1)
+    assert type(failure.value) is kind
 
 
 def test_trained_seeds_are_found(small: Built, tmp_path: Path) -> None:

@@ -311,6 +311,17 @@ def test_tensors_come_in_the_order_in_which_training_reads(small: Built) -> None
         assert (ids.numpy() == rows).all()
 
 
+def test_tensors_warn_of_rows_in_no_batch(longer: Built) -> None:
+    from model.training.rows import tensors
+
+    corpus, rows = Corpus.open("longer", str(longer.workspace.root)), dict[int, int]()
+    for shard in longer.tokens.of_split("train"):
+        width = longer.tokens.manifest.spec["layouts"][shard.stratum]["problem"]
+        rows[width] = rows.get(width, 0) + shard.rows
+    with pytest.warns(UserWarning, match="rows of train are left out"):
+        tensors(corpus, "longer-digit", batch_size=(min(rows.values()) // 64 + 1) * 64)
+
+
 def test_an_unknown_corpus_is_a_one_line_error(small: Built) -> None:
     with pytest.raises(UserError, match="corpus 'other' does not exist"):
         Corpus.open("other", str(small.workspace.root))

@@ -171,6 +171,7 @@ def test_a_replaced_lock_file_is_locked_again(root: LocalLocation, monkeypatch: 
     os.close(handle)
 
 
+_GROUP = 65534
 _AS_ANOTHER = """
 import os, sys
 from pathlib import Path
@@ -190,6 +191,18 @@ def test_every_user_who_can_write_a_folder_can_lock_it_with_any_umask(tmp_path: 
             with folder.exclusive("it"):
                 assert Path(name, ".lock").stat().st_mode & 0o777 == 0o666
             if os.geteuid() == 0:
+                done = subprocess.run(
+                    [sys.executable, "-c", _AS_ANOTHER, name], cwd=ROOT, capture_output=True, text=True, check=False
+                )
+                assert done.stdout == "held\n", done.stderr
+            if os.geteuid() == 0:
+                # A folder of a group, as a team shares it.
+                Path(name, ".lock").unlink()
+                os.chown(name, 0, _GROUP)
+                os.chmod(name, 0o770)
+                with folder.exclusive("it"):
+                    made = Path(name, ".lock").stat()
+                assert (made.st_mode & 0o777, made.st_gid) == (0o660, _GROUP)
                 done = subprocess.run(
                     [sys.executable, "-c", _AS_ANOTHER, name], cwd=ROOT, capture_output=True, text=True, check=False
                 )

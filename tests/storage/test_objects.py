@@ -15,6 +15,7 @@ from storage.errors import RunFailure, UserError
 from storage.places.bucket import ObjectLocation
 from storage.places.disk import LocalLocation
 from storage.places.files import arrow_files
+from storage.places.lease import Lease
 from storage.places.opening import open_location
 from storage.places.place import Location
 from storage.places.stores import built
@@ -111,6 +112,32 @@ def test_folders_and_files_are_removed_from_a_store_that_refuses_to_delete_what_
     (strict / "deeper").remove()
     strict.remove()
     assert not strict.exists()
+
+
+def test_a_lease_in_such_a_store_is_taken_over_and_lost(
+    strict: ObjectLocation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lost = Lease(strict, "it")
+    obstore.put(strict.store, f"{strict.key}/.lock", b'{"owner": "another", "machine": "far"}')
+    monkeypatch.setattr("storage.places.lease._EXPIRE_SECONDS", -1.0)
+    delete = obstore.delete
+
+    def twice(store: MemoryStore, path: str) -> None:
+        """A request that is repeated, because its first response was lost."""
+        delete(store, path)
+        raise FileNotFoundError(path)
+
+    monkeypatch.setattr("storage.places.lease.obstore.delete", twice)
+    assert lost.take()
+    assert lost.holds()
+
+    def missing(store: MemoryStore, path: str, *value: object, **options: object) -> None:
+        raise FileNotFoundError(path)
+
+    (strict / ".lock").remove()
+    monkeypatch.setattr("storage.places.lease.obstore.put", missing)
+    lost._renewed -= 100
+    assert not lost.holds()
 
 
 def test_a_corpus_is_committed_and_repaired_in_such_a_store(strict: ObjectLocation) -> None:

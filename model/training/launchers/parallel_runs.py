@@ -24,7 +24,7 @@ from model.runs.checkpoints import Checkpoints
 from model.training.job import Progress, TrainingJob, TrainingResult
 from model.training.preflight import existing_result
 from model.training.trainer import train
-from storage.errors import RunFailure, UserError
+from storage.errors import RunFailure, TransientFailure, UserError
 from storage.machine import cores
 
 # GPU memory reserved for each seed, and the maximum number of seeds, if several seeds share one GPU.
@@ -93,8 +93,9 @@ def train_side_by_side(
     """Train all jobs, `at_once` at a time, and wait for them; finished runs return their existing result.
 
     `report` receives the latest progress by run name. An exception in the waiting thread, such as an interruption,
-    is raised after all running jobs have stopped. If jobs fail, `RunFailure` at the end names their runs; a single
-    job raises its own exception. If `stop` ends the trainings, failures are not raised.
+    is raised after all running jobs have stopped. If jobs fail, `RunFailure` at the end names their runs, or
+    `TransientFailure` if a retry may help all of them; a single job raises its own exception. If `stop` ends the
+    trainings, failures are not raised.
     """
     stopping, seats = threading.Event(), SimpleQueue[int]()
     progress: dict[str, Progress] = {}
@@ -220,15 +221,14 @@ def _interrupts_held_back() -> Iterator[None]:
 def _results(jobs: Sequence[TrainingJob], futures: Sequence[Future[TrainingResult]]) -> list[TrainingResult]:
     if len(jobs) == 1:
         return [futures[0].result()]
-    failed = {
-        job.config.name: _reason(error)
-        for job, error in zip(jobs, (future.exception() for future in futures), strict=True)
-        if error
-    }
+    errors = [future.exception() for future in futures]
+    failed = {job.config.name: error for job, error in zip(jobs, errors, strict=True) if error}
     if failed:
-        text = "; ".join(f"run {name}: {reason}" for name, reason in failed.items())
+        text = "; ".join(f"run {name}: {_reason(error)}" for name, error in failed.items())
         rest = "; the other seeds are trained" if len(failed) < len(jobs) else ""
-        raise RunFailure(f"{len(failed)} of {len(jobs)} seeds failed ({text}){rest}")
+        transient = all(isinstance(error, TransientFailure) for error in failed.values())
+        kind = TransientFailure if transient else RunFailure
+        raise kind(f"{len(failed)} of {len(jobs)} seeds failed ({text}){rest}")
     return [future.result() for future in futures]
 
 

@@ -77,6 +77,11 @@ class _OnThisMachine(TorchConfig):
         return _FileBackend
 
 
+def _torch_config(namespace: str, backend: str) -> TorchConfig:
+    """How the workers of a Ray instance find each other; all workers of a private one are on this machine."""
+    return (_OnThisMachine if namespace == PRIVATE else TorchConfig)(backend=backend)
+
+
 class _FileBackend(_TorchBackend):
     def on_start(self, worker_group: Any, backend_config: TorchConfig) -> None:
         worker_group.execute(_set_torch_distributed_env_vars)
@@ -146,13 +151,10 @@ def _launch(
     least = min(job.config.training.min_workers, room.workers)
     # Workers read the controller's state from this storage, so all nodes need access to it.
     files, path = arrow_files(storage)
-    torch_config = TorchConfig(backend="nccl" if room.gpus else "gloo")
-    if ray.get_runtime_context().namespace == PRIVATE:
-        torch_config = _OnThisMachine(backend=torch_config.backend)
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"job": job, "sharing": 0 if room.gpus else room.at_once, "board": board},
-        torch_config=torch_config,
+        torch_config=_torch_config(ray.get_runtime_context().namespace, "nccl" if room.gpus else "gloo"),
         scaling_config=ScalingConfig(
             num_workers=(least, room.workers) if least else room.workers,
             use_gpu=room.gpus > 0,
