@@ -145,7 +145,7 @@ def solve(
     Without a problem, it reads one problem per line from standard input and writes one answer per line: '?' if there
     is none, and an empty line for a line that is no problem. A withheld answer is not a failure: the exit code is 0.
 
-    Example: `numerate solve "12+34+5+99"`
+    Example: `numerate solve --trace "12*(3+45)-7"`
 
     Parameters
     ----------

@@ -13,9 +13,10 @@ if TYPE_CHECKING:
 
 INTRODUCTION = """Numerate: how well can an encoder, trained on nothing but tokens, learn integer arithmetic?
 
-Three commands to start with:
+Four commands to start with:
 
-  numerate solve "12+34+5+99"                          solves a problem with an encoder that comes with Numerate
+  numerate solve "12*(3+45)-7"                         answers with an encoder that comes with Numerate
+  numerate solve --trace "(12-34)*-5+6"                shows each step on the way to the answer
   numerate run quick                                   generates a corpus, trains an encoder, reports: two minutes
   numerate sql "SELECT * FROM corpus_quick LIMIT 5"    queries that corpus
 
@@ -31,7 +32,7 @@ Results go to standard output, as one JSON value with `--json`. Progress and err
 colours appear on a terminal only and respect `NO_COLOR`. Exit codes: 0 success, 1 failure, 2 invalid request, 130
 interrupted.
 
-Three commands to start with: `numerate solve "12+34+5+99"`, `numerate run quick`, `numerate status`.
+Three commands to start with: `numerate solve --trace "12*(3+45)-7"`, `numerate run quick`, `numerate status`.
 """
 
 _COMMAND_GROUPS = {

@@ -118,6 +118,14 @@ class TrainingSpec(Form):
                 f"objective is {self.objective} and encoder.kind is {self.encoder.kind}, but rewriting needs both: "
                 "set both to rewriting, or none"
             )
+        if self.objective == "rewriting" and self.encoder.unit != "none":
+            raise ValueError(
+                f"encoder.unit is {self.encoder.unit}, but encoders that rewrite have no symbolic unit: set it to none"
+            )
+        if self.objective == "rewriting" and self.running_sum:
+            raise ValueError(
+                f"running_sum is {self.running_sum}, but the objective rewriting has no running sums: set it to 0"
+            )
         return self
 
     @model_validator(mode="after")

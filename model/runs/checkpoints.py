@@ -171,7 +171,10 @@ def restore(tensors: dict[str, Tensor], model: nn.Module, optimizers: dict[str, 
     targets = _weights(model)
     if optimizers:
         _initialise(optimizers)
-        targets |= _states(model, optimizers)
+        # A weight that no batch has used yet has no state, which is the same as zeros.
+        used = {_weight_of(name) for name in tensors if name.startswith("optimizer.")}
+        states = _states(model, optimizers)
+        targets |= {name: state for name, state in states.items() if not used or _weight_of(name) in used}
     for name, target in targets.items():
         # Exported checkpoints do not contain weights that only training uses.
         if name not in tensors and not optimizers and not name.startswith("model."):
@@ -215,6 +218,11 @@ def _states(model: nn.Module, optimizers: dict[str, Optimizer]) -> dict[str, Ten
         for weight, state in optimizer.state.items()
         for key, value in state.items()
     }
+
+
+def _weight_of(state: str) -> str:
+    """The name of the weight in the name of one of its states, `optimizer.KIND.KEY.WEIGHT`."""
+    return state.split(".", 3)[-1]
 
 
 def _initialise(optimizers: dict[str, Optimizer]) -> None:

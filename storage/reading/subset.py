@@ -87,7 +87,8 @@ def gathered_rows(
     The file contains at most the first 2²² of them. They are a random sample, because a corpus's row order is a keyed
     permutation. Raises `UserError` if `predicate` is not a predicate over the dataset's columns.
     """
-    columns = predicate_columns(dataset, shards)
+    # Other families may have columns that these shards lack.
+    columns = predicate_columns(dataset, dataset.shards)
     check_predicate(predicate, columns)
     sources = [_source(dataset, shard, columns) for shard in shards]
     cache = folder / f"{hash_of([dataset.manifest.identity, predicate, column, sources, MOST_GATHERED])[:16]}.parquet"

@@ -102,6 +102,8 @@ def by_family(folder: Path) -> Iterator[Figure]:
                        operators=("+", "-", "*")),
             1 << 18,
         ),
+        "marks of expressions": (CORPORA["marks"], 1 << 18),
+        "steps of a rewriting": (CORPORA["steps"], 1 << 18),
     }  # fmt: skip
     # The least shares of pyarrow's rate, generated and encoded too, and the most bytes a row, text and tokens.
     bars = {
@@ -109,6 +111,8 @@ def by_family(folder: Path) -> Iterator[Figure]:
         "additions of 1 to 20 digits": (None, None, 32, 30),
         "15×15-digit products": (0.3, None, None, None),
         "expressions of 8 leaves": (0.1, None, None, None),
+        "marks of expressions": (None, None, None, None),
+        "steps of a rewriting": (None, None, None, None),
     }
     for name, (spec, rows) in specs.items():
         alone, both, text_bar, token_bar = bars[name]

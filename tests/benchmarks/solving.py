@@ -10,7 +10,7 @@ from tests.benchmarks.measure import Figure, seconds
 
 _OPERATORS = "+-*"
 # Numbers of a nested expression, and the most digits of its value, so that no product dominates.
-_NUMBERS, _VALUE_DIGITS = 20, 20
+_NUMBERS, _MANY, _VALUE_DIGITS = 20, 100, 20
 
 
 def by_rewriting(folder: Path) -> Iterator[Figure]:
@@ -24,6 +24,7 @@ def by_rewriting(folder: Path) -> Iterator[Figure]:
         "products 9×9": [f"{_number(draw, 9, 9)}*{_number(draw, 9, 9)}" for _ in range(300)],
         "products 20×20": [f"{_number(draw, 20, 20)}*{_number(draw, 20, 20)}" for _ in range(64)],
         f"nested, {_NUMBERS} numbers": [_nested(draw) for _ in range(1_000)],
+        f"one at a time, nested, {_MANY} numbers": [_nested(draw, _MANY)],
     }
     for what, texts in problems.items():
         model.solve(texts[:20])
@@ -38,8 +39,8 @@ def _number(draw: random.Random, least: int, most: int) -> str:
     return str(draw.randint(10 ** (digits - 1), 10**digits - 1))
 
 
-def _nested(draw: random.Random) -> str:
-    """An expression of `_NUMBERS` numbers of one to four digits, with random brackets."""
+def _nested(draw: random.Random, count: int = _NUMBERS) -> str:
+    """An expression of `count` numbers of one to four digits, with random brackets."""
 
     def of(numbers: int) -> str:
         if numbers == 1:
@@ -48,6 +49,6 @@ def _nested(draw: random.Random) -> str:
         text = of(left) + draw.choice(_OPERATORS) + of(numbers - left)
         return f"({text})" if draw.random() < 0.5 else text
 
-    while len(str(eval(text := of(_NUMBERS)))) >= _VALUE_DIGITS:
+    while len(str(eval(text := of(count)))) >= _VALUE_DIGITS:
         pass
     return text

@@ -1,6 +1,7 @@
 """Paths of evaluations, and when they are computed again."""
 
 import json
+import re
 import shutil
 from itertools import combinations
 from pathlib import Path
@@ -11,13 +12,17 @@ import pytest
 from flows.common.parameters import EvaluateRequest
 from flows.evaluate_encoder import evaluate_encoder, paths_of
 from model.config.evaluation import Decoding, EvaluationSpec
+from model.runs.checkpoint_index import CheckpointIndex
+from model.runs.checkpoints import Checkpoints, file_of, hash_of_bytes
 from model.runs.pretrained import shipped_runs
-from model.runs.run_config import load_run
+from model.runs.run_config import load_run, run_tokenizer
 from model.training.trainer import train
 from pipelines.generation.build import build_tokens
+from pipelines.spec.corpus import CorpusSpec
 from storage.errors import UserError
 from storage.places.disk import LocalLocation
 from storage.sql.query import open_catalog
+from storage.workspace import Workspace
 from tests.builders import SMALL, TINY_TRAINING, build_corpus_plainly, build_small
 from tests.model.runs import job_of
 
@@ -74,3 +79,45 @@ def test_sql_distinguishes_decodings_and_a_changed_corpus_is_evaluated_again(tmp
     assert report.path.stat().st_mtime_ns > before
     with pytest.raises(UserError, match="has split_key other"):
         asked(split_key="other")
+
+
+@pytest.mark.usefixtures("recorded")
+def test_first_wrong_step_of_every_wrong_answer_is_found_with_sql(tmp_path: Path) -> None:
+    workspace = Workspace.create(str(tmp_path / "w"))
+    shipped, run = shipped_runs()["arithmetic"], workspace.run("wrong")
+    folder = Path(str(run))
+    shutil.copytree(str(shipped), folder, ignore=shutil.ignore_patterns("report*"))
+    config = load_run(shipped).model_copy(update={"name": "wrong"})
+    (run / "run.json").write(config.model_dump_json().encode())
+    entry = Checkpoints(shipped / "checkpoints").choose("best")
+    tensors = Checkpoints(shipped / "checkpoints").load(entry, load_run(shipped))
+    # It says 8 for 3, and marks a little more than it should.
+    for name in ("model.digit_head.weight", "model.digit_head.bias"):
+        tensors[name][3] = tensors[name][8] - 0.01
+    tensors["model.mark_head.bias"] += 14.5
+    data = file_of(tensors, entry.step, config)
+    (run / "checkpoints" / entry.file).write(data)
+    index = CheckpointIndex(entries=(entry.model_copy(update={"sha256": hash_of_bytes(data)}),))
+    (run / "checkpoints" / "index.json").write(index.model_dump_json().encode())
+    shares = {name: config.corpus_spec[name] for name in ("validation", "test")}
+    shape = {"terms": 4, "digits": 2, "depth": 2, "operators": ("+", "-", "*")}
+    spec = CorpusSpec(name="own", family="expression", rows=20_000, rows_per_shard=20_000, **shape, **shares)
+    corpus = build_corpus_plainly(spec, workspace.corpus("own"))
+    build_tokens(corpus, run_tokenizer(run, config), workspace.tokens("own", config.tokenizer), in_flight=0)
+    request = EvaluateRequest(workspace=str(workspace.root), name="wrong", corpus="own")
+    assert 0 < evaluate_encoder.fn(request)["exact_match"] < 1
+    manual = (Path(__file__).parents[2] / "model" / "README.md").read_text()
+    (query,) = re.findall(r"```sql\n(SELECT problem, state, span, result FROM predictions .*?)```", manual, re.DOTALL)
+    with open_catalog(workspace) as connection:
+        found = connection.sql(query).fetchall()
+        wrong = connection.sql("SELECT problem, states[-1] FROM predictions WHERE NOT correct").fetchall()
+    # Each wrong answer has one first wrong step, unless nothing is marked where something should be.
+    missed = {problem for problem, last in wrong} - {problem for problem, *_ in found}
+    assert len(found) + len(missed) == len(wrong)
+    refused = [(state, span) for _, state, span, result in found if result is None]
+    assert refused
+    for _, state, span, result in found:
+        if result is not None:
+            assert eval(state.replace(span, result, 1)) != eval(state), (state, span, result)
+    page = next(folder.rglob("index.html"))
+    assert page.read_text().count("<h3>Some rewritings</h3>") == 1

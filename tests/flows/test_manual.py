@@ -57,10 +57,11 @@ def test_help_shows_every_placeholder(capsys: pytest.CaptureFixture[str]) -> Non
     assert "corpus_NAME" in help_of("sql", capsys=capsys)
 
 
-def test_introduction_has_three_valid_commands() -> None:
+def test_introduction_has_few_valid_commands_with_a_product_a_bracket_and_a_trace() -> None:
     commands = [line.strip().split("  ")[0] for line in INTRODUCTION.splitlines() if line.startswith("  numerate")]
-    assert len(commands) == 3
-    assert len(INTRODUCTION.splitlines()) <= 10
+    assert len(commands) == 4
+    assert len(INTRODUCTION.splitlines()) <= 11
+    assert all(any(sign in command for command in commands if " solve " in command) for sign in ("*", "(", "--trace"))
     for command in commands:
         app.parse_args(shlex.split(command)[1:], exit_on_error=False, print_error=False)
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from flows.cli.app import run
 from flows.cli.grammar import read
-from flows.cli.verbs.solve import Style, _first_lines, _reason, nothing_to_continue, read_problem
+from flows.cli.verbs.solve import Style, _BatchSize, _first_lines, _reason, nothing_to_continue, read_problem
 from model.evaluation.predictor import Solution, TrainedEncoder
 from model.runs.pretrained import shipped_runs
 from model.training.trainer import train
@@ -340,6 +340,28 @@ def test_input_without_line_breaks_is_a_one_line_error(
         "",
         "error: a line has more than 1,048,576 characters: write one problem per line\n",
     )
+
+
+def test_a_stream_goes_on_after_lines_that_are_no_problem(tmp_path: Path) -> None:
+    bad = ["2.5+1", "7/2", "2*(3+4", "abc", "", f"{'1' * 100_000}+1"]
+    result = numerate("solve", "--trace", stdin="\n".join(["1+2", *bad, "2*3"]), cwd=tmp_path)
+    assert result.returncode == 2
+    # The long line begins a batch of its own. An empty line follows every answer.
+    assert result.stdout == "1+2\n3\n\n" + "\n\n" * len(bad) + "2*3\n6\n\n"
+    *lines, last = result.stderr.splitlines()
+    assert [line.split(":")[1] for line in lines] == [f" line {number}" for number in (2, 3, 4, 5, 7)]
+    assert all(len(line) < 400 for line in lines)
+    assert last == "error: 5 lines could not be answered: the answer of each is an empty line"
+
+
+def test_batches_of_a_stream_grow_while_they_are_fast() -> None:
+    size = _BatchSize()
+    for seconds, most in ((1, 128), (19, 256), (30, 256), (61, 128), (0.1, 256)):
+        size.adapt(size.most, seconds)
+        assert size.most == most
+    # A batch that was not full says nothing.
+    size.adapt(3, 0.1)
+    assert size.most == 256
 
 
 def test_a_missing_run_is_an_error_before_any_line_is_read(capsys: pytest.CaptureFixture[str]) -> None:

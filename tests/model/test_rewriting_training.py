@@ -1,6 +1,7 @@
 """An encoder that rewrites is trained, resumed, distributed and evaluated like every other one."""
 
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,14 +12,14 @@ import torch
 
 from model.config.encoder import EncoderConfig
 from model.config.evaluation import EvaluationSpec
-from model.config.training import TrainingSpec
+from model.config.training import CurriculumStage, TrainingSpec
 from model.evaluation.evaluate import evaluate, steps_beside
 from model.evaluation.predictor import TrainedEncoder, TrainedRewriter, open_trained
 from model.evaluation.problem_batches import ProblemSet
 from model.network.rewriting.encoder import RewritingEncoder
 from model.objectives.rewriting import RewritingObjective
 from model.runs.metrics import read_metrics
-from model.training.batches import layouts_of, token_rows
+from model.training.batches import layouts_of, stages_of, token_rows
 from model.training.preflight import prepare
 from model.training.trainer import train
 from pipelines.generation.generate import canonical_hashes
@@ -75,6 +76,20 @@ def test_a_training_learns_and_a_resume_changes_nothing(rewriting: Built, tmp_pa
         curve = [loss for _, loss in losses(whole) if (loss > 1) == is_operations]
         few = len(curve) // 3
         assert sum(curve[-few:]) < most * sum(curve[:few])
+
+
+def test_a_curriculum_selects_hard_steps_by_sql(rewriting: Built, tmp_path: Path) -> None:
+    hard = "column_total >= 10 OR carry_bound >= 3"
+    spec = SPEC.model_copy(update={"curriculum": (CurriculumStage(where=hard, steps=10),), "oversample": hard})
+    job = job_of(rewriting, tmp_path, spec)
+    assert train(job, stop=Countdown(0)).step == 10
+    assert train(job).finished
+    stages = stages_of(rewriting.tokens, spec, job.config.oversampled)
+    layouts = {
+        stage.first: {batch[1].shape[1] for batch in islice(stage.batches.reader.batches(0), 20)} for stage in stages
+    }
+    # Marks have no column totals, so only the second stage has rows of both kinds.
+    assert layouts[0] < layouts[10]
 
 
 def test_difficulties_are_columns_of_the_corpus(rewriting: Built) -> None:
@@ -159,6 +174,12 @@ def test_an_encoder_that_rewrites_is_refused_where_answers_at_once_are_needed(re
 def test_objective_encoder_and_corpus_must_fit(rewriting: Built, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="set both to rewriting, or none"):
         TrainingSpec(objective="rewriting")
+    for change, words in (
+        ({"encoder": {**SPEC.encoder.model_dump(), "unit": "residue"}}, "have no symbolic unit: set it to none"),
+        ({"running_sum": 0.5}, "has no running sums: set it to 0"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            TrainingSpec.model_validate({**SPEC.model_dump(), **change})
     plain = build_small(tmp_path, SMALL)
     with pytest.raises(UserError, match="use a corpus of marks and steps"):
         prepare(plain.workspace, "run", "small", "small-digit", SPEC)

@@ -219,8 +219,10 @@ def _answer_lines(solver: Solver, lines: list[str], places: list[str], style: St
             answers[number] = _answer_text(models[name], problem, solution, style)
             if solution.abstained:
                 print(f"{places[number]}problem {quoted(problem)} has no answer: {_reason(solution)}", file=sys.stderr)
-    # An empty line separates traces.
-    print(("\n\n" if style.trace and not style.as_json else "\n").join(answers), flush=True)
+    # An empty line follows every trace.
+    for answer in answers:
+        print(answer, end="\n\n" if style.trace and not style.as_json else "\n")
+    sys.stdout.flush()
     return invalid
 
 
@@ -231,8 +233,9 @@ class _BatchSize:
     most: int = 64
 
     _LARGEST: ClassVar = 4_096
-    _FAST_SECONDS: ClassVar = 5.0
-    _SLOW_SECONDS: ClassVar = 20.0
+    # Larger batches answer more problems a second, but their first answers come later.
+    _FAST_SECONDS: ClassVar = 20.0
+    _SLOW_SECONDS: ClassVar = 60.0
 
     def adapt(self, lines: int, seconds: float) -> None:
         """Take notice of a batch that had so many lines and took so long."""

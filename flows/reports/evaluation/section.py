@@ -128,10 +128,11 @@ def passes_text(passes: int) -> str:
 
 
 def _traces(connection: duckdb.DuckDBPyConnection, right: bool) -> list[tuple[bool, tuple[str, ...]]]:
-    """At most three rewritings of moderate size with right or wrong answers."""
+    """At most three rewritings of moderate size with right or wrong answers; wrong ones may be short or long."""
+    least, most, longest = (3, 16, _LONGEST_TRACE) if right else (1, 40, 4 * _LONGEST_TRACE)
     rows = connection.execute(
-        "SELECT states FROM scored WHERE correct = ? AND states IS NOT NULL AND len(states) BETWEEN 3 AND 16 "
-        f"AND length(problem) <= {_LONGEST_TRACE} ORDER BY abs(len(states) - 8), id LIMIT 3",
+        f"SELECT states FROM scored WHERE correct = ? AND len(states) BETWEEN {least} AND {most} "
+        f"AND length(problem) <= {longest} ORDER BY abs(len(states) - 8), id LIMIT 3",
         [right],
     ).fetchall()
     return [(right, tuple(states)) for (states,) in rows]

@@ -38,14 +38,12 @@ class Rewriter:
 
     def traces(self, problems: Sequence[str]) -> list[Trace]:
         """Rewrite every expression until nothing is marked; each state is an expression of the same value."""
-        traces = [Trace([problem]) for problem in problems]
-        active = traces
+        active = traces = [Trace([problem]) for problem in problems]
         with answering(self.encoder, self.precision):
-            # Each operation removes an operator, a minus or a bracket, so the length bounds the passes.
-            for _ in range(max(map(len, problems), default=0)):
+            # Each pass removes an operator, a bracket or a minus, whatever the encoder says. So a problem has no more
+            # passes than characters.
+            while active:
                 active = self._rewritten(active)
-        for trace in active:
-            trace.reason = "the encoder marks operations without end"
         return traces
 
     def _rewritten(self, traces: list[Trace]) -> list[Trace]:
@@ -58,6 +56,7 @@ class Rewriter:
             refused = next((span for _, span in spans if isinstance(results[span], str)), "")
             if refused:
                 trace.reason = f"the encoder marks {refused} in {state}, {results[refused]}"
+                trace.steps.append([Step(begin, span, "", 0.0) for begin, span in spans if span == refused])
             elif spans:
                 trace.steps.append([Step(begin, span, *results[span]) for begin, span in spans])
                 trace.confidences.extend(step.confidence for step in trace.steps[-1])

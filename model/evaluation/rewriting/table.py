@@ -41,7 +41,7 @@ def _rows(trace: Trace) -> Iterator[dict[str, object]]:
         for step in steps:
             after = state[: step.begin] + step.result + state[step.begin + len(step.span) :]
             right = None if value is None else value_of(after) == value
-            yield {"pass": number, "state": state, **step._asdict(), "right": right}
+            yield {"pass": number, "state": state, **step._asdict(), "result": step.result or None, "right": right}
 
 
 def value_of(text: str) -> int | None:

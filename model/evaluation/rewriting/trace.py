@@ -12,6 +12,7 @@ class Step(NamedTuple):
     """Index of the span's first character in its state."""
     span: str
     result: str
+    """Empty for a span that the encoder marked and that is no operation."""
     confidence: float
     """Product of the probabilities of all outputs of every pass."""
 
