@@ -28,7 +28,9 @@ from storage.workspace import Workspace
 LOOPBACK = "127.0.0.1"
 PORT = 4200
 _PROCESS = "/numerate/process"
-_START_SECONDS, _STOP_SECONDS, _POLL_SECONDS, _WATCH_SECONDS = 120.0, 10.0, 0.1, 0.5
+# A server that ends is noticed at once. On two busy cores, its imports alone took two minutes.
+_START_SECONDS = 600.0
+_STOP_SECONDS, _POLL_SECONDS, _WATCH_SECONDS = 10.0, 0.1, 0.5
 _LINGER_SECONDS = 20.0
 # With less free space the server would not start, or would fail to write its records.
 _LEAST_FREE_BYTES = 4 << 20
