@@ -37,8 +37,8 @@ def train_encoder(request: TrainRequest) -> dict[str, Any]:
     """
     workspace, name, spec = Workspace.create(request.workspace), request.run_name, request.spec(TrainingSpec)
     if request.make_missing:
-        if corpus := _spec_of(workspace, request.corpus):
-            check_predicates(spec, corpus)
+        if not committed(workspace.tokens(request.corpus, request.tokenizer_name)):
+            _check_predicates_of(workspace, request.corpus, spec)
         ensure_tokens(request, request.corpus, request.tokenizer_name)
     jobs = prepare(workspace, name, request.corpus, request.tokenizer_name, spec, request.seeds)
     for line in (*spec.ignored, *jobs[0].left_out):
@@ -58,19 +58,25 @@ def train_encoder(request: TrainRequest) -> dict[str, Any]:
 
 def check_predicates(training: TrainingSpec, corpus: CorpusSpec) -> None:
     """Raise `UserError`, before the corpus is generated, if a predicate of the training is invalid."""
-    oversampled = training.oversample if training.oversample != RARE else ""
-    predicates = (*(stage.where for stage in training.curriculum), training.where, oversampled)
-    if any(predicates):
+    if predicates := _predicates_of(training):
         columns = predicate_columns_of(corpus)
-        for predicate in filter(None, predicates):
+        for predicate in predicates:
             check_predicate(predicate, columns)
 
 
-def _spec_of(workspace: Workspace, corpus: str) -> CorpusSpec | None:
-    """The spec of a corpus that exists or has the name of a preset; None for any other name."""
+def _predicates_of(training: TrainingSpec) -> list[str]:
+    oversampled = training.oversample if training.oversample != RARE else ""
+    return [each for each in (*(stage.where for stage in training.curriculum), training.where, oversampled) if each]
+
+
+def _check_predicates_of(workspace: Workspace, corpus: str, training: TrainingSpec) -> None:
+    """The same for a corpus that exists or has the name of a preset."""
+    if not _predicates_of(training):
+        return
     if committed(folder := workspace.corpus(corpus)):
-        return spec_of(load(folder, f"corpus {corpus!r}"))
-    return CORPUS_PRESETS[corpus].spec(CorpusSpec) if corpus in CORPUS_PRESETS else None
+        check_predicates(training, spec_of(load(folder, f"corpus {corpus!r}")))
+    elif corpus in CORPUS_PRESETS:
+        check_predicates(training, CORPUS_PRESETS[corpus].spec(CorpusSpec))
 
 
 def _train(jobs: list[TrainingJob], untrained: int, title: str, spec: TrainingSpec) -> None:

@@ -56,8 +56,9 @@ def free_memory(groups: Path = _GROUPS, machine: Path = _MEMORY) -> int:
     free = _numbers(_first(machine)).get("MemAvailable", 0) << 10
     if (limit := granted_memory(groups)) is not None:
         used = _numbers(_first(groups / "memory.stat", groups / "memory/memory.stat"))
-        # The page cache of files can be given back; what is allocated cannot.
-        free = min(free, limit - used.get("anon", used.get("total_rss", 0)))
+        # The page cache of files can be given back; what is allocated or in shared memory cannot.
+        allocated = used.get("anon", used.get("total_rss", 0)) + used.get("shmem", used.get("total_shmem", 0))
+        free = min(free, limit - allocated)
     return max(0, free)
 
 

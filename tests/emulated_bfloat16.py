@@ -18,11 +18,6 @@ from torch.utils._pytree import tree_map
 from model.training import hardware
 
 _PRODUCTS = {torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.bmm, torch.ops.aten.baddbmm}
-_ATTENTION = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: (0,),
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (0, 1, 2),
-}
-"""Attention, with the positions of the results that have the data type of the arguments."""
 
 
 class EmulatedBfloat16(TorchDispatchMode):
@@ -36,15 +31,10 @@ class EmulatedBfloat16(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Compute one operation."""
-        kwargs, operation = kwargs or {}, func.overloadpacket
-        if operation not in {*_PRODUCTS, *_ATTENTION} or not any(map(_is_bfloat16, args)):
-            return func(*args, **kwargs)
+        if func.overloadpacket not in _PRODUCTS or not any(map(_is_bfloat16, args)):
+            return func(*args, **(kwargs or {}))
         self.products += 1
-        result = func(*tree_map(_widened, args), **kwargs)
-        if operation in _PRODUCTS:
-            return result.bfloat16()
-        rounded = _ATTENTION[operation]
-        return tuple(value.bfloat16() if place in rounded else value for place, value in enumerate(result))
+        return func(*tree_map(_widened, args), **(kwargs or {})).bfloat16()
 
 
 def _is_bfloat16(value: object) -> bool:
@@ -66,8 +56,11 @@ def main() -> None:
     del sys.argv[0]
     hardware.supports_bfloat16 = lambda device: True
     multiprocessing.process.BaseProcess.start = _refuse  # type: ignore[method-assign]
-    with EmulatedBfloat16():
-        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+    with EmulatedBfloat16() as emulation:
+        try:
+            runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+        finally:
+            print(f"{emulation.products:,} products of bfloat16 were emulated", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal
 
 from flows.common.progress import human
+from flows.server.settings import configured_api, setting
 from storage.errors import UserError
 from storage.machine import cores, granted_cores, granted_memory
 from storage.places.disk import cache_folder
@@ -118,15 +119,19 @@ def check_disk(workspace: Workspace) -> Finding:
 
 
 def check_records(workspace: Workspace) -> Finding:
-    """Whether Prefect's records can be on a disk of this machine, which SQLite needs."""
+    """Whether Prefect's records are on a disk of this machine, which SQLite needs."""
     import psutil
 
-    folder = cache_folder()
+    if api := configured_api():
+        return Finding("ok", f"Prefect's records are those of {api}")
+    named = setting("PREFECT_HOME")
+    folder = (Path(named).expanduser() if named else cache_folder()).resolve()
     mounted = [part for part in psutil.disk_partitions(all=True) if folder.is_relative_to(part.mountpoint)]
-    kind = max(mounted, key=lambda part: len(part.mountpoint)).fstype if mounted else ""
+    # Of several file systems at one place, the last one hides the others.
+    kind = max(enumerate(mounted), key=lambda pair: (len(pair[1].mountpoint), pair[0]))[1].fstype if mounted else ""
     text = f"Prefect's records are in {folder}"
     if kind.startswith(_SHARED_KINDS):
-        remedy = "set XDG_CACHE_HOME to a folder on a disk of this machine"
+        remedy = "set PREFECT_HOME to a folder on a disk of this machine"
         return Finding("warning", f"{text}, on a shared file system ({kind}), where SQLite can lose data", remedy)
     return Finding("ok", text)
 

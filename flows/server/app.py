@@ -19,7 +19,7 @@ from typing import Any
 from urllib.request import urlopen
 
 from flows.server.middleware import Guard
-from flows.server.new_records import RECORDS, begin_records, forget_empty_tables, keep_empty_tables
+from flows.server.new_records import RECORDS, begin_records, keep_empty_tables
 from flows.server.retry import RetryWhenBusy
 from storage.errors import RunFailure, UserError
 from storage.places.disk import LocalLocation
@@ -31,6 +31,7 @@ _PROCESS = "/numerate/process"
 # A server that ends is noticed at once. On two busy cores, its imports alone took two minutes.
 _START_SECONDS = 600.0
 _STOP_SECONDS, _POLL_SECONDS, _WATCH_SECONDS = 10.0, 0.1, 0.5
+_BACKLOG = 2_048
 _LINGER_SECONDS = 20.0
 # With less free space the server would not start, or would fail to write its records.
 _LEAST_FREE_BYTES = 4 << 20
@@ -55,7 +56,9 @@ class PrefectServer:
         """
         if (LocalLocation(home).free_bytes() or 0) < _LEAST_FREE_BYTES:
             raise RunFailure(f"the disk of {home} is full: free some space and run the same command again")
-        listener = bound_socket(host, port)
+        home.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._log, is_new = home / "server.log", begin_records(home)
+        listener = listening_socket(host, port)
         self.home, self.host, self.port, self.auth = home, host, int(listener.getsockname()[1]), auth
         self.url = f"http://{_reachable(host)}:{self.port}"
         environment = {**os.environ, "PREFECT_HOME": str(home), "PREFECT_UI_API_URL": "/api"}
@@ -76,9 +79,6 @@ class PrefectServer:
             # After all other processes are killed, running flow runs have this long to report their final state.
             "linger": _LINGER_SECONDS if workspace else 0.0,
         }
-        home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._log, is_new = home / "server.log", not (home / RECORDS).exists()
-        copied = begin_records(home)
         with listener, open(os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as log:
             # Records of an earlier server were perhaps readable by others.
             for path in (self._log, *home.glob(f"{RECORDS}*")):
@@ -95,12 +95,10 @@ class PrefectServer:
             )
         try:
             self._wait()
-        except BaseException as error:
+        except BaseException:
             self.stop()
-            if copied and isinstance(error, RunFailure):
-                forget_empty_tables(home)
             raise
-        if is_new and not copied:
+        if is_new:
             keep_empty_tables(home)
 
     @property
@@ -119,7 +117,7 @@ class PrefectServer:
 
     def _wait(self) -> None:
         until = time.monotonic() + _START_SECONDS
-        # A server that started at the same time may respond on a requested port.
+        # Another server may respond at another address of the same host name.
         while response_of(f"{self.url}{_PROCESS}") != b"%d" % self._process.pid or not answers(self.api_url):
             ended = self._process.poll() is not None
             if ended or time.monotonic() > until:
@@ -161,23 +159,26 @@ def answers(api_url: str) -> bool:
     return response_of(f"{api_url}/health") is not None
 
 
-def bound_socket(host: str = LOOPBACK, port: int = 0) -> socket.socket:
-    """A socket with the requested port, or with any free port for 0; raises `UserError` if it is taken.
+def listening_socket(host: str = LOOPBACK, port: int = 0) -> socket.socket:
+    """A socket that listens on the requested port, or on any free one for 0; raises `UserError` if it is taken.
 
-    A server that inherits the socket has its port from the start. A port that is only known to be free can be taken
-    during the seconds in which the server imports Prefect.
+    A server that inherits it has its port from the start. A port that is only known to be free can be taken during the
+    seconds in which the server imports Prefect.
     """
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        bound = socket.socket(family, kind)
+        listener = socket.socket(family, kind)
         try:
-            # Connections of an earlier server do not keep a requested port; sockets must not share a free one.
-            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(port != 0))
-            bound.bind((address[0], port, *address[2:]))
+            # Connections of an earlier server do not keep its port.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            listener.bind((address[0], port, *address[2:]))
+            listener.listen(_BACKLOG)
         except BaseException:
-            bound.close()
+            listener.close()
             raise
-        return bound
+        return listener
     except (OSError, OverflowError) as error:
         reason = getattr(error, "strerror", None) or "ports are 0 to 65535"
         raise UserError(f"port {port} of {host} cannot be used ({reason}): choose another with --port") from error

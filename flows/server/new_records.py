@@ -2,7 +2,8 @@
 
 import os
 import sqlite3
-from contextlib import closing
+import tempfile
+from contextlib import closing, suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -12,21 +13,17 @@ RECORDS = "prefect.db"
 
 
 def begin_records(home: Path) -> bool:
-    """Give a home without records a copy of the empty tables; returns whether it did."""
-    return _empty_tables().exists() and _copied(_empty_tables(), home / RECORDS)
+    """Give a home without records a copy of the empty tables, if there is one; returns whether it had no records."""
+    is_new = not (home / RECORDS).exists()
+    if is_new:
+        _copy(_empty_tables(), home / RECORDS)
+    return is_new
 
 
 def keep_empty_tables(home: Path) -> None:
     """Keep a copy of a new server's records, before its first flow run, unless there is one."""
-    # Prefect's settings may name another database.
-    if (home / RECORDS).exists():
-        _copied(home / RECORDS, _empty_tables())
-
-
-def forget_empty_tables(home: Path) -> None:
-    """Delete the empty tables and the records that began with them, because no server starts with these."""
-    for path in (_empty_tables(), *home.glob(f"{RECORDS}*")):
-        path.unlink(missing_ok=True)
+    if not _empty_tables().exists():
+        _copy(home / RECORDS, _empty_tables())
 
 
 def _empty_tables() -> Path:
@@ -34,22 +31,23 @@ def _empty_tables() -> Path:
     return cache_folder() / f"prefect-{version('prefect')}.db"
 
 
-def _copied(source: Path, target: Path) -> bool:
-    """Copy a database that may be in use, unless `target` exists; returns whether `target` is new.
+def _copy(source: Path, target: Path) -> None:
+    """Copy an intact database, which may be in use, unless `target` exists.
 
     `target` is complete and private to its owner from its first moment. The copy saves time only: errors are ignored.
     """
-    if target.exists():
-        return False
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        partial.touch(mode=0o600)
-        with closing(sqlite3.connect(source)) as one, closing(sqlite3.connect(partial)) as other:
-            one.backup(other)
-        # Another process may have created the target meanwhile, and perhaps uses it.
-        os.link(partial, target)
-    except (OSError, sqlite3.Error):
-        return False
-    finally:
-        partial.unlink(missing_ok=True)
-    return True
+    # Prefect's settings may name another database than the one in its home.
+    if not source.exists():
+        return
+    with suppress(OSError, sqlite3.Error):
+        handle, partial = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent)
+        os.close(handle)
+        try:
+            with closing(sqlite3.connect(source)) as one, closing(sqlite3.connect(partial)) as other:
+                one.backup(other)
+                intact = other.execute("PRAGMA quick_check").fetchall() == [("ok",)]
+            # Another process may have created the target meanwhile, and perhaps uses it.
+            if intact:
+                os.link(partial, target)
+        finally:
+            os.unlink(partial)

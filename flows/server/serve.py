@@ -117,8 +117,8 @@ def _start_server(workspace: Workspace, host: str, port: int, allowed: Sequence[
         return start(port=port)
     try:
         return start(port=PORT)
-    except (UserError, RunFailure):
-        # The port is taken, perhaps by a server that started at the same time.
+    except UserError:
+        # The port is taken.
         return start()
 
 

@@ -166,15 +166,18 @@ def restore(tensors: dict[str, Tensor], model: nn.Module, optimizers: dict[str, 
     """Restore the weights from a checkpoint, and the optimizer states if `optimizers` are given.
 
     Raises `RunFailure`, which names the first such tensor, if a tensor is missing, has another shape, holds anything
-    but finite floating-point numbers, or is unknown.
+    but finite floating-point numbers, or is unknown. All states of a weight may be missing: no batch has used it yet.
     """
     targets = _weights(model)
     if optimizers:
         _initialise(optimizers)
-        # A weight that no batch has used yet has no state, which is the same as zeros.
-        used = {_weight_of(name) for name in tensors if name.startswith("optimizer.")}
-        states = _states(model, optimizers)
-        targets |= {name: state for name, state in states.items() if not used or _weight_of(name) in used}
+        # A weight that no batch has used yet has no state.
+        if used := {_weight_of(name) for name in tensors if name.startswith("optimizer.")}:
+            for optimizer in optimizers.values():
+                for name, weight in model.named_parameters():
+                    if name not in used:
+                        optimizer.state.pop(weight, None)
+        targets |= _states(model, optimizers)
     for name, target in targets.items():
         # Exported checkpoints do not contain weights that only training uses.
         if name not in tensors and not optimizers and not name.startswith("model."):

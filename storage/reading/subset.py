@@ -66,7 +66,8 @@ def kept_rows(dataset: Dataset, shards: Sequence[ShardRecord], predicate: str, f
 
     Raises `UserError` if `predicate` is not a predicate over the dataset's columns.
     """
-    columns = predicate_columns(dataset, shards)
+    # Other families may have columns that these shards lack.
+    columns = predicate_columns(dataset, dataset.shards)
     check_predicate(predicate, columns)
     sources = {shard.path: _source(dataset, shard, columns) for shard in shards}
     cache = folder / f"{hash_of([dataset.manifest.identity, predicate, list(sources)])[:16]}.parquet"

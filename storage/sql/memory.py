@@ -43,5 +43,6 @@ def bounded_memory() -> Iterator[None]:
 def too_large() -> UserError:
     """The error of a query that needs too much memory."""
     return UserError(
-        f"SQL: the query needs more than {MEMORY} of memory or fills the disk: add a filter, an aggregate or a LIMIT"
+        f"SQL: the query needs more than {MEMORY} of memory, or more memory or disk than is free: add a filter, an "
+        "aggregate or a LIMIT"
     )

@@ -140,7 +140,8 @@ def keep_full(path: Path, stop: threading.Event) -> None:
 def test_second_of_two_concurrent_generations_of_a_corpus_fails_with_one_line(tmp_path: Path) -> None:
     folder, spec = tmp_path / "w/corpora/both", {**_ROWS, "rows": 1_000_000}
     first = generate(tmp_path / "w", "both", **spec)
-    wait_for_ranges(first, folder, 1)
+    # It is written after the folder is locked, and before the first range.
+    wait_for((folder / ".progress/spec.yaml").exists, process=first, poll=0.01)
     # The first command is paused, so that it is still running however long the second takes to start.
     first.send_signal(signal.SIGSTOP)
     try:

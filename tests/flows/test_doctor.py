@@ -69,7 +69,8 @@ def test_small_disk_is_reported(workspace: Workspace, monkeypatch: pytest.Monkey
 def test_records_on_a_shared_file_system_are_reported(
     workspace: Workspace, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str, level: str
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(machine_checks, "configured_api", lambda: "")
+    monkeypatch.setattr(machine_checks, "setting", {"PREFECT_HOME": str(tmp_path / "home")}.get)
     parts = [SimpleNamespace(mountpoint="/", fstype="ext4"), SimpleNamespace(mountpoint=str(tmp_path), fstype=kind)]
     monkeypatch.setattr("psutil.disk_partitions", lambda all: parts)
     found = machine_checks.check_records(workspace)
@@ -92,7 +93,7 @@ def test_limits_of_a_control_group(tmp_path: Path, workspace: Workspace, monkeyp
     assert (machine.granted_cores(tmp_path), machine.granted_memory(tmp_path)) == (0.5, 1_500_000_000)
     (tmp_path / "meminfo").write_text("MemTotal:  9000000 kB\nMemAvailable:    2000000 kB\n")
     # Only what is allocated counts, not the page cache.
-    (tmp_path / "memory.stat").write_text("anon 400000000\nfile 900000000\n")
+    (tmp_path / "memory.stat").write_text("anon 300000000\nfile 900000000\nshmem 100000000\n")
     assert machine.free_memory(tmp_path, tmp_path / "meminfo") == 1_100_000_000
     (tmp_path / "memory.max").write_text("max\n")
     assert machine.free_memory(tmp_path, tmp_path / "meminfo") == 2_048_000_000

@@ -77,6 +77,7 @@ PLAUSIBLE: dict[str, dict[str, st.SearchStrategy[Any]]] = {
     "digits": {**LENGTHS, "hard": st.floats(0, 1)},
     "expression": {**LENGTHS, "depth": st.integers(0, 15)},
     "marks": {**LENGTHS, "depth": st.integers(0, 15)},
+    "steps": LENGTHS,
 }
 
 

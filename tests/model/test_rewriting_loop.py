@@ -129,6 +129,9 @@ def test_every_step_of_an_exact_trace_is_right_and_a_wrong_one_is_found(tokenize
         (9, 1, 1, "3*4", "12"), (9, 2, 2, "2+12", "14"),
     ]  # fmt: skip
     assert all(row["right"] for row in rows)
+    # A step that could not be carried out is wrong, even if the state has the same value without it.
+    refused = Trace(["---5"], [[Step(0, "--", "", 0.0)]])
+    assert [(row["result"], row["right"]) for row in step_table([1], [refused]).to_pylist()] == [(None, False)]
     wrong = Trace(["2+3*4", "5*4", "21"], [[Step(0, "2+3", "5", 1.0)], [Step(0, "5*4", "21", 1.0)]])
     assert [row["right"] for row in step_table([1], [wrong]).to_pylist()] == [False, False]
 

@@ -81,9 +81,11 @@ def test_a_training_learns_and_a_resume_changes_nothing(rewriting: Built, tmp_pa
 def test_a_curriculum_selects_hard_steps_by_sql(rewriting: Built, tmp_path: Path) -> None:
     hard = "column_total >= 10 OR carry_bound >= 3"
     spec = SPEC.model_copy(update={"curriculum": (CurriculumStage(where=hard, steps=10),), "oversample": hard})
-    job = job_of(rewriting, tmp_path, spec)
+    whole, job = (job_of(rewriting, tmp_path / name, spec) for name in "ab")
+    assert train(whole).finished
     assert train(job, stop=Countdown(0)).step == 10
     assert train(job).finished
+    assert same_bits(whole, job)
     stages = stages_of(rewriting.tokens, spec, job.config.oversampled)
     layouts = {
         stage.first: {batch[1].shape[1] for batch in islice(stage.batches.reader.batches(0), 20)} for stage in stages

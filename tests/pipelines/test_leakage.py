@@ -34,6 +34,11 @@ EXPRESSIONS = CorpusSpec(
 )
 
 
+MARKS = CorpusSpec(
+    name="marks", rows=6_000, family="marks", terms=3, digits=1, depth=1, operators=("+", "-", "*"), **SHARES
+)
+
+
 def made(spec: CorpusSpec, folder: Path, **changes: object) -> Dataset:
     return build_corpus_plainly(spec.model_copy(update=changes), LocalLocation(folder / spec.name))
 
@@ -127,6 +132,19 @@ def test_every_leak_between_other_splits_is_counted(
     if "test" in changes:
         assert find_leaks(held_out, train, in_flight=2).leaks == 0
         assert differences(held_out.manifest, train.manifest) == []
+
+
+def test_states_of_held_out_expressions_are_not_trained_on(
+    ray_instance: int, corpora: dict[str, Dataset], tmp_path: Path
+) -> None:
+    states, held_out = made(MARKS, tmp_path), corpora["expressions"]
+    assert {*map(canonical_form, problems(states, *HELD_OUT))} & {*map(canonical_form, problems(held_out, *HELD_OUT))}
+    assert find_leaks(states, held_out, in_flight=2).leaks == 0
+    # The state of a test problem in which a bracket is left.
+    problem = next(text for text in problems(held_out, "test") if "(" in text and not text.startswith("-"))
+    planted = rewritten(states, states.of_split("train")[0], 0, f"({problem})")
+    found = find_leaks(planted, held_out, in_flight=2)
+    assert (found.leaks, found.examples[0].train) == (1, f"({problem})")
 
 
 def twin_of(problem: str) -> str:

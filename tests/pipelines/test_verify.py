@@ -15,12 +15,13 @@ from pipelines.generation import verify
 from pipelines.generation.build import locked
 from pipelines.generation.verify import check_bytes, check_rows, examine, repair
 from pipelines.problems.components import components
+from pipelines.spec.corpus import CorpusSpec, MixturePart
 from storage.datasets.manifest import WRITER, Dataset, ShardRecord, commit, load
 from storage.datasets.shard import file_hash, open_shard
 from storage.errors import RunFailure, UserError
 from storage.places.disk import LocalLocation
 from storage.places.place import Location
-from tests.builders import SMALL, Built
+from tests.builders import SMALL, Built, build_corpus_plainly
 
 
 @pytest.fixture
@@ -322,3 +323,14 @@ def test_a_corpus_of_another_generator_is_not_recomputed(corpus: Dataset) -> Non
     assert faults(corpus.location) == {}
     with pytest.raises(UserError, match="has generator version 1, this Numerate has"):
         faults(corpus.location, deep=True)
+
+
+def test_states_and_steps_are_verified_and_repaired_too(tmp_path: Path) -> None:
+    shape = {"operators": ("+", "-", "*"), "digits": 3}
+    families = (MixturePart(family="marks", terms=3, depth=1, **shape), MixturePart(family="steps", **shape))
+    spec = CorpusSpec(name="both", rows=4_000, rows_per_shard=2_000, validation=0.1, test=0.1, mixture=families)
+    corpus = build_corpus_plainly(spec, LocalLocation(tmp_path / "corpora" / "both"))
+    for family in ("marks", "steps"):
+        shard = next(shard for shard in corpus.shards if shard.stratum.startswith(family))
+        path = corpus.location.path / shard.path
+        assert_repaired(corpus, {shard.path}, lambda path=path: flip(path, 0.5), deep=True)

@@ -308,7 +308,9 @@ def _answer_text(model: TrainedModel, problem: str, solution: Solution, style: S
         steps = solution.trace.steps
         values["states"] = solution.trace.states
         values["steps"] = [
-            {"state": number, **step._asdict()} for number, operations in enumerate(steps) for step in operations
+            {"state": number, **step._asdict(), "result": step.result or None}
+            for number, operations in enumerate(steps)
+            for step in operations
         ]
         if solution.trace.reason:
             values["reason"] = solution.trace.reason

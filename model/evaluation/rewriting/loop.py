@@ -40,8 +40,8 @@ class Rewriter:
         """Rewrite every expression until nothing is marked; each state is an expression of the same value."""
         active = traces = [Trace([problem]) for problem in problems]
         with answering(self.encoder, self.precision):
-            # Each pass removes an operator, a bracket or a minus, whatever the encoder says. So a problem has no more
-            # passes than characters.
+            # Whatever the encoder says, each pass lowers the number of numbers, brackets and signs together. So a
+            # problem has no more passes than characters.
             while active:
                 active = self._rewritten(active)
         return traces

@@ -41,6 +41,9 @@ def _rows(trace: Trace) -> Iterator[dict[str, object]]:
         for step in steps:
             after = state[: step.begin] + step.result + state[step.begin + len(step.span) :]
             right = None if value is None else value_of(after) == value
+            if not step.result:
+                # What the encoder marked could not be carried out.
+                right = False
             yield {"pass": number, "state": state, **step._asdict(), "result": step.result or None, "right": right}
 
 

@@ -6,13 +6,13 @@ from typing import NamedTuple
 
 
 class Step(NamedTuple):
-    """One operation that the encoder marked and carried out."""
+    """One operation that the encoder marked, and carried out or tried to."""
 
     begin: int
     """Index of the span's first character in its state."""
     span: str
     result: str
-    """Empty for a span that the encoder marked and that is no operation."""
+    """Empty if the span could not be carried out: it is no operation, or the encoder said that it is not done."""
     confidence: float
     """Product of the probabilities of all outputs of every pass."""
 
@@ -23,7 +23,7 @@ class Trace:
 
     states: list[str]
     steps: list[list[Step]] = field(default_factory=list)
-    """The operations that were carried out in each state."""
+    """The operations in each state; the last one may have some that could not be carried out."""
     confidences: list[float] = field(default_factory=list)
     """Of the marks of each state, and of every step."""
     answer: str = ""
