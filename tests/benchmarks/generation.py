@@ -10,12 +10,14 @@ import duckdb
 import pyarrow.parquet as pq
 
 from flows.common.engines import ray_session
+from model.tokenizer import MARK, REGISTER, UNMARKED, Tokenizer
 from pipelines.generation.build import build_corpus, corpus_bytes, token_layouts
 from pipelines.generation.generate import RangeTask, generate_range
 from pipelines.problems.components import components
 from pipelines.spec.corpus import CorpusSpec
 from pipelines.spec.presets import CORPORA
 from pipelines.tokens.encode import EncodeJob, encode_shard, encode_tasks
+from pipelines.tokens.vocabulary import train_pieces
 from storage.datasets.manifest import ShardRecord
 from storage.places.disk import LocalLocation
 from storage.places.place import Location
@@ -221,9 +223,15 @@ class _OneCore:
     def _make(self) -> dict[str, tuple[Location, tuple[ShardRecord, ...]]]:
         text, tokens = LocalLocation(self._place / "text"), LocalLocation(self._place / "tokens")
         shards = self._generate()
-        job = EncodeJob(text, tokens, digit_tokenizer(), token_layouts(shards))
+        job = EncodeJob(text, tokens, _tokenizer(self._spec), token_layouts(shards))
         encoded = tuple(shard for task in encode_tasks(shards) for shard in encode_shard(job, task))
         return {"text": (text, shards), "tokens": (tokens, encoded)}
+
+
+def _tokenizer(spec: CorpusSpec) -> Tokenizer:
+    """The digit tokenizer, with pieces for marks and registers if the family has them."""
+    has_states = any(part.family in ("marks", "steps") for part in spec.parts)
+    return Tokenizer(train_pieces([f"12*3{REGISTER}45={MARK}{UNMARKED}"])) if has_states else digit_tokenizer()
 
 
 def _rates(ours: float, theirs: float) -> str:
