@@ -70,7 +70,7 @@ def _predicates_of(training: TrainingSpec) -> list[str]:
 
 
 def _check_predicates_of(workspace: Workspace, corpus: str, training: TrainingSpec) -> None:
-    """The same for a corpus that exists or has the name of a preset."""
+    """Raise `UserError` for an invalid predicate, if the corpus exists or has the name of a preset."""
     if not _predicates_of(training):
         return
     if committed(folder := workspace.corpus(corpus)):

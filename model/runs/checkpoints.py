@@ -7,6 +7,7 @@ written, so it never refers to an incomplete file.
 import hashlib
 import json
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import torch
@@ -173,10 +174,9 @@ def restore(tensors: dict[str, Tensor], model: nn.Module, optimizers: dict[str, 
         _initialise(optimizers)
         # A weight that no batch has used yet has no state.
         if used := {_weight_of(name) for name in tensors if name.startswith("optimizer.")}:
-            for optimizer in optimizers.values():
-                for name, weight in model.named_parameters():
-                    if name not in used:
-                        optimizer.state.pop(weight, None)
+            unused = [weight for name, weight in model.named_parameters() if name not in used]
+            for optimizer, weight in product(optimizers.values(), unused):
+                optimizer.state.pop(weight, None)
         targets |= _states(model, optimizers)
     for name, target in targets.items():
         # Exported checkpoints do not contain weights that only training uses.
