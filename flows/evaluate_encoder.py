@@ -255,9 +255,10 @@ def _up_to_date(folder: Location, inputs: dict[str, Any]) -> dict[str, Any] | No
         return None
     try:
         report: dict[str, Any] = json.loads((folder / "report.json").read())
-    except ValueError:
+        return report if all(report.get(key) == value for key, value in inputs.items()) else None
+    except (ValueError, RecursionError, AttributeError):
+        # A damaged report: the evaluation is repeated.
         return None
-    return report if all(report.get(key) == value for key, value in inputs.items()) else None
 
 
 def headline(name: str, report: dict[str, Any]) -> str:

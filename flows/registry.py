@@ -73,7 +73,7 @@ FLOWS = (
     RegisteredFlow(
         "end-to-end",
         "Run every stage that is missing: corpus, tokenizer, encoding, training, evaluation. The defaults are the "
-        "notebook's 100 million sums and take about six minutes on two cores.",
+        "notebook's 100 million sums and take six to eight minutes on two cores.",
         EndToEndRequest(),
         ("train", "corpus"),
         "run",

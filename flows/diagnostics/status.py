@@ -36,8 +36,8 @@ _SECONDS = 3.0
 _API_SECONDS = 1.0
 _DAMAGED = "damaged"
 _LONGEST = 200
-# Prefect's limit for one request.
-_RUNS = 200
+# Prefect's limit for one request, and the most requests.
+_RUNS, _PAGES = 200, 25
 
 State = TypeVar("State")
 
@@ -115,17 +115,24 @@ def running_flows(workspace: Workspace) -> list[FlowRun]:
     url, headers = reachable_api(workspace)
     if not url:
         return []
-    filters = {"flow_runs": {"state": {"type": {"any_": ["RUNNING", "CANCELLING", "PENDING"]}}}, "limit": _RUNS}
+    states = {"state": {"type": {"any_": ["RUNNING", "CANCELLING", "PENDING"]}}}
     headers |= {"Content-Type": "application/json"}
+    found: list[FlowRun] = []
     try:
-        request = Request(f"{url}/flow_runs/filter", json.dumps(filters).encode(), headers)
-        with urlopen(request, timeout=_API_SECONDS) as response:
-            runs: list[dict[str, Any]] = json.load(response)
-        return [
-            FlowRun(run["name"], run["state_name"], run.get("start_time") or "")
-            for run in runs
-            if belongs_to(workspace, run["tags"])
-        ]
+        # A server can have many runs of other workspaces.
+        for page in range(_PAGES):
+            filters = {"flow_runs": states, "sort": "ID_DESC", "limit": _RUNS, "offset": page * _RUNS}
+            request = Request(f"{url}/flow_runs/filter", json.dumps(filters).encode(), headers)
+            with urlopen(request, timeout=_API_SECONDS) as response:
+                runs: list[dict[str, Any]] = json.load(response)
+            found += [
+                FlowRun(run["name"], run["state_name"], run.get("start_time") or "")
+                for run in runs
+                if belongs_to(workspace, run["tags"])
+            ]
+            if len(runs) < _RUNS:
+                break
+        return found
     except (OSError, ValueError, LookupError, TypeError):
         return []
 

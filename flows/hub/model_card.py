@@ -55,7 +55,7 @@ def _results(files: dict[str, bytes], step: int) -> list[dict[str, Any]]:
     try:
         reports = [json.loads(files[path]) for path in paths]
         return [{**report, "evaluated_on": _evaluated_on(report)} for report in reports if report["step"] == step]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise RunFailure("a report of the run is damaged: delete it and run 'numerate evaluate' again") from error
 
 

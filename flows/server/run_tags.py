@@ -16,6 +16,8 @@ from storage.workspace import Workspace
 _PROCESS = "process"
 # Setting the clock changes the apparent start time of a process.
 _CLOCK_SECONDS = 10
+# Number of the first PID namespace of a machine, by the Linux kernel (PROC_PID_INIT_INO).
+_NO_CONTAINER = str(0xEFFFFFFC)
 
 
 def workspace_prefix(workspace: Workspace) -> str:
@@ -42,7 +44,8 @@ def process_has_ended(tags: Iterable[str]) -> bool:
     """Whether the process of a run has certainly ended; False if this cannot be determined from here.
 
     After a reboot, all earlier processes of the machine have ended. Nothing is known about processes of other machines
-    or of other PID namespaces.
+    or of other PID namespaces. Containers on different machines can have the same name and the same image, so a reboot
+    only counts outside containers.
     """
     for tag in tags:
         name, *parts = tag.split(":")
@@ -52,7 +55,7 @@ def process_has_ended(tags: Iterable[str]) -> bool:
         if parts[0] != machine:
             return False
         if parts[1] != boot:
-            return True
+            return parts[2] == namespace == _NO_CONTAINER
         return parts[2] == namespace and not _is_running(int(parts[3]), int(parts[4]))
     return False
 

@@ -17,7 +17,7 @@ from functools import partial
 from itertools import cycle
 
 from model.comparison.evaluate_run import evaluate_run
-from model.comparison.tables import results_of, write_tables
+from model.comparison.tables import read_json, results_of, write_tables
 from model.config.comparison import ComparingSpec, Variant
 from model.config.training import TrainingSpec, seed_runs
 from model.runs.metrics import step_seconds
@@ -71,7 +71,7 @@ def _claim(folder: Location, spec: ComparingSpec) -> None:
     file = folder / "comparison.json"
     if not file.exists():
         file.write(json.dumps(spec.decides(), indent=2).encode() + b"\n")
-    elif json.loads(file.read()) != spec.decides():
+    elif read_json(file) != spec.decides():
         raise UserError(
             f"comparison {spec.name!r} exists with other parameters: choose another name, or delete {folder}"
         )
@@ -114,8 +114,10 @@ def _steps(
             return {}
         steps = {"/".join(key): max(1, round(spec.seconds / seconds[key])) for key in variants}
         file.write(json.dumps(steps, indent=2).encode() + b"\n")
-    steps = json.loads(file.read())
-    return {key: steps["/".join(key)] for key in variants}
+    steps, names = read_json(file), {key: "/".join(key) for key in variants}
+    if not isinstance(steps, dict) or not all(isinstance(steps.get(name), int) for name in names.values()):
+        raise RunFailure(f"{file} is damaged: delete it and repeat the command")
+    return {key: steps[name] for key, name in names.items()}
 
 
 def _timed(workspace: Workspace, spec: ComparingSpec, at_once: int, stop: Callable[[], bool]) -> dict[Variant, float]:

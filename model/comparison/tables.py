@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from model.runs.metrics import read_metrics
+from storage.errors import RunFailure
 from storage.places.place import Location
 from storage.sql.views import VIEWS
 from storage.workspace import Workspace
@@ -24,6 +25,14 @@ Kind = tuple[str, str, str]
 _TYPES = {"VARCHAR": pa.string(), "BIGINT": pa.int64(), "DOUBLE": pa.float64()}
 
 
+def read_json(file: Location) -> Any:
+    """The value in a JSON file of a comparison; raises `RunFailure` if the file is damaged."""
+    try:
+        return json.loads(file.read())
+    except (ValueError, RecursionError) as error:
+        raise RunFailure(f"{file} is damaged: delete it and repeat the command") from error
+
+
 def write_tables(workspace: Workspace, folder: Location, names: dict[str, str], corpus: str, goal: float) -> None:
     """Write `table.parquet`, `curves.parquet` and `table.md` from the results of the runs.
 
@@ -35,7 +44,7 @@ def write_tables(workspace: Workspace, folder: Location, names: dict[str, str], 
     for run, encoder in names.items():
         if not (results := results_of(folder, run)).exists():
             continue
-        found = json.loads(results.read())
+        found = read_json(results)
         metrics = read_metrics(workspace.run(run) / "metrics")
         problems, seconds = (metrics.column(name)[-1].as_py() for name in ("problems", "seconds"))
         seen = {"problems_seen": problems, "seconds": seconds, "rows_per_second": problems / seconds}

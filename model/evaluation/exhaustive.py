@@ -74,10 +74,12 @@ def count_errors(workspace: Workspace, name: str, stop: Stop = lambda: False) ->
         )
     folder = run / "evaluations" / f"exhaustive-{hash_of([model.checkpoint.sha256, tokens.manifest.identity])[:8]}"
     tasks = [_Task(run, tokens.location, shard, folder / f"{hash_of(shard.path)[:16]}.json") for shard in tokens.shards]
-    missing = [task for task in tasks if not task.note.exists()]
+    missing = []
     for task in tasks:
-        if task not in missing:
-            yield ShardErrors.model_validate(json.loads(task.note.read()))
+        if counted := _noted(task):
+            yield counted
+        else:
+            missing.append(task)
     with ProcessPoolExecutor(cores(), multiprocessing.get_context("spawn")) as pool:
         coming = [pool.submit(_count, task) for task in missing]
         try:
@@ -87,6 +89,14 @@ def count_errors(workspace: Workspace, name: str, stop: Stop = lambda: False) ->
                     return
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _noted(task: _Task) -> ShardErrors | None:
+    """The saved result of one shard; None if it is missing or damaged."""
+    try:
+        return ShardErrors.model_validate(json.loads(task.note.read())) if task.note.exists() else None
+    except (ValueError, RecursionError):
+        return None
 
 
 def _count(task: _Task) -> ShardErrors:

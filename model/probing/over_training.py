@@ -193,7 +193,7 @@ def _cached(file: Location) -> Cached:
             return {}
         with file.opened() as opened:
             rows = pq.ParquetFile(opened).read().to_pylist()
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, RecursionError, KeyError, TypeError):
         return {}
     for row in rows:
         found.setdefault((row["sha256"], row["problems"]), []).append(row)

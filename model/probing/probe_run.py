@@ -75,5 +75,5 @@ def _done(mark: Location, keys: Mapping[str, str]) -> dict[str, dict[str, Any]]:
                 for table, expected in part["tables"].items()
             )
         }
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
         return {}

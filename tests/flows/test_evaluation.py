@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from flows.common.parameters import EvaluateRequest
-from flows.evaluate_encoder import evaluate_encoder, paths_of
+from flows.evaluate_encoder import _up_to_date, evaluate_encoder, paths_of
+from flows.reports.evaluation.section import SECTION
 from model.config.evaluation import Decoding, EvaluationSpec
 from model.runs.checkpoint_index import CheckpointIndex
 from model.runs.checkpoints import Checkpoints, file_of, hash_of_bytes
@@ -79,6 +80,16 @@ def test_sql_distinguishes_decodings_and_a_changed_corpus_is_evaluated_again(tmp
     assert report.path.stat().st_mtime_ns > before
     with pytest.raises(UserError, match="has split_key other"):
         asked(split_key="other")
+
+
+@pytest.mark.parametrize("damaged", ["{", "[]", "[" * 100_000])
+def test_damaged_report_is_no_result(tmp_path: Path, damaged: str) -> None:
+    folder = LocalLocation(tmp_path)
+    (folder / SECTION).write(b"{}")
+    (folder / "report.json").write(b'{"step": 3}')
+    assert _up_to_date(folder, {"step": 3}) == {"step": 3}
+    (folder / "report.json").write(damaged.encode())
+    assert _up_to_date(folder, {"step": 3}) is None
 
 
 @pytest.mark.usefixtures("recorded")

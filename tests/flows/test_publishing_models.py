@@ -77,8 +77,9 @@ def test_reports_of_other_steps_are_left_out_and_damaged_ones_rejected(name: str
     entry, files = exported_files(run, name)
     assert "| corpus `" in model_card(load_run(run), 1, entry.step, files, "ada/sums")
     assert "No results yet" in model_card(load_run(run), 1, entry.step + 1, files, "ada/sums")
-    with pytest.raises(RunFailure, match="a report of the run is damaged"):
-        model_card(load_run(run), 1, entry.step, {**files, "report.json": b"{"}, "ada/sums")
+    for damaged in (b"{", b"[]", b"[" * 100_000):
+        with pytest.raises(RunFailure, match="a report of the run is damaged"):
+            model_card(load_run(run), 1, entry.step, {**files, "report.json": damaged}, "ada/sums")
 
 
 def test_repository_of_another_encoder_stays_unchanged(

@@ -66,13 +66,20 @@ def a_dead_process() -> dict[str, str]:
         pytest.param(a_dead_process(), True, id="ended"),
         pytest.param({**a_dead_process(), "machine": "other"}, False, id="of another machine"),
         pytest.param({**a_dead_process(), "namespace": "1"}, False, id="of another container"),
-        pytest.param({"boot": "before"}, True, id="before the machine was started again"),
         pytest.param({"machine": "other", "boot": "before"}, False, id="of another machine, started at another time"),
         pytest.param({"pid": "x"}, False, id="no number"),
     ],
 )
 def test_process_has_ended_only_if_this_is_certain(changed: dict[str, str], gone: bool) -> None:
     assert process_has_ended(["numerate", tag(**changed)]) is gone
+
+
+def test_a_reboot_counts_only_outside_containers(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Two containers on different machines can have the same host name and the same image.
+    before = tag(boot="before")
+    for number, gone in ((before.split(":")[3], True), ("1", False)):
+        monkeypatch.setattr(marks, "_NO_CONTAINER", number)
+        assert process_has_ended([before]) is gone
 
 
 def test_machines_with_equal_names_or_images_differ(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -305,15 +305,19 @@ class _Api(BaseHTTPRequestHandler):
     """The used part of Prefect's API, with one run in the workspace at `root` and two elsewhere."""
 
     root = ""
+    # Active runs of other workspaces that come before these.
+    others = 450
 
     def do_POST(self) -> None:
-        self.rfile.read(int(self.headers["Content-Length"]))
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.send_response(200)
         self.end_headers()
         run = {"name": "corpus x", "state_name": "Running", "start_time": "2026-11-27T00:00:00Z", "id": "1"}
         here, there = [f"{workspace_prefix(Workspace.open(root))}@host" for root in (self.root, f"{self.root}-2")]
         runs = [{**run, "tags": ["numerate", here]}, {**run, "tags": ["numerate", there]}, {**run, "tags": []}]
-        self.wfile.write(json.dumps(runs if self.path == "/api/flow_runs/filter" else {}).encode())
+        runs = [{**run, "tags": [there]}] * self.others + runs
+        page = runs[asked["offset"] : asked["offset"] + asked["limit"]]
+        self.wfile.write(json.dumps(page if self.path == "/api/flow_runs/filter" else {}).encode())
 
     def log_message(self, format: str, *args: object) -> None:
         pass

@@ -82,6 +82,16 @@ def test_an_encoder_that_does_not_fit_the_corpus_is_rejected_before_any_work(sma
         compare(spec)
 
 
+@pytest.mark.parametrize("damaged", ["{", "[" * 100_000])
+def test_damaged_parameters_of_a_comparison_are_named(small: Built, tmp_path: Path, damaged: str) -> None:
+    spec = comparing(small)
+    folder = small.workspace.comparison(spec.name)
+    (folder / "comparison.json").write(damaged.encode())
+    with pytest.raises(RunFailure, match=r"comparison\.json is damaged: delete it"):
+        compare(spec)
+    folder.remove()
+
+
 def test_an_encoder_has_the_same_training_with_every_unit() -> None:
     variants = ComparingSpec().variants()
     assert list(variants) == [

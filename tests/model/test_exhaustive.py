@@ -35,5 +35,9 @@ def test_errors_are_those_of_typing_each_problem_in(tiny: Built, tmp_path: Path)
     assert abs(sum(each.wrong for each in found) - wrong) <= 2
     for each in found:
         assert len(each.first) == min(each.wrong, 100)
+    # A damaged note is counted again.
+    (evaluations,) = (job.run / "evaluations").children()
+    folder = job.run / "evaluations" / evaluations
+    (folder / sorted(folder.children())[0]).write(b"{")
     again = list(count_errors(tiny.workspace, "one"))
     assert sorted(again, key=lambda each: each.path) == sorted(found, key=lambda each: each.path)
