@@ -205,8 +205,9 @@ class EvaluateRequest(MakesMissing, EvaluationSpec):
         "two operands of all combinations of lengths; 'edge': carry and borrow chains, zeros, nines and negative "
         "results, or the corners of the number ranges if the run has no problems of two operands; 'adderboard': the "
         "public test of AdderBoard; 'nested': brackets nested deeper than in training. For an encoder that rewrites: "
-        "'expressions': up to 40 numbers, brackets up to 20 deep, and numbers of 30 digits; 'signed': sums and "
-        "differences of signed numbers of up to 20 digits; 'long': of 200 and 1,000 digits; 'products': of one to "
+        "'expressions': up to 40 numbers, brackets up to 20 deep, and numbers of 30 digits; 'short': up to 6 numbers; "
+        "'signed': sums and differences of signed numbers of up to 20 digits; 'chains': carries through every column, "
+        "and problems that look alike; 'long': sums of 200 and 1,000 digits; 'products': of one to "
         "nine, 12, 20 and 50 digits; 'special': products of repeated digits, nines, inner zeros and neighbours of "
         "powers of ten; 'small': all sums, differences and products of 0 to 99, and all sums of four digits; "
         "'notebook': sums of four numbers of 0 to 99.",

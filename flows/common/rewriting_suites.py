@@ -8,7 +8,9 @@ from typing import Any, Literal, NamedTuple
 
 from pipelines.spec.corpus import MixturePart
 
-RewritingSuiteName = Literal["expressions", "signed", "long", "products", "special", "small", "notebook"]
+RewritingSuiteName = Literal[
+    "expressions", "short", "signed", "chains", "long", "products", "special", "small", "notebook"
+]
 
 _TIMES = ("*",)
 _SIGNS = ("+", "-")
@@ -51,24 +53,27 @@ CELLS: dict[RewritingSuiteName, Cells] = {
             _expressions(min_terms=20, terms=20, digits=4, depth=4),
             _expressions(min_terms=40, terms=40, digits=4, depth=6),
             _expressions(min_terms=10, terms=12, digits=4, min_depth=8, depth=8),
-            _expressions(min_terms=22, terms=24, digits=4, min_depth=20, depth=20, weight=0.3),
+            _expressions(min_terms=22, terms=24, digits=4, min_depth=20, depth=20, weight=0.35),
             _expressions(min_terms=3, terms=4, min_digits=30, digits=30, min_depth=1, depth=2),
         ),
-        9_300,
+        9_500,
     ),
+    # More problems of the first cell of `expressions`.
+    "short": Cells((_expressions(min_terms=2, terms=6, digits=4, depth=2),), 101_000),
     # About one number in eight has a minus of its own.
     "signed": Cells(
-        ({"family": "expression", "operators": _SIGNS, "min_terms": 2, "terms": 2, "digits": 20, "depth": 0},), 100_000
+        ({"family": "expression", "operators": _SIGNS, "min_terms": 2, "terms": 2, "digits": 20, "depth": 0},), 101_000
     ),
+    "chains": Cells(({"family": "listed", "listing": "chains", "operators": _SIGNS, "digits": 60},)),
     "long": Cells(({**_sums(200), "weight": 10}, _sums(1_000)), 1_200),
     # 81 combinations of lengths, and three; there are few test problems of one digit times one digit. The larger cells
     # get more, because the number of problems in the test split varies.
     "products": Cells(
         (
-            {"family": "digits", "operators": _TIMES, "terms": 2, "digits": 9, "weight": 99},
-            *({**_products(digits), "weight": 1.3} for digits in (12, 20, 50)),
+            {"family": "digits", "operators": _TIMES, "terms": 2, "digits": 9, "weight": 100},
+            *({**_products(digits), "weight": 1.8} for digits in (12, 20, 50)),
         ),
-        103_000,
+        107_000,
     ),
     "special": Cells(({"family": "listed", "listing": "products", "operators": _TIMES, "digits": 12},)),
     "small": Cells(
@@ -79,5 +84,5 @@ CELLS: dict[RewritingSuiteName, Cells] = {
         remark="all problems are evaluated, those of the train split included",
         only_test=False,
     ),
-    "notebook": Cells(({"family": "grid", "operators": ("+",), "terms": 4, "high": 99},), 100_000),
+    "notebook": Cells(({"family": "grid", "operators": ("+",), "terms": 4, "high": 99},), 101_000),
 }

@@ -10,13 +10,13 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from pipelines.split.canonical import Canonical, split_numbers
-from pipelines.split.cases import Case, special_products
+from pipelines.split.cases import Case, carry_chains, special_products
 from pipelines.split.hash_set import HashSet
 from pipelines.split.parse import text_hashes
 from storage.datasets.manifest import SPLITS
 from storage.order import UInt64s
 
-ListingName = Literal["edge", "adderboard", "products"]
+ListingName = Literal["edge", "adderboard", "products", "chains"]
 
 _LONGEST = 200
 
@@ -35,7 +35,8 @@ _ADDERBOARD_ROWS = 10_000
 @lru_cache(maxsize=64)
 def listing(name: ListingName, operators: tuple[str, ...] = ("+", "-", "*"), digits: int = _LONGEST) -> list[Case]:
     """The problems of a list in order, limited to these operators and to operands of at most `digits` digits."""
-    cases = {"edge": _edges, "adderboard": _adderboard, "products": special_products}[name]()
+    lists = {"edge": _edges, "adderboard": _adderboard, "products": special_products, "chains": carry_chains}
+    cases = lists[name]()
     return [case for case in cases if case.operator in operators and case.digits <= digits]
 
 

@@ -263,7 +263,7 @@ def test_contradictory_request_is_rejected(values: dict, words: str) -> None:
 REWRITING = load_run(shipped_runs()["arithmetic"])
 
 
-@pytest.mark.parametrize("name", ["special", "small", "long"])
+@pytest.mark.parametrize("name", ["special", "small", "long", "chains"])
 def test_suites_of_an_encoder_that_rewrites_have_the_problems_that_they_name(name: SuiteName, tmp_path: Path) -> None:
     suite = suite_of(REWRITING, name)
     corpus, _ = prepare(Workspace.create(str(tmp_path)), REWRITING, Tokenizer(train_pieces([])), suite)
@@ -280,6 +280,10 @@ def test_suites_of_an_encoder_that_rewrites_have_the_problems_that_they_name(nam
         lengths = Counter(len(number) for row in rows for number in re.findall("[0-9]+", row["problem"]))
         assert lengths.keys() == {200, 1_000}
         assert lengths[1_000] > 150
+    elif name == "chains":
+        kinds = Counter(row["kind"] for row in rows)
+        assert set(kinds) == {"carry chain", "chain without a carry", "borrow chain", "chain without a borrow"}
+        assert min(kinds.values()) >= 1_000
     else:
         assert Counter(row["kind"] for row in rows).keys() == set(_SPECIAL)
         for row in rows:

@@ -104,3 +104,24 @@ def test_later_versions_reserve_only_additional_problems() -> None:
     assert first.find(hashes)[0].tolist() == [2]
     assert not len(later.hashes)
     assert len(all_of_them.find(hashes)[0]) == 3
+
+
+def test_chains_carry_through_every_column_or_through_none() -> None:
+    cases = listing("chains")[::97]
+    assert {case.digits for case in cases} == set(range(5, 61))
+    for case in cases:
+        # Written out, units first, as a person adds and subtracts on paper.
+        left, right = ([int(digit) for digit in reversed(f"{number:060}")] for number in (case.left, case.right))
+        passed, carry = [], 0
+        for one, other in zip(left, right, strict=True):
+            carry = int(one + other + carry > 9 if case.operator == "+" else one - other - carry < 0)
+            passed.append(carry)
+        # A borrow ends in the highest column, so that the result is no negative number.
+        columns = case.digits if case.operator == "+" else case.digits - 1
+        expected = "without" not in case.kind
+        assert passed[:columns] == [int(expected)] * columns, case
+        assert not any(passed[columns:]), case
+        # A chain and its look-alike differ in the lowest column only.
+        totals = [one + other if case.operator == "+" else one - other for one, other in zip(left, right, strict=True)]
+        assert set(totals[1 : case.digits - 1]) == {9 if case.operator == "+" else 0}
+        assert case.answer == eval(case.text)

@@ -34,7 +34,7 @@ _PRODUCTS = {"family": "expression", "operators": ("+", "-", "*"), "rows": 1}
         ({**_PRODUCTS, "min_depth": 3}, "min_depth is 3, above depth"),
         ({**_PRODUCTS, "min_depth": 2}, "which needs 4 operands, but min_terms is 2"),
         ({**_PRODUCTS, "operators": ("+", "*"), "min_depth": 1, "min_terms": 3}, "which needs the operator '-'"),
-        ({"family": "listed", "only_test": True}, "listing is empty: set it to edge, adderboard or products"),
+        ({"family": "listed", "only_test": True}, "listing is empty: set it to edge, adderboard, products or chains"),
         ({"family": "listed", "listing": "edge"}, "has only test problems: set only_test too"),
         (
             {"family": "listed", "listing": "adderboard", "operators": ("-",), "only_test": True},

@@ -146,7 +146,7 @@ def _suite_figures(
         operators = connection.execute("SELECT DISTINCT operators FROM scored ORDER BY 1").fetchall()
         trained_lengths = {operator: trained_digits(config, operator) for (operator,) in operators}
         return [("Exact match by the lengths of both operands", grid_figure(connection, trained_lengths))]
-    if outcome.suite in ("edge", "special"):
+    if outcome.suite in ("edge", "special", "chains"):
         kinds = connection.execute("SELECT DISTINCT kind FROM scored WHERE kind <> '' ORDER BY 1 DESC").fetchall()
         if kinds:
             return [("Exact match by kind and length", edge_figure(connection, [kind for (kind,) in kinds]))]
