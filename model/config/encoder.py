@@ -97,6 +97,12 @@ class EncoderConfig(Form):
         "shared",
         description="Kind rewriting: shared uses the layers of operations for marks too, own gives marks their own.",
     )
+    digits_per_step: int = Field(
+        1,
+        description="Kind rewriting: digits of the second factor that a pass of a product consumes, as in the corpus.",
+        ge=1,
+        le=4,
+    )
     unit: Unit = Field(
         "none",
         description="Symbolic unit before the block's final layer. residue computes + - * exactly, modulo powers of "

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +24,7 @@ from model.evaluation.problem_batches import FACTS, ProblemBatch, ProblemSet, Sc
 from model.evaluation.rewriting.answers import STEP_FAMILIES, step_answers
 from model.evaluation.rewriting.table import STEPS, step_table
 from model.evaluation.rewriting.trace import Trace
+from model.runs.run_config import RunConfig
 from model.training.hardware import precision_name
 from storage.datasets.manifest import Dataset
 from storage.errors import RunFailure, UserError
@@ -295,6 +297,20 @@ def check_missing(model: TrainedModel, spec: EvaluationSpec) -> None:
         model.tokenizer.character_ids()
 
 
+def _check_answers(config: RunConfig, corpus: Dataset) -> None:
+    """Raise `UserError` if the same row of steps or marks has another answer in the corpus than in the training."""
+    parts: list[dict[str, Any]] = corpus.manifest.spec.get("mixture") or [corpus.manifest.spec]
+    for family, name, default in (("steps", "digits_per_step", 1), ("marks", "whole_brackets", False)):
+        theirs, ours = (
+            {part.get(name, default) for part in each if part["family"] == family} for each in (parts, config.parts)
+        )
+        if theirs and ours and theirs != ours:
+            raise UserError(
+                f"corpus {corpus.manifest.name!r} has {family} with {name} {theirs.pop()}, but run {config.name!r} was "
+                f"trained with {ours.pop()}: generate it with that"
+            )
+
+
 def check_corpus(model: TrainedModel, corpus: Dataset, tokens: Dataset) -> None:
     """Raise `UserError` if a run cannot be evaluated on a corpus's held-out problems.
 
@@ -302,6 +318,7 @@ def check_corpus(model: TrainedModel, corpus: Dataset, tokens: Dataset) -> None:
     split of the training corpus, so that no test problem was trained on.
     """
     config = model.config
+    _check_answers(config, corpus)
     if tokens.manifest.spec["tokenizer"] != config.tokenizer_identity:
         raise UserError(
             f"the tokens at {tokens.location} were encoded with another tokenizer than run {config.name!r} was trained "

@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
-from model.network.rewriting.encoder import EQUAL, GREATER, LESS
+from model.network.rewriting.encoder import CARRIES, EQUAL, GREATER, LESS
 from model.network.rewriting.rows import EMPTY, MULTIPLY, SUBTRACT, Operations
 
 
@@ -19,7 +20,7 @@ class ColumnChains(NamedTuple):
     """Targets of n operations of up to W places, int64; all moves count places."""
 
     chains: Tensor
-    """Carry into each place, 0 to 2, or the comparison of all lower digits of a and b, [n, W]."""
+    """Carry into each place, 0 to 2·k, or the comparison of all lower digits of a and b, [n, W]."""
     chain_moves: Tensor
     """Moves after which that is certain, [n, W]."""
     digit_moves: Tensor
@@ -27,32 +28,49 @@ class ColumnChains(NamedTuple):
     end_moves: Tensor
     """Moves after which the result's sign is certain, [n]."""
     products: Tensor
-    """Product of a's digit and the digit that a product's step consumes, [n, W]; 0 for other operations."""
+    """Products of a's digit and the k digits that a product's step consumes, the units first, [n, W, k].
+
+    0 for other operations.
+    """
     totals: Tensor
     """Sum of each column without the carry into it, [n, W]; absolute differences for a difference of magnitudes."""
 
 
-def column_chains(operations: Operations) -> ColumnChains:
-    """The targets of complete rows, computed from the operands and the register."""
+def column_chains(operations: Operations, digits_per_step: int = 1) -> ColumnChains:
+    """The targets of complete rows, computed from the operands and the register.
+
+    The step of a product consumes the digits of b that leave a multiple of `digits_per_step`.
+    """
     digits = operations.fields[:, :, 1:-1]
     digits = torch.where(digits < EMPTY, digits, 0)
     first, second, register = digits.unbind(1)
     times = (operations.kind == MULTIPLY)[:, None]
-    length = operations.lengths[:, 1]
-    consumed = second.gather(1, (length - 1).clamp(min=0)[:, None])
-    products = torch.where(times, first * consumed, 0)
-    step = products % 10
-    step[:, 1:] += products[:, :-1] // 10 + register[:, :-1]
+    length = operations.lengths[:, 1, None]
+    lowest = (length - 1).clamp(min=0) // digits_per_step * digits_per_step
+    places = lowest + torch.arange(digits_per_step, device=first.device)
+    consumed = second.gather(1, places.clamp(max=second.shape[1] - 1)) * (places < length)
+    products = torch.where(times[..., None], first[..., None] * consumed[:, None], 0)
+    step = _moved(register, digits_per_step)
+    for place, product in enumerate(products.unbind(2)):
+        step = step + _moved(product % 10, place) + _moved(product // 10, place + 1)
     differ = _magnitudes_differ(operations)[:, None] & ~times
     totals = torch.where(times, step, torch.where(differ, (first - second).abs(), first + second))
-    carries, carry_moves = _carries(totals, torch.where(times[:, 0], 2, 1))
+    most = 2 * digits_per_step
+    carries, carry_moves = _carries(totals, torch.where(times[:, 0], most, 1))
     compared, compare_moves = _comparisons(first, second)
+    # Comparisons come after the carries.
+    compared = compared + most + 1 - CARRIES
     chains = torch.where(differ, compared, carries)
     moves = torch.where(differ, compare_moves, carry_moves)
     top = moves.gather(1, operations.places[:, None])
     digit_moves = torch.where(differ, torch.maximum(moves[:, :-1], top + 1), moves[:, :-1])
     end_moves = torch.where(differ, top, 0)[:, 0]
     return ColumnChains(chains[:, :-1], moves[:, :-1], digit_moves, end_moves, products, totals)
+
+
+def _moved(columns: Tensor, places: int) -> Tensor:
+    """Columns [n, W], moved up by so many places; those that leave the row are dropped."""
+    return pad(columns, (places, 0))[:, : columns.shape[1]]
 
 
 def _magnitudes_differ(operations: Operations) -> Tensor:

@@ -20,7 +20,8 @@ from model.objectives.step_randomness import loops_of, warm_loops_of
 from model.objectives.training_pass import Loops
 from model.tokenizer import MARK, Tokenizer, holds_marks
 
-# Loops before carries start to move: those that the consumed digit needs to reach all slots, and one to add.
+# Loops before carries start to move: those that the consumed digit needs to reach all slots, and one to add. Each digit
+# more that a step consumes needs one more.
 _SUM_LOOPS, _PRODUCT_LOOPS = 4, 5
 # Loops after which the product of two digits, and whether a step is the last one, can be known.
 _DIGIT_PRODUCT_LOOPS, _DONE_LOOPS = 4, 4
@@ -69,7 +70,7 @@ class RewritingObjective(Objective[RewritingEncoder]):
 
     def __init__(self, spec: TrainingSpec, tokenizer: Tokenizer) -> None:
         super().__init__(spec, tokenizer)
-        self.reader = RowReader(tokenizer)
+        self.reader = RowReader(tokenizer, spec.encoder.digits_per_step)
         self.mark_id, self.minus_id = tokenizer.id_of(MARK), tokenizer.id_of("-")
         self.open_id, self.close_id = tokenizer.id_of("("), tokenizer.id_of(")")
 
@@ -106,7 +107,7 @@ class RewritingObjective(Objective[RewritingEncoder]):
             opened = (problem == self.open_id).long() - (problem == self.close_id).long()
             return {"depth": opened.cumsum(1).amax(1)}
         operations = self.reader.operations(problem)
-        columns = column_chains(operations)
+        columns = column_chains(operations, self.reader.digits_per_step)
         moves = torch.where(operations.inside, columns.chain_moves, 0).amax(1)
         # All digits of a difference of magnitudes need its sign.
         bound = torch.maximum(moves, columns.end_moves)
@@ -151,13 +152,13 @@ class RewritingObjective(Objective[RewritingEncoder]):
         digits[:, : min(width, slots - 1)] = values[:, :width]
         # The text of zero has no sign, whatever the encoder says.
         negative = torch.where(values.any(1), (ids[:, -slots] == self.minus_id).long(), _IGNORED)
-        done = (operations.kind != MULTIPLY) | (operations.lengths[:, 1] == 1)
+        done = (operations.kind != MULTIPLY) | (operations.lengths[:, 1] <= self.reader.digits_per_step)
         return Results(torch.where(operations.inside, digits, _IGNORED), negative, done.long())
 
     def _step_loss(self, logits: StepLogits, operations: Operations, results: Results, loops: Loops) -> Tensor:
         times = operations.kind == MULTIPLY
-        first = torch.where(times, _PRODUCT_LOOPS, _SUM_LOOPS)
-        columns = column_chains(operations)
+        first = torch.where(times, _PRODUCT_LOOPS + self.reader.digits_per_step - 1, _SUM_LOOPS)
+        columns = column_chains(operations, self.reader.digits_per_step)
         inside = results.digits != _IGNORED
         chains = torch.where(inside, columns.chains, _IGNORED)
         product = inside & times[:, None]
@@ -169,11 +170,11 @@ class RewritingObjective(Objective[RewritingEncoder]):
             (logits.ends[..., :2], results.negative, columns.end_moves + first),
             (logits.ends[..., 2:], results.done, early),
         ]
-        auxiliary = [
-            (logits.chains, chains, columns.chain_moves + place),
-            (logits.products[..., :10], torch.where(product, columns.products % 10, _IGNORED), known),
-            (logits.products[..., 10:], torch.where(product, columns.products // 10, _IGNORED), known),
-        ]
+        auxiliary = [(logits.chains, chains, columns.chain_moves + place)]
+        parts = logits.products.unflatten(-1, (-1, 2, 10))
+        for number, products in enumerate(columns.products.unbind(2)):
+            for half, values in enumerate((products % 10, products // 10)):
+                auxiliary.append((parts[..., number, half, :], torch.where(product, values, _IGNORED), known))
         scores = [_scored(*each, loops) for each in main]
         scored = torch.stack([count for _, count in scores]).sum()
         total = sum(loss for loss, _ in scores) + _AUXILIARY * sum(_scored(*each, loops)[0] for each in auxiliary)

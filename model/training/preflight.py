@@ -75,6 +75,12 @@ def _check_objective(config: RunConfig, tokenizer: Tokenizer) -> None:
             f"objective is rewriting, but corpus {config.corpus!r} has problems of family "
             f"{', '.join(sorted(families - {'marks', 'steps'}))}: use a corpus of marks and steps, such as rewriting"
         )
+    per_step = {part.get("digits_per_step", 1) for part in config.parts if part["family"] == "steps"}
+    if spec.objective == "rewriting" and per_step - {spec.encoder.digits_per_step}:
+        raise UserError(
+            f"encoder.digits_per_step is {spec.encoder.digits_per_step}, but steps of corpus {config.corpus!r} consume "
+            f"{' or '.join(map(str, sorted(per_step)))}: use the same number"
+        )
     if spec.objective != "rewriting" and "marks" in families:
         raise UserError(
             f"corpus {config.corpus!r} has problems of family marks, whose answers are marks: set objective and "

@@ -23,15 +23,15 @@ _FAMILY_FIELDS: dict[str, tuple[str, ...]] = {
     "grid": ("terms", "operators", "low", "high"),
     "digits": ("terms", "operators", "min_terms", "min_digits", "digits", "hard"),
     "expression": ("terms", "operators", "min_terms", "min_digits", "digits", "depth", "min_depth"),
-    "marks": ("terms", "operators", "min_terms", "min_digits", "digits", "depth"),
+    "marks": ("terms", "operators", "min_terms", "min_digits", "digits", "depth", "whole_brackets"),
     "listed": ("listing", "operators", "digits"),
-    "steps": ("operators", "digits"),
+    "steps": ("operators", "digits", "digits_per_step"),
 }
 _ALL_FAMILY_FIELDS = {name for names in _FAMILY_FIELDS.values() for name in names}
 # Families whose different problems are not counted.
 _UNCOUNTED = ("expression", "marks", "steps")
-# Fields that have no effect when zero and are then omitted: corpora made before these fields keep their identity.
-_LATER_FIELDS = {"min_depth"}
+# Fields that are omitted when they have their defaults: corpora made before these fields keep their identity.
+_LATER_FIELDS = {"min_depth", "digits_per_step", "whole_brackets"}
 _LARGEST_GRID = 99_999
 _LONGEST_PROBLEM = 16_384
 # A range is one task and at least one line of the manifest; at 2 M rows each, this limit is 2·10¹² rows.
@@ -84,6 +84,12 @@ class ProblemSpec(Form):
     min_depth: int = Field(
         0, ge=0, le=32, description="Expression: minimum nesting depth of brackets in every problem."
     )
+    whole_brackets: bool = Field(
+        False, description="Marks: mark an operation that fills a bracket together with the bracket."
+    )
+    digits_per_step: int = Field(
+        1, ge=1, le=4, description="Steps: number of digits of the second factor that one step of a product consumes."
+    )
     listing: Literal["", ListingName] = Field("", description="Listed: name of the list of problems.")
 
     @model_validator(mode="after")
@@ -103,7 +109,7 @@ class ProblemSpec(Form):
 
     def _check_listing(self) -> None:
         if not self.listing:
-            raise ValueError("listing is empty: set it to edge, adderboard or products")
+            raise ValueError("listing is empty: set it to edge, adderboard, products or chains")
         if not self.size:
             raise ValueError(
                 f"list {self.listing!r} has no problem with {' '.join(self.operators)} and at most {self.digits} "
@@ -137,6 +143,10 @@ class ProblemSpec(Form):
             )
         if self.min_depth and "-" not in self.operators:
             raise ValueError(f"min_depth is {self.min_depth}, which needs the operator '-': add it to operators")
+        if self.digits_per_step > self.digits:
+            raise ValueError(
+                f"digits_per_step is {self.digits_per_step}, but operands have at most {self.digits} digits: lower it"
+            )
         longest = self.most_tokens(1)[0] + 1
         if longest > _LONGEST_PROBLEM:
             raise ValueError(
@@ -185,7 +195,7 @@ class ProblemSpec(Form):
         problem = 2 * -(-self.digits // group) + 3
         if products:
             problem += 1 - (-(self.digits + 1) // group)
-        return problem, 1 + -(-(self.digits + 1 + products) // group)
+        return problem, 1 + -(-(self.digits + 1 + products * self.digits_per_step) // group)
 
     def _most_units(self, number: int) -> int:
         """Maximum number of units of a problem of family 'marks', if a number has `number` units."""
@@ -197,7 +207,10 @@ class ProblemSpec(Form):
     def parameters(self) -> dict[str, Any]:
         """The family and its parameters as JSON values."""
         values = self.model_dump(mode="json", include={"family", *_FAMILY_FIELDS[self.family]})
-        return {name: value for name, value in values.items() if value or name not in _LATER_FIELDS}
+        fields = type(self).model_fields
+        return {
+            name: value for name, value in values.items() if name not in _LATER_FIELDS or value != fields[name].default
+        }
 
 
 class MixturePart(ProblemSpec):
@@ -255,6 +268,9 @@ class CorpusSpec(ProblemSpec):
         if self.mixture and (changed := _changed(self, {"family", *_ALL_FAMILY_FIELDS})):
             raise ValueError(f"{changed[0]} is set next to a mixture: set it in the parts of the mixture")
         parts = self.parts
+        for name, family in (("digits_per_step", "steps"), ("whole_brackets", "marks")):
+            if len({getattr(part, name) for part in parts if part.family == family}) > 1:
+                raise ValueError(f"parts of family {family} have different {name}, so answers differ: use one value")
         if not self.only_test and any(part.family == "listed" for part in parts):
             raise ValueError("family 'listed' has only test problems: set only_test too")
         if not self.rows and any(part.family in _UNCOUNTED or part.size > LARGEST_SIZE for part in parts):

@@ -61,11 +61,11 @@ _STEP = {
     "and random; literal for a single number in a bracket or after two minuses.",
     "done": "BOOLEAN: Whether the step completes its operation; true for a sum or difference.",
     "column_total": "INTEGER: Largest column total of a step, without carries: digits of a sum; absolute difference of "
-    "digits if the magnitudes are subtracted; for a product, units of this product of digits, tens of the next lower "
-    "one, and digit of the register.",
-    "largest_carry": "INTEGER: Largest carry, or 1 for a borrow, from 0 to 2.",
+    "digits if the magnitudes are subtracted; for a product, units of the products of digits in this column, tens of "
+    "those in the next lower one, and digit of the register.",
+    "largest_carry": "INTEGER: Largest carry, or 1 for a borrow; a product's is at most twice digits_per_step.",
     "carry_bound": "INTEGER: Number of column moves after which all digits are certain. Every move tightens the bounds "
-    "on the carry into each column, from 0 to 1, or to 2 for a product. If the magnitudes are subtracted, the "
+    "on the carry into each column, from 0 to the largest possible one. If the magnitudes are subtracted, the "
     "comparison moves from the units to the longest operand's first digit, and all digits need its result.",
 }
 _CHECKPOINT = {

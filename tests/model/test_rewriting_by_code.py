@@ -60,7 +60,8 @@ def test_marks_are_those_of_the_corpus_and_of_a_tree() -> None:
 @pytest.mark.parametrize(
     ("operation", "value"),
     [("12+-5", "7"), ("-12--5", "-7"), ("3-45", "-42"), ("-3*-4", "12"), ("0*-7", "0"), ("-(-5)", "5"),
-     ("(-5)", "-5"), ("-(5)", "-5"), ("(0)", "0"), ("-(0)", "0"), ("--5", "5"), ("007+1", "8")],
+     ("(-5)", "-5"), ("-(5)", "-5"), ("(0)", "0"), ("-(0)", "0"), ("--5", "5"), ("007+1", "8"),
+     ("(3+4)", "7"), ("(-3*-4)", "12")],
 )  # fmt: skip
 def test_value_of_an_operation(operation: str, value: str) -> None:
     assert value_of(operation) == value

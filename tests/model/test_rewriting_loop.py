@@ -48,16 +48,16 @@ def tokenizer() -> Tokenizer:
 class ByCode(RewritingEncoder):
     """An oracle in the place of the encoder: its logits come from the rules of marks, and from Python's integers."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        super().__init__(CONFIG, tokenizer)
-        self.pieces = tokenizer.pieces()
+    def __init__(self, tokenizer: Tokenizer, digits_per_step: int = 1, whole_brackets: bool = False) -> None:
+        super().__init__(CONFIG.model_copy(update={"digits_per_step": digits_per_step}), tokenizer)
+        self.pieces, self.whole_brackets = tokenizer.pieces(), whole_brackets
 
     def mark(self, units: Units, loops: int) -> torch.Tensor:
         logits = torch.full(units.ids.shape, -9.0)
         for row, (ids, inside) in enumerate(zip(units.ids, units.inside, strict=True)):
             # Only the first digit of a number is read.
             text = "".join(self.pieces[number - 1] for number in ids[inside].tolist())
-            marks = marks_of(pa.array([text])).to_pylist()[0]
+            marks = marks_of(pa.array([text]), self.whole_brackets).to_pylist()[0]
             logits[row, inside] = torch.tensor([9.0 if mark == MARK else -9.0 for mark in marks])
         return logits
 
@@ -75,13 +75,15 @@ class ByCode(RewritingEncoder):
             length = int(operations.lengths[row, 1])
             signs = [-1 if negative else 1 for negative in operations.negative[row].tolist()]
             if operations.kind[row] == MULTIPLY:
-                value = signs[0] * signs[1] * (10 * register + a * (b // 10 ** (length - 1)))
+                size = self.config.digits_per_step
+                left = (length - 1) // size * size
+                value = signs[0] * signs[1] * (10**size * register + a * (b // 10**left))
             else:
                 value = signs[0] * a + signs[1] * b * (-1 if operations.kind[row] == SUBTRACT else 1)
             for place in range(width):
                 digits[row, place, abs(value) // 10**place % 10] = 9.0
             ends[row, int(value < 0)] = 9.0
-            ends[row, 2 + int(operations.kind[row] != MULTIPLY or length == 1)] = 9.0
+            ends[row, 2 + int(operations.kind[row] != MULTIPLY or length <= self.config.digits_per_step)] = 9.0
         return StepLogits(digits, ends, torch.zeros(0), torch.zeros(0))
 
 
@@ -111,10 +113,13 @@ def test_the_loop_has_no_arithmetic_and_no_parser() -> None:
     assert {alias.asname or alias.name for alias in imports} <= IMPORTED
 
 
-def test_with_right_marks_and_right_values_every_answer_is_exact(tokenizer: Tokenizer) -> None:
+@pytest.mark.parametrize(("digits_per_step", "whole_brackets"), [(1, False), (1, True), (2, False), (4, True)])
+def test_with_right_marks_and_right_values_every_answer_is_exact(
+    tokenizer: Tokenizer, digits_per_step: int, whole_brackets: bool
+) -> None:
     rng = random.Random(4)
     problems = [expression(rng, rng.randint(1, 12), rng.randint(0, 6)) for _ in range(300)]
-    traces = Rewriter(ByCode(tokenizer), tokenizer, torch.float32).traces(problems)
+    traces = Rewriter(ByCode(tokenizer, digits_per_step, whole_brackets), tokenizer, torch.float32).traces(problems)
     for problem, trace in zip(problems, traces, strict=True):
         assert (trace.answer or trace.reason) == str(eval(problem)), trace.states
         assert trace.states[0] == problem

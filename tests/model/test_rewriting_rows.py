@@ -68,18 +68,23 @@ def test_fields_are_aligned_at_their_units_and_signs_are_flags(tokenizer: Tokeni
         assert flags == [int("-" in first), 2 + kind, 6 + int(minuses > 0)]
 
 
-def test_places_have_room_for_every_result(tokenizer: Tokenizer) -> None:
-    texts = ["999+999", "999*9:999", "99*9:999", "1*123456:0", "999--999", "0*0:0", "--7"]
-    found = RowReader(tokenizer).operations(rows_of(texts, tokenizer))
-    needed = [4, 5, 5, 7, 4, 2, 1]
+@pytest.mark.parametrize(
+    ("digits_per_step", "needed"), [(1, [4, 5, 5, 7, 4, 2, 1]), (2, [4, 6, 6, 7, 4, 2, 1]), (3, [4, 7, 7, 7, 4, 2, 1])]
+)
+def test_places_have_room_for_every_result(tokenizer: Tokenizer, digits_per_step: int, needed: list[int]) -> None:
+    texts = ["999+999", "999*999:999", "99*999:999", "1*123456:0", "999--999", "0*0:0", "--7"]
+    found = RowReader(tokenizer, digits_per_step).operations(rows_of(texts, tokenizer))
     assert all(places >= need for places, need in zip(found.places.tolist(), needed, strict=True))
 
 
-def test_chains_are_those_of_written_arithmetic(tokenizer: Tokenizer) -> None:
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_chains_are_those_of_written_arithmetic(tokenizer: Tokenizer, size: int) -> None:
     rng = random.Random(2)
     texts = [operation(rng) for _ in range(500)]
-    operations = RowReader(tokenizer).operations(rows_of(texts, tokenizer))
-    found = column_chains(operations)
+    operations = RowReader(tokenizer, size).operations(rows_of(texts, tokenizer))
+    found = column_chains(operations, size)
+    # Comparisons come after the carries.
+    more = 2 * (size - 1)
     for row, text in enumerate(texts):
         first, operator, second, register = parsed(text)
         places = int(operations.places[row])
@@ -87,15 +92,19 @@ def test_chains_are_those_of_written_arithmetic(tokenizer: Tokenizer) -> None:
         a, b, r = (re.sub(r"\D", "", digits) or "0" for digits in (first, second, register))
         chains = found.chains[row, :places].tolist()
         if operator == "*":
-            total = 10 * int(r) + int(a) * int(b[0])
-            units = sum(int(digit) * int(b[0]) % 10 * 10**place for place, digit in enumerate(reversed(a)))
-            assert found.products[row, : len(a)].tolist() == [int(digit) * int(b[0]) for digit in reversed(a)]
-            parts = [units, int(a) * int(b[0]) - units, 10 * int(r)]
-            assert sum(parts) == total
+            group = b[: (len(b) - 1) % size + 1]
+            parts = [10**size * int(r)]
+            for number, d in enumerate(reversed(group)):
+                products = [int(digit) * int(d) for digit in reversed(a)]
+                assert found.products[row, : len(a), number].tolist() == products
+                units = sum(product % 10 * 10 ** (place + number) for place, product in enumerate(products))
+                parts += [units, 10**number * int(a) * int(d) - units]
+            assert not found.products[row, :, len(group) :].any()
+            assert sum(parts) == 10**size * int(r) + int(a) * int(group)
             expected = [sum(part % 10**place for part in parts) // 10**place for place in range(places)]
         elif negative % 2:
             low = [(int(a) % 10**place, int(b) % 10**place) for place in range(places)]
-            expected = [EQUAL if one == two else LESS if one < two else GREATER for one, two in low]
+            expected = [more + (EQUAL if one == two else LESS if one < two else GREATER) for one, two in low]
         else:
             expected = [(int(a) % 10**place + int(b) % 10**place) // 10**place for place in range(places)]
         assert chains == expected, text
@@ -111,6 +120,32 @@ def test_a_carry_is_certain_after_as_many_moves_as_columns_leave_it_open(tokeniz
     assert found.end_moves[3] == 5
     assert found.chain_moves[4, :5].tolist() == [0, 1, 2, 3, 4]
     assert found.digit_moves[4, 0] == found.end_moves[4] + 1
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 4])
+def test_carries_of_products_are_certain_as_soon_as_no_lower_column_can_change_them(
+    tokenizer: Tokenizer, size: int
+) -> None:
+    rng = random.Random(3)
+    texts = [f"{rng.randrange(1, 10**6)}*{rng.randrange(10**5)}{REGISTER}{rng.randrange(10**6)}" for _ in range(300)]
+    found = column_chains(RowReader(tokenizer, size).operations(rows_of(texts, tokenizer)), size)
+    for totals, chains, moves in zip(
+        found.totals.tolist(), found.chains.tolist(), found.chain_moves.tolist(), strict=True
+    ):
+        for place, (carry, move) in enumerate(zip(chains, moves, strict=True)):
+
+            def reached(entering: int, columns: int, place: int = place, totals: list[int] = totals) -> int:
+                """The carry into a place if so many columns below it are known, and `entering` comes into them."""
+                carry = entering if columns < place else 0
+                for total in totals[place - min(columns, place) : place]:
+                    carry = (total + carry) // 10
+                return carry
+
+            def certain(columns: int, carry: int = carry) -> bool:
+                return reached(0, columns) == reached(2 * size, columns) == carry
+
+            assert certain(move)
+            assert not move or not certain(move - 1)
 
 
 def test_units_are_operators_brackets_and_whole_numbers(tokenizer: Tokenizer) -> None:

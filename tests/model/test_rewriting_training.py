@@ -13,7 +13,7 @@ import torch
 from model.config.encoder import EncoderConfig
 from model.config.evaluation import EvaluationSpec
 from model.config.training import CurriculumStage, TrainingSpec
-from model.evaluation.evaluate import evaluate, steps_beside
+from model.evaluation.evaluate import check_corpus, evaluate, steps_beside
 from model.evaluation.predictor import TrainedEncoder, TrainedRewriter, open_trained
 from model.evaluation.problem_batches import ProblemSet
 from model.network.rewriting.encoder import RewritingEncoder
@@ -62,6 +62,30 @@ def test_marks_and_steps_have_layouts_that_tell_them_apart(rewriting: Built) -> 
     for name, layout in kinds.items():
         assert (layout["answer"] == layout["problem"] + 1) == name.startswith("marks"), name
     assert len(layouts_of(rewriting.tokens)) == len(kinds)
+
+
+@pytest.mark.parametrize("digits_per_step", [2, 3])
+def test_steps_that_consume_several_digits_are_learned_and_answered(
+    digits_per_step: int, rewriting: Built, tmp_path: Path
+) -> None:
+    steps = MixturePart(weight=2, family="steps", operators=ALL, digits=4, digits_per_step=digits_per_step)
+    corpus = CorpusSpec(**{**REWRITING.model_dump(), "mixture": (REWRITING.mixture[0], steps)})
+    built = build_small(tmp_path, corpus)
+    with pytest.raises(UserError, match=rf"is 1, but steps of .* consume {digits_per_step}: use the same"):
+        prepare(built.workspace, "run", "small", "small-digit", SPEC)
+    encoder = ENCODER.model_copy(update={"digits_per_step": digits_per_step})
+    job = job_of(built, tmp_path / "runs", SPEC.model_copy(update={"encoder": encoder, "steps": 40}))
+    assert train(job).finished
+    model = open_trained(job.run, "last")
+    assert len(model.solve(["1234*-567", "12*(3+45)-7"])) == 2
+    with pytest.raises(
+        UserError, match=rf"steps with digits_per_step 1, but run 'run' was trained with {digits_per_step}"
+    ):
+        check_corpus(model, rewriting.corpus, rewriting.tokens)
+    for is_operations, most in ((True, 0.9), (False, 0.98)):
+        curve = [loss for _, loss in losses(job) if (loss > 1) == is_operations]
+        few = len(curve) // 3
+        assert sum(curve[-few:]) < most * sum(curve[:few])
 
 
 def test_a_training_learns_and_a_resume_changes_nothing(rewriting: Built, tmp_path: Path) -> None:

@@ -83,6 +83,16 @@ def by_rules(text: str) -> list[tuple[int, int]]:
     return [match.span() for match in RULES.finditer(re.sub(r"(?<![\d)])-", "~", text))]
 
 
+def with_brackets(text: str, spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The spans; those of two numbers that fill a bracket without a minus before it are extended by the bracket."""
+    found, text = [], re.sub(r"(?<![\d)])-", "~", text)
+    for begin, end in spans:
+        two_numbers = re.fullmatch(r"~?\d+[-+*]~?\d+", text[begin:end])
+        filled = re.search(r"(?<!~)\($", text[:begin]) and text[end : end + 1] == ")"
+        found.append((begin - 1, end + 1) if two_numbers and filled else (begin, end))
+    return found
+
+
 def marks_at(text: str, spans: list[tuple[int, int]]) -> str:
     marks = ["."] * len(text)
     for begin, end in spans:

@@ -33,7 +33,7 @@ from pipelines.tokens.vocabulary import train_pieces
 from storage.sql.query import open_catalog
 from storage.workspace import Workspace
 from tests.builders import TOKENIZERS, build_corpus_plainly, build_small
-from tests.pipelines.mark_oracles import by_rules, by_tree, carried_out, marks_at, spans_in
+from tests.pipelines.mark_oracles import by_rules, by_tree, carried_out, marks_at, spans_in, with_brackets
 
 CANONICAL = Canonical("numerate")
 LITERAL = re.compile(r"-?(0|[1-9]\d*)")
@@ -46,6 +46,7 @@ def specs(draw: st.DrawFn) -> ProblemSpec:
     return ProblemSpec(
         family="marks", terms=terms, min_terms=draw(st.integers(2, terms)), digits=digits,
         min_digits=draw(st.integers(1, digits)), depth=draw(st.integers(0, 5)), operators=draw(OPERATORS),
+        whole_brackets=draw(st.booleans()),
     )  # fmt: skip
 
 
@@ -60,8 +61,10 @@ def test_marks_are_the_operations_whose_operands_are_literals(spec: ProblemSpec,
     table = rows_of(spec, key)
     for row in table.to_pylist():
         text, marks = row["problem"], row["answer"]
-        spans = by_tree(text)
-        assert marks == marks_at(text, spans) == marks_at(text, by_rules(text)), text
+        spans, others = by_tree(text), by_rules(text)
+        if spec.whole_brackets:
+            spans, others = with_brackets(text, spans), with_brackets(text, others)
+        assert marks == marks_at(text, spans) == marks_at(text, others), text
         # Every span is a run of marks of its own: at least one character without a mark separates two.
         assert spans_in(marks) == spans
         assert row["marked"] == len(spans)
@@ -99,7 +102,7 @@ def test_repeated_marks_end_in_the_value(spec: ProblemSpec, key: int) -> None:
     texts, values = table["problem"].to_pylist(), table["value"].to_pylist()
     passes, limit = 0, max(map(len, texts))
     while True:
-        marks = marks_of(pa.array(texts)).to_pylist()
+        marks = marks_of(pa.array(texts), spec.whole_brackets).to_pylist()
         if not any("^" in mark for mark in marks):
             break
         texts = [carried_out(text, mark) for text, mark in zip(texts, marks, strict=True)]
@@ -152,6 +155,18 @@ def test_marks_of_small_expressions(text: str, marks: str) -> None:
     assert marks_at(text, by_tree(text)) == marks_at(text, by_rules(text)) == marks
 
 
+@pytest.mark.parametrize(
+    ("text", "marks"),
+    [
+        ("12*(3+45)-7", "...^^^^^^.."), ("2-(-3*-4)", "..^^^^^^^"), ("(1+2)*(3-4)", "^^^^^.^^^^^"),
+        ("-(3-3)", "..^^^."), ("4*-(3+1)", "....^^^."),
+        ("(2*3*4)", ".^^^..."), ("(1+2*3)", "...^^^."), ("((5))", ".^^^."), ("((5--2))", ".^^^^^^."), ("(1+2", ".^^^"),
+    ],
+)  # fmt: skip
+def test_an_operation_that_fills_a_bracket_is_marked_with_it(text: str, marks: str) -> None:
+    assert marks_of(pa.array([text]), whole_brackets=True).to_pylist() == [marks]
+
+
 EXPRESSIONS = st.recursive(
     st.from_regex(r"-{0,3}(0|[1-9][0-9]{0,3})", fullmatch=True),
     lambda inner: st.one_of(
@@ -162,22 +177,24 @@ EXPRESSIONS = st.recursive(
 )
 
 
-@given(st.lists(EXPRESSIONS | st.just(""), max_size=12), st.integers(0, 3))
-@settings(max_examples=300, deadline=None)
-def test_marks_of_any_column_are_those_of_each_text(texts: list[str], offset: int) -> None:
+@given(st.lists(EXPRESSIONS | st.just(""), max_size=12), st.integers(0, 3), st.booleans())
+@settings(max_examples=400, deadline=None)
+def test_marks_of_any_column_are_those_of_each_text(texts: list[str], offset: int, whole_brackets: bool) -> None:
     column = pa.array([*["1+2"] * offset, *texts], pa.string()).slice(offset)
-    marks, counts = marks_and_counts(column)
+    marks, counts = marks_and_counts(column, whole_brackets)
     expected = [by_tree(text) if text else [] for text in texts]
+    if whole_brackets:
+        expected = [with_brackets(text, spans) for text, spans in zip(texts, expected, strict=True)]
     assert marks.type == pa.string()
     assert marks.to_pylist() == [marks_at(text, spans) for text, spans in zip(texts, expected, strict=True)]
     assert counts.tolist() == [len(spans) for spans in expected]
 
 
-@given(EXPRESSIONS)
-@settings(max_examples=200, deadline=None)
-def test_marked_spans_cover_whole_numbers_and_never_touch(text: str) -> None:
-    (marks,) = marks_of(pa.array([text])).to_pylist()
-    spans = by_rules(text)
+@given(EXPRESSIONS, st.booleans())
+@settings(max_examples=300, deadline=None)
+def test_marked_spans_cover_whole_numbers_and_never_touch(text: str, whole_brackets: bool) -> None:
+    (marks,) = marks_of(pa.array([text]), whole_brackets).to_pylist()
+    spans = with_brackets(text, by_rules(text)) if whole_brackets else by_rules(text)
     assert spans_in(marks) == spans
     for (_, end), (begin, _) in pairwise(spans):
         assert end < begin

@@ -1,7 +1,7 @@
 """One half of a rewriting by code instead of by the encoder, so that an evaluation measures the other half alone.
 
 Code that marks knows precedence; code that computes uses Python's integers. They are references of evaluations
-(`--decoding.marks code`, `--decoding.values code`), and no other answer uses them.
+(`--decoding.marks code`, `--decoding.values code`), and no other answer uses them. Code marks no whole brackets.
 """
 
 import re
@@ -53,7 +53,7 @@ def marked_parts(state: str) -> list[tuple[bool, str]]:
 
 def value_of(operation: str) -> str:
     """The value of a marked operation."""
-    if not (found := _BINARY.fullmatch(operation)):
+    if not (found := _BINARY.fullmatch(operation.strip("()"))):
         minuses, digits = operation.count("-"), operation.strip("-()")
         return str(int(digits) * (-1) ** minuses)
     first, operator, second = int(found[1]), found[2], int(found[3])

@@ -2,8 +2,8 @@
 
 This loop only cuts out marked spans, hands them to the encoder, copies its slots in, and stops. It has no arithmetic,
 no precedence and no parser: everything that decides an answer is read from logits. A product takes one pass per digit
-of its second factor. The loop drops the digit that was consumed, and copies the result into the register. A span that
-is no operation, or an end that is no number, is an abstention with a reason.
+of its second factor, or per group. The loop drops the digits that were consumed, and copies the result into the
+register. A span that is no operation, or an end that is no number, is an abstention with a reason.
 """
 
 import math
@@ -24,8 +24,10 @@ from model.tokenizer import REGISTER, Tokenizer
 
 _UNIT = re.compile(r"\d+|\D")
 _NUMBER = re.compile(r"-?\d+")
-OPERATION = re.compile(r"-?\(-?\d+\)|--\d+|-?\d+[-+*]-?\d+")
-_PRODUCT_STEP = re.compile(rf"(-?\d+\*-?)\d(\d+){REGISTER}\d+")
+OPERATION = re.compile(r"-?\(-?\d+\)|--\d+|-?\d+[-+*]-?\d+|\((-?\d+[-+*]-?\d+)\)")
+_PRODUCT_STEPS = {
+    size: re.compile(rf"(-?\d+\*-?)\d{{1,{size}}}((?:\d{{{size}}})+){REGISTER}\d+") for size in (1, 2, 3, 4)
+}
 
 
 @dataclass(frozen=True)
@@ -87,14 +89,14 @@ class Rewriter:
     def _carried_out(self, spans: Iterable[str]) -> dict[str, tuple[str, float] | str]:
         """The result and confidence of every span, or the reason why it has none."""
         found: dict[str, tuple[str, float] | str] = dict.fromkeys(spans, "which is no operation")
-        texts = {span: span for span in found if OPERATION.fullmatch(span)}
+        texts = {span: match[1] or span for span in found if (match := OPERATION.fullmatch(span))}
         texts = {span: f"{text}{REGISTER}0" if "*" in text else text for span, text in texts.items()}
         sure: dict[str, list[float]] = {span: [] for span in texts}
         while texts:
             following: dict[str, str] = {}
             for span, result in self._filled(texts):
                 sure[span].append(result.confidence)
-                step = _PRODUCT_STEP.fullmatch(texts[span])
+                step = _PRODUCT_STEPS[self.encoder.config.digits_per_step].fullmatch(texts[span])
                 if result.done:
                     found[span] = (result.text, math.prod(sure[span]))
                 elif step:

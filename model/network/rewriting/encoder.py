@@ -2,9 +2,9 @@
 
 Both kinds of rows pass through the same layers, over and over (loops), unless `mark_layers` gives expressions their
 own. For an expression, every unit attends to the units around it and gets a mark. For an operation, there is one slot
-per place. A slot attends to the digits of all fields and to the slots at its own place and beside it, to the flags, and
-to one hub. The hub attends to all slots. So information about the whole row, such as the digit that a product consumes,
-takes two loops, and a carry one per place.
+per place. A slot attends to the digits of all fields and to the slots at its own place and beside it (as far as a step
+moves the register), to the flags, and to one hub. The hub attends to all slots. So information about the whole row,
+such as the digit that a product consumes, takes two loops, and a carry one per place.
 
 Only slots and hub loop. Digits and flags never change, and there are few different ones (symbols). So attention to them
 is two matrices of the pass: the scores of all symbols from a slot's state, and what each symbol adds to it. What a slot
@@ -29,9 +29,6 @@ from model.network.rewriting.layer import Layer, SymbolMatrices
 from model.network.rewriting.rows import BORDER, CONTENTS, FIELDS, FLAGS, OUTSIDE, Operations, RowReader, Units
 from model.tokenizer import Tokenizer
 
-# Distance of the places that a slot attends to. Larger ones can learn rules that only hold for the trained lengths.
-_PLACE_REACH = 1
-
 # Largest change of a settled, normalised state. One that learns of a carry changes by 2 to 5. Of 19,000 hard operations
 # none has another result than after twice as many loops as places; with 1.5, five of 8,700 have.
 _SETTLED = 1.0
@@ -45,10 +42,11 @@ _SEEN = OUTSIDE
 _CONTENT_SYMBOLS = FIELDS * _SEEN
 SYMBOLS = _CONTENT_SYMBOLS + FLAGS
 
-# Carries 0 to 2, and the comparisons of two numbers' low digits.
+# Carries 0 to 2, and the comparisons of two numbers' low digits. Each digit more that a step consumes allows two more
+# carries, before the comparisons.
 CARRIES = 3
 LESS, EQUAL, GREATER = CARRIES, CARRIES + 1, CARRIES + 2
-CHAINS = CARRIES + 3
+_CHAINS, _MORE_CARRIES = CARRIES + 3, 2
 
 _LOWER_BORDER, _SLOT, _UPPER_BORDER, _HUB, _SLOT_KINDS = range(5)
 
@@ -61,9 +59,9 @@ class StepLogits(NamedTuple):
     ends: Tensor
     """Whether the result is negative, and whether nothing is left to be done: two logits each, [n, 4]."""
     chains: Tensor
-    """The carry into each place, or the comparison of all lower digits, [n, W, CHAINS]; only training uses it."""
+    """The carry into each place, or the comparison of all lower digits, [n, W, chains]; only training uses it."""
     products: Tensor
-    """Units and tens of the product of a's digit and the consumed digit, [n, W, 20]; only training uses it."""
+    """Units and tens of the product of a's digit and each consumed digit, [n, W, 20·k]; only training uses it."""
 
 
 class _Layers(nn.ModuleList):
@@ -97,14 +95,18 @@ class RewritingEncoder(nn.Module):
     def __init__(self, config: EncoderConfig, tokenizer: Tokenizer) -> None:
         super().__init__()
         self.config = config
-        self.reader = RowReader(tokenizer)
+        self.reader = RowReader(tokenizer, config.digits_per_step)
         width, heads = config.width, config.heads
+        # Distance of the places that a slot attends to: the register moves by so many places. Larger ones can learn
+        # rules that only hold for the trained lengths.
+        self.place_reach = config.digits_per_step
         self.contents = nn.Embedding(FIELDS * CONTENTS, width)
         self.flags = nn.Embedding(FLAGS, width)
-        self.slots = nn.Embedding(_SLOT_KINDS, width)
+        # Steps consume whole groups of digits, so slots have their place in a group.
+        self.slots = nn.Embedding(_SLOT_KINDS + config.digits_per_step - 1, width)
         self.units = nn.Embedding(self.reader.unit_count, width)
         # Scores by kind of key (three fields, slots) and distance; of the flags and the hub; by distance of units.
-        self.place_scores = nn.Parameter(torch.zeros(heads, FIELDS + 1, 2 * _PLACE_REACH + 1))
+        self.place_scores = nn.Parameter(torch.zeros(heads, FIELDS + 1, 2 * self.place_reach + 1))
         self.wide_scores = nn.Parameter(torch.zeros(heads, FIELDS + 1))
         self.unit_scores = nn.Parameter(torch.zeros(heads, 2 * config.reach + 1))
         self.sharpness = nn.Parameter(torch.ones(heads))
@@ -118,8 +120,8 @@ class RewritingEncoder(nn.Module):
         self.digit_head = nn.Linear(width, 10)
         self.end_head = nn.Linear(width, 4)
         self.mark_head = nn.Linear(width, 1)
-        self.chain_head = nn.Linear(width, CHAINS)
-        self.product_head = nn.Linear(width, 20)
+        self.chain_head = nn.Linear(width, _CHAINS + _MORE_CARRIES * (config.digits_per_step - 1))
+        self.product_head = nn.Linear(width, 20 * config.digits_per_step)
 
     def initialise(self, seed: int) -> None:
         """Draw all weights from `seed`: normal(0, 0.3) embeddings, and matrices with standard deviation 1/√fan-in.
@@ -216,7 +218,8 @@ class RewritingEncoder(nn.Module):
         weight, bias = torch.cat([head.weight for head in heads]), torch.cat([head.bias for head in heads])
         # One product for all heads and all states: the inputs are larger than the outputs, and would be copied.
         last = operations.fields.shape[2] - 1
-        digits, chains, products = linear(states, weight, bias)[..., 1:last, :].split([10, CHAINS, 20], -1)
+        sizes = [head.out_features for head in heads]
+        digits, chains, products = linear(states, weight, bias)[..., 1:last, :].split(sizes, -1)
         return StepLogits(digits, self.end_head(states[..., -1, :]), chains, products)
 
     def parameter_count(self) -> int:
@@ -233,7 +236,9 @@ class RewritingEncoder(nn.Module):
         contents = operations.fields[:, 0]
         size = block_size(contents.shape[1])
         room = -contents.shape[1] % size
-        kinds = torch.where(contents == BORDER, _UPPER_BORDER, _SLOT)
+        place = (torch.arange(contents.shape[1], device=contents.device) - 1) % self.config.digits_per_step
+        slots = torch.where(place == 0, _SLOT, _SLOT_KINDS - 1 + place)
+        kinds = torch.where(contents == BORDER, _UPPER_BORDER, slots)
         kinds[:, 0] = _LOWER_BORDER
         hub = self.slots.weight[_HUB].expand(len(kinds), 1, -1)
         embedded = torch.cat([pad(self.slots(kinds), (0, 0, 0, room)), hub], 1)
@@ -259,10 +264,10 @@ class RewritingEncoder(nn.Module):
         rows, length = inside.shape
         room = length - operations.fields.shape[2]
         contents = operations.fields[..., None] == torch.arange(_SEEN, device=inside.device)
-        contents = pad(contents, (0, 0, _PLACE_REACH, _PLACE_REACH + room))[:, None]
+        contents = pad(contents, (0, 0, self.place_reach, self.place_reach + room))[:, None]
         strengths = self.place_scores[:, :FIELDS].exp()
         counts = torch.zeros((), device=inside.device)
-        for distance in range(2 * _PLACE_REACH + 1):
+        for distance in range(2 * self.place_reach + 1):
             seen = contents[:, :, :, distance : distance + length]
             # [n, heads, fields, length, contents]
             counts = counts + strengths[:, :, distance, None, None] * seen
@@ -273,7 +278,7 @@ class RewritingEncoder(nn.Module):
         symbols = torch.cat([symbols, wide[:, :, None].expand(-1, -1, length, -1)], 3)
         symbols = symbols.unflatten(2, (-1, size)).transpose(1, 2)
         near = distance_scores(self.place_scores[:, FIELDS], size, length // size)
-        near = near + unseen_scores(inside, size, _PLACE_REACH)
+        near = near + unseen_scores(inside, size, self.place_reach)
         hub = self.wide_scores[:, FIELDS, None, None].expand(rows, length // size, -1, size, -1)
         return torch.cat([symbols, near, hub], -1)
 
@@ -289,7 +294,7 @@ class RewritingEncoder(nn.Module):
         width, size = hidden.shape[-1], fixed.scores.shape[3]
         mixed = linear(layer.attention_norm(hidden), matrices.projection, matrices.bias)
         queries, others, symbols = mixed.split([width, 2 * width, mixed.shape[-1] - 3 * width], -1)
-        near = windows(others[:, :-1], size, _PLACE_REACH)
+        near = windows(others[:, :-1], size, self.place_reach)
         near = torch.cat([near, others[:, None, -1:].expand(-1, near.shape[1], -1, -1)], 2)
         keys, values = layer.split(near)
         scores = layer.blocks(queries[:, :-1], size) @ keys.transpose(-1, -2)

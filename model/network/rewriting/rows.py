@@ -71,8 +71,9 @@ class Units(NamedTuple):
 class RowReader(nn.Module):
     """Reads operations and units from rows of token ids with one token per character; has no weights."""
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    def __init__(self, tokenizer: Tokenizer, digits_per_step: int = 1) -> None:
         super().__init__()
+        self.digits_per_step = digits_per_step
         self.positions = Positions(tokenizer)
         self.values = digit_values(tokenizer)
         self.kinds = piece_masks(tokenizer, DIGITS, "+-*", "-")
@@ -102,7 +103,7 @@ class RowReader(nn.Module):
         kind = torch.where(alone, torch.where(unary.sum(1) > 1, SUBTRACT, UNARY), kind)
         negative = torch.stack([(unary & (field == which)).any(1) for which in (0, 1)], 1).long()
         lengths = torch.stack([torch.where(digit & (field == which), place, 0).max(1).values for which in range(3)], 1)
-        count = _places(kind, lengths)
+        count = _places(kind, lengths, self.digits_per_step)
         size = int(count.max()) + 2
         at = torch.arange(size, device=problem.device)
         contents = torch.where(at < count[:, None] + 1, EMPTY, torch.where(at == count[:, None] + 1, BORDER, OUTSIDE))
@@ -138,12 +139,12 @@ class RowReader(nn.Module):
         return Units(found, torch.where(inside, tokens, 0), inside)
 
 
-def _places(kind: Tensor, lengths: Tensor) -> Tensor:
+def _places(kind: Tensor, lengths: Tensor, digits_per_step: int) -> Tensor:
     """Number of places between a row's borders, int64 [n], from the `lengths` of a, b and R [n, 3].
 
-    The result of a sum has at most one digit more than its longer operand. That of a product's step, 10·R + a·d, has at
-    most two more than a and R. One more place shows where b ends.
+    The result of a sum has at most one digit more than its longer operand. That of a product's step, 10ᵏ·R + a·d, where
+    d has k digits, has at most k + 1 more than a and R. One more place shows where b ends.
     """
     first, second, register = lengths.unbind(1)
-    product = torch.maximum(torch.maximum(first, register) + 1, second) + 1
+    product = torch.maximum(torch.maximum(first, register) + digits_per_step, second) + 1
     return torch.where(kind == MULTIPLY, product, torch.maximum(first, second) + 1)

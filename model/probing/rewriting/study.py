@@ -21,6 +21,7 @@ from model.probing.rewriting.reads import hub_reads, operator_reads, slot_reads
 from model.probing.tables import DRAWS, Part, Rows, check_numbers, row_of, symbol_rows
 from model.probing.token_dataset import Examples
 from model.tokenizer import DIGITS
+from storage.errors import UserError
 
 # Digits of the operations that probes are fitted on, and of the longer ones that test them too.
 _DIGITS, _LONGER = range(1, 9), range(12, 17)
@@ -37,6 +38,11 @@ class RewritingStudy:
 
     def __post_init__(self) -> None:
         encoder = self.model.config.training.encoder
+        if encoder.digits_per_step > 1:
+            raise UserError(
+                f"run {self.model.config.name!r} has encoder.digits_per_step {encoder.digits_per_step}, and probes "
+                "read one digit: probe a run with 1"
+            )
         check_numbers(self.model, "layer", self.spec.layers, encoder.layers)
         check_numbers(self.model, "loop", self.spec.loops, encoder.loops)
         self.model.encoder.eval()

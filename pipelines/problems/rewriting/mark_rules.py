@@ -7,6 +7,9 @@ A literal is an optional unary minus and digits. These operations are marked, al
 3. a product of two literals, unless a `*` or a unary minus precedes it;
 4. a sum or a difference of two literals that begins the text or a bracket, unless a `*` follows it.
 
+With whole brackets, a product, sum or difference that fills a bracket is marked with the bracket, as in `(3+4)`, unless
+a unary minus precedes it: its result can be zero or negative, and states with `-0` or longer chains would come up.
+
 Each rule depends only on the neighbourhood, so no parser is needed. Marked spans never overlap, and at least one
 unmarked character separates two of them: a span ends with a digit or a bracket, and an operator or a closing bracket
 follows, with which no span begins.
@@ -30,24 +33,25 @@ _BLOCK_CHARACTERS = 1 << 18
 _REACH = 4
 
 
-def marks_of(problems: pa.Array) -> pa.Array:
+def marks_of(problems: pa.Array, whole_brackets: bool = False) -> pa.Array:
     """The marks of expressions, strings [n]: `^` for each character of a marked operation, `.` for all others.
 
     The texts must be valid expressions; the marks of other texts have no meaning.
     """
-    return marks_and_counts(problems)[0]
+    return marks_and_counts(problems, whole_brackets)[0]
 
 
-def marks_and_counts(problems: pa.Array) -> tuple[pa.Array, NDArray[np.int32]]:
+def marks_and_counts(problems: pa.Array, whole_brackets: bool = False) -> tuple[pa.Array, NDArray[np.int32]]:
     """The result of `marks_of`, and the number of marked operations of each expression, int32 [n]."""
     characters = int(pc.sum(pc.binary_length(problems)).as_py() or 0)
     step = max(1, _BLOCK_CHARACTERS * len(problems) // max(1, characters))
-    blocks = [_block(problems.slice(first, step)) for first in range(0, max(1, len(problems)), step)]
+    firsts = range(0, max(1, len(problems)), step)
+    blocks = [_block(problems.slice(first, step), whole_brackets) for first in firsts]
     marks, counts = zip(*blocks, strict=True)
     return marks[0] if len(marks) == 1 else pa.concat_arrays(marks), np.concatenate(counts)
 
 
-def _block(problems: pa.Array) -> tuple[pa.Array, NDArray[np.int32]]:
+def _block(problems: pa.Array, whole_brackets: bool) -> tuple[pa.Array, NDArray[np.int32]]:
     characters, offsets = string_buffers(problems)
     counts, filled = np.zeros(len(problems), np.int32), np.diff(offsets) > 0
     if not len(characters):
@@ -60,7 +64,7 @@ def _block(problems: pa.Array) -> tuple[pa.Array, NDArray[np.int32]]:
     first[1:] |= ~digit[:-1]
     firsts = np.flatnonzero(first)
     units = _Units(characters.take(firsts), begin.take(firsts))
-    marked, operations = units.marked()
+    marked, operations = units.marked(whole_brackets)
     lengths = np.diff(firsts, append=len(characters))
     marks = np.repeat(np.where(marked, np.uint8(ord(MARKED)), np.uint8(ord(UNMARKED))), lengths)
     ends = np.append(np.flatnonzero(begin.take(firsts))[1:], len(firsts)) - 1
@@ -91,7 +95,7 @@ class _Units:
         self.sum = minus & after_operand
         self.sum |= padded == ord("+")
 
-    def marked(self) -> tuple[Flags, Flags]:
+    def marked(self, whole_brackets: bool) -> tuple[Flags, Flags]:
         """The units of marked operations, and one unit of each such operation, bool [k]."""
         binary, double = self._binary(), self._double_minuses()
         bare, signed = self._brackets()
@@ -99,6 +103,8 @@ class _Units:
         marked = binary | _at(binary, 1) | _at(binary, -1)
         marked |= unary & _at(binary, 2)
         marked |= _at(unary, -1) & _at(binary, -2)
+        if whole_brackets:
+            marked |= self._around(binary)
         brackets = bare | signed
         for flags in (double, brackets):
             marked |= flags | _at(flags, 1) | _at(flags, 2)
@@ -119,6 +125,17 @@ class _Units:
         starts |= signed_left & (_at(self.begin, -2) | _at(self.opening, -3))
         ends = _at(number, 1) & ~_at(self.times, 2) | signed_right & ~_at(self.times, 3)
         return (product | self.sum & starts & ends) & _at(number, -1)
+
+    def _around(self, binary: Flags) -> Flags:
+        """The brackets that an operation fills, from the operators of marked operations."""
+        unary, closing = self.unary, self.closing
+        opening = self.opening & ~_at(unary, -1)
+        signed_left = binary & _at(unary, -2) & _at(opening, -3)
+        signed_right = binary & _at(unary, 1) & _at(closing, 3)
+        bare_left, bare_right = binary & _at(opening, -2), binary & _at(closing, 2)
+        filled = (signed_left | bare_left) & (signed_right | bare_right)
+        before = _at(filled & bare_left, 2) | _at(filled & signed_left, 3)
+        return before | _at(filled & bare_right, -2) | _at(filled & signed_right, -3)
 
     def _double_minuses(self) -> Flags:
         """The numbers after two unary minuses."""

@@ -133,7 +133,7 @@ class Marks(Expressions):
     def _columns(self, problems: Block) -> dict[str, Any]:
         magnitudes, negative = self.answers(problems)
         text = self._problem_text(problems)
-        marks, marked = marks_and_counts(text)
+        marks, marked = marks_and_counts(text, self.spec.whole_brackets)
         return {
             "problem": text,
             "answer": marks,

@@ -85,9 +85,13 @@ class Drawn(NamedTuple):
 
 @dataclass(frozen=True)
 class StepDraws:
-    """Draws of steps whose operands have at most `digits` digits; `room` [n] is the number of columns, from 3."""
+    """Draws of steps whose operands have at most `digits` digits; `room` [n] is the number of columns, from 3.
+
+    A step of a product consumes `per_step` digits. If these are several, it has up to `per_step` more columns.
+    """
 
     digits: int
+    per_step: int = 1
 
     def sums(self, lanes: Lanes, room: Int32s, apart: Flags) -> Drawn:
         """Operands of a sum; `apart` marks the rows whose magnitudes are subtracted."""
@@ -116,6 +120,7 @@ class StepDraws:
         # In half of the rows, the whole product fits in the room.
         whole = lanes.chance(0.5)
         left = 1 + lanes.below(np.minimum(np.where(whole, np.maximum(room - length - used, 1), room - 1), self.digits))
+        left = np.where(unused, left, self._whole_steps(left))
         edge = lanes.chance(0.3)
         a = self._number(lanes, length, edge)
         # The register of a product with zero does not show what is consumed.
@@ -135,6 +140,7 @@ class StepDraws:
     def registers(self, lanes: Lanes, room: Int32s) -> Drawn:
         """Products with a random register of at most `room` − 2 digits, so that the result fits in the room."""
         length, left, size = self._lengths(lanes, room)
+        left = self._whole_steps(left)
         dense, tie = lanes.chance(0.5), lanes.chance(1 / 3)
         a, b, register = (lanes.digits(self.digits) for _ in range(3))
         first = (left - 1, np.arange(len(room)))
@@ -147,10 +153,14 @@ class StepDraws:
         repeated = np.flatnonzero(tie & lanes.chance(0.4))
         a[:, repeated], d[repeated] = _repeated(lanes.take(repeated), d.take(repeated))
         b[first] = d
+        for place in range(2, self.per_step + 1):
+            other = (left - place, first[1])
+            b[other] = np.where(dense & lanes.chance(0.5), d, b[other])
+        group = np.stack([b[left - place, first[1]] for place in range(self.per_step, 0, -1)])
         _lead(lanes, a, length, np.ones(len(room), np.bool_))
         a, b, register = _cut(a, length), _cut(b, left), _cut(register, size)
         rows = np.flatnonzero(tie)
-        parts = (a.take(rows, 1), length.take(rows), d.take(rows), register.take(rows, 1), room.take(rows) - 2)
+        parts = (a.take(rows, 1), length.take(rows), group.take(rows, 1), register.take(rows, 1), room.take(rows) - 2)
         a[:, rows], register[:, rows] = _tied_register(lanes.take(rows), *parts)
         # A register of zero would mean that nothing is consumed.
         register[0] += (register == 0).all(0) * (1 + lanes.below(9).astype(np.uint8))
@@ -165,6 +175,10 @@ class StepDraws:
         left = np.where(lanes.chance(0.2), 1, 1 + lanes.below(np.minimum(room - 1, self.digits)))
         size = np.where(lanes.chance(0.5), room - 2, 1 + lanes.below(room - 2))
         return np.minimum(length, self.digits), left, size
+
+    def _whole_steps(self, left: Int32s) -> Int32s:
+        """Numbers of remaining digits [n] as whole steps, at least one: only the first may consume fewer digits."""
+        return np.maximum(left // self.per_step * self.per_step, self.per_step).astype(np.int32)
 
     def _limbs(self, digits: Digits) -> NDArray[np.uint32]:
         """Limbs of numbers of up to `digits` digits, as many as a register has."""
@@ -283,11 +297,11 @@ def _repeated(lanes: Lanes, d: Digits) -> tuple[Digits, Digits]:
 
 
 def _tied_register(
-    lanes: Lanes, a: Digits, length: Int32s, d: Digits, register: Digits, most: Int32s
+    lanes: Lanes, a: Digits, length: Int32s, group: Digits, register: Digits, most: Int32s
 ) -> tuple[Digits, Digits]:
     """First factors of `length` [n] digits, and registers with a window of ties below `most` [n] digits.
 
-    In the window, every column total plus its carry is 9 or 19, or 10 or 20 in half of the rows.
+    In the window, every column total plus its carry ends in 9, or in 0 in half of the rows.
     """
     ten = lanes.chance(0.5).astype(np.uint8)
     start = 1 + np.where(lanes.chance(0.4), lanes.below(2), lanes.below(most))
@@ -298,29 +312,49 @@ def _tied_register(
     rows = np.flatnonzero((large > 0) & (start > 1))
     register[start.take(rows) - 2, rows] = 9
     rows = np.flatnonzero((large > 1) & (start > 1) & (start < length))
-    a[start.take(rows) - 1, rows] = _LARGE_UNITS.take(d.take(rows))
+    a[start.take(rows) - 1, rows] = _LARGE_UNITS.take(group[-1].take(rows))
     a[start.take(rows) - 2, rows] = 9
     place = _places(a, 1)
     inside = (place >= _small(start, place)) & (place <= _small(stop, place))
-    totals = product_totals(a, d)
-    carry = (totals[0] >= 10).astype(np.uint8)
-    for column in range(1, len(a) + 1):
+    per_step, totals = len(group), product_totals(a, group)
+    most_carry = largest_carry(per_step)
+    carry = np.zeros(a.shape[1], np.uint8)
+    for column in range(len(a) + per_step):
         total = totals[column] + carry
-        # 39 keeps the difference positive; a total of at most 19 remains.
-        wanted = (np.uint8(39) + ten - total) % np.uint8(10)
-        np.copyto(register[column - 1], wanted, where=inside[column - 1])
-        total += register[column - 1]
-        carry = (total >= 10).astype(np.uint8) + (total >= 20)
+        if (digit := column - per_step) >= 0:
+            # The large number keeps the difference positive.
+            wanted = (np.uint8(10 * most_carry + 19) + ten - total) % np.uint8(10)
+            np.copyto(register[digit], wanted, where=inside[digit])
+            total += register[digit]
+        carry = carry_of(total, most_carry)
     return a, register
 
 
-def product_totals(a: Digits, d: Digits) -> Digits:
-    """Column totals of |a|·d without carries, uint8 [columns + 1, n]: units of this digit and tens of the one below."""
-    products = a * d
-    tens = products // np.uint8(10)
-    totals = np.zeros((len(a) + 1, a.shape[1]), np.uint8)
-    totals[:-1] = products - tens * np.uint8(10)
-    totals[1:] += tens
+def largest_carry(per_step: int) -> int:
+    """The largest carry of a step that consumes so many digits: totals are at most 17 for each digit, and 9."""
+    return 2 * per_step
+
+
+def carry_of(totals: NDArray[np.uint8], most: int) -> NDArray[np.uint8]:
+    """Tens of totals [n] of less than 10·(`most` + 1): comparisons are faster than a division."""
+    carry = (totals >= 10).view(np.uint8)
+    for tens in range(2, most + 1):
+        carry = carry + (totals >= 10 * tens)
+    return carry
+
+
+def product_totals(a: Digits, group: Digits) -> Digits:
+    """Column totals, without carries, of |a| times the number with digits `group` [k, n], uint8 [columns + k, n].
+
+    Each digit of the group adds the units of its product with a column's digit, and the tens of that one column below.
+    """
+    totals = np.zeros((len(a) + len(group), a.shape[1]), np.uint8)
+    for place, digit in enumerate(group):
+        products = a * digit
+        tens = products // np.uint8(10)
+        products -= tens * np.uint8(10)
+        totals[place : place + len(a)] += products
+        totals[place + 1 : place + 1 + len(a)] += tens
     return totals
 
 

@@ -3,7 +3,8 @@
 A row is a sum or difference of two signed literals, such as `-7+-12`, one Horner step of a product, such as
 `-345*2:2070`, or one literal in a bracket or after two minuses, such as `-(-12)`. In a step `a*b:R`, b holds the digits
 that are not consumed yet, R is the register, and d is the first digit of b. The result is 10·R + |a|·d with the sign of
-the product; it is the next register.
+the product; it is the next register. With `digits_per_step` k, d is the number of the first k digits, and the result is
+10ᵏ·R + |a|·d. A product's first step consumes fewer if that leaves a multiple of k digits.
 
 Each row is drawn by a hash of its number, with a room of 3 … digits + 2 columns (`step_draws`). So short and long rows
 are equally frequent, and short ones repeat.
@@ -25,7 +26,9 @@ from pipelines.problems.rewriting.step_draws import (
     Lanes,
     Rows,
     StepDraws,
+    carry_of,
     joined,
+    largest_carry,
     product_totals,
 )
 from pipelines.problems.text import decimal_text, number_words
@@ -73,9 +76,9 @@ class Steps(Family):
 
     def __init__(self, spec: ProblemSpec, canonical: Canonical, key: int, rows: int) -> None:
         super().__init__(spec, canonical, key, rows)
-        # A register has one more digit than an operand, and a result one more than a register.
+        # A register has one more digit than an operand, and a result has as many more as a step consumes.
         self._register_limbs = limb_count(spec.digits + 1)
-        self._draws = StepDraws(spec.digits)
+        self._draws = StepDraws(spec.digits, spec.digits_per_step)
         self.block_rows = max(1 << 10, min(1 << 15, 1 << ((1 << 21) // spec.digits).bit_length() - 1))
         schema = schema_of({})
         for name, kind in COLUMNS.items():
@@ -88,7 +91,8 @@ class Steps(Family):
 
         `limbs` [2 · (limbs + register limbs), n] of a, b, R and the consumed digits, `lengths` [3, n] of a, b and R (0
         for sums), `minus` [2, n] of a and b; `operator` (index in the spec, or one more), `draw` (index in `DRAWS`),
-        `digit` (the first digit of b) and `form` (index in `_FORMS`), each [n]. A literal alone is b.
+        and `form` (index in `_FORMS`), each [n]; `digit` [digits_per_step, n], the digits of b that a product's step
+        consumes, units first. A literal alone is b.
         """
         seeds = mix64(positions * np.uint64(0x9E3779B97F4A7C15) + np.uint64(derive_key(self._key, "steps")))
         lanes, rows = Lanes(seeds, derive_key(self._key, "row")), len(positions)
@@ -105,7 +109,7 @@ class Steps(Family):
             "minus": minus,
             "operator": operator,
             "draw": np.zeros(rows, np.uint8),
-            "digit": np.zeros(rows, np.uint8),
+            "digit": np.zeros((self.spec.digits_per_step, rows), np.uint8),
             "form": form,
         }
         block = Block(arrays)
@@ -170,7 +174,7 @@ class Steps(Family):
             "depth": _BRACKETS.take(problems["form"]).astype(np.int32),
             "consumed": decimal_text(consumed, counts, np.zeros(problems.rows, np.bool_)),
             "draw": pattern_column(problems["draw"], list(DRAWS), problems.rows),
-            "done": ~self._are(problems["operator"], "*") | (lengths[1] == 1),
+            "done": ~self._are(problems["operator"], "*") | (lengths[1] <= self.spec.digits_per_step),
             "column_total": results.column_total.astype(np.int32),
             "largest_carry": results.largest_carry.astype(np.int32),
             "carry_bound": results.carry_bound.astype(np.int32),
@@ -208,7 +212,11 @@ class Steps(Family):
         lengths[0, rows] = digit_counts(numbers[0])
         lengths[1, rows] = np.where(product, drawn.lengths, digit_counts(numbers[1]))
         lengths[2, rows] = digit_counts(drawn.register) * product
-        block["digit"][rows] = drawn.b[np.maximum(drawn.lengths - 1, 0), np.arange(len(rows))]
+        per_step, columns = self.spec.digits_per_step, np.arange(len(rows))
+        lowest = np.maximum(drawn.lengths - 1, 0) // per_step * per_step
+        for digit in range(per_step):
+            place = np.minimum(lowest + digit, len(drawn.b) - 1)
+            block["digit"][digit, rows] = drawn.b[place, columns] * (lowest + digit < drawn.lengths)
         block["draw"][rows] = drawn.draws
 
     def _register(self, problems: Block) -> NDArray[np.uint32]:
@@ -279,22 +287,25 @@ class Steps(Family):
 
     def _products(self, problems: Block) -> _Results:
         """Results of Horner steps; a column's total has the units of this and the tens of the next lower product."""
-        digits = self.spec.digits
-        totals = np.zeros((digits + 2, problems.rows), np.uint8)
+        digits, per_step = self.spec.digits, self.spec.digits_per_step
+        totals = np.zeros((digits + per_step + 1, problems.rows), np.uint8)
         totals[:-1] = product_totals(digit_columns(self._operand(problems, 0), digits), problems["digit"])
-        totals[1:] += digit_columns(self._register(problems), digits + 1)
-        chain = _Chain(problems.rows, digits + 2)
-        # Moves after which it is certain whether the carry is at least one, and whether it is two.
-        one, two = chain.moves(), chain.moves()
+        totals[per_step:] += digit_columns(self._register(problems), digits + 1)
+        chain, most = _Chain(problems.rows, len(totals)), largest_carry(per_step)
+        # Moves after which it is certain whether the carry is at least 1, 2 …
+        moves = {least: chain.moves() for least in range(1, most + 1)}
         carry = np.zeros(problems.rows, np.uint8)
         for column in totals:
             total = column + carry
-            carry = (total >= 10).view(np.uint8) + (total >= 20).view(np.uint8)
-            one, two = (
-                1 + one * (column == 9) + two * (column == 8),
-                1 + one * (column == 19) + two * (column == 18),
-            )
-            chain.add(total - carry * np.uint8(10), carry, np.maximum(one, two))
+            carry = carry_of(total, most)
+            # A column of 9 passes on whether the carry into it is at least 1, a column of 18 whether it is 2.
+            moves = {
+                least: 1 + sum(moves[other] * (column == 10 * least - other) for other in moves) for least in moves
+            }
+            bound = moves[1]
+            for least in range(2, most + 1):
+                bound = np.maximum(bound, moves[least])
+            chain.add(total - carry * np.uint8(10), carry, bound)
         results = chain.digits
         negative = (problems["minus"][0] ^ problems["minus"][1]) & results.any(0)
         return _Results(results, negative, chain.longest, totals.max(0), chain.largest, chain.bound)
