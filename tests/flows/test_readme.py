@@ -243,12 +243,14 @@ def test_spec_files_are_valid(tmp_path: Path) -> None:
             name = block.split()[1].rstrip(":")
             found[name] = tmp_path / name
             found[name].write_text(block)
-    assert set(found) == {"products.yaml", "mine.yaml", "job.yaml", "arithmetic.yaml"}
+    assert set(found) == {"products.yaml", "mine.yaml", "job.yaml", "arithmetic.yaml", "fewer.yaml"}
     assert TrainingFile.model_validate(read_parameters(str(found["job.yaml"]))).seeds == 5
     products = resolve(GenerateRequest, str(found["products.yaml"]), CORPUS_PRESETS, None)
     assert [part.family for part in products.mixture] == ["grid", "digits", "expression"]
     mine = resolve(EndToEndRequest, str(found["mine.yaml"]), PRESETS, None)
     assert (mine.training.steps, mine.corpus.terms) == (4000, 3)
+    fewer = resolve(EndToEndRequest, str(found["fewer.yaml"]), PRESETS, None)
+    assert fewer.training.encoder.digits_per_step == fewer.corpus.mixture[1].digits_per_step == 2
 
 
 def test_query_has_the_same_result_in_every_document() -> None:
