@@ -24,6 +24,8 @@ from storage.reading.subset import KeptRows, gathered_rows, kept_rows
 
 # Folder inside the token dataset that caches the rows each predicate keeps.
 _SUBSETS = ".subsets"
+# Below this share of the rows, nobody has to do anything about what is left out.
+_FEW = 0.01
 
 
 class _Piece(NamedTuple):
@@ -183,10 +185,13 @@ class _Selection:
             return ""
         total, part = sum(self.rows.values()), f" where {self.where}" if self.where else ""
         widths = ", ".join(f"{rows:,} rows of {layout.width} tokens" for layout, rows in missing.items())
-        return (
+        text = (
             f"{sum(missing.values()):,} of {total:,} rows of {self.split}{part} are left out: {widths}; a batch needs "
-            f"{least:,} rows of one width: {'lower batch_size or use' if least > LANES else 'use'} a larger corpus"
+            f"{least:,} rows of one width"
         )
+        if sum(missing.values()) < _FEW * total:
+            return text
+        return f"{text}: {'lower batch_size or use' if least > LANES else 'use'} a larger corpus"
 
     def reader(self, layout: TokenLayout, batch_size: int) -> ElasticReader:
         """A reader of a layout's rows."""

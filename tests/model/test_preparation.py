@@ -137,3 +137,6 @@ def test_rows_that_are_in_no_batch_are_reported_with_their_numbers(
     assert f"warning: {few:,} of {few + many:,} rows of train are left out" in capsys.readouterr().err
     (first,) = left_out(batch_size=size, curriculum=(CurriculumStage(where="true", steps=3),), where="true")
     assert f"rows of train where true are left out: {few:,} rows of {width} tokens" in first
+    # Nobody has to do anything about few rows.
+    monkeypatch.setattr("model.training.batches._FEW", 1.0)
+    assert left_out(batch_size=size)[0].endswith(f"a batch needs {size:,} rows of one width")
