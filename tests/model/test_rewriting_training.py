@@ -4,6 +4,7 @@ from functools import partial
 from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -213,6 +214,24 @@ def test_objective_encoder_and_corpus_must_fit(rewriting: Built, tmp_path: Path)
         prepare(plain.workspace, "run", "small", "small-digit", SPEC)
     with pytest.raises(UserError, match="whose answers are marks"):
         prepare(rewriting.workspace, "run", "small", "small-digit", TINY_TRAINING)
+
+
+def test_loops_stop_only_where_every_output_is_certain(rewriting: Built, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small change alone is not enough: the next loop can still change a digit that is in doubt."""
+    monkeypatch.setattr("model.network.rewriting.encoder._LARGEST_CHANGE", float("inf"))
+    tokenizer = rewriting.tokenizer
+    encoder = RewritingEncoder(ENCODER, tokenizer)
+    encoder.initialise(0)
+    ids = torch.from_numpy(tokenizer.right_aligned(["12+34", "7*23:5", "999-1000"]).astype(np.int64))
+    operations = encoder.reader.operations(ids)
+    with torch.inference_mode():
+        first, last = encoder.after(operations, 4), encoder.after(operations, 2 * operations.fields.shape[2])
+        for head, sure in ((encoder.end_head, [9.0, -9.0] * 2), (encoder.digit_head, [9.0] + [-9.0] * 9)):
+            # Weights at random are in doubt about every row.
+            assert torch.equal(encoder.settled(operations), last)
+            head.weight.zero_()
+            head.bias.copy_(torch.tensor(sure))
+        assert torch.equal(encoder.settled(operations), first)
 
 
 def test_marks_can_have_layers_of_their_own(rewriting: Built, tmp_path: Path) -> None:

@@ -247,6 +247,7 @@ def test_early_stops_of_the_shipped_rewriter_change_no_result() -> None:
             fixed = encoder.after(read, 2 * read.fields.shape[2])
             early, late = (results_of(read, encoder.logits(read, states)) for states in (encoder.settled(read), fixed))
             assert early[0][:3] == late[0][:3], text
+            assert early[0].confidence > 0.99, text
 
 
 @pytest.mark.slow
