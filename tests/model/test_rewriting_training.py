@@ -17,6 +17,7 @@ from model.config.training import CurriculumStage, TrainingSpec
 from model.evaluation.evaluate import check_corpus, evaluate, steps_beside
 from model.evaluation.predictor import TrainedEncoder, TrainedRewriter, open_trained
 from model.evaluation.problem_batches import ProblemSet
+from model.evaluation.rewriting.outputs import results_of
 from model.network.rewriting.encoder import RewritingEncoder
 from model.objectives.rewriting import RewritingObjective
 from model.runs.metrics import read_metrics
@@ -232,6 +233,14 @@ def test_loops_stop_only_where_every_output_is_certain(rewriting: Built, monkeyp
             head.weight.zero_()
             head.bias.copy_(torch.tensor(sure))
         assert torch.equal(encoder.settled(operations), first)
+        # Results of zero need no sign.
+        encoder.end_head.bias.copy_(torch.tensor([0.0, 0.0, 9.0, -9.0]))
+        assert torch.equal(encoder.settled(operations), first)
+        assert {result.confidence > 0.99 for result in results_of(operations, encoder.logits(operations, first))} == {
+            True
+        }
+        encoder.digit_head.bias.copy_(torch.tensor([-9.0] * 9 + [9.0]))
+        assert torch.equal(encoder.settled(operations), last)
 
 
 def test_marks_can_have_layers_of_their_own(rewriting: Built, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ class Result(NamedTuple):
     done: bool
     """Whether the operation needs no further pass."""
     confidence: float
-    """Product of the probabilities of all digits, the sign and the end."""
+    """Product of the probabilities of all digits, the end and, unless the result is zero, the sign."""
 
     @property
     def text(self) -> str:
@@ -34,10 +34,11 @@ def results_of(operations: Operations, logits: StepLogits) -> list[Result]:
     """The results that slots and hub give for n operations."""
     sure, digits = logits.digits.float().log_softmax(-1).max(-1)
     end_sure, ends = logits.ends.float().unflatten(-1, (2, 2)).log_softmax(-1).max(-1)
-    total = torch.where(operations.inside, sure, 0.0).sum(1).add(end_sure.sum(1)).exp()
+    digits = torch.where(operations.inside, digits, 0)
+    sign_sure = torch.where(digits.any(1), end_sure[:, 0], 0.0)
+    total = (torch.where(operations.inside, sure, 0.0).sum(1) + sign_sure + end_sure[:, 1]).exp()
     # Units first; slots above the upper border are zeros, which a number does not begin with.
-    written = torch.where(operations.inside, digits, 0).flip(1).tolist()
-    rows = zip(written, ends.tolist(), total.tolist(), strict=True)
+    rows = zip(digits.flip(1).tolist(), ends.tolist(), total.tolist(), strict=True)
     return [
         Result("".join(DIGITS[digit] for digit in row).lstrip("0") or "0", bool(negative), bool(done), confidence)
         for row, (negative, done), confidence in rows

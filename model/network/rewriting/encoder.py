@@ -231,10 +231,11 @@ class RewritingEncoder(nn.Module):
 
     def _certain(self, state: Tensor, inside: Tensor) -> Tensor:
         """Which rows have a clear digit in every place, sign and end, bool [n]; `inside` is bool [n, W]."""
-        digits = self.digit_head(state[:, 1 : 1 + inside.shape[1]]).float().softmax(-1).amax(-1)
-        ends = self.end_head(state[:, -1]).float().unflatten(1, (2, 2)).softmax(-1).amax(-1)
-        least = torch.cat([digits.masked_fill(~inside, 1), ends], 1).amin(1)
-        return least >= _LEAST_PROBABILITY
+        sure, digits = self.digit_head(state[:, 1 : 1 + inside.shape[1]]).float().softmax(-1).max(-1)
+        sign, end = self.end_head(state[:, -1]).float().unflatten(1, (2, 2)).softmax(-1).amax(-1).unbind(1)
+        # Nobody reads the sign of zero, and it is not trained.
+        sign = torch.where((digits * inside).any(1), sign, 1)
+        return torch.cat([sure.masked_fill(~inside, 1), sign[:, None], end[:, None]], 1).amin(1) >= _LEAST_PROBABILITY
 
     def _symbols(self) -> list[SymbolMatrices]:
         """The matrices of every layer for attention to the contents of fields and to flags."""
