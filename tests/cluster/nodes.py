@@ -25,7 +25,9 @@ from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
 
 from tests.processes import ROOT, command_line, free_port, processes_with, wait_for
 
-_START_SECONDS = 90.0
+_START_SECONDS = 180.0
+# Ray gives up a node that has not registered after 30 seconds, which happens on a busy machine.
+_GIVEN_UP = "timed out during startup"
 _END_SECONDS = 10.0
 _OBJECT_STORE_BYTES = 80 << 20
 # Every process of the cluster has this environment variable, by which it is identified.
@@ -43,6 +45,8 @@ class Node:
     number: int
     process: subprocess.Popen[bytes]
     folder: Path
+    words: list[str]
+    cpus: int
 
     def raylet(self) -> int:
         """Process id of the node's raylet."""
@@ -113,7 +117,7 @@ class Nodes:
             process = subprocess.Popen(
                 command, stdout=log, stderr=subprocess.STDOUT, env=environment, start_new_session=True
             )
-        return Node(number, process, folder)
+        return Node(number, process, folder, words, cpus)
 
     def log(self) -> str:
         """The last output of each `ray start`."""
@@ -121,10 +125,27 @@ class Nodes:
 
     def wait(self, nodes: int) -> None:
         """Wait until exactly this number of nodes is alive."""
+
+        def reached() -> bool:
+            self._retry()
+            return self.alive() == nodes
+
         try:
-            wait_for(lambda: self.alive() == nodes, _START_SECONDS)
+            wait_for(reached, _START_SECONDS)
         except AssertionError as error:
             raise AssertionError(f"{self.alive()} of {nodes} nodes: {self.log()}") from error
+
+    def _retry(self) -> None:
+        """Start the workers again that Ray gave up."""
+        given_up = [
+            node
+            for node in self.workers
+            if node.process.poll() is not None and _GIVEN_UP in (self.folder / f"{node.number}.log").read_text()
+        ]
+        for node in given_up:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(node.process.pid, signal.SIGKILL)
+            node.process = self._start(node.number, node.words, node.cpus).process
 
     def alive(self) -> int:
         """The number of nodes that the head counts as alive; 0 if no head responds."""
