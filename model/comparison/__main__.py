@@ -5,6 +5,7 @@ import sys
 from model.comparison.compare import compare
 from model.config.comparison import ComparingSpec
 from model.process import Stop, run_plainly
+from storage.ending import end_process
 from storage.parameters import read_parameters
 
 
@@ -27,4 +28,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

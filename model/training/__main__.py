@@ -9,6 +9,7 @@ from model.training.job import TrainingJob, TrainingResult
 from model.training.launchers.parallel_runs import train_in_processes
 from model.training.preflight import prepare
 from model.training.trainer import train
+from storage.ending import end_process
 from storage.parameters import read_parameters
 from storage.workspace import Workspace
 
@@ -50,4 +51,4 @@ def _train_here(job: TrainingJob, stop: Stop) -> TrainingResult:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

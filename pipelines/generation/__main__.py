@@ -7,6 +7,7 @@ from pipelines.generation.build import build_corpus, build_tokens
 from pipelines.spec.corpus import TokenizerSpec
 from pipelines.spec.presets import CORPORA
 from pipelines.tokens.vocabulary import train_tokenizer
+from storage.ending import end_process
 from storage.errors import RunFailure, UserError
 from storage.workspace import Workspace
 
@@ -35,4 +36,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())
