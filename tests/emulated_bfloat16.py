@@ -6,6 +6,7 @@ these instructions do the same, except for the order of the sums. The emulation 
 time.
 """
 
+import atexit
 import multiprocessing.process
 import runpy
 import sys
@@ -57,10 +58,9 @@ def main() -> None:
     hardware.supports_bfloat16 = lambda device: True
     multiprocessing.process.BaseProcess.start = _refuse  # type: ignore[method-assign]
     with EmulatedBfloat16() as emulation:
-        try:
-            runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
-        finally:
-            print(f"{emulation.products:,} products of bfloat16 were emulated", file=sys.stderr)
+        # The module may end the process.
+        atexit.register(lambda: print(f"{emulation.products:,} products of bfloat16 were emulated", file=sys.stderr))
+        runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 
 
 if __name__ == "__main__":
