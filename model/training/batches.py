@@ -183,15 +183,14 @@ class _Selection:
         missing = {layout: rows for layout, rows in self.rows.items() if layout not in kept and rows}
         if not missing:
             return ""
-        total, part = sum(self.rows.values()), f" where {self.where}" if self.where else ""
+        left, total = sum(missing.values()), sum(self.rows.values())
+        part = f" where {self.where}" if self.where else ""
         widths = ", ".join(f"{rows:,} rows of {layout.width} tokens" for layout, rows in missing.items())
-        text = (
-            f"{sum(missing.values()):,} of {total:,} rows of {self.split}{part} are left out: {widths}; a batch needs "
-            f"{least:,} rows of one width"
+        advice = f": {'lower batch_size or use' if least > LANES else 'use'} a larger corpus"
+        return (
+            f"{left:,} of {total:,} rows of {self.split}{part} are left out: {widths}; a batch needs {least:,} rows of "
+            f"one width{advice if left >= _FEW * total else ''}"
         )
-        if sum(missing.values()) < _FEW * total:
-            return text
-        return f"{text}: {'lower batch_size or use' if least > LANES else 'use'} a larger corpus"
 
     def reader(self, layout: TokenLayout, batch_size: int) -> ElasticReader:
         """A reader of a layout's rows."""

@@ -137,12 +137,9 @@ class Nodes:
 
     def _retry(self) -> None:
         """Start the workers again that Ray gave up."""
-        given_up = [
-            node
-            for node in self.workers
-            if node.process.poll() is not None and _GIVEN_UP in (self.folder / f"{node.number}.log").read_text()
-        ]
-        for node in given_up:
+        for node in self.workers:
+            if node.process.poll() is None or _GIVEN_UP not in (self.folder / f"{node.number}.log").read_text():
+                continue
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(node.process.pid, signal.SIGKILL)
             node.process = self._start(node.number, node.words, node.cpus).process

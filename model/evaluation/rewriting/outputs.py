@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from model.network.rewriting.encoder import StepLogits
+from model.network.rewriting.encoder import StepLogits, log_probabilities
 from model.network.rewriting.rows import Operations, Units
 from model.tokenizer import DIGITS
 
@@ -32,11 +32,9 @@ class Result(NamedTuple):
 
 def results_of(operations: Operations, logits: StepLogits) -> list[Result]:
     """The results that slots and hub give for n operations."""
-    sure, digits = logits.digits.float().log_softmax(-1).max(-1)
-    end_sure, ends = logits.ends.float().unflatten(-1, (2, 2)).log_softmax(-1).max(-1)
-    digits = torch.where(operations.inside, digits, 0)
-    sign_sure = torch.where(digits.any(1), end_sure[:, 0], 0.0)
-    total = (torch.where(operations.inside, sure, 0.0).sum(1) + sign_sure + end_sure[:, 1]).exp()
+    total = log_probabilities(logits.digits, logits.ends, operations.inside).sum(1).exp()
+    digits = torch.where(operations.inside, logits.digits.argmax(-1), 0)
+    ends = logits.ends.unflatten(-1, (2, 2)).argmax(-1)
     # Units first; slots above the upper border are zeros, which a number does not begin with.
     rows = zip(digits.flip(1).tolist(), ends.tolist(), total.tolist(), strict=True)
     return [

@@ -14,6 +14,7 @@ The sources are the looped Transformer (arXiv 2405.17399) and, for attention to 
 that are scaled by its logarithm (arXiv 2501.19399).
 """
 
+import math
 from collections.abc import Generator, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple, Self
@@ -63,6 +64,18 @@ class StepLogits(NamedTuple):
     """The carry into each place, or the comparison of all lower digits, [n, W, chains]; only training uses it."""
     products: Tensor
     """Units and tens of the product of a's digit and each consumed digit, [n, W, 20·k]; only training uses it."""
+
+
+def log_probabilities(digits: Tensor, ends: Tensor, inside: Tensor) -> Tensor:
+    """Log-probabilities of the likeliest digits, sign and end of n results, [n, W + 2].
+
+    `digits` [n, W, 10] and `ends` [n, 4] are logits as in `StepLogits`; `inside` is bool [n, W]. Zero stands outside,
+    and for the sign of zero, which nobody reads and no training scores.
+    """
+    sure, values = digits.float().log_softmax(-1).max(-1)
+    sign, end = ends.float().unflatten(-1, (2, 2)).log_softmax(-1).amax(-1).unbind(-1)
+    sign = torch.where((values * inside).any(1), sign, 0.0)
+    return torch.cat([torch.where(inside, sure, 0.0), sign[:, None], end[:, None]], 1)
 
 
 class _Layers(nn.ModuleList):
@@ -231,11 +244,8 @@ class RewritingEncoder(nn.Module):
 
     def _certain(self, state: Tensor, inside: Tensor) -> Tensor:
         """Which rows have a clear digit in every place, sign and end, bool [n]; `inside` is bool [n, W]."""
-        sure, digits = self.digit_head(state[:, 1 : 1 + inside.shape[1]]).float().softmax(-1).max(-1)
-        sign, end = self.end_head(state[:, -1]).float().unflatten(1, (2, 2)).softmax(-1).amax(-1).unbind(1)
-        # Nobody reads the sign of zero, and it is not trained.
-        sign = torch.where((digits * inside).any(1), sign, 1)
-        return torch.cat([sure.masked_fill(~inside, 1), sign[:, None], end[:, None]], 1).amin(1) >= _LEAST_PROBABILITY
+        digits = self.digit_head(state[:, 1 : 1 + inside.shape[1]])
+        return log_probabilities(digits, self.end_head(state[:, -1]), inside).amin(1) >= math.log(_LEAST_PROBABILITY)
 
     def _symbols(self) -> list[SymbolMatrices]:
         """The matrices of every layer for attention to the contents of fields and to flags."""
