@@ -10,6 +10,7 @@ from functools import cache
 import torch
 from pydantic import ValidationError
 
+from storage.ending import refused
 from storage.errors import RunFailure, UserError
 from storage.machine import cores
 from storage.parameters import one_line
@@ -48,8 +49,8 @@ def _keep_freed_memory() -> None:
 def run_plainly(work: Callable[[Stop], int], source: str) -> int:
     """Run `work` and return its exit code.
 
-    `work` receives a function that returns True after SIGINT or SIGTERM. `UserError`, `RunFailure` and invalid
-    parameters print a one-line error to standard error; `source` names the parameter file in it.
+    `work` receives a function that returns True after SIGINT or SIGTERM. `UserError`, `RunFailure`, `OSError` and
+    invalid parameters print a one-line error to standard error; `source` names the parameter file in it.
     """
     received_signals: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -62,3 +63,5 @@ def run_plainly(work: Callable[[Stop], int], source: str) -> int:
     except ValidationError as error:
         print(f"error: {source}: {one_line(error)}", file=sys.stderr)
         return UserError.exit_code
+    except OSError as error:
+        return refused(error)

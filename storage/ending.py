@@ -1,10 +1,12 @@
-"""The end of a process that read Parquet files."""
+"""The end of a plain process: `python -m` of a module that trains, compares or generates."""
 
 import atexit
 import os
 import sys
 import threading
 from typing import NoReturn
+
+from storage.errors import RunFailure
 
 # Python's own exit code if what was printed cannot be written.
 _NOT_WRITTEN = 120
@@ -25,3 +27,10 @@ def end_process(code: int) -> NoReturn:
         except (OSError, ValueError):
             code = code or _NOT_WRITTEN
     os._exit(code)
+
+
+def refused(error: OSError) -> int:
+    """Print in one line what the system refused, and return the exit code; a reader that went away needs no words."""
+    if not isinstance(error, BrokenPipeError):
+        print(f"error: {error.filename or 'the output'}: {error.strerror or error}", file=sys.stderr)
+    return RunFailure.exit_code

@@ -7,7 +7,7 @@ from pipelines.generation.build import build_corpus, build_tokens
 from pipelines.spec.corpus import TokenizerSpec
 from pipelines.spec.presets import CORPORA
 from pipelines.tokens.vocabulary import train_tokenizer
-from storage.ending import end_process
+from storage.ending import end_process, refused
 from storage.errors import RunFailure, UserError
 from storage.workspace import Workspace
 
@@ -28,7 +28,9 @@ def main() -> int:
         print(f"tokens: {tokens.manifest.rows:,} rows", flush=True)
     except (UserError, RunFailure) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2 if isinstance(error, UserError) else 1
+        return error.exit_code
+    except OSError as error:
+        return refused(error)
     except KeyboardInterrupt:
         print("error: interrupted: run the same command again to continue", file=sys.stderr)
         return 130

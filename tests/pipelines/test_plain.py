@@ -64,6 +64,20 @@ def test_wrong_use_is_one_line(tmp_path: Path) -> None:
     assert "invalid choice: 'sums'" in run(tmp_path, "pipelines.generation", "sums").stderr
 
 
+def test_output_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    job = {"corpus": "quick", "training": TINY_TRAINING.model_dump(mode="json", exclude_defaults=True)}
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
+    for module, word in (("pipelines.generation", "quick"), ("model.training", "job.yaml")):
+        with open("/dev/full", "w") as full:
+            command = [sys.executable, "-m", module, word]
+            environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+            ended = subprocess.run(
+                command, cwd=tmp_path, env=environment, stdout=full, stderr=subprocess.PIPE, text=True, check=False
+            )
+        assert (ended.returncode, ended.stderr) == (1, "error: the output: No space left on device\n"), module
+        assert run(tmp_path, module, word).returncode == 0
+
+
 def test_ctrl_c_is_one_line_and_the_same_command_continues(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "pipelines.generation", "rewriting"],
